@@ -1,0 +1,1 @@
+"""Measure speed, memory and quality of the GGUF that ships."""

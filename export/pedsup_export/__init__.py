@@ -1,0 +1,1 @@
+"""Turn a base model and a LoRA adapter into one quantized, verified GGUF in a single pass."""

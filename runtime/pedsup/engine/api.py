@@ -1,0 +1,109 @@
+"""What a session asks of an engine, whichever one runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to load a model. Sizes are in tokens, threads are threads of llama.cpp."""
+
+    model: Path
+    n_ctx: int = 4096
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_threads: int = 2
+    n_threads_batch: int = 2
+    cpus: frozenset[int] | None = None
+    """Cores to stay on (None: leave the affinity mask as it is)."""
+    use_mmap: bool = True
+    extra_buffers: bool = False
+    """llama.cpp's extra buffer types: AMX on x86, weight repack on ARM."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is drawn; temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 64
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int = 0
+    grammar: str | None = None
+    """GBNF, constraining from the first generated token of this call."""
+
+
+class Token(NamedTuple):
+    """One generated token: its id and the bytes it stands for (maybe part of a UTF-8 character)."""
+
+    id: int
+    piece: bytes
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the loaded model says of itself."""
+
+    architecture: str
+    n_vocab: int
+    n_ctx_train: int
+    bos: int
+    eos: int
+    end_of_generation: frozenset[int]
+    chat_template: str | None
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Counts and seconds of the last `generate`, as measured by the engine."""
+
+    n_prompt: int
+    n_cached: int
+    """Prompt tokens that were already in the cache and not read again."""
+    n_generated: int
+    prompt_s: float
+    decode_s: float
+
+
+class Engine(Protocol):
+    """A loaded model. Not safe for use from two threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Engine and version, e.g. 'llama-cpp-python 0.3.36'."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def last_stats(self) -> GenerationStats: ...
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of `text` without an added bos; special tokens are recognised if asked for."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token, special tokens rendered as their text."""
+
+    def generate(
+        self, prompt: Sequence[int], sampling: SamplingConfig, *, max_tokens: int
+    ) -> Iterator[Token]:
+        """Generate after `prompt` (the whole conversation), reusing the cached common prefix.
+
+        Ends before an end-of-generation token, at `max_tokens`, or when the consumer closes
+        the iterator; every token yielded is in the cache for the next call.
+        """
+
+    def save_state(self, path: Path) -> None:
+        """Write the cached tokens and their state to `path` (atomically)."""
+
+    def load_state(self, path: Path) -> list[int]:
+        """Restore a state; the tokens it covers. Raises `BadFileError` if it does not fit."""
+
+    def close(self) -> None:
+        """Free the model or end the child process."""

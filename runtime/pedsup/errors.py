@@ -1,0 +1,146 @@
+"""The error classes of pedsup and the single place where they become an exit code.
+
+A message has four parts: what was found, where, what was wanted, what to do. `border`
+is the only function that catches `PedsupError` for good: everything below it raises.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class PedsupError(Exception):
+    """Base of every error that a user of pedsup can cause or mend.
+
+    Args:
+        found: what was found, one sentence.
+        where: the file, tensor, field or line it concerns.
+        wanted: what would have been right.
+        remedy: what the user can do now; a command where there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        where: object | None = None,
+        wanted: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(found)
+        self.found = found
+        self.where = None if where is None else str(where)
+        self.wanted = wanted
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        parts = [self.found]
+        if self.where:
+            parts.append(f"  where:  {self.where}")
+        if self.wanted:
+            parts.append(f"  wanted: {self.wanted}")
+        if self.remedy:
+            parts.append(f"  do:     {self.remedy}")
+        return "\n".join(parts)
+
+
+class BadFileError(PedsupError):
+    """Bytes on disk are not what their format promises (truncated, forged, damaged)."""
+
+    exit_code = 3
+
+
+class UnsupportedError(PedsupError):
+    """The input is well-formed, but of a kind pedsup does not handle."""
+
+    exit_code = 4
+
+
+class MismatchError(PedsupError):
+    """Two inputs do not belong together (adapter and base, model and manifest)."""
+
+    exit_code = 5
+
+
+class OutputError(PedsupError):
+    """The result cannot be written: it exists, the folder is read-only, the disk is full."""
+
+    exit_code = 6
+
+
+class ResourceError(PedsupError):
+    """The machine has too little memory, disk or battery for what was asked."""
+
+    exit_code = 7
+
+
+class MissingDependencyError(PedsupError):
+    """An optional dependency is not installed; the remedy is the install command."""
+
+    exit_code = 8
+
+
+class UsageError(PedsupError):
+    """The command line or a settings file asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class EngineError(PedsupError):
+    """llama.cpp refused, crashed or was killed."""
+
+    exit_code = 9
+
+
+def report(error: PedsupError) -> None:
+    """Print an error to stderr in the one form that all commands share."""
+    print(f"error: {error}", file=sys.stderr)
+
+
+def border(program: Callable[[], int | None]) -> NoReturn:
+    """Run a command and leave the process with its exit code; never a traceback for a user's mistake.
+
+    A `PedsupError` exits with its own code, Ctrl-C with 130, a reader that went away
+    (broken pipe) with 141, an operating-system error on a file with 6.
+    """
+    try:
+        code = program() or 0
+    except PedsupError as error:
+        report(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our stdout is gone: nothing can be said there any more, and the
+        # interpreter would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except OSError as error:
+        report(from_os_error(error))
+        code = OutputError.exit_code
+    sys.exit(code)
+
+
+def from_os_error(error: OSError) -> PedsupError:
+    """Turn an `OSError` into an error that names the file and a remedy."""
+    import errno
+
+    remedies = {
+        errno.ENOSPC: "free space on that disk, or choose another output folder",
+        errno.EACCES: "check the permissions, or choose another folder",
+        errno.EROFS: "the file system is read-only: choose another folder",
+        errno.EIO: "the disk reported an error: copy the file from its source again",
+    }
+    kind = ResourceError if error.errno == errno.ENOSPC else OutputError
+    return kind(
+        error.strerror or str(error),
+        where=error.filename,
+        remedy=remedies.get(error.errno or 0),
+    )

@@ -1,0 +1,89 @@
+"""Files that are whole or not there: write to a partial name, fsync, rename."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pedsup.errors import OutputError
+
+CHUNK = 1 << 22
+
+
+def partial_path(final: Path) -> Path:
+    """Where the bytes of `final` live until they are complete (same folder, so that rename is atomic)."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def refuse_existing(final: Path, *, force: bool) -> None:
+    """Raise `OutputError` if `final` exists and `force` was not given."""
+    if final.exists() and not force:
+        raise OutputError(
+            "the output already exists",
+            where=final,
+            remedy="give --force to replace it, or choose another --out",
+        )
+
+
+def lock_or_refuse(file: BinaryIO, path: Path) -> None:
+    """Take an exclusive lock on an open partial file, or say that another process is writing it."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise OutputError(
+            "another process is writing this output",
+            where=path,
+            remedy="wait for it to end, or choose another output",
+        ) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """fsync `partial`, rename it to `final` and make the rename durable."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(final)
+    fsync_folder(final.parent)
+
+
+@contextmanager
+def atomic_file(final: Path, *, force: bool = True) -> Iterator[BinaryIO]:
+    """Write a small file so that `final` is either the old one or the whole new one.
+
+    Raises:
+        OutputError: it exists and `force` is false, or another process holds it.
+    """
+    refuse_existing(final, force=force)
+    partial = partial_path(final)
+    with partial.open("ab") as file:
+        lock_or_refuse(file, final)
+        file.truncate(0)
+        try:
+            yield file
+            file.flush()
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        publish(partial, final)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks of 4 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()

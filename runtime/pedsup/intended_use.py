@@ -1,0 +1,35 @@
+"""The intended-use text, said in the file, at first run and in each session."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Language = Literal["en", "es"]
+
+SHORT: Final[dict[Language, str]] = {
+    "en": "Research only. Not a medical device. No diagnosis or treatment, no patient-facing use; "
+    "a professional reviews every output.",
+    "es": "Solo para investigación. No es un dispositivo médico. Ni diagnóstico ni tratamiento, "
+    "sin uso ante pacientes; un profesional revisa cada respuesta.",
+}
+
+FULL: Final[dict[Language, str]] = {
+    "en": (
+        "This software and the models it exports and runs are for research only.\n"
+        "They are not a medical device and have not been assessed by any regulator.\n"
+        "- Do not use them to diagnose or to choose a treatment or a dose.\n"
+        "- Do not put them, or their output, in front of patients or carers.\n"
+        "- A qualified health professional must review every output.\n"
+        "- A model can be wrong, invent facts and sound certain. In an emergency follow your\n"
+        "  local protocol and call for help."
+    ),
+    "es": (
+        "Este programa y los modelos que exporta y ejecuta son solo para investigación.\n"
+        "No son un dispositivo médico y ninguna autoridad sanitaria los ha evaluado.\n"
+        "- No los use para diagnosticar ni para elegir un tratamiento o una dosis.\n"
+        "- No los muestre, ni sus respuestas, a pacientes o cuidadores.\n"
+        "- Un profesional de salud cualificado debe revisar cada respuesta.\n"
+        "- Un modelo puede equivocarse, inventar datos y sonar seguro. En una urgencia siga su\n"
+        "  protocolo local y pida ayuda."
+    ),
+}

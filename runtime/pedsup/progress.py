@@ -1,0 +1,48 @@
+"""Progress on stderr: a bar on a terminal, nothing when stderr is a file and the job is short."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+
+@contextmanager
+def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
+    """A bar over `total` bytes with rate and time left; call `.update(n_bytes)` on what it yields.
+
+    The first two seconds show nothing, so that short jobs stay silent.
+    """
+    bar = tqdm(
+        total=total,
+        desc=label,
+        initial=initial,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        file=sys.stderr,
+        delay=2.0,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+    )
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def say(text: str) -> None:
+    """One line of progress on stderr; stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def human_bytes(n: float) -> str:
+    """`n` bytes with a binary unit and three significant digits, e.g. '5.29 GiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024 or unit == "GiB":
+            return f"{n:.0f} B" if unit == "B" else f"{n:.2f} {unit}"
+        n /= 1024
+    raise AssertionError("unreachable")

