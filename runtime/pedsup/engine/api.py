@@ -110,9 +110,13 @@ class Engine(Protocol):
         sampling: SamplingConfig,
         *,
         max_tokens: int,
+        keep: int | None = None,
         on_prompt: PromptProgress | None = None,
     ) -> Iterator[Token]:
         """Generate after `prompt` (the whole conversation), reusing the cached common prefix.
+
+        `keep` says how many leading tokens the next prompt will surely share (default: all of
+        them): the engine stays able to return to that point, sliding-window layers included.
 
         Ends before an end-of-generation token, at `max_tokens` (0 reads the prompt and no
         more), when the context is full, or when the consumer closes the iterator. Of the tokens
