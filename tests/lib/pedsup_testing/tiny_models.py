@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def write_tokenizer(folder: Path, *, chat_template: str = CHAT_TEMPLATE) -> None:
-    """Byte-fallback BPE with Gemma 4's control token ids, trained on `TEXT`, `VOCAB_SIZE` tokens."""
+    """Byte-fallback BPE with Gemma 4's control token ids; `VOCAB_SIZE` tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
@@ -94,6 +94,7 @@ def write_tokenizer(folder: Path, *, chat_template: str = CHAT_TEMPLATE) -> None
         "pad_token": "<pad>",
         "mask_token": "<mask>",
         "model_max_length": 131072,
+        "extra_special_tokens": [text for i, text in sorted(_CONTROL.items()) if i > 4],
         "chat_template": chat_template,
     }
     folder.mkdir(parents=True, exist_ok=True)
