@@ -102,7 +102,5 @@ def _next_smaller(
     small = replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
     if assess(estimate(header, small), fit.available).verdict == "fits":
         return f"give --ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
-    paging = (
-        ", or give --allow-paging to run slowly from storage" if fit.verdict == "pages" else ""
-    )
+    paging = ", or give --allow-paging to run slowly from storage" if fit.verdict == "pages" else ""
     return f"close other programs, or export a smaller type or model (Q4_0, E2B){paging}"
