@@ -77,7 +77,7 @@ def require_fit(
     assert fit.available is not None
     need = fit.need
     raise ResourceError(
-        f"with a context of {need.n_ctx} tokens the model needs {human_bytes(need.total)} of memory "
+        f"a context of {need.n_ctx} tokens needs {human_bytes(need.total)} of memory "
         f"({human_bytes(need.anonymous)} of it cannot be paged out)",
         where=header.path,
         wanted=f"at most {human_bytes(fit.available.bytes)}, which {fit.available.source} leaves",
