@@ -109,8 +109,15 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     A `PedsupError` exits with its own code, Ctrl-C with 130, a reader that went away
     (broken pipe) with 141, an operating-system error on a file with 6.
     """
+    import click  # here, because importing it is a third of the start-up of `--version`
+
     try:
         code = program() or 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = 128 + signal.SIGINT
     except PedsupError as error:
         report(error)
         code = error.exit_code
