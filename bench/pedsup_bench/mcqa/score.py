@@ -1,0 +1,127 @@
+"""Score questions: each option stands once at each letter, and its log-probabilities are averaged.
+
+A model prefers some letters whatever stands beside them. With k options the question is asked k
+times, rotation r showing option (i + r) mod k at letter i, so that this preference falls equally
+on all options (cyclic permutations, as in Zheng et al. 2024, "Large language models are not
+robust multiple choice selectors").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from pedsup.chat.template import ChatTemplate, Message
+from pedsup.errors import UnsupportedError
+from pedsup_bench.logits import LogitModel
+from pedsup_bench.mcqa.questions import LETTERS, Question
+from pedsup_bench.quality.divergence import log_softmax
+
+INSTRUCTION: Final = {
+    "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",
+    "es": "Responda esta pregunta de opción múltiple. "
+    "Conteste solo con la letra de la opción correcta.",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One question's scores: mean log-probability of each option over all rotations, in nats."""
+
+    question: Question
+    scores: tuple[float, ...]
+    by_rotation: tuple[int, ...]
+    """The option chosen in each rotation."""
+
+    @property
+    def chosen(self) -> int:
+        return max(range(len(self.scores)), key=self.scores.__getitem__)
+
+    @property
+    def right(self) -> bool:
+        return self.chosen == self.question.answer
+
+    @property
+    def right_as_printed(self) -> bool:
+        """Whether the options in their original order alone give the right answer."""
+        return self.by_rotation[0] == self.question.answer
+
+
+def rotation(n_options: int, r: int) -> list[int]:
+    """The option that stands at each letter in rotation `r`."""
+    return [(i + r) % n_options for i in range(n_options)]
+
+
+def prompt_text(question: Question, order: Sequence[int]) -> str:
+    """The user's message, with option `order[i]` at letter i."""
+    lines = [INSTRUCTION.get(question.language, INSTRUCTION["en"]), "", question.text, ""]
+    lines += [f"{LETTERS[i]}) {question.options[option]}" for i, option in enumerate(order)]
+    return "\n".join(lines)
+
+
+class Scorer:
+    """A loaded model and its own chat template, thinking off.
+
+    Raises:
+        UnsupportedError: the template is missing or not known and not allowed.
+    """
+
+    def __init__(self, model: LogitModel, *, allow_template: bool = False) -> None:
+        self._model = model
+        self._template = ChatTemplate.from_model(
+            model.chat_template, allow_unknown=allow_template, bos=model.piece(model.bos)
+        )
+
+    def prompt_tokens(self, question: Question, order: Sequence[int]) -> list[int]:
+        """The rendered prompt up to where the answer's letter stands."""
+        message: Message = {"role": "user", "content": prompt_text(question, order)}
+        text = self._template.render([message], think=False)
+        return self._model.tokenize(text, add_special=False, parse_special=True)
+
+    def letter_tokens(self, n: int) -> list[int]:
+        """The tokens of the first `n` letters at the start of an answer."""
+        tokens = []
+        for letter in LETTERS[:n]:
+            found = self._model.tokenize(letter, add_special=False, parse_special=False)
+            # A SentencePiece vocabulary may put a space before the first word of a text.
+            if len(found) != 1 or self._model.piece(found[0]).strip() != letter:
+                raise UnsupportedError(
+                    f"the letter {letter} is {len(found)} tokens in this vocabulary",
+                    where=self._model.path,
+                    wanted="letters of one token each",
+                )
+            tokens.append(found[0])
+        return tokens
+
+    def score(self, question: Question) -> Scored:
+        """Ask all rotations of one question."""
+        n = len(question.options)
+        letters = self.letter_tokens(n)
+        sums, chosen = [0.0] * n, []
+        for r in range(n):
+            order = rotation(n, r)
+            logits = self._model.next_logits(self.prompt_tokens(question, order))
+            log_p = log_softmax(logits)[letters]
+            for i, option in enumerate(order):
+                sums[option] += float(log_p[i])
+            chosen.append(order[int(log_p.argmax())])
+        return Scored(question, tuple(total / n for total in sums), tuple(chosen))
+
+
+def score_all(
+    path: Path,
+    questions: Sequence[Question],
+    *,
+    n_ctx: int,
+    n_threads: int,
+    allow_template: bool = False,
+) -> list[Scored]:
+    """Score every question with the model at `path`."""
+    with LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model:
+        scorer = Scorer(model, allow_template=allow_template)
+        bar = tqdm(questions, desc=f"questions {path.name}", unit="q", delay=2.0)
+        return [scorer.score(question) for question in bar]
