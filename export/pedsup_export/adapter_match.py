@@ -98,7 +98,9 @@ class MatchReport:
 
 def candidates(name: str) -> list[str]:
     """The spellings under which a base may hold tensor `name` ('PATH.weight'), itself first."""
-    path, _, kind = name.rpartition(".")
+    path, dot, kind = name.rpartition(".")
+    if not dot:
+        return [name]
     path = path.removesuffix(".base_layer")
     paths = [path]
     for prefix in PREFIXES:

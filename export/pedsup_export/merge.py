@@ -154,9 +154,7 @@ def _product(lora: LoraDelta, lo: int, hi: int) -> Float32Array:
     return (lora.b[start : max(hi, start + _MIN_ROWS)] @ lora.a)[lo - start : hi - start]
 
 
-def _dora(
-    weight: Float32Array, delta: Float32Array, magnitude: Float32Array, module: str
-) -> None:
+def _dora(weight: Float32Array, delta: Float32Array, magnitude: Float32Array, module: str) -> None:
     """m * (W + delta) / |W + delta|, the norm of each row; Liu et al., DoRA, eq. 5.
 
     https://arxiv.org/abs/2402.09353. The norm is summed in float64 and rounded once: torch's

@@ -303,6 +303,7 @@ def test_nothing_is_matched_by_likeness(tmp_path: Path, tensor: str) -> None:
 def test_a_name_is_its_own_first_candidate(path: str) -> None:
     if not path.endswith(".base_layer"):
         assert candidates(f"{path}.weight")[0] == f"{path}.weight"
+    assert candidates("w") == ["w"]
 
 
 def test_an_exact_name_wins_and_other_doubt_is_refused(plain: Path) -> None:
