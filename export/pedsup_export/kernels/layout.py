@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from pedsup_export.kernels.jit import inline
 from pedsup_export.kernels.search import LANES, ZERO
 from pedsup_export.kernels.vec import load, load_transposed, splat

@@ -22,22 +22,18 @@ from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import QK_K, lane_offsets, load_columns, sum_of_squares
 from pedsup_export.kernels.search import (
     LANES,
-    MAX_ROUNDED,
     ONE,
     ZERO,
-    clip,
-    from_half,
-    is_odd,
-    nearest,
-    put_half,
+    final_levels,
     quantize_scales,
+    scales_by_largest,
     search_scale_min,
     step_table,
-    to_half,
 )
 from pedsup_export.kernels.vec import (
     absolute,
@@ -73,9 +69,7 @@ def _find_blocks(x, importance, sigma2, nmax, steps, weighted, scratch, found):
         if weighted:
             for i in range(BLOCK):
                 xi = load(x, at + LANES * i)
-                store(
-                    weights, LANES * i, load(importance, at + LANES * i) * sqrt(sigma2 + xi * xi)
-                )
+                store(weights, LANES * i, load(importance, at + LANES * i) * sqrt(sigma2 + xi * xi))
         else:
             total = splat(ZERO)
             for i in range(BLOCK):
@@ -93,25 +87,6 @@ def _find_blocks(x, importance, sigma2, nmax, steps, weighted, scratch, found):
         store(found[2], LANES * block, total)
         odd |= bad
     return odd
-
-
-@inline
-def _plain_levels(values, levels):
-    """Scales to levels 0..63 by the largest of them; the scale of the levels, and odd lanes."""
-    zero, top = splat(ZERO), splat(TOP_SCALE)
-    largest = zero
-    for block in range(BLOCKS):
-        value = load(values, LANES * block)
-        largest = where(value > largest, value, largest)
-    inverse = where(largest > zero, top / largest, zero)
-    odd = zero > zero
-    for block in range(BLOCKS):
-        level = inverse * load(values, LANES * block)
-        # C goes through uint8_t, which would wrap a negative level.
-        odd |= is_odd(level) | (level < zero)
-        level = nearest(level)
-        store(levels, LANES * block, where(level > top, top, level))
-    return largest / top, odd
 
 
 @inline
@@ -142,8 +117,8 @@ def _quantize_q45_k(x, importance, per_row, out, odd, nmax, steps, weighted, siz
             d, bad_d = quantize_scales(found[0], BLOCKS, found[2], TOP_SCALE, levels[0])
             dmin, bad_min = quantize_scales(found[1], BLOCKS, found[2], TOP_SCALE, levels[1])
         else:
-            d, bad_d = _plain_levels(found[0], levels[0])
-            dmin, bad_min = _plain_levels(found[1], levels[1])
+            d, bad_d = scales_by_largest(found[0], BLOCKS, TOP_SCALE, levels[0])
+            dmin, bad_min = scales_by_largest(found[1], BLOCKS, TOP_SCALE, levels[1])
         store(factors[0], 0, d)
         store(factors[1], 0, dmin)
         store_mask(marks, 0, bad | bad_d | bad_min)
@@ -169,9 +144,8 @@ def _pack(x, block, factors, levels, lane, nmax, out, size):
         out[at + 12 + b] = (s4 & 15) | ((m4 & 15) << 4)
     five = nmax > np.float32(15)
     quants = at + (48 if five else 16)
-    zero, top, sixteen = splat(ZERO), splat(nmax), splat(np.float32(16))
+    zero, sixteen = splat(ZERO), splat(np.float32(16))
     bad = zero > zero
-    empty = False
     for half in range(0, BLOCK, LANES):
         high_bits = zero
         bit = ONE
@@ -179,12 +153,11 @@ def _pack(x, block, factors, levels, lane, nmax, out, size):
             both = zero
             for b in range(2):
                 k = LANES * (2 * pair + b) + lane
-                dk, mk = d * levels[0, k], dmin * levels[1, k]
-                empty |= dk == ZERO
-                xi = load(x, block * QK_K + BLOCK * (2 * pair + b) + half)
-                value = (xi + splat(mk)) / splat(dk)
-                bad |= is_odd(value)
-                level = clip(nearest(value), zero, top)
+                place = QK_K * block + BLOCK * (2 * pair + b) + half
+                level, flag = final_levels(
+                    x, place, d * levels[0, k], dmin * levels[1, k], ZERO, nmax
+                )
+                bad |= flag
                 if five:
                     high = level >= sixteen
                     high_bits += where(high, splat(bit), zero)
@@ -194,7 +167,7 @@ def _pack(x, block, factors, levels, lane, nmax, out, size):
             store_bytes(out, quants + BLOCK * pair + half, both)
         if five:
             store_bytes(out, at + 16 + half, high_bits)
-    return np.uint8(empty or any_lane(bad))
+    return np.uint8(any_lane(bad))
 
 
 @kernel

@@ -25,8 +25,6 @@ from pedsup_export.kernels.jit import inline
 from pedsup_export.kernels.vec import (
     absolute,
     any_lane,
-    bits_float,
-    float_bits,
     load,
     splat,
     store,
@@ -39,7 +37,7 @@ MAGIC: Final = np.float32(12582912.0)
 MAX_ROUNDED: Final = np.float32(4194303.0)
 """ggml's nearest_int asserts this bound."""
 GROUP_MAX_EPS: Final = np.float32(1e-15)
-ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
+ZERO, ONE = np.float32(0), np.float32(1)
 RETRIES: Final = 5
 """Passes in which single weights may move to a better level."""
 
@@ -48,6 +46,12 @@ def step_table(first: float, step: float, last: int, nmax: int) -> Any:
     """`first + step * i + nmax` for i = 0 .. last, in float32 and in C's order."""
     steps = np.float32(first) + np.float32(step) * np.arange(last + 1, dtype=np.float32)
     return steps + np.float32(nmax)
+
+
+def step_table_around(nmax: int) -> Any:
+    """`nmax + 0.1 * s` for s = -9 .. 9 without 0, in float32."""
+    steps = np.array([s for s in range(-9, 10) if s], np.float32)
+    return np.float32(nmax) + np.float32(0.1) * steps
 
 
 @inline
@@ -67,6 +71,17 @@ def clip(value, low, high):
     """`MAX(low, MIN(high, value))`."""
     value = where(value > high, high, value)
     return where(value < low, low, value)
+
+
+@inline
+def final_levels(x, at, scale, minimum, bottom, top):
+    """Levels of 16 consecutive weights of one block: `nearest((x + minimum) / scale)`, clipped.
+
+    Here a lane is a weight. Returns the levels and the odd lanes; all are odd if scale is 0.
+    """
+    value = (load(x, at) + splat(minimum)) / splat(scale)
+    odd = is_odd(value) | (splat(scale) == splat(ZERO))
+    return clip(nearest(value), splat(bottom), splat(top)), odd
 
 
 @inline
@@ -145,6 +160,18 @@ def search_scale_min(x, at, n, weights, levels, nmax, steps, use_mad):
 
 
 @inline
+def extreme_weight(x, at, n):
+    """The first weight of largest magnitude, with its sign; lanes of (almost) zeros are odd."""
+    largest, extreme = splat(ZERO), splat(ZERO)
+    for i in range(n):
+        xi = load(x, at + LANES * i)
+        larger = absolute(xi) > largest
+        largest = where(larger, absolute(xi), largest)
+        extreme = where(larger, xi, extreme)
+    return extreme, largest < splat(GROUP_MAX_EPS)
+
+
+@inline
 def search_scale(x, at, n, weights, w_at, nmax, steps):
     """`make_qx_quants` with rmse_type 1: the scale of x ~ scale * level, levels -nmax..nmax-1.
 
@@ -152,19 +179,13 @@ def search_scale(x, at, n, weights, w_at, nmax, steps):
         x, at, n: as above.
         weights, w_at: importances, n vectors from element `w_at`.
         nmax: float32.
-        steps: `nmax + 0.1 * s` for s = -9..9 without 0, float32.
+        steps: float32, from `step_table_around`.
 
     Returns:
         scale, the inverse scale that gives the levels, and the odd lanes. Lanes of zeros are odd.
     """
     zero, bottom, top = splat(ZERO), splat(-nmax), splat(nmax - ONE)
-    largest, extreme = zero, zero
-    for i in range(n):
-        xi = load(x, at + LANES * i)
-        larger = absolute(xi) > largest
-        largest = where(larger, absolute(xi), largest)
-        extreme = where(larger, xi, extreme)
-    odd = largest < splat(GROUP_MAX_EPS)
+    extreme, odd = extreme_weight(x, at, n)
     inverse = bottom / extreme
     chosen = inverse
     scale, best = zero, zero
@@ -192,53 +213,90 @@ def search_scale(x, at, n, weights, w_at, nmax, steps):
 
 
 @inline
-def search_scale_q3(x, at, n, levels, nmax):
-    """`make_q3_quants`: as `search_scale`, but levels move one by one while the fit gets better.
+def _move_levels(x, at, n, weights, levels, bottom, top, sum_lx, sum_l2):
+    """Move single levels to where the fit gets better; the last part of two searches.
 
-    Importances are the squared weights. Returns scale and odd lanes.
+    `sum_lx` and `sum_l2` are the weighted sums of level * x and level ** 2. Negative levels
+    are allowed where `bottom` is: `make_q3_quants` then looks at the sum of squares after the
+    move, `make_qp_quants` before it.
+
+    Returns:
+        Both sums of the final levels, and the odd lanes.
     """
-    zero, bottom, top = splat(ZERO), splat(-nmax), splat(nmax - ONE)
-    largest, extreme = zero, zero
-    for i in range(n):
-        xi = load(x, at + LANES * i)
-        larger = absolute(xi) > largest
-        largest = where(larger, absolute(xi), largest)
-        extreme = where(larger, xi, extreme)
-    odd = largest < splat(GROUP_MAX_EPS)
-    inverse = bottom / extreme
-    odd |= is_odd(inverse * extreme)
-    sum_lx, sum_l2 = zero, zero
-    for i in range(n):
-        xi = load(x, at + LANES * i)
-        level = clip(nearest(inverse * xi), bottom, top)
-        store(levels, LANES * i, level)
-        w = xi * xi
-        sum_lx += w * xi * level
-        sum_l2 += w * level * level
+    zero = splat(ZERO)
+    odd = zero > zero
     for _ in range(RETRIES):
         # A lane without a change in one pass has none in the next: it needs no break of its own.
         changed = zero > zero
         for i in range(n):
-            xi = load(x, at + LANES * i)
-            w = xi * xi
+            xi, w = load(x, at + LANES * i), load(weights, LANES * i)
             level = load(levels, LANES * i)
             lx = sum_lx - w * xi * level
             l2 = sum_l2 - w * level * level
-            wanted = xi * l2 / lx
             tried = lx > zero
+            if bottom == ZERO:
+                tried = tried & (l2 > zero)
+            wanted = xi * l2 / lx
             odd |= tried & is_odd(wanted)
-            wanted = clip(nearest(wanted), bottom, top)
+            wanted = clip(nearest(wanted), splat(bottom), splat(top))
             lx += w * xi * wanted
             l2 += w * wanted * wanted
-            better = tried & (wanted != level) & (l2 > zero)
-            better = better & (lx * lx * sum_l2 > sum_lx * sum_lx * l2)
+            better = tried & (wanted != level) & (lx * lx * sum_l2 > sum_lx * sum_lx * l2)
+            if bottom != ZERO:
+                better = better & (l2 > zero)
             store(levels, LANES * i, where(better, wanted, level))
             sum_lx = where(better, lx, sum_lx)
             sum_l2 = where(better, l2, sum_l2)
             changed |= better
         if not any_lane(changed):
             break
-    return where(sum_l2 > zero, sum_lx / sum_l2, zero), odd
+    return sum_lx, sum_l2, odd
+
+
+@inline
+def search_scale_q3(x, at, n, weights, levels, nmax):
+    """`make_q3_quants`: as `search_scale`, but levels move one by one while the fit gets better.
+
+    Importances are the squared weights; `weights` and `levels` are scratch. Returns scale and
+    odd lanes.
+    """
+    zero = splat(ZERO)
+    extreme, odd = extreme_weight(x, at, n)
+    inverse = splat(-nmax) / extreme
+    odd |= is_odd(inverse * extreme)
+    sum_lx, sum_l2 = zero, zero
+    for i in range(n):
+        xi = load(x, at + LANES * i)
+        level = clip(nearest(inverse * xi), splat(-nmax), splat(nmax - ONE))
+        store(levels, LANES * i, level)
+        w = xi * xi
+        store(weights, LANES * i, w)
+        sum_lx += w * xi * level
+        sum_l2 += w * level * level
+    sum_lx, sum_l2, bad = _move_levels(x, at, n, weights, levels, -nmax, nmax - ONE, sum_lx, sum_l2)
+    return where(sum_l2 > zero, sum_lx / sum_l2, zero), odd | bad
+
+
+@inline
+def scales_by_largest(values, n, top, levels):
+    """n scales (none negative) of a super-block to levels 0..top by the largest of them.
+
+    This is what the `_ref` functions of ggml do; the levels' scale, and the odd lanes.
+    """
+    zero, highest = splat(ZERO), splat(top)
+    largest = zero
+    for i in range(n):
+        value = load(values, LANES * i)
+        largest = where(value > largest, value, largest)
+    inverse = where(largest > zero, highest / largest, zero)
+    odd = zero > zero
+    for i in range(n):
+        level = inverse * load(values, LANES * i)
+        # C goes through uint8_t, which would wrap a negative level.
+        odd |= is_odd(level) | (level < zero)
+        level = nearest(level)
+        store(levels, LANES * i, where(level > highest, highest, level))
+    return largest / highest, odd
 
 
 @inline
@@ -293,64 +351,9 @@ def quantize_scales(x, n, weights, nmax, levels):
         store(levels, LANES * i, level)
         sum_lx += w * xi * level
         sum_l2 += w * level * level
-    for _ in range(RETRIES):
-        changed = zero > zero
-        for i in range(n):
-            xi, w = load(x, LANES * i), load(weights, LANES * i)
-            level = load(levels, LANES * i)
-            lx = sum_lx - w * xi * level
-            l2 = sum_l2 - w * level * level
-            tried = (lx > zero) & (l2 > zero)
-            wanted = xi * l2 / lx
-            odd |= tried & ~nothing & is_odd(wanted)
-            wanted = nearest(wanted)
-            wanted = where(wanted > top, top, wanted)
-            lx += w * xi * wanted
-            l2 += w * wanted * wanted
-            better = tried & (wanted != level) & (lx * lx * sum_l2 > sum_lx * sum_lx * l2)
-            store(levels, LANES * i, where(better, wanted, level))
-            sum_lx = where(better, lx, sum_lx)
-            sum_l2 = where(better, l2, sum_l2)
-            changed |= better
-        if not any_lane(changed):
-            break
+    sum_lx, sum_l2, bad = _move_levels(x, 0, n, weights, levels, ZERO, nmax, sum_lx, sum_l2)
+    odd |= ~nothing & bad
     for i in range(n):
         store(levels, LANES * i, where(nothing, zero, load(levels, LANES * i)))
     scale = where(sum_l2 > zero, sum_lx / sum_l2, zero)
     return where(nothing, zero, scale), odd
-
-
-@inline
-def to_half(value):
-    """The bits of a float32 as float16, rounded half to even: ggml_compute_fp32_to_fp16."""
-    base = (abs(value) * F32(2.0**112)) * F32(2.0**-110)
-    word = float_bits(value)
-    shifted = np.uint32(word + word)
-    bias = max(np.uint32(shifted & np.uint32(0xFF000000)), np.uint32(0x71000000))
-    base = bits_float(np.uint32((bias >> np.uint32(1)) + np.uint32(0x07800000))) + base
-    bits = float_bits(base)
-    number = ((bits >> np.uint32(13)) & np.uint32(0x7C00)) + (bits & np.uint32(0x0FFF))
-    if shifted > np.uint32(0xFF000000):
-        number = np.uint32(0x7E00)
-    return np.uint32(((word & np.uint32(0x80000000)) >> np.uint32(16)) | number)
-
-
-@inline
-def from_half(half):
-    """The float32 of float16 bits: ggml_compute_fp16_to_fp32."""
-    word = np.uint32(half << np.uint32(16))
-    doubled = np.uint32(word + word)
-    if doubled < np.uint32(1 << 27):
-        small = bits_float(np.uint32((doubled >> np.uint32(17)) | np.uint32(126 << 23))) - HALF
-        bits = float_bits(small)
-    else:
-        large = bits_float(np.uint32((doubled >> np.uint32(4)) + np.uint32(0xE0 << 23)))
-        bits = float_bits(F32(large * F32(2.0**-112)))
-    return bits_float(np.uint32((word & np.uint32(0x80000000)) | bits))
-
-
-@inline
-def put_half(out, at, half):
-    """Two bytes, little-endian."""
-    out[at] = np.uint8(half & np.uint32(255))
-    out[at + 1] = np.uint8((half >> np.uint32(8)) & np.uint32(255))

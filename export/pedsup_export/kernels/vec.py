@@ -28,14 +28,14 @@ _I32 = ir.IntType(32)
 _INTS = ir.VectorType(_I32, LANES)
 
 
-class F32x16Type(types.Type):  # type: ignore[misc]
+class F32x16Type(types.Type):
     """The numba type of sixteen float32."""
 
     def __init__(self) -> None:
         super().__init__(name="f32x16")
 
 
-class Mask16Type(types.Type):  # type: ignore[misc]
+class Mask16Type(types.Type):
     """The numba type of sixteen booleans, the result of a comparison."""
 
     def __init__(self) -> None:
@@ -46,27 +46,29 @@ f32x16, mask16 = F32x16Type(), Mask16Type()
 
 
 @register_model(F32x16Type)
-class _FloatsModel(models.PrimitiveModel):  # type: ignore[misc]
+class _FloatsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _FLOATS)
 
 
 @register_model(Mask16Type)
-class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
+class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _BITS)
 
 
-def _operator(function: Any, arguments: tuple[Any, ...], result: Any, emit: Callable[..., Any]) -> None:
+def _operator(
+    function: Any, arguments: tuple[Any, ...], result: Any, emit: Callable[..., Any]
+) -> None:
     """Teach numba one operator on vectors: its typing and the instruction it becomes."""
 
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         def generic(self, args: tuple[Any, ...], kws: Any) -> Any:
             return signature(result, *args) if args == arguments else None
 
     infer_global(function)(Template)
 
-    @lower_builtin(function, *arguments)  # type: ignore[untyped-decorator]
+    @lower_builtin(function, *arguments)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return emit(builder, *args)
 
@@ -84,12 +86,8 @@ _operator(operator.neg, (f32x16,), f32x16, lambda b, x: b.fneg(x))
 for _function, _sign in {
     operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==",
 }.items():  # fmt: skip
-    _operator(
-        _function, (f32x16, f32x16), mask16, lambda b, x, y, s=_sign: b.fcmp_ordered(s, x, y)
-    )
-_operator(
-    operator.ne, (f32x16, f32x16), mask16, lambda b, x, y: b.fcmp_unordered("!=", x, y)
-)
+    _operator(_function, (f32x16, f32x16), mask16, lambda b, x, y, s=_sign: b.fcmp_ordered(s, x, y))
+_operator(operator.ne, (f32x16, f32x16), mask16, lambda b, x, y: b.fcmp_unordered("!=", x, y))
 _operator(operator.and_, (mask16, mask16), mask16, lambda b, x, y: b.and_(x, y))
 _operator(operator.or_, (mask16, mask16), mask16, lambda b, x, y: b.or_(x, y))
 _operator(operator.ior, (mask16, mask16), mask16, lambda b, x, y: b.or_(x, y))
@@ -107,7 +105,7 @@ def _splat(builder: Any, value: Any, vector: Any) -> Any:
     return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat(_typing: Any, value: Any) -> Any:
     """One float32 in all lanes."""
 
@@ -117,19 +115,19 @@ def splat(_typing: Any, value: Any) -> Any:
     return (f32x16(types.float32), emit) if value == types.float32 else None
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(_typing: Any, array: Any, at: Any) -> Any:
     """`array[at : at + 16]` of a contiguous float32 array; no bounds check."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        result = builder.load(_pointer(context, builder, sig.args[0], *args, _FLOATS))
+        result = builder.load(_pointer(context, builder, sig.args[0], args[0], args[1], _FLOATS))
         result.align = 4
         return result
 
     return f32x16(array, types.intp), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(_typing: Any, array: Any, at: Any, value: Any) -> Any:
     """`array[at : at + 16] = value` of a contiguous float32 array; no bounds check."""
 
@@ -141,7 +139,7 @@ def store(_typing: Any, array: Any, at: Any, value: Any) -> Any:
     return types.void(array, types.intp, f32x16), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_bytes(_typing: Any, array: Any, at: Any, value: Any) -> Any:
     """The low byte of each lane's integer part to `array[at : at + 16]` (uint8)."""
 
@@ -155,7 +153,7 @@ def store_bytes(_typing: Any, array: Any, at: Any, value: Any) -> Any:
     return types.void(array, types.intp, f32x16), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_mask(_typing: Any, array: Any, at: Any, value: Any) -> Any:
     """0 or 1 per lane to `array[at : at + 16]` (uint8)."""
 
@@ -168,7 +166,7 @@ def store_mask(_typing: Any, array: Any, at: Any, value: Any) -> Any:
     return types.void(array, types.intp, mask16), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def where(_typing: Any, mask: Any, yes: Any, no: Any) -> Any:
     """Per lane `yes` where the mask is set, else `no`."""
 
@@ -178,7 +176,7 @@ def where(_typing: Any, mask: Any, yes: Any, no: Any) -> Any:
     return f32x16(mask16, f32x16, f32x16), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def any_lane(_typing: Any, mask: Any) -> Any:
     """Whether the mask is set in some lane."""
 
@@ -208,7 +206,7 @@ sqrt = _unary("sqrt", "The square root of each lane.")
 absolute = _unary("fabs", "The magnitude of each lane.")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def truncate(_typing: Any, value: Any) -> Any:
     """The integer part of each lane; magnitudes below 2**31."""
 
@@ -218,7 +216,7 @@ def truncate(_typing: Any, value: Any) -> Any:
     return f32x16(f32x16), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_transposed(_typing: Any, source: Any, rows: Any, column: Any, target: Any, at: Any) -> Any:
     """Turn a 16 x 16 square around: row r is `source[rows[r] + column :][:16]`.
 
