@@ -166,14 +166,14 @@ def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> 
 def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     """Print how far a 4-bit base is from the 16-bit one, per tensor and in sum."""
     from pedsup_export.checkpoint import Checkpoint
-    from pedsup_export.compare_bases import compare
+    from pedsup_export.compare_bases import compare_bases as compare
     from pedsup_export.hub import BASE_FILES, resolve
 
     first, second = (
         Checkpoint.open(resolve(name, BASE_FILES).folder) for name in (base_16bit, base_4bit)
     )
     report = compare(first, second)
-    _show(report.to_json(), report.to_text(), as_json)
+    _show(report.as_dict(), report.table(), as_json)
 
 
 def main() -> None:

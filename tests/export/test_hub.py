@@ -32,8 +32,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def _serve(self, *, body: bool) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith("/api/models/made/tiny/"):
-            names = [*sorted(p.name for p in self.folder.iterdir()), EXTRA]
+        names = [*sorted(p.name for p in self.folder.iterdir()), EXTRA]
+        if path.startswith("/api/models/made/tiny/tree/"):
+            tree = [{"type": "file", "path": n, "size": 1, "oid": "0" * 40} for n in names]
+            content = json.dumps(tree).encode()
+        elif path.startswith("/api/models/made/tiny/"):
             info = {"id": "made/tiny", "modelId": "made/tiny", "sha": COMMIT, "private": False,
                     "siblings": [{"rfilename": n} for n in names]}  # fmt: skip
             content = json.dumps(info).encode()
