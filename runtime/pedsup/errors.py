@@ -104,7 +104,7 @@ def report(error: PedsupError) -> None:
 
 
 def border(program: Callable[[], int | None]) -> NoReturn:
-    """Run a command and leave the process with its exit code; never a traceback for a user's mistake.
+    """Run a command and leave the process with its exit code, without a traceback.
 
     A `PedsupError` exits with its own code, Ctrl-C with 130, a reader that went away
     (broken pipe) with 141, an operating-system error on a file with 6.
