@@ -115,6 +115,8 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     optimizer: Literal["adamw_8bit", "adamw"] = "adamw_8bit"
     gradient_checkpointing: bool = True
+    group_by_length: bool = True
+    """Batches of examples of like length: less padding."""
     log_every: int = 1
     eval_every: int = 50
     """Optimizer steps between evaluations; one is made before the first and after the last step."""
@@ -267,11 +269,11 @@ def check(recipe: Recipe, *, where: str) -> None:
     for kind in ("sources", "eval_sources"):
         for i, source in enumerate(getattr(data, kind)):
             if bool(source.path) == bool(source.hub):
+                found = "both a file and" if source.path else "neither a file nor"
                 raise UsageError(
-                    f"data.{kind}[{i}] names {'both a file and' if source.path else 'neither a file nor'}"
-                    " a data set of the hub",
+                    f"data.{kind}[{i}] names {found} a data set of the hub",
                     where=where,
-                    wanted="path = \"...\" or hub = \"...\"",
+                    wanted='path = "..." or hub = "..."',
                 )
 
 
