@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 
@@ -40,6 +41,7 @@ TOWERS: Final = frozenset(
         "multi_modal_projector",
     }
 )
+T = TypeVar("T")
 Kind = Literal["tower", "dead_kv", "unknown"]
 
 REASONS: Final[Mapping[Kind, str]] = {
@@ -96,7 +98,9 @@ class MatchReport:
 
 def candidates(name: str) -> list[str]:
     """The spellings under which a base may hold tensor `name` ('PATH.weight'), itself first."""
-    path, _, kind = name.rpartition(".")
+    path, dot, kind = name.rpartition(".")
+    if not dot:
+        return [name]
     path = path.removesuffix(".base_layer")
     paths = [path]
     for prefix in PREFIXES:
@@ -140,43 +144,56 @@ def match(
         MismatchError: a shape differs, or no part of the adapter fits this base.
         UnsupportedError: the adapter changes one side of tied embeddings only.
     """
-    changes: dict[str, TensorChange] = {}
     unused: list[UnusedDelta] = []
 
     def place(name: str, norm: Callable[[], float]) -> str | None:
-        kind: Kind | None = None
+        """The base tensor that takes `name`; what has none goes to `unused`."""
         target = find(name, base)
+        kind: Kind | None = None
         if not TOWERS.isdisjoint(name.split(".")):
             kind = "tower"
         elif any(map(is_dead, candidates(name))):
             kind = "dead_kv"
         elif target is None:
             kind = "unknown"
-        if kind is not None:
-            unused.append(UnusedDelta(name.removesuffix(".weight"), kind, norm(), REASONS[kind]))
-            return None
-        return target
+        if kind is None:
+            return target
+        unused.append(UnusedDelta(name.removesuffix(".weight"), kind, norm(), REASONS[kind]))
+        return None
 
+    whole: dict[str, TensorSource] = {}
+    lora: dict[str, LoraDelta] = {}
+    tokens: dict[str, TokenRows] = {}
     for name, source in adapter.replacements.items():
-        target = place(name, lambda s=source: _norm(s))  # type: ignore[misc]
-        if target is not None:
+        if target := place(name, partial(_norm, source)):
             _check_shape(name, source.shape, base[target], adapter)
-            changes[target] = TensorChange(replacement=source)
+            _once(whole, target, source, name)
     for module, delta in adapter.deltas.items():
-        target = place(f"{module}.weight", delta.norm)
-        if target is not None:
+        if target := place(f"{module}.weight", delta.norm):
             _check_shape(module, delta.shape, base[target], adapter)
-            old = changes.get(target, TensorChange())
-            changes[target] = TensorChange(old.replacement, delta, old.tokens)
-    for module, tokens in adapter.tokens.items():
-        target = place(f"{module}.weight", lambda t=tokens: float(np.linalg.norm(t.rows)))  # type: ignore[misc]
-        if target is not None:
-            _check_tokens(tokens, base[target], adapter)
-            old = changes.get(target, TensorChange())
-            changes[target] = TensorChange(old.replacement, old.lora, tokens)
+            _once(lora, target, delta, module)
+    for module, rows in adapter.tokens.items():
+        if target := place(f"{module}.weight", rows.norm):
+            _check_tokens(rows, base[target], adapter)
+            _once(tokens, target, rows, module)
+    changes = {
+        name: TensorChange(whole.get(name), lora.get(name), tokens.get(name))
+        for name in base
+        if name in whole or name in lora or name in tokens
+    }
     _check_tied(changes, unused, base, adapter)
     _check_any(changes, unused, adapter)
     return MatchReport(changes, tuple(unused), adapter.warnings)
+
+
+def _once(changes: dict[str, T], target: str, change: T, name: str) -> None:
+    if target in changes:
+        raise MismatchError(
+            f"two parts of the adapter change '{target}', the second is '{name}'",
+            wanted="one change of each tensor",
+            remedy="save the adapter again with peft's save_pretrained",
+        )
+    changes[target] = change
 
 
 def _norm(source: TensorSource) -> float:
@@ -227,7 +244,7 @@ def _check_tied(
     base: Mapping[str, tuple[int, ...]],
     adapter: Adapter,
 ) -> None:
-    """Without an lm_head of its own the base uses the embedding twice: what changes one changes both.
+    """Refuse a change of one side of tied embeddings (a base without an lm_head of its own).
 
     PEFT trains only the side that is named, and its merge then changes both: a model that was
     never trained. Replaced token rows are the exception, PEFT keeps both sides together.

@@ -93,6 +93,10 @@ class TokenRows:
     indices: tuple[int, ...]
     rows: Float32Array = field(repr=False)
 
+    def norm(self) -> float:
+        """Frobenius norm of the new rows."""
+        return float(np.linalg.norm(self.rows.astype(np.float64)))
+
 
 def _error(kind: type[PedsupError], found: str, file: SafetensorsFile, wanted: str) -> PedsupError:
     return kind(found, where=file.path, wanted=wanted, remedy=AGAIN)

@@ -123,9 +123,9 @@ def choose_merge_base(
         return asked
     if asked is not None or adapter is None:
         return asked
-    from pedsup_export.adapter import base_name_of
+    from pedsup_export.adapter import Adapter
 
-    trained_on = base_name_of(adapter.folder) or ""
+    trained_on = Adapter.open(adapter.folder).base_model_name or ""
     return "4bit" if "4bit" in trained_on.lower() or "nf4" in trained_on.lower() else "16bit"
 
 
