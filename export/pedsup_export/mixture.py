@@ -15,7 +15,7 @@ made through an f32 intermediate: `StoredTensor.type` is an input here. For the 
 - `llama_model_quantize` to F16 or BF16 of an f32 intermediate leaves
   `per_layer_model_proj.weight` in F32, where `convert_hf_to_gguf.py --outtype f16|bf16` writes
   it in F16 or BF16; nothing else differs for the llama and gemma4 architectures;
-- `--outtype q8_0` of the converter packs that tensor too, and its token embeddings as any other.
+- `--outtype q8_0` of the converter packs that tensor too.
 """
 
 from __future__ import annotations
