@@ -25,6 +25,41 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[export,train,bench,test]'
 	touch $@
 
+# ---- the main job -------------------------------------------------------------------------
+# make gguf                                  the embedded default: SmolLM2 and a small adapter
+# make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
+QUANT ?= Q4_K_M
+EXPORT_OPTIONS ?=
+DEFAULT_BASE := out/smollm2-base
+DEFAULT_ADAPTER := out/smollm2-pediatric-demo
+
+ifdef BASE
+OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(QUANT).gguf
+EXPORT_BASE := $(BASE)
+EXPORT_ADAPTER := $(ADAPTER)
+# Folders on this machine are real prerequisites; a hub id is not a file.
+EXPORT_INPUTS := $(wildcard $(BASE)/*) $(if $(ADAPTER),$(wildcard $(ADAPTER)/*))
+else
+OUT ?= out/smollm2-pediatric-demo-$(QUANT).gguf
+EXPORT_BASE := $(DEFAULT_BASE)
+EXPORT_ADAPTER := $(or $(ADAPTER),$(DEFAULT_ADAPTER))
+EXPORT_INPUTS := $(DEFAULT_BASE)/config.json $(if $(ADAPTER),$(wildcard $(ADAPTER)/*),$(DEFAULT_ADAPTER)/adapter_config.json)
+endif
+
+.PHONY: gguf
+gguf: $(OUT)  ## a phone-ready file (BASE= ADAPTER= QUANT= OUT= for your own model)
+	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
+
+$(OUT): $(EXPORT_INPUTS) | $(VENV)/.installed
+	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
+	  --quant $(QUANT) --out '$@' --force $(EXPORT_OPTIONS)
+
+$(DEFAULT_BASE)/config.json: | $(VENV)/.installed
+	$(BIN)/pedsup-train default-base --out $(DEFAULT_BASE)
+
+$(DEFAULT_ADAPTER)/adapter_config.json: $(DEFAULT_BASE)/config.json
+	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER)
+
 # ---- quality ------------------------------------------------------------------------------
 .PHONY: lint test test-all native check
 lint: setup  ## ruff and mypy --strict

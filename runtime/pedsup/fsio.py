@@ -16,7 +16,7 @@ CHUNK = 1 << 22
 
 
 def partial_path(final: Path) -> Path:
-    """Where the bytes of `final` live until they are complete (same folder, so that rename is atomic)."""
+    """Where the bytes of `final` live until complete: its own folder, so that rename is atomic."""
     return final.with_name(f".{final.name}.partial")
 
 

@@ -116,7 +116,7 @@ class _Cursor:
 
 @dataclass(frozen=True)
 class ArrayValue:
-    """An array in the metadata, left in the file until `values()` or `raw_strings()` asks for it."""
+    """An array in the metadata, left in the file until it is asked for."""
 
     element: ValueType
     length: int
@@ -221,9 +221,7 @@ def read_header(path: str | Path) -> GGUFHeader:
 def _read_prefix(cursor: _Cursor) -> tuple[int, int, int]:
     magic = cursor.data[cursor.skip(4) : 4]
     if magic != MAGIC:
-        raise cursor.bad(
-            f"the file starts with {magic!r}", "a GGUF model, which starts with b'GGUF'"
-        )
+        raise cursor.bad(f"the file starts with {magic!r}", "a GGUF model (b'GGUF')")
     version = cursor.u32()
     if version not in VERSIONS:
         raise cursor.bad(f"GGUF version {version}", f"version {' or '.join(map(str, VERSIONS))}")

@@ -1,0 +1,32 @@
+"""Model architectures: one module each, listed here. A new one is one new module and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pedsup.errors import UnsupportedError
+from pedsup_export.arch import gemma4, llama
+from pedsup_export.arch.base import Architecture, Dropped, ModelTensors, OutputTensor
+
+__all__ = ["ARCHITECTURES", "Architecture", "Dropped", "ModelTensors", "OutputTensor", "find"]
+
+ARCHITECTURES: Final[tuple[Architecture, ...]] = (gemma4.ARCHITECTURE, llama.ARCHITECTURE)
+
+
+def find(config: Mapping[str, Any], where: object) -> Architecture:
+    """The architecture of a Hugging Face `config.json`.
+
+    Raises:
+        UnsupportedError: none of ours; the message lists what is supported.
+    """
+    names = config.get("architectures") or []
+    for architecture in ARCHITECTURES:
+        if any(name in architecture.hf_names for name in names):
+            return architecture
+    supported = ", ".join(n for a in ARCHITECTURES for n in a.hf_names)
+    raise UnsupportedError(
+        f"a model of the architecture {', '.join(map(str, names)) or 'unknown'}",
+        where=where,
+        wanted=f"one of {supported}",
+    )

@@ -1,0 +1,153 @@
+"""What an architecture module provides, and the helpers that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pedsup.errors import BadFileError, MismatchError, UnsupportedError
+from pedsup.optional import require
+from pedsup_export.gguf_out import KV
+from pedsup_export.vocab import Tokenizer
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One tensor of the GGUF and where it comes from. `shape` is row-major, as in safetensors."""
+
+    name: str
+    shape: Shape
+    source: str | None
+    """Name in the checkpoint; None for a tensor that the architecture itself computes."""
+    values: np.ndarray | None = field(default=None, compare=False)
+    """float32 values of a computed tensor."""
+    head_rows: int | None = None
+    """Rows per attention head whose two rotary halves must be interleaved (llama's q and k)."""
+
+    @property
+    def ggml_shape(self) -> Shape:
+        """The same shape in ggml's order; a scalar becomes one element."""
+        return tuple(reversed(self.shape)) or (1,)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A tensor of the checkpoint that the GGUF does not hold, and why."""
+
+    source: str
+    shape: Shape
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """All tensors of a model. `counted` are dropped ones that llama.cpp's mixture still counts."""
+
+    outputs: tuple[OutputTensor, ...]
+    dropped: tuple[Dropped, ...] = ()
+    counted: tuple[OutputTensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The functions of one architecture module."""
+
+    name: str
+    """llama.cpp's name, `general.architecture`."""
+    hf_names: tuple[str, ...]
+    metadata: Callable[[Mapping[str, Any]], list[KV]]
+    """config.json -> hyperparameter entries."""
+    tensors: Callable[[Mapping[str, Any], Mapping[str, Shape], int], ModelTensors]
+    """config.json, shapes by name, number of vocabulary tokens -> tensors."""
+    vocabulary: Callable[[Tokenizer], list[KV]]
+    is_dead: Callable[[Mapping[str, Any], str], bool]
+    """Whether a tensor of the checkpoint is one that no forward pass uses."""
+
+
+class Config:
+    """Typed access to config.json with errors that name the field."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def integer(self, key: str, *, low: int = 1, high: int = 1 << 31, default: Any = None) -> int:
+        """A whole number in [low, high]."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._bad(key, value, f"a whole number from {low} to {high}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise self._bad(key, value, "a number")
+        return float(value)
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """An object, {} when it is missing."""
+        value = self.values.get(key) or {}
+        if not isinstance(value, dict):
+            raise self._bad(key, value, "an object")
+        return value
+
+    @staticmethod
+    def _bad(key: str, value: Any, wanted: str) -> BadFileError:
+        return BadFileError(
+            f"'{key}' is {value!r}",
+            where="config.json of the base",
+            wanted=wanted,
+            remedy="use the config.json that belongs to the weights",
+        )
+
+
+def name_map(architecture: str, n_layers: int) -> Callable[[str], str | None]:
+    """gguf-py's table from Hugging Face names to GGUF names for one architecture."""
+    gguf = require("gguf", extra="export")
+    arch = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == architecture)
+    table = gguf.get_tensor_name_map(arch, n_layers)
+
+    def look_up(name: str) -> str | None:
+        found = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        return None if found is None else str(found)
+
+    return look_up
+
+
+def unmapped(names: list[str], architecture: str) -> UnsupportedError:
+    """The error for checkpoint tensors that no rule places."""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return UnsupportedError(
+        f"{len(names)} tensors of the base have no place in a {architecture} GGUF: {shown}",
+        wanted="a base of the plain architecture",
+        remedy="check that the folder holds the base model and nothing else",
+    )
+
+
+def check_shape(name: str, found: Shape, wanted: Shape) -> None:
+    """Raise `MismatchError` when a checkpoint tensor is not as config.json says."""
+    if found != wanted:
+        raise MismatchError(
+            f"tensor '{name}' has the shape {list(found)}",
+            wanted=f"{list(wanted)} by config.json",
+            remedy="use the config.json that belongs to the weights",
+        )
+
+
+def check_required(outputs: list[OutputTensor], required: set[str]) -> None:
+    """Raise `BadFileError` when tensors without which llama.cpp cannot run are missing."""
+    missing = sorted(required - {o.name for o in outputs})
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        raise BadFileError(
+            f"the base lacks {len(missing)} tensors: {shown}",
+            wanted="a whole checkpoint",
+            remedy="download the base again: a shard may be missing from its index",
+        )

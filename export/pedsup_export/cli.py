@@ -1,0 +1,181 @@
+"""The command `pedsup-export`: run, verify, compare-bases."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+import pedsup
+from pedsup.errors import UsageError, border
+from pedsup.progress import say
+from pedsup_export.request import ExportRequest, ModelRef
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(pedsup.__version__, prog_name="pedsup-export")
+def cli() -> None:
+    """Turn a base model and a LoRA adapter into one verified GGUF file.
+
+    Research only, not a medical device.
+    """
+
+
+_base = click.option("--base", required=True, help="Base model: a folder, or a hub id owner/name.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@cli.command()
+@_base
+@click.option("--adapter", help="LoRA adapter (PEFT): a folder, or a hub id.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
+@click.option("--quant", default="Q4_K_M", show_default=True, help="llama.cpp file type.")
+@click.option("--base-4bit", help="The 4-bit base (bitsandbytes) the adapter was trained against.")
+@click.option(
+    "--merge-base",
+    type=click.Choice(["16bit", "4bit"]),
+    help="Which base to merge into when both are given; default: the one the adapter names.",
+)
+@click.option(
+    "--merge-dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Round the merged weight before it is quantized, as a 16-bit intermediate file would.",
+)
+@click.option(
+    "--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE",
+    help="Override the type of the tensors whose name matches; can be repeated.",
+)  # fmt: skip
+@click.option(
+    "--imatrix",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Importance matrix (llama.cpp's GGUF format).",
+)
+@click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
+@click.option("--name", help="Name shown in the file; default: adapter on base.")
+@click.option("--license", "licence", help="Licence shown in the file; default: the base's card.")
+@click.option("--revision", help="Hub revision of the base.")
+@click.option("--adapter-revision", help="Hub revision of the adapter.")
+@_json
+def run(**options: Any) -> None:
+    """Export: merge, quantize, write, prove, verify."""
+    from pedsup_export import render
+    from pedsup_export.export import check_output, execute
+    from pedsup_export.plan import make_plan
+    from pedsup_export.verify import verify
+
+    request = _request(options)
+    plan, inputs = make_plan(request)
+    if options["dry_run"]:
+        _show(render.plan_json(plan), render.plan_text(plan), options["as_json"])
+        return
+    check_output(plan)
+    say(render.summary_text(plan))
+    result = execute(plan, inputs)
+    report = verify(result.path)
+    _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
+
+
+def _request(options: dict[str, Any]) -> ExportRequest:
+    from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
+
+    base = resolve(options["base"], BASE_FILES, revision=options["revision"])
+    adapter = base_4bit = None
+    if options["adapter"]:
+        adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
+    if options["base_4bit"]:
+        base_4bit = resolve(options["base_4bit"], BASE_FILES)
+    return ExportRequest(
+        base=base,
+        adapter=adapter,
+        base_4bit=base_4bit,
+        merge_base=choose_merge_base(options["merge_base"], adapter, base_4bit),
+        out=options["out"],
+        quant=options["quant"],
+        merge_dtype=options["merge_dtype"],
+        tensor_types=tuple(_split(text) for text in options["tensor_types"]),
+        imatrix=options["imatrix"],
+        allow_unused=options["allow_unused"],
+        force=options["force"],
+        threads=options["threads"] or len(os.sched_getaffinity(0)),
+        name=options["name"],
+        license=options["licence"],
+    )
+
+
+def choose_merge_base(
+    asked: str | None, adapter: ModelRef | None, base_4bit: ModelRef | None
+) -> str | None:
+    """Which base the adapter is merged into: the one asked for, else the one it names.
+
+    An adapter trained against a 4-bit base has learned to correct that base's rounding too.
+    """
+    if base_4bit is None:
+        if asked == "4bit":
+            raise UsageError("--merge-base 4bit needs --base-4bit", remedy="give both")
+        return asked
+    if asked is not None or adapter is None:
+        return asked
+    from pedsup_export.adapter import Adapter
+
+    trained_on = Adapter.open(adapter.folder).base_model_name or ""
+    return "4bit" if "4bit" in trained_on.lower() or "nf4" in trained_on.lower() else "16bit"
+
+
+def _split(text: str) -> tuple[str, str]:
+    pattern, _, kind = text.rpartition("=")
+    return pattern, kind
+
+
+def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--base", help="The base it was made from, to prove the adapter again.")
+@click.option("--adapter", help="The adapter that must be in it.")
+@_json
+def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> None:
+    """Check a file against its manifest, and that the adapter is in it."""
+    from pedsup_export import render
+    from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.verify import verify as check
+
+    if (base is None) != (adapter is None):
+        raise UsageError("--base and --adapter go together", remedy="give both or none")
+    report = check(
+        file,
+        base=resolve(base, BASE_FILES) if base else None,
+        adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
+    )
+    _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
+
+
+@cli.command("compare-bases")
+@click.argument("base_16bit")
+@click.argument("base_4bit")
+@_json
+def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
+    """Print how far a 4-bit base is from the 16-bit one, per tensor and in sum."""
+    from pedsup_export.checkpoint import Checkpoint
+    from pedsup_export.compare_bases import compare_bases as compare
+    from pedsup_export.hub import BASE_FILES, resolve
+
+    first, second = (
+        Checkpoint.open(resolve(name, BASE_FILES).folder) for name in (base_16bit, base_4bit)
+    )
+    report = compare(first, second)
+    _show(report.as_dict(), report.table(), as_json)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    border(lambda: cli.main(standalone_mode=False))

@@ -1,0 +1,242 @@
+"""Execute a plan: check space, stream, prove, digest, publish; the manifest last.
+
+Every step leaves the old output untouched until the new one is complete and on disk.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pedsup
+from pedsup.errors import OutputError, ResourceError
+from pedsup.fsio import (
+    atomic_file,
+    lock_or_refuse,
+    partial_path,
+    publish,
+    refuse_existing,
+    sha256_file,
+)
+from pedsup.intended_use import FULL
+from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
+from pedsup.progress import byte_bar, human_bytes, say
+from pedsup_export.adapter import Adapter
+from pedsup_export.general import chosen_base
+from pedsup_export.gguf_out import KV, header_bytes, string
+from pedsup_export.plan import ExportPlan, Inputs, text_of_path, unused_text
+from pedsup_export.proof import AdapterShare, prove_adapter
+from pedsup_export.request import ModelRef
+from pedsup_export.stream import Journal, stream
+
+SPARE = 64 << 20
+"""Bytes left free on the output disk: manifest, journal, file system."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A published export."""
+
+    path: Path
+    manifest: Path
+    size: int
+    sha256: str
+    shares: tuple[AdapterShare, ...]
+
+
+def check_output(plan: ExportPlan) -> None:
+    """Refuse before the first byte: output exists, folder not writable, disk too full.
+
+    Raises:
+        OutputError, ResourceError: with what to do.
+    """
+    out = plan.request.out
+    refuse_existing(out, force=plan.request.force)
+    folder = out.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder cannot be made: {error.strerror}", where=folder
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            "the output folder is not writable",
+            where=folder,
+            remedy="choose another --out, or change the folder's permissions",
+        )
+    partial = partial_path(out)
+    there = partial.stat().st_size if partial.exists() else 0
+    needed, free = plan.output_bytes + SPARE - there, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"the disk has {human_bytes(free)} free",
+            where=folder,
+            wanted=f"{human_bytes(needed)} for the export",
+            remedy="free space, choose another --out, or a smaller --quant",
+        )
+
+
+def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
+    """Run the plan; the published file, its manifest beside it.
+
+    Raises:
+        PedsupError: anything above; the final name then still holds what it held before.
+    """
+    check_output(plan)
+    out = plan.request.out
+    partial = partial_path(out)
+    journal = Journal(partial.with_name(partial.name + ".journal"))
+    with open_partial(partial, out) as file, ThreadPoolExecutor(1) as background:
+        digests = background.submit(input_digests, plan, inputs)
+        with byte_bar(plan.output_bytes, "export") as bar:
+            tensors = stream(plan, inputs, file, journal, bar.update)
+        data_offset = len(header_bytes(plan.metadata, plan.slots))
+        shares = prove_adapter(plan, inputs, partial, data_offset)
+        core = build_core(plan, inputs, tensors, shares, _finished(digests))
+        _set_digest(plan, file, core_digest(core))
+        os.fsync(file.fileno())
+        size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(partial)
+        document = manifest_document(
+            core, {"name": out.name, "size": size, "sha256": sha256}, _now()
+        )
+        publish(partial, out)
+        write_manifest(manifest_path(out), document)
+        journal.path.unlink(missing_ok=True)
+    return ExportResult(out, manifest_path(out), size, sha256, tuple(shares))
+
+
+def open_partial(partial: Path, out: Path) -> BinaryIO:
+    """Open the partial file for reading and writing without truncating it, and lock it."""
+    file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    try:
+        lock_or_refuse(file, out)
+        # The holder of the lock may have published and renamed it meanwhile.
+        if not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            raise OutputError(
+                "another process has just written this output",
+                where=out,
+                remedy="look at it; start again if it is not what you want",
+            )
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _finished(digests: Future[dict[str, dict[str, str]]]) -> dict[str, dict[str, str]]:
+    if not digests.done():
+        say("waiting for the digests of the inputs")
+    return digests.result()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+
+
+def _set_digest(plan: ExportPlan, file: BinaryIO, digest: str) -> None:
+    """Write the header again with the manifest's digest; its length does not change."""
+    entries: list[KV] = [
+        string(DIGEST_KEY, digest) if e.key == DIGEST_KEY else e for e in plan.metadata
+    ]
+    file.seek(0)
+    file.write(header_bytes(entries, plan.slots))
+    file.flush()
+
+
+def input_digests(plan: ExportPlan, inputs: Inputs) -> dict[str, dict[str, str]]:
+    """SHA-256 of every input file: 'base' and 'adapter' -> file name -> digest."""
+    found = {"base": inputs.checkpoint.digest()}
+    if inputs.adapter is not None:
+        found["adapter"] = inputs.adapter.digest()
+    tokenizer = plan.request.base.folder / "tokenizer.json"
+    found["tokenizer"] = {tokenizer.name: sha256_file(tokenizer)}
+    if plan.request.imatrix:
+        found["imatrix"] = {plan.request.imatrix.name: sha256_file(plan.request.imatrix)}
+    return found
+
+
+def _model(ref: ModelRef, files: dict[str, str]) -> dict[str, Any]:
+    return {"name": ref.name, "revision": ref.revision, "files": files}
+
+
+def build_core(
+    plan: ExportPlan,
+    inputs: Inputs,
+    tensors: dict[str, str],
+    shares: list[AdapterShare],
+    digests: dict[str, dict[str, str]],
+) -> dict[str, Any]:
+    """The manifest's core: everything that made this file, and every tensor's digest."""
+    request = plan.request
+    values = {e.key: e.value for e in plan.metadata}
+    template = values.get("tokenizer.chat_template")
+    core: dict[str, Any] = {
+        "architecture": plan.architecture,
+        "intended_use": FULL,
+        "license": values["general.license"],
+        "base": _model(chosen_base(request), digests["base"]),
+        "tokenizer": digests["tokenizer"],
+        "chat_template_sha256": _text_digest(template),
+        "recipe": {
+            "quant": plan.file_type.name,
+            "merge_dtype": request.merge_dtype,
+            "merge_base": request.merge_base,
+            "tensor_types": [f"{p}={t}" for p, t in request.tensor_types],
+            "imatrix": {"name": text_of_path(request.imatrix), "files": digests.get("imatrix")},
+        },
+        "versions": {"pedsup": pedsup.__version__, "python": platform.python_version()},
+        "mixture": plan.mixture(),
+        "dropped": [asdict(d) for d in plan.dropped],
+        "tensors": {
+            t.slot.name: {
+                "type": t.slot.type.name,
+                "shape": list(t.slot.shape),
+                "bytes": t.slot.n_bytes,
+                "source": t.origin.source,
+                "adapted": t.adapted,
+                "sha256": tensors[t.slot.name],
+            }
+            for t in plan.tensors
+        },
+    }
+    if request.adapter and inputs.adapter:
+        core["adapter"] = {
+            **_model(request.adapter, digests["adapter"]),
+            "config": adapter_summary(inputs.adapter),
+            "unused_deltas": [unused_text(u) for u in plan.unused],
+            "shares": {s.name: round(s.share, 4) for s in shares},
+        }
+    # Through JSON once, so that the digest is that of what a reader parses.
+    return dict(json.loads(json.dumps(core)))
+
+
+def adapter_summary(adapter: Adapter) -> dict[str, Any]:
+    """What the adapter's configuration says, for the manifest."""
+    ranks = sorted({d.rank for d in adapter.deltas.values()})
+    return {
+        "trained_on": adapter.base_model_name,
+        "revision": adapter.revision,
+        "r": ranks[0] if len(ranks) == 1 else ranks,
+        "modules": len(adapter.deltas),
+        "replaced_tensors": sorted(adapter.replacements),
+    }
+
+
+def _text_digest(text: object) -> str | None:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
+
+
+def write_manifest(path: Path, document: dict[str, Any]) -> None:
+    """Write the manifest atomically."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8"))

@@ -1,0 +1,89 @@
+"""The `general.*` and `pedsup.*` metadata: what this file is, shown by any llama.cpp tool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pedsup
+from pedsup.gguf_file import ValueType
+from pedsup.intended_use import FULL, SHORT
+from pedsup.manifest import DIGEST_KEY
+from pedsup.optional import require
+from pedsup_export.gguf_out import KV, array, f32, string, u32
+from pedsup_export.request import ExportRequest, ModelRef
+
+DIGEST_PLACEHOLDER: Final = "0" * 64
+_SAMPLING: Final = {"top_k": u32, "top_p": f32, "min_p": f32, "temperature": f32}
+
+
+def general_entries(request: ExportRequest, n_params: int, file_type: int) -> list[KV]:
+    """Name, licence, provenance, recommended sampling and intended use of the export."""
+    size_label = require("gguf.utility", extra="export").size_label
+    base, adapter = chosen_base(request), request.adapter
+    name = request.name or (f"{adapter.name} on {base.name}" if adapter else base.name)
+    description = f"{SHORT['en']} {SHORT['es']}"
+    entries = [
+        string("general.type", "model"),
+        string("general.name", name),
+        string("general.description", description),
+        string("general.size_label", size_label(n_params, 0, 0, 0)),
+        string("general.quantized_by", f"pedsup {pedsup.__version__}"),
+        u32("general.quantization_version", 2),
+        u32("general.file_type", file_type),
+        string("general.license", request.license or licence_of(base.folder)),
+        u32("general.base_model.count", 1),
+        string("general.base_model.0.name", base.name),
+        array("general.tags", ValueType.STRING, ["research-only", "not-a-medical-device"]),
+    ]
+    if base.revision:
+        entries.append(string("general.base_model.0.version", base.revision))
+    entries += sampling_entries(base.folder)
+    entries += [
+        string("pedsup.version", pedsup.__version__),
+        string("pedsup.intended_use.en", FULL["en"]),
+        string("pedsup.intended_use.es", FULL["es"]),
+    ]
+    if adapter:
+        entries.append(string("pedsup.adapter.name", adapter.name))
+    # Replaced by the real digest, of the same length, when all tensors are written.
+    return [*entries, string(DIGEST_KEY, DIGEST_PLACEHOLDER)]
+
+
+def chosen_base(request: ExportRequest) -> ModelRef:
+    """The base whose weights go into the file: the 4-bit one when it was chosen for the merge."""
+    four_bit = request.base_4bit is not None and request.merge_base == "4bit"
+    return request.base_4bit if four_bit and request.base_4bit else request.base
+
+
+def licence_of(folder: Path) -> str:
+    """The `license:` of the model card's front matter, 'unknown' when there is none."""
+    card = folder / "README.md"
+    if card.is_file():
+        lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+        if lines and lines[0].strip() == "---":
+            for line in lines[1:200]:
+                if line.strip() == "---":
+                    break
+                key, _, value = line.partition(":")
+                if key.strip() == "license" and value.strip():
+                    return value.strip().strip("'\"")
+    return "unknown"
+
+
+def sampling_entries(folder: Path) -> list[KV]:
+    """`general.sampling.*` from generation_config.json, as llama.cpp's converter writes them."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return []
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return []
+    names = {"temperature": "temp"}
+    return [
+        make(f"general.sampling.{names.get(key, key)}", config[key])
+        for key, make in _SAMPLING.items()
+        if isinstance(config.get(key), int | float) and not isinstance(config.get(key), bool)
+    ]

@@ -1,0 +1,345 @@
+"""The export plan: every tensor, where it comes from, what it becomes; printable, then executed.
+
+`make_plan` opens the inputs, checks that they belong together and decides everything that can
+be decided before the first byte is written. Nothing below it makes choices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pedsup.errors import MismatchError
+from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
+from pedsup_export import arch
+from pedsup_export.adapter import Adapter
+from pedsup_export.adapter_match import (
+    DEAD_KV_NOTE,
+    MatchReport,
+    UnusedDelta,
+    base_name_warning,
+    match,
+)
+from pedsup_export.arch import Dropped, ModelTensors, OutputTensor
+from pedsup_export.checkpoint import Checkpoint
+from pedsup_export.ftypes import FileType, file_type
+from pedsup_export.general import chosen_base, general_entries
+from pedsup_export.gguf_out import KV, TensorSlot, header_bytes, lay_out, string, u32
+from pedsup_export.imatrix import Imatrix, ImatrixReport, read_imatrix
+from pedsup_export.mixture import (
+    ModelShape,
+    StoredTensor,
+    TypeChoice,
+    choose_types,
+    llama_cpp_order,
+    parse_override,
+    why_not_quantized,
+)
+from pedsup_export.request import ExportRequest
+from pedsup_export.vocab import load_tokenizer
+
+BLOCK_FLOATS = 2 << 20
+"""Weights worked on at once by one thread: 8 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the output."""
+
+    slot: TensorSlot
+    origin: OutputTensor
+    choice: TypeChoice
+    source_dtype: str
+    adapted: bool
+    rows_per_block: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the tensor as a matrix of `slot.shape[0]` columns."""
+        return int(np.prod(self.slot.shape[1:], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything an export will do. Sizes in bytes."""
+
+    request: ExportRequest
+    architecture: str
+    file_type: FileType
+    metadata: tuple[KV, ...] = field(repr=False)
+    tensors: tuple[TensorPlan, ...] = field(repr=False)
+    dropped: tuple[Dropped, ...]
+    unused: tuple[UnusedDelta, ...]
+    imatrix: ImatrixReport | None
+    warnings: tuple[str, ...]
+    input_bytes: int
+    output_bytes: int
+    memory_bytes: int
+    """Expected peak beside the mapped input."""
+
+    @property
+    def slots(self) -> list[TensorSlot]:
+        return [t.slot for t in self.tensors]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides the output's bytes but the inputs' contents."""
+        request = self.request
+        facts = [
+            str(request.base.folder.resolve()),
+            str(request.adapter.folder.resolve()) if request.adapter else None,
+            str(request.base_4bit.folder.resolve()) if request.base_4bit else None,
+            request.merge_base,
+            request.merge_dtype,
+            str(request.imatrix.resolve()) if request.imatrix else None,
+            self.input_bytes,
+        ]
+        text = hashlib.sha256(json.dumps(facts).encode())
+        text.update(header_bytes(self.metadata, self.slots))
+        return text.hexdigest()
+
+    def mixture(self) -> dict[str, dict[str, int]]:
+        """Type name -> how many tensors and bytes."""
+        tensors, n_bytes = Counter[str](), Counter[str]()
+        for plan in self.tensors:
+            tensors[plan.slot.type.name] += 1
+            n_bytes[plan.slot.type.name] += plan.slot.n_bytes
+        return {t: {"tensors": n, "bytes": n_bytes[t]} for t, n in tensors.most_common()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened inputs that a plan was made from; the writer reads them."""
+
+    checkpoint: Checkpoint
+    adapter: Adapter | None
+    matches: MatchReport | None
+    imatrix: Imatrix | None
+
+
+def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
+    """Open and check base, adapter and importance matrix, and plan the export.
+
+    Raises:
+        PedsupError: an input is damaged, unsupported, or does not belong to the others.
+    """
+    kind = file_type(request.quant)
+    reference = Checkpoint.open(chosen_base(request).folder)
+    architecture = arch.find(reference.config, reference.folder)
+    vocabulary = architecture.vocabulary(load_tokenizer(request.base.folder))
+    shapes = {name: source.shape for name, source in reference.tensors.items()}
+    model = architecture.tensors(reference.config, shapes, _n_tokens(vocabulary))
+    adapter = Adapter.open(request.adapter.folder) if request.adapter else None
+    matches = _match(request, adapter, reference, architecture, model)
+    imatrix = read_imatrix(request.imatrix) if request.imatrix else None
+    hyper = architecture.metadata(reference.config)
+    choices = _choose(request, kind, reference, model, hyper, imatrix is not None)
+    tensors = _tensor_plans(model, choices, reference, matches)
+    n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
+    metadata = (
+        string("general.architecture", architecture.name),
+        *general_entries(request, n_params, kind.number),
+        *hyper,
+        *vocabulary,
+        *_imatrix_entries(imatrix),
+    )
+    plan = ExportPlan(
+        request=request,
+        architecture=architecture.name,
+        file_type=kind,
+        metadata=metadata,
+        tensors=tensors,
+        dropped=model.dropped,
+        unused=matches.unused if matches else (),
+        imatrix=_imatrix_report(imatrix, tensors, kind),
+        warnings=_warnings(request, adapter, matches),
+        input_bytes=reference.n_bytes,
+        output_bytes=_output_bytes(metadata, tensors),
+        memory_bytes=memory_estimate(tensors, request.threads, adapter),
+    )
+    return plan, Inputs(reference, adapter, matches, imatrix)
+
+
+def _n_tokens(vocabulary: Sequence[KV]) -> int:
+    return next(len(e.value) for e in vocabulary if e.key == "tokenizer.ggml.tokens")
+
+
+def _match(
+    request: ExportRequest,
+    adapter: Adapter | None,
+    reference: Checkpoint,
+    architecture: arch.Architecture,
+    model: ModelTensors,
+) -> MatchReport | None:
+    """Bring the adapter's deltas to base tensors; unused ones are refused unless allowed."""
+    if adapter is None:
+        return None
+    placed = {o.source for o in model.outputs if o.source}
+    report = match(
+        adapter,
+        {n: s.shape for n, s in reference.tensors.items() if n in placed},
+        is_dead=lambda name: architecture.is_dead(reference.config, name),
+    )
+    if report.unused and not request.allow_unused:
+        listed = "\n".join(f"    {unused_text(u)}" for u in report.unused[:40])
+        more = f"\n    and {len(report.unused) - 40} more" if len(report.unused) > 40 else ""
+        raise MismatchError(
+            f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF:\n"
+            f"{listed}{more}",
+            where=adapter.folder,
+            wanted="an adapter whose every delta is used",
+            remedy=(f"{DEAD_KV_NOTE}\n          " if report.wrong_forward_pass else "")
+            + "train on the language model's own projections only, or give --allow-unused to "
+            "export without these",
+        )
+    return report
+
+
+def unused_text(unused: UnusedDelta) -> str:
+    """One line about a delta that nothing takes."""
+    return f"{unused.module} (norm {unused.norm:.4g}): {unused.reason}"
+
+
+def _warnings(
+    request: ExportRequest, adapter: Adapter | None, matches: MatchReport | None
+) -> tuple[str, ...]:
+    if adapter is None or matches is None:
+        return ()
+    warnings = list(matches.warnings)
+    if matches.wrong_forward_pass:
+        warnings.append(DEAD_KV_NOTE)
+    if other := base_name_warning(adapter, chosen_base(request).name):
+        warnings.append(other)
+    return tuple(warnings)
+
+
+def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:
+    """The type of a matrix that is never quantized.
+
+    With --quant F32, F16 or BF16 it is that type; with a 16-bit --merge-dtype that of the
+    intermediate file which the option stands for; else the checkpoint's own (`--outtype auto`).
+    """
+    if not kind.is_quantized:
+        return kind.default
+    rounded = {"bfloat16": "BF16", "float16": "F16"}
+    sixteen_bit = {"BF16": "BF16", "F16": "F16", "NF4": "BF16", "FP4": "BF16"}
+    return BY_NAME[rounded.get(merge_dtype) or sixteen_bit.get(dtype) or "F32"]
+
+
+def _stored(tensor: OutputTensor, kind: FileType, dtype: str, merge_dtype: str) -> StoredTensor:
+    # Norms, vectors and computed tensors are float32 in every GGUF (conversion/base.py).
+    plain = (
+        len(tensor.shape) <= 1
+        or tensor.name.endswith("_norm.weight")
+        or not tensor.name.endswith(".weight")
+    )
+    kept = BY_NAME["F32"] if plain else stored_type(kind, dtype, merge_dtype)
+    return StoredTensor(tensor.ggml_shape, kept)
+
+
+def _choose(
+    request: ExportRequest,
+    kind: FileType,
+    reference: Checkpoint,
+    model: ModelTensors,
+    hyper: Sequence[KV],
+    has_imatrix: bool,
+) -> dict[str, TypeChoice]:
+    """llama.cpp's mixture over all tensors that its converter would have written."""
+
+    def dtype(tensor: OutputTensor) -> str:
+        return reference.tensors[tensor.source].dtype_name if tensor.source else "F32"
+
+    values = {e.key.partition(".")[2]: e.value for e in hyper}
+    kv_heads = values["attention.head_count_kv"]
+    return choose_types(
+        {
+            t.name: _stored(t, kind, dtype(t), request.merge_dtype)
+            for t in (*model.outputs, *model.counted)
+        },
+        file_type=kind,
+        model=ModelShape(
+            arch=hyper[0].key.partition(".")[0],
+            n_layer=values["block_count"],
+            n_head=values["attention.head_count"],
+            n_head_kv=kv_heads if isinstance(kv_heads, int) else kv_heads[0],
+        ),
+        has_imatrix=has_imatrix,
+        overrides=[parse_override(f"{p}={t}") for p, t in request.tensor_types],
+    )
+
+
+def _tensor_plans(
+    model: ModelTensors,
+    choices: dict[str, TypeChoice],
+    reference: Checkpoint,
+    matches: MatchReport | None,
+) -> tuple[TensorPlan, ...]:
+    by_name = {o.name: o for o in model.outputs}
+    order = llama_cpp_order(by_name)
+    slots = lay_out((n, by_name[n].ggml_shape, choices[n].type) for n in order)
+    adapted = matches.matched if matches else {}
+    plans = []
+    for slot in slots:
+        origin = by_name[slot.name]
+        source = origin.source
+        group = origin.head_rows or 1
+        rows = max(1, BLOCK_FLOATS // slot.shape[0] // group) * group
+        dtype = reference.tensors[source].dtype_name if source else "computed"
+        plans.append(TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows))
+    return tuple(plans)
+
+
+def _imatrix_entries(imatrix: Imatrix | None) -> list[KV]:
+    if imatrix is None:
+        return []
+    return [
+        u32(key, value) if isinstance(value, int) else string(key, value)
+        for key, value in imatrix.metadata().items()
+    ]
+
+
+def _imatrix_report(
+    imatrix: Imatrix | None, tensors: Sequence[TensorPlan], kind: FileType
+) -> ImatrixReport | None:
+    if imatrix is None:
+        return None
+    quantized = {
+        t.slot.name: t.slot.shape
+        for t in tensors
+        if kind.is_quantized and not why_not_quantized(t.slot.name, t.slot.shape)
+    }
+    return imatrix.report(quantized)
+
+
+def _output_bytes(metadata: Sequence[KV], tensors: Sequence[TensorPlan]) -> int:
+    slots = [t.slot for t in tensors]
+    last = slots[-1]
+    return len(header_bytes(metadata, slots)) + last.offset + last.n_bytes
+
+
+def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
+    """Expected peak in bytes beside the mapped input: interpreter, vocabulary, blocks in flight.
+
+    Each thread holds one float32 block, its delta and its packed form; as many packed blocks
+    wait for the writer. The adapter is held in float32.
+    """
+    floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
+    fixed = 250 << 20
+    return fixed + floats * 4 * (threads + 1) + (adapter_bytes(adapter) if adapter else 0)
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Bytes of the adapter's matrices in float32."""
+    return sum(d.a.nbytes + d.b.nbytes for d in adapter.deltas.values())
+
+
+def text_of_path(path: Path | None) -> str | None:
+    """A path for the manifest: the name alone, no private folders."""
+    return path.name if path else None

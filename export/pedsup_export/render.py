@@ -1,0 +1,143 @@
+"""Plans, reports and results as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pedsup.progress import human_bytes
+from pedsup_export.export import ExportResult
+from pedsup_export.plan import ExportPlan, unused_text
+from pedsup_export.verify import VerifyReport
+
+
+def plan_text(plan: ExportPlan) -> str:
+    """The whole plan: one line per tensor, then the totals."""
+    width = max(len(t.slot.name) for t in plan.tensors)
+    lines = [
+        f"{'tensor':<{width}}  {'shape':>15}  {'from':<9} {'adapter':<7} {'type':<6} "
+        f"{'size':>11}  why",
+    ]
+    for t in plan.tensors:
+        shape = "x".join(map(str, t.slot.shape))
+        lines.append(
+            f"{t.slot.name:<{width}}  {shape:>15}  {t.source_dtype:<9} "
+            f"{'yes' if t.adapted else '-':<7} {t.slot.type.name:<6} "
+            f"{human_bytes(t.slot.n_bytes):>11}  {t.choice.reason}"
+        )
+    return "\n".join([*lines, "", summary_text(plan)])
+
+
+def summary_text(plan: ExportPlan) -> str:
+    """What the plan comes to: mixture, sizes, and everything that is left out."""
+    adapted = sum(t.adapted for t in plan.tensors)
+    weights = sum(t.n_rows * t.slot.shape[0] for t in plan.tensors)
+    bits = 8 * sum(t.slot.n_bytes for t in plan.tensors) / weights
+    mixture = ", ".join(f"{v['tensors']} {k}" for k, v in plan.mixture().items())
+    request = plan.request
+    lines = [
+        f"architecture  {plan.architecture}",
+        f"base          {request.base.name}"
+        + (f", merged into {request.base_4bit.name}" if request.merge_base == "4bit" and
+           request.base_4bit else ""),
+        f"adapter       {request.adapter.name if request.adapter else 'none'}"
+        + (f", in {adapted} of {len(plan.tensors)} tensors" if request.adapter else ""),
+        f"type          {plan.file_type.name} ({mixture}), {bits:.2f} bits per weight",
+        f"merge         in float32, then {request.merge_dtype}",
+        f"output        {request.out}",
+        f"reads         {human_bytes(plan.input_bytes)}",
+        f"disk          {human_bytes(plan.output_bytes)}",
+        f"memory        {human_bytes(plan.memory_bytes)} beside the mapped input",
+    ]  # fmt: skip
+    lines += _left_out(plan)
+    return "\n".join(lines)
+
+
+def _left_out(plan: ExportPlan) -> list[str]:
+    reasons: dict[str, int] = {}
+    for d in plan.dropped:
+        kind = "dead K/V projections of KV-shared layers" if "dead" in d.reason else d.reason
+        reasons[kind] = reasons.get(kind, 0) + 1
+    lines = [f"not in file   {n} tensors: {reason}" for reason, n in reasons.items()]
+    lines += [f"unused delta  {unused_text(u)}" for u in plan.unused]
+    if plan.imatrix is not None:
+        lines.append(
+            f"imatrix       {len(plan.imatrix.used)} tensors weighted, "
+            f"{len(plan.imatrix.missing)} without an entry, "
+            f"{len(plan.imatrix.unused)} entries unused"
+        )
+    return lines + [f"warning       {w}" for w in plan.warnings]
+
+
+def plan_json(plan: ExportPlan) -> dict[str, Any]:
+    """The plan as a JSON document."""
+    return {
+        "architecture": plan.architecture,
+        "quant": plan.file_type.name,
+        "output": str(plan.request.out),
+        "input_bytes": plan.input_bytes,
+        "output_bytes": plan.output_bytes,
+        "memory_bytes": plan.memory_bytes,
+        "mixture": plan.mixture(),
+        "tensors": [
+            {
+                "name": t.slot.name,
+                "shape": list(t.slot.shape),
+                "source": t.origin.source,
+                "source_dtype": t.source_dtype,
+                "adapted": t.adapted,
+                "type": t.slot.type.name,
+                "bytes": t.slot.n_bytes,
+                "reason": t.choice.reason,
+            }
+            for t in plan.tensors
+        ],
+        "dropped": [{"source": d.source, "reason": d.reason} for d in plan.dropped],
+        "unused_deltas": [unused_text(u) for u in plan.unused],
+        "warnings": list(plan.warnings),
+    }
+
+
+def result_text(result: ExportResult, report: VerifyReport) -> str:
+    """What the user has now, and the command that runs it."""
+    lines = [
+        f"file      {result.path}",
+        f"size      {human_bytes(result.size)} ({result.size} bytes)",
+        f"sha256    {result.sha256}",
+        f"manifest  {result.manifest}",
+        f"verified  {verified_text(report)}",
+        f"run       pedsup-run {result.path}",
+    ]
+    return "\n".join(lines)
+
+
+def verified_text(report: VerifyReport) -> str:
+    """One line: what was checked."""
+    text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
+    shares = [s.share for s in report.shares] if report.shares is not None else []
+    if shares:
+        mean = sum(shares) / len(shares)
+        return f"{text}; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
+    if recorded := list(report.recorded_shares.values()):
+        return (
+            f"{text}; adapter in {sum(s > 0.5 for s in recorded)} of {len(recorded)} tensors when "
+            "it was exported (give --base and --adapter to check again)"
+        )
+    return f"{text}; the file was exported without an adapter"
+
+
+def verify_json(report: VerifyReport) -> dict[str, Any]:
+    """The report as a JSON document."""
+    return {
+        "path": str(report.path),
+        "size": report.size,
+        "sha256": report.sha256,
+        "architecture": report.architecture,
+        "tensors": report.n_tensors,
+        "core_sha256": report.manifest.core_sha256,
+        "adapter_checked": report.shares is not None,
+        "adapter_shares": (
+            {s.name: s.share for s in report.shares}
+            if report.shares is not None
+            else report.recorded_shares
+        ),
+    }

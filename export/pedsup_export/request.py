@@ -1,0 +1,48 @@
+"""What the user asked for: one frozen record, made by the command line, read by the planner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pedsup_export.floats import RoundTo
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base or adapter: the folder it lies in, and where it came from."""
+
+    folder: Path
+    name: str
+    """Hub id, or the folder's name."""
+    revision: str | None = None
+    """Commit of the hub repository; None for a plain folder."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """One export.
+
+    Attributes:
+        base: the checkpoint whose config, tokenizer and unadapted tensors are used.
+        merge_base: '16bit' or '4bit' when `base_4bit` is given too; the adapter is merged
+            into that one and all tensors come from it.
+        merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
+            or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
+        tensor_types: (regular expression, type name) pairs that override the mixture.
+    """
+
+    base: ModelRef
+    out: Path
+    adapter: ModelRef | None = None
+    base_4bit: ModelRef | None = None
+    merge_base: str | None = None
+    quant: str = "Q4_K_M"
+    merge_dtype: RoundTo = "float32"
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    imatrix: Path | None = None
+    allow_unused: bool = False
+    force: bool = False
+    threads: int = 2
+    name: str | None = None
+    license: str | None = None

@@ -1,0 +1,65 @@
+"""The float32 rows of an output tensor: read, merge the adapter, put rotary halves in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pedsup_export.floats import RoundTo
+from pedsup_export.merge import merged
+from pedsup_export.plan import Inputs, TensorPlan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.float32]
+
+
+def blocks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
+    """Row ranges [lo, hi) of a tensor, the same whatever the number of threads."""
+    for lo in range(0, tensor.n_rows, tensor.rows_per_block):
+        yield lo, min(lo + tensor.rows_per_block, tensor.n_rows)
+
+
+def base_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int) -> Rows:
+    """Rows lo to hi without the adapter, float32 [hi - lo, n_per_row], in the GGUF's order."""
+    return _rows(tensor, inputs, lo, hi, None)
+
+
+def final_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo) -> Rows:
+    """Rows lo to hi as they are quantized: with the adapter, rounded to `merge_dtype`."""
+    return _rows(tensor, inputs, lo, hi, merge_dtype)
+
+
+def _rows(
+    tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo | None
+) -> Rows:
+    n_per_row = tensor.slot.shape[0]
+    if tensor.origin.values is not None:
+        return np.ascontiguousarray(tensor.origin.values.reshape(-1, n_per_row)[lo:hi])
+    assert tensor.origin.source is not None
+    source = inputs.checkpoint.tensors[tensor.origin.source]
+    is_matrix = len(source.shape) > 1
+    if merge_dtype is not None:
+        change = inputs.matches.matched.get(source.name) if inputs.matches else None
+        # A 16-bit intermediate file keeps vectors and norms in float32.
+        plain = not is_matrix or tensor.slot.name.endswith("_norm.weight")
+        source = merged(source, change, "float32" if plain else merge_dtype)
+    if not is_matrix:
+        values = source.rows(0, source.shape[0] if source.shape else 1)
+        return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
+    return _interleaved(source.rows(lo, hi), tensor)
+
+
+def _interleaved(rows: Rows, tensor: TensorPlan) -> Rows:
+    """Llama's q and k: transformers keeps the rotary halves apart, llama.cpp in pairs.
+
+    Row (half, i) of a head becomes row (i, half): `LlamaModel.permute` in conversion/llama.py.
+    """
+    head = tensor.origin.head_rows
+    if head is None:
+        return np.ascontiguousarray(rows)
+    shaped = rows.reshape(-1, 2, head // 2, rows.shape[1])
+    return np.ascontiguousarray(shaped.swapaxes(1, 2).reshape(rows.shape))

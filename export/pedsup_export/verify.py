@@ -1,0 +1,159 @@
+"""Reopen a result and check it: structure, digests, and that the adapter is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from pedsup.errors import MismatchError
+from pedsup.fsio import CHUNK, sha256_file
+from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+from pedsup.progress import byte_bar
+from pedsup_export.gguf_out import TensorSlot
+from pedsup_export.plan import make_plan
+from pedsup_export.proof import AdapterShare, prove_adapter
+from pedsup_export.request import ExportRequest, ModelRef
+
+_COPY = "copy the file and its manifest again from where they were exported"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked. `shares` is None when base and adapter were not given."""
+
+    path: Path
+    size: int
+    sha256: str
+    n_tensors: int
+    architecture: str
+    manifest: Manifest
+    shares: tuple[AdapterShare, ...] | None
+
+    @property
+    def recorded_shares(self) -> dict[str, float]:
+        """The adapter's share per tensor as measured at export."""
+        shares: dict[str, float] = self.manifest.core.get("adapter", {}).get("shares", {})
+        return shares
+
+
+def verify(
+    path: Path, *, base: ModelRef | None = None, adapter: ModelRef | None = None
+) -> VerifyReport:
+    """Check a model file against its manifest, and the adapter again when its sources are given.
+
+    Raises:
+        BadFileError: the file or the manifest is damaged.
+        MismatchError: a digest differs, or the adapter is not in the file.
+    """
+    header = read_header(path)
+    manifest = read_manifest(manifest_path(path))
+    _check_identity(header, manifest)
+    _check_tensors(header, manifest)
+    sha256 = sha256_file(path)
+    if sha256 != manifest.file["sha256"]:
+        raise _differs("the whole file", sha256, manifest.file["sha256"], path)
+    shares = None
+    if base is not None and adapter is not None:
+        shares = tuple(_prove_again(path, header, manifest, base, adapter))
+    return VerifyReport(
+        path,
+        header.file_size,
+        sha256,
+        len(header.tensors),
+        header.architecture,
+        manifest,
+        shares,
+    )
+
+
+def _differs(what: str, found: object, wanted: object, path: Path) -> MismatchError:
+    return MismatchError(
+        f"{what} differs from the manifest: {found}",
+        where=path,
+        wanted=str(wanted),
+        remedy=_COPY,
+    )
+
+
+def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
+    recorded = header.metadata.get(DIGEST_KEY)
+    if recorded != manifest.core_sha256:
+        raise MismatchError(
+            "this manifest belongs to another file",
+            where=manifest.path,
+            wanted=f"the manifest with the digest {recorded}",
+            remedy=_COPY,
+        )
+    if header.file_size != manifest.file["size"]:
+        raise _differs("the size", header.file_size, manifest.file["size"], header.path)
+    if header.tensors.keys() != manifest.tensors.keys():
+        odd = sorted(header.tensors.keys() ^ manifest.tensors.keys())
+        raise _differs("the list of tensors", odd[:5], "the same names", header.path)
+    template = header.metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        digest = hashlib.sha256(template.encode()).hexdigest()
+        if digest != manifest.core["chat_template_sha256"]:
+            wanted = manifest.core["chat_template_sha256"]
+            raise _differs("the chat template", digest, wanted, header.path)
+
+
+def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
+    total = sum(t.n_bytes for t in header.tensors.values())
+    with header.path.open("rb") as file, byte_bar(total, "verify") as bar:
+        for tensor in header.tensors.values():
+            wanted = manifest.tensors[tensor.name]
+            if (tensor.type.name, list(tensor.shape)) != (wanted["type"], wanted["shape"]):
+                found = f"{tensor.type.name} {list(tensor.shape)}"
+                raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
+            file.seek(header.data_offset + tensor.offset)
+            digest = _digest(file, tensor.n_bytes)
+            if digest != wanted["sha256"]:
+                raise _differs(f"tensor '{tensor.name}'", digest, wanted["sha256"], header.path)
+            bar.update(tensor.n_bytes)
+
+
+def _digest(file: BinaryIO, n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    while n_bytes and (piece := file.read(min(CHUNK, n_bytes))):
+        digest.update(piece)
+        n_bytes -= len(piece)
+    return digest.hexdigest()
+
+
+def _prove_again(
+    path: Path, header: GGUFHeader, manifest: Manifest, base: ModelRef, adapter: ModelRef
+) -> list[AdapterShare]:
+    """Merge the sampled rows again and compare them with the file's own tensors."""
+    request = ExportRequest(
+        base=base,
+        adapter=adapter,
+        out=path,
+        merge_dtype=manifest.core["recipe"]["merge_dtype"],
+        allow_unused=True,
+    )
+    plan, inputs = make_plan(request)
+    _check_sources(manifest, "base", inputs.checkpoint.digest())
+    if inputs.adapter is not None:
+        _check_sources(manifest, "adapter", inputs.adapter.digest())
+    if [t.slot.name for t in plan.tensors] != list(header.tensors):
+        raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), path)
+    # Types and offsets are the file's own: an override or an imatrix may have chosen others.
+    tensors = tuple(
+        replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
+        for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
+    )
+    return prove_adapter(replace(plan, tensors=tensors), inputs, path, header.data_offset)
+
+
+def _check_sources(manifest: Manifest, what: str, found: dict[str, str]) -> None:
+    wanted = manifest.core.get(what, {}).get("files")
+    if found != wanted:
+        raise MismatchError(
+            f"this {what} is not the one that was exported",
+            wanted=json.dumps(wanted),
+            remedy=f"give the {what} that the manifest names",
+        )

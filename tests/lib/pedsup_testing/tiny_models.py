@@ -1,0 +1,220 @@
+"""Tiny random models with a real shape: Hugging Face folders built by transformers itself.
+
+`llama(folder)` and `gemma4(folder, shape="e4b" | "e2b")` write config, float32 safetensors and a
+small tokenizer of Gemma's kind whose control tokens have Gemma 4's real ids. Weights are random
+but of a size that makes the logits differ between tokens, norms are not all one, so that a
+swapped or dropped tensor shows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "The child has a fever and a cough. El niño tiene fiebre y tos. Oral rehydration helps a child "
+    "with diarrhea. La rehidratación oral ayuda al niño con diarrea. Check the breathing rate and "
+    "the weight. Controle la frecuencia respiratoria y el peso. Vaccines protect infants. Las "
+    "vacunas protegen a los lactantes. Which of these signs is an emergency? ¿Cuál de estos signos "
+    "es una urgencia? A professional reviews every answer. Un profesional revisa cada respuesta."
+)
+VOCAB_SIZE = 768
+N_MERGES = 240
+_CONTROL = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>", 46: "<|tool>",
+            47: "<tool|>", 98: "<|think|>", 105: "<|turn>", 106: "<turn|>"}  # fmt: skip
+_VISIBLE = {48: "<|tool_call>", 49: "<tool_call|>", 50: "<|tool_response>", 51: "<tool_response|>",
+            52: '<|"|>', 100: "<|channel>", 101: "<channel|>"}  # fmt: skip
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|turn>{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
+    "{{ message['content'] | trim }}<turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+
+
+def write_tokenizer(folder: Path, *, chat_template: str = CHAT_TEMPLATE) -> None:
+    """Byte-fallback BPE with Gemma 4's control token ids; `VOCAB_SIZE` tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    alphabet = sorted(set(TEXT.replace(" ", "▁")) | {chr(c) for c in range(33, 127)})
+    trained.train_from_iterator(
+        [TEXT],
+        trainers.BpeTrainer(
+            vocab_size=len(alphabet) + N_MERGES, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    learned = json.loads(trained.to_str())["model"]
+    names = {**_CONTROL, **_VISIBLE}
+    tokens = [names.get(i, f"<unused{i}>") for i in range(107)] + ["\n"]
+    tokens += [f"<0x{i:02X}>" for i in range(256)]
+    tokens += sorted(learned["vocab"], key=learned["vocab"].get)
+    tokens += [f"<unused{i}>" for i in range(len(tokens), VOCAB_SIZE)]
+    assert len(tokens) == len(set(tokens)) == VOCAB_SIZE
+    bos = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": i in _CONTROL}
+            for i, text in sorted(names.items())
+        ],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "},
+                          "behavior": "MergedWithPrevious", "invert": False},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [bos, {"Sequence": {"id": "A", "type_id": 0}},
+                     {"SpecialToken": {"id": "<bos>", "type_id": 1}},
+                     {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": "<unk>",
+            "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True,
+            "byte_fallback": True, "ignore_merges": False,
+            "vocab": {token: i for i, token in enumerate(tokens)}, "merges": learned["merges"],
+        },
+    }  # fmt: skip
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+        "model_max_length": 131072,
+        "extra_special_tokens": [text for i, text in sorted(_CONTROL.items()) if i > 4],
+        "chat_template": chat_template,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (("tokenizer.json", document), ("tokenizer_config.json", config)):
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def gemma4_text_config(shape: str = "e4b", **overrides: Any) -> Any:
+    """A small `Gemma4TextConfig`: two head sizes, KV-shared layers, per-layer embeddings, softcap.
+
+    "e2b" has a double-wide feed-forward in its shared layers. The sliding window (16) is
+    shorter than a test prompt. Rows are multiples of 256, so that K-quants apply.
+    """
+    from transformers import Gemma4TextConfig
+
+    layers = 8
+    pattern = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    values: dict[str, Any] = dict(
+        vocab_size=VOCAB_SIZE,
+        vocab_size_per_layer_input=VOCAB_SIZE,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=1 if shape == "e2b" else 2,
+        head_dim=64,
+        global_head_dim=128,
+        hidden_size_per_layer_input=32,
+        num_kv_shared_layers=4,
+        use_double_wide_mlp=shape == "e2b",
+        sliding_window=16,
+        layer_types=(pattern * layers)[:layers],
+        final_logit_softcapping=30.0,
+        max_position_embeddings=2048,
+        initializer_range=0.08,
+        dtype="float32",
+    )
+    return Gemma4TextConfig(**{**values, **overrides})
+
+
+def gemma4(folder: Path, *, shape: str = "e4b", seed: int = 0, **overrides: Any) -> Path:
+    """Write a tiny `Gemma4ForCausalLM` folder and return it."""
+    from transformers import Gemma4ForCausalLM
+
+    return _save(folder, Gemma4ForCausalLM, gemma4_text_config(shape, **overrides), seed)
+
+
+def gemma4_multimodal(folder: Path, *, shape: str = "e4b", seed: int = 0) -> Path:
+    """Write a tiny `Gemma4ForConditionalGeneration` folder with vision and audio towers."""
+    from transformers import Gemma4AudioConfig, Gemma4Config, Gemma4VisionConfig
+    from transformers import Gemma4ForConditionalGeneration as Model
+
+    vision = Gemma4VisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16, patch_size=4,
+    )  # fmt: skip
+    audio = Gemma4AudioConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, output_proj_dims=32
+    )
+    config = Gemma4Config(
+        text_config=gemma4_text_config(shape), vision_config=vision, audio_config=audio
+    )
+    return _save(folder, Model, config, seed)
+
+
+def llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
+    """Write a tiny `LlamaForCausalLM` folder (grouped-query attention, tied) and return it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    values: dict[str, Any] = dict(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.08,
+        dtype="float32",
+    )
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**{**values, **overrides}), seed)
+
+
+def lora(folder: Path, base: Path, *, seed: int = 1, **overrides: Any) -> Path:
+    """Write a PEFT LoRA adapter for `base` whose two halves are random and not zero."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    values: dict[str, Any] = dict(
+        r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(**{**values, **overrides}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.02)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _save(folder: Path, model_class: Any, config: Any, seed: int) -> Path:
+    import torch
+
+    torch.manual_seed(seed)
+    model = model_class(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.uniform_(0.8, 1.2)
+    model.to(torch.float32).eval()
+    model.save_pretrained(folder)
+    write_tokenizer(Path(folder))
+    return Path(folder)
