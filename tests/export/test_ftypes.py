@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import llama_cpp
 import pytest
+
 from pedsup.errors import UsageError
 from pedsup_export.ftypes import FILE_TYPES, file_type
 

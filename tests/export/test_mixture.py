@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pedsup_testing import made_gguf, quantize_oracle
+from pedsup_testing.made_gguf import Made, stored_type
+
 from pedsup.errors import UsageError
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.ftypes import FILE_TYPES, file_type
@@ -15,8 +18,6 @@ from pedsup_export.mixture import (
     llama_cpp_order,
     parse_override,
 )
-from pedsup_testing import made_gguf, quantize_oracle
-from pedsup_testing.made_gguf import Made, stored_type
 
 SHAPES = {
     "smollm2": lambda: made_gguf.llama(30, 576, (9, 3), 1536, 49152, tied=True),
