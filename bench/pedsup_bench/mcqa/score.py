@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tqdm import tqdm
-
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.errors import UnsupportedError
+from pedsup_bench.bars import item_bar
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
@@ -123,5 +122,9 @@ def score_all(
     """Score every question with the model at `path`."""
     with LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model:
         scorer = Scorer(model, allow_template=allow_template)
-        bar = tqdm(questions, desc=f"questions {path.name}", unit="q", delay=2.0)
-        return [scorer.score(question) for question in bar]
+        scored = []
+        with item_bar(len(questions), path.name, "question") as bar:
+            for question in questions:
+                scored.append(scorer.score(question))
+                bar.update()
+        return scored

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tqdm import tqdm
 
 from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup_bench.bars import item_bar
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
@@ -190,10 +190,12 @@ def _write_logits(
             where=path,
             remedy="give --reference to make the rest",
         )
-    bar = tqdm(missing, desc=f"reference {part.text.name}", unit="window", delay=2.0)
-    for window in bar:
-        assert live is not None
-        ref.append_chunk(path, live, window)
+    label = f"reference {part.text.name}"
+    with item_bar(len(part.windows), label, "window", initial=start) as bar:
+        for window in missing:
+            assert live is not None
+            ref.append_chunk(path, live, window)
+            bar.update()
 
 
 def _vocabulary(header: GGUFHeader) -> tuple[int, Any]:
@@ -216,4 +218,4 @@ def _key(plan: QualityPlan) -> dict[str, Any]:
 
 def _bar(cut: list[TextTokens], done: int) -> Any:
     total = sum(1 for _ in chain.from_iterable(part.windows for part in cut))
-    return tqdm(total=total, initial=min(done, total), desc="quality", unit="window", delay=2.0)
+    return item_bar(total, "quality", "window", initial=min(done, total))

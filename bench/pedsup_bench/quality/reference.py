@@ -30,6 +30,8 @@ MAGIC: Final = b"_logits_"
 HEADER: Final = struct.Struct("<8sIii")
 REACH: Final = np.float32(16.0)
 """Nats below the largest logit that the file still tells apart."""
+SMALLEST_STEP: Final = np.float32(1e-30)
+"""Its reciprocal is still a float32."""
 MAX_VOCAB: Final = 1 << 22
 
 
@@ -164,7 +166,8 @@ def encode_rows(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
     total = np.exp(logits - top).astype(np.float64).sum(axis=-1, keepdims=True)
     log_total = np.log(total).astype(np.float32)
     scale = (top - low) / np.float32(65535)
-    safe = np.where(scale > 0, scale, np.float32(1))
+    # All logits equal (or as good as): every code is then 0.
+    safe = np.where(scale > SMALLEST_STEP, scale, np.float32(1))
     codes = np.rint((np.float32(1) / safe) * (np.maximum(logits, low) - low))
     out = np.zeros((len(logits), row_codes(logits.shape[1])), dtype="<u2")
     out[:, 0:2] = scale.astype("<f4").view("<u2")
