@@ -27,6 +27,7 @@ and more waiting of its threads for one another."""
 N_BATCH: Final = 512
 LOAD_MODE_MMAP: Final = 1
 FLASH_ATTENTION_OFF: Final = 0
+GGML_TYPE_F32: Final = 0
 
 FloatRows = NDArray[np.float32]
 
@@ -38,13 +39,16 @@ class LogitModel:
         path: the GGUF.
         n_ctx: context in tokens.
         n_threads: threads of llama.cpp.
+        cache_f32: keep keys and values in float32 and not, as usual, in float16.
 
     Raises:
         EngineError: llama.cpp cannot load the file.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, n_threads: int) -> None:
-        self.path, self.n_ctx = path, n_ctx
+    def __init__(
+        self, path: Path, *, n_ctx: int, n_threads: int, cache_f32: bool = False
+    ) -> None:
+        self.path, self.n_ctx, self._cache_f32 = path, n_ctx, cache_f32
         self._lib = lib = llama_bindings.load()
         self._model = self._ctx = self._batch = None
         self._cached: list[int] = []
@@ -144,6 +148,8 @@ class LogitModel:
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_BATCH
         params.n_seq_max, params.n_outputs_max = 1, DECODE_ROWS
         params.n_threads = params.n_threads_batch = n_threads
+        if self._cache_f32:
+            params.type_k = params.type_v = GGML_TYPE_F32
         # Flash attention on the CPU adds up in half precision below a batch size of its own, so
         # that the logits would depend on how a window is cut.
         params.flash_attn_type = FLASH_ATTENTION_OFF

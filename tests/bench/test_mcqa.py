@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
+from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
 from pedsup_bench.mcqa.report import by_language, figures
-from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation, score_all
+from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation
 
 MEDMCQA = {"question": "Which  one?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "id": "m1"}
 PERU = {
@@ -86,21 +88,14 @@ def test_figures_by_hand() -> None:
     assert {name: g.n for name, g in languages.items()} == {"en": 3, "es": 1, "all": 4}
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma4"])
-def test_scores_equal_transformers(kind, tiny_folders, tiny_ggufs) -> None:
-    """Same prompts, float32 on both sides: rendered by its template, scored by its logits."""
-    torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def check_against_transformers(path, questions, tokenizer, model, abs_tolerance) -> None:  # type: ignore[no-untyped-def]
+    """Same prompts on both sides: rendered by transformers' template, scored by its logits."""
+    import torch
 
-    from pedsup_bench.logits import LogitModel
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folders[kind])
-    model = AutoModelForCausalLM.from_pretrained(tiny_folders[kind], dtype=torch.float32).eval()
-    questions = [q for q in default_questions().questions if q.id.endswith(("-01", "-05"))]
-    mine = score_all(tiny_ggufs[kind], questions, n_ctx=2048, n_threads=1, allow_template=True)
-    with LogitModel(tiny_ggufs[kind], n_ctx=64, n_threads=1) as own:
-        letters = Scorer(own, allow_template=True).letter_tokens(4)
-    assert letters == [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
+    with LogitModel(path, n_ctx=1024, n_threads=1, cache_f32=True) as own:
+        scorer = Scorer(own, allow_template=True)
+        mine = [scorer.score(question) for question in questions]
+    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
     for got in mine:
         n, sums = len(got.question.options), [0.0] * len(got.question.options)
         for r in range(n):
@@ -114,16 +109,46 @@ def test_scores_equal_transformers(kind, tiny_folders, tiny_ggufs) -> None:
             log_p = torch.log_softmax(row, dim=-1)
             for i, option in enumerate(order):
                 sums[option] += float(log_p[letters[i]]) / n
-        assert list(got.scores) == pytest.approx(sums, abs=2e-3)
+        assert list(got.scores) == pytest.approx(sums, abs=abs_tolerance)
         best = sorted(sums)
-        if best[-1] - best[-2] > 5e-3:  # random weights may tie
+        if best[-1] - best[-2] > 2 * abs_tolerance:  # random weights may tie
             assert got.chosen == sums.index(best[-1])
+
+
+def some_questions() -> list[Question]:
+    return [q for q in default_questions().questions if q.id.endswith("-05")]
+
+
+def test_scores_equal_transformers(tiny_folders, tiny_ggufs) -> None:
+    """Gemma 4 (tiny, random), float32 on both sides but for llama.cpp's GELU table (float16)."""
+    torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_folders["gemma4"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    check_against_transformers(tiny_ggufs["gemma4"], some_questions(), tokenizer, model, 5e-3)
+
+
+@pytest.mark.slow
+def test_scores_of_real_smollm2_equal_transformers(smollm2, native_tool, tmp_path) -> None:
+    """Real weights and template, dequantized to float32 for both sides."""
+    torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tmp_path / "f32.gguf"
+    subprocess.run(
+        [native_tool("llama-quantize"), "--allow-requantize", smollm2, path, "F32"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    source = {"gguf_file": smollm2.name}
+    tokenizer = AutoTokenizer.from_pretrained(smollm2.parent, **source)
+    model = AutoModelForCausalLM.from_pretrained(smollm2.parent, dtype=torch.float32, **source)
+    check_against_transformers(path, some_questions(), tokenizer, model.eval(), 1e-3)
 
 
 def test_prefix_reuse_does_not_change_logits(tiny_ggufs) -> None:
     import numpy as np
-
-    from pedsup_bench.logits import LogitModel
 
     text = "The child has a fever and a cough. El niño tiene fiebre y tos. Oral rehydration"
     with LogitModel(tiny_ggufs["gemma4"], n_ctx=256, n_threads=1) as model:
@@ -132,7 +157,8 @@ def test_prefix_reuse_does_not_change_logits(tiny_ggufs) -> None:
         first = model.next_logits(tokens).copy()
         model.next_logits(other)
         again = model.next_logits(tokens).copy()
-        fresh = list(model.window_logits(tokens, len(tokens) - 1))[0][0]
+        (last,) = model.window_logits(tokens, len(tokens) - 1)
+        fresh = last[0].copy()
     assert np.abs(first - again).max() < 1e-3
     assert np.abs(first - fresh).max() < 1e-3
 

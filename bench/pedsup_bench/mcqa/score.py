@@ -71,39 +71,46 @@ class Scorer:
 
     def __init__(self, model: LogitModel, *, allow_template: bool = False) -> None:
         self._model = model
+        self._letters: dict[int, list[int]] = {}
         self._template = ChatTemplate.from_model(
             model.chat_template, allow_unknown=allow_template, bos=model.piece(model.bos)
         )
 
-    def prompt_tokens(self, question: Question, order: Sequence[int]) -> list[int]:
-        """The rendered prompt up to where the answer's letter stands."""
+    def render(self, question: Question, order: Sequence[int]) -> str:
+        """The prompt up to where the answer's letter stands."""
         message: Message = {"role": "user", "content": prompt_text(question, order)}
-        text = self._template.render([message], think=False)
-        return self._model.tokenize(text, add_special=False, parse_special=True)
+        return self._template.render([message], think=False)
 
-    def letter_tokens(self, n: int) -> list[int]:
-        """The tokens of the first `n` letters at the start of an answer."""
-        tokens = []
+    def letter_tokens(self, prompt: str, n: int) -> list[int]:
+        """The tokens of the first `n` letters right after a prompt.
+
+        Found by tokenizing both together: alone, a vocabulary may put a space before a letter.
+        """
+        before, tokens = self._tokens(prompt), []
         for letter in LETTERS[:n]:
-            found = self._model.tokenize(letter, add_special=False, parse_special=False)
-            # A SentencePiece vocabulary may put a space before the first word of a text.
-            if len(found) != 1 or self._model.piece(found[0]).strip() != letter:
+            both = self._tokens(prompt + letter)
+            if both[:-1] != before:
                 raise UnsupportedError(
-                    f"the letter {letter} is {len(found)} tokens in this vocabulary",
+                    f"the letter {letter} is not one token after the prompt",
                     where=self._model.path,
-                    wanted="letters of one token each",
+                    wanted="a vocabulary and chat template where an answer can be one letter",
                 )
-            tokens.append(found[0])
+            tokens.append(both[-1])
         return tokens
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._model.tokenize(text, add_special=False, parse_special=True)
 
     def score(self, question: Question) -> Scored:
         """Ask all rotations of one question."""
         n = len(question.options)
-        letters = self.letter_tokens(n)
         sums, chosen = [0.0] * n, []
         for r in range(n):
             order = rotation(n, r)
-            logits = self._model.next_logits(self.prompt_tokens(question, order))
+            prompt = self.render(question, order)
+            letters = self._letters.get(n) or self.letter_tokens(prompt, n)
+            self._letters[n] = letters
+            logits = self._model.next_logits(self._tokens(prompt))
             log_p = log_softmax(logits)[letters]
             for i, option in enumerate(order):
                 sums[option] += float(log_p[i])
