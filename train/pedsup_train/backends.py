@@ -178,6 +178,12 @@ def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
     targets = plan_targets(model, recipe.lora.targets)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight at its first evaluation
+        # and rounds its scales to bfloat16: evaluating would change the base that is trained on
+        # (and fails on rows shorter than a block).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if recipe.train.gradient_checkpointing:
         enable_checkpointing(model)
     model.config.use_cache = False
