@@ -45,6 +45,8 @@ class Round:
     native_peak: int
     our_peak: int
     our_anon: int
+    decode_share: float
+    """Part of our loop's CPU time spent in `llama_decode`: the decode ratio without the noise."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Report:
     prompt_ratio: float
     decode_ratio: float
     greedy_decode_ratio: float
+    decode_share: float
     startup_s: float
     load_s: float
     python_rss: int
@@ -127,7 +130,7 @@ def measure_round(program: Path, model: Path, threads: int, repeats: int) -> Rou
     greedy = run_ours("speed", program, {**task, "greedy": True})
     return Round(
         prompt, decode, ours["prompt_tps"], ours["decode_tps"], greedy["decode_tps"],
-        peak, int(ours["peak_rss"]), int(ours["anon_rss"]),
+        peak, int(ours["peak_rss"]), int(ours["anon_rss"]), ours["decode_share"],
     )  # fmt: skip
 
 
@@ -165,6 +168,7 @@ def measure(program: Path, model: Path, threads: int, rounds: int, repeats: int)
         prompt_ratio=median(r.our_prompt / r.native_prompt for r in done),
         decode_ratio=median(r.our_decode / r.native_decode for r in done),
         greedy_decode_ratio=median(r.greedy_decode / r.native_decode for r in done),
+        decode_share=median(r.decode_share for r in done),
         startup_s=start["total_s"] - start["load_s"],
         load_s=start["load_s"],
         python_rss=int(start["python_rss"]),
@@ -183,6 +187,7 @@ def table(report: Report) -> str:
         ("prompt, ours / llama-bench", f"{report.prompt_ratio:.3f}", "0.97"),
         ("decode with sampling / llama-bench", f"{report.decode_ratio:.3f}", "0.97"),
         ("decode greedy / llama-bench", f"{report.greedy_decode_ratio:.3f}", "0.97"),
+        ("decode's part of our CPU time", f"{report.decode_share:.3f}", "0.97"),
         ("start-up beside the model load", f"{report.startup_s:.2f} s", "< 0.6 s"),
         ("peak memory beside llama-bench's", human_bytes(report.own_memory), "< 60 MiB"),
         ("Python and imports before the load", human_bytes(report.python_rss), ""),
