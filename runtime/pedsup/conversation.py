@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,30 +42,36 @@ class Conversation:
         """
         interrupts = Interrupts()
         self.renderer.start()
+        turn: Turn | None = None
         with interrupts.listening():
-            with interrupts.shielded():
-                self.session.ask(text)
-                turn = Turn(
-                    self.engine,
-                    self.template,
-                    self.session.messages(),
-                    settings,
-                    on_prompt=self.renderer.prompt_progress,
-                )
             try:
+                with interrupts.shielded():
+                    turn = self._begin(text, settings)
                 self._follow(turn, interrupts)
             except KeyboardInterrupt:
                 pass
             except BaseException as error:
-                self._give_up(turn, error)
+                self._give_up(error)
                 raise
-            with interrupts.shielded():
-                result = turn.result
+            assert turn is not None
+            result = turn.result
+            # A second Ctrl-C while the turn is being written has nothing left to stop.
+            with suppress(KeyboardInterrupt), interrupts.shielded():
                 self.session.finish(
                     result.answer, result.reasoning, result.stop_reason, turn_facts(result)
                 )
         self.renderer.finish()
         return result
+
+    def _begin(self, text: str, settings: TurnSettings) -> Turn:
+        self.session.ask(text)
+        return Turn(
+            self.engine,
+            self.template,
+            self.session.messages(),
+            settings,
+            on_prompt=self.renderer.prompt_progress,
+        )
 
     def _follow(self, turn: Turn, interrupts: Interrupts) -> None:
         stream = turn.stream()
@@ -88,11 +95,10 @@ class Conversation:
             if close is not None:
                 close()
 
-    def _give_up(self, turn: Turn, error: BaseException) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""
         found = error.found if isinstance(error, PedsupError) else type(error).__name__
-        exchange = self.session.exchanges[-1]
-        self.session.finish(exchange.answer, exchange.reasoning, "failed", {"error": found})
+        self.session.abandon(found)
         if not isinstance(error, BrokenPipeError):
             self.renderer.finish()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import time
@@ -142,7 +143,14 @@ def terminal_renderer(view: ThinkView, language: Language) -> Renderer:
     return Renderer(sys.stdout, sys.stdout, view=view, language=language, terminal=tty)
 
 
-def pipe_renderer(view: ThinkView, language: Language) -> Renderer:
-    """For one-shot use: standard output carries the answer and nothing else."""
+def pipe_renderer(view: ThinkView, language: Language, *, answers: bool) -> Renderer:
+    """For one-shot use: standard output carries the answer and nothing else.
+
+    Args:
+        answers: False where a JSON document will carry answer and reasoning instead.
+    """
+    out = sys.stdout if answers else io.StringIO()
     tty = sys.stderr.isatty()
-    return Renderer(sys.stdout, sys.stderr, view=view, language=language, terminal=tty)
+    return Renderer(
+        out, sys.stderr, view=view if answers else "off", language=language, terminal=tty
+    )

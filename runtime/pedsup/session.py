@@ -110,6 +110,11 @@ class Session:
         exchange.stop_reason = stop_reason
         self._open, self._unsaved = None, ["", ""]
 
+    def abandon(self, error: str) -> None:
+        """End a turn that an error cut off, with what there is of its answer."""
+        if (exchange := self._open) is not None:
+            self.finish(exchange.answer, exchange.reasoning, "failed", {"error": error})
+
     # ---- commands -----------------------------------------------------------------------
 
     def set_system(self, text: str) -> None:
