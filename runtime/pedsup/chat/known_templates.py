@@ -46,9 +46,12 @@ class Family:
     digests: frozenset[str]
     render: Renderer
     thought: ThoughtMarkers | None = None
+    stops: tuple[str, ...] = ()
+    """Texts that begin another turn: the model's own turn ends where it writes one."""
 
 
 GEMMA4_THOUGHT: Final = ThoughtMarkers("<|channel>", "thought\n", "<channel|>")
+GEMMA4_STOPS: Final = ("<|turn>", "<turn|>", "<|think|>", "<|tool_call>", "<|tool_response>")
 
 
 def _without_thoughts(text: str) -> str:
@@ -102,12 +105,14 @@ FAMILIES: Final = (
         frozenset(),
         _gemma4(empty_thought=False, think_line=_LATER),
         GEMMA4_THOUGHT,
+        GEMMA4_STOPS,
     ),
     Family(
         "gemma4-edge-first",
         frozenset(),
         _gemma4(empty_thought=False, think_line=_FIRST),
         GEMMA4_THOUGHT,
+        GEMMA4_STOPS,
     ),
     # 26B-A4B and 31B: models/templates/google-gemma-4-31B-it.jinja and -interleaved.jinja of
     # llama.cpp, then the one in its ggml-vocab-gemma-4.gguf
@@ -121,17 +126,20 @@ FAMILIES: Final = (
         ),
         _gemma4(empty_thought=True, think_line=_LATER),
         GEMMA4_THOUGHT,
+        GEMMA4_STOPS,
     ),
     Family(
         "gemma4-large-first",
         frozenset({"2dfbfc7d538912f4ea11d29d85b4e25d7bc26386e53f57529f1d707c28b5828c"}),
         _gemma4(empty_thought=True, think_line=_FIRST),
         GEMMA4_THOUGHT,
+        GEMMA4_STOPS,
     ),
     Family(
         "smollm2",
         frozenset({"872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"}),
         _smollm2,
+        stops=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
     ),
 )
 

@@ -61,10 +61,17 @@ class ChatTemplate:
 
     def __init__(self, source: str, family: Family | None, *, bos: str = "", eos: str = "") -> None:
         self._compiled = _compile(source)
-        self._family, self._bos, self._eos = family, bos, eos
+        self._bos, self._eos = bos, eos
         self.digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
+        self.thought: ThoughtMarkers | None = _guess_thought(source)
+        self._set_family(family)
+
+    def _set_family(self, family: Family | None) -> None:
+        """Say which family it is; None for one that the user allows."""
+        self._family = family
         self.name = family.name if family else f"unknown-{self.digest[:12]}"
-        self.thought: ThoughtMarkers | None = family.thought if family else _guess_thought(source)
+        self.thought = family.thought if family else self.thought
+        self.stops: tuple[str, ...] = family.stops if family else ()
 
     @property
     def supports_thinking(self) -> bool:
@@ -95,21 +102,18 @@ class ChatTemplate:
         if len(source) > MAX_SOURCE:
             raise BadFileError(f"the chat template has {len(source)} characters")
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
-        for family in FAMILIES:
-            if digest in family.digests:
-                return cls(source, family, bos=bos, eos=eos)
-        unknown = cls(source, None, bos=bos, eos=eos)
-        for family in FAMILIES:
-            if unknown._renders_as(family):
-                return cls(source, family, bos=bos, eos=eos)
-        if not allow_unknown:
+        known = next((family for family in FAMILIES if digest in family.digests), None)
+        template = cls(source, known, bos=bos, eos=eos)
+        if known is None:
+            template._set_family(next(filter(template._renders_as, FAMILIES), None))
+        if template._family is None and not allow_unknown:
             raise UnsupportedError(
                 "the model's chat template is not one that pedsup knows",
                 where=f"tokenizer.chat_template, SHA-256 {digest}",
                 wanted="the template of " + ", ".join(family.name for family in FAMILIES),
                 remedy="read the template; if you trust it, give --allow-template",
             )
-        return unknown
+        return template
 
     @classmethod
     def from_engine(cls, engine: Engine, *, allow_unknown: bool = False) -> ChatTemplate:

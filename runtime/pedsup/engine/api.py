@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -37,6 +37,8 @@ class SamplingConfig:
     seed: int = 0
     grammar: str | None = None
     """GBNF, constraining from the first generated token of this call."""
+    json_schema: str | None = None
+    """A JSON schema as text, constraining likewise; not together with `grammar`."""
     banned: tuple[int, ...] = ()
     """Token ids that may not be drawn in this call."""
 
@@ -112,7 +114,7 @@ class Engine(Protocol):
         max_tokens: int,
         keep: int | None = None,
         on_prompt: PromptProgress | None = None,
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         """Generate after `prompt` (the whole conversation), reusing the cached common prefix.
 
         `keep` says how many leading tokens the next prompt will surely share (default: all of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -176,7 +176,7 @@ class InProcessEngine:
         max_tokens: int,
         keep: int | None = None,
         on_prompt: PromptProgress | None = None,
-    ) -> Iterator[Token]:
+    ) -> Generator[Token, None, None]:
         self._check_prompt(prompt)
         sampler = SamplerChain(self._lib, self._vocab, sampling, prompt)
         try:

@@ -62,6 +62,13 @@ def load() -> Any:
     return lib
 
 
+def import_submodule(name: str) -> Any:
+    """Another pure-Python module of llama-cpp-python, without the package's `__init__`."""
+    _import_declarations()
+    with _bare_package(_folders()):
+        return importlib.import_module(f"{PACKAGE}.{name}")
+
+
 def version(lib: Any) -> str:
     """llama.cpp's own version text, or '?' from a library too old to say."""
     try:
@@ -113,9 +120,7 @@ def _remember(level: int, text: bytes, _user_data: object) -> None:
         _log_tail.append(text.decode("utf-8", "replace").strip())
 
 
-def _import_declarations() -> Any:
-    if MODULE in sys.modules:
-        return sys.modules[MODULE]
+def _folders() -> list[str]:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
         raise MissingDependencyError(
@@ -123,8 +128,14 @@ def _import_declarations() -> Any:
             wanted="version 0.3.36, or a llama-server program for --engine server",
             remedy="pip install llama-cpp-python==0.3.36; in Termux: pkg install llama-cpp",
         )
+    return list(spec.submodule_search_locations)
+
+
+def _import_declarations() -> Any:
+    if MODULE in sys.modules:
+        return sys.modules[MODULE]
     try:
-        with _bare_package(list(spec.submodule_search_locations)), _as_linux():
+        with _bare_package(_folders()), _as_linux():
             return importlib.import_module(MODULE)
     except (OSError, RuntimeError, AttributeError) as error:
         raise EngineError(

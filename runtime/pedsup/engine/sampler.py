@@ -77,8 +77,13 @@ class SamplerChain:
         self._free = self._chain(vocab, config, grammar=None)
         self._grammar: Any = None
         self._strict: Any = None
-        if config.grammar is not None:
-            self._grammar = _grammar(lib, vocab, config.grammar)
+        grammar = config.grammar
+        if grammar is None and config.json_schema is not None:
+            from pedsup.chat.grammar import to_gbnf
+
+            grammar = to_gbnf(config.json_schema)
+        if grammar is not None:
+            self._grammar = _grammar(lib, vocab, grammar)
             self._strict = self._chain(vocab, config, grammar=self._grammar)
         self._one = (lib.llama_token_data * 1)()
         self._array = lib.llama_token_data_array(
