@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pedsup import __version__, oneshot
+from pedsup.chat.grammar import read_grammar, read_json_schema
 from pedsup.check import check_document, check_text
 from pedsup.consent import require_consent
 from pedsup.conversation import Conversation
@@ -25,7 +26,7 @@ from pedsup.render import pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_settings
-from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, read_grammar, turn_settings
+from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, turn_settings
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
 
@@ -65,12 +66,12 @@ def execute(request: RunRequest) -> int:
     plan = plan_launch(request.model, settings, available=available_memory())
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
-    grammar = read_grammar(request.grammar, request.json_schema)
+    constraint = _constraint(request)
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
     with _session(request, settings, plan) as session, _loaded(plan, settings) as loaded:
-        turns = turn_settings(loaded, settings, grammar=grammar)
+        turns = turn_settings(loaded, settings, **constraint)
         if question is None:
             renderer = terminal_renderer(settings.think, language)
             conversation = Conversation(loaded.engine, loaded.template, session, renderer)
@@ -100,6 +101,17 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
         allow_paging=settings.allow_paging,
     )
     return 0
+
+
+def _constraint(request: RunRequest) -> dict[str, str]:
+    """The text of `--grammar` or `--json-schema`, checked."""
+    if request.grammar is not None and request.json_schema is not None:
+        raise UsageError("--grammar and --json-schema exclude each other", remedy="give one")
+    if request.grammar is not None:
+        return {"grammar": read_grammar(request.grammar)}
+    if request.json_schema is not None:
+        return {"json_schema": read_json_schema(request.json_schema)}
+    return {}
 
 
 def _with_model(request: RunRequest, settings: Settings) -> RunRequest:

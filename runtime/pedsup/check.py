@@ -67,6 +67,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
     sizes = [
         ("weights" + (" (mapped from the file)" if need.mapped else ""), need.weights),
         ("key/value cache", need.kv_cache),
+        ("checkpoints of it", need.checkpoints),
         ("compute buffers", need.compute + need.output),
         ("vocabulary", need.vocabulary),
         ("repacked copies", need.repacked),

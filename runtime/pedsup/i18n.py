@@ -97,14 +97,18 @@ def text(key: str, language: Language, **values: object) -> str:
 
 
 _NOTICES_ES: Final[dict[str, str]] = {
-    "budget": "se agotó el presupuesto de razonamiento; empieza la respuesta",
-    "unasked_thinking": "el modelo razonó aunque no se le pidió",
-    "loop": "el modelo se repetía; se detuvo la respuesta",
-    "forced_answer": "el modelo no respondía; se le obligó a responder",
-    "context": "el contexto está lleno; use /reset para empezar de nuevo",
-    "length": "se alcanzó el máximo de tokens de la respuesta",
+    "budget": "el razonamiento agotó su presupuesto y se cerró",
+    "context_budget": "el razonamiento se cerró para que la respuesta quepa en el contexto",
+    "unasked_thinking": "el modelo empezó a razonar sin que se le pidiera; se le detuvo",
+    "unclosed": "el modelo terminó dentro del razonamiento; se le pidió la respuesta",
+    "forced_answer": "el modelo terminó sin responder; se le hizo continuar",
+    "loop_reasoning": "el razonamiento daba vueltas y se cerró",
+    "loop": "la respuesta daba vueltas y se detuvo",
+    "unused": "el modelo solo escribía tokens vacíos y se detuvo: el archivo puede estar dañado",
+    "context": "el contexto está lleno: la respuesta queda cortada",
     "empty": "el modelo no dio ninguna respuesta",
 }
+"""By the codes of `pedsup.chat.events.NOTICES`; the tests keep the two complete."""
 
 
 def notice(code: str, english: str, language: Language) -> str:

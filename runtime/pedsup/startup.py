@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pedsup.engine.select import extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.identity import ModelIdentity, identify
-from pedsup.memory import Available, Fit, available_memory, largest_context, require_fit
+from pedsup.memory import Available, Fit, largest_context, require_fit
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
 from pedsup.memory.shape import ModelShape, model_shape
@@ -76,8 +77,9 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
         n_threads=threads.n_threads,
         n_threads_batch=threads.n_threads,
         cpus=threads.cpus,
-        extra_buffers=_extra_buffers(settings),
     )
+    extra = _extra_buffers(settings, header, config, available)
+    config = replace(config, extra_buffers=extra)
     largest = largest_context(header, config, available, features=features)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
     config = replace(config, n_ctx=n_ctx)
@@ -132,40 +134,21 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
 
 
 def turn_settings(
-    loaded: LoadedModel, settings: Settings, *, grammar: str | None = None
+    loaded: LoadedModel,
+    settings: Settings,
+    *,
+    grammar: str | None = None,
+    json_schema: str | None = None,
 ) -> TurnSettings:
     """How each turn is generated."""
-    think = settings.think != "off" and loaded.template.supports_thinking
     return TurnSettings(
         sampling=loaded.sampling,
-        think=think,
+        think=settings.think != "off" and loaded.template.supports_thinking,
         think_budget=settings.think_budget,
         max_tokens=settings.max_tokens,
         grammar=grammar,
+        json_schema=json_schema,
     )
-
-
-def read_grammar(grammar: Path | None, schema: Path | None) -> str | None:
-    """GBNF from `--grammar` or from `--json-schema`.
-
-    Raises:
-        UsageError: both were given, or a file cannot be read.
-        UnsupportedError: the schema has no grammar.
-    """
-    if grammar is not None and schema is not None:
-        raise UsageError("--grammar and --json-schema exclude each other", remedy="give one")
-    if grammar is not None:
-        return _read(grammar)
-    if schema is not None:
-        from pedsup.chat.grammar import from_json_schema
-
-        return from_json_schema(_read(schema))
-    return None
-
-
-def probe_memory() -> Available | None:
-    """What may be taken now."""
-    return available_memory()
 
 
 def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
@@ -178,10 +161,17 @@ def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
         )
 
 
-def _extra_buffers(settings: Settings) -> bool:
-    if settings.extra_buffers == "auto":
-        return extra_buffers_policy()
-    return settings.extra_buffers == "on"
+def _extra_buffers(
+    settings: Settings, header: GGUFHeader, config: EngineConfig, available: Available | None
+) -> bool:
+    if settings.extra_buffers != "auto":
+        return settings.extra_buffers == "on"
+    policy = extra_buffers_policy(
+        platform.machine(),
+        weight_bytes=estimate(header, config).weights,
+        available_bytes=available.bytes if available else None,
+    )
+    return policy.enabled
 
 
 def _sampling(header: GGUFHeader, settings: Settings) -> SamplingConfig:
@@ -196,10 +186,3 @@ def _sampling(header: GGUFHeader, settings: Settings) -> SamplingConfig:
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(sampling, **changes)  # type: ignore[arg-type]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"this file cannot be read as text: {error}", where=path) from error

@@ -20,6 +20,8 @@ BYTES_PER_TOKEN: Final = 284
 BYTES_PER_MERGE: Final = 49
 """Of llama.cpp's vocabulary tables (hash maps of strings): measured as the growth of RssAnon on
 SmolLM2 (49152 tokens, 48900 merges) and Gemma 4 (262144 and 514906)."""
+MAX_CHECKPOINTS: Final = 3
+"""Of `pedsup.engine.kv_cache`: one pinned at the system prompt, and the last two prompts."""
 PROGRAM_BYTES: Final = 32 << 20
 """This Python process and llama.cpp's library without any model."""
 
@@ -34,6 +36,8 @@ class MemoryEstimate:
     table: int
     """The per-layer token embedding: stays in the file, a few KB are read per token."""
     kv_cache: int
+    checkpoints: int
+    """Saved states of the sliding window, so that a turn can go on from an earlier point."""
     compute: int
     output: int
     vocabulary: int
@@ -46,8 +50,8 @@ class MemoryEstimate:
     @property
     def anonymous(self) -> int:
         """Bytes that must stay in memory (RssAnon)."""
-        own = self.kv_cache + self.compute + self.output + self.vocabulary + self.repacked
-        return own + self.program + (0 if self.mapped else self.weights)
+        own = self.kv_cache + self.checkpoints + self.compute + self.output + self.vocabulary
+        return own + self.repacked + self.program + (0 if self.mapped else self.weights)
 
     @property
     def file_backed(self) -> int:
@@ -80,6 +84,7 @@ def estimate(
         weights=sum(t.n_bytes for t in header.tensors.values()) - table_bytes,
         table=table_bytes,
         kv_cache=kv_cache_bytes(shape, config),
+        checkpoints=checkpoint_bytes(shape),
         compute=compute_bytes(shape, config),
         output=shape.n_vocab * F32,
         vocabulary=shape.n_vocab * BYTES_PER_TOKEN + shape.n_merges * BYTES_PER_MERGE,
@@ -107,6 +112,16 @@ def kv_cache_bytes(shape: ModelShape, config: EngineConfig) -> int:
         for layer in shape.layers
         if layer.has_kv
     )
+
+
+def checkpoint_bytes(shape: ModelShape) -> int:
+    """The engine keeps up to `MAX_CHECKPOINTS` windows: K and V in float16 of n_swa cells."""
+    per_cell = sum(
+        (layer.n_embd_k + layer.n_embd_v) * F16
+        for layer in shape.layers
+        if layer.has_kv and layer.sliding
+    )
+    return MAX_CHECKPOINTS * shape.n_swa * per_cell
 
 
 def compute_bytes(shape: ModelShape, config: EngineConfig) -> int:
