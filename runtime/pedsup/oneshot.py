@@ -57,7 +57,7 @@ def one_document(
 ) -> dict[str, Any]:
     """All there is to say about one answer."""
     sampling = asdict(loaded.sampling)
-    for internal in ("grammar", "banned"):
+    for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)
     facts = turn_facts(result)
     facts["timings"]["load_s"] = round(loaded.load_s, 4)
