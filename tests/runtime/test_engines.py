@@ -69,7 +69,7 @@ def transcript(engine):
 
 @pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
 def test_same_greedy_text_from_both_engines(model, request, open_server, native_tool):
-    """Both on the same build of llama.cpp: another one rounds otherwise, and greedy text follows."""
+    """On one build of llama.cpp: another one rounds otherwise, and greedy text follows."""
     path = request.getfixturevalue(model)
     child = open_server(path)
     code = (

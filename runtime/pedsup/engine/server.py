@@ -36,7 +36,7 @@ SLOT_FILE: Final = "slot.state"
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 END_TEXTS: Final = (
     "<eos>", "</s>", "<turn|>", "<|tool_response>", "<end_of_turn>", "<|im_end|>",
-    "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>",
+    "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<reponame>",
 )  # fmt: skip
 """Token texts that llama.cpp takes for the end of generation, whatever the file declares."""
 
