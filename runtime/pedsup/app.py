@@ -74,15 +74,19 @@ def execute(request: RunRequest) -> int:
         turns = turn_settings(loaded, settings, **constraint)
         if question is None:
             renderer = terminal_renderer(settings.think, language)
-            conversation = Conversation(loaded.engine, loaded.template, session, renderer)
+            conversation = Conversation(
+                loaded.engine, loaded.template, session, renderer, loaded.prefix
+            )
             earlier = [exchange.user for exchange in session.exchanges]
             return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
         say(SHORT[language])
         renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
-        conversation = Conversation(loaded.engine, loaded.template, session, renderer)
+        conversation = Conversation(
+            loaded.engine, loaded.template, session, renderer, loaded.prefix
+        )
         result = conversation.ask(question, turns)
         if request.as_json:
-            document = oneshot.one_document(result, loaded, session.id, language)
+            document = oneshot.one_document(result, conversation, loaded, language)
             print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
         return oneshot.exit_code(result)
 
@@ -97,7 +101,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
         plan.header,
         plan.config,
         plan.fit.available,
-        features=plan.features,
+        plan.host,
         allow_paging=settings.allow_paging,
     )
     return 0

@@ -19,6 +19,7 @@ from pedsup.chat.turn import (
 from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
 from pedsup.interrupts import Interrupts
+from pedsup.prefix_cache import PrefixCache, Warmed
 from pedsup.render import Renderer
 from pedsup.session import Session
 
@@ -31,6 +32,10 @@ class Conversation:
     template: ChatTemplate
     session: Session
     renderer: Renderer
+    prefix: PrefixCache | None = None
+    """Where the read system prompt is kept; None to read it with each start."""
+    warmed: Warmed | None = None
+    _warm_for: tuple[str, bool] | None = None
 
     def ask(self, text: str, settings: TurnSettings) -> TurnResult:
         """Ask, show the answer as it comes, and return when the turn is on the disk.
@@ -47,6 +52,7 @@ class Conversation:
             try:
                 with interrupts.shielded():
                     turn = self._begin(text, settings)
+                self._warm(think=settings.think)
                 self._follow(turn, interrupts)
             except KeyboardInterrupt:
                 pass
@@ -72,6 +78,23 @@ class Conversation:
             settings,
             on_prompt=self.renderer.prompt_progress,
         )
+
+    def _warm(self, *, think: bool) -> None:
+        """Have the system prompt in the engine's cache, read or from the disk."""
+        wanted = self.session.system, think
+        if self.prefix is None or self._warm_for == wanted:
+            return
+        system = [m for m in self.session.messages() if m["role"] == "system"]
+        self.warmed = self.prefix.warm(
+            self.engine,
+            self.template,
+            system,
+            think=think,
+            on_prompt=self.renderer.prompt_progress,
+        )
+        self._warm_for = wanted
+        if self.warmed.notice is not None:
+            self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
 
     def _follow(self, turn: Turn, interrupts: Interrupts) -> None:
         stream = turn.stream()

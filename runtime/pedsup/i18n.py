@@ -107,8 +107,10 @@ _NOTICES_ES: Final[dict[str, str]] = {
     "unused": "el modelo solo escribía tokens vacíos y se detuvo: el archivo puede estar dañado",
     "context": "el contexto está lleno: la respuesta queda cortada",
     "empty": "el modelo no dio ninguna respuesta",
+    "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
+    "cache_unwritable": "las instrucciones leídas no se pueden guardar",
 }
-"""By the codes of `pedsup.chat.events.NOTICES`; the tests keep the two complete."""
+"""By the codes of `chat.events.NOTICES` and `prefix_cache.NOTICES`; a test keeps it complete."""
 
 
 def notice(code: str, english: str, language: Language) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnResult
-from pedsup.conversation import turn_facts
+from pedsup.conversation import Conversation, turn_facts
 from pedsup.errors import EngineError, UsageError, report
 from pedsup.intended_use import FULL, SHORT, Language
 from pedsup.startup import LoadedModel
@@ -53,14 +53,16 @@ def exit_code(result: TurnResult) -> int:
 
 
 def one_document(
-    result: TurnResult, loaded: LoadedModel, session: str, language: Language
+    result: TurnResult, conversation: Conversation, loaded: LoadedModel, language: Language
 ) -> dict[str, Any]:
     """All there is to say about one answer."""
     sampling = asdict(loaded.sampling)
     for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)
     facts = turn_facts(result)
+    warmed = conversation.warmed
     facts["timings"]["load_s"] = round(loaded.load_s, 4)
+    facts["timings"]["system_s"] = round(warmed.seconds, 4) if warmed else 0.0
     return {
         "schema": SCHEMA,
         "answer": result.answer,
@@ -73,7 +75,7 @@ def one_document(
         "engine": loaded.engine.name,
         "template": loaded.template.name,
         "model": loaded.identity.describe(),
-        "session": session or None,
+        "session": conversation.session.id or None,
         "pedsup": __version__,
         "intended_use": {"short": SHORT[language], "full": FULL[language]},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import secrets
 import time
@@ -18,10 +19,13 @@ from pedsup.engine.select import extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.identity import ModelIdentity, identify
-from pedsup.memory import Available, Fit, largest_context, require_fit
+from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
 from pedsup.memory.shape import ModelShape, model_shape
+from pedsup.paths import cache_folder
+from pedsup.prefix_cache import ModelIdentity as FileIdentity
+from pedsup.prefix_cache import PrefixCache
 from pedsup.settings import Settings
 
 DEFAULT_CTX: Final = 8192
@@ -42,7 +46,7 @@ class LaunchPlan:
     sampling: SamplingConfig
     fit: Fit
     largest_ctx: int | None
-    features: frozenset[str]
+    host: Host
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class LoadedModel:
     threads: ThreadPlan
     sampling: SamplingConfig
     load_s: float
+    prefix: PrefixCache | None = None
 
 
 def plan_launch(model: Path, settings: Settings, *, available: Available | None) -> LaunchPlan:
@@ -68,7 +73,7 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
     header = read_header(model)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
-    features = cpu_features()
+    host = Host(cpu_features(), server=_uses_server(settings))
     threads = plan_threads(read_cores(allowed_cpus()), asked=settings.threads)
     config = EngineConfig(
         model=model,
@@ -80,7 +85,7 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
     )
     extra = _extra_buffers(settings, header, config, available)
     config = replace(config, extra_buffers=extra)
-    largest = largest_context(header, config, available, features=features)
+    largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
     config = replace(config, n_ctx=n_ctx)
     return LaunchPlan(
@@ -90,9 +95,9 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
         config=config,
         threads=threads,
         sampling=_sampling(header, settings),
-        fit=assess(estimate(header, config, features=features), available),
+        fit=assess(estimate(header, config, host), available),
         largest_ctx=largest,
-        features=features,
+        host=host,
     )
 
 
@@ -108,7 +113,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         plan.header,
         plan.config,
         plan.fit.available,
-        features=plan.features,
+        plan.host,
         allow_paging=settings.allow_paging,
     )
     source = plan.header.get("tokenizer.chat_template")
@@ -130,6 +135,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         threads=plan.threads,
         sampling=plan.sampling,
         load_s=time.monotonic() - started,
+        prefix=_prefix_cache(plan, settings),
     )
 
 
@@ -159,6 +165,20 @@ def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
             wanted=f"at most {shape.n_ctx_train}, which the model was trained for",
             remedy=f"give --ctx {shape.n_ctx_train} or less",
         )
+
+
+def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
+    """What must leave no trace leaves none here either."""
+    if not (settings.cache and settings.history):
+        return None
+    return PrefixCache(cache_folder() / "prefix", plan.config, FileIdentity.of(plan.header))
+
+
+def _uses_server(settings: Settings) -> bool:
+    """Which engine 'auto' will most likely take; the file is not loaded to find out."""
+    if settings.engine == "auto":
+        return importlib.util.find_spec("llama_cpp") is None
+    return settings.engine == "server"
 
 
 def _extra_buffers(

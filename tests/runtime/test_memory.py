@@ -19,6 +19,7 @@ from pedsup.errors import BadFileError, ResourceError, UnsupportedError
 from pedsup.gguf_file import read_header
 from pedsup.memory import (
     Available,
+    Host,
     assess,
     available_memory,
     estimate,
@@ -124,7 +125,7 @@ def test_repacked_copies_are_those_that_llama_cpp_makes(sized: Any, kind: str) -
     model = sized(replace(SMALL_GEMMA, n_layer=6, n_shared=0, head=64).with_kind(kind))
     real = probe("reported", model, n_ctx=512, extra_buffers=True)
     config = EngineConfig(model, n_ctx=512, extra_buffers=True)
-    need = estimate(read_header(model), config, features=cpu_features())
+    need = estimate(read_header(model), config, Host(cpu_features()))
     assert need.repacked / MIB == pytest.approx(real["repacked"], abs=0.05)
 
 
@@ -182,7 +183,7 @@ def test_repack_off_is_offered_before_a_smaller_model(sized: Any) -> None:
     config = EngineConfig(header.path, n_ctx=2048, extra_buffers=True)
     arm = frozenset({"asimd", "asimddp"})
     with pytest.raises(ResourceError) as caught:
-        require_fit(header, config, Available(1700 * MIB, "the system"), features=arm)
+        require_fit(header, config, Available(1700 * MIB, "the system"), Host(arm))
     assert "--extra-buffers off" in str(caught.value.remedy)
 
 

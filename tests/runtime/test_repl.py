@@ -15,6 +15,8 @@ from pedsup_testing import scripted_repl
 from pedsup_testing.fake_engine import END
 from pedsup_testing.terminal import Terminal
 
+from pedsup import prefix_cache
+from pedsup.chat import turn
 from pedsup.i18n import _NOTICES_ES, _TEXTS
 from pedsup.session import find_session, replay
 from pedsup.transcript import read_records
@@ -243,6 +245,10 @@ def test_a_question_that_is_too_long_is_an_error_and_the_session_goes_on(start: 
         for _ in range(60):
             terminal.line("x" * 90)
         terminal.line('"""')
+        terminal.expect("error: the conversation is 5")
+        terminal.expect(PROMPT)
+        terminal.line("short")
+        terminal.expect("ok")
         terminal.expect(PROMPT)
         terminal.line("/quit")
         assert terminal.wait() == 0
@@ -259,9 +265,7 @@ def test_a_model_cannot_write_control_sequences_to_the_terminal(start: Any) -> N
 
 
 def test_every_message_and_notice_is_in_both_languages() -> None:
-    from pedsup.chat.turn import NOTICES
-
-    assert set(_NOTICES_ES) == set(NOTICES)
+    assert set(_NOTICES_ES) == {*turn.NOTICES, *prefix_cache.NOTICES}
     for key, languages in _TEXTS.items():
         assert set(languages) == {"en", "es"}, key
         fields = [set(re.findall(r"{(\w+)}", text)) for text in languages.values()]
