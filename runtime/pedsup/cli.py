@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from pedsup import __version__
 from pedsup.errors import border
 from pedsup.intended_use import FULL
+
+if TYPE_CHECKING:
+    from pedsup.app import RunRequest
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -54,24 +57,34 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--allow-paging", is_flag=True, default=None, help="Run although memory is short.")
 @click.option("--accept-intended-use", is_flag=True, help="Acknowledge the intended use below.")
 @click.version_option(__version__, prog_name="pedsup-run")
-def run(**options: Any) -> int:
+def run(**options: Any) -> RunRequest:
     """Hold a conversation with MODEL (a GGUF file), offline.
 
     Research only, not a medical device. Without -p, and with text on standard input, that text
     is the question; on a terminal an interactive session starts.
     """
-    # The modules behind it load llama.cpp's bindings and jinja2: not for --help and --version.
-    from pedsup.app import RunRequest, execute
+    # Imports jinja2 and more: not for --help and --version.
+    from pedsup.app import RunRequest
 
     names = ("model", "prompt", "as_json", "check", "resume", "grammar", "json_schema",
              "settings_file", "accept_intended_use")  # fmt: skip
     own = {name: options.pop(name) for name in names}
-    return execute(RunRequest(**own, overrides=options))
+    return RunRequest(**own, overrides=options)
 
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    border(lambda: run.main(prog_name="pedsup-run", standalone_mode=False))
+    border(_program)
+
+
+def _program() -> int:
+    # The work happens outside of click, which would make exit code 1 of a broken pipe.
+    parsed = run.main(prog_name="pedsup-run", standalone_mode=False)
+    if isinstance(parsed, int):  # --help and --version
+        return parsed
+    from pedsup.app import execute
+
+    return execute(parsed)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ def reported(model: str, options: dict[str, Any]) -> dict[str, float]:
     """MiB by llama.cpp's own log."""
     import ctypes
 
-    from llama_cpp import llama_cpp as lib
+    from pedsup.engine import llama_bindings
 
+    lib = llama_bindings.load()
     lines: list[str] = []
     keep = lib.llama_log_callback(lambda _level, text, _data: lines.append(text.decode()))
     lib.llama_log_set(keep, ctypes.c_void_p(0))
-    lib.llama_backend_init()
     params = lib.llama_model_default_params()
     params.no_alloc, params.load_mode = True, 0
     params.use_extra_bufts = options.get("extra_buffers", False)
