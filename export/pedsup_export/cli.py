@@ -123,9 +123,9 @@ def choose_merge_base(
         return asked
     if asked is not None or adapter is None:
         return asked
-    from pedsup_export.adapter import base_name_of
+    from pedsup_export.adapter import Adapter
 
-    trained_on = base_name_of(adapter.folder) or ""
+    trained_on = Adapter.open(adapter.folder).base_model_name or ""
     return "4bit" if "4bit" in trained_on.lower() or "nf4" in trained_on.lower() else "16bit"
 
 
@@ -166,14 +166,14 @@ def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> 
 def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     """Print how far a 4-bit base is from the 16-bit one, per tensor and in sum."""
     from pedsup_export.checkpoint import Checkpoint
-    from pedsup_export.compare_bases import compare
+    from pedsup_export.compare_bases import compare_bases as compare
     from pedsup_export.hub import BASE_FILES, resolve
 
     first, second = (
         Checkpoint.open(resolve(name, BASE_FILES).folder) for name in (base_16bit, base_4bit)
     )
     report = compare(first, second)
-    _show(report.to_json(), report.to_text(), as_json)
+    _show(report.as_dict(), report.table(), as_json)
 
 
 def main() -> None:

@@ -28,9 +28,10 @@ from pedsup.fsio import (
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes, say
+from pedsup_export.adapter import Adapter
 from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
-from pedsup_export.plan import ExportPlan, Inputs, text_of_path
+from pedsup_export.plan import ExportPlan, Inputs, text_of_path, unused_text
 from pedsup_export.proof import AdapterShare, prove_adapter
 from pedsup_export.request import ModelRef
 from pedsup_export.stream import Journal, stream
@@ -209,12 +210,24 @@ def build_core(
     if request.adapter and inputs.adapter:
         core["adapter"] = {
             **_model(request.adapter, digests["adapter"]),
-            "config": inputs.adapter.summary(),
-            "unused_deltas": [str(u) for u in plan.unused],
+            "config": adapter_summary(inputs.adapter),
+            "unused_deltas": [unused_text(u) for u in plan.unused],
             "shares": {s.name: round(s.share, 4) for s in shares},
         }
     # Through JSON once, so that the digest is that of what a reader parses.
     return dict(json.loads(json.dumps(core)))
+
+
+def adapter_summary(adapter: Adapter) -> dict[str, Any]:
+    """What the adapter's configuration says, for the manifest."""
+    ranks = sorted({d.rank for d in adapter.deltas.values()})
+    return {
+        "trained_on": adapter.base_model_name,
+        "revision": adapter.revision,
+        "r": ranks[0] if len(ranks) == 1 else ranks,
+        "modules": len(adapter.deltas),
+        "replaced_tensors": sorted(adapter.replacements),
+    }
 
 
 def _text_digest(text: object) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -31,19 +32,39 @@ def to_float32(raw: NDArray[Any], dtype: str, out: Float32Array | None = None) -
         dtype: their safetensors name.
         out: contiguous float32 of the same shape, to write into.
     """
+    if dtype not in ("BF16", "F16", "F32", "F64"):
+        raise ValueError(f"{dtype} is no floating-point type")
     result = allocate(raw.shape, out)
-    if dtype == "BF16":
-        # A bf16 is the upper half of a float32.
-        bits = result.view(np.uint32)
-        np.copyto(bits, raw)
-        np.left_shift(bits, 16, out=bits)
-    elif dtype in ("F16", "F32", "F64"):
-        # A float64 beyond float32's range becomes infinite, as torch's cast does.
+    if dtype == "F32":
+        np.copyto(result, raw)
+    elif dtype == "F64":
+        # What is beyond float32's range becomes infinite, as in torch's cast.
         with np.errstate(over="ignore"):
             np.copyto(result, raw, casting="same_kind")
     else:
-        raise ValueError(f"{dtype} is no floating-point type")
+        convert = _from_bf16 if dtype == "BF16" else _from_f16
+        stored, flat = raw.reshape(-1).view(np.uint16), result.reshape(-1)
+        for at in range(0, flat.size, _CHUNK):
+            convert(stored[at : at + _CHUNK], flat[at : at + _CHUNK])
     return result
+
+
+def _from_bf16(stored: NDArray[np.uint16], out: Float32Array) -> None:
+    """A bf16 is the upper half of a float32."""
+    bits = out.view(np.uint32)
+    np.copyto(bits, stored)
+    np.left_shift(bits, 16, out=bits)
+
+
+def _from_f16(stored: NDArray[np.uint16], out: Float32Array) -> None:
+    """By a table of all 65536 values: numpy's own cast takes about three times as long."""
+    # mode="wrap" skips the bounds check; an index of 16 bits cannot pass the table.
+    np.take(_f16_values(), stored, out=out, mode="wrap")
+
+
+@cache
+def _f16_values() -> Float32Array:
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def round_to(values: Float32Array, target: RoundTo) -> Float32Array:

@@ -18,7 +18,14 @@ import numpy as np
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export import arch
-from pedsup_export.adapter import Adapter, MatchReport, UnusedDelta, load_adapter, match
+from pedsup_export.adapter import Adapter
+from pedsup_export.adapter_match import (
+    DEAD_KV_NOTE,
+    MatchReport,
+    UnusedDelta,
+    base_name_warning,
+    match,
+)
 from pedsup_export.arch import Dropped, ModelTensors, OutputTensor
 from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.ftypes import FileType, file_type
@@ -128,7 +135,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
     vocabulary = architecture.vocabulary(load_tokenizer(request.base.folder))
     shapes = {name: source.shape for name, source in reference.tensors.items()}
     model = architecture.tensors(reference.config, shapes, _n_tokens(vocabulary))
-    adapter = load_adapter(request.adapter.folder) if request.adapter else None
+    adapter = Adapter.open(request.adapter.folder) if request.adapter else None
     matches = _match(request, adapter, reference, architecture, model)
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
     hyper = architecture.metadata(reference.config)
@@ -151,7 +158,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         dropped=model.dropped,
         unused=matches.unused if matches else (),
         imatrix=_imatrix_report(imatrix, tensors, kind),
-        warnings=matches.warnings if matches else (),
+        warnings=_warnings(request, adapter, matches),
         input_bytes=reference.n_bytes,
         output_bytes=_output_bytes(metadata, tensors),
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
@@ -177,40 +184,62 @@ def _match(
     report = match(
         adapter,
         {n: s.shape for n, s in reference.tensors.items() if n in placed},
-        lambda name: architecture.unused_reason(reference.config, name),
+        is_dead=lambda name: architecture.is_dead(reference.config, name),
     )
     if report.unused and not request.allow_unused:
-        listed = "\n".join(f"    {u}" for u in report.unused[:40])
+        listed = "\n".join(f"    {unused_text(u)}" for u in report.unused[:40])
         more = f"\n    and {len(report.unused) - 40} more" if len(report.unused) > 40 else ""
         raise MismatchError(
             f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF:\n"
             f"{listed}{more}",
             where=adapter.folder,
             wanted="an adapter whose every delta is used",
-            remedy="train on the language model's live projections only, or give --allow-unused "
-            "to export without these",
+            remedy=(f"{DEAD_KV_NOTE}\n          " if report.wrong_forward_pass else "")
+            + "train on the language model's own projections only, or give --allow-unused to "
+            "export without these",
         )
     return report
 
 
-def stored_type(kind: FileType, dtype: str) -> GGMLType:
-    """The type of a matrix that is never quantized: the checkpoint's own, as `--outtype auto`.
+def unused_text(unused: UnusedDelta) -> str:
+    """One line about a delta that nothing takes."""
+    return f"{unused.module} (norm {unused.norm:.4g}): {unused.reason}"
 
-    With --quant F32, F16 or BF16 it is that type.
+
+def _warnings(
+    request: ExportRequest, adapter: Adapter | None, matches: MatchReport | None
+) -> tuple[str, ...]:
+    if adapter is None or matches is None:
+        return ()
+    warnings = list(matches.warnings)
+    if matches.wrong_forward_pass:
+        warnings.append(DEAD_KV_NOTE)
+    if other := base_name_warning(adapter, chosen_base(request).name):
+        warnings.append(other)
+    return tuple(warnings)
+
+
+def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:
+    """The type of a matrix that is never quantized.
+
+    With --quant F32, F16 or BF16 it is that type; with a 16-bit --merge-dtype that of the
+    intermediate file which the option stands for; else the checkpoint's own (`--outtype auto`).
     """
     if not kind.is_quantized:
         return kind.default
-    return BY_NAME.get(dtype.upper(), BY_NAME["F32"])
+    rounded = {"bfloat16": "BF16", "float16": "F16"}
+    sixteen_bit = {"BF16": "BF16", "F16": "F16", "NF4": "BF16", "FP4": "BF16"}
+    return BY_NAME[rounded.get(merge_dtype) or sixteen_bit.get(dtype) or "F32"]
 
 
-def _stored(tensor: OutputTensor, kind: FileType, dtype: str) -> StoredTensor:
+def _stored(tensor: OutputTensor, kind: FileType, dtype: str, merge_dtype: str) -> StoredTensor:
     # Norms, vectors and computed tensors are float32 in every GGUF (conversion/base.py).
     plain = (
         len(tensor.shape) <= 1
         or tensor.name.endswith("_norm.weight")
         or not tensor.name.endswith(".weight")
     )
-    kept = BY_NAME["F32"] if plain else stored_type(kind, dtype)
+    kept = BY_NAME["F32"] if plain else stored_type(kind, dtype, merge_dtype)
     return StoredTensor(tensor.ggml_shape, kept)
 
 
@@ -230,7 +259,10 @@ def _choose(
     values = {e.key.partition(".")[2]: e.value for e in hyper}
     kv_heads = values["attention.head_count_kv"]
     return choose_types(
-        {t.name: _stored(t, kind, dtype(t)) for t in (*model.outputs, *model.counted)},
+        {
+            t.name: _stored(t, kind, dtype(t), request.merge_dtype)
+            for t in (*model.outputs, *model.counted)
+        },
         file_type=kind,
         model=ModelShape(
             arch=hyper[0].key.partition(".")[0],
@@ -300,7 +332,12 @@ def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapte
     """
     floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
     fixed = 250 << 20
-    return fixed + floats * 4 * (threads + 1) + (adapter.n_bytes if adapter else 0)
+    return fixed + floats * 4 * (threads + 1) + (adapter_bytes(adapter) if adapter else 0)
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Bytes of the adapter's matrices in float32."""
+    return sum(d.a.nbytes + d.b.nbytes for d in adapter.deltas.values())
 
 
 def text_of_path(path: Path | None) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedsup.errors import MismatchError
+from pedsup_export.floats import RoundTo
 from pedsup_export.plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.quantize import dequantize_rows
 from pedsup_export.rows import base_rows, final_rows
@@ -73,7 +74,7 @@ def adapter_share(
     inputs: Inputs,
     data: NDArray[np.uint8],
     data_offset: int,
-    merge_dtype: str,
+    merge_dtype: RoundTo,
 ) -> AdapterShare:
     """The adapter's share in evenly spaced rows; in all rows when a sample says too little."""
     group = tensor.origin.head_rows or 1

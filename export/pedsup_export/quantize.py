@@ -14,6 +14,7 @@ import numpy as np
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.ggml_types import GGMLType
 from pedsup_export import ggml
+from pedsup_export.kernels import dispatch
 from pedsup_export.mixture import OVERRIDE_TYPES, REQUIRES_IMATRIX
 
 if TYPE_CHECKING:
@@ -73,11 +74,14 @@ def quantize_rows(
 def backend(kind: GGMLType, weighted: bool) -> Backend:
     """Which implementation packs this type; all give the same bytes.
 
+    A vector kernel where there is one that agrees with this machine's ggml, else ggml.
+
     Args:
         kind: the target type.
         weighted: whether importances are given.
     """
-    return ggml.quantize_into
+    found = dispatch.kernel_for(kind, weighted)
+    return ggml.quantize_into if found is None else found.quantize_into
 
 
 def dequantize_rows(packed: Packed, kind: GGMLType, n_per_row: int) -> Rows:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup_export.export import ExportResult
-from pedsup_export.plan import ExportPlan
+from pedsup_export.plan import ExportPlan, unused_text
 from pedsup_export.verify import VerifyReport
 
 
@@ -58,7 +58,7 @@ def _left_out(plan: ExportPlan) -> list[str]:
         kind = "dead K/V projections of KV-shared layers" if "dead" in d.reason else d.reason
         reasons[kind] = reasons.get(kind, 0) + 1
     lines = [f"not in file   {n} tensors: {reason}" for reason, n in reasons.items()]
-    lines += [f"unused delta  {u}" for u in plan.unused]
+    lines += [f"unused delta  {unused_text(u)}" for u in plan.unused]
     if plan.imatrix is not None:
         lines.append(
             f"imatrix       {len(plan.imatrix.used)} tensors weighted, "
@@ -92,7 +92,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
             for t in plan.tensors
         ],
         "dropped": [{"source": d.source, "reason": d.reason} for d in plan.dropped],
-        "unused_deltas": [str(u) for u in plan.unused],
+        "unused_deltas": [unused_text(u) for u in plan.unused],
         "warnings": list(plan.warnings),
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pedsup_export.floats import RoundTo
+
 
 @dataclass(frozen=True)
 class ModelRef:
@@ -36,7 +38,7 @@ class ExportRequest:
     base_4bit: ModelRef | None = None
     merge_base: str | None = None
     quant: str = "Q4_K_M"
-    merge_dtype: str = "float32"
+    merge_dtype: RoundTo = "float32"
     tensor_types: tuple[tuple[str, str], ...] = ()
     imatrix: Path | None = None
     allow_unused: bool = False

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pedsup_export.merge import merged_source
+from pedsup_export.floats import RoundTo
+from pedsup_export.merge import merged
 from pedsup_export.plan import Inputs, TensorPlan
 
 if TYPE_CHECKING:
@@ -24,23 +25,29 @@ def blocks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
 
 def base_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int) -> Rows:
     """Rows lo to hi without the adapter, float32 [hi - lo, n_per_row], in the GGUF's order."""
-    return _rows(tensor, inputs, lo, hi, merge_dtype=None)
+    return _rows(tensor, inputs, lo, hi, None)
 
 
-def final_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: str) -> Rows:
+def final_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo) -> Rows:
     """Rows lo to hi as they are quantized: with the adapter, rounded to `merge_dtype`."""
-    return _rows(tensor, inputs, lo, hi, merge_dtype=merge_dtype)
+    return _rows(tensor, inputs, lo, hi, merge_dtype)
 
 
-def _rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, *, merge_dtype: str | None) -> Rows:
+def _rows(
+    tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo | None
+) -> Rows:
     n_per_row = tensor.slot.shape[0]
     if tensor.origin.values is not None:
         return np.ascontiguousarray(tensor.origin.values.reshape(-1, n_per_row)[lo:hi])
     assert tensor.origin.source is not None
     source = inputs.checkpoint.tensors[tensor.origin.source]
-    if merge_dtype is not None and inputs.matches is not None:
-        source = merged_source(source, inputs.matches, merge_dtype)
-    if len(source.shape) <= 1:
+    is_matrix = len(source.shape) > 1
+    if merge_dtype is not None:
+        change = inputs.matches.matched.get(source.name) if inputs.matches else None
+        # A 16-bit intermediate file keeps vectors and norms in float32.
+        plain = not is_matrix or tensor.slot.name.endswith("_norm.weight")
+        source = merged(source, change, "float32" if plain else merge_dtype)
+    if not is_matrix:
         values = source.rows(0, source.shape[0] if source.shape else 1)
         return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
     return _interleaved(source.rows(lo, hi), tensor)

@@ -107,7 +107,7 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     """Run a command and leave the process with its exit code, without a traceback.
 
     A `PedsupError` exits with its own code, Ctrl-C with 130, a reader that went away
-    (broken pipe) with 141, an operating-system error on a file with 6.
+    (broken pipe) with 141, an operating-system error on a file with 6, a full disk with 7.
     """
     import click  # here, because importing it is a third of the start-up of `--version`
 
@@ -130,8 +130,9 @@ def border(program: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        report(from_os_error(error))
-        code = OutputError.exit_code
+        known = from_os_error(error)
+        report(known)
+        code = known.exit_code
     sys.exit(code)
 
 

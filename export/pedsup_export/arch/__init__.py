@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pedsup.errors import UnsupportedError
@@ -13,7 +14,7 @@ __all__ = ["ARCHITECTURES", "Architecture", "Dropped", "ModelTensors", "OutputTe
 ARCHITECTURES: Final[tuple[Architecture, ...]] = (gemma4.ARCHITECTURE, llama.ARCHITECTURE)
 
 
-def find(config: dict[str, Any], where: object) -> Architecture:
+def find(config: Mapping[str, Any], where: object) -> Architecture:
     """The architecture of a Hugging Face `config.json`.
 
     Raises:

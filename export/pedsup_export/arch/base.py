@@ -60,13 +60,13 @@ class Architecture:
     name: str
     """llama.cpp's name, `general.architecture`."""
     hf_names: tuple[str, ...]
-    metadata: Callable[[dict[str, Any]], list[KV]]
+    metadata: Callable[[Mapping[str, Any]], list[KV]]
     """config.json -> hyperparameter entries."""
-    tensors: Callable[[dict[str, Any], Mapping[str, Shape], int], ModelTensors]
+    tensors: Callable[[Mapping[str, Any], Mapping[str, Shape], int], ModelTensors]
     """config.json, shapes by name, number of vocabulary tokens -> tensors."""
     vocabulary: Callable[[Tokenizer], list[KV]]
-    unused_reason: Callable[[dict[str, Any], str], str | None]
-    """Why a checkpoint module that an adapter names is not in the GGUF, or None if unknown."""
+    is_dead: Callable[[Mapping[str, Any], str], bool]
+    """Whether a tensor of the checkpoint is one that no forward pass uses."""
 
 
 class Config:

@@ -66,7 +66,7 @@ class Hparams:
         return self.head_dim_sliding if self.sliding[layer] else self.head_dim_full
 
 
-def read_hparams(config: dict[str, Any]) -> Hparams:
+def read_hparams(config: Mapping[str, Any]) -> Hparams:
     """Read `config.json` (the whole one, or its `text_config`).
 
     Raises:
@@ -141,7 +141,7 @@ def _rope(h: Hparams, kind: str) -> Config:
     return Config(rope)
 
 
-def metadata(config: dict[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, Any]) -> list[KV]:
     """Hyperparameters of a Gemma 4 file."""
     h = read_hparams(config)
     c = h.config
@@ -209,7 +209,7 @@ def _expected_shape(name: str, h: Hparams) -> Shape | None:
     }.get(part)
 
 
-def tensors(config: dict[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
     """Place every checkpoint tensor; towers and dead projections are listed as dropped."""
     h = read_hparams(config)
     look_up = name_map("gemma4", h.n_layers)
@@ -218,7 +218,7 @@ def tensors(config: dict[str, Any], shapes: Mapping[str, Shape], n_tokens: int) 
     dropped, counted, unknown = [], [], []
     for source, shape in shapes.items():
         name = look_up(_plain(source))
-        if (reason := unused_reason(config, source)) is not None:
+        if (reason := _reason_left_out(config, source)) is not None:
             dropped.append(Dropped(source, shape, reason))
             if name is not None and ".attn_" in name:
                 counted.append(OutputTensor(name, shape, source))
@@ -258,20 +258,23 @@ def _required(h: Hparams) -> set[str]:
     return names | {"token_embd.weight", "output_norm.weight"}
 
 
-def unused_reason(config: dict[str, Any], name: str) -> str | None:
-    """Why a tensor or module of the checkpoint is not in a text GGUF, or None when it is."""
+def is_dead(config: Mapping[str, Any], name: str) -> bool:
+    """Whether `name` is a key or value part of a layer that shares those of an earlier one."""
+    match = _KV_MODULE.search(name)
+    if match is None or _TOWERS.search(name):
+        return False
+    text = config.get("text_config") or config
+    first_shared = text["num_hidden_layers"] - (text.get("num_kv_shared_layers") or 0)
+    return bool(int(match[1]) >= first_shared)
+
+
+def _reason_left_out(config: Mapping[str, Any], name: str) -> str | None:
     if _TOWERS.search(name):
         return "vision or audio tower: not part of a text model"
-    if name == "lm_head.weight" or name.endswith(".lm_head"):
+    if name == "lm_head.weight":
         return "tied to the token embeddings"
-    if (match := _KV_MODULE.search(name)) is not None:
-        text = config.get("text_config") or config
-        first_shared = text["num_hidden_layers"] - (text.get("num_kv_shared_layers") or 0)
-        if int(match[1]) >= first_shared:
-            return (
-                f"dead: layer {match[1]} shares the keys and values of an earlier layer "
-                "and never uses its own"
-            )
+    if is_dead(config, name):
+        return "dead: the layer shares the keys and values of an earlier one"
     return None
 
 
@@ -281,5 +284,5 @@ ARCHITECTURE = Architecture(
     metadata=metadata,
     tensors=tensors,
     vocabulary=gemma4_vocabulary,
-    unused_reason=unused_reason,
+    is_dead=is_dead,
 )

@@ -51,7 +51,7 @@ def _head_dim(config: Config) -> int:
     return config.integer("head_dim", high=1 << 16, default=default)
 
 
-def metadata(config: dict[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, Any]) -> list[KV]:
     """Hyperparameters of a llama file."""
     c, rope = Config(config), _rope(config)
     heads = c.integer("num_attention_heads", high=4096)
@@ -84,7 +84,7 @@ def metadata(config: dict[str, Any]) -> list[KV]:
     ]
 
 
-def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
+def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
     """Llama 3's per-frequency factors, float32 [head_dim / 2], or None for plain rope.
 
     Source: `_compute_llama3_parameters` in transformers' modeling_rope_utils.py.
@@ -129,7 +129,7 @@ def _expected_shape(name: str, c: Config) -> Shape | None:
     return shapes.get(part) if name.startswith("blk.") and name.endswith(".weight") else None
 
 
-def tensors(config: dict[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
     """Place every checkpoint tensor; q and k get their rotary halves interleaved."""
     c = Config(config)
     n_layers = c.integer("num_hidden_layers", high=4096)
@@ -159,9 +159,9 @@ def tensors(config: dict[str, Any], shapes: Mapping[str, Shape], n_tokens: int) 
     return ModelTensors(tuple(outputs), tuple(dropped))
 
 
-def unused_reason(config: dict[str, Any], name: str) -> str | None:
-    """A llama GGUF holds every module of its checkpoint."""
-    return None
+def is_dead(config: Mapping[str, Any], name: str) -> bool:
+    """Every tensor of a llama checkpoint is used."""
+    return False
 
 
 ARCHITECTURE = Architecture(
@@ -170,5 +170,5 @@ ARCHITECTURE = Architecture(
     metadata=metadata,
     tensors=tensors,
     vocabulary=llama_vocabulary,
-    unused_reason=unused_reason,
+    is_dead=is_dead,
 )

@@ -1,0 +1,231 @@
+"""`adapter_config.json` of a PEFT LoRA adapter: what it says, and what cannot be merged.
+
+Everything that would make the merged weight something other than W + scaling * B A (or DoRA's
+rescaled sum) is refused by the name of its option, because a merge that ignores it would be
+wrong without a sign. Semantics: peft 0.21, `tuners/lora/config.py` and `tuners/lora/model.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.errors import BadFileError, UnsupportedError
+
+_MERGE: Final = (
+    "merge this adapter with PEFT (merge_and_unload, save_pretrained) and export the merged "
+    "folder as the base, without an adapter"
+)
+
+_UNMERGEABLE: Final = {
+    # option: why a plain merge would be wrong
+    "lora_bias": "the LoRA branch has a bias of its own",
+    "fan_in_fan_out": "its matrices are stored for transposed weights (GPT-2's Conv1D)",
+    "layer_replication": "it changes the number of layers",
+    "target_parameters": "it adapts parameters of experts",
+    "use_qalora": "its A works on groups of inputs",
+    "use_bdlora": "its matrices are block-diagonal",
+    "alora_invocation_tokens": "it is active only after its invocation tokens",
+    "arrow_config": "it routes between several adapters",
+    "kasa_config": "it rescales its singular values",
+    "monteclora_config": "it samples its weights",
+    "velora_config": "it keeps state of its own",
+    "megatron_config": "it belongs to Megatron's parallel layers",
+}
+
+_CHANGES_BASE: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Initialisations that subtract from the base weights; the adapter alone does not say what."""
+
+# fmt: off
+_HARMLESS: Final = frozenset((
+    "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+    "eva_config", "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "alpha_pattern", "lora_dropout",
+    "lora_ga_config", "megatron_core", "modules_to_save", "modules_to_tie", "peft_type",
+    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
+    "target_modules", "target_modules_to_tie", "task_type", "trainable_token_indices",
+    "use_dora", "use_rslora",
+))
+# fmt: on
+"""Options that the tensors make plain, or that mattered in training only."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The checked part of the configuration that the arithmetic needs."""
+
+    r: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool
+    use_dora: bool
+    bias: str
+    modules_to_save: tuple[str, ...]
+    token_indices: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
+    base_model_name: str | None
+    revision: str | None
+    warnings: tuple[str, ...]
+
+    def rank(self, module: str) -> int:
+        """The rank of `module` (path in the base model, without 'base_model.model.')."""
+        return self.rank_pattern.get(pattern_key(self.rank_pattern, module), self.r)
+
+    def scaling(self, module: str) -> float:
+        """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+        alpha = self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.alpha)
+        rank = self.rank(module)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
+    """The first pattern that matches the end of `module`, else `module` itself.
+
+    As peft's `get_pattern_key`: a pattern is a regular expression for the whole path or for
+    its last components.
+    """
+    for pattern in patterns:
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return pattern
+    return module
+
+
+def parse_config(config: Mapping[str, Any], path: Path) -> LoraSettings:
+    """Check a configuration.
+
+    Raises:
+        UnsupportedError: another PEFT method, or an option that a merge cannot express.
+        BadFileError: a field of the wrong type or value.
+    """
+    _check_method(config, path)
+    return LoraSettings(
+        r=_rank(config.get("r"), "r", path),
+        alpha=_alpha(config.get("lora_alpha"), "lora_alpha", path),
+        rank_pattern={
+            k: _rank(v, f"rank_pattern[{k!r}]", path)
+            for k, v in _patterns(config, "rank_pattern", path).items()
+        },
+        alpha_pattern={
+            k: _alpha(v, f"alpha_pattern[{k!r}]", path)
+            for k, v in _patterns(config, "alpha_pattern", path).items()
+        },
+        use_rslora=_flag(config, "use_rslora", path),
+        use_dora=_flag(config, "use_dora", path),
+        bias=_text(config, "bias", path) or "none",
+        modules_to_save=_names(config.get("modules_to_save"), "modules_to_save", path),
+        token_indices=_token_indices(config.get("trainable_token_indices"), path),
+        base_model_name=_text(config, "base_model_name_or_path", path),
+        revision=_text(config, "revision", path),
+        warnings=_unknown_options(config),
+    )
+
+
+def _check_method(config: Mapping[str, Any], path: Path) -> None:
+    method = config.get("peft_type")
+    if method != "LORA":
+        raise UnsupportedError(
+            f"an adapter of type {method!r}", where=path, wanted="LORA", remedy=_MERGE
+        )
+    for option, why in _UNMERGEABLE.items():
+        if config.get(option):
+            raise UnsupportedError(
+                f"the adapter uses {option}: {why}", where=path, wanted="plain LoRA", remedy=_MERGE
+            )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        raise UnsupportedError(
+            f"the adapter was initialised with {start}, which changes the base weights",
+            where=path,
+            wanted="an adapter relative to the original base",
+            remedy="save it again with peft's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...), which converts it to plain LoRA",
+        )
+
+
+def _unknown_options(config: Mapping[str, Any]) -> tuple[str, ...]:
+    known = _HARMLESS | _UNMERGEABLE.keys()
+    return tuple(
+        f"adapter_config.json sets '{key}', which this version of pedsup does not know; "
+        "if it changes the arithmetic, the merge will be wrong"
+        for key, value in config.items()
+        if key not in known and value
+    )
+
+
+def _bad(name: str, value: Any, wanted: str, path: Path) -> BadFileError:
+    return BadFileError(
+        f"{name} is {value!r}",
+        where=path,
+        wanted=wanted,
+        remedy="the adapter's configuration is damaged: copy it from the training run again",
+    )
+
+
+def _rank(value: Any, name: str, path: Path) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 16:
+        raise _bad(name, value, "a positive integer", path)
+    return value
+
+
+def _alpha(value: Any, name: str, path: Path) -> float:
+    # A finite float64 may still be infinite as the float32 that multiplies.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
+        raise _bad(name, value, "a finite number", path)
+    return value
+
+
+def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool:
+    value = config.get(name, False)
+    if not isinstance(value, bool) and value is not None:
+        raise _bad(name, value, "true or false", path)
+    return bool(value)
+
+
+def _text(config: Mapping[str, Any], name: str, path: Path) -> str | None:
+    value = config.get(name)
+    if value is not None and not isinstance(value, str):
+        raise _bad(name, value, "text", path)
+    return value
+
+
+def _patterns(config: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    value = config.get(name) or {}
+    if not isinstance(value, dict):
+        raise _bad(name, value, "a table of patterns", path)
+    for pattern in value:
+        try:
+            re.compile(rf"(.*\.)?({pattern})$")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise _bad(name, pattern, "regular expressions", path) from error
+    return value
+
+
+def _names(value: Any, name: str, path: Path) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise _bad(name, value, "a list of module names", path)
+    return tuple(value)
+
+
+def _token_indices(
+    value: Any, path: Path
+) -> tuple[int, ...] | Mapping[str, tuple[int, ...]] | None:
+    def indices(numbers: Any) -> tuple[int, ...]:
+        if not isinstance(numbers, list) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers
+        ):
+            raise _bad("trainable_token_indices", numbers, "lists of token numbers", path)
+        if len(set(numbers)) != len(numbers):
+            raise _bad("trainable_token_indices", numbers, "every token once", path)
+        return tuple(numbers)
+
+    if not value:
+        return None
+    if isinstance(value, dict):
+        return {str(module): indices(numbers) for module, numbers in value.items()}
+    return indices(value)

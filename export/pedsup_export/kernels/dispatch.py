@@ -1,0 +1,209 @@
+"""Which quantizer packs a type: a vector kernel where it gives ggml's bytes here, else ggml.
+
+A kernel does the tame blocks, which are all but a few of a real model's, and marks the odd
+ones: blocks of zeros, blocks whose scale rounds to zero, numbers that overflow on the way. What
+ggml makes of those depends on conversions that C leaves undefined, so ggml makes it.
+
+The first use of a kernel in a process compares it with ggml on a fixed set of nasty rows. If
+this machine's ggml was compiled to other arithmetic (fused multiply-add, say), the type is left
+to ggml altogether, with a warning in the log.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from pedsup.errors import UsageError
+from pedsup.gguf_file.ggml_types import GGMLType
+from pedsup.optional import require
+from pedsup_export import ggml
+from pedsup_export.kernels.odd_blocks import redo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Rows = NDArray[np.float32]
+    Packed = NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
+
+SWITCH: Final = "PEDSUP_KERNELS"
+"""Environment variable: `auto` (numba, the default), `ggml` to use no kernel, `torch:cuda`."""
+_MODULES: Final = {
+    "Q4_K": "q45_k",
+    "Q5_K": "q45_k",
+    "Q6_K": "q6_k",
+    "Q3_K": "q3_k",
+    "Q2_K": "q2_k",
+    "Q4_0": "q4_0",
+    "Q8_0": "q8_0",
+}
+_UNWEIGHTED: Final = ("Q8_0",)
+"""Types for which llama.cpp ignores importances."""
+
+
+class Quantizer(Protocol):
+    """Something that packs one type as ggml does, with importances or without."""
+
+    @property
+    def kind(self) -> GGMLType:
+        """The type it packs."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it takes importances."""
+
+    def quantize_into(
+        self, rows: Rows, kind: GGMLType, importance: Rows | None, out: Packed
+    ) -> None:
+        """As `ggml.quantize_into`."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that numba compiled."""
+
+    kind: GGMLType
+    weighted: bool
+    run: Any
+    """`run(x, importance, per_row, out, odd)`: x flat float32, importance float32 of one row
+    (empty if not weighted), blocks per row, out flat uint8, odd uint8 per block (result)."""
+
+    def quantize_into(
+        self, rows: Rows, kind: GGMLType, importance: Rows | None, out: Packed
+    ) -> None:
+        """As `ggml.quantize_into`, with the same bytes."""
+        blocks = rows.shape[1] // kind.block_size
+        odd = np.zeros(rows.shape[0] * blocks, np.uint8)
+        weights = importance if self.weighted and importance is not None else _NOTHING
+        self.run(rows.reshape(-1), weights, blocks, out.reshape(-1), odd)
+        redo(rows, kind, None if weights is _NOTHING else weights, out, odd)
+
+
+_NOTHING: Final = np.empty(0, np.float32)
+
+
+_found: dict[tuple[str, bool, str], Quantizer | None] = {}
+_reasons: dict[tuple[str, bool], str] = {}
+_lock = threading.Lock()
+
+
+def kernel_for(kind: GGMLType, weighted: bool) -> Quantizer | None:
+    """The kernel for a type, compiled and checked against ggml; None where ggml must do it.
+
+    Raises:
+        UsageError: the environment variable PEDSUP_KERNELS has an unknown value, or names a
+            device that torch does not have.
+        MissingDependencyError: it asks for torch, which is not installed.
+    """
+    switch = os.environ.get(SWITCH, "auto")
+    if switch not in ("auto", "ggml", "torch") and not switch.startswith("torch:"):
+        raise UsageError(
+            f"{SWITCH}={switch} is unknown",
+            wanted="auto, ggml, torch or torch:cuda",
+            remedy=f"unset {SWITCH}",
+        )
+    if switch == "ggml" or kind.name not in _MODULES:
+        return None
+    key = kind.name, weighted and kind.name not in _UNWEIGHTED, switch
+    with _lock:
+        if key not in _found:
+            _found[key] = _make(kind, *key[1:])
+        return _found[key]
+
+
+def why_ggml() -> dict[tuple[str, bool], str]:
+    """Types (and whether weighted) that have a kernel which is not used, and why."""
+    return dict(_reasons)
+
+
+def _make(kind: GGMLType, weighted: bool, switch: str) -> Quantizer | None:
+    made: Quantizer
+    try:
+        if switch != "auto":
+            made = _torch_kernel(kind, weighted, switch.partition(":")[2] or "cpu")
+        else:
+            module = importlib.import_module(f"pedsup_export.kernels.{_MODULES[kind.name]}")
+            suffix = "_weighted" if weighted else ""
+            made = Kernel(kind, weighted, getattr(module, f"quantize_{kind.name.lower()}{suffix}"))
+    except ImportError as error:
+        _leave_to_ggml(kind, weighted, f"numba cannot be imported: {error}")
+        return None
+    if agrees_with_ggml(made):
+        return made
+    _leave_to_ggml(kind, weighted, "its bytes differ from those of this machine's ggml")
+    return None
+
+
+def _torch_kernel(kind: GGMLType, weighted: bool, device: str) -> Quantizer:
+    torch = require("torch", extra="train")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"torch has no device '{device}': {error}", where=SWITCH, remedy="use torch:cpu"
+        ) from error
+    from pedsup_export.kernels.torch_path import TorchKernel
+
+    return TorchKernel(kind, weighted, device)
+
+
+def _leave_to_ggml(kind: GGMLType, weighted: bool, reason: str) -> None:
+    _reasons[kind.name, weighted] = reason
+    log.warning("quantizing %s with ggml's own code: %s", kind.name, reason)
+
+
+def agrees_with_ggml(made: Quantizer) -> bool:
+    """Compare a kernel with ggml on `nasty_rows`."""
+    rows = nasty_rows()
+    importance = nasty_importance(rows.shape[1]) if made.weighted else None
+    ours = np.zeros((len(rows), made.kind.row_bytes(rows.shape[1])), np.uint8)
+    theirs = ours.copy()
+    made.quantize_into(rows, made.kind, importance, ours)
+    ggml.quantize_into(rows, made.kind, importance, theirs)
+    return bool(np.array_equal(ours, theirs))
+
+
+def nasty_rows(width: int = 768) -> Rows:
+    """Rows that tell one arithmetic from another: float32 [about 100, width], all finite.
+
+    Zeros, constants, ramps, outliers, one sign, ties, subnormals, sizes from 1e-38 to 1e30, and
+    enough noise that a single fused operation shows.
+    """
+    rng = np.random.default_rng(20261123)
+    noise = rng.standard_normal((64, width)).astype(np.float32)
+    ramp = np.linspace(-1, 1, width, dtype=np.float32)
+    ties = np.round(noise[:4] * 4) / np.float32(4)
+    outlier = noise[:4] * np.float32(1e-3)
+    outlier[:, ::97] = 5
+    sparse = np.where(rng.random((4, width)) < 0.05, noise[:4], np.float32(0))
+    sizes = np.float32(10.0) ** np.arange(-38, 31, 4, dtype=np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        rows = [
+            noise * np.float32(0.02),
+            np.abs(noise[:4]),
+            -np.abs(noise[:4]) - np.float32(1),
+            ties,
+            outlier,
+            sparse,
+            sizes[:, None] * noise[: len(sizes)],
+            np.stack([ramp, ramp**3, np.zeros_like(ramp), np.full_like(ramp, -0.25)]),
+            np.stack([np.full_like(ramp, 3), np.full_like(ramp, 1e-45), ramp * np.float32(1e-40)]),
+        ]
+    return np.ascontiguousarray(np.concatenate(rows), np.float32)
+
+
+def nasty_importance(width: int) -> Rows:
+    """Importances over many sizes, with zeros: float32 [width]."""
+    rng = np.random.default_rng(7)
+    values = rng.standard_exponential(width) ** 3
+    values[::11] = 0
+    values[64:96] = 0
+    return values.astype(np.float32)

@@ -1,0 +1,155 @@
+"""Q6_K: super-blocks of 256 weights in 16 blocks of 16.
+
+    | low 4 bits 128 bytes | high 2 bits 64 bytes | scales 16 x int8 | d f16 |  = 210
+
+    weight = d * scale[block] * (level - 32)                        level 0..63
+
+    for each half of 128 weights, i = 0..31:
+      low  byte i       weight i        (low nibble) and 64 + i (high nibble)
+      low  byte 32 + i  weight 32 + i   (low nibble) and 96 + i (high nibble)
+      high byte i       two bits each of weights i, 32 + i, 64 + i, 96 + i
+
+A lane is a super-block. Source: quantize_row_q6_K_ref and quantize_row_q6_K_impl in
+ggml-quants.c; importances are the squared weights when none are given.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from pedsup_export.kernels.constants import QK_K, STEPS_Q6_K
+from pedsup_export.kernels.half import from_half, put_half, to_half
+from pedsup_export.kernels.jit import inline, kernel
+from pedsup_export.kernels.layout import lane_offsets, load_columns
+from pedsup_export.kernels.search import (
+    LANES,
+    ONE,
+    ZERO,
+    final_levels,
+    is_odd,
+    nearest,
+    search_scale,
+)
+from pedsup_export.kernels.vec import (
+    absolute,
+    any_lane,
+    load,
+    splat,
+    store,
+    store_bytes,
+    store_mask,
+    truncate,
+    where,
+)
+
+BLOCK: Final = 16
+BLOCKS: Final = 16
+SIZE: Final = 210
+NMAX: Final = np.float32(32)
+LOWEST_SCALE, HIGHEST_SCALE = np.float32(-128), np.float32(127)
+
+
+@inline
+def _find_scales(x, importance, weighted, weights, scales):
+    """The scales of 16 blocks (vectors), the one of largest magnitude, and the odd lanes."""
+    largest, extreme = splat(ZERO), splat(ZERO)
+    odd = largest > largest
+    for block in range(BLOCKS):
+        at = BLOCK * block * LANES
+        if weighted:
+            scale, _, bad = search_scale(x, at, BLOCK, importance, at, NMAX, STEPS_Q6_K)
+        else:
+            for i in range(BLOCK):
+                xi = load(x, at + LANES * i)
+                store(weights, LANES * i, xi * xi)
+            scale, _, bad = search_scale(x, at, BLOCK, weights, 0, NMAX, STEPS_Q6_K)
+        store(scales, LANES * block, scale)
+        larger = absolute(scale) > largest
+        largest = where(larger, absolute(scale), largest)
+        extreme = where(larger, scale, extreme)
+        odd |= bad
+    return extreme, odd
+
+
+@inline
+def _quantize_q6_k(x, importance, per_row, out, odd, weighted):
+    count = x.size // QK_K
+    columns = np.empty(QK_K * LANES, np.float32)
+    column_importance = np.empty(QK_K * LANES if weighted else 0, np.float32)
+    weights = np.empty(BLOCK * LANES, np.float32)
+    scales = np.empty(BLOCKS * LANES, np.float32)
+    d = np.empty(LANES, np.float32)
+    rows = np.empty(LANES, np.int64)
+    marks = np.empty(LANES, np.uint8)
+    for first in range(0, count, LANES):
+        lane_offsets(first, count, count, QK_K, rows)
+        load_columns(x, rows, QK_K, columns)
+        if weighted:
+            lane_offsets(first, count, per_row, QK_K, rows)
+            load_columns(importance, rows, QK_K, column_importance)
+        extreme, bad = _find_scales(columns, column_importance, weighted, weights, scales)
+        inverse = splat(LOWEST_SCALE) / extreme
+        store(d, 0, splat(ONE) / inverse)
+        top = splat(HIGHEST_SCALE)
+        for block in range(BLOCKS):
+            value = inverse * load(scales, LANES * block)
+            bad |= is_odd(value)
+            level = nearest(value)
+            store(scales, LANES * block, where(level > top, top, level))
+        store_mask(marks, 0, bad)
+        for lane in range(min(LANES, count - first)):
+            block = first + lane
+            odd[block] = marks[lane] | _pack(x, block, d[lane], scales, lane, out)
+
+
+@inline
+def _pack(x, block, scale, scales, lane, out):
+    """Write one super-block; 1 if ggml must do it."""
+    at = SIZE * block
+    half = to_half(scale)
+    put_half(out, at + 208, half)
+    d = from_half(half)
+    for b in range(BLOCKS):
+        out[at + 192 + b] = np.uint8(np.int32(scales[LANES * b + lane]))
+    bad = splat(ZERO) > splat(ZERO)
+    for part in range(2):
+        for i in range(0, 32, LANES):
+            low, high, odd = _split(x, block, 128 * part + i, d, scales, lane)
+            bad |= odd
+            low1, high1, odd = _split(x, block, 128 * part + 32 + i, d, scales, lane)
+            bad |= odd
+            low2, high2, odd = _split(x, block, 128 * part + 64 + i, d, scales, lane)
+            bad |= odd
+            low3, high3, odd = _split(x, block, 128 * part + 96 + i, d, scales, lane)
+            bad |= odd
+            four, sixteen = splat(np.float32(4)), splat(np.float32(16))
+            store_bytes(out, at + 64 * part + i, low + low2 * sixteen)
+            store_bytes(out, at + 64 * part + 32 + i, low1 + low3 * sixteen)
+            high += high1 * four + high2 * sixteen + high3 * (four * sixteen)
+            store_bytes(out, at + 128 + 32 * part + i, high)
+    return np.uint8(any_lane(bad))
+
+
+@inline
+def _split(x, block, place, d, scales, lane):
+    """Low four and high two bits of weights `place : place + 16` (one block), and odd lanes."""
+    scale = d * scales[place // BLOCK * LANES + lane]
+    level, odd = final_levels(x, QK_K * block + place, scale, ZERO, -NMAX, NMAX - ONE)
+    sixteen = splat(np.float32(16))
+    number = level + splat(NMAX)
+    high = truncate(number / sixteen)
+    return number - high * sixteen, high, odd
+
+
+@kernel
+def quantize_q6_k(x, importance, per_row, out, odd):
+    """Q6_K without importances; arguments as in `dispatch.Kernel`."""
+    _quantize_q6_k(x, importance, per_row, out, odd, False)
+
+
+@kernel
+def quantize_q6_k_weighted(x, importance, per_row, out, odd):
+    """Q6_K with importances."""
+    _quantize_q6_k(x, importance, per_row, out, odd, True)

@@ -1,0 +1,68 @@
+"""Q8_0: blocks of 32 weights.
+
+    | d f16 | levels 32 x int8 |  = 34            weight = d * level, level -127..127
+
+A lane is a block for the search of the largest weight, and a weight for the levels. Source:
+quantize_row_q8_0_ref in ggml-quants.c. llama.cpp ignores importances here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from pedsup_export.kernels.half import put_half, to_half
+from pedsup_export.kernels.jit import inline, kernel
+from pedsup_export.kernels.layout import lane_offsets, load_columns
+from pedsup_export.kernels.search import LANES, ONE, ZERO, is_odd
+from pedsup_export.kernels.vec import (
+    absolute,
+    any_lane,
+    load,
+    splat,
+    store,
+    store_bytes,
+    truncate,
+    where,
+)
+
+BLOCK: Final = 32
+SIZE: Final = 34
+BELOW_HALF: Final = np.float32(0.49999997)
+"""The float before 0.5: adding 0.5 itself would round 0.49999997 up."""
+
+
+@inline
+def _round_away(value):
+    """C's roundf: to the nearest integer, halves away from zero; magnitudes below 2**22."""
+    zero = splat(ZERO)
+    return truncate(value + where(value < zero, splat(-BELOW_HALF), splat(BELOW_HALF)))
+
+
+@kernel
+def quantize_q8_0(x, importance, per_row, out, odd):
+    """Q8_0; arguments as in `dispatch.Kernel`, importances unused."""
+    count = x.size // BLOCK
+    columns = np.empty(BLOCK * LANES, np.float32)
+    d = np.empty(LANES, np.float32)
+    rows = np.empty(LANES, np.int64)
+    for first in range(0, count, LANES):
+        lane_offsets(first, count, count, BLOCK, rows)
+        load_columns(x, rows, BLOCK, columns)
+        largest = splat(ZERO)
+        for i in range(BLOCK):
+            size = absolute(load(columns, LANES * i))
+            largest = where(largest > size, largest, size)
+        store(d, 0, largest / splat(np.float32(127)))
+        for lane in range(min(LANES, count - first)):
+            block = first + lane
+            scale = d[lane]
+            inverse = ONE / scale if scale != ZERO else ZERO
+            put_half(out, SIZE * block, to_half(scale))
+            bad = splat(ZERO) > splat(ZERO)
+            for i in range(0, BLOCK, LANES):
+                value = load(x, BLOCK * block + i) * splat(inverse)
+                bad |= is_odd(value)
+                store_bytes(out, SIZE * block + 2 + i, _round_away(value))
+            odd[block] = np.uint8(any_lane(bad))

@@ -1,0 +1,105 @@
+"""What the project promises about itself: layout, direction of imports, documented options."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOTS = {
+    "pedsup": ROOT / "runtime",
+    "pedsup_export": ROOT / "export",
+    "pedsup_train": ROOT / "train",
+    "pedsup_bench": ROOT / "bench",
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_the_phone_s_package_imports_no_other_stage_and_nothing_heavy() -> None:
+    heavy = {"numpy", "torch", "transformers", "gguf", "peft", *ROOTS} - {"pedsup"}
+    for path in sorted((ROOTS["pedsup"] / "pedsup").rglob("*.py")):
+        assert not imported(path) & heavy, path
+
+
+def test_the_roots_are_no_packages() -> None:
+    for root in ROOTS.values():
+        assert not (root / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_importing_has_no_effects(name: str, tmp_path: Path) -> None:
+    """Every module imports silently, without a file, and without the heavy libraries."""
+    modules = [
+        ".".join(p.relative_to(ROOTS[name]).with_suffix("").parts).removesuffix(".__init__")
+        for p in sorted((ROOTS[name] / name).rglob("*.py"))
+        if p.name != "__main__.py"
+    ]
+    code = (
+        f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\n"
+        "print(sorted({'torch', 'transformers', 'peft', 'llama_cpp'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def options(command: click.Command) -> set[str]:
+    return {
+        name
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+
+
+def test_the_export_page_lists_every_option() -> None:
+    from pedsup_export.cli import cli
+
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    table = page.partition("## Options")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(--[a-z0-9-]+)`", table))
+    assert documented == options(cli.commands["run"]) - {"--help"}
+
+
+def test_the_readme_s_tree_names_folders_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.partition("## Folders")[2].partition("```")[2].partition("```")[0]
+    named = [line.split()[0] for line in tree.strip().splitlines()]
+    assert named
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_four_packages_and_their_data(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("pedsup-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.partition("/")[0] for n in names if ".dist-info" not in n} == set(ROOTS)
+    for root in ROOTS:
+        assert f"{root}/py.typed" in names
+    assert any(n.startswith("pedsup_train/data/") and n.endswith(".jsonl") for n in names)

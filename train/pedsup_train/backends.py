@@ -1,0 +1,298 @@
+"""Load a base and put LoRA on it: unsloth on CUDA where it is installed, else transformers + peft.
+
+Both return the same thing, a PEFT model and its tokenizer; everything above is one code path.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pedsup.errors import MissingDependencyError, PedsupError, ResourceError, UnsupportedError
+from pedsup.optional import require
+from pedsup_train.recipe import Recipe
+from pedsup_train.targets import TargetPlan, check_adapted, plan_targets
+from pedsup_train.versions import refuse_known_bad
+
+Backend = Literal["unsloth", "transformers"]
+USED_PACKAGES: Final[dict[Backend, tuple[str, ...]]] = {
+    "unsloth": ("transformers", "unsloth_zoo"),
+    "transformers": ("transformers",),
+}
+FORWARD_TOLERANCE: Final = 0.05
+"""Largest difference of logits, as a share of their spread, between two ways to the same result."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how the model is held."""
+
+    backend: Backend
+    device: Literal["cuda", "cpu"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    optimizer: Literal["adamw_bnb_8bit", "adamw_torch"]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Loaded:
+    """A model ready to train."""
+
+    model: Any
+    """A `peft.PeftModel`."""
+    tokenizer: Any
+    targets: TargetPlan
+    n_trainable: int
+
+
+def choose_runtime(recipe: Recipe) -> Runtime:
+    """The policy: from recipe and machine to backend, device, precision and optimizer.
+
+    Raises:
+        UnsupportedError: a backend was asked for that does not run here.
+    """
+    torch = require("torch", extra="train")
+    notes: list[str] = []
+    cuda = bool(torch.cuda.is_available())
+    has_unsloth = cuda and importlib.util.find_spec("unsloth") is not None
+    asked = recipe.model.backend
+    if asked == "unsloth" and not has_unsloth:
+        raise UnsupportedError(
+            "unsloth was asked for" + ("" if cuda else ", and there is no CUDA GPU"),
+            remedy="pip install 'pedsup[train-gpu]'" if cuda else "--set model.backend=auto",
+        )
+    backend: Backend = "unsloth" if has_unsloth and asked != "transformers" else "transformers"
+    dtype = recipe.model.dtype
+    if dtype == "auto":
+        bf16 = cuda and torch.cuda.is_bf16_supported()
+        dtype = "bfloat16" if bf16 else "float16" if cuda else "float32"
+    eight_bit = recipe.train.optimizer == "adamw_8bit"
+    if eight_bit and not cuda:
+        notes.append("8-bit AdamW needs a GPU: the 32-bit one is used")
+    optimizer: Any = "adamw_bnb_8bit" if eight_bit and cuda else "adamw_torch"
+    return Runtime(backend, "cuda" if cuda else "cpu", dtype, optimizer, tuple(notes))
+
+
+def load_config(recipe: Recipe) -> Any:
+    """The base's config; a clear error when there is no such base or no connection.
+
+    Raises:
+        ResourceError: it is neither a folder here nor reachable on the hub.
+    """
+    transformers = require("transformers", extra="train")
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            recipe.model.base, revision=recipe.model.revision or None
+        )
+    except (OSError, ValueError) as error:
+        raise _no_base(recipe, error) from error
+
+
+def load_tokenizer(recipe: Recipe) -> Any:
+    """The base's tokenizer.
+
+    Raises:
+        ResourceError: as `load_config`.
+    """
+    transformers = require("transformers", extra="train")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            recipe.model.base, revision=recipe.model.revision or None
+        )
+    except (OSError, ValueError) as error:
+        raise _no_base(recipe, error) from error
+
+
+def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
+    reason = str(error).strip().splitlines()
+    return ResourceError(
+        f"the base could not be read: {reason[0] if reason else type(error).__name__}",
+        where=recipe.model.base or "model.base is empty",
+        wanted="a Hugging Face folder, or a hub id with a connection",
+        remedy="give --base FOLDER, or make the default: pedsup-train default-base --out out/base",
+    )
+
+
+def is_prequantized(config: Any) -> bool:
+    """Whether the checkpoint itself is stored in 4 bit (as unsloth's `bnb-4bit` ones)."""
+    return getattr(config, "quantization_config", None) is not None
+
+
+def load(recipe: Recipe, runtime: Runtime) -> Loaded:
+    """Load the base, put LoRA on it and check that only LoRA would be trained.
+
+    Raises:
+        UnsupportedError: a library version known to train this model wrongly.
+        ResourceError: no such base.
+    """
+    config = load_config(recipe)
+    refuse_known_bad(config.model_type, USED_PACKAGES[runtime.backend])
+    tokenizer = load_tokenizer(recipe)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    make = _unsloth if runtime.backend == "unsloth" else _transformers
+    model, targets = make(recipe, runtime, config)
+    n_trainable = check_adapted(model, targets)
+    return Loaded(model, tokenizer, targets, n_trainable)
+
+
+def _attention(recipe: Recipe) -> dict[str, str]:
+    kind = recipe.model.attention
+    return {} if kind == "auto" else {"attn_implementation": kind}
+
+
+def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:
+    torch = require("torch", extra="train")
+    transformers = require("transformers", extra="train")
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, runtime.dtype),
+        "revision": recipe.model.revision or None,
+        **_attention(recipe),
+    }
+    if recipe.model.quantization == "nf4" and not is_prequantized(config):
+        require("bitsandbytes", extra="train")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, runtime.dtype),
+        )
+    if runtime.device == "cuda":
+        # One process per GPU under `accelerate launch`; each holds the whole model.
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    model = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.base, **options)
+    return add_lora(model, recipe)
+
+
+def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
+    """Freeze `model` and put the recipe's LoRA on it, with adapter weights in float32.
+
+    peft's `prepare_model_for_kbit_training` is not used: it turns every 16-bit tensor into
+    float32, and on E4B that is the 2.8 B parameters of the per-layer embedding (5.6 GB more).
+    """
+    peft = require("peft", extra="train")
+    targets = plan_targets(model, recipe.lora.targets)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight at its first evaluation
+        # and rounds its scales to bfloat16: evaluating would change the base that is trained on
+        # (and fails on rows shorter than a block).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if recipe.train.gradient_checkpointing:
+        enable_checkpointing(model)
+    model.config.use_cache = False
+    lora = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora.r,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        use_rslora=recipe.lora.rslora,
+        bias="none",
+        target_modules=list(targets.names),
+        revision=recipe.model.revision or None,
+    )
+    with warnings.catch_warnings():
+        # peft 0.21 asks for an attribute that transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, lora), targets
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass, under the name that this transformers has."""
+    new = getattr(model, "activation_checkpointing_enable", None)
+    if new is not None:
+        new({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _unsloth(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:
+    torch = require("torch", extra="train")
+    unsloth = require("unsloth", extra="train-gpu")
+    model, _ = unsloth.FastModel.from_pretrained(
+        model_name=recipe.model.base,
+        revision=recipe.model.revision or None,
+        max_seq_length=recipe.data.max_length,
+        dtype=getattr(torch, runtime.dtype),
+        load_in_4bit=recipe.model.quantization == "nf4",
+        full_finetuning=False,
+    )
+    targets = plan_targets(model, recipe.lora.targets)
+    model = unsloth.FastModel.get_peft_model(
+        model,
+        r=recipe.lora.r,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        use_rslora=recipe.lora.rslora,
+        bias="none",
+        # unsloth takes names or one regex; the regex names each module in full.
+        target_modules="|".join(name.replace(".", r"\.") for name in targets.names),
+        use_gradient_checkpointing="unsloth" if recipe.train.gradient_checkpointing else False,
+        random_state=recipe.train.seed,
+    )
+    return model, targets
+
+
+def check_forward(model: Any, tokenizer: Any) -> float:
+    """Compare the logits of training (no cache, checkpointing on) with those of inference (cache).
+
+    A library that trains KV-shared layers on other projections than inference uses shows here,
+    whatever its version says: the two differ by as much as the logits themselves.
+
+    Returns:
+        The largest difference divided by the standard deviation of the logits.
+
+    Raises:
+        UnsupportedError: they differ by more than `FORWARD_TOLERANCE`.
+    """
+    torch = require("torch", extra="train")
+    text = "The child has fever and cough. El niño tiene fiebre y tos."
+    ids = torch.tensor([tokenizer(text)["input_ids"][:32]], device=model.device)
+    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    rates = [module.p for module in dropouts]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            inference = model(input_ids=ids, use_cache=True).logits.float()
+            model.train()
+            for module in dropouts:
+                module.p = 0.0
+            training = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        for module, rate in zip(dropouts, rates, strict=True):
+            module.p = rate
+        model.train(was_training)
+    difference = float((training - inference).abs().max() / inference.std())
+    if not difference <= FORWARD_TOLERANCE:
+        raise UnsupportedError(
+            f"training and inference compute different logits (by {difference:.2f} of their"
+            " spread): the adapter would be trained on a wrong forward pass",
+            where=type(model).__name__,
+            wanted=f"a difference below {FORWARD_TOLERANCE}",
+            remedy="update transformers and unsloth-zoo, or --set model.backend=transformers",
+        )
+    return difference
+
+
+def base_commit(config: Any, recipe: Recipe) -> str:
+    """What identifies the base: the hub's commit, or 'local'."""
+    commit = getattr(config, "_commit_hash", None)
+    return str(commit) if commit and not Path(recipe.model.base).exists() else "local"
+
+
+def refuse_missing() -> None:
+    """Raise `MissingDependencyError` at once if the training extra is not installed."""
+    for module in ("torch", "transformers", "peft", "accelerate", "matplotlib", "packaging"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingDependencyError(
+                f"the Python package '{module}' is not installed",
+                wanted="the optional group 'train'",
+                remedy="pip install 'pedsup[train]'",
+            )

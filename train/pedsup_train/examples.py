@@ -1,0 +1,82 @@
+"""One training example, whatever file it came from, and the rows that could not become one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its answer; texts are NFC and stripped.
+
+    `options` and `answer` are empty and -1 for free-text pairs, whose answer is `explanation`.
+    """
+
+    id: str
+    source: str
+    lang: str
+    question: str
+    options: tuple[str, ...] = ()
+    answer: int = -1
+    explanation: str = ""
+    group: str = ""
+    """Examples of one group (translations of each other) stay on one side of the split."""
+
+    @property
+    def question_key(self) -> str:
+        """What makes two questions the same: letters and digits only, case folded."""
+        return _key(self.question)
+
+    @property
+    def full_key(self) -> str:
+        """What makes two examples duplicates: the question and the set of its options."""
+        if not self.options:
+            return f"{self.question_key}|{_key(self.explanation)}"
+        return f"{self.question_key}|{'|'.join(sorted(map(_key, self.options)))}"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was not used, with its place and the reason."""
+
+    where: str
+    reason: str
+
+
+@dataclass
+class ReadResult:
+    """What a reader found in one source, counted."""
+
+    name: str
+    digest: str
+    """SHA-256 of the file, or the hub's repository, revision and split."""
+    rows: int = 0
+    other_subject: int = 0
+    over_limit: int = 0
+    examples: list[Example] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def clean_text(value: object) -> str:
+    """NFC, Unix line ends, no control characters but newline and tab, stripped; '' for None."""
+    if value is None:
+        return ""
+    text = unicodedata.normalize("NFC", str(value)).replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    return text.strip()
+
+
+def _key(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[\W_]+", " ", folded).strip()
+
+
+def fold(text: str) -> str:
+    """Case and accents removed, for comparing subjects: 'Pediatría' equals 'PEDIATRIA'."""
+    decomposed = unicodedata.normalize("NFD", text.casefold())
+    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn").strip()

@@ -1,0 +1,148 @@
+"""Rows of a data source, each with its place: local JSONL, JSON, CSV, parquet, or the hub."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pedsup.errors import BadFileError, PedsupError, ResourceError, UsageError
+from pedsup.fsio import sha256_file
+from pedsup.optional import require
+from pedsup_train.examples import BadRow
+from pedsup_train.recipe import SourceConfig
+
+Row = tuple[str, dict[str, Any] | BadRow]
+"""(place, fields) or (place, why it is no row)."""
+
+BUILTIN = "builtin:"
+
+
+def source_name(source: SourceConfig) -> str:
+    """What the reports call this source."""
+    if source.hub:
+        return ":".join(part for part in (source.hub, source.config, source.split) if part)
+    return source.path
+
+
+def local_path(source: SourceConfig) -> Path:
+    """The file of a local source; `builtin:NAME` is looked up in the package."""
+    if source.path.startswith(BUILTIN):
+        name = source.path.removeprefix(BUILTIN)
+        path = Path(str(resources.files("pedsup_train") / "data" / name))
+    else:
+        path = Path(source.path).expanduser()
+    if not path.is_file():
+        raise UsageError("no such data file", where=path, remedy="check the path in the recipe")
+    return path
+
+
+def read_rows(source: SourceConfig) -> tuple[str, Iterator[Row]]:
+    """The digest of a source and its rows.
+
+    Raises:
+        UsageError: no such file, or a file type that is not read.
+        BadFileError: the file as a whole is not what its name says.
+        ResourceError: the hub cannot be reached.
+    """
+    if source.hub:
+        return _hub(source)
+    path = local_path(source)
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UsageError(
+            f"data files of type '{path.suffix}' are not read",
+            where=path,
+            wanted="one of: " + ", ".join(readers),
+        )
+    return f"sha256:{sha256_file(path)}", reader(path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            where = f"{path.name}:{number}"
+            if not raw.strip():
+                continue
+            try:
+                value = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError:
+                yield where, BadRow(where, "not UTF-8")
+            except json.JSONDecodeError as error:
+                yield where, BadRow(where, f"not JSON: {error.msg}")
+            else:
+                yield where, _mapping(where, value)
+
+
+def _json(path: Path) -> Iterator[Row]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadFileError(f"not JSON: {error}", where=path) from error
+    if not isinstance(values, list):
+        raise BadFileError("not a list of rows", where=path, wanted="[{...}, ...] or a .jsonl file")
+    for number, value in enumerate(values):
+        where = f"{path.name}[{number}]"
+        yield where, _mapping(where, value)
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                where = f"{path.name}:{reader.line_num}"
+                if None in row or None in row.values():
+                    yield where, BadRow(where, "another number of fields than the header")
+                else:
+                    yield where, dict(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise BadFileError(f"not CSV in UTF-8: {error}", where=path) from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    parquet = require("pyarrow.parquet", extra="train")
+    arrow = require("pyarrow", extra="train")
+    try:
+        file = parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(1024):
+            for row in batch.to_pylist():
+                yield f"{path.name} row {number}", row
+                number += 1
+    except (arrow.ArrowException, OSError) as error:
+        raise BadFileError(f"not a parquet file: {error}", where=path) from error
+
+
+def _mapping(where: str, value: object) -> dict[str, Any] | BadRow:
+    return value if isinstance(value, dict) else BadRow(where, "not an object with named fields")
+
+
+def _hub(source: SourceConfig) -> tuple[str, Iterator[Row]]:
+    datasets = require("datasets", extra="train")
+    hub = require("huggingface_hub", extra="train")
+    try:
+        # The commit is asked for first and then pinned, so that what is recorded is what is read.
+        commit = hub.HfApi().dataset_info(source.hub, revision=source.revision or None).sha
+        data = datasets.load_dataset(
+            source.hub, source.config or None, split=source.split, revision=commit
+        )
+    except PedsupError:
+        raise
+    except Exception as error:  # the hub's clients raise dozens of kinds, all of them "no data"
+        raise ResourceError(
+            f"the data set could not be read from the hub: {type(error).__name__}: {error}",
+            where=source_name(source),
+            remedy="connect, or download it elsewhere and give the file: "
+            '--set \'data.sources=[{format="...", path="..."}]\'',
+        ) from error
+
+    def rows() -> Iterator[Row]:
+        for number, row in enumerate(data):
+            yield f"{source.hub}/{source.split} row {number}", dict(row)
+
+    return f"hub:{source.hub}@{commit}:{source.config or 'default'}:{source.split}", rows()
