@@ -26,6 +26,9 @@ def build_prompt(
 ) -> Prompt:
     """Render and tokenize a dialogue that ends with the user's message."""
     text = template.render(messages, think=think)
+    if any(has_control_text(engine, message["content"]) for message in messages):
+        tokens = _tokenize_apart(engine, template, messages, think=think)
+        return Prompt(tokens, len(tokens))
     tokens = engine.tokenize(text, parse_special=True)
     answered: list[Message] = [*messages, {"role": "assistant", "content": "x"}]
     history = template.render(answered, think=think, add_generation_prompt=False)
@@ -36,6 +39,35 @@ def build_prompt(
         keep = _common(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
+
+
+def has_control_text(engine: Engine, content: str) -> bool:
+    """Whether a message spells one of the model's control tokens, as a pasted note may."""
+    if "<" not in content:
+        return False
+    spelled = engine.tokenize(content, parse_special=True)
+    return spelled != engine.tokenize(content, parse_special=False)
+
+
+def _tokenize_apart(
+    engine: Engine, template: ChatTemplate, messages: Sequence[Message], *, think: bool
+) -> list[int]:
+    """The prompt with control tokens from the template only, never from a message.
+
+    transformers' own rendering would let a pasted `<|im_end|>` end the user's turn.
+    """
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    masked: list[Message] = [
+        {"role": message["role"], "content": mark}
+        for mark, message in zip(marks, messages, strict=True)
+    ]
+    tokens: list[int] = []
+    rest = template.render(masked, think=think)
+    for mark, message in zip(marks, messages, strict=True):
+        before, _, rest = rest.partition(mark)
+        tokens += engine.tokenize(before, parse_special=True)
+        tokens += engine.tokenize(message["content"].strip(), parse_special=False)
+    return tokens + engine.tokenize(rest, parse_special=True)
 
 
 def stable_prefix(
