@@ -156,7 +156,7 @@ def test_a_phone_gets_the_largest_context_that_fits(sized: Any) -> None:
 def test_what_cannot_fit_is_refused_with_the_next_smaller_option(sized: Any) -> None:
     header = read_header(sized(E2B))
     config = EngineConfig(header.path, n_ctx=65536)
-    tight = Available(2000 * MIB, "the system")
+    tight = Available(1700 * MIB, "the system")
     with pytest.raises(ResourceError) as caught:
         require_fit(header, config, tight)
     n_ctx = largest_context(header, config, tight)
