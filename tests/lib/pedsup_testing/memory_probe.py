@@ -54,7 +54,7 @@ def measured(model: str, options: dict[str, Any]) -> dict[str, float]:
 
     llama_bindings.load()
     before = resident()
-    config = EngineConfig(Path(model), n_threads=2, n_threads_batch=2, **options)
+    config = EngineConfig(Path(model), n_threads=1, n_threads_batch=1, **options)
     engine = InProcessEngine(config)
     prompt = [5 + i % 200 for i in range(600)]  # more than a batch: all buffers are used
     list(engine.generate(prompt, SamplingConfig(temperature=0.0), max_tokens=2))
