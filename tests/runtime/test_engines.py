@@ -215,6 +215,16 @@ def test_a_truncated_model_is_refused(open_any, smollm2, tmp_path):
         open_any(path)
 
 
+def test_another_architecture_is_refused_by_name(open_any, smollm2, tmp_path):
+    path = tmp_path / "other.gguf"
+    data = smollm2.read_bytes()
+    at = data.index(b"general.architecture") + len(b"general.architecture") + 4 + 8
+    assert data[at : at + 5] == b"llama"
+    path.write_bytes(data[:at] + b"xlama" + data[at + 5 :])
+    with pytest.raises(EngineError, match="xlama"):
+        open_any(path)
+
+
 # ---- the child ------------------------------------------------------------------------------
 
 

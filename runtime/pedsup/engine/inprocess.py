@@ -20,6 +20,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.ends import end_tokens
 from pedsup.engine.kv_cache import KVCache, common_prefix
 from pedsup.engine.sampler import SamplerChain
 from pedsup.errors import BadFileError, EngineError, UsageError
@@ -113,11 +114,18 @@ class InProcessEngine:
             n_ctx_train=lib.llama_model_n_ctx_train(self._model),
             bos=lib.llama_vocab_bos(vocab),
             eos=lib.llama_vocab_eos(vocab),
-            end_of_generation=frozenset(
-                t for t in range(n_vocab) if lib.llama_vocab_is_eog(vocab, t)
-            ),
+            end_of_generation=self._ends(),
             chat_template=template.decode("utf-8", "replace") if template else None,
         )
+
+    def _ends(self) -> frozenset[int]:
+        lib, vocab = self._lib, self._vocab
+        declared = {lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)}
+
+        def is_end(token: int) -> bool:
+            return bool(lib.llama_vocab_is_eog(vocab, token))
+
+        return end_tokens(self, is_end) | {t for t in declared if t >= 0 and is_end(t)}
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
@@ -130,13 +138,8 @@ class InProcessEngine:
 
     @property
     def name(self) -> str:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            own = version("llama-cpp-python")
-        except PackageNotFoundError:
-            own = "?"
-        return f"llama-cpp-python {own} (llama.cpp {llama_bindings.version(self._lib)})"
+        own, native = llama_bindings.package_version(), llama_bindings.version(self._lib)
+        return f"llama-cpp-python {own} (llama.cpp {native})"
 
     @property
     def info(self) -> ModelInfo:
@@ -267,7 +270,8 @@ class InProcessEngine:
 
     def _decode(self, sampler: SamplerChain, max_tokens: int) -> Iterator[Token]:
         """The loop that runs once per token: everything it needs is a local name."""
-        cache, buffer, ctx, eog = self._cache.tokens, self._buffer, self._ctx, self._eog
+        cache, buffer, ctx, vocab = self._cache.tokens, self._buffer, self._ctx, self._vocab
+        is_end = self._lib.llama_vocab_is_eog
         sample, step, piece = sampler.sample, self._step, self.piece
         n, busy = 0, 0.0
         room = min(max_tokens, self._n_ctx - len(cache))
@@ -276,7 +280,7 @@ class InProcessEngine:
                 started = perf_counter()
                 token = sample(ctx)
                 busy += perf_counter() - started
-                if token in eog:
+                if is_end(vocab, token):
                     return
                 n += 1
                 yield Token(token, piece(token))
@@ -289,10 +293,6 @@ class InProcessEngine:
                 busy += perf_counter() - started
         finally:
             self._stats = replace(self._stats, n_generated=n, decode_s=busy)
-
-    @property
-    def _eog(self) -> frozenset[int]:
-        return self._info.end_of_generation
 
     def _step(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens

@@ -6,10 +6,8 @@ pin: fields that an answer may lack have a fallback.
 
 from __future__ import annotations
 
-import http.client
 import json
 import shutil
-import struct
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -24,21 +22,16 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
+from pedsup.engine.server_client import ServerClient
 from pedsup.engine.server_process import ServerProcess, require_program
-from pedsup.errors import BadFileError, EngineError, UsageError
-from pedsup.fsio import atomic_file
+from pedsup.engine.state_file import bad_state, pack_state, unpack_state
+from pedsup.errors import EngineError, UsageError
 from pedsup.gguf_file import GGUFHeader, read_header
 
-MAGIC: Final = b"PEDSUPS1"
-_COUNT: Final = struct.Struct("<I")
 SLOT_FILE: Final = "slot.state"
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
-END_TEXTS: Final = (
-    "<eos>", "</s>", "<turn|>", "<|tool_response>", "<end_of_turn>", "<|im_end|>",
-    "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<reponame>",
-)  # fmt: skip
-"""Token texts that llama.cpp takes for the end of generation, whatever the file declares."""
 
 
 class ServerEngine:
@@ -56,7 +49,7 @@ class ServerEngine:
             _check_context(config, header)
             self._process = ServerProcess(program, config, state_folder=self._states)
             self._process.wait_ready()
-            self._properties = self._post("GET", "/props")
+            self._properties = self._client().post("GET", "/props")
             self._info = self._read_info(header)
         except BaseException:
             self.close()
@@ -95,13 +88,13 @@ class ServerEngine:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         body = {"content": text, "add_special": False, "parse_special": parse_special}
-        return [int(token) for token in self._post("POST", "/tokenize", body)["tokens"]]
+        return [int(token) for token in self._client().post("POST", "/tokenize", body)["tokens"]]
 
     def piece(self, token: int) -> bytes:
         """The token's bytes; a part of a character comes as U+FFFD, JSON cannot hold it."""
         found = self._pieces.get(token)
         if found is None:
-            content = self._post("POST", "/detokenize", {"tokens": [token]})["content"]
+            content = self._client().post("POST", "/detokenize", {"tokens": [token]})["content"]
             found = self._pieces[token] = str(content).encode("utf-8")
         return found
 
@@ -128,7 +121,7 @@ class ServerEngine:
         self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0)
         self._cached = list(prompt)
         n, last = 0, -1
-        for event in self._stream("/completion", request):
+        for event in self._client().stream("/completion", request):
             self._note(event, on_prompt)
             if event.get("stop"):
                 return
@@ -142,26 +135,23 @@ class ServerEngine:
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and the server's state of them into one file."""
-        self._slot("save")
         source = self._states / SLOT_FILE
         try:
-            with atomic_file(path) as out, source.open("rb") as state:
-                out.write(MAGIC + _COUNT.pack(len(self._cached)))
-                out.write(struct.pack(f"<{len(self._cached)}i", *self._cached))
-                shutil.copyfileobj(state, out, 1 << 20)
+            self._slot("save")
+            pack_state(self._cached, source, path)
         finally:
             source.unlink(missing_ok=True)
 
     def load_state(self, path: Path) -> list[int]:
         target = self._states / SLOT_FILE
         try:
-            tokens = _unpack_state(path, target, self._n_ctx)
+            tokens = unpack_state(path, target, self._n_ctx)
             answer = self._slot("restore")
         finally:
             target.unlink(missing_ok=True)
         restored = answer.get("n_restored", len(tokens))
         if restored != len(tokens):
-            raise _bad_state(path, f"{restored} tokens restored of {len(tokens)}")
+            raise bad_state(path, f"{restored} tokens restored of {len(tokens)}")
         self._cached = list(tokens)
         return tokens
 
@@ -173,6 +163,9 @@ class ServerEngine:
 
     # ---- inside -------------------------------------------------------------------------
 
+    def _client(self) -> ServerClient:
+        return ServerClient(self._running())
+
     def _running(self) -> ServerProcess:
         if self._process is None:
             raise EngineError("the engine was closed")
@@ -180,11 +173,8 @@ class ServerEngine:
 
     def _read_info(self, header: GGUFHeader) -> ModelInfo:
         metadata = header.metadata
-        ends = {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
-        for text in END_TEXTS:
-            tokens = self.tokenize(text, parse_special=True)
-            if len(tokens) == 1:
-                ends.add(tokens[0])
+        declared = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in DECLARED_ENDS)
+        ends = {*end_tokens(self), *(t for t in declared if isinstance(t, int))}
         template = metadata.get("tokenizer.chat_template")
         return ModelInfo(
             architecture=header.architecture,
@@ -192,7 +182,7 @@ class ServerEngine:
             n_ctx_train=int(header.get("%s.context_length", 0)),
             bos=int(metadata.get("tokenizer.ggml.bos_token_id", -1)),
             eos=int(metadata.get("tokenizer.ggml.eos_token_id", -1)),
-            end_of_generation=frozenset(t for t in ends if isinstance(t, int)),
+            end_of_generation=frozenset(ends),
             chat_template=template if isinstance(template, str) else None,
         )
 
@@ -247,68 +237,11 @@ class ServerEngine:
 
     def _slot(self, action: str) -> dict[str, Any]:
         try:
-            return self._post("POST", f"/slots/0?action={action}", {"filename": SLOT_FILE})
+            return self._client().post("POST", f"/slots/0?action={action}", {"filename": SLOT_FILE})
         except EngineError as error:
             if action == "restore" and self._running().alive:
-                raise _bad_state(self._states / SLOT_FILE, error.found) from error
+                raise bad_state(self._states / SLOT_FILE, error.found) from error
             raise
-
-    def _post(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """One request, its JSON answer."""
-        response, connection = self._request(method, path, body)
-        try:
-            raw = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise self._running().death() from error
-        finally:
-            connection.close()
-        try:
-            answer = json.loads(raw)
-        except ValueError as error:
-            raise EngineError(f"llama-server's answer to {path} is not JSON") from error
-        if response.status != http.client.OK or not isinstance(answer, dict):
-            raise EngineError(f"llama-server refused {path}: {_reason(answer)}")
-        return answer
-
-    def _stream(self, path: str, body: object) -> Generator[dict[str, Any], None, None]:
-        """The JSON documents of a server-sent event stream; closing it cancels the request."""
-        response, connection = self._request("POST", path, body)
-        try:
-            if response.status != http.client.OK:
-                raise EngineError(f"llama-server refused {path}: {_reason(_json(response.read()))}")
-            for line in response:
-                kind, _, data = line.partition(b":")
-                if kind == b"data" and data.strip() != b"[DONE]":
-                    event = _json(data)
-                    if isinstance(event, dict) and "error" in event:
-                        raise EngineError(f"llama-server stopped: {_reason(event)}")
-                    if isinstance(event, dict):
-                        yield event
-                        if event.get("stop"):
-                            return
-                elif kind == b"error":
-                    raise EngineError(f"llama-server stopped: {_reason(_json(data))}")
-            # The stream ended without its last event.
-            raise self._running().death()
-        except (OSError, http.client.HTTPException) as error:
-            raise self._running().death() from error
-        finally:
-            connection.close()
-
-    def _request(
-        self, method: str, path: str, body: object
-    ) -> tuple[http.client.HTTPResponse, http.client.HTTPConnection]:
-        process = self._running()
-        connection = process.connect()
-        headers = {"Authorization": f"Bearer {process.key}", "Content-Type": "application/json"}
-        try:
-            connection.request(
-                method, path, None if body is None else json.dumps(body).encode(), headers
-            )
-            return connection.getresponse(), connection
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise process.death() from error
 
 
 def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:
@@ -340,43 +273,3 @@ def _check_context(config: EngineConfig, header: GGUFHeader) -> None:
             wanted=f"at most {own}, the model's own",
             remedy=f"give --ctx {own} or less",
         )
-
-
-def _unpack_state(path: Path, target: Path, limit: int) -> list[int]:
-    """Check a state file, put the server's part of it at `target`; its tokens."""
-    with path.open("rb") as source:
-        head = source.read(len(MAGIC) + _COUNT.size)
-        if head[: len(MAGIC)] != MAGIC or len(head) < len(MAGIC) + _COUNT.size:
-            raise _bad_state(path, "no state file of this engine")
-        (count,) = _COUNT.unpack(head[len(MAGIC) :])
-        if count > limit:
-            raise _bad_state(path, f"{count} tokens for a context of {limit}")
-        raw = source.read(4 * count)
-        if len(raw) != 4 * count:
-            raise _bad_state(path, "truncated")
-        with target.open("wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
-    return list(struct.unpack(f"<{count}i", raw))
-
-
-def _bad_state(path: Path, reason: str) -> BadFileError:
-    return BadFileError(
-        f"llama-server does not take the saved state: {reason}",
-        where=path,
-        wanted="a state written by the same engine, model and settings",
-        remedy="delete the file: it is only a cache",
-    )
-
-
-def _json(raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return None
-
-
-def _reason(answer: object) -> str:
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(error, dict):
-        return str(error.get("message") or error)[:500]
-    return str(error or answer)[:500]

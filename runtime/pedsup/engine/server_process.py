@@ -169,20 +169,17 @@ class ServerProcess:
         return explain_death(code, self.log_tail())
 
     def log_tail(self) -> str:
-        """The child's last lines that look like trouble, else its last lines."""
+        """The child's lines that look like trouble, else its last lines."""
         lines = list(self._log)
         trouble = [x for x in lines if any(w in x.lower() for w in ("error", "fail", "abort"))]
-        return "; ".join((trouble or lines)[-4:])
+        # The first trouble is the cause, the last one the consequence.
+        return "; ".join(trouble[:3] or lines[-3:])
 
     def close(self) -> None:
         """End the child and reap it."""
-        if self._child.poll() is None:
-            self._child.terminate()
-            try:
-                self._child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
+        # It has nothing to lose, and asked politely it may finish an answer first.
+        self._child.kill()
+        self._child.wait()
         self._reader.join(timeout=5)
         if self._child.stdout is not None:
             self._child.stdout.close()
