@@ -17,6 +17,8 @@ Evidence = Literal["capacity", "model and frequency", "model", "frequency", "not
 
 BIG_SHARE: Final = 0.5
 """A core with at least this share of the best core's capacity is a big one."""
+BIG_SHARE_BY_MODEL: Final = 0.6
+"""The same where only core models are known: the clocks, which widen the gap, are missing."""
 UNKNOWN_PHONE_THREADS: Final = 4
 ARM: Final = 0x41
 # Arm's core numbers (MIDR part) and rough work per clock relative to a Cortex-A53, from the
@@ -112,8 +114,11 @@ def plan_threads(
     if evidence == "nothing":
         n = len(_physical(cores))
         return ThreadPlan(min(n, UNKNOWN_PHONE_THREADS) if arm else n, None, evidence)
-    # By clock alone a little core of 2.0 GHz looks like a big one of 2.2: take the top clock.
-    share = 1.0 if evidence == "frequency" and arm else BIG_SHARE
+    share = BIG_SHARE
+    if evidence == "model":
+        share = BIG_SHARE_BY_MODEL
+    elif evidence == "frequency" and arm:
+        share = 1.0  # a little core of 2.0 GHz is no big one of 2.2: take the top clock
     best = max(scores.values())
     big = tuple(core for core in cores if scores[core.index] >= share * best)
     # A mask is set only where it keeps threads off little cores.

@@ -110,6 +110,11 @@ class Session:
         exchange.stop_reason = stop_reason
         self._open, self._unsaved = None, ["", ""]
 
+    def abandon(self, error: str) -> None:
+        """End a turn that an error cut off, with what there is of its answer."""
+        if (exchange := self._open) is not None:
+            self.finish(exchange.answer, exchange.reasoning, "failed", {"error": error})
+
     # ---- commands -----------------------------------------------------------------------
 
     def set_system(self, text: str) -> None:
@@ -217,6 +222,8 @@ def find_session(folder: Path, wanted: str) -> Path:
     if "/" in wanted or wanted.endswith(SUFFIX):
         return Path(wanted)
     found = sorted(folder.glob("*" + SUFFIX)) if folder.is_dir() else []
+    # A kill between the making of a file and its first line leaves an empty one.
+    found = [path for path in found if path.stat().st_size > 0]
     if wanted == "last":
         if found:
             return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))

@@ -40,6 +40,8 @@ class Settings:
     lang: Literal["en", "es"] | None = None
     history: bool = True
     history_dir: str | None = None
+    cache: bool = True
+    """Keep the read system prompt on disk, so that the next start does not read it again."""
     allow_template: bool = False
     allow_paging: bool = False
 

@@ -175,7 +175,8 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:
-        kind = UsageError if error.errno == errno.ENOENT else OutputError
+        missing = error.errno == errno.ENOENT and not flags & os.O_CREAT
+        kind = UsageError if missing else OutputError
         raise kind(
             f"the session's transcript cannot be opened: {error.strerror}",
             where=path,

@@ -26,6 +26,7 @@ from pedsup.chat.thinking import Channel, ChannelParser, Part
 from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import Engine, PromptProgress, SamplingConfig, Token
+from pedsup.errors import UsageError
 
 __all__ = [
     "NOTICES",
@@ -110,6 +111,7 @@ class Turn:
         prompt = build_prompt(self._engine, self._template, self._messages, think=think)
         self._tokens, self._keep = list(prompt.tokens), prompt.keep
         self._n_prompt = len(prompt.tokens)
+        self._require_room()
         self._open_for_constraint()
         stop: StopReason | None = None
         try:
@@ -123,6 +125,15 @@ class Turn:
             self._timings = replace(self._timings, total_s=perf_counter() - self._started)
         yield from self._drain()
         yield Done(self.result)
+
+    def _require_room(self) -> None:
+        """The question and at least one token of the answer must fit."""
+        if self._n_prompt >= self._engine.n_ctx:
+            raise UsageError(
+                f"the conversation is {self._n_prompt} tokens long with this question",
+                wanted=f"fewer than the context of {self._engine.n_ctx} tokens",
+                remedy="ask a shorter question, start afresh (/reset) or give a larger --ctx",
+            )
 
     # ---- the course of a turn -----------------------------------------------------------
 

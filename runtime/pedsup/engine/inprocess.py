@@ -28,6 +28,7 @@ from pedsup.fsio import partial_path, publish
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
+LAZY_MODE_ON: Final = 2
 MAX_PIECE: Final = 512
 """Bytes: the longest token text of a sane vocabulary; longer ones take a second call."""
 
@@ -59,6 +60,9 @@ class InProcessEngine:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.load_mode = LOAD_MODE_MMAP if config.use_mmap else LOAD_MODE_NONE
+        # The per-layer table of Gemma 4 is looked up, a few rows per token: left in the file. By
+        # itself llama.cpp does that above 4 GiB only, and E4B's has 2.2.
+        params.lazy_mode = LAZY_MODE_ON
         params.use_extra_bufts = config.extra_buffers
         self._model = lib.llama_model_load_from_file(os.fsencode(config.model), params)
         if not self._model:

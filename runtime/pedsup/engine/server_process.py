@@ -239,6 +239,7 @@ def _environment(config: EngineConfig, key: str) -> dict[str, str]:
         "LLAMA_ARG_CHECKPOINT_MIN_SPACING_NT": "0",
         "LLAMA_ARG_CACHE_RAM": "0",
         "LLAMA_ARG_FIT": "off",
+        "LLAMA_ARG_LAZY_MODE": "on",  # see InProcessEngine: the per-layer table stays in the file
         "LLAMA_ARG_OFFLINE": "1",
         "LLAMA_ARG_UI": "0",
         # The server need not parse the model's template: prompts come as tokens.

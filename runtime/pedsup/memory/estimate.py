@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pedsup.engine.api import EngineConfig
+from pedsup.engine.server_process import full_window
 from pedsup.gguf_file import GGUFHeader, TensorInfo
 from pedsup.memory.shape import PER_LAYER_TABLE, ModelShape, model_shape
 
@@ -20,6 +21,8 @@ BYTES_PER_TOKEN: Final = 284
 BYTES_PER_MERGE: Final = 49
 """Of llama.cpp's vocabulary tables (hash maps of strings): measured as the growth of RssAnon on
 SmolLM2 (49152 tokens, 48900 merges) and Gemma 4 (262144 and 514906)."""
+MAX_CHECKPOINTS: Final = 3
+"""Of `pedsup.engine.kv_cache`: one pinned at the system prompt, and the last two prompts."""
 PROGRAM_BYTES: Final = 32 << 20
 """This Python process and llama.cpp's library without any model."""
 
@@ -34,6 +37,8 @@ class MemoryEstimate:
     table: int
     """The per-layer token embedding: stays in the file, a few KB are read per token."""
     kv_cache: int
+    checkpoints: int
+    """Saved states of the sliding window, so that a turn can go on from an earlier point."""
     compute: int
     output: int
     vocabulary: int
@@ -46,8 +51,8 @@ class MemoryEstimate:
     @property
     def anonymous(self) -> int:
         """Bytes that must stay in memory (RssAnon)."""
-        own = self.kv_cache + self.compute + self.output + self.vocabulary + self.repacked
-        return own + self.program + (0 if self.mapped else self.weights)
+        own = self.kv_cache + self.checkpoints + self.compute + self.output + self.vocabulary
+        return own + self.repacked + self.program + (0 if self.mapped else self.weights)
 
     @property
     def file_backed(self) -> int:
@@ -59,14 +64,21 @@ class MemoryEstimate:
         return self.anonymous + self.file_backed
 
 
-def estimate(
-    header: GGUFHeader, config: EngineConfig, *, features: frozenset[str] = frozenset()
-) -> MemoryEstimate:
-    """Estimate for loading `header`'s model as `config` says.
+@dataclass(frozen=True)
+class Host:
+    """What decides sizes besides the model and the settings."""
 
-    Args:
-        features: the processor's feature flags as /proc/cpuinfo names them; they decide what
-            is repacked when `config.extra_buffers` is on.
+    features: frozenset[str] = frozenset()
+    """The processor's flags as /proc/cpuinfo names them: what can be repacked."""
+    server: bool = False
+    """A `llama-server` child holds the model: other caches for sliding windows."""
+
+
+IN_PROCESS: Final = Host()
+
+
+def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) -> MemoryEstimate:
+    """Estimate for loading `header`'s model as `config` says.
 
     Raises:
         UnsupportedError: the architecture is not supported.
@@ -79,29 +91,34 @@ def estimate(
         n_ctx=config.n_ctx,
         weights=sum(t.n_bytes for t in header.tensors.values()) - table_bytes,
         table=table_bytes,
-        kv_cache=kv_cache_bytes(shape, config),
-        compute=compute_bytes(shape, config),
+        kv_cache=kv_cache_bytes(shape, config, host),
+        checkpoints=checkpoint_bytes(shape, config, host),
+        compute=compute_bytes(shape, config, host),
         output=shape.n_vocab * F32,
         vocabulary=shape.n_vocab * BYTES_PER_TOKEN + shape.n_merges * BYTES_PER_MERGE,
-        repacked=repacked_bytes(header, features) if config.extra_buffers else 0,
+        repacked=repacked_bytes(header, host.features) if config.extra_buffers else 0,
         program=PROGRAM_BYTES,
         mapped=config.use_mmap,
     )
 
 
-def cache_cells(shape: ModelShape, config: EngineConfig) -> tuple[int, int]:
+def cache_cells(
+    shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS
+) -> tuple[int, int]:
     """Cells of the full-attention cache and of the sliding-window cache.
 
     `llama_kv_cache_iswa`: the window plus one micro-batch, rounded up, at most the context.
     """
     full = _pad(config.n_ctx)
+    if shape.n_swa and host.server and full_window(config):
+        return full, full
     n_ubatch = min(config.n_ubatch, config.n_batch, full)
     return full, _pad(min(full, shape.n_swa + n_ubatch)) if shape.n_swa else 0
 
 
-def kv_cache_bytes(shape: ModelShape, config: EngineConfig) -> int:
+def kv_cache_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS) -> int:
     """K and V in float16 for every layer that has a cache of its own."""
-    full, sliding = cache_cells(shape, config)
+    full, sliding = cache_cells(shape, config, host)
     return sum(
         (layer.n_embd_k + layer.n_embd_v) * F16 * (sliding if layer.sliding else full)
         for layer in shape.layers
@@ -109,7 +126,19 @@ def kv_cache_bytes(shape: ModelShape, config: EngineConfig) -> int:
     )
 
 
-def compute_bytes(shape: ModelShape, config: EngineConfig) -> int:
+def checkpoint_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS) -> int:
+    """The engine keeps up to `MAX_CHECKPOINTS` windows: K and V in float16 of n_swa cells."""
+    if host.server and full_window(config):
+        return 0
+    per_cell = sum(
+        (layer.n_embd_k + layer.n_embd_v) * F16
+        for layer in shape.layers
+        if layer.has_kv and layer.sliding
+    )
+    return MAX_CHECKPOINTS * shape.n_swa * per_cell
+
+
+def compute_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS) -> int:
     """The buffer of intermediate results for one micro-batch, with one row of logits.
 
     ggml's graph allocator reuses freed tensors; what is alive at its peak, in float32 values
@@ -127,7 +156,7 @@ def compute_bytes(shape: ModelShape, config: EngineConfig) -> int:
         widest = max(3 * n_ff + residual, attention)
     else:
         widest = max(3 * n_ff + 3 * shape.n_embd + n_q, 3 * n_q + shape.n_embd)
-    masks = sum(cache_cells(shape, config)) * F16
+    masks = sum(cache_cells(shape, config, host)) * F16
     return n_tokens * (widest * F32 + masks)
 
 

@@ -9,7 +9,7 @@ from pedsup.engine.api import EngineConfig
 from pedsup.errors import ResourceError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory.available import Available
-from pedsup.memory.estimate import MemoryEstimate, estimate
+from pedsup.memory.estimate import IN_PROCESS, Host, MemoryEstimate, estimate
 from pedsup.memory.shape import model_shape
 from pedsup.progress import human_bytes
 
@@ -42,8 +42,8 @@ def largest_context(
     header: GGUFHeader,
     config: EngineConfig,
     available: Available | None,
+    host: Host = IN_PROCESS,
     *,
-    features: frozenset[str] = frozenset(),
     at_most: int | None = None,
 ) -> int | None:
     """The largest context of `CONTEXTS`, or the model's own, that fits whole; None if none does."""
@@ -52,7 +52,7 @@ def largest_context(
     for n_ctx in sorted({*CONTEXTS, limit}, reverse=True):
         if n_ctx > limit:
             continue
-        need = estimate(header, replace(config, n_ctx=n_ctx), features=features)
+        need = estimate(header, replace(config, n_ctx=n_ctx), host)
         if assess(need, available).verdict == "fits":
             return n_ctx
     return None
@@ -62,8 +62,8 @@ def require_fit(
     header: GGUFHeader,
     config: EngineConfig,
     available: Available | None,
+    host: Host = IN_PROCESS,
     *,
-    features: frozenset[str] = frozenset(),
     allow_paging: bool = False,
 ) -> Fit:
     """The fit of a model that may be loaded.
@@ -71,7 +71,7 @@ def require_fit(
     Raises:
         ResourceError: it does not fit; the remedy names the next smaller option that does.
     """
-    fit = assess(estimate(header, config, features=features), available)
+    fit = assess(estimate(header, config, host), available)
     if fit.verdict == "fits" or (fit.verdict == "pages" and allow_paging):
         return fit
     assert fit.available is not None
@@ -81,26 +81,22 @@ def require_fit(
         f"({human_bytes(need.anonymous)} of it cannot be paged out)",
         where=header.path,
         wanted=f"at most {human_bytes(fit.available.bytes)}, which {fit.available.source} leaves",
-        remedy=_next_smaller(header, config, fit, features),
+        remedy=_next_smaller(header, config, fit, host),
     )
 
 
-def _next_smaller(
-    header: GGUFHeader, config: EngineConfig, fit: Fit, features: frozenset[str]
-) -> str:
+def _next_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
     """The first of the smaller options that fits, as a command-line option."""
     options: list[tuple[str, EngineConfig]] = []
     if config.extra_buffers:
         options.append(("--extra-buffers off", replace(config, extra_buffers=False)))
     for text, smaller in [("", config), *options]:
-        context = largest_context(
-            header, smaller, fit.available, features=features, at_most=config.n_ctx
-        )
+        context = largest_context(header, smaller, fit.available, host, at_most=config.n_ctx)
         if context is not None:
             ctx = f"--ctx {context}" if context < config.n_ctx else ""
             return f"give {text} {ctx}".replace("  ", " ").strip()
     small = replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
-    if assess(estimate(header, small), fit.available).verdict == "fits":
+    if assess(estimate(header, small, host), fit.available).verdict == "fits":
         return f"give --ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
     paging = ", or give --allow-paging to run slowly from storage" if fit.verdict == "pages" else ""
     return f"close other programs, or export a smaller type or model (Q4_0, E2B){paging}"
