@@ -42,29 +42,38 @@ def run_table(document: dict[str, Any]) -> str:
             quantity(ceiling, unit) if ceiling else "",
             f"{f['of_ceiling']:.0%}" if ceiling else "", str(f["n"]),
         ])  # fmt: skip
-    lines = [table(rows), "", *_notes(document)]
+    lines = [table(rows), "", *notes(document)]
     return "\n".join(lines)
 
 
-def _notes(document: dict[str, Any]) -> list[str]:
+def notes(document: dict[str, Any]) -> list[str]:
+    """What must be said beside the figures."""
     bandwidth, per_token = document["bandwidth"], document["bytes_per_token"]
-    notes = [
+    found = [
         f"memory bandwidth {bandwidth['best'] / 1e9:.1f} GB/s with {bandwidth['n_threads']} "
         f"threads, measured in this run; a token reads "
         f"{human_bytes(per_token['weights'] + per_token['rows'])} of weights",
         f"memory at the end: RssAnon {human_bytes(document['memory']['rss_anon'])}, "
         f"RssFile {human_bytes(document['memory']['rss_file'])}",
     ]
+    if any(key.startswith("prompt_") for key in document["figures"]):
+        found.append("a prompt's ceiling is that of memory; arithmetic bounds prompts far below it")
+    cold = document["figures"].get("read_cold")
+    if cold is not None and cold["median"] < document["model"]["size"] / 2:
+        found.append(
+            "the file could not be dropped from the page cache (another program maps it, or the "
+            "system does not allow it): the loads called cold are warm ones"
+        )
     if (s := document["sustained"]) is not None:
         change = s["last"] / s["first"] - 1
-        notes.append(
+        found.append(
             f"sustained decode over {s['seconds']:.0f} s: first {s['window']:.0f} s "
             f"{s['first']:.1f} t/s, last {s['last']:.1f} t/s ({change:+.0%})"
         )
     if document.get("limits"):
-        notes.append(f"limits: {document['limits']['text']}")
+        found.append(f"limits: {document['limits']['text']}")
     for other in document.get("against", []):
-        notes.append(
+        found.append(
             f"llama-bench {other['test']}: {other['median']:.1f} t/s; ours {other['ratio']:.3f} of it"
         )
-    return notes
+    return found
