@@ -2,9 +2,10 @@
 
 `Q4_K_M` and its like are recipes: attention values and feed-forward outputs of some layers
 get more bits, norms stay as they are, rows that no block divides fall back to another type.
-This is a port of `tensor_allows_quantization`, `llama_tensor_get_type_impl` and
-`tensor_type_fallback` of llama-quant.cpp (llama.cpp 0c1e57098) for our twelve file types;
-the tests hold it against `llama_model_quantize(dry_run=True)`.
+This is a port of `tensor_allows_quantization`, `llama_tensor_get_type` and
+`tensor_type_fallback` of llama-quant.cpp (llama.cpp 0c1e57098) for our twelve file types; the
+recipes themselves are in `recipes.py`. The tests hold both against
+`llama_model_quantize(dry_run=True)`.
 
 What stays unquantized keeps the type it is *stored* with, and that is the converter's choice,
 not the quantizer's: `conversion/base.py` writes one-dimensional tensors, `*_norm.weight` and
@@ -21,14 +22,27 @@ made through an f32 intermediate: `StoredTensor.type` is an input here. For the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.ftypes import FileType
+from pedsup_export.recipes import ModelShape, Recipe
+
+__all__ = [
+    "OVERRIDE_TYPES",
+    "REQUIRES_IMATRIX",
+    "ModelShape",
+    "StoredTensor",
+    "TypeChoice",
+    "TypeOverride",
+    "choose_types",
+    "llama_cpp_order",
+    "parse_override",
+    "why_not_quantized",
+]
 
 F16, F32 = BY_NAME["F16"], BY_NAME["F32"]
 
@@ -40,30 +54,6 @@ class StoredTensor:
     shape: tuple[int, ...]
     """ggml's order: the row length first."""
     type: GGMLType
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The hyperparameters that llama.cpp's mixture looks at."""
-
-    arch: str
-    n_layer: int
-    """`<arch>.block_count`."""
-    n_head: int
-    """Attention heads of the first layer (`llama_hparams::n_gqa` looks at layer 0)."""
-    n_head_kv: int
-    """Key and value heads of the first layer."""
-    n_expert: int = 0
-
-    @property
-    def n_gqa(self) -> int:
-        """Query heads that share one key head, as `llama_hparams::n_gqa()` computes it."""
-        return self.n_head // self.n_head_kv if self.n_head_kv else 0
-
-    @property
-    def is_llama_70b(self) -> bool:
-        """`LLM_TYPE_70B`, for which llama.cpp has a rule of its own."""
-        return self.arch == "llama" and self.n_layer == 80 and self.n_head != self.n_head_kv
 
 
 @dataclass(frozen=True)
@@ -157,7 +147,7 @@ def choose_types(
     """
     _check_overrides(tensors, file_type, has_imatrix, overrides)
     names = llama_cpp_order(tensors)
-    rules = _Rules(file_type, model, has_imatrix, names)
+    recipe = Recipe(file_type, model, has_imatrix, names)
     choices = {}
     for name in names:
         tensor = tensors[name]
@@ -170,7 +160,7 @@ def choose_types(
             if manual:
                 wanted, reason = manual.type, f"--tensor-type {manual.pattern.pattern}"
             else:
-                wanted, reason = rules.choose(name, tensor.shape[0])
+                wanted, reason = recipe.choose(name, tensor.shape[0])
             choices[name] = _with_fallback(wanted, reason, tensor.shape[0])
     return choices
 
@@ -245,136 +235,3 @@ def _with_fallback(wanted: GGMLType, reason: str, n_per_row: int) -> TypeChoice:
     chosen = smaller if n_per_row % smaller.block_size == 0 else F16
     reason += f"; rows of {n_per_row} are no multiple of {wanted.block_size}"
     return TypeChoice(chosen, reason, fallback_from=wanted)
-
-
-class _Role(Enum):
-    """`tensor_category` of llama-quant.cpp, found by name."""
-
-    OUTPUT = auto()
-    TOKEN_EMBD = auto()
-    ATTN_V = auto()
-    """Also attn_qkv and attn_kv_b: `category_is_attn_v`."""
-    ATTN_K = auto()
-    ATTN_OUTPUT = auto()
-    FFN_DOWN = auto()
-    OTHER = auto()
-    """Queries, gates, ups: the file's default type in all our recipes."""
-
-
-_ROLE_PARTS: Final = (
-    # In the order in which tensor_get_category looks.
-    ("attn_qkv.weight", _Role.ATTN_V),
-    ("attn_kv_b.weight", _Role.ATTN_V),
-    ("attn_v.weight", _Role.ATTN_V),
-    ("attn_k.weight", _Role.ATTN_K),
-    ("attn_output.weight", _Role.ATTN_OUTPUT),
-    ("ffn_down", _Role.FFN_DOWN),
-)
-
-
-def _role(name: str) -> _Role:
-    if name == "output.weight":
-        return _Role.OUTPUT
-    if name in ("token_embd.weight", "per_layer_token_embd.weight"):
-        return _Role.TOKEN_EMBD
-    return next((role for part, role in _ROLE_PARTS if part in name), _Role.OTHER)
-
-
-def _use_more_bits(i: int, n: int) -> bool:
-    """The first and last eighth of the layers, and every third between."""
-    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
-
-
-class _Rules:
-    """`llama_tensor_get_type_impl`: the recipe of one file type, with its layer counters.
-
-    `choose` must be called once per quantizable tensor in `llama_cpp_order`. An override keeps
-    llama.cpp from calling its rule, and so from counting: the caller must not call either.
-    """
-
-    def __init__(
-        self, file_type: FileType, model: ModelShape, has_imatrix: bool, names: Sequence[str]
-    ) -> None:
-        self.file_type, self.model, self.has_imatrix = file_type, model, has_imatrix
-        roles = [_role(name) for name in names]
-        self.tied = _Role.OUTPUT not in roles
-        self.n_attn_v = roles.count(_Role.ATTN_V)
-        self.i_attn_v = self.i_ffn_down = 0
-
-    def choose(self, name: str, n_per_row: int) -> tuple[GGMLType, str]:
-        """The type that the recipe wants, whatever the row length, and the reason."""
-        role = _role(name)
-        default = self.file_type.default
-        if role is _Role.OUTPUT or (role is _Role.TOKEN_EMBD and self.tied):
-            wanted = self._output(n_per_row)
-        elif role is _Role.TOKEN_EMBD:
-            wanted = default.name
-        elif role is _Role.ATTN_V:
-            wanted = self._attn_v(self.i_attn_v)
-            self.i_attn_v += 1
-        elif role is _Role.FFN_DOWN:
-            wanted = self._ffn_down(self._layer(name))
-            self.i_ffn_down += 1
-        elif role is _Role.ATTN_K:
-            wanted = "Q8_0" if self.model.n_expert == 8 else default.name
-        elif role is _Role.ATTN_OUTPUT:
-            wanted = self._attn_output()
-        else:
-            wanted = default.name
-        recipe = self.file_type.name
-        reason = f"{recipe}: {role.name.lower()}" if wanted != default.name else recipe
-        return BY_NAME[wanted], reason
-
-    def _layer(self, name: str) -> int:
-        # Experts of one layer are several tensors, so a counter does not give the layer.
-        if self.model.n_expert > 1 and (block := re.match(r"blk\.(\d+)\.", name)):
-            return int(block[1])
-        return self.i_ffn_down
-
-    def _output(self, n_per_row: int) -> str:
-        if n_per_row % self.file_type.default.block_size or self.file_type.name == "Q8_0":
-            return "Q8_0"
-        return "Q6_K"
-
-    def _attn_v(self, i: int) -> str:
-        gqa4 = self.model.n_gqa >= 4
-        more = _use_more_bits(i, self.n_attn_v)
-        rules: dict[str, Callable[[], str | None]] = {
-            "Q2_K": lambda: "Q4_K" if gqa4 else "Q3_K",
-            "Q3_K_M": lambda: "Q5_K" if i < 2 else "Q4_K",
-            "IQ4_XS": lambda: "Q5_K" if gqa4 else None,
-            "Q4_K_S": lambda: "Q5_K" if i < 4 else None,
-            "Q4_K_M": lambda: "Q6_K" if more else None,
-            "Q5_K_M": lambda: "Q6_K" if more else None,
-        }
-        wanted = self._apply(rules)
-        if self.model.is_llama_70b and wanted in ("Q3_K", "Q4_K"):
-            wanted = "Q5_K"
-        return "Q8_0" if self.model.n_expert == 8 else wanted
-
-    def _ffn_down(self, i: int) -> str:
-        n = self.model.n_layer
-        first_eighth = i < n // 8
-        more = _use_more_bits(i, n)
-        rules: dict[str, Callable[[], str | None]] = {
-            "Q2_K": lambda: "Q3_K",
-            "Q3_K_M": lambda: "Q5_K" if i < n // 16 else "Q4_K",
-            "IQ4_XS": lambda: "Q5_K" if first_eighth and not self.has_imatrix else None,
-            "Q4_0": lambda: "Q4_1" if first_eighth and self.has_imatrix else None,
-            "Q4_K_S": lambda: "Q5_K" if first_eighth else None,
-            "Q4_K_M": lambda: "Q6_K" if more else None,
-            "Q5_K_M": lambda: "Q6_K" if more else None,
-        }
-        return self._apply(rules)
-
-    def _attn_output(self) -> str:
-        if self.model.n_expert == 8:
-            eight = dict.fromkeys(("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_XS"), "Q5_K")
-            return eight.get(self.file_type.name, self.file_type.default.name)
-        return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}.get(
-            self.file_type.name, self.file_type.default.name
-        )
-
-    def _apply(self, rules: Mapping[str, Callable[[], str | None]]) -> str:
-        rule = rules.get(self.file_type.name)
-        return (rule() if rule else None) or self.file_type.default.name

@@ -47,7 +47,9 @@ def generic_dequantize(data: torch.Tensor, state: object) -> torch.Tensor:
     if state.nested:  # type: ignore[attr-defined]
         absmax = functional.dequantize_blockwise(absmax, state.state2) + state.offset  # type: ignore[attr-defined]
     s: object = state
-    return _dequantize_4bit_compute(
+    # The plain function: compiling it for every shape takes longer than all the tests.
+    plain = getattr(_dequantize_4bit_compute, "__wrapped__", _dequantize_4bit_compute)
+    return plain(
         data.reshape(-1),
         absmax,
         s.code,  # type: ignore[attr-defined]
