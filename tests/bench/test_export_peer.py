@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pedsup.errors import EngineError, ResourceError
+from pedsup.errors import EngineError, OutputError, ResourceError
 from pedsup_bench import export_peer, made_checkpoint
 from pedsup_bench import export_report as report
 from pedsup_bench.disk_floor import Floor, drop_cache, measure_floor, read_once
 from pedsup_bench.made_checkpoint import adapter_tensors, write_adapter, write_base
 from pedsup_bench.made_shape import SIZES, model_bytes, model_tensors, text_config
 from pedsup_bench.made_tokenizer import vocabulary
+from pedsup_bench.peer_runs import made_checkpoint as made_checkpoint_in
 from pedsup_bench.peer_runs import same_tensors
 from pedsup_bench.peer_steps import vocabulary_file
 from pedsup_bench.process_stats import Usage, measure, session_pids
@@ -385,6 +386,16 @@ def test_space_is_checked_first(tmp_path: Path) -> None:
     assert 55e9 < wanted < 62e9
     with pytest.raises(ResourceError, match="free"):
         export_peer.check_space(tmp_path, 1 << 60)
+
+
+def test_a_checkpoint_of_another_size_is_not_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    made_checkpoint_in(folder, "tiny")
+    before = sorted(p.name for p in folder.rglob("*"))
+    with pytest.raises(OutputError, match="size 2GB"):
+        made_checkpoint_in(folder, "2GB")
+    assert sorted(p.name for p in folder.rglob("*")) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 # ---- the whole --------------------------------------------------------------------------------
