@@ -223,7 +223,7 @@ def test_the_switch_leaves_everything_to_ggml(monkeypatch: pytest.MonkeyPatch) -
     assert backend(kind, False) is not ggml.quantize_into
     monkeypatch.setenv(dispatch.SWITCH, "ggml")
     assert backend(kind, False) is ggml.quantize_into
-    monkeypatch.setenv(dispatch.SWITCH, "torch")
+    monkeypatch.setenv(dispatch.SWITCH, "fast")
     with pytest.raises(UsageError, match="PEDSUP_KERNELS"):
         backend(kind, False)
 

@@ -16,13 +16,15 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.ggml_types import GGMLType
+from pedsup.optional import require
 from pedsup_export import ggml
+from pedsup_export.kernels.odd_blocks import redo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWITCH: Final = "PEDSUP_KERNELS"
-"""Environment variable: `auto` (the default), or `ggml` to use no kernel."""
+"""Environment variable: `auto` (numba, the default), `ggml` to use no kernel, `torch:cuda`."""
 _MODULES: Final = {
     "Q4_K": "q45_k",
     "Q5_K": "q45_k",
@@ -45,13 +47,28 @@ _MODULES: Final = {
 }
 _UNWEIGHTED: Final = ("Q8_0",)
 """Types for which llama.cpp ignores importances."""
-_WHOLE_ROW: Final = ("Q4_0",)
-"""Types whose weighted search looks at the whole row, so that ggml must redo whole rows."""
+
+
+class Quantizer(Protocol):
+    """Something that packs one type as ggml does, with importances or without."""
+
+    @property
+    def kind(self) -> GGMLType:
+        """The type it packs."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it takes importances."""
+
+    def quantize_into(
+        self, rows: Rows, kind: GGMLType, importance: Rows | None, out: Packed
+    ) -> None:
+        """As `ggml.quantize_into`."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled kernel, and how to call it."""
+    """A kernel that numba compiled."""
 
     kind: GGMLType
     weighted: bool
@@ -67,66 +84,38 @@ class Kernel:
         odd = np.zeros(rows.shape[0] * blocks, np.uint8)
         weights = importance if self.weighted and importance is not None else _NOTHING
         self.run(rows.reshape(-1), weights, blocks, out.reshape(-1), odd)
-        marked = np.flatnonzero(odd)
-        if not marked.size:
-            return
-        if not self.weighted:
-            _redo(rows, kind, None, out, marked)
-        elif kind.name in _WHOLE_ROW:
-            _redo_rows(rows, kind, weights, out, np.unique(marked // blocks))
-        else:
-            for place in np.unique(marked % blocks):
-                part = weights[place * kind.block_size : (place + 1) * kind.block_size]
-                _redo(rows, kind, part, out, marked[marked % blocks == place])
+        redo(rows, kind, None if weights is _NOTHING else weights, out, odd)
 
 
 _NOTHING: Final = np.empty(0, np.float32)
 
 
-def _redo(
-    rows: Rows, kind: GGMLType, importance: Rows | None, out: Packed, marked: NDArray[np.intp]
-) -> None:
-    """Let ggml pack the marked blocks; `importance` is that of their columns."""
-    taken = np.ascontiguousarray(rows.reshape(-1, kind.block_size)[marked])
-    _redo_into(taken, kind, importance, out.reshape(-1, kind.type_size), marked)
-
-
-def _redo_rows(
-    rows: Rows, kind: GGMLType, importance: Rows, out: Packed, marked: NDArray[np.intp]
-) -> None:
-    _redo_into(np.ascontiguousarray(rows[marked]), kind, importance, out, marked)
-
-
-def _redo_into(
-    taken: Rows, kind: GGMLType, importance: Rows | None, out: Packed, marked: NDArray[np.intp]
-) -> None:
-    packed = np.empty((len(taken), out.shape[1]), np.uint8)
-    ggml.quantize_into(taken, kind, importance, packed)
-    out[marked] = packed
-
-
-_found: dict[tuple[str, bool], Kernel | None] = {}
+_found: dict[tuple[str, bool, str], Quantizer | None] = {}
 _reasons: dict[tuple[str, bool], str] = {}
 _lock = threading.Lock()
 
 
-def kernel_for(kind: GGMLType, weighted: bool) -> Kernel | None:
+def kernel_for(kind: GGMLType, weighted: bool) -> Quantizer | None:
     """The kernel for a type, compiled and checked against ggml; None where ggml must do it.
 
     Raises:
-        UsageError: the environment variable PEDSUP_KERNELS has an unknown value.
+        UsageError: the environment variable PEDSUP_KERNELS has an unknown value, or names a
+            device that torch does not have.
+        MissingDependencyError: it asks for torch, which is not installed.
     """
     switch = os.environ.get(SWITCH, "auto")
-    if switch not in ("auto", "ggml"):
+    if switch not in ("auto", "ggml", "torch") and not switch.startswith("torch:"):
         raise UsageError(
-            f"{SWITCH}={switch} is unknown", wanted="auto or ggml", remedy=f"unset {SWITCH}"
+            f"{SWITCH}={switch} is unknown",
+            wanted="auto, ggml, torch or torch:cuda",
+            remedy=f"unset {SWITCH}",
         )
     if switch == "ggml" or kind.name not in _MODULES:
         return None
-    key = kind.name, weighted and kind.name not in _UNWEIGHTED
+    key = kind.name, weighted and kind.name not in _UNWEIGHTED, switch
     with _lock:
         if key not in _found:
-            _found[key] = _make(kind, key[1], key)
+            _found[key] = _make(kind, *key[1:])
         return _found[key]
 
 
@@ -135,23 +124,43 @@ def why_ggml() -> dict[tuple[str, bool], str]:
     return dict(_reasons)
 
 
-def _make(kind: GGMLType, weighted: bool, key: tuple[str, bool]) -> Kernel | None:
+def _make(kind: GGMLType, weighted: bool, switch: str) -> Quantizer | None:
+    made: Quantizer
     try:
-        module = importlib.import_module(f"pedsup_export.kernels.{_MODULES[kind.name]}")
+        if switch != "auto":
+            made = _torch_kernel(kind, weighted, switch.partition(":")[2] or "cpu")
+        else:
+            module = importlib.import_module(f"pedsup_export.kernels.{_MODULES[kind.name]}")
+            suffix = "_weighted" if weighted else ""
+            made = Kernel(kind, weighted, getattr(module, f"quantize_{kind.name.lower()}{suffix}"))
     except ImportError as error:
-        _reasons[key] = f"numba cannot be imported: {error}"
-        log.info("quantizing %s with ggml's own code: %s", kind.name, _reasons[key])
+        _leave_to_ggml(kind, weighted, f"numba cannot be imported: {error}")
         return None
-    suffix = "_weighted" if weighted else ""
-    made = Kernel(kind, weighted, getattr(module, f"quantize_{kind.name.lower()}{suffix}"))
     if agrees_with_ggml(made):
         return made
-    _reasons[key] = "its bytes differ from those of this machine's ggml"
-    log.warning("quantizing %s with ggml's own code: %s", kind.name, _reasons[key])
+    _leave_to_ggml(kind, weighted, "its bytes differ from those of this machine's ggml")
     return None
 
 
-def agrees_with_ggml(made: Kernel) -> bool:
+def _torch_kernel(kind: GGMLType, weighted: bool, device: str) -> Quantizer:
+    torch = require("torch", extra="train")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"torch has no device '{device}': {error}", where=SWITCH, remedy="use torch:cpu"
+        ) from error
+    from pedsup_export.kernels.torch_path import TorchKernel
+
+    return TorchKernel(kind, weighted, device)
+
+
+def _leave_to_ggml(kind: GGMLType, weighted: bool, reason: str) -> None:
+    _reasons[kind.name, weighted] = reason
+    log.warning("quantizing %s with ggml's own code: %s", kind.name, reason)
+
+
+def agrees_with_ggml(made: Quantizer) -> bool:
     """Compare a kernel with ggml on `nasty_rows`."""
     rows = nasty_rows()
     importance = nasty_importance(rows.shape[1]) if made.weighted else None

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pedsup_export.kernels.jit import inline
 from pedsup_export.kernels.search import LANES, ZERO
 from pedsup_export.kernels.vec import load, load_transposed, splat
-
-QK_K: Final = 256
-"""Weights in a super-block."""
 
 
 @inline

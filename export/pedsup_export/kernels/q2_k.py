@@ -18,9 +18,10 @@ from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.constants import QK_K, STEPS_Q2_K, STEPS_Q2_K_WEIGHTED
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import QK_K, lane_offsets, load_columns, sum_of_squares
+from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
 from pedsup_export.kernels.search import (
     LANES,
     ONE,
@@ -29,7 +30,6 @@ from pedsup_export.kernels.search import (
     quantize_scales,
     scales_by_largest,
     search_scale_min,
-    step_table,
 )
 from pedsup_export.kernels.vec import (
     absolute,
@@ -47,8 +47,6 @@ BLOCKS: Final = 16
 SIZE: Final = 84
 NMAX: Final = np.float32(3)
 TOP_SCALE: Final = np.float32(15)
-STEPS: Final = step_table(-0.5, 0.1, 15, 3)
-STEPS_WEIGHTED: Final = step_table(-0.9, 0.05, 36, 3)
 
 
 @inline
@@ -69,7 +67,7 @@ def _find_blocks(x, importance, weighted, scratch, found):
                 w = load(importance, at + LANES * i) * sqrt(sigma2 + xi * xi)
             store(weights, LANES * i, w)
             total += w
-        steps = STEPS_WEIGHTED if weighted else STEPS
+        steps = STEPS_Q2_K_WEIGHTED if weighted else STEPS_Q2_K
         scale, minimum, bad = search_scale_min(
             x, at, BLOCK, weights, levels, NMAX, steps, not weighted
         )

@@ -20,9 +20,10 @@ from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.constants import QK_K, STEPS_Q3_K, STEPS_Q3_K_SCALES
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import QK_K, lane_offsets, load_columns, sum_of_squares
+from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
 from pedsup_export.kernels.search import (
     LANES,
     ONE,
@@ -33,7 +34,6 @@ from pedsup_export.kernels.search import (
     nearest,
     search_scale,
     search_scale_q3,
-    step_table_around,
 )
 from pedsup_export.kernels.vec import (
     absolute,
@@ -52,8 +52,6 @@ BLOCKS: Final = 16
 SIZE: Final = 110
 NMAX: Final = np.float32(4)
 NMAX_SCALE: Final = np.float32(32)
-STEPS: Final = step_table_around(4)
-STEPS_SCALE: Final = step_table_around(32)
 
 
 @inline
@@ -99,10 +97,10 @@ def _find_weighted(x, importance, weights, sums, scales):
             store(weights, LANES * i, w)
             total += w
         store(sums, LANES * block, total)
-        scale, _, bad = search_scale(x, at, BLOCK, weights, 0, NMAX, STEPS)
+        scale, _, bad = search_scale(x, at, BLOCK, weights, 0, NMAX, STEPS_Q3_K)
         store(scales, LANES * block, scale)
         odd |= bad
-    d, inverse, bad = search_scale(scales, 0, BLOCKS, sums, 0, NMAX_SCALE, STEPS_SCALE)
+    d, inverse, bad = search_scale(scales, 0, BLOCKS, sums, 0, NMAX_SCALE, STEPS_Q3_K_SCALES)
     bad |= _scale_levels(scales, inverse)
     return d, odd | bad
 

@@ -22,9 +22,16 @@ from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.constants import (
+    QK_K,
+    STEPS_Q4_K,
+    STEPS_Q4_K_WEIGHTED,
+    STEPS_Q5_K,
+    STEPS_Q5_K_WEIGHTED,
+)
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import QK_K, lane_offsets, load_columns, sum_of_squares
+from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
 from pedsup_export.kernels.search import (
     LANES,
     ONE,
@@ -33,7 +40,6 @@ from pedsup_export.kernels.search import (
     quantize_scales,
     scales_by_largest,
     search_scale_min,
-    step_table,
 )
 from pedsup_export.kernels.vec import (
     absolute,
@@ -50,10 +56,8 @@ from pedsup_export.kernels.vec import (
 BLOCK: Final = 32
 BLOCKS: Final = 8
 TOP_SCALE: Final = np.float32(63)
-STEPS_Q4: Final = step_table(-1.0, 0.1, 20, 15)
-STEPS_Q5: Final = step_table(-0.5, 0.1, 15, 31)
-STEPS_Q4_WEIGHTED: Final = step_table(-0.9, 0.05, 36, 15)
-STEPS_Q5_WEIGHTED: Final = step_table(-0.9, 0.05, 36, 31)
+TOP_Q4, TOP_Q5 = np.float32(15), np.float32(31)
+SIZE_Q4, SIZE_Q5 = 144, 176
 
 
 @inline
@@ -90,7 +94,7 @@ def _find_blocks(x, importance, sigma2, nmax, steps, weighted, scratch, found):
 
 
 @inline
-def _quantize_q45_k(x, importance, per_row, out, odd, nmax, steps, weighted, size):
+def _quantize_q45_k(x, importance, per_row, out, odd, nmax, steps, weighted):
     """All super-blocks of x (flat) to `out`; those that ggml must do are marked in `odd`."""
     count = x.size // QK_K
     columns = np.empty(QK_K * LANES, np.float32)
@@ -124,13 +128,14 @@ def _quantize_q45_k(x, importance, per_row, out, odd, nmax, steps, weighted, siz
         store_mask(marks, 0, bad | bad_d | bad_min)
         for lane in range(min(LANES, count - first)):
             block = first + lane
-            odd[block] = marks[lane] | _pack(x, block, factors, levels, lane, nmax, out, size)
+            odd[block] = marks[lane] | _pack(x, block, factors, levels, lane, nmax, out)
 
 
 @inline
-def _pack(x, block, factors, levels, lane, nmax, out, size):
+def _pack(x, block, factors, levels, lane, nmax, out):
     """Write one super-block; 1 if ggml must do it."""
-    at = block * size
+    five = nmax > TOP_Q4
+    at = block * (SIZE_Q5 if five else SIZE_Q4)
     half_d, half_min = to_half(factors[0, lane]), to_half(factors[1, lane])
     put_half(out, at, half_d)
     put_half(out, at + 2, half_min)
@@ -142,7 +147,6 @@ def _pack(x, block, factors, levels, lane, nmax, out, size):
         out[at + 4 + b] = s | ((s4 >> 4) << 6)
         out[at + 8 + b] = m | ((m4 >> 4) << 6)
         out[at + 12 + b] = (s4 & 15) | ((m4 & 15) << 4)
-    five = nmax > np.float32(15)
     quants = at + (48 if five else 16)
     zero, sixteen = splat(ZERO), splat(np.float32(16))
     bad = zero > zero
@@ -173,22 +177,22 @@ def _pack(x, block, factors, levels, lane, nmax, out, size):
 @kernel
 def quantize_q4_k(x, importance, per_row, out, odd):
     """Q4_K without importances; arguments as in `dispatch.Kernel`."""
-    _quantize_q45_k(x, importance, per_row, out, odd, np.float32(15), STEPS_Q4, False, 144)
+    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q4, STEPS_Q4_K, False)
 
 
 @kernel
 def quantize_q4_k_weighted(x, importance, per_row, out, odd):
     """Q4_K with importances."""
-    _quantize_q45_k(x, importance, per_row, out, odd, np.float32(15), STEPS_Q4_WEIGHTED, True, 144)
+    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q4, STEPS_Q4_K_WEIGHTED, True)
 
 
 @kernel
 def quantize_q5_k(x, importance, per_row, out, odd):
     """Q5_K without importances."""
-    _quantize_q45_k(x, importance, per_row, out, odd, np.float32(31), STEPS_Q5, False, 176)
+    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q5, STEPS_Q5_K, False)
 
 
 @kernel
 def quantize_q5_k_weighted(x, importance, per_row, out, odd):
     """Q5_K with importances."""
-    _quantize_q45_k(x, importance, per_row, out, odd, np.float32(31), STEPS_Q5_WEIGHTED, True, 176)
+    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q5, STEPS_Q5_K_WEIGHTED, True)

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.constants import STEPS_Q4_0
 from pedsup_export.kernels.half import put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import lane_offsets, load_columns
@@ -26,7 +27,6 @@ from pedsup_export.kernels.search import (
     is_odd,
     nearest,
     search_scale,
-    step_table_around,
 )
 from pedsup_export.kernels.vec import (
     any_lane,
@@ -43,7 +43,6 @@ from pedsup_export.kernels.vec import (
 BLOCK: Final = 32
 SIZE: Final = 18
 NMAX: Final = np.float32(8)
-STEPS: Final = step_table_around(8)
 
 
 @kernel
@@ -105,7 +104,7 @@ def quantize_q4_0_weighted(x, importance, per_row, out, odd):
             xi = load(columns, LANES * i)
             w = load(column_importance, LANES * i) * sqrt(load(sigma2, 0) + xi * xi)
             store(weights, LANES * i, w)
-        scale, chosen, bad = search_scale(columns, 0, BLOCK, weights, 0, NMAX, STEPS)
+        scale, chosen, bad = search_scale(columns, 0, BLOCK, weights, 0, NMAX, STEPS_Q4_0)
         store(d, 0, scale)
         store(inverse, 0, chosen)
         store_mask(marks, 0, bad)

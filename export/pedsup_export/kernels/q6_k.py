@@ -19,9 +19,10 @@ from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.constants import QK_K, STEPS_Q6_K
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import QK_K, lane_offsets, load_columns
+from pedsup_export.kernels.layout import lane_offsets, load_columns
 from pedsup_export.kernels.search import (
     LANES,
     ONE,
@@ -30,7 +31,6 @@ from pedsup_export.kernels.search import (
     is_odd,
     nearest,
     search_scale,
-    step_table_around,
 )
 from pedsup_export.kernels.vec import (
     absolute,
@@ -49,7 +49,6 @@ BLOCKS: Final = 16
 SIZE: Final = 210
 NMAX: Final = np.float32(32)
 LOWEST_SCALE, HIGHEST_SCALE = np.float32(-128), np.float32(127)
-STEPS: Final = step_table_around(32)
 
 
 @inline
@@ -60,12 +59,12 @@ def _find_scales(x, importance, weighted, weights, scales):
     for block in range(BLOCKS):
         at = BLOCK * block * LANES
         if weighted:
-            scale, _, bad = search_scale(x, at, BLOCK, importance, at, NMAX, STEPS)
+            scale, _, bad = search_scale(x, at, BLOCK, importance, at, NMAX, STEPS_Q6_K)
         else:
             for i in range(BLOCK):
                 xi = load(x, at + LANES * i)
                 store(weights, LANES * i, xi * xi)
-            scale, _, bad = search_scale(x, at, BLOCK, weights, 0, NMAX, STEPS)
+            scale, _, bad = search_scale(x, at, BLOCK, weights, 0, NMAX, STEPS_Q6_K)
         store(scales, LANES * block, scale)
         larger = absolute(scale) > largest
         largest = where(larger, absolute(scale), largest)

@@ -17,10 +17,11 @@ Arrays are flat float32; element `16 * i + lane` is weight i of the lane's block
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from pedsup_export.kernels.constants import GROUP_MAX_EPS, MAX_ROUNDED, RETRIES
 from pedsup_export.kernels.jit import inline
 from pedsup_export.kernels.vec import (
     absolute,
@@ -34,24 +35,7 @@ from pedsup_export.kernels.vec import (
 F32: Final = np.float32
 LANES: Final = 16
 MAGIC: Final = np.float32(12582912.0)
-MAX_ROUNDED: Final = np.float32(4194303.0)
-"""ggml's nearest_int asserts this bound."""
-GROUP_MAX_EPS: Final = np.float32(1e-15)
 ZERO, ONE = np.float32(0), np.float32(1)
-RETRIES: Final = 5
-"""Passes in which single weights may move to a better level."""
-
-
-def step_table(first: float, step: float, last: int, nmax: int) -> Any:
-    """`first + step * i + nmax` for i = 0 .. last, in float32 and in C's order."""
-    steps = np.float32(first) + np.float32(step) * np.arange(last + 1, dtype=np.float32)
-    return steps + np.float32(nmax)
-
-
-def step_table_around(nmax: int) -> Any:
-    """`nmax + 0.1 * s` for s = -9 .. 9 without 0, in float32."""
-    steps = np.array([s for s in range(-9, 10) if s], np.float32)
-    return np.float32(nmax) + np.float32(0.1) * steps
 
 
 @inline
@@ -98,7 +82,7 @@ def search_scale_min(x, at, n, weights, levels, nmax, steps, use_mad):
         weights: importances, n vectors.
         levels: scratch, n vectors.
         nmax: the highest level (float32).
-        steps: float32, from `step_table`.
+        steps: float32, from `constants.step_table`.
         use_mad: sum absolute differences instead of squares.
 
     Returns:
@@ -179,7 +163,7 @@ def search_scale(x, at, n, weights, w_at, nmax, steps):
         x, at, n: as above.
         weights, w_at: importances, n vectors from element `w_at`.
         nmax: float32.
-        steps: float32, from `step_table_around`.
+        steps: float32, from `constants.step_table_around`.
 
     Returns:
         scale, the inverse scale that gives the levels, and the odd lanes. Lanes of zeros are odd.
