@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -459,3 +460,81 @@ def test_it_works_without_any_network(env: dict[str, str], smollm2: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+# ---- ends that are not the model's ----
+
+
+def test_ctrl_c_in_one_question_leaves_what_there_is(env: dict[str, str], smollm2: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pedsup", str(smollm2), "-p", "Count from 1 to 200.", *QUICK[4:],
+         "--temp", "0"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+    )  # fmt: skip
+    assert child.stdout is not None
+    first = child.stdout.read(4)
+    child.send_signal(signal.SIGINT)
+    rest, errors = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert (first + rest).decode().strip()
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_killed_server_is_told_in_plain_words_and_loses_nothing(
+    env: dict[str, str], smollm2: Path, tmp_path: Path, native_tool
+) -> None:  # type: ignore[no-untyped-def]
+    """Ctrl-C stops the answer and not the child; a child killed for memory ends the session."""
+    env["PEDSUP_LLAMA_SERVER"] = str(native_tool("llama-server"))
+    command = [sys.executable, "-m", "pedsup", str(smollm2), *QUICK[4:], "--engine", "server"]
+    with Terminal([*command, "--temp", "0"], env) as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("Count from 1 to 200.")
+        terminal.expect(r"1.*2.*3")
+        terminal.press("C")
+        terminal.expect(r"\[stopped\]")
+        terminal.expect(PROMPT)
+        terminal.line("Again: count from 1 to 200.")
+        terminal.expect(r"1.*2.*3")
+        children = Path(f"/proc/{terminal.pid}/task/{terminal.pid}/children").read_text().split()
+        assert len(children) == 1
+        os.kill(int(children[0]), signal.SIGKILL)
+        terminal.expect(r"--resume \S+")
+        terminal.expect("error: ")
+        assert terminal.wait() == 9
+        assert "Traceback" not in terminal.output
+    (path,) = (tmp_path / "data/pedsup/sessions").glob("*.jsonl")
+    answers = [r for line in path.read_text().splitlines()
+               if (r := json.loads(line))["type"] == "assistant"]  # fmt: skip
+    assert [answer["stop_reason"] for answer in answers] == ["interrupted", "failed"]
+    assert all("1" in answer["answer"] for answer in answers)
+
+
+@pytest.mark.slow
+def test_gemma4_reasons_within_its_budget_and_answers(run: Run, gemma4_gguf: Path) -> None:
+    """Random weights, so random words; but the channels are the real ones."""
+    done = run(gemma4_gguf, "-p", "Hola", "--json", "--think-budget", "12", "--max-tokens", "8",
+               "--threads", "1", "--seed", "3", "--ctx", "512")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["answer"].strip()
+    assert document["tokens"]["answer"] <= 8
+    for text in (document["answer"], document["reasoning"]):
+        assert "channel" not in text
+    off = run(gemma4_gguf, "-p", "Hola", "--json", "--think", "off", "--max-tokens", "8",
+              "--threads", "1", "--seed", "3", "--ctx", "512")  # fmt: skip
+    assert json.loads(off.stdout)["reasoning"] == ""
+
+
+@pytest.mark.slow
+def test_the_system_prompt_is_read_once(run: Run, smollm2: Path, tmp_path: Path) -> None:
+    options = ["--system", "You answer in one word. " * 12, "--json", "-p", "Hi.", *QUICK]
+    first, second = (json.loads(run(smollm2, *options).stdout) for _ in range(2))
+    assert second["answer"] == first["answer"]
+    assert first["timings"]["system_s"] > 0
+    states = list((tmp_path / "cache/pedsup/prefix").glob("*.state"))
+    assert len(states) == 1
+    assert states[0].parent.stat().st_mode & 0o077 == 0
+    again = json.loads(run(smollm2, *options, "--no-cache").stdout)
+    assert again["answer"] == first["answer"]
+    assert again["timings"]["system_s"] == 0.0
