@@ -14,7 +14,12 @@ from pedsup.memory.available import available_memory, total_memory
 
 MAX_ZONES: Final = 64
 MAX_SUPPLIES: Final = ("battery", "BAT0", "BAT1", "bms")
-_PROPERTIES: Final = ("ro.soc.model", "ro.board.platform", "ro.product.model", "ro.build.version.release")
+_PROPERTIES: Final = (
+    "ro.soc.model",
+    "ro.board.platform",
+    "ro.product.model",
+    "ro.build.version.release",
+)
 _NAMED_FEATURES: Final = (
     "asimd", "asimddp", "i8mm", "sve", "sve2", "bf16", "fphp", "avx2", "fma", "f16c", "avx512f",
     "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8",

@@ -45,9 +45,7 @@ class LogitModel:
         EngineError: llama.cpp cannot load the file.
     """
 
-    def __init__(
-        self, path: Path, *, n_ctx: int, n_threads: int, cache_f32: bool = False
-    ) -> None:
+    def __init__(self, path: Path, *, n_ctx: int, n_threads: int, cache_f32: bool = False) -> None:
         self.path, self.n_ctx, self._cache_f32 = path, n_ctx, cache_f32
         self._lib = lib = llama_bindings.load()
         self._model = self._ctx = self._batch = None

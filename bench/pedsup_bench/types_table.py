@@ -138,6 +138,7 @@ def markdown(result: dict[str, Any], command: str) -> str:
         + "\n".join(rows)
         + "\n\nKL divergence in nats per token; a flip is a position whose most probable token "
         "changed. A model of 135 million parameters loses far more than one of billions, and its "
-        "rows of 576 are no multiple of 256: llama.cpp's recipe then takes Q5_0, Q8_0 or IQ4_NL for "
-        "most tensors of the K types, which is why these are larger here than their names say.\n"
+        "rows of 576 are no multiple of 256: llama.cpp's recipe then takes Q5_0, Q8_0 or IQ4_NL "
+        "for most tensors of the K types, which is why these are larger here than their names "
+        "say.\n"
     )

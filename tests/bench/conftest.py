@@ -1,4 +1,4 @@
-"""Tiny models for the bench stage: float32 by llama.cpp's converter, quantized by llama-quantize."""
+"""Tiny models for the bench stage, made by llama.cpp's converter and llama-quantize."""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ def test_breach_says_by_how_much() -> None:
     assert [(c.figure, c.passed) for c in checks] == [
         ("kld_mean", False), ("same_top", False), ("ppl_ratio", True),
     ]  # fmt: skip
-    assert checks[0].sentence == "kld_mean is 0.15, at most 0.1 is allowed: off by 0.05 (50% of the limit)"
+    assert (
+        checks[0].sentence
+        == "kld_mean is 0.15, at most 0.1 is allowed: off by 0.05 (50% of the limit)"
+    )
     assert "at least 0.8" in checks[1].sentence
     document = {
         "model": {"file": "m.gguf"}, "file_type": "Q4_K_M", "checks": [c.to_json() for c in checks],

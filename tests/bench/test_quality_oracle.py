@@ -66,7 +66,9 @@ def check(mine: dict, said: str, rel: float) -> None:  # type: ignore[type-arg]
     ]
     for ours, label in pairs:
         # What it prints ends at some digit: half a unit of the sixth decimal of KLD.
-        assert ours == pytest.approx(number(said, label), rel=rel, abs=6e-4 if "p" in label else 2e-6), label
+        assert ours == pytest.approx(
+            number(said, label), rel=rel, abs=6e-4 if "p" in label else 2e-6
+        ), label
 
 
 def test_equal_to_llama_perplexity(oracle, bench, native_libraries, text_file, tmp_path) -> None:
@@ -126,7 +128,7 @@ def test_interrupted_runs_go_on_to_the_same_figures(
 
     whole = m.measure(plan(tmp_path / "whole", logits=False, chunks=4))["es"]
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     calls = 0
@@ -136,11 +138,11 @@ def test_interrupted_runs_go_on_to_the_same_figures(
         nonlocal calls
         calls += 1
         if calls == 3:
-            raise Stop
+            raise StopError
         return real(*arguments)
 
     monkeypatch.setattr(m, "_measure_window", stopping)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         m.measure(plan(tmp_path / "torn", logits=False, chunks=4))
     calls = 10
     resumed = m.measure(plan(tmp_path / "torn", logits=False, chunks=4))["es"]

@@ -69,7 +69,9 @@ def compare_documents(
         samples = [_scaled(d, f, normalise) for d, f in ((first, a), (second, b))]
         if min(map(min, samples)) <= 0:
             continue  # nothing was read from storage: no ratio to speak of
-        found = compare_samples(*samples, higher_is_better=a["higher_is_better"], tolerance=tolerance)
+        found = compare_samples(
+            *samples, higher_is_better=a["higher_is_better"], tolerance=tolerance
+        )
         rows[name] = {
             "unit": a["unit"], "before": a["median"], "after": b["median"], "ratio": found.ratio,
             "interval": [found.low, found.high] if found.low > 0 else None,

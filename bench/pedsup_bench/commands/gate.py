@@ -28,6 +28,7 @@ def gate(model: Path, **given: Any) -> None:
     require("numpy", extra="bench")
     from pedsup_bench.gate import GatePlan, require_pass, run_gate
 
+    window: dict[str, Any] = {"n_ctx": 512, "n_chunks": None} if given["full"] else {}
     plan = GatePlan(
         model,
         given["reference"],
@@ -35,7 +36,7 @@ def gate(model: Path, **given: Any) -> None:
         given["questions"],
         n_threads=options.n_threads(given["threads"]),
         logits_folder=given["logits_folder"],
-        **({"n_ctx": 512, "n_chunks": None} if given["full"] else {}),
+        **window,
     )
     result = run_gate(plan)
     # The document is written for a breach too: it says what to look at.
@@ -44,6 +45,7 @@ def gate(model: Path, **given: Any) -> None:
         f"{'ok    ' if check['passed'] else 'BREACH'} {check['sentence']}"
         for check in result["checks"]
     )
-    options.show(result, f"{text}\n{result['file_type']} gate: "
-                 f"{'passed' if result['passed'] else 'refused'}", as_json=given["as_json"])  # fmt: skip
+    verdict = "passed" if result["passed"] else "refused"
+    text += f"\n{result['file_type']} gate: {verdict}"
+    options.show(result, text, as_json=given["as_json"])
     require_pass(result)

@@ -99,7 +99,9 @@ def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any
         and document.describe_model(plan.reference, digest=plan.reference.stat().st_size < 1 << 34),
         "n_ctx": plan.n_ctx,
         "scored": "second half of each window",
-        "texts": {t.name: {"sha256": t.sha256, "words": len(t.content.split())} for t in plan.texts},
+        "texts": {
+            t.name: {"sha256": t.sha256, "words": len(t.content.split())} for t in plan.texts
+        },
         "figures": {name: f.to_json() for name, f in figures.items()},
     }
 

@@ -1,9 +1,9 @@
 """Readers of multiple-choice sets: MedMCQA, PeruMedQA and our own, as JSON lines.
 
-    MedMCQA    {"question", "opa", "opb", "opc", "opd", "cop", "subject_name", "id"}
-               `cop` counts from 0 on the hub and from 1 in the original files
-    PeruMedQA  {"question", "options": {"A": ..., "B": ...}, "answer": "A", "id"}
-    ours       the same with "language"
+MedMCQA    {"question", "opa", "opb", "opc", "opd", "cop", "subject_name", "id"}
+           `cop` counts from 0 on the hub and from 1 in the original files
+PeruMedQA  {"question", "options": {"A": ..., "B": ...}, "answer": "A", "id"}
+ours       the same with "language"
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def cgroup_version(root: Path = CGROUP_ROOT) -> Literal[0, 1, 2]:
 
 def disk_of(path: Path) -> str | None:
     """major:minor of the whole disk under a file; throttling does not know partitions."""
-    number = os.stat(path).st_dev
+    number = path.stat().st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     block = Path("/sys/dev/block") / name
     if not block.exists():

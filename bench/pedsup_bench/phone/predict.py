@@ -14,7 +14,7 @@ from typing import Any, Final
 from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory.available import Available
-from pedsup.memory.estimate import estimate
+from pedsup.memory.estimate import Host, estimate
 from pedsup.memory.fit import assess, largest_context
 from pedsup_bench.phone.profiles import Phone
 from pedsup_bench.traffic import traffic
@@ -64,7 +64,9 @@ def predict(
     ceiling = low / per_token, high / per_token
     config = EngineConfig(header.path, n_ctx=n_ctx, n_threads=phone.big_cores)
     available = Available(phone.available_bytes, f"the profile {phone.id}")
-    need = estimate(header, config, features=phone.features)
+    # On a phone llama.cpp runs as Termux's llama-server, in a process of its own.
+    host = Host(phone.features, server=True)
+    need = estimate(header, config, host)
     fit = assess(need, available)
     missing = max(0, need.total - phone.available_bytes)
     return Prediction(
@@ -79,7 +81,7 @@ def predict(
         verdict=fit.verdict,
         memory_needed=need.total,
         memory_available=phone.available_bytes,
-        largest_n_ctx=largest_context(header, config, available, features=phone.features),
+        largest_n_ctx=largest_context(header, config, available, host),
         paging_decode=phone.storage_bytes_per_s / missing if fit.verdict == "pages" else None,
         cold_load_s=need.weights / phone.storage_bytes_per_s,
     )

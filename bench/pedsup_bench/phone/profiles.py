@@ -114,7 +114,7 @@ def _parse(text: str, where: object) -> dict[str, Phone]:
         raise BadFileError(
             f"no phone profiles ({type(error).__name__}: {error})",
             where=where,
-            wanted=f"for each phone name, chip, storage, cores and the figures {', '.join(FIGURES)}",
+            wanted=f"name, chip, storage, cores and the figures {', '.join(FIGURES)}",
         ) from error
 
 

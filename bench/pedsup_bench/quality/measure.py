@@ -170,9 +170,7 @@ def logits_path(plan: QualityPlan, text: Text) -> Path:
     return plan.logits_folder / f"{text.name}.kld"
 
 
-def _write_logits(
-    part: TextTokens, path: Path, live: LogitModel | None, plan: QualityPlan
-) -> None:
+def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: QualityPlan) -> None:
     """Make the file of a text, or go on with it."""
     if not path.is_file():
         if live is None:

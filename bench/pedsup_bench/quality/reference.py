@@ -74,7 +74,8 @@ class LogitFile:
             head = file.read(HEADER.size)
         if len(head) < HEADER.size or not head.startswith(MAGIC):
             raise self._bad("no reference logits", "a file of llama-perplexity or of ours")
-        _, self.n_ctx, self.n_vocab, self.n_chunk = HEADER.unpack(head)
+        sizes: tuple[int, int, int] = HEADER.unpack(head)[1:]
+        self.n_ctx, self.n_vocab, self.n_chunk = sizes
         size, most = path.stat().st_size, self.data_offset + self.n_chunk * self.chunk_bytes
         if not (2 < self.n_ctx < 1 << 24 and 1 < self.n_vocab < MAX_VOCAB and self.n_chunk > 0):
             raise self._bad("impossible sizes in the header", "sizes above zero")

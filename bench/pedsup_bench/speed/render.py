@@ -74,6 +74,7 @@ def notes(document: dict[str, Any]) -> list[str]:
         found.append(f"limits: {document['limits']['text']}")
     for other in document.get("against", []):
         found.append(
-            f"llama-bench {other['test']}: {other['median']:.1f} t/s; ours {other['ratio']:.3f} of it"
+            f"llama-bench {figure_name(other['test'])}: {other['median']:.1f} t/s; "
+            f"ours is {other['ratio']:.3f} of it"
         )
     return found

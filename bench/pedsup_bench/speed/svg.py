@@ -1,4 +1,4 @@
-"""Plots as inline SVG: bars with their ceiling, and a line over time. No script, no font, no file."""
+"""Plots as inline SVG: bars with their ceiling, and a line over time; no script, no file."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _rect(x: float, y: float, width: float, height: float, fill: str) -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{fill}"/>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: int) -> str:  # noqa: PLR0913
+def _line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: int) -> str:
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
     return f'<line {ends} stroke="{stroke}" stroke-width="{width}"/>'
 

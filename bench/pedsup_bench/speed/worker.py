@@ -84,9 +84,7 @@ def run_speed(plan: SpeedPlan) -> dict[str, Any]:
     return {**result, "bandwidth": bandwidth}
 
 
-def prompt_speed(
-    engine: Engine, tokens: Sequence[int], n: int, plan: SpeedPlan
-) -> list[float]:
+def prompt_speed(engine: Engine, tokens: Sequence[int], n: int, plan: SpeedPlan) -> list[float]:
     """Tokens per second of reading `n` tokens; each repeat starts at another token."""
     speeds = []
     for i in range(plan.repeats):
@@ -96,9 +94,7 @@ def prompt_speed(
     return speeds
 
 
-def decode_speed(
-    engine: Engine, tokens: Sequence[int], depth: int, plan: SpeedPlan
-) -> list[float]:
+def decode_speed(engine: Engine, tokens: Sequence[int], depth: int, plan: SpeedPlan) -> list[float]:
     """Tokens per second of writing after `depth` tokens; the prompt is read once."""
     sampling, prompt = greedy(engine), tokens[: max(depth, 1)]
     speeds = []

@@ -13,7 +13,9 @@ from pedsup_testing import tiny_models
 
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 
-BASELINE = Path(os.environ.get("PEDSUP_LATENCY_BASELINE", Path(__file__).with_name("baseline.json")))
+BASELINE = Path(
+    os.environ.get("PEDSUP_LATENCY_BASELINE", Path(__file__).with_name("baseline.json"))
+)
 PLANTED = "PEDSUP_LATENCY_PLANT"
 """'decode=2' makes the figure's function take twice as long: for the test of this suite."""
 
