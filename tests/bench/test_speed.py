@@ -184,3 +184,11 @@ def test_side_by_side_with_llama_bench(smollm2, native_tool, bench, tmp_path) ->
     rows = json.loads(out.read_text("utf-8"))["against"]
     assert {row["test"] for row in rows} == {"prompt_32", "prompt_128", "decode_0"}
     assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_the_schema_in_the_docs_is_the_packaged_one() -> None:
+    from pathlib import Path
+
+    packaged = resources.files("pedsup_bench") / "schema" / "run.schema.json"
+    docs = Path(__file__).parents[2] / "docs" / "bench-run.schema.json"
+    assert docs.read_text("utf-8") == packaged.read_text("utf-8")
