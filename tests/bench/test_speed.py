@@ -192,3 +192,17 @@ def test_the_schema_in_the_docs_is_the_packaged_one() -> None:
     packaged = resources.files("pedsup_bench") / "schema" / "run.schema.json"
     docs = Path(__file__).parents[2] / "docs" / "bench-run.schema.json"
     assert docs.read_text("utf-8") == packaged.read_text("utf-8")
+
+
+def test_the_server_engine_s_memory_is_counted(tiny_quantized, native_tool, monkeypatch) -> None:
+    """On a phone the model lives in a `llama-server` child: its memory is the model's."""
+    from pedsup_bench.speed.measure import child
+
+    monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
+    plan = SpeedPlan(tiny_quantized["llama"], n_threads=1, first_prompt=16)
+    own = child(plan, "load")
+    server = child(SpeedPlan(tiny_quantized["llama"], engine="server", n_threads=1,
+                             first_prompt=16), "load")  # fmt: skip
+    # Two programs and two copies of the C library, but the model once.
+    assert server["rss_anon"] > 0.5 * own["rss_anon"]
+    assert server["rss_file"] > own["rss_file"]

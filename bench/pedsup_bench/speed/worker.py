@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, Final
@@ -19,7 +18,7 @@ from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup_bench import device
 from pedsup_bench.bandwidth import measure_bandwidth
-from pedsup_bench.process_stats import read_memory
+from pedsup_bench.process_stats import Memory, read_memory
 from pedsup_bench.quality.texts import default_texts
 from pedsup_bench.speed.plan import SpeedPlan
 
@@ -39,7 +38,6 @@ def main() -> None:
 
 def run_load(plan: SpeedPlan) -> dict[str, Any]:
     """Load, read a prompt, write one token."""
-    before = read_bytes()
     started = perf_counter()
     engine = _open(plan)
     loaded = perf_counter()
@@ -47,15 +45,12 @@ def run_load(plan: SpeedPlan) -> dict[str, Any]:
     for _ in engine.generate(tokens, greedy(engine), max_tokens=1):
         break
     first = perf_counter()
-    memory = read_memory(os.getpid())
+    taken = resources()
     result = {
         "load_s": loaded - started,
         "first_token_s": first - loaded,
         "n_prompt": len(tokens),
-        "rss_anon": memory.anon,
-        "rss_file": memory.file,
-        "read_bytes": _difference(read_bytes(), before),
-        "major_faults": resource.getrusage(resource.RUSAGE_SELF).ru_majflt,
+        **taken,
     }
     engine.close()
     return result
@@ -143,26 +138,62 @@ def prompt_tokens(engine: Engine, n: int) -> list[int]:
     return (tokens * (n // len(tokens) + 1))[:n]
 
 
-def read_bytes() -> int | None:
-    """Bytes this process made the storage deliver (page faults included), None where denied."""
+def resources() -> dict[str, int | None]:
+    """Memory, bytes from storage and major faults of this process and its `llama-server` child."""
+    pids = [os.getpid(), *children(os.getpid())]
+    memory = sum((read_memory(pid) for pid in pids), start=Memory())
+    return {
+        "rss_anon": memory.anon,
+        "rss_file": memory.file,
+        "read_bytes": _sum(_io(pid) for pid in pids),
+        "major_faults": _sum(_major_faults(pid) for pid in pids),
+    }
+
+
+def children(parent: int) -> list[int]:
+    """Processes started by `parent`, by the fourth field of /proc/pid/stat."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if (
+            entry.name.isdecimal()
+            and (fields := _stat(int(entry.name)))
+            and fields[1] == str(parent)
+        ):
+            found.append(int(entry.name))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/pid/stat from the state on (the name before it may hold anything)."""
     try:
-        text = Path("/proc/self/io").read_text("ascii")
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _major_faults(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[9]) if len(fields) > 9 else None
+
+
+def _io(pid: int) -> int | None:
+    """Bytes the process made the storage deliver, page faults included; None where denied."""
+    try:
+        text = Path(f"/proc/{pid}/io").read_text("ascii")
     except OSError:
         return None
     fields = dict(line.split(": ") for line in text.splitlines())
     return int(fields["read_bytes"])
 
 
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
 def _state() -> dict[str, Any]:
-    memory = read_memory(os.getpid())
-    return {
-        "rss_anon": memory.anon,
-        "rss_file": memory.file,
-        "read_bytes": read_bytes(),
-        "major_faults": resource.getrusage(resource.RUSAGE_SELF).ru_majflt,
-        "celsius": device.temperatures(),
-        "battery": device.battery(),
-    }
+    return {**resources(), "celsius": device.temperatures(), "battery": device.battery()}
 
 
 def _open(plan: SpeedPlan) -> Engine:
@@ -184,10 +215,6 @@ def _consume(engine: Engine, prompt: Sequence[int], sampling: SamplingConfig, n:
 
 def _rate(samples: Sequence[tuple[float, int, float]]) -> float:
     return sum(n for _, n, _ in samples) / sum(s for _, _, s in samples)
-
-
-def _difference(after: int | None, before: int | None) -> int | None:
-    return None if after is None or before is None else after - before
 
 
 if __name__ == "__main__":
