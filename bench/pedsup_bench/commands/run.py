@@ -63,8 +63,7 @@ def run(model: Path, **given: Any) -> None:
     if given["against"]:
         from pedsup_bench.speed import llama_bench
 
-        say("llama-bench")
-        document["against"] = llama_bench.run(plan, document["figures"])
+        document["against"] = llama_bench.run(plan)
     options.save(document, given["out"], force=given["force"])
     if given["html"]:
         from pedsup_bench.speed.html import report
