@@ -34,7 +34,7 @@ every_kernel = pytest.mark.parametrize(("kind", "weighted"), KERNELS)
 
 def kernel(kind: GGMLType, weighted: bool) -> dispatch.Kernel:
     found = dispatch.kernel_for(kind, weighted)
-    assert found is not None, dispatch.why_ggml()
+    assert isinstance(found, dispatch.Kernel), dispatch.why_ggml()
     return found
 
 
@@ -204,6 +204,17 @@ def test_two_threads_at_once_give_the_same_bytes() -> None:
     for done, wanted in zip(results, expected, strict=True):
         assert len(done) == 20
         assert all(np.array_equal(packed, wanted) for packed in done)
+
+
+def test_read_only_rows_of_a_mapped_file_need_no_second_compilation(tmp_path: Path) -> None:
+    kind = BY_NAME["Q8_0"]
+    np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32).tofile(tmp_path / "rows")
+    mapped = np.memmap(tmp_path / "rows", np.float32, "r", shape=(8, 64))
+    expected = quantize_rows(np.array(mapped), kind)
+    made = kernel(kind, False)
+    compiled = len(made.run.signatures)
+    assert np.array_equal(quantize_rows(mapped, kind), expected)
+    assert len(made.run.signatures) == compiled
 
 
 def test_a_kernel_with_other_arithmetic_is_found_out() -> None:
