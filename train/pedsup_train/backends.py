@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -177,8 +178,14 @@ def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
     targets = plan_targets(model, recipe.lora.targets)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight at its first evaluation
+        # and rounds its scales to bfloat16: evaluating would change the base that is trained on
+        # (and fails on rows shorter than a block).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     model.config.use_cache = False
     lora = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -190,7 +197,19 @@ def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
         target_modules=list(targets.names),
         revision=recipe.model.revision or None,
     )
-    return peft.get_peft_model(model, lora), targets
+    with warnings.catch_warnings():
+        # peft 0.21 asks for an attribute that transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, lora), targets
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass, under the name that this transformers has."""
+    new = getattr(model, "activation_checkpointing_enable", None)
+    if new is not None:
+        new({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _unsloth(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:

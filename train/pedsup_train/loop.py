@@ -117,7 +117,6 @@ def training_arguments(recipe: Recipe, runtime: Runtime, work: Path, *, evaluate
         bf16=runtime.dtype == "bfloat16",
         fp16=runtime.dtype == "float16",
         use_cpu=runtime.device == "cpu",
-        gradient_checkpointing=False,  # set on the model itself, before PEFT
         logging_strategy="steps",
         logging_steps=train.log_every,
         logging_nan_inf_filter=False,

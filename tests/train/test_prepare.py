@@ -1,0 +1,112 @@
+"""Duplicates, conflicting answers, and nothing shared between training and evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pedsup.errors import BadFileError, UsageError
+from pedsup_train.prepare import prepare
+from pedsup_train.recipe import DataConfig, SourceConfig, read_recipe
+
+
+def row(question: str, answer: str = "B", **changes: Any) -> dict[str, Any]:
+    options = {"A": "uno", "B": "dos", "C": "tres"}
+    return {"question": question, "options": options, "answer": answer, **changes}
+
+
+def source(path: Path, rows: list[dict[str, Any]], **changes: Any) -> SourceConfig:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return SourceConfig(format="perumedqa", path=str(path), **changes)
+
+
+LONG = "Lactante de ocho meses con fiebre alta tos y dificultad para respirar desde hace dos días"
+
+
+def test_duplicates_and_conflicts_are_removed_and_counted(tmp_path: Path) -> None:
+    rows = [
+        row("¿Uno?"),
+        row("¿UNO ?"),  # the same but for case and punctuation
+        row("¿Dos?", "A"),
+        row("¿Dos?", "C"),  # the same question, another answer: neither can be trusted
+        row("¿Uno?", options={"A": "x", "B": "y"}),  # the same question, other options: another one
+        row("¿Tres?", options={"A": "dos", "B": "uno", "C": "tres"}, answer="A"),
+        row("¿Tres?", options={"A": "uno", "B": "dos", "C": "tres"}, answer="B"),  # permuted
+    ]
+    data = prepare(DataConfig(sources=(source(tmp_path / "a.jsonl", rows),), eval_examples=0))
+    assert [e.question for e in data.train] == ["¿Uno?", "¿Uno?", "¿Tres?"]
+    assert (data.duplicates, data.conflicts) == (2, 2)
+
+
+def test_evaluation_source_is_kept_out_of_training(tmp_path: Path) -> None:
+    train = [row("¿Uno?"), row("¿Dos?"), row(LONG + ", ¿qué hace?"), row("Otra " + LONG[20:])]
+    held = [row("¿dos"), row(LONG + " ¿qué hace usted?")]
+    data = prepare(
+        DataConfig(
+            sources=(source(tmp_path / "a.jsonl", train),),
+            eval_sources=(source(tmp_path / "b.jsonl", held),),
+        )
+    )
+    assert [e.question for e in data.train] == ["¿Uno?", "Otra " + LONG[20:]]
+    assert len(data.evaluation) == 2
+    assert (data.overlap, data.near_overlap) == (1, 1)
+
+
+def test_limit_counts_what_training_gets(tmp_path: Path) -> None:
+    """The limit comes after duplicates and held-out rows are gone."""
+    rows = [row(f"¿Número {i}?") for i in range(30)] * 2
+    data = prepare(
+        DataConfig(sources=(source(tmp_path / "a.jsonl", rows, limit=20),), eval_examples=5)
+    )
+    assert (len(data.train), len(data.evaluation), data.duplicates) == (20, 5, 30)
+    assert not {e.question for e in data.train} & {e.question for e in data.evaluation}
+
+
+def test_the_split_is_stable_when_data_is_added(tmp_path: Path) -> None:
+    rows = [row(f"¿Número {i}?") for i in range(40)]
+    small = prepare(DataConfig(sources=(source(tmp_path / "a.jsonl", rows[:20]),), eval_examples=6))
+    large = prepare(DataConfig(sources=(source(tmp_path / "a.jsonl", rows),), eval_examples=12))
+    held = {e.question for e in large.evaluation}
+    # What was held out stays the first to be held out, except for what newcomers displace.
+    assert len({e.question for e in small.evaluation} & held) >= 4
+    again = prepare(
+        DataConfig(sources=(source(tmp_path / "a.jsonl", rows[::-1]),), eval_examples=12)
+    )
+    assert {e.question for e in again.evaluation} == held
+
+
+def test_translations_stay_on_one_side() -> None:
+    data = prepare(read_recipe("demo").data)
+    sides = [{e.group for e in part if e.group} for part in (data.train, data.evaluation)]
+    assert sides[0] and not sides[0] & sides[1]
+    assert len(data.train) + len(data.evaluation) == 100
+    assert {e.lang for e in data.evaluation} == {"en", "es"}
+
+
+def test_bad_rows_refuse_the_run_until_allowed(tmp_path: Path) -> None:
+    rows = [row("¿Uno?"), row("¿Dos?", "Z"), row("¿Tres?", "")]
+    config = DataConfig(sources=(source(tmp_path / "a.jsonl", rows),), eval_examples=0)
+    with pytest.raises(BadFileError, match="2 bad rows") as error:
+        prepare(config)
+    assert "a.jsonl:2" in str(error.value) and "data.max_bad_rows=2" in str(error.value)
+    allowed = DataConfig(sources=config.sources, eval_examples=0, max_bad_rows=2)
+    assert len(prepare(allowed).train) == 1
+
+
+def test_nothing_left(tmp_path: Path) -> None:
+    config = DataConfig(sources=(source(tmp_path / "a.jsonl", [row("¿Uno?")]),), eval_examples=1)
+    with pytest.raises(UsageError, match="nothing is left"):
+        prepare(config)
+    with pytest.raises(UsageError, match="names no data"):
+        prepare(DataConfig())
+
+
+def test_digest_follows_content(tmp_path: Path) -> None:
+    config = DataConfig(sources=(source(tmp_path / "a.jsonl", [row("¿Uno?")]),), eval_examples=0)
+    first = prepare(config).digest
+    assert prepare(config).digest == first
+    source(tmp_path / "a.jsonl", [row("¿Uno?", "C")])
+    assert prepare(config).digest != first

@@ -1,0 +1,341 @@
+"""Training tiny models for real: what is trained, that it learns, that resuming changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pedsup_testing import tiny_models
+
+from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
+from pedsup_train import backends, run
+from pedsup_train.loop import clean_history, out_of_memory
+from pedsup_train.recipe import Recipe, read_recipe, to_toml
+from pedsup_train.targets import first_shared_layer, plan_targets
+
+torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+
+SEVEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.gemma4(tmp_path_factory.mktemp("models") / "gemma4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pairs with one pattern, so that a few steps can learn it."""
+    words = ["fever", "cough", "fiebre", "tos", "diarrhea", "vaccines", "weight", "peso"]
+    rows = [
+        {"question": f"{kind} {word}?", "answer": "A professional reviews every answer.",
+         "lang": "en", "id": f"{kind}{word}"}
+        for word in words for kind in ("child", "signs")
+    ]  # fmt: skip
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe(base: Path, data: Path, *sets: str) -> Recipe:
+    return read_recipe(
+        "demo",
+        [
+            f"model.base={json.dumps(str(base))}",
+            f"data.sources=[{{format='pairs', path={json.dumps(str(data))}}}]",
+            "data.eval_examples=4",
+            "data.max_length=96",
+            "train.max_steps=6",
+            "train.eval_every=3",
+            "train.save_every=3",
+            "train.learning_rate=0.02",
+            "lora.r=4",
+            "lora.alpha=8",
+            *sets,
+        ],
+    )
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / "adapter_model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def trained(gemma: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> run.Result:
+    out = tmp_path_factory.mktemp("run") / "adapter"
+    return run.run(run.make_plan(recipe(gemma, data), out), keep=True)
+
+
+def test_loss_falls_and_is_logged(trained: run.Result) -> None:
+    facts = run.result_facts(trained)
+    assert facts["loss_last_tenth"] < 0.8 * facts["loss_first_tenth"]
+    assert facts["eval_loss_after"] < 0.8 * facts["eval_loss_before"]
+    evaluated = [row["step"] for row in trained.outcome.history if "eval_loss" in row]
+    assert evaluated == [0, 3, 6]
+    for row in trained.outcome.history:
+        if "loss" in row:
+            assert row["grad_norm"] > 0 and row["learning_rate"] >= 0 and row["elapsed_s"] > 0
+
+
+def test_only_living_language_projections_are_adapted(trained: run.Result, gemma: Path) -> None:
+    """Layers 4 to 7 of 8 share K/V: no adapter on their k_proj and v_proj."""
+    found: dict[int, set[str]] = {}
+    for key in tensors(trained.plan.out):
+        parts = key.split(".")
+        found.setdefault(int(parts[parts.index("layers") + 1]), set()).add(parts[-3])
+    assert found == {n: SEVEN if n < 4 else SEVEN - {"k_proj", "v_proj"} for n in range(8)}
+    learnt = [k for k, t in tensors(trained.plan.out).items() if "lora_B" in k and not t.any()]
+    assert learnt == [], "each lora_B has moved from zero"
+
+
+def test_gradients_only_in_lora(gemma: Path, data: Path) -> None:
+    settings = recipe(gemma, data)
+    loaded = backends.load(settings, backends.choose_runtime(settings))
+    ids = torch.tensor([[2, 105, 300, 400, 500]])
+    loaded.model(input_ids=ids, labels=ids).loss.backward()
+    with_gradient = {n for n, p in loaded.model.named_parameters() if p.grad is not None}
+    assert with_gradient and all(".lora_" in name for name in with_gradient)
+    assert loaded.n_trainable == sum(
+        p.numel() for n, p in loaded.model.named_parameters() if n in with_gradient
+    )
+
+
+def test_peft_loads_the_folder_and_gives_the_trained_logits(
+    trained: run.Result, gemma: Path
+) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+    ids = torch.tensor([[2, 105, 300, 400, 500]])
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        adapted = (
+            peft.PeftModel.from_pretrained(base, trained.plan.out).eval()(input_ids=ids).logits
+        )
+    assert (adapted - plain).abs().max() > 0.1
+    config = json.loads((trained.plan.out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(gemma) and config["r"] == 4
+
+
+def test_the_folder_holds_recipe_log_curves_and_card(trained: run.Result) -> None:
+    out = trained.plan.out
+    assert {path.name for path in out.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "adapter_card.md", "recipe.toml",
+        "training.json", "training_log.jsonl", "training_log.csv", "training_curves.png",
+    }  # fmt: skip
+    assert read_recipe(str(out / "recipe.toml")) == trained.plan.recipe
+    rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 + 3
+    assert len((out / "training_log.csv").read_text().splitlines()) == 1 + len(rows)
+    assert (out / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (out / "adapter_card.md").read_text()
+    facts = json.loads((out / "training.json").read_text())
+    for fact in (
+        facts["data"]["digest"], facts["files"]["adapter_model.safetensors"],
+        f"{facts['tokens_seen']:,}", facts["versions"]["transformers"], "not a medical device",
+        "no es un dispositivo médico".replace("no es", "No son"), f"{facts['eval_loss_after']:.4f}",
+    ):  # fmt: skip
+        assert fact.lower() in card.lower(), fact
+
+
+def test_tokens_seen_are_the_unpadded_ones(trained: run.Result) -> None:
+    """12 examples in batches of 4: two epochs are six steps, so each example was seen twice."""
+    lengths = [len(item.input_ids) for item in trained.plan.data.train]
+    assert len(lengths) == 12
+    assert trained.outcome.tokens_seen == 2 * sum(lengths)
+
+
+@pytest.mark.slow
+def test_resume_after_a_kill_gives_the_unbroken_weights(
+    gemma: Path, data: Path, tmp_path: Path, trained: run.Result
+) -> None:
+    """A real process, killed with SIGKILL after its first checkpoint (dropout on, mid-epoch)."""
+    sets = ("train.max_steps=20", "train.save_every=4", "train.accumulation=2")
+    settings = recipe(gemma, data, *sets)
+    assert settings.lora.dropout > 0
+    unbroken = run.run(run.make_plan(settings, tmp_path / "unbroken"))
+    path = tmp_path / "r.toml"
+    path.write_text(to_toml(settings))
+    command = [sys.executable, "-m", "pedsup_train", "run", "--recipe", str(path)]
+    command += ["--out", str(tmp_path / "broken")]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        work = tmp_path / "broken.run"
+        deadline = time.monotonic() + 300
+        while run.newest_checkpoint(work) is None and time.monotonic() < deadline:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    step = int(run.newest_checkpoint(work).name.rpartition("-")[2])  # type: ignore[union-attr]
+    assert not (tmp_path / "broken").exists() and step < 20
+    with pytest.raises(OutputError, match="unfinished run"):
+        run.run(run.make_plan(settings, tmp_path / "broken"))
+    resumed = run.run(run.make_plan(settings, tmp_path / "broken"), resume=True)
+    wanted, found = tensors(tmp_path / "unbroken"), tensors(tmp_path / "broken")
+    assert wanted.keys() == found.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor, found[name]), f"{name} after step {step}"
+    for key in ("loss", "eval_loss", "grad_norm"):
+        values = [
+            [(row["step"], row[key]) for row in r.outcome.history if key in row]
+            for r in (unbroken, resumed)
+        ]
+        assert values[0] == values[1]
+    assert unbroken.outcome.tokens_seen == resumed.outcome.tokens_seen
+
+
+def test_resume_refuses_another_recipe(trained: run.Result, tmp_path: Path) -> None:
+    plan = trained.plan
+    out = tmp_path / "adapter"
+    shutil.copytree(plan.work, tmp_path / "adapter.run")
+    other = dataclasses.replace(
+        plan, out=out, recipe=dataclasses.replace(plan.recipe, name="another")
+    )
+    with pytest.raises(MismatchError, match="another recipe"):
+        run.run(other, resume=True)
+
+
+def test_an_existing_adapter_is_not_replaced(trained: run.Result) -> None:
+    before = (trained.plan.out / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="not empty"):
+        run.run(trained.plan)
+    assert (trained.plan.out / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_four_bit_on_the_cpu(gemma: Path, data: Path, tmp_path: Path) -> None:
+    """bitsandbytes' NF4 layers under LoRA: they stay packed and frozen, the loss falls."""
+    bnb = pytest.importorskip("bitsandbytes", reason="pip install 'pedsup[train]'")
+    settings = recipe(gemma, data, "model.quantization=nf4", "train.max_steps=4")
+    loaded = backends.load(settings, backends.choose_runtime(settings))
+    four_bit = [m for m in loaded.model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    assert len(four_bit) >= len(loaded.targets.names)
+    assert all(m.weight.dtype == torch.uint8 and not m.weight.requires_grad for m in four_bit)
+    packed = [m.weight.data.clone() for m in four_bit]
+    backends.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
+    assert all(torch.equal(m.weight.data, w) for m, w in zip(four_bit, packed, strict=True))
+    result = run.run(run.make_plan(settings, tmp_path / "adapter"))
+    facts = run.result_facts(result)
+    assert facts["eval_loss_after"] < facts["eval_loss_before"]
+    assert all(t.dtype == torch.float32 for t in tensors(tmp_path / "adapter").values())
+
+
+@pytest.mark.slow
+def test_towers_and_dead_projections_are_left_alone(data: Path, tmp_path: Path) -> None:
+    base = tiny_models.gemma4_multimodal(tmp_path / "multimodal")
+    settings = recipe(base, data, "train.max_steps=2", "data.eval_examples=0")
+    result = run.run(run.make_plan(settings, tmp_path / "adapter"))
+    names = list(tensors(result.plan.out))
+    assert names and all("language_model" in name for name in names)
+    loaded = backends.load(settings, backends.choose_runtime(settings))
+    assert loaded.targets.towers, "this model has towers with projections of the same names"
+    assert result.n_targets == len(loaded.targets.names) == 8 * 7 - 4 * 2
+
+
+def test_dead_projections_that_exist_are_named() -> None:
+    """Older checkpoints hold k_proj and v_proj in shared layers; no adapter goes there."""
+    from types import SimpleNamespace
+
+    def layer() -> Any:
+        projections = {name: torch.nn.Linear(2, 2) for name in ("q_proj", "k_proj", "v_proj")}
+        return torch.nn.ModuleDict({"self_attn": torch.nn.ModuleDict(projections)})
+
+    model: Any = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([layer() for _ in range(3)])})
+    model.config = SimpleNamespace(num_hidden_layers=3, num_kv_shared_layers=1)
+    plan = plan_targets(model, ("k_proj", "q_proj", "v_proj"))
+    assert first_shared_layer(model.config) == 2
+    assert plan.dead == ("layers.2.self_attn.k_proj", "layers.2.self_attn.v_proj")
+    assert plan.names[-1] == "layers.2.self_attn.q_proj" and len(plan.names) == 7
+
+
+def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that ignores shared K/V when its cache is off, as transformers 5.5 did."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gemma)
+    model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+    assert backends.check_forward(model, tokenizer) < 1e-3
+    forward = type(model).forward
+
+    def broken(self: Any, *args: Any, use_cache: bool = True, **kwargs: Any) -> Any:
+        out = forward(self, *args, use_cache=use_cache, **kwargs)
+        if not use_cache:
+            out.logits = out.logits.roll(1, -1)
+        return out
+
+    monkeypatch.setattr(type(model), "forward", broken)
+    with pytest.raises(UnsupportedError, match="wrong forward pass"):
+        backends.check_forward(model, tokenizer)
+
+
+def test_known_bad_versions_are_refused(
+    gemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pedsup_train import versions
+
+    monkeypatch.setattr(versions, "installed", lambda name: "5.5.4")
+    with pytest.raises(UnsupportedError, match=r"transformers 5\.5\.4 trains gemma4_text"):
+        run.make_plan(recipe(gemma, data), tmp_path / "adapter")
+    versions.refuse_known_bad("llama", ("transformers", "unsloth_zoo"))
+    monkeypatch.setattr(versions, "installed", lambda name: "5.6.0.dev0")
+    versions.refuse_known_bad("gemma4", ("transformers",))
+    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.9")
+    with pytest.raises(UnsupportedError, match="unsloth-zoo>=2026"):
+        versions.refuse_known_bad("gemma4", ("unsloth_zoo",))
+
+
+def test_no_such_base(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="the base could not be read") as error:
+        run.make_plan(recipe(tmp_path / "nothing", data), tmp_path / "adapter")
+    assert "default-base" in str(error.value)
+
+
+def test_out_of_memory_is_advice(
+    gemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own out-of-memory error from inside a step becomes advice; checkpoints stay."""
+    from transformers import Trainer
+
+    def explode(*_: object, **__: object) -> None:
+        torch.empty(1 << 46, dtype=torch.uint8)
+
+    monkeypatch.setattr(Trainer, "training_step", explode)
+    plan = run.make_plan(recipe(gemma, data), tmp_path / "adapter")
+    with pytest.raises(ResourceError) as error:
+        run.run(plan)
+    text = str(error.value)
+    assert "train.batch_size=2" in text and "train.accumulation=2" in text
+    assert "gradient_checkpointing=true" in text and not (tmp_path / "adapter").exists()
+
+
+def test_other_errors_are_not_called_memory() -> None:
+    assert out_of_memory(RuntimeError("mat1 and mat2 shapes"), Recipe()) is None
+    assert out_of_memory(MemoryError(), Recipe()) is not None
+
+
+def test_history_has_one_row_per_step_and_kind() -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 3.0}, {"step": 1, "eval_loss": 3.5},
+        {"step": 2, "loss": 1.0}, {"step": 2, "train_runtime": 9.0},
+    ]  # fmt: skip
+    assert clean_history(rows) == [rows[0], rows[2], rows[3]]
+
+
+@pytest.mark.slow
+def test_same_seed_same_weights(trained: run.Result, tmp_path: Path) -> None:
+    again = run.run(dataclasses.replace(trained.plan, out=tmp_path / "adapter"))
+    assert (
+        again.digests["adapter_model.safetensors"] == (trained.digests["adapter_model.safetensors"])
+    )
