@@ -284,3 +284,21 @@ def test_no_place_for_a_cache_is_no_error(tmp_path: Path) -> None:
         [sys.executable, "-c", CACHE_CODE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+from pedsup.gguf_file.ggml_types import BY_NAME
+from pedsup_export.kernels import dispatch
+from pedsup_export.quantize import quantize_rows
+sys.stdout.buffer.write(quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes())
+assert "numba" in dispatch.why_ggml()["Q4_K", False]
+"""
+
+
+def test_without_numba_ggml_does_it_and_says_so() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, check=True)
+    assert done.stdout == quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes()
+    assert b"ggml's own code" in done.stderr
