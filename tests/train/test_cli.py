@@ -51,6 +51,7 @@ def test_usage_errors() -> None:
     failed(pedsup_train("fly"), 2, "fly")
 
 
+@pytest.mark.slow
 def test_no_base(tmp_path: Path) -> None:
     done = pedsup_train("run", "--recipe", "demo", "--base", tmp_path / "none", HF_HUB_OFFLINE="1")
     failed(done, 7, "the base could not be read", "default-base")
@@ -62,6 +63,7 @@ def test_default_base_refuses_to_overwrite(smollm2: Path, tmp_path: Path) -> Non
     failed(pedsup_train("default-base", "--out", tmp_path / "base"), 6, "not empty", "--force")
 
 
+@pytest.mark.slow
 def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     rows = [{"question": f"Q{i}?", "answer": "A professional reviews."} for i in range(4)]
@@ -83,6 +85,7 @@ def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> N
     assert document["sources"][0]["bad"] == 1 and document["train_tokens"]["n"] == 3
 
 
+@pytest.mark.slow
 def test_dry_run_prints_the_plan_and_writes_nothing(gemma: Path, tmp_path: Path) -> None:
     done = pedsup_train(
         "run", "--recipe", "demo", "--base", gemma, "--out", tmp_path / "a", "--dry-run",

@@ -59,6 +59,7 @@ def test_e4b_has_the_published_size() -> None:
     assert len(plan.names) == 42 * 7 - 18 * 2
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_a_result() -> None:
     result = run_cell(Cell("/no/such/base", "bf16", "transformers", 4), timeout=120)
     assert "could not be read" in result["error"] and result["model"] == "/no/such/base"

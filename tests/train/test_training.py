@@ -17,6 +17,7 @@ from pedsup_testing import tiny_models
 
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
 from pedsup_train import backends
+from pedsup_train.facts import Result, result_facts
 from pedsup_train.loop import clean_history, out_of_memory
 from pedsup_train.plan import make_plan
 from pedsup_train.recipe import Recipe, read_recipe
