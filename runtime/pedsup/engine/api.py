@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -37,6 +37,10 @@ class SamplingConfig:
     seed: int = 0
     grammar: str | None = None
     """GBNF, constraining from the first generated token of this call."""
+    json_schema: str | None = None
+    """A JSON schema as text, constraining likewise; not together with `grammar`."""
+    banned: tuple[int, ...] = ()
+    """Token ids that may not be drawn in this call."""
 
 
 class Token(NamedTuple):
@@ -71,6 +75,10 @@ class GenerationStats:
     decode_s: float
 
 
+PromptProgress = Callable[[int, int], None]
+"""Called while a prompt is read, with the tokens read so far and the tokens to read."""
+
+
 class Engine(Protocol):
     """A loaded model. Not safe for use from two threads at once."""
 
@@ -82,6 +90,14 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     @property
+    def n_ctx(self) -> int:
+        """The context in tokens, as granted (llama.cpp rounds what was asked for)."""
+
+    @property
+    def cached(self) -> Sequence[int]:
+        """The tokens whose state is in the cache now; a prompt that starts so is not re-read."""
+
+    @property
     def last_stats(self) -> GenerationStats: ...
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
@@ -91,12 +107,26 @@ class Engine(Protocol):
         """The bytes of one token, special tokens rendered as their text."""
 
     def generate(
-        self, prompt: Sequence[int], sampling: SamplingConfig, *, max_tokens: int
-    ) -> Iterator[Token]:
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingConfig,
+        *,
+        max_tokens: int,
+        keep: int | None = None,
+        on_prompt: PromptProgress | None = None,
+    ) -> Generator[Token, None, None]:
         """Generate after `prompt` (the whole conversation), reusing the cached common prefix.
 
-        Ends before an end-of-generation token, at `max_tokens`, or when the consumer closes
-        the iterator; every token yielded is in the cache for the next call.
+        `keep` says how many leading tokens the next prompt will surely share (default: all of
+        them): the engine stays able to return to that point, sliding-window layers included.
+
+        Ends before an end-of-generation token, at `max_tokens` (0 reads the prompt and no
+        more), when the context is full, or when the consumer closes the iterator. Of the tokens
+        yielded, all but perhaps the last are in the cache for the next call.
+
+        Raises:
+            UsageError: the prompt is longer than the context.
+            EngineError: llama.cpp refused or died; what was yielded before stays valid.
         """
 
     def save_state(self, path: Path) -> None:

@@ -1,0 +1,6 @@
+"""`python -m pedsup`: the same as `pedsup-run`."""
+
+from pedsup.cli import main
+
+if __name__ == "__main__":
+    main()

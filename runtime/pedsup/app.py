@@ -1,0 +1,212 @@
+"""What `pedsup-run` does with its options: check, ask once, or hold a session."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pedsup import __version__, oneshot
+from pedsup.chat.grammar import read_grammar, read_json_schema
+from pedsup.check import check_document, check_text
+from pedsup.consent import require_consent
+from pedsup.conversation import Conversation
+from pedsup.errors import UsageError
+from pedsup.i18n import system_language
+from pedsup.intended_use import SHORT, Language
+from pedsup.memory import available_memory, require_fit
+from pedsup.paths import data_folder, make_private
+from pedsup.progress import say
+from pedsup.render import pipe_renderer, terminal_renderer
+from pedsup.repl import Repl, terminal_reader
+from pedsup.session import Session, find_session, new_session, read_records, resume_session
+from pedsup.settings import Settings, load_settings
+from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, turn_settings
+
+NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The command line, parsed; `overrides` are settings by name, None where not given."""
+
+    model: Path | None
+    prompt: str | None
+    as_json: bool
+    check: bool
+    resume: str | None
+    grammar: Path | None
+    json_schema: Path | None
+    settings_file: Path | None
+    accept_intended_use: bool
+    overrides: Mapping[str, Any]
+
+    @property
+    def interactive(self) -> bool:
+        """Whether this is a session rather than one question."""
+        once = self.prompt is not None or self.as_json
+        return not once and sys.stdin is not None and sys.stdin.isatty()
+
+
+def execute(request: RunRequest) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        PedsupError: for everything the user can cause or mend.
+    """
+    settings = load_settings(request.settings_file, request.overrides)
+    language: Language = settings.lang or system_language()
+    request = _with_model(request, settings)
+    assert request.model is not None
+    plan = plan_launch(request.model, settings, available=available_memory())
+    if request.check:
+        return _check(plan, settings, as_json=request.as_json)
+    constraint = _constraint(request)
+    # Everything that can go wrong cheaply goes wrong before the model is loaded.
+    question = None if request.interactive else oneshot.read_question(request.prompt)
+    require_consent(language, accepted=request.accept_intended_use, ask=_asker())
+    with _session(request, settings, plan) as session, _loaded(plan, settings) as loaded:
+        turns = turn_settings(loaded, settings, **constraint)
+        if question is None:
+            renderer = terminal_renderer(settings.think, language)
+            conversation = Conversation(
+                loaded.engine, loaded.template, session, renderer, loaded.prefix
+            )
+            earlier = [exchange.user for exchange in session.exchanges]
+            return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
+        say(SHORT[language])
+        renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
+        conversation = Conversation(
+            loaded.engine, loaded.template, session, renderer, loaded.prefix
+        )
+        result = conversation.ask(question, turns)
+        if request.as_json:
+            document = oneshot.one_document(result, conversation, loaded, language)
+            print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
+        return oneshot.exit_code(result)
+
+
+def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
+    """Print the plan; a model that would be refused is an error here too."""
+    if as_json:
+        print(json.dumps(check_document(plan), ensure_ascii=False, indent=1), flush=True)
+    else:
+        print(check_text(plan), flush=True)
+    require_fit(
+        plan.header,
+        plan.config,
+        plan.fit.available,
+        plan.host,
+        allow_paging=settings.allow_paging,
+    )
+    return 0
+
+
+def _constraint(request: RunRequest) -> dict[str, str]:
+    """The text of `--grammar` or `--json-schema`, checked."""
+    if request.grammar is not None and request.json_schema is not None:
+        raise UsageError("--grammar and --json-schema exclude each other", remedy="give one")
+    if request.grammar is not None:
+        return {"grammar": read_grammar(request.grammar)}
+    if request.json_schema is not None:
+        return {"json_schema": read_json_schema(request.json_schema)}
+    return {}
+
+
+def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
+    """The request with a model: `--resume` alone takes the one that the session was held with."""
+    model, resume = request.model, request.resume
+    if model is None and resume is not None and resume.endswith(".gguf"):
+        # `--resume model.gguf`: the option took the model for an id.
+        return replace(request, model=Path(resume), resume="last")
+    if model is None and resume is not None:
+        first = read_records(find_session(_history_folder(settings), resume))[0]
+        path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
+        if isinstance(path, str):
+            return replace(request, model=Path(path))
+    if model is None:
+        raise UsageError("no model was given", wanted="a GGUF file", remedy="pedsup-run model.gguf")
+    return request
+
+
+def _asker() -> Callable[[str], str] | None:
+    """Ask on the terminal, without touching standard output; None when nobody is there."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+
+    def ask(question: str) -> str:
+        print(question, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
+
+    return ask
+
+
+def _history_folder(settings: Settings) -> Path:
+    if settings.history_dir:
+        return Path(settings.history_dir).expanduser()
+    return data_folder() / "sessions"
+
+
+@contextmanager
+def _session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Iterator[Session]:
+    """The session of this run, its transcript locked; an empty new one leaves no file."""
+    session = _open_session(request, settings, plan)
+    path = session.transcript.path if session.transcript is not None else None
+    try:
+        yield session
+    finally:
+        session.close()
+        if path is not None and not session.exchanges:
+            path.unlink(missing_ok=True)
+
+
+def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Session:
+    folder = _history_folder(settings)
+    if request.resume is not None:
+        session = resume_session(
+            find_session(folder, request.resume), model_digest=plan.identity.digest
+        )
+        if settings.system is not None and settings.system != session.system:
+            session.set_system(settings.system)
+        return session
+    # One question for a script leaves no trace unless it continues a session.
+    if not settings.history or not request.interactive:
+        return Session(system=settings.system or "")
+    make_private(folder, remedy=NO_HISTORY)
+    return new_session(folder, _first_line(plan), system=settings.system or "")
+
+
+def _first_line(plan: LaunchPlan) -> dict[str, Any]:
+    template = plan.header.get("tokenizer.chat_template")
+    sampling = plan.sampling
+    return {
+        "pedsup": __version__,
+        "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "template": hashlib.sha256(str(template).encode()).hexdigest(),
+        "settings": {
+            "n_ctx": plan.config.n_ctx,
+            "threads": plan.config.n_threads,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "seed": sampling.seed,
+        },
+        "intended_use": SHORT["en"],
+    }
+
+
+@contextmanager
+def _loaded(plan: LaunchPlan, settings: Settings) -> Iterator[LoadedModel]:
+    loaded = load(plan, settings)
+    try:
+        yield loaded
+    finally:
+        loaded.engine.close()

@@ -1,0 +1,1 @@
+"""Chat: templates, reasoning, and one turn of a conversation on any engine."""

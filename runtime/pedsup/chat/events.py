@@ -1,0 +1,100 @@
+"""What a turn is given and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from pedsup.engine.api import SamplingConfig
+
+StopReason: TypeAlias = Literal["end", "length", "context", "loop", "interrupted", "empty"]
+"""The model ended; `max_tokens`; the context is full; the watchdog; the consumer stopped reading;
+the model would not say anything, not even when its end tokens were forbidden."""
+
+NOTICES: Final = {
+    "budget": "the reasoning reached its budget and was closed",
+    "context_budget": "the reasoning was closed, so that the answer fits into the context",
+    "unasked_thinking": "the model began to reason although reasoning is off; it was stopped",
+    "unclosed": "the model ended inside its reasoning; it was asked for the answer",
+    "forced_answer": "the model ended without an answer; it was made to go on",
+    "loop_reasoning": "the reasoning went in circles and was closed",
+    "loop": "the answer went in circles and was stopped",
+    "unused": "the model wrote only placeholder tokens and was stopped: the file may be damaged",
+    "context": "the context is full: the answer is cut off",
+    "empty": "the model gave no answer",
+}
+"""Every notice's code and its English text."""
+
+
+@dataclass(frozen=True)
+class TurnSettings:
+    """How one turn is generated."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    think: bool = True
+    think_budget: int | None = None
+    """Tokens of reasoning after which the channel is closed (None: until the context forbids)."""
+    max_tokens: int | None = None
+    """Tokens of the answer, without the reasoning (None: to the end of the context)."""
+    grammar: str | None = None
+    """GBNF for the answer only."""
+    json_schema: str | None = None
+    """A JSON schema, as text, for the answer only."""
+
+
+@dataclass(frozen=True)
+class ReasoningText:
+    """A piece of the thought channel, whole characters, no markers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AnswerText:
+    """A piece of the answer, whole characters, no markers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the reader must be told: `code` is a key of `NOTICES`, `text` is English."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnTimings:
+    """Seconds, monotonic clock."""
+
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    first_token_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TurnResult:
+    """What a turn came to. Valid (partial) when the turn was interrupted too."""
+
+    answer: str
+    reasoning: str
+    n_prompt: int
+    n_cached: int
+    """Tokens of the prompt that were not read again."""
+    n_reasoning: int
+    n_answer: int
+    timings: TurnTimings
+    stop_reason: StopReason
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event of every turn that was not interrupted."""
+
+    result: TurnResult
+
+
+TurnEvent: TypeAlias = ReasoningText | AnswerText | Notice | Done

@@ -1,0 +1,141 @@
+"""From messages to the tokens that an engine reads, with as little re-reading as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pedsup.chat.template import ChatTemplate, Message
+from pedsup.engine.api import Engine
+
+MAX_RESYNC: Final = 64
+"""Tokens: how far two tokenizations of one text may run apart before they are compared no more."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The tokens to read, and how many of them the next turn's prompt will share."""
+
+    tokens: list[int]
+    keep: int
+
+
+def build_prompt(
+    engine: Engine, template: ChatTemplate, messages: Sequence[Message], *, think: bool
+) -> Prompt:
+    """Render and tokenize a dialogue that ends with the user's message."""
+    text = template.render(messages, think=think)
+    if any(has_control_text(engine, message["content"]) for message in messages):
+        tokens = _tokenize_apart(engine, template, messages, think=think)
+        return Prompt(tokens, len(tokens))
+    tokens = engine.tokenize(text, parse_special=True)
+    answered: list[Message] = [*messages, {"role": "assistant", "content": "x"}]
+    history = template.render(answered, think=think, add_generation_prompt=False)
+    keep = len(tokens)
+    if not history.startswith(text):
+        # The prompt ends with something that the history will not have (an empty thought).
+        shared = engine.tokenize(_common_text(text, history), parse_special=True)
+        keep = _common(tokens, shared)
+    adopted = adopt_cached(engine, tokens, engine.cached)
+    return Prompt(adopted, keep + len(adopted) - len(tokens))
+
+
+def has_control_text(engine: Engine, content: str) -> bool:
+    """Whether a message spells one of the model's control tokens, as a pasted note may."""
+    if "<" not in content:
+        return False
+    spelled = engine.tokenize(content, parse_special=True)
+    return spelled != engine.tokenize(content, parse_special=False)
+
+
+def _tokenize_apart(
+    engine: Engine, template: ChatTemplate, messages: Sequence[Message], *, think: bool
+) -> list[int]:
+    """The prompt with control tokens from the template only, never from a message.
+
+    transformers' own rendering would let a pasted `<|im_end|>` end the user's turn.
+    """
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    masked: list[Message] = [
+        {"role": message["role"], "content": mark}
+        for mark, message in zip(marks, messages, strict=True)
+    ]
+    tokens: list[int] = []
+    rest = template.render(masked, think=think)
+    for mark, message in zip(marks, messages, strict=True):
+        before, _, rest = rest.partition(mark)
+        tokens += engine.tokenize(before, parse_special=True)
+        tokens += engine.tokenize(message["content"].strip(), parse_special=False)
+    return tokens + engine.tokenize(rest, parse_special=True)
+
+
+def stable_prefix(
+    engine: Engine, template: ChatTemplate, system: Sequence[Message], *, think: bool
+) -> list[int]:
+    """The tokens that every dialogue starting with `system` begins with."""
+    first: Message = {"role": "user", "content": "a"}
+    second: Message = {"role": "user", "content": "¿1"}
+    texts = [template.render([*system, message], think=think) for message in (first, second)]
+    shared = _common_text(*texts)
+    tokens = [engine.tokenize(text, parse_special=True) for text in texts]
+    # Tokens at the seam may join what follows: only those that both prompts have are stable.
+    n = _common(engine.tokenize(shared, parse_special=True), tokens[0])
+    return tokens[0][: min(n, _common(tokens[0], tokens[1]))]
+
+
+def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> list[int]:
+    """`tokens`, with the cached tokenization where it stands for the same bytes.
+
+    A model does not always write a word as its tokenizer would split it. Its own tokens are in
+    the cache; the same text split otherwise would be read again from there on.
+    """
+    out = list(tokens)
+    at = _common(out, cached)
+    while at < len(out) and at < len(cached):
+        span = _resync(engine, out[at : at + MAX_RESYNC], cached[at : at + MAX_RESYNC])
+        if span is None:
+            break
+        ours, theirs = span
+        out[at : at + ours] = cached[at : at + theirs]
+        at += theirs
+        at += _common(out[at:], cached[at:])
+    return out
+
+
+def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, int] | None:
+    """The shortest starts (in tokens) of both that are the same bytes of ordinary text."""
+    i = j = 0
+    a = b = b""
+    while True:
+        if a and a == b:
+            return i, j
+        if len(a) <= len(b):
+            if i == len(ours):
+                return None
+            piece, i = engine.piece(ours[i]), i + 1
+            a += piece
+        else:
+            if j == len(theirs):
+                return None
+            piece, j = engine.piece(theirs[j]), j + 1
+            b += piece
+        # '<' may be a control token, whose text is not its meaning; U+FFFD may stand for
+        # anything; an empty piece would never end.
+        if not piece or b"<" in piece or b"\xef\xbf\xbd" in piece:
+            return None
+        if not (a.startswith(b) or b.startswith(a)):
+            return None
+
+
+def _common_text(a: str, b: str) -> str:
+    return a[: _common(a, b)]
+
+
+def _common(a: Sequence[object], b: Sequence[object]) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

@@ -1,0 +1,82 @@
+"""`pedsup-run --check`: what a model will take, before it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pedsup.memory import MemoryEstimate
+from pedsup.progress import human_bytes
+from pedsup.startup import LaunchPlan
+
+
+def check_document(plan: LaunchPlan) -> dict[str, Any]:
+    """The check as JSON values; sizes in bytes."""
+    need, available = plan.fit.need, plan.fit.available
+    return {
+        "schema": "pedsup-check/1",
+        "model": plan.identity.describe(),
+        "architecture": plan.shape.architecture,
+        "n_ctx": plan.config.n_ctx,
+        "n_ctx_train": plan.shape.n_ctx_train,
+        "largest_ctx": plan.largest_ctx,
+        "verdict": plan.fit.verdict,
+        "need": {
+            **asdict(need),
+            "anonymous": need.anonymous,
+            "file_backed": need.file_backed,
+            "total": need.total,
+        },
+        "available": asdict(available) if available else None,
+        "threads": plan.threads.n_threads,
+        "cpus": sorted(plan.threads.cpus) if plan.threads.cpus else None,
+        "threads_by": plan.threads.evidence,
+    }
+
+
+def check_text(plan: LaunchPlan) -> str:
+    """The check as a table."""
+    available = plan.fit.available
+    cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
+    lines = [
+        *plan.identity.lines(),
+        f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
+        f"trained for a context of {plan.shape.n_ctx_train} tokens",
+        "",
+        f"Memory for a context of {plan.config.n_ctx} tokens:",
+        *_rows(plan.fit.need),
+        "",
+        f"Available: {human_bytes(available.bytes)} ({available.source})"
+        if available
+        else "Available: unknown (nothing can be read here)",
+        _VERDICTS[plan.fit.verdict],
+        f"Largest context that fits: {plan.largest_ctx or 'none'}",
+        f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
+    ]
+    return "\n".join(lines)
+
+
+_VERDICTS = {
+    "fits": "Verdict: fits.",
+    "pages": "Verdict: too large to stay in memory; --allow-paging runs it slowly from storage.",
+    "refused": "Verdict: does not fit; the system would kill it.",
+}
+
+
+def _rows(need: MemoryEstimate) -> list[str]:
+    sizes = [
+        ("weights" + (" (mapped from the file)" if need.mapped else ""), need.weights),
+        ("key/value cache", need.kv_cache),
+        ("checkpoints of it", need.checkpoints),
+        ("compute buffers", need.compute + need.output),
+        ("vocabulary", need.vocabulary),
+        ("repacked copies", need.repacked),
+        ("this program", need.program),
+        ("total", need.total),
+    ]
+    rows = [f"  {name:<34}{human_bytes(size):>12}" for name, size in sizes if size]
+    if need.table:
+        rows.append(
+            f"  not counted: {human_bytes(need.table)} of per-layer table, which stays in the file"
+        )
+    return rows

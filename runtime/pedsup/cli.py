@@ -1,0 +1,91 @@
+"""The command `pedsup-run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from pedsup import __version__
+from pedsup.errors import border
+from pedsup.intended_use import FULL
+
+if TYPE_CHECKING:
+    from pedsup.app import RunRequest
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nIntended use\n" + FULL["en"],
+)
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("-p", "--prompt", help="Ask once, print the answer and leave.")
+@click.option("--json", "as_json", is_flag=True, help="Ask once; print one JSON document.")
+@click.option("--check", is_flag=True, help="Print what the model will take; load nothing.")
+@click.option(
+    "--resume", is_flag=False, flag_value="last", metavar="[ID]",
+    help="Continue a session: the last one, or the one whose id begins so, or a file.",
+)  # fmt: skip
+@click.option("--system", help="System prompt.")
+@click.option("--think", type=click.Choice(["shown", "hidden", "off"]), help="The reasoning.")
+@click.option("--think-budget", type=int, metavar="N", help="Most tokens of reasoning.")
+@click.option("--max-tokens", type=int, metavar="N", help="Most tokens of the answer.")
+@click.option("--temp", type=float, help="Temperature; 0 always takes the likeliest token.")
+@click.option("--top-p", type=float, help="Draw from the likeliest tokens with this sum.")
+@click.option("--top-k", type=int, help="Draw from this many of the likeliest tokens.")
+@click.option("--seed", type=int, help="Same seed, same text.")
+@click.option("--grammar", type=_FILE, help="GBNF file that the answer must follow.")
+@click.option("--json-schema", type=_FILE, help="JSON schema file that the answer must follow.")
+@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
+@click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
+@click.option("--threads", type=int, metavar="N", help="Threads; default: one per big core.")
+@click.option("--batch", type=int, metavar="N", help="Prompt tokens per call.")
+@click.option("--ubatch", type=int, metavar="N", help="Prompt tokens per compute step.")
+@click.option(
+    "--extra-buffers", type=click.Choice(["auto", "on", "off"]),
+    help="Repack weights for faster prompts, at the cost of memory.",
+)  # fmt: skip
+@click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
+@click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")
+@click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")
+@click.option("--cache/--no-cache", default=None, help="Keep the read system prompt on disk.")
+@click.option("--settings", "settings_file", type=_FILE, help="Settings file (TOML).")
+@click.option("--allow-template", is_flag=True, default=None, help="Run an unknown template.")
+@click.option("--allow-paging", is_flag=True, default=None, help="Run although memory is short.")
+@click.option("--accept-intended-use", is_flag=True, help="Acknowledge the intended use below.")
+@click.version_option(__version__, prog_name="pedsup-run")
+def run(**options: Any) -> RunRequest:
+    """Hold a conversation with MODEL (a GGUF file), offline.
+
+    Research only, not a medical device. Without -p, and with text on standard input, that text
+    is the question; on a terminal an interactive session starts.
+    """
+    # Imports jinja2 and more: not for --help and --version.
+    from pedsup.app import RunRequest
+
+    names = ("model", "prompt", "as_json", "check", "resume", "grammar", "json_schema",
+             "settings_file", "accept_intended_use")  # fmt: skip
+    own = {name: options.pop(name) for name in names}
+    return RunRequest(**own, overrides=options)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    border(_program)
+
+
+def _program() -> int:
+    # The work happens outside of click, which would make exit code 1 of a broken pipe.
+    parsed = run.main(prog_name="pedsup-run", standalone_mode=False)
+    if isinstance(parsed, int):  # --help and --version
+        return parsed
+    from pedsup.app import execute
+
+    return execute(parsed)
+
+
+if __name__ == "__main__":
+    main()

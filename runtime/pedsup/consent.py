@@ -1,0 +1,95 @@
+"""The intended use: shown in full and acknowledged once per text, in short at every session."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pedsup import __version__
+from pedsup.errors import UsageError
+from pedsup.fsio import atomic_file
+from pedsup.intended_use import FULL, Language
+from pedsup.paths import data_folder
+from pedsup.progress import say
+from pedsup.transcript import now
+
+VARIABLE: Final = "PEDSUP_ACCEPT_INTENDED_USE"
+FILE: Final = "intended-use.json"
+_ASK: Final[dict[Language, str]] = {
+    "en": "Type 'yes' to confirm that you have read this: ",
+    "es": "Escriba 'sí' para confirmar que lo ha leído: ",
+}
+YES: Final = frozenset({"yes", "y", "sí", "si", "s"})
+
+
+def text_digest() -> str:
+    """Of the full text in all languages: when it changes, it is shown again."""
+    joined = "\0".join(FULL[language] for language in sorted(FULL))
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def is_recorded(folder: Path | None = None) -> bool:
+    """Whether this user acknowledged the present text."""
+    try:
+        record = json.loads(((folder or data_folder()) / FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("text_sha256") == text_digest()
+
+
+def require_consent(
+    language: Language, *, accepted: bool, ask: Callable[[str], str] | None
+) -> None:
+    """Go on only when the intended use was acknowledged, now or before.
+
+    Args:
+        accepted: `--accept-intended-use` was given.
+        ask: reads one line from the user, None when nobody is there to answer.
+
+    Raises:
+        UsageError: it was not acknowledged.
+    """
+    if is_recorded():
+        return
+    if accepted or os.environ.get(VARIABLE) == "1":
+        _record(language, "option")
+        return
+    if ask is None:
+        raise UsageError(
+            "the intended use has not been acknowledged yet",
+            wanted="an acknowledgement before the first answer",
+            remedy=f"run pedsup-run once in a terminal, or read the text in --help and give "
+            f"--accept-intended-use (or set {VARIABLE}=1)",
+        )
+    say(FULL[language])
+    try:
+        reply = ask(_ASK[language])
+    except EOFError:
+        reply = ""
+    if reply.strip().lower() not in YES:
+        raise UsageError(
+            "the intended use was not acknowledged", remedy="start again and type yes (sí)"
+        )
+    _record(language, "terminal")
+
+
+def _record(language: Language, how: str) -> None:
+    """Remember it; a home that cannot be written must not stop someone who has just agreed."""
+    record = {
+        "text_sha256": text_digest(),
+        "acknowledged": now(),
+        "how": how,
+        "language": language,
+        "version": __version__,
+    }
+    try:
+        folder = data_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with atomic_file(folder / FILE) as file:
+            file.write(json.dumps(record, indent=1).encode() + b"\n")
+    except OSError as error:
+        say(f"note: the acknowledgement could not be kept ({error.strerror}): {folder}")

@@ -1,0 +1,151 @@
+"""Run one turn: the engine's events to the screen and to the transcript."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pedsup.chat.template import ChatTemplate
+from pedsup.chat.turn import (
+    AnswerText,
+    Done,
+    Notice,
+    ReasoningText,
+    Turn,
+    TurnResult,
+    TurnSettings,
+)
+from pedsup.engine.api import Engine
+from pedsup.errors import PedsupError
+from pedsup.interrupts import Interrupts
+from pedsup.prefix_cache import PrefixCache, Warmed
+from pedsup.render import Renderer
+from pedsup.session import Session
+
+
+@dataclass
+class Conversation:
+    """A loaded model, a session and how to show it."""
+
+    engine: Engine
+    template: ChatTemplate
+    session: Session
+    renderer: Renderer
+    prefix: PrefixCache | None = None
+    """Where the read system prompt is kept; None to read it with each start."""
+    warmed: Warmed | None = None
+    _warm_for: tuple[str, bool] | None = None
+
+    def ask(self, text: str, settings: TurnSettings) -> TurnResult:
+        """Ask, show the answer as it comes, and return when the turn is on the disk.
+
+        Ctrl-C ends the answer: the result is then partial, with stop reason 'interrupted'.
+
+        Raises:
+            PedsupError: the engine refused or died; what came before is in the transcript.
+        """
+        interrupts = Interrupts()
+        self.renderer.start()
+        turn: Turn | None = None
+        with interrupts.listening():
+            try:
+                with interrupts.shielded():
+                    turn = self._begin(text, settings)
+                self._warm(think=settings.think)
+                self._follow(turn, interrupts)
+            except KeyboardInterrupt:
+                pass
+            except BaseException as error:
+                self._give_up(error)
+                raise
+            assert turn is not None
+            result = turn.result
+            # A second Ctrl-C while the turn is being written has nothing left to stop.
+            with suppress(KeyboardInterrupt), interrupts.shielded():
+                self.session.finish(
+                    result.answer, result.reasoning, result.stop_reason, turn_facts(result)
+                )
+        self.renderer.finish()
+        return result
+
+    def _begin(self, text: str, settings: TurnSettings) -> Turn:
+        self.session.ask(text)
+        return Turn(
+            self.engine,
+            self.template,
+            self.session.messages(),
+            settings,
+            on_prompt=self.renderer.prompt_progress,
+        )
+
+    def _warm(self, *, think: bool) -> None:
+        """Have the system prompt in the engine's cache, read or from the disk."""
+        wanted = self.session.system, think
+        if self.prefix is None or self._warm_for == wanted:
+            return
+        system = [m for m in self.session.messages() if m["role"] == "system"]
+        self.warmed = self.prefix.warm(
+            self.engine,
+            self.template,
+            system,
+            think=think,
+            on_prompt=self.renderer.prompt_progress,
+        )
+        self._warm_for = wanted
+        if self.warmed.notice is not None:
+            self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
+
+    def _follow(self, turn: Turn, interrupts: Interrupts) -> None:
+        stream = turn.stream()
+        try:
+            for event in stream:
+                match event:
+                    case ReasoningText(text):
+                        with interrupts.shielded():
+                            self.session.heard(reasoning=text)
+                        self.renderer.reasoning(text)
+                    case AnswerText(text):
+                        with interrupts.shielded():
+                            self.session.heard(answer=text)
+                        self.renderer.answer(text)
+                    case Notice(code, text):
+                        self.renderer.notice(code, text)
+                    case Done():
+                        pass
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Keep what there is of an answer that an error ended."""
+        found = error.found if isinstance(error, PedsupError) else type(error).__name__
+        self.session.abandon(found)
+        if not isinstance(error, BrokenPipeError):
+            self.renderer.finish()
+
+
+def turn_facts(result: TurnResult) -> dict[str, Any]:
+    """Counts, timings and notices of a turn, for JSON."""
+    timings = asdict(result.timings)
+    n_read = result.n_prompt - result.n_cached
+    n_written = result.n_reasoning + result.n_answer
+    return {
+        "tokens": {
+            "prompt": result.n_prompt,
+            "cached": result.n_cached,
+            "reasoning": result.n_reasoning,
+            "answer": result.n_answer,
+        },
+        "timings": {
+            **{name: round(seconds, 4) for name, seconds in timings.items()},
+            "prompt_tokens_per_s": _rate(n_read, result.timings.prompt_s),
+            "decode_tokens_per_s": _rate(n_written, result.timings.decode_s),
+        },
+        "notices": [asdict(notice) for notice in result.notices],
+    }
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 2) if seconds > 0 and count > 0 else None

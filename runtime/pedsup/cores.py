@@ -1,0 +1,209 @@
+"""How many threads, on which cores: the big ones, as far as the system lets us see them.
+
+Decoding waits for the slowest thread, so one thread on a little core slows all the others
+(llama.cpp #21763). An unrooted Android app cannot list /sys/devices/system/cpu and may be
+denied any file in it: cores are probed one by one and every file is optional.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Evidence = Literal["capacity", "model and frequency", "model", "frequency", "nothing"]
+
+BIG_SHARE: Final = 0.5
+"""A core with at least this share of the best core's capacity is a big one."""
+BIG_SHARE_BY_MODEL: Final = 0.6
+"""The same where only core models are known: the clocks, which widen the gap, are missing."""
+UNKNOWN_PHONE_THREADS: Final = 4
+ARM: Final = 0x41
+# Arm's core numbers (MIDR part) and rough work per clock relative to a Cortex-A53, from the
+# capacity-dmips-mhz values of the devices' trees in Linux; they only have to tell big from
+# little. Qualcomm's Kryo cores of these phones report their own implementer (0x51).
+_WORK_PER_CLOCK: Final[dict[tuple[int, int], float]] = {
+    (ARM, 0xD03): 1.0,  # Cortex-A53
+    (ARM, 0xD05): 1.1,  # A55
+    (ARM, 0xD46): 1.2,  # A510
+    (ARM, 0xD80): 1.3,  # A520
+    (ARM, 0xD08): 1.8,  # A72
+    (ARM, 0xD09): 1.8,  # A73
+    (ARM, 0xD0A): 2.2,  # A75
+    (ARM, 0xD0B): 2.7,  # A76
+    (ARM, 0xD0D): 2.9,  # A77
+    (ARM, 0xD41): 3.1,  # A78
+    (ARM, 0xD47): 3.2,  # A710
+    (ARM, 0xD4D): 3.3,  # A715
+    (ARM, 0xD81): 3.4,  # A720
+    (ARM, 0xD44): 3.8,  # X1
+    (ARM, 0xD48): 3.9,  # X2
+    (ARM, 0xD4E): 4.1,  # X3
+    (ARM, 0xD82): 4.3,  # X4
+    (0x51, 0x800): 1.8,  # Kryo 260/280 Gold (A73)
+    (0x51, 0x801): 1.0,  # Kryo 260/280 Silver (A53)
+    (0x51, 0x802): 2.2,  # Kryo 385 Gold (A75)
+    (0x51, 0x803): 1.1,  # Kryo 385 Silver (A55)
+    (0x51, 0x804): 2.7,  # Kryo 485 Gold (A76)
+    (0x51, 0x805): 1.1,  # Kryo 485 Silver (A55)
+}
+
+
+@dataclass(frozen=True)
+class Core:
+    """What could be read of one core; None where nothing could."""
+
+    index: int
+    capacity: int | None = None
+    """Linux' cpu_capacity: 1024 is the best core of the chip."""
+    max_khz: int | None = None
+    part: tuple[int, int] | None = None
+    """Implementer and part number."""
+    siblings: frozenset[int] = frozenset()
+    """Hardware threads of the same core."""
+
+
+@dataclass(frozen=True)
+class ThreadPlan:
+    """Threads for llama.cpp and the cores they stay on (None: the mask is left as it is)."""
+
+    n_threads: int
+    cpus: frozenset[int] | None
+    evidence: Evidence | Literal["asked for"]
+
+
+def allowed_cpus() -> frozenset[int]:
+    """The cores this process may use; under a cpuset `os.cpu_count` would lie."""
+    return frozenset(os.sched_getaffinity(0))
+
+
+def read_cores(allowed: frozenset[int], root: Path = Path("/")) -> tuple[Core, ...]:
+    """Probe the allowed cores by name; a missing or denied file leaves its field None."""
+    parts = _parts(root)
+    cores = []
+    for index in sorted(allowed):
+        folder = root / f"sys/devices/system/cpu/cpu{index}"
+        cores.append(
+            Core(
+                index,
+                capacity=_number(folder / "cpu_capacity"),
+                max_khz=_number(folder / "cpufreq/cpuinfo_max_freq"),
+                part=parts.get(index),
+                siblings=_cpu_list(folder / "topology/thread_siblings_list"),
+            )
+        )
+    return tuple(cores)
+
+
+def plan_threads(
+    cores: tuple[Core, ...], *, asked: int | None = None, machine: str | None = None
+) -> ThreadPlan:
+    """One thread per big core, kept on the big cores where there are little ones too.
+
+    Args:
+        cores: the allowed cores, from `read_cores`.
+        asked: `--threads`; wins, and the affinity mask is then left as it is.
+        machine: `platform.machine()`, to tell a phone from a desktop where nothing is readable.
+    """
+    if asked is not None:
+        return ThreadPlan(asked, None, "asked for")
+    arm = (machine or platform.machine()).startswith(("aarch64", "arm"))
+    evidence, scores = _scores(cores, arm)
+    if evidence == "nothing":
+        n = len(_physical(cores))
+        return ThreadPlan(min(n, UNKNOWN_PHONE_THREADS) if arm else n, None, evidence)
+    share = BIG_SHARE
+    if evidence == "model":
+        share = BIG_SHARE_BY_MODEL
+    elif evidence == "frequency" and arm:
+        share = 1.0  # a little core of 2.0 GHz is no big one of 2.2: take the top clock
+    best = max(scores.values())
+    big = tuple(core for core in cores if scores[core.index] >= share * best)
+    # A mask is set only where it keeps threads off little cores.
+    cpus = frozenset(core.index for core in big) if len(big) < len(cores) else None
+    return ThreadPlan(len(_physical(big)), cpus, evidence)
+
+
+def cpu_features(root: Path = Path("/")) -> frozenset[str]:
+    """Feature flags of the processor as /proc/cpuinfo names them (x86 'flags', ARM 'Features').
+
+    Where cores differ, only what all of them have.
+    """
+    sets = [
+        frozenset(value.split())
+        for name, value in _cpuinfo(root)
+        if name.lower() in ("flags", "features")
+    ]
+    return frozenset.intersection(*sets) if sets else frozenset()
+
+
+def _scores(cores: tuple[Core, ...], arm: bool) -> tuple[Evidence, dict[int, float]]:
+    """A number per core that grows with its speed, from the best evidence all cores have."""
+    weights = {c.index: _WORK_PER_CLOCK.get(c.part) if c.part else None for c in cores}
+    capacity = {c.index: float(c.capacity) for c in cores if c.capacity}
+    clocks = {c.index: float(c.max_khz) for c in cores if c.max_khz}
+    models = {i: weight for i, weight in weights.items() if weight is not None}
+    complete = len(cores)
+    if len(capacity) == complete:
+        return "capacity", capacity
+    if len(models) == len(clocks) == complete:
+        return "model and frequency", {i: models[i] * clocks[i] for i in models}
+    if len(models) == complete:
+        return "model", models
+    if len(clocks) == complete:
+        return "frequency", clocks
+    return "nothing", {}
+
+
+def _physical(cores: tuple[Core, ...]) -> set[frozenset[int]]:
+    """Real cores: hardware threads of one core count once (they share its arithmetic units)."""
+    return {core.siblings or frozenset({core.index}) for core in cores}
+
+
+def _cpuinfo(root: Path) -> list[tuple[str, str]]:
+    pairs = []
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def _parts(root: Path) -> dict[int, tuple[int, int]]:
+    """Implementer and part per core; /proc/cpuinfo leaves out cores that are asleep."""
+    parts: dict[int, tuple[int, int]] = {}
+    index, implementer = -1, 0
+    for name, value in _cpuinfo(root):
+        try:
+            if name == "processor":
+                index = int(value)
+            elif name == "CPU implementer":
+                implementer = int(value, 16)
+            elif name == "CPU part" and index >= 0:
+                parts[index] = implementer, int(value, 16)
+        except ValueError:
+            continue
+    return parts
+
+
+def _cpu_list(path: Path) -> frozenset[int]:
+    """A kernel list such as '0-1,4'."""
+    cpus: set[int] = set()
+    for span in _text(path).strip().split(","):
+        first, _, last = span.partition("-")
+        if first.isdigit() and (last or first).isdigit() and int(last or first) < 4096:
+            cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

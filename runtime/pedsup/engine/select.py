@@ -1,0 +1,94 @@
+"""Which engine runs a model here, and with which of llama.cpp's machine-dependent settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from pedsup.engine.api import Engine, EngineConfig
+from pedsup.engine.server_process import find_program
+from pedsup.errors import EngineError, MissingDependencyError
+
+EngineChoice: TypeAlias = Literal["auto", "inprocess", "server"]
+
+REPACK_HEADROOM: Final = 1 << 29
+"""Bytes that must stay free beside the weights and their repacked copies."""
+
+
+@dataclass(frozen=True)
+class ExtraBuffers:
+    """Whether llama.cpp may use its extra buffer types, and the reason in one sentence."""
+
+    enabled: bool
+    reason: str
+
+
+def extra_buffers_policy(
+    machine: str, *, weight_bytes: int, available_bytes: int | None
+) -> ExtraBuffers:
+    """The safe choice for a machine.
+
+    On ARM the extra buffers are the weight repack: prompts are read 1.5 to 1.9 times as fast,
+    but the repacked tensors become anonymous memory that the system cannot drop (llama.cpp
+    #19578). On x86 they include AMX, whose matrix product crashed on the machines that we
+    measured (SIGSEGV in `ggml_backend_amx_mul_mat`).
+
+    Args:
+        machine: `platform.machine()`.
+        weight_bytes: resident weights, without the memory-mapped per-layer table.
+        available_bytes: memory available now (None: unknown).
+    """
+    if machine.lower() not in ("aarch64", "arm64"):
+        return ExtraBuffers(False, "off: llama.cpp's AMX path crashes on some x86 machines")
+    if available_bytes is None:
+        return ExtraBuffers(False, "off: the available memory is unknown")
+    needed = 2 * weight_bytes + REPACK_HEADROOM
+    if available_bytes < needed:
+        return ExtraBuffers(False, "off: the repacked copy of the weights would not fit")
+    return ExtraBuffers(True, "on: repacked weights read prompts faster, and there is memory")
+
+
+def this_machine() -> str:
+    """The processor family, as `extra_buffers_policy` wants it."""
+    return platform.machine()
+
+
+def open_engine(config: EngineConfig, choice: EngineChoice = "auto") -> Engine:
+    """Load a model with the engine asked for, or with what is there.
+
+    'auto' prefers the engine in this process and takes `llama-server` when the bindings are
+    missing or do not load (Termux has no wheel for them).
+
+    Raises:
+        MissingDependencyError: neither engine is installed.
+        EngineError, BadFileError, UsageError: from the engine.
+    """
+    if choice == "inprocess":
+        return _open_inprocess(config)
+    if choice == "server":
+        return _open_server(config)
+    if importlib.util.find_spec("llama_cpp") is None:
+        return _open_server(config)
+    try:
+        from pedsup.engine import llama_bindings
+
+        llama_bindings.load()
+    except (EngineError, MissingDependencyError):
+        if find_program() is None:
+            raise
+        return _open_server(config)
+    return _open_inprocess(config)
+
+
+def _open_inprocess(config: EngineConfig) -> Engine:
+    from pedsup.engine.inprocess import InProcessEngine
+
+    return InProcessEngine(config)
+
+
+def _open_server(config: EngineConfig) -> Engine:
+    from pedsup.engine.server import ServerEngine
+
+    return ServerEngine(config)

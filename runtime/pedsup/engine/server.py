@@ -1,0 +1,275 @@
+"""The same engine in a `llama-server` child, spoken to over loopback with the standard library.
+
+Works with the server that Termux ships, which is another version than the one our bindings
+pin: fields that an answer may lack have a fallback.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.engine.api import (
+    EngineConfig,
+    GenerationStats,
+    ModelInfo,
+    PromptProgress,
+    SamplingConfig,
+    Token,
+)
+from pedsup.engine.ends import DECLARED_ENDS, end_tokens
+from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
+from pedsup.engine.server_client import ServerClient
+from pedsup.engine.server_process import ServerProcess, require_program
+from pedsup.engine.state_file import bad_state, pack_state, unpack_state
+from pedsup.errors import EngineError, UsageError
+from pedsup.gguf_file import GGUFHeader, read_header
+
+SLOT_FILE: Final = "slot.state"
+SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
+
+
+class ServerEngine:
+    """An `Engine` on a `llama-server` child. See `pedsup.engine.api.Engine` for the contract."""
+
+    def __init__(self, config: EngineConfig, *, program: Path | None = None) -> None:
+        header = read_header(config.model)
+        program = program or require_program()
+        self._states = Path(tempfile.mkdtemp(prefix="pedsup-"))
+        self._process: ServerProcess | None = None
+        self._cached: list[int] = []
+        self._pieces: dict[int, bytes] = {}
+        self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
+        try:
+            _check_context(config, header)
+            self._process = ServerProcess(program, config, state_folder=self._states)
+            self._process.wait_ready()
+            self._properties = self._client().post("GET", "/props")
+            self._info = self._read_info(header)
+        except BaseException:
+            self.close()
+            raise
+        settings = self._properties.get("default_generation_settings") or {}
+        granted = settings.get("n_ctx") if isinstance(settings, dict) else None
+        # The server ends one token before its context is full.
+        self._n_ctx = (granted if isinstance(granted, int) and granted > 1 else config.n_ctx) - 1
+
+    # ---- the Engine protocol ------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return f"llama-server {self._properties.get('build_info') or '(version unknown)'}"
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def n_ctx(self) -> int:
+        return self._n_ctx
+
+    @property
+    def cached(self) -> Sequence[int]:
+        return self._cached
+
+    @property
+    def last_stats(self) -> GenerationStats:
+        return self._stats
+
+    @property
+    def pid(self) -> int:
+        """The child's process id (for memory figures)."""
+        return self._running().pid
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        body = {"content": text, "add_special": False, "parse_special": parse_special}
+        return [int(token) for token in self._client().post("POST", "/tokenize", body)["tokens"]]
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes; a part of a character comes as U+FFFD, JSON cannot hold it."""
+        found = self._pieces.get(token)
+        if found is None:
+            content = self._client().post("POST", "/detokenize", {"tokens": [token]})["content"]
+            found = self._pieces[token] = str(content).encode("utf-8")
+        return found
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingConfig,
+        *,
+        max_tokens: int,
+        keep: int | None = None,  # the server makes its checkpoints by itself
+        on_prompt: PromptProgress | None = None,
+    ) -> Generator[Token, None, None]:
+        self._check_prompt(prompt)
+        request = {
+            "prompt": list(prompt),
+            "n_predict": max_tokens,
+            "stream": True,
+            "cache_prompt": True,
+            "return_tokens": True,
+            "return_progress": True,
+            "id_slot": 0,
+            **_sampling_fields(sampling),
+        }
+        self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0)
+        self._cached = list(prompt)
+        n, last = 0, -1
+        for event in self._client().stream("/completion", request):
+            self._note(event, on_prompt)
+            if event.get("stop"):
+                return
+            for token in self._tokens_of(event, n + 1):
+                if n >= max_tokens:
+                    return
+                if n:
+                    self._cached.append(last)
+                last, n = token.id, n + 1
+                yield token
+
+    def save_state(self, path: Path) -> None:
+        """Write the cached tokens and the server's state of them into one file."""
+        source = self._states / SLOT_FILE
+        try:
+            self._slot("save")
+            pack_state(self._cached, source, path)
+        finally:
+            source.unlink(missing_ok=True)
+
+    def load_state(self, path: Path) -> list[int]:
+        target = self._states / SLOT_FILE
+        try:
+            tokens = unpack_state(path, target, self._n_ctx)
+            answer = self._slot("restore")
+        finally:
+            target.unlink(missing_ok=True)
+        restored = answer.get("n_restored", len(tokens))
+        if restored != len(tokens):
+            raise bad_state(path, f"{restored} tokens restored of {len(tokens)}")
+        self._cached = list(tokens)
+        return tokens
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        shutil.rmtree(self._states, ignore_errors=True)
+
+    # ---- inside -------------------------------------------------------------------------
+
+    def _client(self) -> ServerClient:
+        return ServerClient(self._running())
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise EngineError("the engine was closed")
+        return self._process
+
+    def _read_info(self, header: GGUFHeader) -> ModelInfo:
+        metadata = header.metadata
+        declared = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in DECLARED_ENDS)
+        ends = {*end_tokens(self), *(t for t in declared if isinstance(t, int))}
+        template = metadata.get("tokenizer.chat_template")
+        return ModelInfo(
+            architecture=header.architecture,
+            n_vocab=len(metadata.get("tokenizer.ggml.tokens", ())),
+            n_ctx_train=int(header.get("%s.context_length", 0)),
+            bos=int(metadata.get("tokenizer.ggml.bos_token_id", -1)),
+            eos=int(metadata.get("tokenizer.ggml.eos_token_id", -1)),
+            end_of_generation=frozenset(ends),
+            chat_template=template if isinstance(template, str) else None,
+        )
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        if not prompt:
+            raise UsageError("the prompt is empty", wanted="at least one token")
+        if len(prompt) >= self._n_ctx:
+            raise UsageError(
+                f"the prompt has {len(prompt)} tokens",
+                wanted=f"fewer than the context's {self._n_ctx}",
+                remedy="shorten the text, start a new session, or give a larger --ctx",
+            )
+
+    def _note(self, event: dict[str, Any], on_prompt: PromptProgress | None) -> None:
+        """Take the counts and times from an event that has some."""
+        progress, timings = event.get("prompt_progress"), event.get("timings")
+        stats = self._stats
+        if isinstance(progress, dict):
+            cached = int(progress.get("cache", 0))
+            stats = replace(stats, n_cached=cached, prompt_s=progress.get("time_ms", 0) / 1e3)
+            if on_prompt is not None:
+                total = int(progress.get("total", stats.n_prompt)) - cached
+                on_prompt(int(progress.get("processed", cached)) - cached, total)
+        if isinstance(timings, dict):
+            stats = replace(
+                stats,
+                n_cached=int(timings.get("cache_n", stats.n_cached)),
+                n_generated=int(timings.get("predicted_n", stats.n_generated)),
+                prompt_s=timings.get("prompt_ms", 0.0) / 1e3,
+                decode_s=timings.get("predicted_ms", 0.0) / 1e3,
+            )
+        self._stats = stats
+
+    def _tokens_of(self, event: dict[str, Any], number: int) -> Iterator[Token]:
+        """The tokens of one event, which `number` says the first should be.
+
+        The server holds back tokens that end inside a character and then sends the whole
+        character with the last token's id only: the others are found by tokenizing it.
+        """
+        ids = [int(token) for token in event.get("tokens") or ()]
+        text = str(event.get("content") or "")
+        if not ids or (not text and "prompt_progress" in event):
+            return
+        missing = int(event.get("tokens_predicted", number)) - number
+        if missing > 0 and text:
+            found = self.tokenize(text, parse_special=False)
+            if found[-len(ids) :] == ids:
+                ids = found
+        for token in ids[:-1]:
+            yield Token(token, b"")
+        yield Token(ids[-1], text.encode("utf-8"))
+
+    def _slot(self, action: str) -> dict[str, Any]:
+        try:
+            return self._client().post("POST", f"/slots/0?action={action}", {"filename": SLOT_FILE})
+        except EngineError as error:
+            if action == "restore" and self._running().alive:
+                raise bad_state(self._states / SLOT_FILE, error.found) from error
+            raise
+
+
+def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:
+    check_sampling(config)
+    fields: dict[str, Any] = {
+        "samplers": SAMPLERS,
+        "temperature": config.temperature,
+        "top_k": config.top_k if config.temperature else 1,
+        "top_p": config.top_p,
+        "min_p": config.min_p,
+        "repeat_penalty": config.repeat_penalty,
+        "repeat_last_n": PENALTY_WINDOW,
+        "seed": config.seed,
+        "logit_bias": [[token, False] for token in config.banned],
+    }
+    if config.grammar is not None:
+        fields["grammar"] = config.grammar
+    elif config.json_schema is not None:
+        fields["json_schema"] = json.loads(config.json_schema)
+    return fields
+
+
+def _check_context(config: EngineConfig, header: GGUFHeader) -> None:
+    own = header.get("%s.context_length")
+    if isinstance(own, int) and config.n_ctx > own:
+        raise UsageError(
+            f"a context of {config.n_ctx} tokens was asked for",
+            where=config.model,
+            wanted=f"at most {own}, the model's own",
+            remedy=f"give --ctx {own} or less",
+        )

@@ -1,0 +1,266 @@
+"""A `llama-server` child: started on loopback with a random key, watched, and always reaped."""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pedsup.engine.api import EngineConfig
+from pedsup.errors import EngineError, MissingDependencyError
+
+PROGRAM: Final = "llama-server"
+PROGRAM_VARIABLE: Final = "PEDSUP_LLAMA_SERVER"
+LOOPBACK: Final = "127.0.0.1"
+LOAD_TIMEOUT_S: Final = 900.0
+"""A phone may read a 5 GB file from a slow SD card."""
+PR_SET_PDEATHSIG: Final = 1
+MAX_FULL_WINDOW: Final = 8192
+"""Tokens of context up to which sliding-window layers get a cache of full size.
+
+llama-server reads a whole prompt again after it restored a slot of a model with a sliding
+window, because the restored state begins exactly where it wants it to begin before. With a
+cache of full size it does not; for Gemma 4 E4B that is 40 KiB per token, at 4096 tokens about
+what the server's four checkpoints of the window come to.
+"""
+
+_DEATHS: Final = {
+    signal.SIGILL: (
+        "met an instruction that this processor does not have",
+        "it was built for another processor: install a build without dotprod/i8mm, "
+        "or use --engine inprocess",
+    ),
+    signal.SIGKILL: (
+        "was killed, most likely because the memory ran out",
+        "close other apps, give a smaller --ctx, or use a smaller quantization",
+    ),
+    signal.SIGSEGV: (
+        "crashed (invalid memory access)",
+        "try --no-repack, or another build of llama.cpp",
+    ),
+    signal.SIGBUS: (
+        "could not read the model file any more",
+        "the file was cut or its disk went away: copy it again and compare its SHA-256",
+    ),
+    signal.SIGABRT: (
+        "gave up because of an inner error",
+        "the last lines above say why; report them with the model's name",
+    ),
+}
+
+
+def find_program() -> Path | None:
+    """`llama-server` named by the environment variable, or on the PATH."""
+    named = os.environ.get(PROGRAM_VARIABLE)
+    if named:
+        path = Path(named)
+        return path if os.access(path, os.X_OK) else None
+    found = shutil.which(PROGRAM)
+    return Path(found) if found else None
+
+
+def require_program() -> Path:
+    """`find_program`, or the error that says how to get it."""
+    program = find_program()
+    if program is None:
+        raise MissingDependencyError(
+            f"the program '{PROGRAM}' was not found",
+            where=os.environ.get(PROGRAM_VARIABLE) or "PATH",
+            remedy=f"in Termux: pkg install llama-cpp; else set {PROGRAM_VARIABLE} to its path",
+        )
+    return program
+
+
+def full_window(config: EngineConfig) -> bool:
+    """Whether the server keeps every position of the sliding-window layers too."""
+    return config.n_ctx <= MAX_FULL_WINDOW
+
+
+def explain_death(code: int, log: str) -> EngineError:
+    """The error for a child that ended with `code` (negative: by that signal)."""
+    where = log or None
+    if code >= 0:
+        return EngineError(
+            f"llama-server ended by itself (exit code {code})",
+            where=where,
+            remedy="the lines above say why; the transcript is kept",
+        )
+    number = -code
+    try:
+        name = signal.Signals(number).name
+        found, remedy = _DEATHS.get(signal.Signals(number), (f"was ended by {name}", None))
+    except ValueError:
+        name, found, remedy = f"signal {number}", f"was ended by signal {number}", None
+    return EngineError(
+        f"llama-server {found} ({name})",
+        where=where,
+        remedy=(remedy + "; " if remedy else "") + "the transcript is kept",
+    )
+
+
+class ServerProcess:
+    """One running `llama-server` with one model. Use `close` when done."""
+
+    def __init__(self, program: Path, config: EngineConfig, *, state_folder: Path) -> None:
+        self.key = secrets.token_urlsafe(24)
+        self.port = _free_port()
+        self._log: deque[str] = deque(maxlen=30)
+        self._child = subprocess.Popen(
+            _arguments(program, config, self.port, state_folder),
+            env=_environment(config, self.key),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Its own session: Ctrl-C in the terminal stops the answer, not the model.
+            start_new_session=True,
+            preexec_fn=_child_setup(config.cpus),
+        )
+        self._reader = threading.Thread(target=self._drain, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._child.poll() is None
+
+    def wait_ready(self) -> None:
+        """Return when the model is loaded.
+
+        Raises:
+            EngineError: the child died, or did not get ready in `LOAD_TIMEOUT_S`.
+        """
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._child.poll() is not None:
+                raise self.death()
+            if self._healthy():
+                return
+            time.sleep(0.02)
+        raise EngineError("llama-server did not get ready", where=self.log_tail())
+
+    def connect(self, timeout: float | None = None) -> http.client.HTTPConnection:
+        """A new connection to the child."""
+        return http.client.HTTPConnection(LOOPBACK, self.port, timeout=timeout)
+
+    def death(self) -> EngineError:
+        """The error for a connection that broke: the child's death, if it died."""
+        try:
+            code = self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return EngineError("the connection to llama-server broke", where=self.log_tail())
+        self._reader.join(timeout=2)
+        return explain_death(code, self.log_tail())
+
+    def log_tail(self) -> str:
+        """The child's lines that look like trouble, else its last lines."""
+        lines = list(self._log)
+        trouble = [x for x in lines if any(w in x.lower() for w in ("error", "fail", "abort"))]
+        # The first trouble is the cause, the last one the consequence.
+        return "; ".join(trouble[:3] or lines[-3:])
+
+    def close(self) -> None:
+        """End the child and reap it."""
+        # It has nothing to lose, and asked politely it may finish an answer first.
+        self._child.kill()
+        self._child.wait()
+        self._reader.join(timeout=5)
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+    def _healthy(self) -> bool:
+        connection = self.connect(timeout=2)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _drain(self) -> None:
+        stream = self._child.stdout
+        assert stream is not None
+        for line in stream:
+            self._log.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _arguments(program: Path, config: EngineConfig, port: int, states: Path) -> list[str]:
+    """Only options that llama-server has had for years: Termux has another version than ours."""
+    options: dict[str, object] = {
+        "--model": config.model,
+        "--ctx-size": config.n_ctx,
+        "--batch-size": config.n_batch,
+        "--ubatch-size": min(config.n_ubatch, config.n_batch),
+        "--threads": config.n_threads,
+        "--threads-batch": config.n_threads_batch,
+        "--parallel": 1,
+        "--host": LOOPBACK,
+        "--port": port,
+        "--slot-save-path": states,
+    }
+    flat = [str(part) for pair in options.items() for part in pair]
+    return [str(program), *flat, "--no-warmup"]
+
+
+def _environment(config: EngineConfig, key: str) -> dict[str, str]:
+    """Newer and renamed options go by environment variable: an unknown one is ignored.
+
+    The key is not an argument, so that it shows in no process list.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_ARG_")}
+    options = {
+        "LLAMA_API_KEY": key,
+        "LLAMA_ARG_REPACK": "1" if config.extra_buffers else "0",
+        "LLAMA_ARG_SWA_FULL": "1" if full_window(config) else "0",
+        "LLAMA_ARG_CTX_CHECKPOINTS": "0" if full_window(config) else "4",
+        "LLAMA_ARG_CHECKPOINT_MIN_SPACING_NT": "0",
+        "LLAMA_ARG_CACHE_RAM": "0",
+        "LLAMA_ARG_FIT": "off",
+        "LLAMA_ARG_LAZY_MODE": "on",  # see InProcessEngine: the per-layer table stays in the file
+        "LLAMA_ARG_OFFLINE": "1",
+        "LLAMA_ARG_UI": "0",
+        # The server need not parse the model's template: prompts come as tokens.
+        "LLAMA_ARG_CHAT_TEMPLATE": "chatml",
+    }
+    if not config.use_mmap:
+        options |= {"LLAMA_ARG_LOAD_MODE": "none", "LLAMA_ARG_MMAP": "0"}
+    return {**inherited, **options}
+
+
+def _child_setup(cpus: frozenset[int] | None) -> Callable[[], None]:
+    """What the child does before it becomes llama-server: die with us, stay on its cores."""
+    parent = os.getpid()
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform != "darwin" else None
+
+    def setup() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+
+    return setup

@@ -1,0 +1,126 @@
+"""The words of the interactive session, in English and Spanish."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from pedsup.intended_use import Language
+
+_TEXTS: Final[dict[str, dict[Language, str]]] = {
+    "ready": {
+        "en": "Ready. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.",
+        "es": "Listo. /help muestra las órdenes; Ctrl-C detiene una respuesta, Ctrl-D sale.",
+    },
+    "help": {
+        "en": (
+            "/help                     this list\n"
+            "/think on|off             reason before answering, or answer at once\n"
+            "/think shown|hidden       show the reasoning, or fold it to a counter\n"
+            "/budget N|none            tokens of reasoning before the answer must begin\n"
+            "/reasoning                print the reasoning of the last answer\n"
+            "/system [TEXT]            show or set the system prompt\n"
+            "/reset                    start afresh (the transcript keeps everything)\n"
+            "/save [FILE]              write the conversation to a file (.md or .jsonl)\n"
+            "/stats                    tokens, speed and memory\n"
+            "/lang en|es               language of these messages\n"
+            "/quit                     leave\n"
+            'Several lines: begin and end with """, or end a line with a backslash.'
+        ),
+        "es": (
+            "/help                     esta lista\n"
+            "/think on|off             razonar antes de responder, o responder enseguida\n"
+            "/think shown|hidden       mostrar el razonamiento, o plegarlo en un contador\n"
+            "/budget N|none            tokens de razonamiento antes de que deba responder\n"
+            "/reasoning                mostrar el razonamiento de la última respuesta\n"
+            "/system [TEXTO]           ver o cambiar las instrucciones del sistema\n"
+            "/reset                    empezar de nuevo (la transcripción lo conserva todo)\n"
+            "/save [ARCHIVO]           guardar la conversación (.md o .jsonl)\n"
+            "/stats                    tokens, velocidad y memoria\n"
+            "/lang en|es               idioma de estos mensajes\n"
+            "/quit                     salir\n"
+            'Varias líneas: empiece y termine con """, o termine la línea con una barra invertida.'
+        ),
+    },
+    "stopped": {"en": "[stopped]", "es": "[detenido]"},
+    "leave_hint": {"en": "(Ctrl-D or /quit leaves)", "es": "(Ctrl-D o /quit para salir)"},
+    "goodbye": {"en": "Session {id} is kept.", "es": "La sesión {id} queda guardada."},
+    "resumed": {
+        "en": "Resumed session {id} with {n} turns.",
+        "es": "Sesión {id} reanudada, con {n} turnos.",
+    },
+    "killed": {
+        "en": "The last answer was cut off when the program died; this is what was kept of it:",
+        "es": "La última respuesta se cortó al morir el programa; esto es lo que se conservó:",
+    },
+    "unanswered": {
+        "en": "Your last question was not answered before the program died: {text}",
+        "es": "Su última pregunta quedó sin respuesta al morir el programa: {text}",
+    },
+    "reset_done": {
+        "en": "The conversation starts afresh.",
+        "es": "La conversación empieza de nuevo.",
+    },
+    "saved": {"en": "Saved: {path}", "es": "Guardado: {path}"},
+    "system_is": {"en": "System prompt: {text}", "es": "Instrucciones del sistema: {text}"},
+    "none": {"en": "(none)", "es": "(ninguno)"},
+    "think_is": {"en": "Reasoning: {text}", "es": "Razonamiento: {text}"},
+    "no_thinking": {
+        "en": "This model has no reasoning channel.",
+        "es": "Este modelo no tiene canal de razonamiento.",
+    },
+    "no_reasoning": {
+        "en": "The last answer has no reasoning.",
+        "es": "La última respuesta no tiene razonamiento.",
+    },
+    "budget_is": {"en": "Reasoning budget: {text}", "es": "Presupuesto de razonamiento: {text}"},
+    "lang_is": {"en": "Messages are in English.", "es": "Los mensajes están en español."},
+    "bad_command": {
+        "en": "No such command: {text}. /help lists them.",
+        "es": "No existe esa orden: {text}. /help las muestra.",
+    },
+    "bad_argument": {"en": "{command} takes: {text}", "es": "{command} admite: {text}"},
+    "thinking": {"en": "reasoning", "es": "razonamiento"},
+    "characters": {"en": "characters", "es": "caracteres"},
+    "reading": {"en": "reading the prompt", "es": "leyendo la pregunta"},
+    "no_stats": {"en": "Nothing was asked yet.", "es": "Aún no se ha preguntado nada."},
+    "still_there": {
+        "en": "The conversation is kept: {id}. Continue with --resume {id}",
+        "es": "La conversación se conserva: {id}. Continúe con --resume {id}",
+    },
+}
+
+
+def text(key: str, language: Language, **values: object) -> str:
+    """One message with its values filled in."""
+    return _TEXTS[key][language].format(**values)
+
+
+_NOTICES_ES: Final[dict[str, str]] = {
+    "budget": "el razonamiento agotó su presupuesto y se cerró",
+    "context_budget": "el razonamiento se cerró para que la respuesta quepa en el contexto",
+    "unasked_thinking": "el modelo empezó a razonar sin que se le pidiera; se le detuvo",
+    "unclosed": "el modelo terminó dentro del razonamiento; se le pidió la respuesta",
+    "forced_answer": "el modelo terminó sin responder; se le hizo continuar",
+    "loop_reasoning": "el razonamiento daba vueltas y se cerró",
+    "loop": "la respuesta daba vueltas y se detuvo",
+    "unused": "el modelo solo escribía tokens vacíos y se detuvo: el archivo puede estar dañado",
+    "context": "el contexto está lleno: la respuesta queda cortada",
+    "empty": "el modelo no dio ninguna respuesta",
+    "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
+    "cache_unwritable": "las instrucciones leídas no se pueden guardar",
+}
+"""By the codes of `chat.events.NOTICES` and `prefix_cache.NOTICES`; a test keeps it complete."""
+
+
+def notice(code: str, english: str, language: Language) -> str:
+    """A notice of a turn in the user's language, in English where there is no translation."""
+    return _NOTICES_ES.get(code, english) if language == "es" else english
+
+
+def system_language() -> Language:
+    """Spanish where the locale says so."""
+    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if value := os.environ.get(variable):
+            return "es" if value.lower().startswith("es") else "en"
+    return "en"

@@ -1,0 +1,90 @@
+"""What model a file is: its name, a digest that costs no reading, and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from pedsup.errors import BadFileError
+from pedsup.gguf_file import GGUFHeader
+from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Who a model file says it is."""
+
+    name: str
+    file: str
+    size: int
+    digest: str
+    """SHA-256 of the header's bytes and the file's size: metadata, vocabulary, template, tensor
+    table and, in pedsup's own files, the digest of every tensor through the manifest's."""
+    manifest: Manifest | None
+    problem: str | None = None
+    """Why a manifest that lies there was not believed."""
+
+    def describe(self) -> dict[str, Any]:
+        """For JSON and for a transcript's first line."""
+        record: dict[str, Any] = {
+            "name": self.name,
+            "file": self.file,
+            "size": self.size,
+            "digest": self.digest,
+        }
+        if self.manifest is not None:
+            record["sha256"] = self.manifest.file["sha256"]
+            record["manifest"] = self.manifest.core_sha256
+        if self.problem:
+            record["manifest_problem"] = self.problem
+        return record
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.name} ({self.file}, digest {self.digest[:12]})"]
+        if self.manifest is not None:
+            core = self.manifest.core
+            parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
+            made = f"exported {self.manifest.created}"
+            lines.append("manifest: " + ", ".join([*parts, made]))
+        elif self.problem:
+            lines.append(f"warning: {self.problem}")
+        return lines
+
+
+def identify(header: GGUFHeader) -> ModelIdentity:
+    """The identity of a model whose header was read and checked."""
+    path = header.path
+    digest = hashlib.sha256(header.file_size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        digest.update(file.read(header.data_offset))
+    manifest, problem = _manifest(header)
+    name = header.get("general.name")
+    return ModelIdentity(
+        name=name if isinstance(name, str) and name else path.stem,
+        file=path.name,
+        size=header.file_size,
+        digest=digest.hexdigest(),
+        manifest=manifest,
+        problem=problem,
+    )
+
+
+def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
+    """The manifest beside the file, if it is whole and belongs to it."""
+    beside = manifest_path(header.path)
+    if not beside.is_file():
+        return None, None
+    try:
+        manifest = read_manifest(beside)
+    except BadFileError as error:
+        return None, f"the manifest beside the model is damaged: {error.found}"
+    recorded = header.get(DIGEST_KEY)
+    if recorded != manifest.core_sha256 or manifest.file.get("size") != header.file_size:
+        return None, "the manifest beside the model belongs to another file"
+    return manifest, None
+
+
+def _name(part: Any) -> str:
+    return str(part.get("name", part)) if isinstance(part, dict) else str(part)

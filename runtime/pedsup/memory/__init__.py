@@ -1,0 +1,20 @@
+"""Memory before load: what a model will need, from its GGUF header alone, and whether it fits."""
+
+from pedsup.memory.available import Available, available_memory
+from pedsup.memory.estimate import Host, MemoryEstimate, estimate
+from pedsup.memory.fit import Fit, assess, largest_context, require_fit
+from pedsup.memory.shape import ModelShape, model_shape
+
+__all__ = [
+    "Available",
+    "Fit",
+    "Host",
+    "MemoryEstimate",
+    "ModelShape",
+    "assess",
+    "available_memory",
+    "estimate",
+    "largest_context",
+    "model_shape",
+    "require_fit",
+]

@@ -1,0 +1,201 @@
+"""How many bytes llama.cpp will take for a model and a context, before it is loaded.
+
+All formulas are llama.cpp's at 0c1e57098 (the commit of llama-cpp-python 0.3.36); the tests
+compare them with the sizes that llama.cpp logs and with RssAnon and RssFile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pedsup.engine.api import EngineConfig
+from pedsup.engine.server_process import full_window
+from pedsup.gguf_file import GGUFHeader, TensorInfo
+from pedsup.memory.shape import PER_LAYER_TABLE, ModelShape, model_shape
+
+F32, F16 = 4, 2
+CELL_PAD: Final = 256
+"""llama.cpp rounds the context and the sliding-window cache up to this many cells."""
+BYTES_PER_TOKEN: Final = 284
+BYTES_PER_MERGE: Final = 49
+"""Of llama.cpp's vocabulary tables (hash maps of strings): measured as the growth of RssAnon on
+SmolLM2 (49152 tokens, 48900 merges) and Gemma 4 (262144 and 514906)."""
+MAX_CHECKPOINTS: Final = 3
+"""Of `pedsup.engine.kv_cache`: one pinned at the system prompt, and the last two prompts."""
+PROGRAM_BYTES: Final = 32 << 20
+"""This Python process and llama.cpp's library without any model."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by use. File-backed pages can be dropped and read again by the system."""
+
+    n_ctx: int
+    weights: int
+    """All tensors but the per-layer table."""
+    table: int
+    """The per-layer token embedding: stays in the file, a few KB are read per token."""
+    kv_cache: int
+    checkpoints: int
+    """Saved states of the sliding window, so that a turn can go on from an earlier point."""
+    compute: int
+    output: int
+    vocabulary: int
+    repacked: int
+    """Second copies of weights in the layout of llama.cpp's extra buffer types."""
+    program: int
+    mapped: bool
+    """Whether `weights` are file-backed (memory-mapped) or anonymous."""
+
+    @property
+    def anonymous(self) -> int:
+        """Bytes that must stay in memory (RssAnon)."""
+        own = self.kv_cache + self.checkpoints + self.compute + self.output + self.vocabulary
+        return own + self.repacked + self.program + (0 if self.mapped else self.weights)
+
+    @property
+    def file_backed(self) -> int:
+        """Bytes that should stay in memory for full speed (RssFile)."""
+        return self.weights if self.mapped else 0
+
+    @property
+    def total(self) -> int:
+        return self.anonymous + self.file_backed
+
+
+@dataclass(frozen=True)
+class Host:
+    """What decides sizes besides the model and the settings."""
+
+    features: frozenset[str] = frozenset()
+    """The processor's flags as /proc/cpuinfo names them: what can be repacked."""
+    server: bool = False
+    """A `llama-server` child holds the model: other caches for sliding windows."""
+
+
+IN_PROCESS: Final = Host()
+
+
+def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) -> MemoryEstimate:
+    """Estimate for loading `header`'s model as `config` says.
+
+    Raises:
+        UnsupportedError: the architecture is not supported.
+        BadFileError: the header lacks a size or has an impossible one.
+    """
+    shape = model_shape(header)
+    table = header.tensors.get(PER_LAYER_TABLE)
+    table_bytes = table.n_bytes if table else 0
+    return MemoryEstimate(
+        n_ctx=config.n_ctx,
+        weights=sum(t.n_bytes for t in header.tensors.values()) - table_bytes,
+        table=table_bytes,
+        kv_cache=kv_cache_bytes(shape, config, host),
+        checkpoints=checkpoint_bytes(shape, config, host),
+        compute=compute_bytes(shape, config, host),
+        output=shape.n_vocab * F32,
+        vocabulary=shape.n_vocab * BYTES_PER_TOKEN + shape.n_merges * BYTES_PER_MERGE,
+        repacked=repacked_bytes(header, host.features) if config.extra_buffers else 0,
+        program=PROGRAM_BYTES,
+        mapped=config.use_mmap,
+    )
+
+
+def cache_cells(
+    shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS
+) -> tuple[int, int]:
+    """Cells of the full-attention cache and of the sliding-window cache.
+
+    `llama_kv_cache_iswa`: the window plus one micro-batch, rounded up, at most the context.
+    """
+    full = _pad(config.n_ctx)
+    if shape.n_swa and host.server and full_window(config):
+        return full, full
+    n_ubatch = min(config.n_ubatch, config.n_batch, full)
+    return full, _pad(min(full, shape.n_swa + n_ubatch)) if shape.n_swa else 0
+
+
+def kv_cache_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS) -> int:
+    """K and V in float16 for every layer that has a cache of its own."""
+    full, sliding = cache_cells(shape, config, host)
+    return sum(
+        (layer.n_embd_k + layer.n_embd_v) * F16 * (sliding if layer.sliding else full)
+        for layer in shape.layers
+        if layer.has_kv
+    )
+
+
+def checkpoint_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS) -> int:
+    """The engine keeps up to `MAX_CHECKPOINTS` windows: K and V in float16 of n_swa cells."""
+    if host.server and full_window(config):
+        return 0
+    per_cell = sum(
+        (layer.n_embd_k + layer.n_embd_v) * F16
+        for layer in shape.layers
+        if layer.has_kv and layer.sliding
+    )
+    return MAX_CHECKPOINTS * shape.n_swa * per_cell
+
+
+def compute_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCESS) -> int:
+    """The buffer of intermediate results for one micro-batch, with one row of logits.
+
+    ggml's graph allocator reuses freed tensors; what is alive at its peak, in float32 values
+    per token, is either the feed-forward network (gate, up and their product) or attention,
+    with the residual stream and holes left by earlier tensors beside it, plus the float16
+    attention masks. Within 4 % of what llama.cpp reports for all shapes of the tests.
+    """
+    n_tokens = min(config.n_ubatch, config.n_batch, _pad(config.n_ctx))
+    n_ff = max(layer.n_ff for layer in shape.layers)
+    n_q = max(layer.n_embd_q for layer in shape.layers)
+    n_k = max(layer.n_embd_k for layer in shape.layers)
+    if shape.n_embd_per_layer:
+        residual = 2 * shape.n_embd + 2 * shape.n_embd_per_layer
+        attention = 2 * n_q + n_k + shape.n_embd + 2 * shape.n_embd_per_layer
+        widest = max(3 * n_ff + residual, attention)
+    else:
+        widest = max(3 * n_ff + 3 * shape.n_embd + n_q, 3 * n_q + shape.n_embd)
+    masks = sum(cache_cells(shape, config, host)) * F16
+    return n_tokens * (widest * F32 + masks)
+
+
+def repacked_bytes(header: GGUFHeader, features: frozenset[str]) -> int:
+    """Bytes of the weights that llama.cpp copies into an extra buffer type on this processor.
+
+    Rules: `ggml_repack_get_optimal_repack_type` in ggml-cpu/repack.cpp and
+    `qtype_has_amx_kernels` in ggml-cpu/amx. A tied token embedding is copied too: it is the
+    output matrix.
+    """
+    wanted = repacked_types(features)
+    return sum(
+        tensor.n_bytes
+        for tensor in header.tensors.values()
+        if tensor.type.name in wanted
+        and _multiplied(tensor, tied="output.weight" not in header.tensors)
+        and tensor.shape[1] % wanted[tensor.type.name] == 0
+    )
+
+
+def repacked_types(features: frozenset[str]) -> dict[str, int]:
+    """Tensor types that are repacked, and the number their row count must be a multiple of."""
+    if {"amx_int8", "amx_tile"} <= features:
+        return dict.fromkeys(("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"), 32)
+    if "avx2" in features:
+        types = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
+        return types | ({"Q2_K": 8} if "avx512f" in features else {})
+    if features & {"asimddp", "i8mm"}:
+        types = dict.fromkeys(("Q4_K", "Q5_K", "Q6_K"), 8)
+        return types | dict.fromkeys(("Q4_0", "IQ4_NL", "MXFP4", "Q8_0"), 4)
+    return {}
+
+
+def _multiplied(tensor: TensorInfo, *, tied: bool) -> bool:
+    """Whether a tensor is the weight of a matrix product (and not only looked up)."""
+    if len(tensor.shape) != 2 or tensor.name == PER_LAYER_TABLE:
+        return False
+    return tied if tensor.name == "token_embd.weight" else tensor.name.endswith(".weight")
+
+
+def _pad(cells: int) -> int:
+    return -(-cells // CELL_PAD) * CELL_PAD

@@ -1,0 +1,102 @@
+"""Whether a model fits, the largest context that does, and the refusal of what cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from pedsup.engine.api import EngineConfig
+from pedsup.errors import ResourceError
+from pedsup.gguf_file import GGUFHeader
+from pedsup.memory.available import Available
+from pedsup.memory.estimate import IN_PROCESS, Host, MemoryEstimate, estimate
+from pedsup.memory.shape import model_shape
+from pedsup.progress import human_bytes
+
+Verdict = Literal["fits", "pages", "refused"]
+CONTEXTS: Final = (
+    512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536, 131072,
+)  # fmt: skip
+SMALL_BATCH: Final = 128
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An estimate against what is available."""
+
+    verdict: Verdict
+    """'fits': all in memory. 'pages': works, but weights are read again from storage for each
+    token. 'refused': the system would kill the process."""
+    need: MemoryEstimate
+    available: Available | None
+
+
+def assess(need: MemoryEstimate, available: Available | None) -> Fit:
+    """Compare; without a known bound everything fits."""
+    if available is None or need.total <= available.bytes:
+        return Fit("fits", need, available)
+    return Fit("pages" if need.anonymous <= available.bytes else "refused", need, available)
+
+
+def largest_context(
+    header: GGUFHeader,
+    config: EngineConfig,
+    available: Available | None,
+    host: Host = IN_PROCESS,
+    *,
+    at_most: int | None = None,
+) -> int | None:
+    """The largest context of `CONTEXTS`, or the model's own, that fits whole; None if none does."""
+    train = model_shape(header).n_ctx_train
+    limit = min(train, at_most or train)
+    for n_ctx in sorted({*CONTEXTS, limit}, reverse=True):
+        if n_ctx > limit:
+            continue
+        need = estimate(header, replace(config, n_ctx=n_ctx), host)
+        if assess(need, available).verdict == "fits":
+            return n_ctx
+    return None
+
+
+def require_fit(
+    header: GGUFHeader,
+    config: EngineConfig,
+    available: Available | None,
+    host: Host = IN_PROCESS,
+    *,
+    allow_paging: bool = False,
+) -> Fit:
+    """The fit of a model that may be loaded.
+
+    Raises:
+        ResourceError: it does not fit; the remedy names the next smaller option that does.
+    """
+    fit = assess(estimate(header, config, host), available)
+    if fit.verdict == "fits" or (fit.verdict == "pages" and allow_paging):
+        return fit
+    assert fit.available is not None
+    need = fit.need
+    raise ResourceError(
+        f"a context of {need.n_ctx} tokens needs {human_bytes(need.total)} of memory "
+        f"({human_bytes(need.anonymous)} of it cannot be paged out)",
+        where=header.path,
+        wanted=f"at most {human_bytes(fit.available.bytes)}, which {fit.available.source} leaves",
+        remedy=_next_smaller(header, config, fit, host),
+    )
+
+
+def _next_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
+    """The first of the smaller options that fits, as a command-line option."""
+    options: list[tuple[str, EngineConfig]] = []
+    if config.extra_buffers:
+        options.append(("--extra-buffers off", replace(config, extra_buffers=False)))
+    for text, smaller in [("", config), *options]:
+        context = largest_context(header, smaller, fit.available, host, at_most=config.n_ctx)
+        if context is not None:
+            ctx = f"--ctx {context}" if context < config.n_ctx else ""
+            return f"give {text} {ctx}".replace("  ", " ").strip()
+    small = replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
+    if assess(estimate(header, small, host), fit.available).verdict == "fits":
+        return f"give --ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
+    paging = ", or give --allow-paging to run slowly from storage" if fit.verdict == "pages" else ""
+    return f"close other programs, or export a smaller type or model (Q4_0, E2B){paging}"

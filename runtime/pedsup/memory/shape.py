@@ -1,0 +1,175 @@
+"""The sizes of a model that its memory follows from, read from a checked GGUF header.
+
+Field names and their defaults: `llama_model::load_hparams` in llama-model.cpp and
+`llama_model_gemma4::load_arch_hparams` in models/gemma4.cpp, llama.cpp 0c1e57098.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.gguf_file import ArrayValue, GGUFHeader
+
+SUPPORTED: Final = ("gemma4", "llama")
+PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
+MAX_LAYERS: Final = 1024
+MAX_SIZE: Final = 1 << 24
+"""Upper bound for a width, head count or window: a larger one is a forged field."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer; widths in elements per token."""
+
+    has_kv: bool
+    """False where the layer reuses the cache of an earlier one."""
+    sliding: bool
+    n_embd_q: int
+    n_embd_k: int
+    n_embd_v: int
+    n_ff: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that decide cache and buffers."""
+
+    architecture: str
+    n_embd: int
+    n_vocab: int
+    n_merges: int
+    n_ctx_train: int
+    n_swa: int
+    """Sliding window in tokens, 0 without one."""
+    n_embd_per_layer: int
+    """Width of the per-layer embeddings of all layers together, 0 without them."""
+    layers: tuple[LayerShape, ...]
+
+
+def model_shape(header: GGUFHeader) -> ModelShape:
+    """The shape of a model.
+
+    Raises:
+        UnsupportedError: another architecture than those of `SUPPORTED`.
+        BadFileError: a needed field is missing or cannot be right.
+    """
+    require_supported(header)
+    fields = _Fields(header)
+    n_layer = fields.number("%s.block_count", limit=MAX_LAYERS)
+    layers = _gemma4_layers if header.architecture == "gemma4" else _plain_layers
+    embedding = header.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise fields.bad("the tensor 'token_embd.weight' is missing", "a token embedding matrix")
+    per_layer = fields.number("%s.embedding_length_per_layer_input", default=0, least=0)
+    return ModelShape(
+        architecture=header.architecture,
+        n_embd=fields.number("%s.embedding_length"),
+        n_vocab=embedding.shape[1],
+        n_merges=_length(header.get("tokenizer.ggml.merges")),
+        n_ctx_train=fields.number("%s.context_length", limit=1 << 31),
+        n_swa=fields.number("%s.attention.sliding_window", default=0, least=0, limit=1 << 31),
+        n_embd_per_layer=per_layer * n_layer,
+        layers=layers(fields, n_layer),
+    )
+
+
+def require_supported(header: GGUFHeader) -> None:
+    """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
+    if header.architecture not in SUPPORTED:
+        raise UnsupportedError(
+            f"a GGUF of the architecture '{header.architecture or 'unknown'}'",
+            where=header.path,
+            wanted=f"one of: {', '.join(SUPPORTED)}",
+            remedy="choose a Gemma 4 or Llama model file",
+        )
+
+
+def _plain_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
+    heads = fields.per_layer("%s.attention.head_count", n_layer)
+    kv_heads = fields.per_layer("%s.attention.head_count_kv", n_layer, default=heads)
+    n_embd = fields.number("%s.embedding_length")
+    head = fields.number("%s.attention.key_length", default=n_embd // heads[0])
+    head_v = fields.number("%s.attention.value_length", default=n_embd // heads[0])
+    n_ff = fields.per_layer("%s.feed_forward_length", n_layer)
+    return tuple(
+        LayerShape(True, False, heads[i] * head, kv_heads[i] * head, kv_heads[i] * head_v, n_ff[i])
+        for i in range(n_layer)
+    )
+
+
+def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
+    heads = fields.per_layer("%s.attention.head_count", n_layer)
+    kv_heads = fields.per_layer("%s.attention.head_count_kv", n_layer, default=heads)
+    n_ff = fields.per_layer("%s.feed_forward_length", n_layer)
+    sliding = fields.per_layer("%s.attention.sliding_window_pattern", n_layer, least=0)
+    shared = fields.number("%s.attention.shared_kv_layers", default=0, least=0, limit=n_layer)
+    full = fields.number("%s.attention.key_length"), fields.number("%s.attention.value_length")
+    swa = (
+        fields.number("%s.attention.key_length_swa", default=full[0]),
+        fields.number("%s.attention.value_length_swa", default=full[1]),
+    )
+    layers = []
+    for i in range(n_layer):
+        head_k, head_v = swa if sliding[i] else full
+        layers.append(
+            LayerShape(
+                has_kv=i < n_layer - shared,
+                sliding=bool(sliding[i]),
+                n_embd_q=heads[i] * head_k,
+                n_embd_k=kv_heads[i] * head_k,
+                n_embd_v=kv_heads[i] * head_v,
+                n_ff=n_ff[i],
+            )
+        )
+    return tuple(layers)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, ArrayValue) else 0
+
+
+class _Fields:
+    """Checked reads of integer metadata."""
+
+    def __init__(self, header: GGUFHeader) -> None:
+        self.header = header
+
+    def bad(self, found: str, wanted: str) -> BadFileError:
+        return BadFileError(
+            found,
+            where=self.header.path,
+            wanted=wanted,
+            remedy="the file is damaged or not a language model: copy or export it again",
+        )
+
+    def number(
+        self, key: str, *, default: int | None = None, least: int = 1, limit: int = MAX_SIZE
+    ) -> int:
+        value = self.header.get(key, default)
+        return self._checked(key, value, least, limit)
+
+    def per_layer(
+        self, key: str, n_layer: int, *, default: list[int] | None = None, least: int = 1
+    ) -> list[int]:
+        """A field that is one number for all layers or an array with one per layer."""
+        value = self.header.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, ArrayValue):
+            return [self._checked(key, value, least, MAX_SIZE)] * n_layer
+        if len(value) < n_layer:
+            raise self.bad(f"'{self._name(key)}' has {len(value)} values", f"{n_layer}")
+        return [self._checked(key, v, least, MAX_SIZE) for v in value.values()[:n_layer]]
+
+    def _checked(self, key: str, value: Any, least: int, limit: int) -> int:
+        if not isinstance(value, int) or not least <= int(value) <= limit:
+            raise self.bad(
+                f"the field '{self._name(key)}' is {value!r:.60}",
+                f"a number from {least} to {limit}",
+            )
+        return int(value)
+
+    def _name(self, key: str) -> str:
+        return key.replace("%s", self.header.architecture)

@@ -1,0 +1,81 @@
+"""One question, one answer: for scripts and for a quick look."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from pedsup import __version__
+from pedsup.chat.turn import TurnResult
+from pedsup.conversation import Conversation, turn_facts
+from pedsup.errors import EngineError, UsageError, report
+from pedsup.intended_use import FULL, SHORT, Language
+from pedsup.startup import LoadedModel
+
+SCHEMA = "pedsup-run/1"
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def read_question(prompt: str | None) -> str:
+    """The text of `-p`, and standard input where it is a pipe; both are joined when both are there.
+
+    Raises:
+        UsageError: there is no text, or it is no UTF-8.
+    """
+    try:
+        piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text: {error}") from error
+    text = "\n\n".join(part for part in (prompt, piped.strip()) if part and part.strip())
+    if not text:
+        raise UsageError(
+            "there is no question", remedy='give -p "..." or write the text to standard input'
+        )
+    return text
+
+
+def exit_code(result: TurnResult) -> int:
+    """0 for an answer; an interrupted or empty one is a failure that a script can see."""
+    if result.stop_reason == "interrupted":
+        return INTERRUPTED
+    if result.answer.strip():
+        return 0
+    report(
+        EngineError(
+            "the model gave no answer",
+            wanted="text after the reasoning",
+            remedy="ask again with another --seed, a larger --think-budget or --think off",
+        )
+    )
+    return EngineError.exit_code
+
+
+def one_document(
+    result: TurnResult, conversation: Conversation, loaded: LoadedModel, language: Language
+) -> dict[str, Any]:
+    """All there is to say about one answer."""
+    sampling = asdict(loaded.sampling)
+    for internal in ("grammar", "json_schema", "banned"):
+        sampling.pop(internal, None)
+    facts = turn_facts(result)
+    warmed = conversation.warmed
+    facts["timings"]["load_s"] = round(loaded.load_s, 4)
+    facts["timings"]["system_s"] = round(warmed.seconds, 4) if warmed else 0.0
+    return {
+        "schema": SCHEMA,
+        "answer": result.answer,
+        "reasoning": result.reasoning,
+        "stop_reason": result.stop_reason,
+        **facts,
+        "sampling": sampling,
+        "context": loaded.engine.n_ctx,
+        "threads": loaded.threads.n_threads,
+        "engine": loaded.engine.name,
+        "template": loaded.template.name,
+        "model": loaded.identity.describe(),
+        "session": conversation.session.id or None,
+        "pedsup": __version__,
+        "intended_use": {"short": SHORT[language], "full": FULL[language]},
+    }

@@ -1,0 +1,140 @@
+"""The settings of `pedsup-run`: defaults, then a TOML file, then the command line."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+from pedsup.errors import UsageError
+from pedsup.paths import config_folder
+
+FILE: Final = "settings.toml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is a key of the settings file and an option of the command line.
+
+    None means: let the model, or the machine, decide.
+    """
+
+    engine: Literal["auto", "inprocess", "server"] = "auto"
+    ctx: int | None = None
+    """Tokens; None takes the largest that fits, up to 8192."""
+    threads: int | None = None
+    batch: int = 512
+    ubatch: int = 512
+    extra_buffers: Literal["auto", "on", "off"] = "auto"
+    temp: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    think: Literal["shown", "hidden", "off"] = "shown"
+    think_budget: int | None = None
+    system: str | None = None
+    lang: Literal["en", "es"] | None = None
+    history: bool = True
+    history_dir: str | None = None
+    cache: bool = True
+    """Keep the read system prompt on disk, so that the next start does not read it again."""
+    allow_template: bool = False
+    allow_paging: bool = False
+
+
+_LIMITS: Final[dict[str, tuple[float, float]]] = {
+    "ctx": (64, 1 << 22),
+    "threads": (1, 512),
+    "batch": (1, 1 << 16),
+    "ubatch": (1, 1 << 16),
+    "temp": (0.0, 5.0),
+    "top_p": (0.0, 1.0),
+    "top_k": (0, 1 << 20),
+    "seed": (0, (1 << 32) - 1),
+    "max_tokens": (1, 1 << 22),
+    "think_budget": (0, 1 << 22),
+}
+
+
+def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
+    """Settings from a file (the user's own when None; it may be absent) and the command line.
+
+    Args:
+        overrides: by field name; None values do not override.
+
+    Raises:
+        UsageError: the file is missing or no TOML, has an unknown option, or a bad value.
+    """
+    settings = Settings()
+    file = path or config_folder() / FILE
+    if path is not None or file.is_file():
+        settings = from_mapping(_read(file), where=file)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return replace(settings, **{n: _checked(n, v, "the command line") for n, v in given.items()})
+
+
+def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
+    """Checked settings from parsed TOML."""
+    known = {field.name for field in fields(Settings)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            raise UsageError(
+                f"unknown option '{name}'",
+                where=where,
+                wanted=f"did you mean '{near[0]}'?"
+                if near
+                else f"one of: {', '.join(sorted(known))}",
+                remedy="correct the name in the settings file, or remove the line",
+            )
+    return Settings(**{name: _checked(name, value, where) for name, value in values.items()})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the settings file cannot be read: {error.strerror}", where=file
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the settings file is no TOML: {error}", where=file, wanted="lines like: temp = 0.7"
+        ) from error
+
+
+def _checked(name: str, value: Any, where: object) -> Any:
+    allowed = get_type_hints(Settings)[name]
+    problem = _problem(name, value, allowed)
+    if problem:
+        raise UsageError(f"the option '{name}' is {value!r}", where=where, wanted=problem)
+    return float(value) if name in ("temp", "top_p") else value
+
+
+def _problem(name: str, value: Any, allowed: Any) -> str | None:
+    """What would have been right, or None when the value is."""
+    choices = _choices(allowed)
+    if choices:
+        return None if value in choices else f"one of: {', '.join(choices)}"
+    kinds = [kind for kind in (get_args(allowed) or (allowed,)) if kind is not type(None)]
+    (kind,) = kinds
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+    if name in _LIMITS:
+        low, high = _LIMITS[name]
+        if not low <= value <= high:
+            return f"from {low:g} to {high:g}"
+    return None
+
+
+def _choices(allowed: Any) -> tuple[str, ...]:
+    for kind in (allowed, *get_args(allowed)):
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+    return ()

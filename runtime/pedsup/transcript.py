@@ -1,0 +1,209 @@
+"""The file of a session: one JSON object per line, appended and fsynced, locked while open.
+
+    {"type": "session", "schema": 1, "id": ..., "model": {...}, "template": ..., "settings": {...}}
+    {"type": "system", "text": ...}
+    {"type": "user", "turn": 1, "text": ...}
+    {"type": "partial", "turn": 1, "reasoning": ..., "answer": ...}     pieces since the last one
+    {"type": "assistant", "turn": 1, "answer": ..., "reasoning": ..., "stop_reason": ...}
+    {"type": "reset"}                                          later turns do not see earlier ones
+    {"type": "recovered", "torn": ...}       what a kill or a power cut left of an unwritten line
+
+Times are UTC. This module knows lines; `pedsup.session` knows what they mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.errors import BadFileError, OutputError, UsageError
+
+SCHEMA: Final = 1
+MAX_LINE: Final = 1 << 26
+"""Bytes; a longer line was not written by this program."""
+
+Record = dict[str, Any]
+
+
+class Transcript:
+    """An open, locked transcript. `append` returns when the line is on the disk."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self._fd = path, fd
+
+    @classmethod
+    def create(cls, path: Path, first: Record) -> Transcript:
+        """Make a new transcript, readable by its owner only.
+
+        Raises:
+            OutputError: it exists, or the folder cannot be written.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        transcript = cls(path, _open(path, flags))
+        transcript._lock()
+        transcript.append({"type": "session", "schema": SCHEMA, **first})
+        _fsync_folder(path.parent)
+        return transcript
+
+    @classmethod
+    def reopen(cls, path: Path) -> tuple[Transcript, list[Record]]:
+        """Lock an existing transcript, mend a torn last line, and read its records.
+
+        Raises:
+            OutputError: another session has it open, or it cannot be written.
+            BadFileError: a line in it that is not the last is damaged, or it is no transcript.
+        """
+        transcript = cls(path, _open(path, os.O_RDWR | os.O_CLOEXEC))
+        try:
+            transcript._lock()
+            records, torn_at, torn = _parse(path, _read_all(transcript._fd))
+            if torn:
+                transcript._mend(torn_at, torn, records)
+            os.lseek(transcript._fd, 0, os.SEEK_END)
+            return transcript, records
+        except BaseException:
+            transcript.close()
+            raise
+
+    def append(self, record: Record, *, durable: bool = True) -> None:
+        """Write one line; with `durable` it survives a power cut, without it a kill."""
+        _write_all(self._fd, _line(record))
+        if durable:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK):
+                return  # Android's shared storage has no locks
+            raise OutputError(
+                "this conversation is open in another session",
+                where=self.path,
+                remedy="end that session first, or start a new one without --resume",
+            ) from error
+
+    def _mend(self, at: int, torn: bytes, records: list[Record]) -> None:
+        """Replace a torn last line by a record that holds its bytes: nothing is thrown away."""
+        record = {"type": "recovered", "time": now(), "torn": torn.decode("utf-8", "replace")}
+        os.lseek(self._fd, at, os.SEEK_SET)
+        _write_all(self._fd, _line(record))
+        # The record holds the torn text, escaped: it is never shorter than what it replaces.
+        os.fsync(self._fd)
+        records.append(record)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The whole records of a transcript, without a lock and without mending it.
+
+    Raises:
+        BadFileError: it is no transcript, or damaged before its last line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"this transcript cannot be read: {error.strerror}", where=path) from error
+    return _parse(path, data)[0]
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _parse(path: Path, data: bytes) -> tuple[list[Record], int, bytes]:
+    """The records, and where a torn last line starts with its bytes (empty when whole)."""
+    records: list[Record] = []
+    at = 0
+    while at < len(data):
+        end = data.find(b"\n", at)
+        line = data[at:] if end < 0 else data[at:end]
+        record = _record(line) if end >= 0 else None
+        if record is None:
+            last = end < 0 or end == len(data) - 1
+            if not last or not records:
+                raise BadFileError(
+                    f"line {len(records) + 1} is no record of a session",
+                    where=path,
+                    wanted="one JSON object per line, each with a 'type'",
+                    remedy="the file was left as it is: mend that line, or start a new session",
+                )
+            return records, at, data[at:]
+        records.append(record)
+        at = end + 1
+    _check_first(path, records)
+    return records, len(data), b""
+
+
+def _record(line: bytes) -> Record | None:
+    if len(line) > MAX_LINE:
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("type"), str) else None
+
+
+def _check_first(path: Path, records: list[Record]) -> None:
+    first = records[0] if records else {}
+    if first.get("type") != "session" or first.get("schema") != SCHEMA:
+        raise BadFileError(
+            "this is no transcript that this version can read",
+            where=path,
+            wanted=f"a first line of type 'session' with schema {SCHEMA}",
+            remedy="choose another --resume, or start a new session",
+        )
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        missing = error.errno == errno.ENOENT and not flags & os.O_CREAT
+        kind = UsageError if missing else OutputError
+        raise kind(
+            f"the session's transcript cannot be opened: {error.strerror}",
+            where=path,
+            remedy="give --no-history to work without a transcript, or --history-dir FOLDER",
+        ) from error
+
+
+def _read_all(fd: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    parts = []
+    while block := os.read(fd, 1 << 20):
+        parts.append(block)
+    return b"".join(parts)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """One write call in the ordinary case: a SIGKILL then falls before or after the line."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # FUSE folders cannot be fsynced
+            raise
+    finally:
+        os.close(fd)

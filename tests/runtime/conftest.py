@@ -1,0 +1,100 @@
+"""Models for the runtime's tests: real SmolLM2 and a tiny random Gemma 4 with real templates."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pedsup_testing import native, tiny_models
+
+from pedsup.engine.api import Engine, EngineConfig
+
+EDGE_CUT = "{%- if not enable_thinking | default(false) -%}"
+
+
+@pytest.fixture(scope="session")
+def large_template(llama_cpp_source: Path) -> str:
+    """Google's Gemma 4 31B template, as llama.cpp ships it."""
+    return (llama_cpp_source / "models/templates/google-gemma-4-31B-it.jinja").read_text("utf-8")
+
+
+@pytest.fixture(scope="session")
+def edge_template(large_template: str) -> str:
+    """The same without the empty thought channel, which is what E2B and E4B do.
+
+    Derived: the original could not be had.
+    """
+    head, tail = large_template.rsplit(EDGE_CUT, 1)
+    block, rest = tail.split("{%- endif -%}", 1)
+    assert "<channel|>" in block
+    return head.rstrip(" ") + rest.lstrip("\n")
+
+
+@pytest.fixture(scope="session")
+def gemma4_folder(tmp_path_factory: pytest.TempPathFactory, edge_template: str) -> Path:
+    """A tiny random Gemma 4 (sliding window 16) as transformers saves it, with the E4B template."""
+    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    folder = tiny_models.gemma4(tmp_path_factory.mktemp("gemma4"))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**config, "chat_template": edge_template}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gemma4_gguf(gemma4_folder: Path, llama_cpp_source: Path) -> Path:
+    """`gemma4_folder` through llama.cpp's own converter, in float32."""
+    out = gemma4_folder / "tiny-gemma4.gguf"
+    subprocess.run(
+        [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", gemma4_folder,
+         "--outtype", "f32", "--outfile", out],
+        check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    return out
+
+
+OpenEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def open_inprocess() -> Iterator[OpenEngine]:
+    """A function from a model path and `EngineConfig` fields to an engine, closed at the end."""
+    from pedsup.engine.inprocess import InProcessEngine
+
+    opened: list[Engine] = []
+
+    def make(model: Path, **fields: object) -> Engine:
+        values = {"n_ctx": 512, "n_threads": 1, "n_threads_batch": 1, **fields}
+        engine = InProcessEngine(EngineConfig(model, **values))
+        opened.append(engine)
+        return engine
+
+    yield make
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture
+def open_server() -> Iterator[OpenEngine]:
+    """The same for `llama-server`; skips when it is not built."""
+    from pedsup.engine.server import ServerEngine
+
+    program = native.tool("llama-server")
+    if program is None:
+        pytest.skip("llama-server is not built: run `make native`")
+    opened: list[Engine] = []
+
+    def make(model: Path, **fields: object) -> Engine:
+        values = {"n_ctx": 512, "n_threads": 1, "n_threads_batch": 1, **fields}
+        engine = ServerEngine(EngineConfig(model, **values), program=program)
+        opened.append(engine)
+        return engine
+
+    yield make
+    for engine in opened:
+        engine.close()

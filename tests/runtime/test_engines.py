@@ -1,0 +1,382 @@
+"""Both engines: same text, same rules; and what happens when the child dies."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.turn import Turn, TurnSettings
+from pedsup.engine.api import EngineConfig, SamplingConfig
+from pedsup.engine.sampler import recommended_sampling
+from pedsup.engine.select import extra_buffers_policy, open_engine
+from pedsup.engine.server_process import explain_death, find_program
+from pedsup.errors import BadFileError, EngineError, MissingDependencyError, UsageError
+from pedsup.gguf_file import read_header
+
+GREEDY = SamplingConfig(temperature=0)
+ASK: list[Message] = [
+    {"role": "system", "content": "Eres un asistente. Responde en español."},
+    {"role": "user", "content": "¿Cuál es la capital de Francia? 🫁"},
+]
+
+
+@pytest.fixture(params=["inprocess", "server"])
+def open_any(request):
+    return request.getfixturevalue(f"open_{request.param}")
+
+
+def dialogue(engine, n_turns=2, max_tokens=24):
+    """Greedy answers and token ids of a few turns."""
+    template = ChatTemplate.from_engine(engine)
+    messages = list(ASK)
+    out = []
+    for _ in range(n_turns):
+        turn = Turn(
+            engine, template, messages, TurnSettings(sampling=GREEDY, max_tokens=max_tokens)
+        )
+        list(turn.stream())
+        out.append((turn.result.answer, turn.result.n_prompt, turn.result.stop_reason))
+        messages += [
+            {"role": "assistant", "content": turn.result.answer},
+            {"role": "user", "content": "Otra vez, más breve."},
+        ]
+    return out
+
+
+WORDS = "El niño 🫁 tiene"
+
+
+def transcript(engine):
+    """What both engines must agree on."""
+    prompt = engine.tokenize(WORDS, parse_special=False)
+    info = engine.info
+    return [
+        dialogue(engine),
+        prompt,
+        [t.id for t in engine.generate(prompt, GREEDY, max_tokens=40)],
+        [info.architecture, info.bos, info.eos, info.n_vocab, info.chat_template],
+    ]
+
+
+@pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
+def test_same_greedy_text_from_both_engines(model, request, open_server, native_tool):
+    """On one build of llama.cpp: another one rounds otherwise, and greedy text follows."""
+    path = request.getfixturevalue(model)
+    child = open_server(path)
+    code = (
+        "import json, sys\nfrom pathlib import Path\nimport runpy\n"
+        "from pedsup.engine.api import EngineConfig\n"
+        "from pedsup.engine.inprocess import InProcessEngine\n"
+        "test = runpy.run_path(sys.argv[1])\n"
+        "config = EngineConfig(Path(sys.argv[2]), n_ctx=512, n_threads=1, n_threads_batch=1)\n"
+        "engine = InProcessEngine(config)\n"
+        "print(json.dumps(test['transcript'](engine)))\n"
+    )
+    paths = [*(p for p in sys.path if p), str(Path(__file__).parents[1] / "lib")]
+    here = subprocess.run(
+        [sys.executable, "-c", code, __file__, path],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "LLAMA_CPP_LIB_PATH": str(native_tool("llama-server").parent),
+        },
+    )
+    assert json.loads(here.stdout) == json.loads(json.dumps(transcript(child)))
+
+
+def test_both_engines_know_the_same_ends(open_inprocess, open_server, smollm2, gemma4_gguf):
+    for path in (smollm2, gemma4_gguf):
+        here, child = open_inprocess(path), open_server(path)
+        assert child.info.end_of_generation == here.info.end_of_generation
+
+
+def test_same_seed_same_text(open_any, smollm2):
+    engine = open_any(smollm2)
+    prompt = engine.tokenize("Once upon a time", parse_special=False)
+
+    def draw(seed):
+        sampling = SamplingConfig(temperature=1.5, seed=seed)
+        return [t.id for t in engine.generate(prompt, sampling, max_tokens=16)]
+
+    assert draw(3) == draw(3)
+    assert len({tuple(draw(seed)) for seed in range(4)}) > 1
+
+
+def test_banned_tokens_do_not_come(open_any, smollm2):
+    engine = open_any(smollm2)
+    prompt = engine.tokenize("One, two, three,", parse_special=False)
+    first = next(engine.generate(prompt, GREEDY, max_tokens=1)).id
+    banned = SamplingConfig(temperature=0, banned=(first,))
+    assert next(engine.generate(prompt, banned, max_tokens=1)).id != first
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_grammar_and_json_schema(open_any, smollm2, temperature):
+    engine = open_any(smollm2)
+    prompt = engine.tokenize("Is water wet? Answer:", parse_special=False)
+
+    def text(**fields):
+        sampling = SamplingConfig(temperature=temperature, seed=1, **fields)
+        return b"".join(t.piece for t in engine.generate(prompt, sampling, max_tokens=60)).decode()
+
+    assert text(grammar='root ::= "sí" | "no"') in ("sí", "no")
+    schema = {
+        "type": "object",
+        "properties": {"urgent": {"type": "boolean"}, "n": {"enum": [1, 2]}},
+        "required": ["urgent", "n"],
+        "additionalProperties": False,
+    }
+    found = json.loads(text(json_schema=json.dumps(schema)))
+    assert isinstance(found["urgent"], bool)
+    assert found["n"] in (1, 2)
+
+
+def test_bad_grammar_is_the_users_error(open_inprocess, smollm2):
+    engine = open_inprocess(smollm2)
+    with pytest.raises(UsageError, match="grammar"):
+        list(engine.generate([1], SamplingConfig(grammar="root ::= ("), max_tokens=1))
+
+
+def test_a_schema_from_the_network_is_refused(open_inprocess, smollm2):
+    engine = open_inprocess(smollm2)
+    schema = json.dumps({"$ref": "https://example.org/schema.json"})
+    with pytest.raises(UsageError, match="refers to"):
+        list(engine.generate([1], SamplingConfig(json_schema=schema), max_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("seed", -1)],
+)
+def test_senseless_sampling_is_refused(open_inprocess, smollm2, field, value):
+    engine = open_inprocess(smollm2)
+    with pytest.raises(UsageError, match=field):
+        list(engine.generate([1], SamplingConfig(**{field: value}), max_tokens=1))
+
+
+def test_an_emoji_has_all_its_tokens(open_any, smollm2):
+    """llama-server holds back the ids of tokens inside a character: they are found again."""
+    engine = open_any(smollm2)
+    grammar = SamplingConfig(temperature=0, grammar='root ::= "🫁é🫁"')
+    prompt = engine.tokenize("Lung:", parse_special=False)
+    tokens = list(engine.generate(prompt, grammar, max_tokens=30))
+    assert b"".join(t.piece for t in tokens).decode() == "🫁é🫁"
+    assert len(tokens) > 4
+    assert engine.last_stats.n_generated >= len(tokens)
+
+
+def test_prompt_progress_reaches_the_end(open_any, smollm2):
+    engine = open_any(smollm2, n_batch=64, n_ubatch=64)
+    seen = []
+    prompt = engine.tokenize("uno dos tres " * 60, parse_special=False)
+    list(engine.generate(prompt, GREEDY, max_tokens=1, on_prompt=lambda *at: seen.append(at)))
+    assert seen[-1] == (len(prompt), len(prompt))
+    assert len(seen) >= 3
+
+
+def test_leaving_early_does_no_harm(open_any, smollm2):
+    engine = open_any(smollm2)
+    prompt = engine.tokenize("Count: one, two,", parse_special=False)
+    whole = [t.id for t in engine.generate(prompt, GREEDY, max_tokens=12)]
+    stream = engine.generate(prompt, GREEDY, max_tokens=400)
+    assert [next(stream).id for _ in range(3)] == whole[:3]
+    stream.close()
+    assert [t.id for t in engine.generate(prompt, GREEDY, max_tokens=12)] == whole
+
+
+def test_context_larger_than_the_models_is_refused(open_any, smollm2):
+    with pytest.raises(UsageError, match="8192"):
+        open_any(smollm2, n_ctx=10_000)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all" * 10, b"GGUF" + bytes(60)])
+def test_what_is_no_model_is_refused(open_any, tmp_path, content):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with pytest.raises((BadFileError, EngineError), match=r"."):
+        open_any(path)
+
+
+def test_a_truncated_model_is_refused(open_any, smollm2, tmp_path):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(smollm2.read_bytes()[:20_000_000])
+    with pytest.raises((BadFileError, EngineError), match=r"."):
+        open_any(path)
+
+
+def test_another_architecture_is_refused_by_name(open_any, smollm2, tmp_path):
+    path = tmp_path / "other.gguf"
+    data = smollm2.read_bytes()
+    at = data.index(b"general.architecture") + len(b"general.architecture") + 4 + 8
+    assert data[at : at + 5] == b"llama"
+    path.write_bytes(data[:at] + b"xlama" + data[at + 5 :])
+    with pytest.raises(EngineError, match="xlama"):
+        open_any(path)
+
+
+# ---- the child ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGILL, "instruction that this processor does not have"),
+        (signal.SIGKILL, "memory ran out"),
+        (signal.SIGSEGV, "crashed"),
+    ],
+)
+def test_death_in_mid_answer_is_told(open_server, smollm2, number, words):
+    engine = open_server(smollm2)
+    stream = engine.generate([1, 2, 3], SamplingConfig(seed=1), max_tokens=400)
+    next(stream)
+    os.kill(engine.pid, number)
+    with pytest.raises(EngineError, match=words) as caught:
+        list(stream)
+    assert "transcript is kept" in str(caught.value)
+    with pytest.raises(EngineError):
+        engine.tokenize("x", parse_special=False)
+
+
+def test_unknown_signals_and_exits_are_told_too():
+    assert "SIGHUP" in str(explain_death(-signal.SIGHUP, ""))
+    assert "signal 63" in str(explain_death(-63, ""))
+    assert "exit code 1" in str(explain_death(1, "bad file"))
+
+
+def test_the_child_wants_the_key_and_listens_on_loopback_only(open_server, smollm2):
+    engine = open_server(smollm2)
+    port = engine._process.port
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("POST", "/completion", b'{"prompt": "x"}')
+    assert connection.getresponse().status == http.client.UNAUTHORIZED
+    connection.close()
+    arguments = Path(f"/proc/{engine.pid}/cmdline").read_bytes()
+    assert engine._process.key.encode() not in arguments
+    listening = Path("/proc/net/tcp").read_text("ascii")
+    rows = [row.split()[1] for row in listening.splitlines()[1:] if row.split()[3] == "0A"]
+    assert f"0100007F:{port:04X}" in rows
+    assert f"00000000:{port:04X}" not in rows
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(") ", 1)[1][0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+def test_close_ends_the_child(open_server, smollm2):
+    engine = open_server(smollm2)
+    pid, folder = engine.pid, engine._states
+    assert folder.stat().st_mode & 0o077 == 0
+    engine.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert not folder.exists()
+    engine.close()
+
+
+def test_the_child_dies_with_a_killed_parent(native_tool, smollm2):
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from pedsup.engine.api import EngineConfig\n"
+        "from pedsup.engine.server import ServerEngine\n"
+        "e = ServerEngine(EngineConfig(Path(sys.argv[1]), n_ctx=256, n_threads=1),"
+        " program=Path(sys.argv[2]))\n"
+        "print(e.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, smollm2, native_tool("llama-server")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    with parent:
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while not gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert gone(pid)
+
+
+# ---- choices --------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_server_when_the_bindings_are_missing(monkeypatch, smollm2, native_tool):
+    monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
+    config = EngineConfig(smollm2, n_ctx=256, n_threads=1)
+    engine = open_engine(config)
+    assert engine.name.startswith("llama-cpp-python")
+    engine.close()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    engine = open_engine(config)
+    assert engine.name.startswith("llama-server")
+    engine.close()
+
+
+def test_no_engine_at_all(monkeypatch, smollm2):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("PEDSUP_LLAMA_SERVER", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert find_program() is None
+    with pytest.raises(MissingDependencyError, match="pkg install llama-cpp"):
+        open_engine(EngineConfig(smollm2))
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("machine", "available", "enabled"),
+    [
+        ("x86_64", 64 * GIB, False),
+        ("aarch64", 8 * GIB, True),
+        ("aarch64", 4 * GIB, False),
+        ("aarch64", None, False),
+    ],
+)
+def test_extra_buffers(machine, available, enabled):
+    policy = extra_buffers_policy(machine, weight_bytes=3 * GIB, available_bytes=available)
+    assert policy.enabled is enabled
+    assert policy.reason
+
+
+def test_recommended_sampling(smollm2, gemma4_gguf, llama_cpp_source):
+    assert recommended_sampling(read_header(smollm2)).temperature == 0.2
+    gemma = recommended_sampling(read_header(gemma4_gguf))
+    assert (gemma.temperature, gemma.top_p, gemma.top_k) == (1.0, 0.95, 64)
+
+
+def test_the_files_own_recommendation_goes_first(smollm2):
+    header = read_header(smollm2)
+    header.metadata.update(
+        {
+            "general.sampling.temp": 0.7,
+            "general.sampling.top_k": 20,
+            "general.sampling.top_p": "forged",
+        }
+    )
+    found = recommended_sampling(header)
+    assert (found.temperature, found.top_k, found.top_p) == (0.7, 20, 0.9)
+
+
+def test_importing_the_engine_does_not_import_numpy():
+    code = (
+        "import sys\nfrom pedsup.engine import llama_bindings\nllama_bindings.load()\n"
+        "assert 'numpy' not in sys.modules and 'diskcache' not in sys.modules\n"
+        "import llama_cpp\nassert llama_cpp.Llama and 'numpy' in sys.modules\n"
+        "assert llama_cpp.llama_cpp is llama_bindings.load()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,272 @@
+"""The interactive session on a pseudo-terminal, with a scripted engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pedsup_testing import scripted_repl
+from pedsup_testing.fake_engine import END
+from pedsup_testing.terminal import Terminal
+
+from pedsup import prefix_cache
+from pedsup.chat import turn
+from pedsup.i18n import _NOTICES_ES, _TEXTS
+from pedsup.session import find_session, replay
+from pedsup.transcript import read_records
+
+OPEN, CLOSE = "<|channel>", "<channel|>"
+PROMPT = r"\n(\x1b\[\?2004h)?> "
+DIM = "\x1b[2m"
+
+
+@pytest.fixture
+def start(tmp_path: Path, edge_template: str):  # type: ignore[no-untyped-def]
+    """A function that starts a session on a terminal; `start.calls()` are the engine's calls."""
+
+    def launch(script: list[list[str]], **options: Any) -> Terminal:
+        config = {
+            "script": script,
+            "template": edge_template,
+            "folder": str(tmp_path / "sessions"),
+            "calls": str(tmp_path / "calls.json"),
+            **options,
+        }
+        (tmp_path / "sessions").mkdir(exist_ok=True)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        path = os.pathsep.join([*sys.path])
+        return Terminal(
+            [sys.executable, scripted_repl.__file__, str(tmp_path / "config.json")],
+            {"PYTHONPATH": path, "INPUTRC": os.devnull},
+        )
+
+    launch.calls = lambda: json.loads((tmp_path / "calls.json").read_text())  # type: ignore[attr-defined]
+    launch.session = lambda: replay(  # type: ignore[attr-defined]
+        read_records(find_session(tmp_path / "sessions", "last"))
+    )
+    return launch
+
+
+def thought(text: str, answer: str) -> list[str]:
+    """The pieces of a turn: reasoning, answer, end."""
+    return [OPEN, "thought", "\n", *text, CLOSE, *answer, END]
+
+
+def test_a_conversation_with_reasoning(start: Any) -> None:
+    with start([thought("hmm", "Sí."), thought("ok", "No.")]) as terminal:
+        greeting = terminal.expect(PROMPT)
+        assert "Research only" in greeting
+        assert "Scripted" in greeting
+        terminal.line("¿Fiebre?")
+        shown = terminal.expect(PROMPT)
+        assert re.search(re.escape(DIM) + r"hmm\x1b\[0m\r\nSí\.", shown)
+        terminal.line("y tos?")
+        terminal.expect(PROMPT)
+        terminal.press("D")
+        assert terminal.wait() == 0
+        assert OPEN not in terminal.output
+    assert "<|turn>model\nSí.<turn|>" in start.calls()[1]["prompt"]
+    assert "hmm" not in start.calls()[1]["prompt"]
+    assert [e.reasoning for e in start.session().exchanges] == ["hmm", "ok"]
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(start: Any) -> None:
+    with start([["palabra "] * 400 + [END], ["ok", END]], delay_s=0.05, think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("cuenta")
+        terminal.expect("palabra palabra")
+        terminal.press("C")
+        terminal.expect(r"\[stopped\]")
+        terminal.expect(PROMPT)
+        terminal.line("sigue")
+        terminal.expect("ok")
+        terminal.expect(PROMPT)
+        terminal.line("/quit")
+        assert terminal.wait() == 0
+    first, second = start.session().exchanges
+    assert first.stop_reason == "interrupted"
+    assert first.answer.startswith("palabra palabra")
+    assert second.answer == "ok"
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave(start: Any) -> None:
+    with start([["ok", END]]) as terminal:
+        terminal.expect(PROMPT)
+        terminal.send("half a ques")
+        terminal.press("C")
+        terminal.expect(r"Ctrl-D or /quit leaves")
+        terminal.expect(PROMPT)
+        terminal.line("hola")
+        terminal.expect("ok")
+        terminal.expect(PROMPT)
+        terminal.press("D")
+        assert terminal.wait() == 0
+    assert [e.user for e in start.session().exchanges] == ["hola"]
+
+
+def test_several_lines(start: Any) -> None:
+    with start([["a", END], ["b", END], ["c", END]], think="off") as terminal:
+        terminal.expect(PROMPT)
+        for message in (
+            ['"""uno', "dos", 'tres"""'],
+            ["cuatro\\", "cinco"],
+            ['"""', "", "x", '"""'],
+        ):
+            for line in message:
+                terminal.line(line)
+            terminal.expect(PROMPT)
+        terminal.press("D")
+        assert terminal.wait() == 0
+    assert [e.user for e in start.session().exchanges] == ["uno\ndos\ntres", "cuatro\ncinco", "x"]
+
+
+def test_reasoning_folded_off_and_on_again(start: Any) -> None:
+    script = [
+        thought("a" * 40, "uno"),
+        ["dos", END],
+        thought("b" * 10, "tres"),
+    ]
+    with start(script, think="hidden") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("1")
+        shown = terminal.expect(PROMPT)
+        assert "[reasoning: 40 characters]" in shown
+        assert "aaaa" not in shown
+        terminal.line("/reasoning")
+        assert "a" * 40 in terminal.expect(PROMPT)
+        terminal.line("/think off")
+        terminal.expect("Reasoning: off")
+        terminal.line("2")
+        terminal.expect(PROMPT)
+        terminal.line("/think on")
+        terminal.expect("Reasoning: hidden")
+        terminal.line("/think shown")
+        terminal.expect("Reasoning: shown")
+        terminal.line("/budget 500")
+        terminal.expect("budget: 500")
+        terminal.line("3")
+        assert "b" * 10 in terminal.expect("tres")
+        terminal.expect(PROMPT)
+        terminal.line("/think maybe")
+        terminal.expect("/think takes: on, off, shown, hidden")
+        terminal.line("/quit")
+        assert terminal.wait() == 0
+    prompts = [call["prompt"] for call in start.calls()]
+    assert ["<|think|>" in prompt for prompt in prompts] == [True, False, True]
+
+
+def test_commands(start: Any, tmp_path: Path) -> None:
+    script = [["uno", END], ["dos", END]]
+    with start(script, think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("/stats")
+        assert "seed 7" in terminal.expect(PROMPT)
+        terminal.line("/system Sé breve.")
+        terminal.expect("System prompt: Sé breve.")
+        terminal.line("primera")
+        terminal.expect("uno")
+        terminal.expect(PROMPT)
+        terminal.line("/stats")
+        stats = terminal.expect("session: ")
+        assert "answer 1, ended by end" in stats
+        assert "RssAnon" in stats
+        terminal.line("/reset")
+        terminal.expect("starts afresh")
+        terminal.line("segunda")
+        terminal.expect("dos")
+        terminal.expect(PROMPT)
+        copy = tmp_path / "copy.md"
+        terminal.line(f"/save {copy}")
+        terminal.expect("Saved: ")
+        terminal.line(f"/save {copy}")
+        terminal.expect("already exists")  # an error, and the session goes on
+        terminal.line("/lang es")
+        terminal.expect("Los mensajes están en español")
+        terminal.line("/hlep")
+        terminal.expect(r"No existe esa orden: /hlep \(/help\?\)")
+        terminal.line("/help")
+        terminal.expect("razonar antes de responder")
+        terminal.line("/quit")
+        terminal.expect("queda guardada")
+        assert terminal.wait() == 0
+    assert "primera" in copy.read_text()
+    last = start.calls()[-1]["prompt"]
+    assert "Sé breve." in last
+    assert "segunda" in last
+    assert "primera" not in last
+
+
+def test_a_killed_session_resumes_with_its_partial_answer(start: Any) -> None:
+    with start([["palabra "] * 400], delay_s=0.05, think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("cuenta")
+        terminal.expect("(palabra ){20}")
+        os.kill(terminal.pid, signal.SIGKILL)
+        assert terminal.wait() == -signal.SIGKILL
+    with start([["sigo", END]], think="off", resume=True) as terminal:
+        greeting = terminal.expect(PROMPT)
+        assert "Resumed session" in greeting
+        assert "cut off" in greeting
+        assert "palabra palabra" in greeting
+        terminal.line("sigue")
+        terminal.expect("sigo")
+        terminal.expect(PROMPT)
+        terminal.press("D")
+        assert terminal.wait() == 0
+    first, second = start.session().exchanges
+    assert first.stop_reason == "killed"
+    assert first.answer.startswith("palabra palabra")
+    assert second.answer == "sigo"
+
+
+def test_an_engine_that_dies_leaves_the_transcript_and_says_how_to_go_on(start: Any) -> None:
+    with start([["half an ", "DIE"]], think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("q")
+        terminal.expect(r"Continue with --resume \S+")
+        terminal.expect(r"error: the engine was killed \(signal 9\)")
+        assert terminal.wait() == 9
+        assert "Traceback" not in terminal.output
+    (only,) = start.session().exchanges
+    assert (only.answer, only.stop_reason) == ("half an ", "failed")
+
+
+def test_a_question_that_is_too_long_is_an_error_and_the_session_goes_on(start: Any) -> None:
+    # The scripted context is 4096 characters; terminals cut a line there, so use a block.
+    with start([["ok", END]], think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line('"""')
+        for _ in range(60):
+            terminal.line("x" * 90)
+        terminal.line('"""')
+        terminal.expect("error: the conversation is 5")
+        terminal.expect(PROMPT)
+        terminal.line("short")
+        terminal.expect("ok")
+        terminal.expect(PROMPT)
+        terminal.line("/quit")
+        assert terminal.wait() == 0
+
+
+def test_a_model_cannot_write_control_sequences_to_the_terminal(start: Any) -> None:
+    with start([["a\x1b]0;evil\x07b\x1b[2Jc\u202ed\x9b1me", END]], think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("q")
+        shown = terminal.expect(PROMPT)
+        assert "a]0;evilb[2Jcd1me" in shown
+        terminal.press("D")
+        terminal.wait()
+
+
+def test_every_message_and_notice_is_in_both_languages() -> None:
+    assert set(_NOTICES_ES) == {*turn.NOTICES, *prefix_cache.NOTICES}
+    for key, languages in _TEXTS.items():
+        assert set(languages) == {"en", "es"}, key
+        fields = [set(re.findall(r"{(\w+)}", text)) for text in languages.values()]
+        assert fields[0] == fields[1], key

@@ -1,0 +1,55 @@
+"""docs/run.md names every option, and no other."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from pedsup.cli import run
+from pedsup.settings import Settings
+
+PAGE = (Path(__file__).parents[2] / "docs/run.md").read_text("utf-8")
+
+
+def documented() -> set[str]:
+    """Options in the first column of the tables."""
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `-")]
+    return {option for row in rows for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", row)}
+
+
+def real() -> set[str]:
+    """Options of the command."""
+    context = click.Context(run)
+    options = [p for p in run.get_params(context) if isinstance(p, click.Option)]
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
+
+
+def test_the_page_and_the_command_have_the_same_options() -> None:
+    assert documented() == real() | {"-h"}  # click adds it by the context settings
+
+
+def test_every_setting_is_an_option_of_the_command_line() -> None:
+    parameters = {parameter.name for parameter in run.params}
+    assert {field.name for field in fields(Settings)} <= parameters
+
+
+def test_the_page_lists_every_command_of_the_session() -> None:
+    from pedsup.i18n import text
+
+    commands = set(re.findall(r"^(/\w+)", text("help", "en"), re.MULTILINE))
+    assert commands == set(re.findall(r"^(/\w+)", text("help", "es"), re.MULTILINE))
+    assert commands - {"/help"} == set(re.findall(r"`(/\w+)", PAGE)) - {"/help"}
+    source = (Path(run.callback.__code__.co_filename).parent / "repl.py").read_text("utf-8")  # type: ignore[union-attr]
+    assert commands == set(re.findall(r'"(/\w+)":', source)) - {"/exit"}
+
+
+def test_the_page_names_the_exit_codes() -> None:
+    from pedsup import errors
+
+    codes = {kind.exit_code for kind in vars(errors).values()
+             if isinstance(kind, type) and issubclass(kind, errors.PedsupError)}  # fmt: skip
+    section = PAGE.split("## Exit codes")[1]
+    assert codes - {1, 8} <= {int(n) for n in re.findall(r"\d+", section)}
