@@ -222,7 +222,7 @@ class ServerEngine:
         self._stats = stats
 
     def _add_time(self, seconds: float, n: int) -> None:
-        """Count time waited for the server: for the prompt before the first token, then for them."""
+        """Count time waited for the server, for the prompt or, after its first token, for those."""
         stats = self._stats
         if n:
             self._stats = replace(stats, n_generated=n, decode_s=stats.decode_s + seconds)
