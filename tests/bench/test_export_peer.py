@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pedsup.errors import EngineError, ResourceError
+from pedsup.errors import EngineError, OutputError, ResourceError
 from pedsup_bench import export_peer, made_checkpoint
 from pedsup_bench import export_report as report
 from pedsup_bench.disk_floor import Floor, drop_cache, measure_floor, read_once
 from pedsup_bench.made_checkpoint import adapter_tensors, write_adapter, write_base
 from pedsup_bench.made_shape import SIZES, model_bytes, model_tensors, text_config
 from pedsup_bench.made_tokenizer import vocabulary
+from pedsup_bench.peer_runs import made_checkpoint as made_checkpoint_in
 from pedsup_bench.peer_runs import same_tensors
 from pedsup_bench.peer_steps import vocabulary_file
 from pedsup_bench.process_stats import Usage, measure, session_pids
@@ -218,6 +219,12 @@ def test_a_known_allocation_is_seen(tmp_path: Path) -> None:
     assert usage.n_samples > 3
 
 
+def test_cpu_time_is_that_of_the_command(tmp_path: Path) -> None:
+    code = "import time\nwhile time.process_time() < 0.8: pass"
+    assert 0.75 < run_python(code, tmp_path).cpu < 2
+    assert run_python("import time\ntime.sleep(0.5)", tmp_path).cpu < 0.5
+
+
 def test_a_grandchild_counts_too(tmp_path: Path) -> None:
     inner = "import time\nx = bytearray(b'x') * (100 << 20)\ntime.sleep(1.2)"
     code = (
@@ -321,8 +328,8 @@ def test_floor_counts_every_byte(tmp_path: Path) -> None:
 # ---- arithmetic -------------------------------------------------------------------------------
 
 USAGE = Usage(
-    wall=10.0, peak_anon=400, peak_total=600, peak_disk=1000, end_disk=300, read=7, written=900,
-    n_samples=9,
+    wall=10.0, cpu=20.0, peak_anon=400, peak_total=600, peak_disk=1000, end_disk=300, read=7,
+    written=900, n_samples=9,
 )  # fmt: skip
 
 
@@ -348,12 +355,12 @@ def test_totals_and_ratios() -> None:
     found = comparison()
     peer = report.combine(found.peer)
     assert (peer.wall, peer.peak_anon, peer.peak_total) == (40.0, 400, 600)
-    assert (peer.temp_disk, peer.written) == (2000, 1800)
+    assert (peer.cpu, peer.temp_disk, peer.written) == (40.0, 2000, 1800)
     ours = report.combine(found.ours)
     assert (ours.wall, ours.temp_disk) == (5.0, 0)
     assert report.ratios(found) == {
-        "wall": 0.125, "peak_anon": 0.25, "peak_total": 1.0, "temp_disk": 0.0, "written": 0.5,
-        "wall_over_floor": 2.0,
+        "wall": 0.125, "cpu": 0.5, "peak_anon": 0.25, "peak_total": 1.0, "temp_disk": 0.0,
+        "written": 0.5, "wall_over_floor": 2.0,
     }  # fmt: skip
 
 
@@ -379,6 +386,16 @@ def test_space_is_checked_first(tmp_path: Path) -> None:
     assert 55e9 < wanted < 62e9
     with pytest.raises(ResourceError, match="free"):
         export_peer.check_space(tmp_path, 1 << 60)
+
+
+def test_a_checkpoint_of_another_size_is_not_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    made_checkpoint_in(folder, "tiny")
+    before = sorted(p.name for p in folder.rglob("*"))
+    with pytest.raises(OutputError, match="size 2GB"):
+        made_checkpoint_in(folder, "2GB")
+    assert sorted(p.name for p in folder.rglob("*")) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 # ---- the whole --------------------------------------------------------------------------------

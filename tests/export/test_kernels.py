@@ -25,7 +25,7 @@ from pedsup_export.quantize import backend, quantize_rows
 Rows = NDArray[np.float32]
 KERNELS = [
     pytest.param(BY_NAME[name], weighted, id=f"{name}-{'imatrix' if weighted else 'plain'}")
-    for name in ("Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K", "Q4_0", "Q8_0")
+    for name in ("Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K", "Q4_0", "Q8_0", "IQ4_NL", "IQ4_XS")
     for weighted in (False, True)
     if not (name == "Q8_0" and weighted)
 ]
@@ -123,7 +123,7 @@ common_weight = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-3, -1e-3]) | st.f
 
 
 @every_kernel
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_rows(kind: GGMLType, weighted: bool, data: st.DataObject) -> None:
     element = data.draw(st.sampled_from([any_weight, common_weight]))
@@ -137,7 +137,7 @@ def test_any_rows(kind: GGMLType, weighted: bool, data: st.DataObject) -> None:
 
 
 @every_kernel
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 40), blocks=st.integers(1, 5))
 def test_any_shape_of_noise(
     kind: GGMLType, weighted: bool, seed: int, rows: int, blocks: int
@@ -229,8 +229,18 @@ def test_the_switch_leaves_everything_to_ggml(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_types_without_a_kernel_go_to_ggml() -> None:
-    for name in ("F16", "BF16", "F32", "Q5_0", "IQ4_XS"):
+    for name in ("F16", "BF16", "F32", "Q5_0", "IQ3_S"):
         assert backend(BY_NAME[name], False) is ggml.quantize_into
+
+
+def test_midpoints_decide_as_bisection_does() -> None:
+    """best_index_int8 compares two float32 differences; near a midpoint they are exact."""
+    from pedsup_export.kernels.iq4 import MIDPOINTS, VALUES
+
+    for low, high, middle in zip(VALUES, VALUES[1:], MIDPOINTS, strict=False):
+        near = np.float32(middle).view(np.int32) + np.arange(-5000, 5001, dtype=np.int32)
+        x = np.concatenate([near.view(np.float32), np.linspace(low, high, 10001, dtype=np.float32)])
+        assert np.array_equal(~(x - low < high - x), x >= middle)
 
 
 CACHE_CODE = """

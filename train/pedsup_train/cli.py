@@ -74,13 +74,15 @@ def run_command(
     recipe = resolve(options)
     _quiet()
     plan = run.make_plan(recipe, out)
-    for text in report.plan_lines(plan):
+    for text in report.plan_lines(plan) if run.is_main() else ():
         say(text)
     if dry:
         document = run.data_facts(plan.data)
         _print(document, as_json, lambda: report.preview(plan.data))
         return
     result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+    if not run.is_main():
+        return
     facts = run.result_facts(result)
     _print({"adapter": str(out), **facts}, as_json, lambda: report.result_text(out, facts))
 
@@ -137,6 +139,14 @@ def default_base_command(
             f" tensors, {human_bytes(summary.n_bytes)}, from {summary.source_version}"
         ),
     )
+
+
+@program.command("accelerate-config")
+def accelerate_config_command() -> None:
+    """Print the path of the shipped configuration for `accelerate launch` on several GPUs."""
+    from importlib import resources
+
+    click.echo(resources.files("pedsup_train") / "accelerate" / "multi-gpu.yaml")
 
 
 def _quiet() -> None:

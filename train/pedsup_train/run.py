@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -94,11 +95,21 @@ def load_data(recipe: Recipe, tokenizer: Any) -> Data:
     return Data(prepared, tuple(train), tuple(evaluation), (*bad, *bad_eval))
 
 
-def count_steps(recipe: Recipe, n_examples: int, n_processes: int = 1) -> int:
+def n_processes() -> int:
+    """Processes of this run: more than one under `accelerate launch`."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints (the only one, or the first of several)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def count_steps(recipe: Recipe, n_examples: int, processes: int = 1) -> int:
     """Optimizer steps of a run, as `Trainer` counts them."""
     if recipe.train.max_steps:
         return recipe.train.max_steps
-    batches = -(-n_examples // (recipe.train.batch_size * n_processes))
+    batches = -(-n_examples // (recipe.train.batch_size * processes))
     per_epoch = -(-batches // recipe.train.accumulation)
     return int(-(-recipe.train.epochs * per_epoch // 1))
 
@@ -114,7 +125,8 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     config = backends.load_config(recipe)
     refuse_known_bad(config.model_type, backends.USED_PACKAGES[runtime.backend])
     data = load_data(recipe, backends.load_tokenizer(recipe))
-    return Plan(recipe, runtime, data, config.model_type, count_steps(recipe, len(data.train)), out)
+    steps = count_steps(recipe, len(data.train), n_processes())
+    return Plan(recipe, runtime, data, config.model_type, steps, out)
 
 
 def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = False) -> Result:
@@ -132,9 +144,12 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     """
     transformers = require("transformers", extra="train")
     refuse_filled(plan.out, force=force)
-    checkpoint = _open_work(plan, resume=resume, force=force)
+    checkpoint = _open_work(plan, resume=resume, force=force) if is_main() else None
+    _wait_for_all(plan.runtime)
+    if not is_main() and resume:
+        checkpoint = newest_checkpoint(plan.work)
     transformers.set_seed(plan.recipe.train.seed)
-    say(f"loading {plan.recipe.model.base}")
+    _say(f"loading {plan.recipe.model.base}")
     try:
         loaded = backends.load(plan.recipe, plan.runtime)
         difference = backends.check_forward(loaded.model, loaded.tokenizer)
@@ -142,15 +157,30 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
         if advice := out_of_memory(error, plan.recipe):
             raise advice from error
         raise
-    say(_loaded_line(loaded))
+    _say(_loaded_line(loaded))
     # Loading and checking drew random numbers; training starts from the seed whatever they drew.
     transformers.set_seed(plan.recipe.train.seed)
     parts = (plan.data.train, plan.data.evaluation)
     outcome = fit(plan.recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
+    _wait_for_all(plan.runtime)
+    if not is_main():
+        return Result(plan, outcome, loaded.n_trainable, len(loaded.targets.names), difference, {})
     result = _publish(plan, loaded, outcome, difference, force=force)
     if not keep:
         shutil.rmtree(plan.work, ignore_errors=True)
     return result
+
+
+def _say(text: str) -> None:
+    if is_main():
+        say(text)
+
+
+def _wait_for_all(runtime: Runtime) -> None:
+    """Let the processes of a distributed run meet; nothing in a single one."""
+    if n_processes() > 1:
+        accelerate = require("accelerate", extra="train")
+        accelerate.PartialState(cpu=runtime.device == "cpu").wait_for_everyone()
 
 
 def _loaded_line(loaded: Loaded) -> str:

@@ -44,7 +44,10 @@ _MODULES: Final = {
     "Q2_K": "q2_k",
     "Q4_0": "q4_0",
     "Q8_0": "q8_0",
+    "IQ4_NL": "iq4",
+    "IQ4_XS": "iq4",
 }
+_NOT_IN_TORCH: Final = ("IQ4_NL", "IQ4_XS")
 _UNWEIGHTED: Final = ("Q8_0",)
 """Types for which llama.cpp ignores importances."""
 
@@ -112,6 +115,8 @@ def kernel_for(kind: GGMLType, weighted: bool) -> Quantizer | None:
         )
     if switch == "ggml" or kind.name not in _MODULES:
         return None
+    if switch != "auto" and kind.name in _NOT_IN_TORCH:
+        switch = "auto"
     key = kind.name, weighted and kind.name not in _UNWEIGHTED, switch
     with _lock:
         if key not in _found:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pedsup_export.kernels.jit import inline
-from pedsup_export.kernels.search import LANES, ZERO
-from pedsup_export.kernels.vec import load, load_transposed, splat
+from pedsup_export.kernels.levels import ZERO
+from pedsup_export.kernels.vec import LANES, load, load_transposed, splat
 
 
 @inline

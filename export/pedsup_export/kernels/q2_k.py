@@ -22,16 +22,11 @@ from pedsup_export.kernels.constants import QK_K, STEPS_Q2_K, STEPS_Q2_K_WEIGHTE
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
-from pedsup_export.kernels.search import (
-    LANES,
-    ONE,
-    ZERO,
-    final_levels,
-    quantize_scales,
-    scales_by_largest,
-    search_scale_min,
-)
+from pedsup_export.kernels.levels import ONE, ZERO, final_levels
+from pedsup_export.kernels.scales import quantize_scales, scales_by_largest
+from pedsup_export.kernels.search import search_scale_min
 from pedsup_export.kernels.vec import (
+    LANES,
     absolute,
     any_lane,
     load,

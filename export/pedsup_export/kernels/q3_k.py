@@ -24,18 +24,10 @@ from pedsup_export.kernels.constants import QK_K, STEPS_Q3_K, STEPS_Q3_K_SCALES
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
-from pedsup_export.kernels.search import (
-    LANES,
-    ONE,
-    ZERO,
-    clip,
-    final_levels,
-    is_odd,
-    nearest,
-    search_scale,
-    search_scale_q3,
-)
+from pedsup_export.kernels.levels import ONE, ZERO, clip, final_levels, is_odd, nearest
+from pedsup_export.kernels.search import search_scale, search_scale_q3
 from pedsup_export.kernels.vec import (
+    LANES,
     absolute,
     any_lane,
     load,

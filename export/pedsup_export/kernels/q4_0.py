@@ -18,17 +18,10 @@ from pedsup_export.kernels.constants import STEPS_Q4_0
 from pedsup_export.kernels.half import put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import lane_offsets, load_columns
-from pedsup_export.kernels.search import (
-    LANES,
-    ONE,
-    ZERO,
-    clip,
-    extreme_weight,
-    is_odd,
-    nearest,
-    search_scale,
-)
+from pedsup_export.kernels.levels import ONE, ZERO, clip, extreme_weight, is_odd, nearest
+from pedsup_export.kernels.search import search_scale
 from pedsup_export.kernels.vec import (
+    LANES,
     any_lane,
     load,
     splat,

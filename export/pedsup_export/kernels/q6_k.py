@@ -23,16 +23,10 @@ from pedsup_export.kernels.constants import QK_K, STEPS_Q6_K
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import lane_offsets, load_columns
-from pedsup_export.kernels.search import (
-    LANES,
-    ONE,
-    ZERO,
-    final_levels,
-    is_odd,
-    nearest,
-    search_scale,
-)
+from pedsup_export.kernels.levels import ONE, ZERO, final_levels, is_odd, nearest
+from pedsup_export.kernels.search import search_scale
 from pedsup_export.kernels.vec import (
+    LANES,
     absolute,
     any_lane,
     load,

@@ -15,8 +15,9 @@ import numpy as np
 from pedsup_export.kernels.half import put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
 from pedsup_export.kernels.layout import lane_offsets, load_columns
-from pedsup_export.kernels.search import LANES, ONE, ZERO, is_odd
+from pedsup_export.kernels.levels import ONE, ZERO, is_odd
 from pedsup_export.kernels.vec import (
+    LANES,
     absolute,
     any_lane,
     load,

@@ -7,7 +7,7 @@ operations are IEEE's on the CPU and on CUDA, with three exceptions that this mo
 `tensor / scalar`, which does too unless the scalar is a power of two. Constants are therefore
 tensors of no dimension on the device. Nothing may be fused: no `torch.compile`, no `addcmul`.
 
-What the functions do, and where they come from, is told in `search.py`.
+What the functions do, and where they come from, is told in `search.py` and `scales.py`.
 """
 
 from __future__ import annotations

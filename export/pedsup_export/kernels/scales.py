@@ -1,0 +1,94 @@
+"""Scales of a super-block become small integers: `make_qp_quants`, and the plain way.
+
+As in `search.py`, every lane does what the C code does for its super-block; element
+`16 * i + lane` of an array is block i's of the lane's super-block.
+"""
+
+from __future__ import annotations
+
+from pedsup_export.kernels.constants import GROUP_MAX_EPS
+from pedsup_export.kernels.jit import inline
+from pedsup_export.kernels.levels import F32, ONE, ZERO, is_odd, move_levels, nearest
+from pedsup_export.kernels.vec import LANES, load, splat, store, where
+
+
+@inline
+def scales_by_largest(values, n, top, levels):
+    """n scales (none negative) of a super-block to levels 0..top by the largest of them.
+
+    This is what the `_ref` functions of ggml do; the levels' scale, and the odd lanes.
+    """
+    zero, highest = splat(ZERO), splat(top)
+    largest = zero
+    for i in range(n):
+        value = load(values, LANES * i)
+        largest = where(value > largest, value, largest)
+    inverse = where(largest > zero, highest / largest, zero)
+    odd = zero > zero
+    for i in range(n):
+        level = inverse * load(values, LANES * i)
+        # C goes through uint8_t, which would wrap a negative level.
+        odd |= is_odd(level) | (level < zero)
+        level = nearest(level)
+        store(levels, LANES * i, where(level > highest, highest, level))
+    return largest / highest, odd
+
+
+@inline
+def quantize_scales(x, n, weights, nmax, levels):
+    """`make_qp_quants`: n scales (none negative) of a super-block to levels 0..nmax.
+
+    Args:
+        x, n: the scales (or minima), n vectors.
+        weights: their importances, n vectors.
+        nmax: float32.
+        levels: the result, n vectors.
+
+    Returns:
+        The scale of the levels, and the odd lanes.
+    """
+    zero, top = splat(ZERO), splat(nmax)
+    largest = zero
+    odd = zero > zero
+    for i in range(n):
+        xi = load(x, LANES * i)
+        largest = where(largest > xi, largest, xi)
+        odd |= ~(xi >= zero)
+    nothing = largest < splat(GROUP_MAX_EPS)
+    inverse = top / largest
+    scale = splat(ONE) / inverse
+    odd |= ~nothing & is_odd(inverse * largest)
+    best = zero
+    for i in range(n):
+        xi = load(x, LANES * i)
+        difference = xi - scale * nearest(inverse * xi)
+        best += load(weights, LANES * i) * difference * difference
+    for s in range(-4, 5):
+        if s == 0:
+            continue
+        this_inverse = splat(F32(0.1) * F32(s) + nmax) / largest
+        this_scale = splat(ONE) / this_inverse
+        error = zero
+        for i in range(n):
+            xi = load(x, LANES * i)
+            level = nearest(this_inverse * xi)
+            level = where(level > top, top, level)
+            difference = xi - this_scale * level
+            error += load(weights, LANES * i) * difference * difference
+        better = error < best
+        best = where(better, error, best)
+        inverse = where(better, this_inverse, inverse)
+    sum_lx, sum_l2 = zero, zero
+    for i in range(n):
+        xi, w = load(x, LANES * i), load(weights, LANES * i)
+        level = nearest(inverse * xi)
+        level = where(level > top, top, level)
+        store(levels, LANES * i, level)
+        sum_lx += w * xi * level
+        sum_l2 += w * level * level
+    sum_lx, sum_l2, bad = move_levels(x, 0, n, weights, levels, ZERO, nmax, sum_lx, sum_l2)
+    odd |= ~nothing & bad
+    for i in range(n):
+        store(levels, LANES * i, where(nothing, zero, load(levels, LANES * i)))
+    scale = where(sum_l2 > zero, sum_lx / sum_l2, zero)
+    return where(nothing, zero, scale), odd
