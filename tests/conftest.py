@@ -11,14 +11,37 @@ from pedsup_testing import native
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    # pytest-benchmark's options all start with --benchmark-: this exact name is free.
+    parser.addoption(
+        "--benchmark",
+        action="store_true",
+        help="run the latency regression suite against its baseline, and nothing else",
+    )
+    parser.addoption(
+        "--update-latency-baseline",
+        action="store_true",
+        help="with --benchmark: store this machine's figures instead of comparing",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    choose_latency_suite(config, items)
     for item in items:
         if item.get_closest_marker("huge") and not config.getoption("-k"):
             item.add_marker(pytest.mark.skip(reason="huge: name it with -k to run it"))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: give --slow to run it"))
+
+
+def choose_latency_suite(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --benchmark only the tests marked latency run, without it all others."""
+    wanted = bool(config.getoption("--benchmark"))
+    keep = [item for item in items if bool(item.get_closest_marker("latency")) == wanted]
+    if len(keep) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in keep])
+        items[:] = keep
+    if wanted and not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install 'pedsup[bench]'")
 
 
 @pytest.fixture(scope="session")

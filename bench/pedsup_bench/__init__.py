@@ -1,1 +1,1 @@
-"""Measure speed, memory and quality of the GGUF that ships."""
+"""Speed, memory and quality of the GGUF that ships, and the gate that catches regressions."""

@@ -1,0 +1,5 @@
+"""`python -m pedsup_bench` is `pedsup-bench`."""
+
+from pedsup_bench.cli import main
+
+main()

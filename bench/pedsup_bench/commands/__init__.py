@@ -1,0 +1,1 @@
+"""The sub-commands of `pedsup-bench`, one module each."""

@@ -1,0 +1,51 @@
+"""`pedsup-bench gate`: publish or refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.optional import require
+from pedsup_bench.commands import options
+
+
+@click.command()
+@options.MODEL
+@click.option("--reference", type=click.Path(path_type=Path), help="The file it was made from.")
+@click.option("--thresholds", type=click.Path(path_type=Path), help="TOML; default: shipped.")
+@click.option("--questions", type=click.Path(path_type=Path), help="Multiple-choice set to add.")
+@click.option("--full", is_flag=True, help="All of the shipped text instead of a quick part.")
+@click.option("--logits", "logits_folder", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the reference's log-probabilities.")  # fmt: skip
+@options.THREADS
+@options.OUT
+@options.FORCE
+@options.JSON
+def gate(model: Path, **given: Any) -> None:
+    """Check MODEL against thresholds; exit code 11 and by how much if it breaks one."""
+    require("numpy", extra="bench")
+    from pedsup_bench.gate import GatePlan, require_pass, run_gate
+
+    window: dict[str, Any] = {"n_ctx": 512, "n_chunks": None} if given["full"] else {}
+    plan = GatePlan(
+        model,
+        given["reference"],
+        given["thresholds"],
+        given["questions"],
+        n_threads=options.n_threads(given["threads"]),
+        logits_folder=given["logits_folder"],
+        **window,
+    )
+    result = run_gate(plan)
+    # The document is written for a breach too: it says what to look at.
+    options.save(result, given["out"], force=given["force"])
+    text = "\n".join(
+        f"{'ok    ' if check['passed'] else 'BREACH'} {check['sentence']}"
+        for check in result["checks"]
+    )
+    verdict = "passed" if result["passed"] else "refused"
+    text += f"\n{result['file_type']} gate: {verdict}"
+    options.show(result, text, as_json=given["as_json"])
+    require_pass(result)

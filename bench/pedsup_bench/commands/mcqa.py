@@ -1,0 +1,103 @@
+"""`pedsup-bench mcqa`: multiple-choice questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pedsup.optional import require
+from pedsup.progress import say
+from pedsup_bench import document
+from pedsup_bench.commands import options
+
+if TYPE_CHECKING:
+    from pedsup_bench.mcqa.score import Scored
+
+SCHEMA: Final = "pedsup-bench-mcqa/1"
+
+
+@click.command()
+@options.MODEL
+@click.option("--reference", type=click.Path(path_type=Path), help="Answer with this one too.")
+@click.option(
+    "--questions", type=click.Path(path_type=Path),
+    help="JSON lines in MedMCQA's or PeruMedQA's form. Default: 20 shipped questions.",
+)  # fmt: skip
+@click.option("--language", help="Language of the file; default: by its form (en, es).")
+@click.option("--answer-base", type=click.IntRange(0, 1), help="What MedMCQA's cop counts from.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many questions.")
+@click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
+@click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
+@options.THREADS
+@options.OUT
+@options.FORCE
+@options.JSON
+def mcqa(model: Path, **given: Any) -> None:
+    """Accuracy on multiple-choice questions, options in all cyclic orders."""
+    require("numpy", extra="bench")
+    from pedsup.fsio import refuse_existing
+    from pedsup_bench.mcqa.questions import default_questions, read_questions
+    from pedsup_bench.mcqa.score import score_all
+
+    if given["out"]:
+        refuse_existing(given["out"], force=given["force"])
+    if given["questions"]:
+        found = read_questions(
+            given["questions"], language=given["language"], answer_base=given["answer_base"]
+        )
+    else:
+        found = default_questions()
+    for line, reason in found.rejected:
+        say(f"line {line} left out: {reason}")
+    questions = found.questions[: given["limit"]]
+    run = {
+        "n_ctx": given["n_ctx"],
+        "n_threads": options.n_threads(given["threads"]),
+        "allow_template": given["allow_template"],
+    }
+    scored = score_all(model, questions, **run)
+    reference = score_all(given["reference"], questions, **run) if given["reference"] else None
+    result = {
+        **mcqa_document(model, scored, given["reference"], reference),
+        "questions": str(given["questions"].name if given["questions"] else "shipped"),
+        "rejected_lines": len(found.rejected),
+    }
+    options.save(result, given["out"], force=given["force"])
+    options.show(result, mcqa_table(result["figures"]), as_json=given["as_json"])
+
+
+def mcqa_document(
+    model: Path, scored: list[Scored], reference: Path | None, other: list[Scored] | None
+) -> dict[str, Any]:
+    """The JSON document, with every question's choice."""
+    from pedsup_bench.mcqa.report import by_language
+
+    return {
+        **document.head(SCHEMA),
+        "model": document.describe_model(model),
+        "reference": reference and document.describe_model(reference, digest=False),
+        "figures": {n: f.to_json() for n, f in by_language(scored, other).items()},
+        "answers": [
+            {"id": s.question.id, "answer": s.question.answer, "chosen": s.chosen,
+             "scores": list(s.scores)}
+            for s in scored
+        ],
+    }  # fmt: skip
+
+
+def mcqa_table(figures: dict[str, Any]) -> str:
+    """Figures as a table, one row per language."""
+    rows = [["language", "n", "right", "accuracy", "95 % interval", "chance", "as printed",
+             "consistent", "reference", "changed", "McNemar p"]]  # fmt: skip
+    for name, f in figures.items():
+        against = f["against"]
+        low, high = f["interval"]
+        rows.append([
+            name, str(f["n"]), str(f["right"]), f"{f['accuracy']:.1%}", f"{low:.1%} to {high:.1%}",
+            f"{f['chance']:.1%}", f"{f['accuracy_as_printed']:.1%}", f"{f['consistent']:.1%}",
+            *([f"{against['accuracy']:.1%}", str(against["changed"]), f"{against['p_value']:.3f}"]
+              if against else ["", "", ""]),
+        ])  # fmt: skip
+    return options.table(rows)

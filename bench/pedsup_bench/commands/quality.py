@@ -1,0 +1,127 @@
+"""`pedsup-bench quality`: what quantization changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pedsup.optional import require
+from pedsup.progress import say
+from pedsup_bench import document
+from pedsup_bench.commands import options
+
+if TYPE_CHECKING:
+    from pedsup_bench.quality.measure import QualityPlan
+    from pedsup_bench.quality.summary import QualityFigures
+
+SCHEMA: Final = "pedsup-bench-quality/1"
+
+
+@click.command()
+@options.MODEL
+@click.option(
+    "--reference", type=click.Path(path_type=Path), help="The 16- or 32-bit file it was made from."
+)
+@click.option(
+    "--text", "texts", multiple=True, metavar="[NAME=]FILE",
+    help="Text to judge on; can be repeated. Default: shipped English and Spanish prose.",
+)  # fmt: skip
+@click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per window.")
+@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
+@click.option(
+    "--logits", "logits_folder", type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the reference's log-probabilities in this folder and use those that are there: "
+    "the reference is then run once for many files. Format of llama-perplexity.",
+)  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
+@options.THREADS
+@options.OUT
+@options.FORCE
+@options.JSON
+def quality(model: Path, **given: Any) -> None:
+    """KL divergence, top-token agreement and perplexity of MODEL against its reference.
+
+    An interrupted run goes on where it was when the same command is given again.
+    """
+    require("numpy", extra="bench")
+    from pedsup.fsio import refuse_existing
+    from pedsup_bench.quality.measure import QualityPlan, check, measure
+    from pedsup_bench.quality.texts import parse_texts
+
+    plan = QualityPlan(
+        model=model,
+        reference=given["reference"],
+        texts=parse_texts(given["texts"]),
+        n_ctx=given["n_ctx"],
+        n_chunks=given["n_chunks"],
+        n_threads=options.n_threads(given["threads"]),
+        logits_folder=given["logits_folder"],
+        fresh=given["fresh"],
+    )
+    if given["out"]:
+        refuse_existing(given["out"], force=given["force"])
+    if given["dry_run"]:
+        check(plan)
+        click.echo(plan_text(plan))
+        return
+    result = quality_document(plan, measure(plan))
+    options.save(result, given["out"], force=given["force"])
+    say(_legend(plan))
+    options.show(result, quality_table(result["figures"]), as_json=given["as_json"])
+
+
+def plan_text(plan: QualityPlan) -> str:
+    """What would be measured."""
+    texts = ", ".join(f"{t.name} ({len(t.content.split())} words)" for t in plan.texts)
+    most = f", at most {plan.n_chunks} per text" if plan.n_chunks else ""
+    return (
+        f"model      {plan.model}\nreference  {plan.reference or plan.logits_folder}\n"
+        f"texts      {texts}\nwindows    {plan.n_ctx} tokens, second half scored{most}\n"
+        f"threads    {plan.n_threads}"
+    )
+
+
+def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any]:
+    """The JSON document; figures per text, and 'all' where there are several."""
+    from pedsup_bench.quality.divergence import TokenFigures
+    from pedsup_bench.quality.summary import summarize
+
+    figures: dict[str, QualityFigures] = {n: summarize(f) for n, f in tokens.items()}
+    if len(tokens) > 1:
+        figures["all"] = summarize(TokenFigures.concatenate(list(tokens.values())))
+    return {
+        **document.head(SCHEMA),
+        "model": document.describe_model(plan.model),
+        "reference": plan.reference
+        and document.describe_model(plan.reference, digest=plan.reference.stat().st_size < 1 << 34),
+        "n_ctx": plan.n_ctx,
+        "scored": "second half of each window",
+        "texts": {
+            t.name: {"sha256": t.sha256, "words": len(t.content.split())} for t in plan.texts
+        },
+        "figures": {name: f.to_json() for name, f in figures.items()},
+    }
+
+
+def quality_table(figures: dict[str, Any]) -> str:
+    """Figures as a table, one row per text."""
+    rows = [["text", "tokens", "KL mean", "KL 99 %", "KL max", "same top", "flips", "PPL",
+             "PPL ref", "ratio"]]  # fmt: skip
+    for name, f in figures.items():
+        kld = f["kld"]
+        rows.append([
+            name, str(f["n_tokens"]), f"{kld['mean']:.5f}±{kld['mean_error']:.5f}",
+            f"{kld['p99']:.4f}", f"{kld['max']:.3f}", f"{f['same_top']:.2%}", str(f["flips"]),
+            f"{f['ppl']:.3f}", f"{f['ppl_reference']:.3f}", f"{f['ppl_ratio']:.4f}",
+        ])  # fmt: skip
+    return options.table(rows)
+
+
+def _legend(plan: QualityPlan) -> str:
+    return (
+        f"KL in nats per token, reference against {plan.model.name}; ± is one standard error; "
+        "a flip is a position whose most probable token changed"
+    )

@@ -1,0 +1,100 @@
+"""`pedsup-bench run`: speed and memory on this machine."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.errors import UsageError
+from pedsup.fsio import atomic_file, refuse_existing
+from pedsup.progress import say
+from pedsup_bench.commands import options
+from pedsup_bench.speed.plan import SpeedPlan
+
+QUICK = {"prompts": (32, 128), "depths": (0,), "n_decode": 16, "repeats": 3, "loads": 1}
+
+
+def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise click.BadParameter("numbers with commas, such as 32,128,512")
+    return tuple(int(part) for part in parts)
+
+
+@click.command()
+@options.MODEL
+@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), default="auto")
+@click.option("--prompts", callback=_numbers, help="Prompt lengths in tokens [32,128,512].")
+@click.option("--depths", callback=_numbers, help="Context depths for decoding [0,512].")
+@click.option("--decode", "n_decode", type=click.IntRange(2, 4096), help="Tokens per sample [32].")
+@click.option("--repeats", type=click.IntRange(1, 100), help="Samples per figure [5].")
+@click.option("--loads", type=click.IntRange(1, 20), help="Cold and warm loads each [3].")
+@click.option("--sustained", default=0.0, help="Seconds of decoding without a pause.")
+@click.option("--extra-buffers", is_flag=True, help="Repacked weights (ARM) or AMX (x86).")
+@click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")
+@click.option("--against", type=click.Choice(["llama-bench"]), help="Run it side by side.")
+@click.option("--phone", help="Limit memory, cores and storage reads as on this phone (cgroups).")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a report with plots.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
+@options.THREADS
+@options.OUT
+@options.FORCE
+@options.JSON
+def run(model: Path, **given: Any) -> None:
+    """Measure load, first token, prompt and decode speed, and memory of MODEL."""
+    from pedsup_bench.speed.measure import measure
+    from pedsup_bench.speed.render import run_table
+
+    for path in (given["out"], given["html"]):
+        if path:
+            refuse_existing(path, force=given["force"])
+    plan = make_plan(model, given)
+    if given["dry_run"]:
+        click.echo("\n".join(f"{k:14} {v}" for k, v in plan.to_json().items()))
+        return
+    with _limits(plan, given["phone"]) as limited:
+        document = measure(limited.apply(plan) if limited else plan, say)
+        document["limits"] = limited.to_json() if limited else None
+    if given["against"]:
+        from pedsup_bench.speed import llama_bench
+
+        say("llama-bench")
+        document["against"] = llama_bench.run(plan, document["figures"])
+    options.save(document, given["out"], force=given["force"])
+    if given["html"]:
+        from pedsup_bench.speed.html import report
+
+        with atomic_file(given["html"], force=given["force"]) as file:
+            file.write(report(document).encode("utf-8"))
+    options.show(document, run_table(document), as_json=given["as_json"])
+
+
+def make_plan(model: Path, given: dict[str, Any]) -> SpeedPlan:
+    """The plan from the options; what is not given is the plan's own default."""
+    names = ("prompts", "depths", "n_decode", "repeats", "loads")
+    chosen: dict[str, Any] = dict(QUICK) if given["quick"] else {}
+    chosen |= {name: given[name] for name in names if given[name] is not None}
+    if not all(chosen.get("prompts", (1,))):
+        raise UsageError("a prompt of 0 tokens", wanted="1 or more")
+    return SpeedPlan(
+        model,
+        engine=given["engine"],
+        n_threads=options.n_threads(given["threads"]),
+        extra_buffers=given["extra_buffers"],
+        sustained=given["sustained"],
+        **chosen,
+    )
+
+
+def _limits(plan: SpeedPlan, phone: str | None) -> Any:
+    if phone is None:
+        return nullcontext(None)
+    from pedsup_bench.phone.limits import limited_as
+    from pedsup_bench.phone.profiles import profile
+
+    return limited_as(profile(phone), plan.model)

@@ -1,0 +1,49 @@
+"""`pedsup-bench types`: the table of all quantization types for the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.errors import UsageError
+from pedsup.fsio import atomic_file
+from pedsup.optional import require
+from pedsup_bench.commands import options
+
+
+@click.command()
+@click.option("--base", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="LoRA adapter folder.")
+@click.option("--folder", type=click.Path(path_type=Path), required=True, help="Where files go.")
+@click.option("--types", "kinds", help="Types with commas; default: all.")
+@click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per window.")
+@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
+@click.option("--no-speed", is_flag=True, help="Quality only.")
+@click.option("--markdown", "page", type=click.Path(path_type=Path), help="The page to write.")
+@options.THREADS
+@options.OUT
+@options.JSON
+def types(**given: Any) -> None:
+    """Export a model to every type and table size, KL, flips and speed."""
+    require("numpy", extra="bench")
+    from pedsup_bench import types_table
+
+    kinds = tuple(given["kinds"].split(",")) if given["kinds"] else types_table.TYPES
+    if unknown := set(kinds) - set(types_table.TYPES):
+        raise UsageError(
+            f"no type {', '.join(sorted(unknown))}", wanted=", ".join(types_table.TYPES)
+        )
+    plan = types_table.TypesPlan(
+        base=given["base"], folder=given["folder"], adapter=given["adapter"], types=kinds,
+        n_ctx=given["n_ctx"], n_chunks=given["n_chunks"],
+        n_threads=options.n_threads(given["threads"]), speed=not given["no_speed"],
+    )  # fmt: skip
+    result = types_table.run(plan)
+    text = types_table.markdown(result, "make types-table")
+    options.save(result, given["out"], force=True)
+    if given["page"]:
+        with atomic_file(given["page"]) as file:
+            file.write(text.encode("utf-8"))
+    options.show(result, text, as_json=given["as_json"])

@@ -1,0 +1,86 @@
+"""The JSON documents of this stage: what stands at the top of each, and how they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pedsup
+from pedsup.errors import BadFileError
+from pedsup.fsio import CHUNK, atomic_file
+from pedsup.gguf_file import read_header
+from pedsup.intended_use import SHORT
+from pedsup.progress import byte_bar
+
+MAX_BYTES = 64 << 20
+
+
+def head(schema: str) -> dict[str, Any]:
+    """The fields every document starts with."""
+    return {
+        "schema": schema,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pedsup": pedsup.__version__,
+        "intended_use": SHORT["en"],
+    }
+
+
+def describe_model(path: Path, *, digest: bool = True) -> dict[str, Any]:
+    """Name, size, type and SHA-256 of a model file."""
+    header = read_header(path)
+    types = [tensor.type.name for tensor in header.tensors.values()]
+    return {
+        "file": path.name,
+        "size": header.file_size,
+        "sha256": _sha256(path) if digest else None,
+        "architecture": header.architecture,
+        "name": header.metadata.get("general.name"),
+        "file_type": header.metadata.get("general.file_type"),
+        "n_tensors": len(types),
+        "parameters": sum(t.n_elements for t in header.tensors.values()),
+        "tensor_types": {name: types.count(name) for name in sorted(set(types))},
+    }
+
+
+def write(document: dict[str, Any], path: Path, *, force: bool) -> None:
+    """Write a document whole or not at all."""
+    with atomic_file(path, force=force) as file:
+        file.write(dumps(document).encode("utf-8") + b"\n")
+
+
+def dumps(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def read(path: Path, schema: str) -> dict[str, Any]:
+    """Read a document and check that it is of the wanted kind.
+
+    Raises:
+        BadFileError: missing, too large, no JSON, or another schema.
+    """
+    if not path.is_file():
+        raise BadFileError("no such file", where=path, remedy="check the path")
+    if path.stat().st_size > MAX_BYTES:
+        raise BadFileError("too large for a result of pedsup-bench", where=path)
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        found = document["schema"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadFileError(
+            f"no result of pedsup-bench ({type(error).__name__}: {error})", where=path
+        ) from error
+    if found != schema:
+        raise BadFileError(f"schema {found!r}", where=path, wanted=schema)
+    return dict(document)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file, byte_bar(path.stat().st_size, "digest") as bar:
+        while block := file.read(CHUNK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()

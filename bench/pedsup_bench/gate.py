@@ -1,0 +1,206 @@
+"""The gate: figures of a file against thresholds; a breach says by how much.
+
+`run_gate` is what the exporter and the Makefile call. It never raises for a breach: the document
+it returns says so, and `require_pass` turns that into an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pedsup.errors import BadFileError
+from pedsup.gguf_file import read_header
+from pedsup_bench import document
+from pedsup_bench.errors import GateError
+
+SCHEMA: Final = "pedsup-bench-gate/1"
+FILE_TYPES: Final = {
+    0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 10: "Q2_K", 12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M",
+    17: "Q5_K_M", 18: "Q6_K", 30: "IQ4_XS", 32: "BF16",
+}  # fmt: skip
+"""`general.file_type` (llama.cpp's `enum llama_ftype`) of the types pedsup exports."""
+QUICK_N_CTX: Final = 256
+QUICK_CHUNKS: Final = 4
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits of one file type; None does not limit. See thresholds.toml for the units."""
+
+    kld_mean: float | None = None
+    kld_p99: float | None = None
+    same_top: float | None = None
+    ppl_ratio: float | None = None
+    accuracy_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure against its limit."""
+
+    figure: str
+    value: float
+    limit: float
+    direction: Literal["at most", "at least"]
+
+    @property
+    def passed(self) -> bool:
+        if self.direction == "at most":
+            return self.value <= self.limit
+        return self.value >= self.limit
+
+    @property
+    def sentence(self) -> str:
+        """The figure, and for a breach how far it is on the wrong side."""
+        text = f"{self.figure} is {self.value:.5g}, {self.direction} {self.limit:.5g} is allowed"
+        if self.passed:
+            return text
+        by = abs(self.value - self.limit)
+        share = f" ({by / self.limit:.0%} of the limit)" if self.limit else ""
+        return f"{text}: off by {by:.3g}{share}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed, "sentence": self.sentence}
+
+
+def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
+    """Thresholds by file type from a TOML file, or the shipped ones.
+
+    Raises:
+        BadFileError: not TOML, an unknown figure, or no number.
+    """
+    if path is None:
+        file = resources.files("pedsup_bench") / "thresholds.toml"
+        return _parse(file.read_text("utf-8"), "thresholds.toml")
+    if not path.is_file():
+        raise BadFileError("no such file", where=path, remedy="check --thresholds")
+    return _parse(path.read_text("utf-8"), path)
+
+
+def thresholds_for(model: Path, table: Mapping[str, Thresholds]) -> tuple[str, Thresholds]:
+    """The file type of a model and its limits, with [default] for what it does not name."""
+    number = read_header(model).metadata.get("general.file_type")
+    name = FILE_TYPES.get(number, str(number)) if isinstance(number, int) else "unknown"
+    default, own = table.get("default", Thresholds()), table.get(name, Thresholds())
+    merged = {
+        f.name: getattr(default, f.name) if getattr(own, f.name) is None else getattr(own, f.name)
+        for f in fields(Thresholds)
+    }
+    return name, Thresholds(**merged)
+
+
+def check_figures(figures: Mapping[str, float], limits: Thresholds) -> list[Check]:
+    """One check per figure that has a limit."""
+    checks = []
+    for name, value in figures.items():
+        limit = getattr(limits, name)
+        if limit is not None:
+            direction: Literal["at most", "at least"] = (
+                "at least" if name == "same_top" else "at most"
+            )
+            checks.append(Check(name, value, limit, direction))
+    return checks
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """What to check; quick by default: a few windows of the shipped text."""
+
+    model: Path
+    reference: Path | None
+    thresholds: Path | None = None
+    questions: Path | None = None
+    """Multiple-choice questions; None leaves that part out."""
+    n_ctx: int = QUICK_N_CTX
+    n_chunks: int | None = QUICK_CHUNKS
+    n_threads: int = 2
+    logits_folder: Path | None = None
+
+
+def run_gate(plan: GatePlan) -> dict[str, Any]:
+    """Measure and compare. The document has 'passed', 'checks' and 'figures'.
+
+    Raises:
+        PedsupError: the file or its reference cannot be judged at all.
+    """
+    from pedsup_bench.quality.divergence import TokenFigures
+    from pedsup_bench.quality.measure import QualityPlan, measure
+    from pedsup_bench.quality.summary import summarize
+    from pedsup_bench.quality.texts import default_texts
+
+    name, limits = thresholds_for(plan.model, read_thresholds(plan.thresholds))
+    quality = QualityPlan(
+        plan.model, plan.reference, default_texts(), n_ctx=plan.n_ctx, n_chunks=plan.n_chunks,
+        n_threads=plan.n_threads, logits_folder=plan.logits_folder,
+    )  # fmt: skip
+    tokens = measure(quality)
+    per_text = {name: summarize(figures).to_json() for name, figures in tokens.items()}
+    whole = summarize(TokenFigures.concatenate(list(tokens.values())))
+    judged = {
+        "kld_mean": whole.kld.mean,
+        "kld_p99": whole.kld.p99,
+        "same_top": whole.same_top,
+        "ppl_ratio": whole.ppl_ratio,
+    }
+    if plan.questions is not None and plan.reference is not None:
+        judged["accuracy_drop"] = _accuracy_drop(plan, plan.questions, plan.reference)
+    checks = check_figures(judged, limits)
+    return {
+        **document.head(SCHEMA),
+        "model": document.describe_model(plan.model),
+        "reference": plan.reference and plan.reference.name,
+        "file_type": name,
+        "passed": all(check.passed for check in checks),
+        "checks": [check.to_json() for check in checks],
+        "figures": {**per_text, "all": whole.to_json()},
+        "n_ctx": plan.n_ctx,
+    }
+
+
+def require_pass(result: dict[str, Any]) -> None:
+    """Raise `GateError` naming every breach of a gate document."""
+    broken = [check["sentence"] for check in result["checks"] if not check["passed"]]
+    if broken:
+        raise GateError(
+            f"{result['model']['file']} does not reach {len(broken)} of "
+            f"{len(result['checks'])} thresholds",
+            where="\n          ".join(broken),
+            wanted=f"the thresholds for {result['file_type']}",
+            remedy="export with a larger type or an importance matrix, or change the thresholds "
+            "file if you decide that this is good enough",
+        )
+
+
+def _accuracy_drop(plan: GatePlan, questions: Path, reference: Path) -> float:
+    from pedsup_bench.mcqa.questions import read_questions
+    from pedsup_bench.mcqa.score import score_all
+
+    asked = read_questions(questions).questions
+    pair = [
+        sum(s.right for s in score_all(path, asked, n_ctx=2048, n_threads=plan.n_threads))
+        for path in (reference, plan.model)
+    ]
+    return (pair[0] - pair[1]) / len(asked)
+
+
+def _parse(text: str, where: object) -> dict[str, Thresholds]:
+    try:
+        table = tomllib.loads(text)
+        parsed = {name: Thresholds(**values) for name, values in table.items()}
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise BadFileError(
+            f"no thresholds ({error})",
+            where=where,
+            wanted=f"tables with {', '.join(f.name for f in fields(Thresholds))}",
+        ) from error
+    for name, limits in parsed.items():
+        for field in fields(Thresholds):
+            value = getattr(limits, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise BadFileError(f"[{name}] {field.name} is {value!r}", where=where)
+    return parsed

@@ -1,0 +1,1 @@
+"""Multiple-choice questions, answered by the log-probability of the options' letters."""

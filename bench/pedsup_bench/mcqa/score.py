@@ -1,0 +1,137 @@
+"""Score questions: each option stands once at each letter, and its log-probabilities are averaged.
+
+A model prefers some letters whatever stands beside them. With k options the question is asked k
+times, rotation r showing option (i + r) mod k at letter i, so that this preference falls equally
+on all options (cyclic permutations, as in Zheng et al. 2024, "Large language models are not
+robust multiple choice selectors").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pedsup.chat.template import ChatTemplate, Message
+from pedsup.errors import UnsupportedError
+from pedsup_bench.bars import item_bar
+from pedsup_bench.logits import LogitModel
+from pedsup_bench.mcqa.questions import LETTERS, Question
+from pedsup_bench.quality.divergence import log_softmax
+
+INSTRUCTION: Final = {
+    "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",
+    "es": "Responda esta pregunta de opción múltiple. "
+    "Conteste solo con la letra de la opción correcta.",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One question's scores: mean log-probability of each option over all rotations, in nats."""
+
+    question: Question
+    scores: tuple[float, ...]
+    by_rotation: tuple[int, ...]
+    """The option chosen in each rotation."""
+
+    @property
+    def chosen(self) -> int:
+        return max(range(len(self.scores)), key=self.scores.__getitem__)
+
+    @property
+    def right(self) -> bool:
+        return self.chosen == self.question.answer
+
+    @property
+    def right_as_printed(self) -> bool:
+        """Whether the options in their original order alone give the right answer."""
+        return self.by_rotation[0] == self.question.answer
+
+
+def rotation(n_options: int, r: int) -> list[int]:
+    """The option that stands at each letter in rotation `r`."""
+    return [(i + r) % n_options for i in range(n_options)]
+
+
+def prompt_text(question: Question, order: Sequence[int]) -> str:
+    """The user's message, with option `order[i]` at letter i."""
+    lines = [INSTRUCTION.get(question.language, INSTRUCTION["en"]), "", question.text, ""]
+    lines += [f"{LETTERS[i]}) {question.options[option]}" for i, option in enumerate(order)]
+    return "\n".join(lines)
+
+
+class Scorer:
+    """A loaded model and its own chat template, thinking off.
+
+    Raises:
+        UnsupportedError: the template is missing or not known and not allowed.
+    """
+
+    def __init__(self, model: LogitModel, *, allow_template: bool = False) -> None:
+        self._model = model
+        self._letters: dict[int, list[int]] = {}
+        self._template = ChatTemplate.from_model(
+            model.chat_template, allow_unknown=allow_template, bos=model.piece(model.bos)
+        )
+
+    def render(self, question: Question, order: Sequence[int]) -> str:
+        """The prompt up to where the answer's letter stands."""
+        message: Message = {"role": "user", "content": prompt_text(question, order)}
+        return self._template.render([message], think=False)
+
+    def letter_tokens(self, prompt: str, n: int) -> list[int]:
+        """The tokens of the first `n` letters right after a prompt.
+
+        Found by tokenizing both together: alone, a vocabulary may put a space before a letter.
+        """
+        before, tokens = self._tokens(prompt), []
+        for letter in LETTERS[:n]:
+            both = self._tokens(prompt + letter)
+            if both[:-1] != before:
+                raise UnsupportedError(
+                    f"the letter {letter} is not one token after the prompt",
+                    where=self._model.path,
+                    wanted="a vocabulary and chat template where an answer can be one letter",
+                )
+            tokens.append(both[-1])
+        return tokens
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._model.tokenize(text, add_special=False, parse_special=True)
+
+    def score(self, question: Question) -> Scored:
+        """Ask all rotations of one question."""
+        n = len(question.options)
+        sums, chosen = [0.0] * n, []
+        for r in range(n):
+            order = rotation(n, r)
+            prompt = self.render(question, order)
+            letters = self._letters.get(n) or self.letter_tokens(prompt, n)
+            self._letters[n] = letters
+            logits = self._model.next_logits(self._tokens(prompt))
+            log_p = log_softmax(logits)[letters]
+            for i, option in enumerate(order):
+                sums[option] += float(log_p[i])
+            chosen.append(order[int(log_p.argmax())])
+        return Scored(question, tuple(total / n for total in sums), tuple(chosen))
+
+
+def score_all(
+    path: Path,
+    questions: Sequence[Question],
+    *,
+    n_ctx: int,
+    n_threads: int,
+    allow_template: bool = False,
+) -> list[Scored]:
+    """Score every question with the model at `path`."""
+    with LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model:
+        scorer = Scorer(model, allow_template=allow_template)
+        scored = []
+        with item_bar(len(questions), path.name, "question") as bar:
+            for question in questions:
+                scored.append(scorer.score(question))
+                bar.update()
+        return scored

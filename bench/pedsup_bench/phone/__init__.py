@@ -1,0 +1,1 @@
+"""Phones we do not have: profiles, predictions from them, and limits that stand in for them."""

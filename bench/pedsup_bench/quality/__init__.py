@@ -1,0 +1,1 @@
+"""What quantization cost: divergence of a file's next-token distributions from a reference's."""

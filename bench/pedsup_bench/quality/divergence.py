@@ -1,0 +1,91 @@
+"""Per-token figures of two distributions, in float64.
+
+With p the reference's and q the judged model's distribution of the next token, and t the token
+that follows in the text:
+
+    kld    = sum_v p(v) (ln p(v) - ln q(v))        nats
+    nll    = -ln q(t),  nll_ref = -ln p(t)         nats
+    p_diff = q(t) - p(t)
+    same   = argmax q == argmax p                  (its opposite is a 'flip')
+
+The same definitions as llama.cpp's tools/perplexity, which differs in two details: it keeps p
+in 16 bits and leaves out tokens with p below e^-16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """One value per scored token; all arrays have the same length."""
+
+    kld: Float64
+    nll: Float64
+    nll_ref: Float64
+    p_diff: Float64
+    same: Float64
+    """1.0 or 0.0."""
+
+    def __len__(self) -> int:
+        return len(self.kld)
+
+    def to_lists(self) -> dict[str, list[float]]:
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+    @classmethod
+    def from_lists(cls, lists: dict[str, list[float]]) -> TokenFigures:
+        """Raises KeyError or ValueError for a wrong shape."""
+        arrays = {f.name: np.asarray(lists[f.name], dtype=np.float64) for f in fields(cls)}
+        if len({array.shape for array in arrays.values()}) != 1 or arrays["kld"].ndim != 1:
+            raise ValueError("arrays of different shapes")
+        return cls(**arrays)
+
+    @classmethod
+    def concatenate(cls, parts: list[TokenFigures]) -> TokenFigures:
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+
+def log_softmax(logits: NDArray[np.float32]) -> Float64:
+    """Log-probabilities along the last axis, in float64."""
+    x = logits.astype(np.float64)
+    x -= x.max(axis=-1, keepdims=True)
+    x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    return x
+
+
+def token_figures(
+    log_p: Float64,
+    logits: NDArray[np.float32],
+    targets: NDArray[np.int64],
+    *,
+    floor: float = -np.inf,
+) -> TokenFigures:
+    """Compare a reference with a model on some positions.
+
+    Args:
+        log_p: [rows, n_vocab] log-probabilities of the reference.
+        logits: [rows, n_vocab] logits of the judged model.
+        targets: [rows] the token that follows.
+        floor: log-probabilities at or below it count as probability 0 in the divergence.
+    """
+    log_q = log_softmax(logits)
+    rows = np.arange(len(targets))
+    nll, nll_ref = -log_q[rows, targets], -log_p[rows, targets]
+    same = log_q.argmax(axis=-1) == log_p.argmax(axis=-1)
+    p = np.where(log_p > floor, np.exp(log_p), 0.0)
+    kld = (p * (log_p - log_q)).sum(axis=-1)
+    return TokenFigures(
+        # Rounding can give -1e-17 for equal distributions.
+        kld=np.maximum(kld, 0.0),
+        nll=nll,
+        nll_ref=nll_ref,
+        p_diff=np.exp(-nll) - np.exp(-nll_ref),
+        same=same.astype(np.float64),
+    )

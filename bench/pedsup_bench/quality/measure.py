@@ -1,0 +1,219 @@
+"""Run a model against its reference over the texts: plan, then do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pedsup.errors import MismatchError, UsageError
+from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup_bench.bars import item_bar
+from pedsup_bench.logits import LogitModel
+from pedsup_bench.quality import reference as ref
+from pedsup_bench.quality.divergence import TokenFigures, token_figures
+from pedsup_bench.quality.journal import Journal, file_identity
+from pedsup_bench.quality.texts import Text, scored_from, windows
+
+DEFAULT_N_CTX: Final = 512
+ALGORITHM: Final = 1
+"""Raised when the figures would change, so that old journals are not continued."""
+
+
+@dataclass(frozen=True)
+class QualityPlan:
+    """What to compare on what. Windows of `n_ctx` tokens, at most `n_chunks` per text."""
+
+    model: Path
+    reference: Path | None
+    texts: tuple[Text, ...]
+    n_ctx: int = DEFAULT_N_CTX
+    n_chunks: int | None = None
+    n_threads: int = 2
+    logits_folder: Path | None = None
+    """Keep the reference's log-probabilities there (16 bits each) and use what is there."""
+    journal_folder: Path | None = None
+    fresh: bool = False
+    """Forget an interrupted run of the same plan."""
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A text in windows; `tokens` are those of all windows, before bos is put in."""
+
+    text: Text
+    tokens: list[int]
+    windows: list[list[int]]
+
+
+def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
+    """Text name -> figures of its scored tokens.
+
+    Raises:
+        MismatchError: the two models have different vocabularies.
+        UsageError: a text is shorter than one window, or neither reference is given.
+        EngineError: llama.cpp cannot load or run a model.
+    """
+    check(plan)
+    journal = Journal(_key(plan), plan.journal_folder)
+    if plan.fresh:
+        journal.discard()
+    done = journal.read()
+    with LogitModel(plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model:
+        cut = [cut_text(model, text, plan) for text in plan.texts]
+        with _bar(cut, len(done)) as bar, _references(plan, cut) as references:
+            for part, source in zip(cut, references, strict=True):
+                for chunk, window in enumerate(part.windows):
+                    if (part.text.name, chunk) in done:
+                        continue
+                    figures = _measure_window(model, source, chunk, window)
+                    journal.append(part.text.name, chunk, figures)
+                    done[part.text.name, chunk] = figures
+                    bar.update()
+    result = {
+        part.text.name: TokenFigures.concatenate(
+            [done[part.text.name, chunk] for chunk in range(len(part.windows))]
+        )
+        for part in cut
+    }
+    journal.discard()
+    return result
+
+
+def check(plan: QualityPlan) -> None:
+    """Refuse what cannot work before a model is loaded."""
+    if plan.n_ctx < 8:
+        raise UsageError(f"a window of {plan.n_ctx} tokens", wanted="8 or more")
+    header = read_header(plan.model)
+    if plan.reference is None:
+        if plan.logits_folder is None:
+            raise UsageError("no reference", remedy="give --reference, or --logits with a file")
+        return
+    pair = [_vocabulary(header), _vocabulary(read_header(plan.reference))]
+    if pair[0] != pair[1]:
+        raise MismatchError(
+            "the model and the reference have different vocabularies",
+            where=f"{plan.model} and {plan.reference}",
+            wanted="two files of the same model",
+            remedy="give the 16-bit file that this one was quantized from as --reference",
+        )
+
+
+def cut_text(model: LogitModel, text: Text, plan: QualityPlan) -> TextTokens:
+    """Tokenize a text and cut it into windows."""
+    tokens = model.tokenize(text.content, add_special=True, parse_special=False)
+    n_chunks = len(tokens) // plan.n_ctx
+    if n_chunks == 0:
+        raise UsageError(
+            f"the text '{text.name}' has {len(tokens)} tokens",
+            wanted=f"at least one window of {plan.n_ctx}",
+            remedy="give a longer text or a smaller --ctx",
+        )
+    tokens = tokens[: min(n_chunks, plan.n_chunks or n_chunks) * plan.n_ctx]
+    bos = model.bos if model.add_bos else None
+    return TextTokens(text, tokens, windows(tokens, plan.n_ctx, bos))
+
+
+def _measure_window(
+    model: LogitModel, source: ref.Reference, chunk: int, window: list[int]
+) -> TokenFigures:
+    first = scored_from(len(window))
+    targets = np.asarray(window[first + 1 :], dtype=np.int64)
+    parts, at = [], 0
+    pairs = zip(
+        source.log_probs(chunk, window), model.window_logits(window[:-1], first), strict=True
+    )
+    for log_p, rows in pairs:
+        at_rows = targets[at : at + len(rows)]
+        parts.append(token_figures(log_p, rows, at_rows, floor=source.floor))
+        at += len(rows)
+    return TokenFigures.concatenate(parts)
+
+
+@contextmanager
+def _references(plan: QualityPlan, cut: list[TextTokens]) -> Iterator[list[ref.Reference]]:
+    """One source of reference log-probabilities per text."""
+    with ExitStack() as stack:
+        live: LogitModel | None = None
+        if plan.reference is not None and not _all_written(plan, cut):
+            live = stack.enter_context(
+                LogitModel(plan.reference, n_ctx=plan.n_ctx, n_threads=plan.n_threads)
+            )
+        if plan.logits_folder is None:
+            assert live is not None
+            yield [ref.LiveReference(live)] * len(cut)
+            return
+        plan.logits_folder.mkdir(parents=True, exist_ok=True)
+        files = [logits_path(plan, part.text) for part in cut]
+        for part, path in zip(cut, files, strict=True):
+            _write_logits(part, path, live, plan)
+        if live is not None:
+            live.close()  # from here on its memory is free for the judged model
+        yield [ref.LogitFile(path) for path in files]
+
+
+def _all_written(plan: QualityPlan, cut: list[TextTokens]) -> bool:
+    if plan.logits_folder is None:
+        return False
+    paths = [logits_path(plan, part.text) for part in cut]
+    return all(p.is_file() and (f := ref.LogitFile(p)).complete_chunks == f.n_chunk for p in paths)
+
+
+def logits_path(plan: QualityPlan, text: Text) -> Path:
+    """Where the reference's log-probabilities of a text lie."""
+    assert plan.logits_folder is not None
+    return plan.logits_folder / f"{text.name}.kld"
+
+
+def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: QualityPlan) -> None:
+    """Make the file of a text, or go on with it."""
+    if not path.is_file():
+        if live is None:
+            raise UsageError(
+                "no reference logits", where=path, remedy="give --reference to make them"
+            )
+        ref.start_file(path, part.tokens, plan.n_ctx, live.n_vocab)
+    file = ref.LogitFile(path)
+    file.require(part.tokens, plan.n_ctx, live.n_vocab if live else file.n_vocab)
+    start = ref.drop_partial_chunk(path)
+    missing = part.windows[start:]
+    if missing and live is None:
+        raise UsageError(
+            f"{start} of {len(part.windows)} windows are there",
+            where=path,
+            remedy="give --reference to make the rest",
+        )
+    label = f"reference {part.text.name}"
+    with item_bar(len(part.windows), label, "window", initial=start) as bar:
+        for window in missing:
+            assert live is not None
+            ref.append_chunk(path, live, window)
+            bar.update()
+
+
+def _vocabulary(header: GGUFHeader) -> tuple[int, Any]:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    model = header.metadata.get("tokenizer.ggml.model")
+    return (len(tokens), model) if tokens is not None else (0, model)
+
+
+def _key(plan: QualityPlan) -> dict[str, Any]:
+    reference = None if plan.reference is None else file_identity(plan.reference)
+    return {
+        "algorithm": ALGORITHM,
+        "model": file_identity(plan.model),
+        "reference": reference,
+        "logits": str(plan.logits_folder and plan.logits_folder.resolve()),
+        "texts": [(text.name, text.sha256) for text in plan.texts],
+        "n_ctx": plan.n_ctx,
+    }
+
+
+def _bar(cut: list[TextTokens], done: int) -> Any:
+    total = sum(1 for _ in chain.from_iterable(part.windows for part in cut))
+    return item_bar(total, "quality", "window", initial=min(done, total))

@@ -1,0 +1,94 @@
+"""The texts a file is judged on, and how they are cut into windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from pedsup.errors import BadFileError, UsageError
+
+DEFAULT_TEXTS: Final = {"en": "pediatric_en.txt", "es": "pediatric_es.txt"}
+MAX_TEXT_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class Text:
+    """A named text; the name (usually a language) heads its figures."""
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
+
+
+def default_texts() -> tuple[Text, ...]:
+    """The shipped CC0 prose on child health, English and Spanish."""
+    folder = resources.files("pedsup_bench") / "data"
+    return tuple(
+        Text(name, _stripped((folder / file).read_text("utf-8")))
+        for name, file in DEFAULT_TEXTS.items()
+    )
+
+
+def parse_texts(options: Sequence[str]) -> tuple[Text, ...]:
+    """Texts from `--text` options: FILE or NAME=FILE; the shipped ones when there is none.
+
+    Raises:
+        UsageError: two texts of one name.
+        BadFileError: a file is missing, too large or not UTF-8.
+    """
+    if not options:
+        return default_texts()
+    texts = []
+    for option in options:
+        name, _, file = option.rpartition("=")
+        path = Path(file)
+        texts.append(Text(name or path.stem, _read(path)))
+    names = [text.name for text in texts]
+    if len(set(names)) != len(names):
+        raise UsageError(f"two texts of one name: {', '.join(names)}", remedy="give NAME=FILE")
+    return tuple(texts)
+
+
+def windows(tokens: Sequence[int], n_ctx: int, bos: int | None) -> list[list[int]]:
+    """Whole windows of `n_ctx` tokens; the first token of each is replaced by bos.
+
+    As llama.cpp's `llama-perplexity` cuts them; the rest of the text is left out.
+    """
+    cut = [list(tokens[at : at + n_ctx]) for at in range(0, len(tokens) - n_ctx + 1, n_ctx)]
+    for window in cut:
+        if bos is not None:
+            window[0] = bos
+    return cut
+
+
+def scored_from(n_ctx: int) -> int:
+    """The first position whose prediction counts: half a window of context comes before it."""
+    return n_ctx // 2
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise BadFileError("no such file", where=path, remedy="check --text")
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise BadFileError(
+            f"a text of {path.stat().st_size} bytes",
+            where=path,
+            wanted=f"at most {MAX_TEXT_BYTES}",
+            remedy="cut it: a few hundred thousand tokens are plenty",
+        )
+    try:
+        return _stripped(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
+
+
+def _stripped(text: str) -> str:
+    """Without one final newline, as llama.cpp reads `--file`."""
+    return text.removesuffix("\n")

@@ -1,0 +1,1 @@
+"""How fast a file loads, reads and writes, and in how much memory."""

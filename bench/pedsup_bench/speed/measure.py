@@ -1,0 +1,155 @@
+"""Run the measured processes and put their samples into one document."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.errors import EngineError
+from pedsup.gguf_file import read_header
+from pedsup_bench import device, document
+from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.stats import summarize
+from pedsup_bench.traffic import Traffic, traffic
+
+SCHEMA: Final = "pedsup-bench-run/1"
+Say = Callable[[str], None]
+
+
+def measure(plan: SpeedPlan, say: Say) -> dict[str, Any]:
+    """The whole document of `pedsup-bench run`.
+
+    Raises:
+        EngineError: a measured process failed or was killed.
+        BadFileError, UnsupportedError: the file is no model pedsup runs.
+    """
+    header = read_header(plan.model)
+    bytes_per_token = traffic(header)
+    say("loads: cold and warm, each in a process of its own")
+    loads = {
+        kind: [load_once(plan, cold=kind == "cold") for _ in range(plan.loads)]
+        for kind in ("cold", "warm")
+    }
+    say("prompts and decoding")
+    speed = child(plan, "speed")
+    return {
+        **document.head(SCHEMA),
+        "measured": True,
+        "model": document.describe_model(plan.model, digest=False),
+        "device": device.describe(),
+        "settings": {k: v for k, v in plan.to_json().items() if k != "model"},
+        "engine": speed["engine"],
+        "n_ctx": speed["n_ctx"],
+        "bandwidth": bandwidth_entry(speed["bandwidth"], plan.n_threads),
+        "bytes_per_token": {
+            "weights": bytes_per_token.weights,
+            "rows": bytes_per_token.rows,
+            "cache_per_1000_tokens": bytes_per_token.cache(1000),
+        },
+        "figures": figures(plan, loads, speed, bytes_per_token),
+        "memory": {
+            "rss_anon": speed["after"]["rss_anon"],
+            "rss_file": speed["after"]["rss_file"],
+            "read_bytes": speed["after"]["read_bytes"],
+            "major_faults": speed["after"]["major_faults"],
+        },
+        "sustained": speed.get("sustained"),
+        "celsius": {"before": speed["before"]["celsius"], "after": speed["after"]["celsius"]},
+        "battery": {"before": speed["before"]["battery"], "after": speed["after"]["battery"]},
+    }
+
+
+def figures(
+    plan: SpeedPlan, loads: dict[str, Any], speed: dict[str, Any], bytes_per_token: Traffic
+) -> dict[str, Any]:
+    """Every figure with its samples, unit, direction, and ceiling where there is one."""
+    best = max(speed["bandwidth"])
+    result: dict[str, Any] = {}
+    for kind, runs in loads.items():
+        result[f"load_{kind}"] = entry([r["load_s"] for r in runs], "s")
+        result[f"first_token_{kind}"] = entry([r["first_token_s"] for r in runs], "s")
+        result[f"read_{kind}"] = entry(
+            [r["read_bytes"] for r in runs if r["read_bytes"] is not None], "B"
+        )
+        result[f"rss_anon_{kind}"] = entry([r["rss_anon"] for r in runs], "B")
+        result[f"rss_file_{kind}"] = entry([r["rss_file"] for r in runs], "B")
+    for n, samples in speed["prompt"].items():
+        ceiling = best / bytes_per_token.prompt(int(n), plan.n_ubatch)
+        result[f"prompt_{n}"] = entry(samples, "tokens/s", ceiling)
+    for depth, samples in speed["decode"].items():
+        ceiling = best / bytes_per_token.decode(int(depth) + plan.n_decode // 2)
+        result[f"decode_{depth}"] = entry(samples, "tokens/s", ceiling)
+    return {name: value for name, value in result.items() if value is not None}
+
+
+def entry(samples: list[float], unit: str, ceiling: float | None = None) -> dict[str, Any] | None:
+    """One figure; None without samples."""
+    if not samples:
+        return None
+    summary = summarize(samples)
+    return {
+        "unit": unit,
+        "higher_is_better": unit == "tokens/s",
+        "n": summary.n,
+        "median": summary.median,
+        "spread": summary.spread,
+        "low": summary.low,
+        "high": summary.high,
+        "samples": samples,
+        "ceiling": ceiling,
+        "of_ceiling": None if ceiling is None else summary.median / ceiling,
+    }
+
+
+def bandwidth_entry(passes: list[float], n_threads: int) -> dict[str, Any]:
+    """Memory read bandwidth before and after the speeds, in bytes per second."""
+    return {"n_threads": n_threads, "best": max(passes), "passes": passes, "by": "memchr"}
+
+
+def load_once(plan: SpeedPlan, *, cold: bool) -> dict[str, Any]:
+    """One load in a child; for a cold one the file is dropped from the page cache first."""
+    if cold:
+        drop_from_cache(plan.model)
+    return child(plan, "load")
+
+
+def drop_from_cache(path: Path) -> None:
+    """Ask the kernel to forget the file's pages; needs no rights where nobody maps them."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def child(plan: SpeedPlan, kind: str) -> dict[str, Any]:
+    """Run one job in a process of its own."""
+    job = json.dumps({"kind": kind, "plan": plan.to_json()})
+    done = subprocess.run(
+        [sys.executable, "-m", "pedsup_bench.speed.worker"],
+        input=job, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode == 0:
+        return dict(json.loads(done.stdout))
+    raise EngineError(
+        f"the measured process {how_it_ended(done.returncode)}",
+        where="\n".join(done.stderr.strip().splitlines()[-4:]) or plan.model,
+        remedy="killed: too little memory; illegal instruction: a library built for another "
+        "processor; else see the message above",
+    )
+
+
+def how_it_ended(code: int) -> str:
+    """A return code in words."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

@@ -1,0 +1,45 @@
+"""What a speed run measures. Plans travel to the child process as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SpeedPlan:
+    """Lengths and depths in tokens, times in seconds."""
+
+    model: Path
+    engine: str = "auto"
+    n_threads: int = 2
+    n_ubatch: int = 512
+    extra_buffers: bool = False
+    prompts: tuple[int, ...] = (32, 128, 512)
+    depths: tuple[int, ...] = (0, 512)
+    n_decode: int = 32
+    repeats: int = 5
+    loads: int = 3
+    """Cold and warm loads, each in a process of its own."""
+    first_prompt: int = 128
+    """Prompt tokens before the first token whose time is taken."""
+    sustained: float = 0.0
+    """Seconds of decoding without a pause; 0: none."""
+    cgroups: tuple[str, ...] = field(default=())
+    """`cgroup.procs` files that the measured processes join first."""
+
+    @property
+    def n_ctx(self) -> int:
+        """The context that all parts need, in tokens."""
+        deepest = max((*self.depths, 0)) + self.n_decode
+        longest = max((*self.prompts, self.first_prompt)) + self.repeats
+        return -(-max(deepest, longest) // 256) * 256 + 256
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "model": str(self.model)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SpeedPlan:
+        lists = {k: tuple(values[k]) for k in ("prompts", "depths", "cgroups")}
+        return cls(**{**values, **lists, "model": Path(values["model"])})

@@ -1,0 +1,80 @@
+"""The document of a speed run as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pedsup.progress import human_bytes
+from pedsup_bench.commands.options import table
+
+_NAMES = {
+    "load_cold": "load, cold", "load_warm": "load, warm",
+    "first_token_cold": "first token after load, cold",
+    "first_token_warm": "first token after load, warm",
+    "read_cold": "read from storage, cold", "read_warm": "read from storage, warm",
+    "rss_anon_cold": "RssAnon, cold", "rss_anon_warm": "RssAnon, warm",
+    "rss_file_cold": "RssFile, cold", "rss_file_warm": "RssFile, warm",
+}  # fmt: skip
+
+
+def figure_name(key: str) -> str:
+    """A figure's key in words."""
+    if key in _NAMES:
+        return _NAMES[key]
+    kind, _, n = key.rpartition("_")
+    return {"prompt": f"prompt of {n}", "decode": f"decode at depth {n}"}.get(kind, key)
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with its unit, three significant digits or so."""
+    if unit == "B":
+        return human_bytes(value)
+    return f"{value:.3f} s" if unit == "s" else f"{value:.1f} t/s"
+
+
+def run_table(document: dict[str, Any]) -> str:
+    """All figures, each with its spread, and its ceiling where there is one."""
+    rows = [["measured", "median", "± spread", "ceiling", "of ceiling", "n"]]
+    for key, f in document["figures"].items():
+        unit, ceiling = f["unit"], f["ceiling"]
+        rows.append([
+            figure_name(key), quantity(f["median"], unit), quantity(f["spread"], unit),
+            quantity(ceiling, unit) if ceiling else "",
+            f"{f['of_ceiling']:.0%}" if ceiling else "", str(f["n"]),
+        ])  # fmt: skip
+    lines = [table(rows), "", *notes(document)]
+    return "\n".join(lines)
+
+
+def notes(document: dict[str, Any]) -> list[str]:
+    """What must be said beside the figures."""
+    bandwidth, per_token = document["bandwidth"], document["bytes_per_token"]
+    found = [
+        f"memory bandwidth {bandwidth['best'] / 1e9:.1f} GB/s with {bandwidth['n_threads']} "
+        f"threads, measured in this run; a token reads "
+        f"{human_bytes(per_token['weights'] + per_token['rows'])} of weights",
+        f"memory at the end: RssAnon {human_bytes(document['memory']['rss_anon'])}, "
+        f"RssFile {human_bytes(document['memory']['rss_file'])}",
+    ]
+    if any(key.startswith("prompt_") for key in document["figures"]):
+        found.append("a prompt's ceiling is that of memory; arithmetic bounds prompts far below it")
+    cold = document["figures"].get("read_cold")
+    if cold is not None and cold["median"] < document["model"]["size"] / 2:
+        found.append(
+            "the file could not be dropped from the page cache (another program maps it, or the "
+            "system does not allow it): the loads called cold are warm ones"
+        )
+    if (s := document["sustained"]) is not None:
+        change = s["last"] / s["first"] - 1
+        found.append(
+            f"sustained decode over {s['seconds']:.0f} s: first {s['window']:.0f} s "
+            f"{s['first']:.1f} t/s, last {s['last']:.1f} t/s ({change:+.0%})"
+        )
+    if document.get("limits"):
+        found.append(f"limits: {document['limits']['text']}")
+    for other in document.get("against", []):
+        found.append(
+            f"llama-bench {figure_name(other['test'])}: {other['median']:.1f} t/s; "
+            f"ours is {other['ratio']:.3f} of it"
+        )
+    return found

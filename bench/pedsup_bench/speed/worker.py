@@ -1,0 +1,221 @@
+"""The measured process: reads a job from stdin, writes one JSON document to stdout.
+
+Each load is a process of its own, so that memory figures are of one model and nothing else, and
+so that a crash of llama.cpp ends a measurement and not the program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any, Final
+
+from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.select import open_engine
+from pedsup_bench import device
+from pedsup_bench.bandwidth import measure_bandwidth
+from pedsup_bench.process_stats import Memory, read_memory
+from pedsup_bench.quality.texts import default_texts
+from pedsup_bench.speed.plan import SpeedPlan
+
+SUSTAINED_STEP: Final = 64
+"""Tokens of one stretch of the sustained run."""
+
+
+def main() -> None:
+    """Run the job on stdin: {"kind": "load" | "speed", "plan": {...}}."""
+    job = json.load(sys.stdin)
+    plan = SpeedPlan.from_json(job["plan"])
+    for procs in plan.cgroups:
+        Path(procs).write_text(str(os.getpid()))
+    result = run_load(plan) if job["kind"] == "load" else run_speed(plan)
+    json.dump(result, sys.stdout)
+
+
+def run_load(plan: SpeedPlan) -> dict[str, Any]:
+    """Load, read a prompt, write one token."""
+    started = perf_counter()
+    engine = _open(plan)
+    loaded = perf_counter()
+    tokens = prompt_tokens(engine, plan.first_prompt)
+    for _ in engine.generate(tokens, greedy(engine), max_tokens=1):
+        break
+    first = perf_counter()
+    taken = resources()
+    result = {
+        "load_s": loaded - started,
+        "first_token_s": first - loaded,
+        "n_prompt": len(tokens),
+        **taken,
+    }
+    engine.close()
+    return result
+
+
+def run_speed(plan: SpeedPlan) -> dict[str, Any]:
+    """Bandwidth, prompts, decode at depths, sustained decode, bandwidth again."""
+    bandwidth = [*measure_bandwidth(plan.n_threads).passes]
+    engine = _open(plan)
+    tokens = prompt_tokens(engine, plan.n_ctx + plan.repeats)
+    sampling = greedy(engine)
+    # The first pass maps pages, fills caches and wakes threads: not counted.
+    _consume(engine, tokens[: min(plan.prompts)], sampling, 4)
+    result: dict[str, Any] = {
+        "engine": engine.name,
+        "n_ctx": engine.n_ctx,
+        "before": _state(),
+        "prompt": {str(n): prompt_speed(engine, tokens, n, plan) for n in plan.prompts},
+        "decode": {str(d): decode_speed(engine, tokens, d, plan) for d in plan.depths},
+    }
+    if plan.sustained:
+        result["sustained"] = sustained(engine, tokens, plan)
+    result["after"] = _state()
+    engine.close()
+    bandwidth += measure_bandwidth(plan.n_threads).passes
+    return {**result, "bandwidth": bandwidth}
+
+
+def prompt_speed(engine: Engine, tokens: Sequence[int], n: int, plan: SpeedPlan) -> list[float]:
+    """Tokens per second of reading `n` tokens; each repeat starts at another token."""
+    speeds = []
+    for i in range(plan.repeats):
+        _consume(engine, tokens[i : i + n], SamplingConfig(temperature=0.0), 0)
+        stats = engine.last_stats
+        speeds.append((stats.n_prompt - stats.n_cached) / stats.prompt_s)
+    return speeds
+
+
+def decode_speed(engine: Engine, tokens: Sequence[int], depth: int, plan: SpeedPlan) -> list[float]:
+    """Tokens per second of writing after `depth` tokens; the prompt is read once."""
+    sampling, prompt = greedy(engine), tokens[: max(depth, 1)]
+    speeds = []
+    for _ in range(plan.repeats):
+        _consume(engine, prompt, sampling, plan.n_decode)
+        stats = engine.last_stats
+        # The first token comes with the prompt: one pass fewer than tokens.
+        speeds.append((stats.n_generated - 1) / stats.decode_s)
+    return speeds
+
+
+def sustained(engine: Engine, tokens: Sequence[int], plan: SpeedPlan) -> dict[str, Any]:
+    """Decode without a pause; throttling shows as the last window against the first."""
+    sampling = greedy(engine)
+    step = min(SUSTAINED_STEP, engine.n_ctx - 2)
+    started = monotonic()
+    samples, heat = [], [device.temperatures()]
+    while (now := monotonic() - started) < plan.sustained:
+        _consume(engine, tokens[:1], sampling, step)
+        stats = engine.last_stats
+        samples.append((now, stats.n_generated - 1, stats.decode_s))
+    heat.append(device.temperatures())
+    window = min(60.0, plan.sustained / 2)
+    first = [s for s in samples if s[0] < window]
+    last = [s for s in samples if s[0] >= plan.sustained - window] or samples[-1:]
+    return {
+        "seconds": plan.sustained,
+        "window": window,
+        "first": _rate(first),
+        "last": _rate(last),
+        "samples": [[t, n / s] for t, n, s in samples],
+        "celsius_before": heat[0],
+        "celsius_after": heat[1],
+    }
+
+
+def greedy(engine: Engine) -> SamplingConfig:
+    """The most probable token that does not end the text."""
+    return SamplingConfig(temperature=0.0, banned=tuple(sorted(engine.info.end_of_generation)))
+
+
+def prompt_tokens(engine: Engine, n: int) -> list[int]:
+    """`n` tokens of the shipped prose, repeated if need be."""
+    text = "\n".join(text.content for text in default_texts())
+    tokens = engine.tokenize(text, parse_special=False)
+    return (tokens * (n // len(tokens) + 1))[:n]
+
+
+def resources() -> dict[str, int | None]:
+    """Memory, bytes from storage and major faults of this process and its `llama-server` child."""
+    pids = [os.getpid(), *children(os.getpid())]
+    memory = sum((read_memory(pid) for pid in pids), start=Memory())
+    return {
+        "rss_anon": memory.anon,
+        "rss_file": memory.file,
+        "read_bytes": _sum(_io(pid) for pid in pids),
+        "major_faults": _sum(_major_faults(pid) for pid in pids),
+    }
+
+
+def children(parent: int) -> list[int]:
+    """Processes started by `parent`, by the fourth field of /proc/pid/stat."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if (
+            entry.name.isdecimal()
+            and (fields := _stat(int(entry.name)))
+            and fields[1] == str(parent)
+        ):
+            found.append(int(entry.name))
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/pid/stat from the state on (the name before it may hold anything)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _major_faults(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[9]) if len(fields) > 9 else None
+
+
+def _io(pid: int) -> int | None:
+    """Bytes the process made the storage deliver, page faults included; None where denied."""
+    try:
+        text = Path(f"/proc/{pid}/io").read_text("ascii")
+    except OSError:
+        return None
+    fields = dict(line.split(": ") for line in text.splitlines())
+    return int(fields["read_bytes"])
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _state() -> dict[str, Any]:
+    return {**resources(), "celsius": device.temperatures(), "battery": device.battery()}
+
+
+def _open(plan: SpeedPlan) -> Engine:
+    config = EngineConfig(
+        plan.model,
+        n_ctx=plan.n_ctx,
+        n_ubatch=plan.n_ubatch,
+        n_threads=plan.n_threads,
+        n_threads_batch=plan.n_threads,
+        extra_buffers=plan.extra_buffers,
+    )
+    return open_engine(config, plan.engine)  # type: ignore[arg-type]
+
+
+def _consume(engine: Engine, prompt: Sequence[int], sampling: SamplingConfig, n: int) -> None:
+    for _ in engine.generate(list(prompt), sampling, max_tokens=n):
+        pass
+
+
+def _rate(samples: Sequence[tuple[float, int, float]]) -> float:
+    return sum(n for _, n, _ in samples) / sum(s for _, _, s in samples)
+
+
+if __name__ == "__main__":
+    main()

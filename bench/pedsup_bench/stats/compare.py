@@ -1,0 +1,64 @@
+"""Is one set of timings worse than another, given the noise of both?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pedsup_bench.stats.robust import median, percentile
+
+Verdict = Literal["better", "worse", "same", "unclear"]
+RESAMPLES: Final = 4000
+SEED: Final = 20260101
+MIN_SAMPLES: Final = 3
+"""With fewer samples on a side there is no noise to speak of: only 'unclear' can be said."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second set against the first: `ratio` of medians with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+def compare_samples(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    higher_is_better: bool,
+    tolerance: float = 0.03,
+) -> Comparison:
+    """Compare two sets of positive samples.
+
+    The interval of the ratio of medians is the percentile bootstrap (Efron 1979), resampling
+    both sides. 'worse' and 'better' need the whole interval beyond `tolerance`, 'same' needs
+    it inside; what straddles the border is 'unclear'. The generator is seeded, so the
+    same input gives the same verdict.
+    """
+    if min(*before, *after) <= 0:
+        raise ValueError("samples must be positive")
+    ratio = median(after) / median(before)
+    if len(before) < MIN_SAMPLES or len(after) < MIN_SAMPLES:
+        return Comparison(ratio, 0.0, float("inf"), "unclear")
+    draw = random.Random(SEED)
+    ratios = [
+        median(draw.choices(after, k=len(after))) / median(draw.choices(before, k=len(before)))
+        for _ in range(RESAMPLES)
+    ]
+    low, high = percentile(ratios, 0.025), percentile(ratios, 0.975)
+    return Comparison(ratio, low, high, _verdict(low, high, higher_is_better, tolerance))
+
+
+def _verdict(low: float, high: float, higher_is_better: bool, tolerance: float) -> Verdict:
+    if low > 1 + tolerance:
+        return "better" if higher_is_better else "worse"
+    if high < 1 / (1 + tolerance):
+        return "worse" if higher_is_better else "better"
+    if low >= 1 / (1 + tolerance) and high <= 1 + tolerance:
+        return "same"
+    return "unclear"

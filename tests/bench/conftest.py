@@ -1,0 +1,80 @@
+"""Tiny models for the bench stage, made by llama.cpp's converter and llama-quantize."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pedsup_testing import native, tiny_models
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def convert(folder: Path, converter: Path) -> Path:
+    out = folder / "f32.gguf"
+    subprocess.run(
+        [sys.executable, converter, folder, "--outtype", "f32", "--outfile", out],
+        check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Hugging Face folders of a tiny llama and a tiny Gemma 4 (sliding window 16)."""
+    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    root = tmp_path_factory.mktemp("tiny")
+    return {
+        "llama": tiny_models.llama(root / "llama"),
+        "gemma4": tiny_models.gemma4(root / "gemma4"),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_ggufs(tiny_folders: dict[str, Path], llama_cpp_source: Path) -> dict[str, Path]:
+    """The same as float32 GGUF."""
+    converter = llama_cpp_source / "convert_hf_to_gguf.py"
+    return {name: convert(folder, converter) for name, folder in tiny_folders.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_quantized(tiny_ggufs: dict[str, Path], native_tool) -> dict[str, Path]:  # type: ignore[no-untyped-def]
+    """The same as Q4_K_M."""
+    program, result = native_tool("llama-quantize"), {}
+    for name, path in tiny_ggufs.items():
+        result[name] = path.with_name("q4_k_m.gguf")
+        subprocess.run([program, path, result[name], "Q4_K_M"], check=True, capture_output=True)
+    return result
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Run:
+    """Run `pedsup-bench` as a user would; its cache lies in the test's own folder."""
+
+    def run(*arguments: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pedsup_bench", *map(str, arguments)],
+            capture_output=True, text=True, timeout=300,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **env},
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"rc {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def native_libraries() -> dict[str, str]:
+    """Environment that makes llama-cpp-python use the library of the native programs.
+
+    Figures are then of the same compiled kernels: another build rounds in another order.
+    """
+    folder = native.ROOT / "build" / "bin"
+    if not (folder / "libllama.so").is_file():
+        pytest.skip("llama.cpp's programs are not built: run `make native`")
+    return {"LLAMA_CPP_LIB_PATH": str(folder)}

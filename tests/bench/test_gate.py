@@ -1,0 +1,101 @@
+"""Thresholds, breaches by how much, and the command's exit code and document."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pedsup.errors import BadFileError
+from pedsup_bench.errors import GateError
+from pedsup_bench.gate import (
+    Check,
+    Thresholds,
+    check_figures,
+    read_thresholds,
+    require_pass,
+    thresholds_for,
+)
+
+
+def test_shipped_thresholds_get_stricter_with_larger_types() -> None:
+    table = read_thresholds(None)
+    order = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "F32"]
+    means = [table[name].kld_mean for name in order]
+    assert means == sorted(means, reverse=True)
+    tops = [table[name].same_top for name in order]
+    assert tops == sorted(tops)
+
+
+def test_breach_says_by_how_much() -> None:
+    checks = check_figures(
+        {"kld_mean": 0.15, "kld_p99": 0.5, "same_top": 0.7, "ppl_ratio": 1.0},
+        Thresholds(kld_mean=0.1, same_top=0.8, ppl_ratio=1.0),
+    )
+    assert [(c.figure, c.passed) for c in checks] == [
+        ("kld_mean", False), ("same_top", False), ("ppl_ratio", True),
+    ]  # fmt: skip
+    assert (
+        checks[0].sentence
+        == "kld_mean is 0.15, at most 0.1 is allowed: off by 0.05 (50% of the limit)"
+    )
+    assert "at least 0.8" in checks[1].sentence
+    document = {
+        "model": {"file": "m.gguf"}, "file_type": "Q4_K_M", "checks": [c.to_json() for c in checks],
+    }  # fmt: skip
+    with pytest.raises(GateError, match="2 of 3 thresholds") as error:
+        require_pass(document)
+    assert "off by 0.05" in str(error.value)
+    assert error.value.exit_code == 11
+
+
+def test_limit_itself_passes_and_nan_does_not() -> None:
+    assert Check("kld_mean", 0.1, 0.1, "at most").passed
+    assert not Check("kld_mean", float("nan"), 0.1, "at most").passed
+
+
+@pytest.mark.parametrize(
+    "text", ["[default]\nkld = 1", "[default]\nkld_mean = 'x'", "not toml", "[a]\nkld_mean = true"]
+)
+def test_bad_thresholds_are_refused(text, tmp_path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(text)
+    with pytest.raises(BadFileError):
+        read_thresholds(path)
+
+
+def test_a_type_s_limits_fall_back_to_the_default_s(tiny_quantized) -> None:
+    table = {"default": Thresholds(kld_mean=1.0, ppl_ratio=2.0), "Q4_K_M": Thresholds(kld_mean=0.1)}
+    name, limits = thresholds_for(tiny_quantized["llama"], table)
+    assert name == "Q4_K_M"
+    assert (limits.kld_mean, limits.ppl_ratio) == (0.1, 2.0)
+
+
+def test_file_type_numbers_are_llama_cpp_s() -> None:
+    pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
+    from gguf import LlamaFileType
+
+    from pedsup_bench.gate import FILE_TYPES
+
+    names = {"F32": "ALL_F32"}
+    for number, name in FILE_TYPES.items():
+        assert LlamaFileType(number).name == names.get(name, f"MOSTLY_{name}")
+
+
+def test_the_command_passes_and_refuses(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
+    model, reference = tiny_quantized["gemma4"], tiny_ggufs["gemma4"]
+    loose, tight = tmp_path / "loose.toml", tmp_path / "tight.toml"
+    loose.write_text("[default]\nkld_mean = 10.0\nsame_top = 0.0\n")
+    tight.write_text("[default]\nkld_mean = 0.0\nsame_top = 0.0\n")
+    out = tmp_path / "gate.json"
+    run = ("gate", model, "--reference", reference, "--threads", 1, "--out", out, "--force")
+    good = bench(*run, "--thresholds", loose)
+    assert "passed" in good.stdout
+    bad = bench(*run, "--thresholds", tight, check=False)
+    assert bad.returncode == 11
+    assert "BREACH kld_mean" in bad.stdout
+    assert "off by" in bad.stderr
+    document = json.loads(out.read_text("utf-8"))
+    assert document["passed"] is False
+    assert document["model"]["sha256"]
+    assert document["figures"]["en"]["kld"]["mean"] > 0

@@ -1,0 +1,175 @@
+"""Multiple choice: readers, permutations, figures by hand, and transformers as the oracle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from pedsup.errors import BadFileError, UsageError
+from pedsup_bench.logits import LogitModel
+from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
+from pedsup_bench.mcqa.report import by_language, figures
+from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation
+
+MEDMCQA = {"question": "Which  one?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "id": "m1"}
+PERU = {
+    "question": "¿Cuál?", "options": {"A": "uno", "B": "dos", "C": "tres", "D": "cuatro", "E": "x"},
+    "answer": "e", "id": "p1",
+}  # fmt: skip
+
+
+def write(path, *rows):  # type: ignore[no-untyped-def]
+    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_medmcqa_counting_from_one_and_from_zero(tmp_path) -> None:
+    one = read_questions(write(tmp_path / "1", {**MEDMCQA, "cop": 4}, {**MEDMCQA, "cop": 1}))
+    zero = read_questions(write(tmp_path / "0", {**MEDMCQA, "cop": 3}, {**MEDMCQA, "cop": 0}))
+    assert [q.answer for q in one.questions] == [q.answer for q in zero.questions] == [3, 0]
+    assert one.questions[0].text == "Which one?"
+    assert one.questions[0].language == "en"
+    unsure = write(tmp_path / "2", {**MEDMCQA, "cop": 2})
+    with pytest.raises(UsageError, match="cop"):
+        read_questions(unsure)
+    assert read_questions(unsure, answer_base=1).questions[0].answer == 1
+
+
+def test_perumedqa_and_bad_lines(tmp_path) -> None:
+    wrong = {**PERU, "answer": "F"}
+    found = read_questions(write(tmp_path / "p", PERU, "{broken", wrong, "", "[1]"))
+    (question,) = found.questions
+    assert (question.language, question.answer, len(question.options)) == ("es", 4, 5)
+    assert [line for line, _ in found.rejected] == [2, 3, 5]
+    with pytest.raises(BadFileError, match="no usable question"):
+        read_questions(write(tmp_path / "none", "nothing"))
+
+
+def test_shipped_questions() -> None:
+    found = default_questions()
+    assert not found.rejected
+    assert len(found.questions) == 20
+    assert {q.language for q in found.questions} == {"en", "es"}
+    assert len({q.id for q in found.questions}) == 20
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_rotations_put_each_option_once_at_each_letter(n: int) -> None:
+    orders = [rotation(n, r) for r in range(n)]
+    assert orders[0] == list(range(n))
+    for letter in range(n):
+        assert sorted(order[letter] for order in orders) == list(range(n))
+
+
+def test_prompt_shows_the_permuted_options() -> None:
+    question = Question("x", "en", "Q?", ("zero", "one", "two"), 0)
+    assert prompt_text(question, [2, 0, 1]).endswith("Q?\n\nA) two\nB) zero\nC) one")
+
+
+def scored(answer: int, choice: int, language: str = "en", rotations=None) -> Scored:  # type: ignore[no-untyped-def]
+    question = Question("q", language, "?", ("a", "b", "c", "d"), answer)
+    scores = tuple(0.0 if i == choice else -1.0 for i in range(4))
+    return Scored(question, scores, tuple(rotations or [choice] * 4))
+
+
+def test_figures_by_hand() -> None:
+    mine = [scored(0, 0), scored(1, 1, rotations=[0, 1, 1, 1]), scored(2, 0, "es"), scored(3, 3)]
+    theirs = [scored(0, 0), scored(1, 0), scored(2, 2, "es"), scored(3, 3)]
+    f = figures(mine, theirs)
+    assert (f.n, f.right, f.accuracy, f.chance) == (4, 3, 0.75, 0.25)
+    assert (f.accuracy_as_printed, f.consistent) == (0.5, 0.75)
+    assert f.against is not None
+    assert (f.against.only_model, f.against.only_reference, f.against.changed) == (1, 1, 2)
+    assert f.against.p_value == 1.0
+    languages = by_language(mine, theirs)
+    assert {name: g.n for name, g in languages.items()} == {"en": 3, "es": 1, "all": 4}
+
+
+def check_against_transformers(path, questions, tokenizer, model, abs_tolerance) -> None:  # type: ignore[no-untyped-def]
+    """Same prompts on both sides: rendered by transformers' template, scored by its logits."""
+    import torch
+
+    with LogitModel(path, n_ctx=1024, n_threads=1, cache_f32=True) as own:
+        scorer = Scorer(own, allow_template=True)
+        mine = [scorer.score(question) for question in questions]
+    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
+    for got in mine:
+        n, sums = len(got.question.options), [0.0] * len(got.question.options)
+        for r in range(n):
+            order = [(i + r) % n for i in range(n)]
+            message = {"role": "user", "content": prompt_text(got.question, order)}
+            tokens = tokenizer.apply_chat_template(
+                [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )["input_ids"]
+            with torch.no_grad():
+                row = model(tokens).logits[0, -1].double()
+            log_p = torch.log_softmax(row, dim=-1)
+            for i, option in enumerate(order):
+                sums[option] += float(log_p[letters[i]]) / n
+        assert list(got.scores) == pytest.approx(sums, abs=abs_tolerance)
+        best = sorted(sums)
+        if best[-1] - best[-2] > 2 * abs_tolerance:  # random weights may tie
+            assert got.chosen == sums.index(best[-1])
+
+
+def some_questions() -> list[Question]:
+    return [q for q in default_questions().questions if q.id.endswith("-05")]
+
+
+def test_scores_equal_transformers(tiny_folders, tiny_ggufs) -> None:
+    """Gemma 4 (tiny, random), float32 on both sides but for llama.cpp's GELU table (float16)."""
+    torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_folders["gemma4"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    check_against_transformers(tiny_ggufs["gemma4"], some_questions(), tokenizer, model, 5e-3)
+
+
+@pytest.mark.slow
+def test_scores_of_real_smollm2_equal_transformers(smollm2, native_tool, tmp_path) -> None:
+    """Real weights and template, dequantized to float32 for both sides."""
+    torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = tmp_path / "f32.gguf"
+    subprocess.run(
+        [native_tool("llama-quantize"), "--allow-requantize", smollm2, path, "F32"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    source = {"gguf_file": smollm2.name}
+    tokenizer = AutoTokenizer.from_pretrained(smollm2.parent, **source)
+    model = AutoModelForCausalLM.from_pretrained(smollm2.parent, dtype=torch.float32, **source)
+    check_against_transformers(path, some_questions(), tokenizer, model.eval(), 1e-3)
+
+
+def test_prefix_reuse_does_not_change_logits(tiny_ggufs) -> None:
+    import numpy as np
+
+    text = "The child has a fever and a cough. El niño tiene fiebre y tos. Oral rehydration"
+    with LogitModel(tiny_ggufs["gemma4"], n_ctx=256, n_threads=1) as model:
+        tokens = model.tokenize(text * 2, add_special=True, parse_special=False)
+        other = [*tokens[:40], *tokens[10:30]]
+        first = model.next_logits(tokens).copy()
+        model.next_logits(other)
+        again = model.next_logits(tokens).copy()
+        (last,) = model.window_logits(tokens, len(tokens) - 1)
+        fresh = last[0].copy()
+    assert np.abs(first - again).max() < 1e-3
+    assert np.abs(first - fresh).max() < 1e-3
+
+
+def test_command_prints_a_document(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
+    out = tmp_path / "mcqa.json"
+    done = bench("mcqa", tiny_quantized["llama"], "--reference", tiny_ggufs["llama"], "--limit", 4,
+                 "--threads", 1, "--allow-template", "--out", out)  # fmt: skip
+    document = json.loads(out.read_text("utf-8"))
+    assert document["figures"]["en"]["n"] == 4
+    assert document["figures"]["en"]["against"]["p_value"] <= 1
+    assert "accuracy" in done.stdout
+    again = bench("mcqa", tiny_ggufs["llama"], "--out", out, check=False)
+    assert again.returncode == 6
