@@ -201,16 +201,17 @@ def compare(options: Options, folder: Path, checkpoint: Path) -> report.Comparis
     runs: dict[str, list[report.Run]] = {side: [] for side in options.sides}
     jobs = {side: _job(options, (base, adapter), folder / side) for side in options.sides}
     floors: list[Floor] = []
+    notes = [warm_up(options, folder)] if "ours" in jobs and options.size != "tiny" else []
     for _ in range(options.repeat):
         for side, job in jobs.items():
             runs[side].append(run_side(side, job, options.drop, folder))
         side, job = next(reversed(jobs.items()))
         size = result_file(side, job).stat().st_size
         floors.append(measure_floor([base, adapter], folder, size))
-    same, notes = None, []
+    same = None
     if len(jobs) == 2:
         same = same_tensors(*(result_file(side, job) for side, job in jobs.items()))
-        notes = ["tensors, shapes and types of both files: " + ("equal" if same else "DIFFERENT")]
+        notes += ["tensors, shapes and types of both files: " + ("equal" if same else "DIFFERENT")]
     return report.Comparison(
         size=options.size,
         made=describe(SIZES[options.size]),
@@ -223,6 +224,19 @@ def compare(options: Options, folder: Path, checkpoint: Path) -> report.Comparis
         floors=tuple(floors),
         same_tensors=same,
         notes=tuple(notes),
+    )
+
+
+def warm_up(options: Options, folder: Path) -> str:
+    """Export a tiny checkpoint untimed: the first export on a machine compiles the kernels.
+
+    The compiled code stays on the disk for every later export, so it is told apart.
+    """
+    tiny = made_checkpoint(folder / "warm-up", "tiny")
+    run = run_side("ours", _job(options, tiny, folder / "warm-up-out"), "none", folder)
+    return (
+        f"before, untimed: a tiny export of {run.total.wall:.1f} s, which compiles the kernels "
+        "where they are not cached yet"
     )
 
 

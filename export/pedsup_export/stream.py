@@ -131,7 +131,9 @@ def _in_order(
         importance = None
         if inputs.imatrix is not None:
             importance = inputs.imatrix.for_tensor(tensor.slot.name, tensor.slot.shape)
-        return quantize_rows(rows, tensor.slot.type, importance, name=tensor.slot.name)
+        # A message counts rows from the block's first one.
+        name = tensor.slot.name if lo == 0 else f"{tensor.slot.name} from row {lo} on"
+        return quantize_rows(rows, tensor.slot.type, importance, name=name)
 
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     try:

@@ -121,7 +121,8 @@ class Conversation:
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""
         found = error.found if isinstance(error, PedsupError) else type(error).__name__
-        self.session.abandon(found)
+        with suppress(PedsupError):  # the first error is the one to tell
+            self.session.abandon(found)
         if not isinstance(error, BrokenPipeError):
             self.renderer.finish()
 

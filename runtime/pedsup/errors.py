@@ -99,8 +99,12 @@ class EngineError(PedsupError):
 
 
 def report(error: PedsupError) -> None:
-    """Print an error to stderr in the one form that all commands share."""
-    print(f"error: {error}", file=sys.stderr)
+    """Print an error to stderr in the one form that all commands share.
+
+    Names in it come from files: control characters, which could drive the terminal, are dropped.
+    """
+    text = "".join(c for c in str(error) if c == "\n" or c.isprintable())
+    print(f"error: {text}", file=sys.stderr)
 
 
 def border(program: Callable[[], int | None]) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Any
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+from pedsup.render import clean
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,19 @@ class ModelIdentity:
         return record
 
     def lines(self) -> list[str]:
-        """For people."""
+        """For people: free of control characters, whatever the file says."""
         lines = [f"{self.name} ({self.file}, digest {self.digest[:12]})"]
         if self.manifest is not None:
             core = self.manifest.core
             parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
-            made = f"exported {self.manifest.created}"
-            lines.append("manifest: " + ", ".join([*parts, made]))
+            recipe = core.get("recipe")
+            if isinstance(recipe, dict):
+                parts.append(str(recipe.get("quant")))
+            parts.append(f"exported {self.manifest.created}")
+            lines.append("manifest: " + ", ".join(parts))
         elif self.problem:
             lines.append(f"warning: {self.problem}")
-        return lines
+        return [clean(line) for line in lines]
 
 
 def identify(header: GGUFHeader) -> ModelIdentity:

@@ -19,21 +19,22 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def read_question(prompt: str | None) -> str:
-    """The text of `-p`, and standard input where it is a pipe; both are joined when both are there.
+    """The text of `-p`, else standard input.
+
+    With `-p` standard input is left alone: it may be the list that a shell loop reads from.
 
     Raises:
         UsageError: there is no text, or it is no UTF-8.
     """
     try:
-        piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+        text = prompt if prompt is not None or sys.stdin is None else sys.stdin.read()
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}") from error
-    text = "\n\n".join(part for part in (prompt, piped.strip()) if part and part.strip())
-    if not text:
+    if not text or not text.strip():
         raise UsageError(
             "there is no question", remedy='give -p "..." or write the text to standard input'
         )
-    return text
+    return text.strip()
 
 
 def exit_code(result: TurnResult) -> int:

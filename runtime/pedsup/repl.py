@@ -208,7 +208,7 @@ class Repl:
 
     def _greet(self) -> None:
         for line in self.loaded.identity.lines():
-            self._say(clean(line))
+            self._say(line)
         self._say(SHORT[self._language])
         self._say(self._text("ready"))
         session = self.conversation.session

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pedsup.chat.template import Message
-from pedsup.errors import MismatchError, UsageError
+from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
 from pedsup.transcript import Record, Transcript, now, read_records
 
@@ -87,15 +88,24 @@ class Session:
         self._unsaved[1] += answer
         if (clock := time.monotonic()) - self._saved_at >= PARTIAL_EVERY_S:
             durable = clock - self._durable_at >= DURABLE_EVERY_S
-            self._save_partial(durable=durable)
+            # A full disk must not cut the answer off: `finish` will say so.
+            with suppress(PedsupError):
+                self._save_partial(durable=durable)
             self._saved_at = clock
             self._durable_at = clock if durable else self._durable_at
 
     def finish(
         self, answer: str, reasoning: str, stop_reason: str, facts: Mapping[str, Any] | None = None
     ) -> None:
-        """End the turn; it is on the disk when this returns, and may then be shown as done."""
+        """End the turn; it is on the disk when this returns, and may then be shown as done.
+
+        Raises:
+            PedsupError: it cannot be written; the turn is ended and `/save` can still keep it.
+        """
         exchange = self._require_open()
+        exchange.answer, exchange.reasoning = answer, reasoning
+        exchange.stop_reason = stop_reason
+        self._open, self._unsaved = None, ["", ""]
         record = {
             "type": "assistant",
             "turn": exchange.turn,
@@ -106,9 +116,6 @@ class Session:
             **(facts or {}),
         }
         self._append(record)
-        exchange.answer, exchange.reasoning = answer, reasoning
-        exchange.stop_reason = stop_reason
-        self._open, self._unsaved = None, ["", ""]
 
     def abandon(self, error: str) -> None:
         """End a turn that an error cut off, with what there is of its answer."""

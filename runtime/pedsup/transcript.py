@@ -17,11 +17,12 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, OutputError, UsageError
+from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
 
 SCHEMA: Final = 1
 MAX_LINE: Final = 1 << 26
@@ -71,10 +72,22 @@ class Transcript:
             raise
 
     def append(self, record: Record, *, durable: bool = True) -> None:
-        """Write one line; with `durable` it survives a power cut, without it a kill."""
-        _write_all(self._fd, _line(record))
-        if durable:
-            os.fsync(self._fd)
+        """Write one line; with `durable` it survives a power cut, without it a kill.
+
+        Raises:
+            PedsupError: it cannot be written (disk full); the file is as it was before.
+        """
+        at = os.lseek(self._fd, 0, os.SEEK_END)
+        try:
+            _write_all(self._fd, _line(record))
+            if durable:
+                os.fsync(self._fd)
+        except OSError as error:
+            # Half a line would be damage as soon as another one follows it.
+            with suppress(OSError):
+                os.ftruncate(self._fd, at)
+            error.filename = str(self.path)
+            raise from_os_error(error) from error
 
     def close(self) -> None:
         """Release the lock."""

@@ -34,7 +34,7 @@ every_kernel = pytest.mark.parametrize(("kind", "weighted"), KERNELS)
 
 def kernel(kind: GGMLType, weighted: bool) -> dispatch.Kernel:
     found = dispatch.kernel_for(kind, weighted)
-    assert found is not None, dispatch.why_ggml()
+    assert isinstance(found, dispatch.Kernel), dispatch.why_ggml()
     return found
 
 
@@ -206,6 +206,17 @@ def test_two_threads_at_once_give_the_same_bytes() -> None:
         assert all(np.array_equal(packed, wanted) for packed in done)
 
 
+def test_read_only_rows_of_a_mapped_file_need_no_second_compilation(tmp_path: Path) -> None:
+    kind = BY_NAME["Q8_0"]
+    np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32).tofile(tmp_path / "rows")
+    mapped = np.memmap(tmp_path / "rows", np.float32, "r", shape=(8, 64))
+    expected = quantize_rows(np.array(mapped), kind)
+    made = kernel(kind, False)
+    compiled = len(made.run.signatures)
+    assert np.array_equal(quantize_rows(mapped, kind), expected)
+    assert len(made.run.signatures) == compiled
+
+
 def test_a_kernel_with_other_arithmetic_is_found_out() -> None:
     right = kernel(BY_NAME["Q4_K"], False)
     assert dispatch.agrees_with_ggml(right)
@@ -273,3 +284,21 @@ def test_no_place_for_a_cache_is_no_error(tmp_path: Path) -> None:
         [sys.executable, "-c", CACHE_CODE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+from pedsup.gguf_file.ggml_types import BY_NAME
+from pedsup_export.kernels import dispatch
+from pedsup_export.quantize import quantize_rows
+sys.stdout.buffer.write(quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes())
+assert "numba" in dispatch.why_ggml()["Q4_K", False]
+"""
+
+
+def test_without_numba_ggml_does_it_and_says_so() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, check=True)
+    assert done.stdout == quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes()
+    assert b"ggml's own code" in done.stderr

@@ -105,6 +105,15 @@ def test_the_server_engine_gives_the_same_document(run: Run, smollm2: Path, nati
     assert documents[1]["answer"].strip()
 
 
+def test_a_shell_loop_keeps_its_standard_input(env: dict[str, str], smollm2: Path) -> None:
+    command = " ".join([sys.executable, "-m pedsup", str(smollm2), "-p Hi.", *QUICK])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} >/dev/null 2>&1; cat"],
+        input="next question\n", capture_output=True, text=True, env=env, check=False,
+    )  # fmt: skip
+    assert done.stdout == "next question\n"
+
+
 def test_same_seed_same_text(run: Run, smollm2: Path) -> None:
     warm = ["--temp", "1.5", *QUICK[2:], "--seed", "42"]
     texts = {run(smollm2, "-p", "Tell a story.", *warm).stdout for _ in range(2)}

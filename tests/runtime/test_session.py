@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pedsup_testing import killable_session
 
-from pedsup.errors import BadFileError, MismatchError, OutputError, UsageError
+from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError, UsageError
 from pedsup.session import (
     Session,
     as_text,
@@ -308,3 +311,47 @@ def test_without_a_transcript_nothing_is_written(tmp_path: Path) -> None:
     talk(session, ("q", "A"))
     session.close()
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- a full disk ----
+
+
+@contextmanager
+def room_for(path: Path, n_bytes: int) -> Iterator[None]:
+    """Let files grow to `n_bytes` more than `path` has; the kernel refuses the rest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    session = new_session(tmp_path, HEADER)
+    talk(session, ("a", "A"))
+    path = find_session(tmp_path, "last")
+    before = path.read_bytes()
+    with room_for(path, 30), pytest.raises(PedsupError):
+        session.ask("a question of more than thirty bytes")
+    assert path.read_bytes() == before
+    talk(session, ("b", "B"))  # when there is room again, the session goes on
+    session.close()
+    assert [e.user for e in resume_session(path).exchanges] == ["a", "b"]
+
+
+def test_an_answer_that_does_not_fit_can_still_be_saved_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pedsup.session.PARTIAL_EVERY_S", 0.0)
+    session = new_session(tmp_path, HEADER)
+    session.ask("q")
+    path = find_session(tmp_path, "last")
+    before = path.read_bytes()
+    with room_for(path, 10):
+        session.heard(answer="the whole answer")  # no error in the middle of an answer
+        with pytest.raises(PedsupError):
+            session.finish("the whole answer", "", "end")
+    assert path.read_bytes() == before
+    save_copy(session, tmp_path / "copy.md")
+    assert "the whole answer" in (tmp_path / "copy.md").read_text()

@@ -72,6 +72,14 @@ def test_thinking_turns_go_on_from_the_last_prompt(open_any, gemma4_gguf):
     assert second.n_cached == first.n_prompt
 
 
+def test_timings_are_there_when_the_answer_was_cut(open_any, smollm2):
+    timings = play(open_any(smollm2), ASK, max_tokens=10).timings
+    assert timings.prompt_s > 0
+    assert timings.decode_s > 0
+    assert 0 < timings.first_token_s <= timings.total_s
+    assert timings.prompt_s + timings.decode_s <= timings.total_s * 1.05
+
+
 def test_ctrl_c_and_go_on(open_any, smollm2):
     engine = open_any(smollm2)
     template = ChatTemplate.from_engine(engine)

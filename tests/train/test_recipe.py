@@ -17,8 +17,8 @@ from pedsup_train.recipe import (
     TrainConfig,
     builtin_names,
     read_recipe,
-    to_toml,
 )
+from pedsup_train.recipe_toml import to_toml
 
 
 def test_shipped_recipes() -> None:

@@ -16,10 +16,15 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
-from pedsup_train import backends, run
+from pedsup_train import backends
+from pedsup_train.facts import Result, result_facts
 from pedsup_train.loop import clean_history, out_of_memory
-from pedsup_train.recipe import Recipe, read_recipe, to_toml
+from pedsup_train.plan import make_plan
+from pedsup_train.recipe import Recipe, read_recipe
+from pedsup_train.recipe_toml import to_toml
+from pedsup_train.run import run as train_adapter
 from pedsup_train.targets import first_shared_layer, plan_targets
+from pedsup_train.work import newest_checkpoint
 
 torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
 
@@ -71,13 +76,13 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(gemma: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> run.Result:
+def trained(gemma: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     out = tmp_path_factory.mktemp("run") / "adapter"
-    return run.run(run.make_plan(recipe(gemma, data), out), keep=True)
+    return train_adapter(make_plan(recipe(gemma, data), out), keep=True)
 
 
-def test_loss_falls_and_is_logged(trained: run.Result) -> None:
-    facts = run.result_facts(trained)
+def test_loss_falls_and_is_logged(trained: Result) -> None:
+    facts = result_facts(trained)
     assert facts["loss_last_tenth"] < 0.8 * facts["loss_first_tenth"]
     assert facts["eval_loss_after"] < 0.8 * facts["eval_loss_before"]
     evaluated = [row["step"] for row in trained.outcome.history if "eval_loss" in row]
@@ -87,7 +92,7 @@ def test_loss_falls_and_is_logged(trained: run.Result) -> None:
             assert row["grad_norm"] > 0 and row["learning_rate"] >= 0 and row["elapsed_s"] > 0
 
 
-def test_only_living_language_projections_are_adapted(trained: run.Result, gemma: Path) -> None:
+def test_only_living_language_projections_are_adapted(trained: Result, gemma: Path) -> None:
     """Layers 4 to 7 of 8 share K/V: no adapter on their k_proj and v_proj."""
     found: dict[int, set[str]] = {}
     for key in tensors(trained.plan.out):
@@ -110,9 +115,7 @@ def test_gradients_only_in_lora(gemma: Path, data: Path) -> None:
     )
 
 
-def test_peft_loads_the_folder_and_gives_the_trained_logits(
-    trained: run.Result, gemma: Path
-) -> None:
+def test_peft_loads_the_folder_and_gives_the_trained_logits(trained: Result, gemma: Path) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -128,7 +131,7 @@ def test_peft_loads_the_folder_and_gives_the_trained_logits(
     assert config["base_model_name_or_path"] == str(gemma) and config["r"] == 4
 
 
-def test_the_folder_holds_recipe_log_curves_and_card(trained: run.Result) -> None:
+def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
     out = trained.plan.out
     assert {path.name for path in out.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "adapter_card.md", "recipe.toml",
@@ -144,12 +147,12 @@ def test_the_folder_holds_recipe_log_curves_and_card(trained: run.Result) -> Non
     for fact in (
         facts["data"]["digest"], facts["files"]["adapter_model.safetensors"],
         f"{facts['tokens_seen']:,}", facts["versions"]["transformers"], "not a medical device",
-        "no es un dispositivo médico".replace("no es", "No son"), f"{facts['eval_loss_after']:.4f}",
+        "No son un dispositivo médico", f"{facts['eval_loss_after']:.4f}",
     ):  # fmt: skip
         assert fact.lower() in card.lower(), fact
 
 
-def test_tokens_seen_are_the_unpadded_ones(trained: run.Result) -> None:
+def test_tokens_seen_are_the_unpadded_ones(trained: Result) -> None:
     """12 examples in batches of 4: two epochs are six steps, so each example was seen twice."""
     lengths = [len(item.input_ids) for item in trained.plan.data.train]
     assert len(lengths) == 12
@@ -158,13 +161,13 @@ def test_tokens_seen_are_the_unpadded_ones(trained: run.Result) -> None:
 
 @pytest.mark.slow
 def test_resume_after_a_kill_gives_the_unbroken_weights(
-    gemma: Path, data: Path, tmp_path: Path, trained: run.Result
+    gemma: Path, data: Path, tmp_path: Path, trained: Result
 ) -> None:
     """A real process, killed with SIGKILL after its first checkpoint (dropout on, mid-epoch)."""
     sets = ("train.max_steps=20", "train.save_every=4", "train.accumulation=2")
     settings = recipe(gemma, data, *sets)
     assert settings.lora.dropout > 0
-    unbroken = run.run(run.make_plan(settings, tmp_path / "unbroken"))
+    unbroken = train_adapter(make_plan(settings, tmp_path / "unbroken"))
     path = tmp_path / "r.toml"
     path.write_text(to_toml(settings))
     command = [sys.executable, "-m", "pedsup_train", "run", "--recipe", str(path)]
@@ -173,16 +176,16 @@ def test_resume_after_a_kill_gives_the_unbroken_weights(
         process = subprocess.Popen(command, stdout=log, stderr=log)
         work = tmp_path / "broken.run"
         deadline = time.monotonic() + 300
-        while run.newest_checkpoint(work) is None and time.monotonic() < deadline:
+        while newest_checkpoint(work) is None and time.monotonic() < deadline:
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    step = int(run.newest_checkpoint(work).name.rpartition("-")[2])  # type: ignore[union-attr]
+    step = int(newest_checkpoint(work).name.rpartition("-")[2])  # type: ignore[union-attr]
     assert not (tmp_path / "broken").exists() and step < 20
     with pytest.raises(OutputError, match="unfinished run"):
-        run.run(run.make_plan(settings, tmp_path / "broken"))
-    resumed = run.run(run.make_plan(settings, tmp_path / "broken"), resume=True)
+        train_adapter(make_plan(settings, tmp_path / "broken"))
+    resumed = train_adapter(make_plan(settings, tmp_path / "broken"), resume=True)
     wanted, found = tensors(tmp_path / "unbroken"), tensors(tmp_path / "broken")
     assert wanted.keys() == found.keys()
     for name, tensor in wanted.items():
@@ -196,7 +199,7 @@ def test_resume_after_a_kill_gives_the_unbroken_weights(
     assert unbroken.outcome.tokens_seen == resumed.outcome.tokens_seen
 
 
-def test_resume_refuses_another_recipe(trained: run.Result, tmp_path: Path) -> None:
+def test_resume_refuses_another_recipe(trained: Result, tmp_path: Path) -> None:
     plan = trained.plan
     out = tmp_path / "adapter"
     shutil.copytree(plan.work, tmp_path / "adapter.run")
@@ -204,13 +207,13 @@ def test_resume_refuses_another_recipe(trained: run.Result, tmp_path: Path) -> N
         plan, out=out, recipe=dataclasses.replace(plan.recipe, name="another")
     )
     with pytest.raises(MismatchError, match="another recipe"):
-        run.run(other, resume=True)
+        train_adapter(other, resume=True)
 
 
-def test_an_existing_adapter_is_not_replaced(trained: run.Result) -> None:
+def test_an_existing_adapter_is_not_replaced(trained: Result) -> None:
     before = (trained.plan.out / "adapter_model.safetensors").read_bytes()
     with pytest.raises(OutputError, match="not empty"):
-        run.run(trained.plan)
+        train_adapter(trained.plan)
     assert (trained.plan.out / "adapter_model.safetensors").read_bytes() == before
 
 
@@ -226,8 +229,8 @@ def test_four_bit_on_the_cpu(gemma: Path, data: Path, tmp_path: Path) -> None:
     packed = [m.weight.data.clone() for m in four_bit]
     backends.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
     assert all(torch.equal(m.weight.data, w) for m, w in zip(four_bit, packed, strict=True))
-    result = run.run(run.make_plan(settings, tmp_path / "adapter"))
-    facts = run.result_facts(result)
+    result = train_adapter(make_plan(settings, tmp_path / "adapter"))
+    facts = result_facts(result)
     assert facts["eval_loss_after"] < facts["eval_loss_before"]
     assert all(t.dtype == torch.float32 for t in tensors(tmp_path / "adapter").values())
 
@@ -236,7 +239,7 @@ def test_four_bit_on_the_cpu(gemma: Path, data: Path, tmp_path: Path) -> None:
 def test_towers_and_dead_projections_are_left_alone(data: Path, tmp_path: Path) -> None:
     base = tiny_models.gemma4_multimodal(tmp_path / "multimodal")
     settings = recipe(base, data, "train.max_steps=2", "data.eval_examples=0")
-    result = run.run(run.make_plan(settings, tmp_path / "adapter"))
+    result = train_adapter(make_plan(settings, tmp_path / "adapter"))
     names = list(tensors(result.plan.out))
     assert names and all("language_model" in name for name in names)
     loaded = backends.load(settings, backends.choose_runtime(settings))
@@ -287,7 +290,7 @@ def test_known_bad_versions_are_refused(
 
     monkeypatch.setattr(versions, "installed", lambda name: "5.5.4")
     with pytest.raises(UnsupportedError, match=r"transformers 5\.5\.4 trains gemma4_text"):
-        run.make_plan(recipe(gemma, data), tmp_path / "adapter")
+        make_plan(recipe(gemma, data), tmp_path / "adapter")
     versions.refuse_known_bad("llama", ("transformers", "unsloth_zoo"))
     monkeypatch.setattr(versions, "installed", lambda name: "5.6.0.dev0")
     versions.refuse_known_bad("gemma4", ("transformers",))
@@ -298,7 +301,7 @@ def test_known_bad_versions_are_refused(
 
 def test_no_such_base(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="the base could not be read") as error:
-        run.make_plan(recipe(tmp_path / "nothing", data), tmp_path / "adapter")
+        make_plan(recipe(tmp_path / "nothing", data), tmp_path / "adapter")
     assert "default-base" in str(error.value)
 
 
@@ -312,9 +315,9 @@ def test_out_of_memory_is_advice(
         torch.empty(1 << 46, dtype=torch.uint8)
 
     monkeypatch.setattr(Trainer, "training_step", explode)
-    plan = run.make_plan(recipe(gemma, data), tmp_path / "adapter")
+    plan = make_plan(recipe(gemma, data), tmp_path / "adapter")
     with pytest.raises(ResourceError) as error:
-        run.run(plan)
+        train_adapter(plan)
     text = str(error.value)
     assert "train.batch_size=2" in text and "train.accumulation=2" in text
     assert "gradient_checkpointing=true" in text and not (tmp_path / "adapter").exists()
@@ -334,8 +337,8 @@ def test_history_has_one_row_per_step_and_kind() -> None:
 
 
 @pytest.mark.slow
-def test_same_seed_same_weights(trained: run.Result, tmp_path: Path) -> None:
-    again = run.run(dataclasses.replace(trained.plan, out=tmp_path / "adapter"))
+def test_same_seed_same_weights(trained: Result, tmp_path: Path) -> None:
+    again = train_adapter(dataclasses.replace(trained.plan, out=tmp_path / "adapter"))
     assert (
         again.digests["adapter_model.safetensors"] == (trained.digests["adapter_model.safetensors"])
     )

@@ -12,7 +12,8 @@ import click
 from pedsup import __version__
 from pedsup.errors import UsageError, border
 from pedsup.progress import human_bytes, say
-from pedsup_train.recipe import Recipe, builtin_names, read_recipe, to_toml
+from pedsup_train.recipe import Recipe, builtin_names, read_recipe
+from pedsup_train.recipe_toml import to_toml
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,22 +69,24 @@ def run_command(
     out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
 ) -> None:
     """Train an adapter."""
+    from pedsup_train import facts as measured
+    from pedsup_train import plan as planning
     from pedsup_train import report, run
 
     dry, as_json = options.pop("dry_run"), options.pop("as_json")
     recipe = resolve(options)
     _quiet()
-    plan = run.make_plan(recipe, out)
-    for text in report.plan_lines(plan) if run.is_main() else ():
+    plan = planning.make_plan(recipe, out)
+    for text in report.plan_lines(plan) if planning.is_main() else ():
         say(text)
     if dry:
-        document = run.data_facts(plan.data)
+        document = measured.data_facts(plan.data)
         _print(document, as_json, lambda: report.preview(plan.data))
         return
     result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
-    if not run.is_main():
+    if not planning.is_main():
         return
-    facts = run.result_facts(result)
+    facts = measured.result_facts(result)
     _print({"adapter": str(out), **facts}, as_json, lambda: report.result_text(out, facts))
 
 
@@ -93,14 +96,16 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 def data_command(examples: int, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
-    from pedsup_train import backends, report, run
+    from pedsup_train import backends, report
+    from pedsup_train.facts import data_facts
+    from pedsup_train.plan import load_data
 
     recipe = resolve(options)
     _quiet()
-    data = run.load_data(recipe, backends.load_tokenizer(recipe))
+    data = load_data(recipe, backends.load_tokenizer(recipe))
     for text in report.data_lines(data):
         say(text)
-    _print(run.data_facts(data), as_json, lambda: report.preview(data, examples))
+    _print(data_facts(data), as_json, lambda: report.preview(data, examples))
 
 
 @program.command("recipe")
@@ -151,7 +156,11 @@ def accelerate_config_command() -> None:
 
 def _quiet() -> None:
     """Keep the libraries' own chatter off the screen; warnings stay."""
+    import logging
     import os
+
+    # It says at each start that an optional kernel package is not installed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait for each other by spinning lose whole time slices on a shared machine:

@@ -15,19 +15,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import random
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from types import SimpleNamespace
 from typing import Any, Final, NoReturn
 
 import click
@@ -35,202 +28,11 @@ import click
 from pedsup.errors import border
 from pedsup.fsio import atomic_file
 from pedsup.progress import say
-from pedsup_train.recipe import LoraConfig, ModelConfig, Recipe, read_recipe
-from pedsup_train.render import Rendered
+from pedsup_train.gpu_cell import Cell, measure
 
 MARK: Final = "PEDSUP-CELL "
 """Before the JSON that a cell prints: libraries write to stdout as they like."""
-WARM_UP: Final = 3
-"""Steps left out of the figures: allocation, kernel selection, compilation."""
-MEAN_TOKENS: Final = 431
 ORIGINAL_STEPS: Final = 375
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measurement."""
-
-    model: str
-    """'e4b' or 'tiny' (random weights), or the folder of a real base."""
-    precision: str
-    """'bf16', 'fp32' or 'nf4'."""
-    backend: str
-    steps: int
-    batch_size: int = 4
-    accumulation: int = 4
-    max_length: int = 768
-    checkpointing: bool = True
-
-    @property
-    def label(self) -> str:
-        name = Path(self.model).name if "/" in self.model else self.model
-        return f"{name}, {self.precision}, {self.backend}" + (
-            "" if self.checkpointing else ", no checkpointing"
-        )
-
-
-def cell_recipe(cell: Cell) -> Recipe:
-    """Recipe v0.1 with the cell's model, precision, steps and sizes."""
-    recipe = read_recipe("v0.1")
-    dtype: Any = "float32" if cell.precision == "fp32" else "bfloat16"
-    return dataclasses.replace(
-        recipe,
-        model=ModelConfig(
-            base=cell.model,
-            quantization="nf4" if cell.precision == "nf4" else "none",
-            dtype=dtype,
-            backend=cell.backend,  # type: ignore[arg-type]
-        ),
-        lora=LoraConfig(),
-        data=dataclasses.replace(recipe.data, max_length=cell.max_length),
-        train=dataclasses.replace(
-            recipe.train,
-            batch_size=cell.batch_size,
-            accumulation=cell.accumulation,
-            max_steps=cell.steps,
-            gradient_checkpointing=cell.checkpointing,
-            save_every=10**9,
-        ),
-    )
-
-
-def random_examples(n: int, *, max_length: int, vocab: int, seed: int = 0) -> list[Rendered]:
-    """Random tokens, lengths around 431 (scaled to `max_length`); loss on the last two thirds."""
-    rng = random.Random(seed)
-    mean = MEAN_TOKENS * max_length / 768
-    items = []
-    for _ in range(n):
-        length = min(max_length, max(8, round(rng.lognormvariate(0, 0.35) * 0.94 * mean)))
-        ids = tuple(rng.randrange(110, vocab) for _ in range(length))
-        items.append(Rendered("", "", ids, length // 3))
-    return items
-
-
-def build_random(shape: str, recipe: Recipe, device: str) -> Any:
-    """A Gemma 4 with random weights, made on the device; its linear layers in NF4 if asked for."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from pedsup_train.gemma4_shapes import gemma4_config
-
-    dtype = getattr(torch, recipe.model.dtype)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(gemma4_config(shape), dtype=dtype)
-    if recipe.model.quantization == "nf4":
-        quantize_in_place(model, dtype, device)
-    return model
-
-
-def quantize_in_place(model: Any, dtype: Any, device: str) -> None:
-    """Replace the decoder's linear layers by bitsandbytes' 4-bit ones (double quantization)."""
-    import bitsandbytes as bnb
-    import torch
-
-    names = [
-        name
-        for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear and ".layers." in f".{name}"
-    ]
-    for name in names:
-        parent = model.get_submodule(name.rpartition(".")[0])
-        old = model.get_submodule(name)
-        new = bnb.nn.Linear4bit(
-            old.in_features, old.out_features, bias=False, compute_dtype=dtype,
-            compress_statistics=True, quant_type="nf4", device="meta",
-        )  # fmt: skip
-        # The weight is quantized when it is moved to the device, and so must not be there yet.
-        new.weight = bnb.nn.Params4bit(
-            old.weight.data.cpu(), requires_grad=False, compress_statistics=True, quant_type="nf4",
-            module=new,
-        ).to(device)  # fmt: skip
-        new.weight.module = new
-        setattr(parent, name.rpartition(".")[2], new)
-    model.is_loaded_in_4bit = True
-    if device == "cuda":
-        torch.cuda.empty_cache()
-
-
-def load_cell(cell: Cell, recipe: Recipe, runtime: Any, folder: Path) -> Any:
-    """The cell's model with LoRA on it."""
-    from pedsup_train import backends
-    from pedsup_train.targets import check_adapted
-
-    if cell.model not in ("e4b", "tiny"):
-        return backends.load(recipe, runtime)
-    if cell.backend == "transformers":
-        model, targets = backends.add_lora(build_random(cell.model, recipe, runtime.device), recipe)
-        tokenizer: Any = SimpleNamespace(pad_token_id=0)
-        return backends.Loaded(model, tokenizer, targets, check_adapted(model, targets))
-    # unsloth loads from a folder only.
-    save_random(cell.model, folder)
-    named = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, base=str(folder)))
-    return backends.load(named, runtime)
-
-
-def save_random(shape: str, folder: Path) -> None:
-    """A random model as a Hugging Face folder, with a tokenizer of four tokens."""
-    import torch
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    recipe = Recipe(model=ModelConfig(dtype="bfloat16"))
-    build_random(shape, recipe, "cuda" if torch.cuda.is_available() else "cpu").save_pretrained(
-        folder
-    )
-    tokens = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(tokens, unk_token="<unk>")),
-        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
-    ).save_pretrained(folder)  # fmt: skip
-
-
-def measure(cell: Cell) -> dict[str, Any]:
-    """Run one cell in this process."""
-    import torch
-
-    from pedsup_train import backends
-    from pedsup_train.loop import fit
-
-    recipe = cell_recipe(cell)
-    runtime = backends.choose_runtime(recipe)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="pedsup-cell-") as name:
-        folder = Path(name)
-        loaded = load_cell(cell, recipe, runtime, folder / "model")
-        loading = time.monotonic() - began
-        vocab = int(loaded.model.get_input_embeddings().weight.shape[0])
-        n = cell.steps * cell.batch_size * cell.accumulation
-        examples = random_examples(n, max_length=cell.max_length, vocab=vocab)
-        outcome = fit(recipe, runtime, loaded, (examples, []), folder / "work")
-    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
-    return {
-        **dataclasses.asdict(cell),
-        **rates(outcome.history),
-        "peak_gpu_bytes": outcome.peak_gpu_bytes,
-        "weights_bytes": weights,
-        "trained_parameters": loaded.n_trainable,
-        "optimizer": runtime.optimizer,
-        "load_s": round(loading, 1),
-        "torch": torch.__version__,
-    }
-
-
-def rates(history: list[dict[str, Any]]) -> dict[str, float]:
-    """Steps and (unpadded) tokens per second after the warm-up, and the median step."""
-    rows = [row for row in history if "loss" in row]
-    if len(rows) <= WARM_UP:
-        raise ValueError(f"{len(rows)} steps, wanted more than {WARM_UP}")
-    timed = rows[WARM_UP - 1 :]
-    seconds = timed[-1]["elapsed_s"] - timed[0]["elapsed_s"]
-    tokens = timed[-1]["num_input_tokens_seen"] - timed[0]["num_input_tokens_seen"]
-    steps = [b["elapsed_s"] - a["elapsed_s"] for a, b in pairwise(timed)]
-    return {
-        "timed_steps": len(steps),
-        "steps_per_s": len(steps) / seconds,
-        "tokens_per_s": tokens / seconds,
-        "median_step_s": median(steps),
-        "slowest_step_s": max(steps),
-    }
 
 
 def run_cell(cell: Cell, timeout: float) -> dict[str, Any]:

@@ -66,9 +66,8 @@ def fit(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         steps = int(trainer.state.global_step)
-        if parts[1] and not any(
-            "eval_loss" in row and row["step"] == steps for row in _rows(trainer)
-        ):
+        evaluated = {row["step"] for row in _rows(trainer) if "eval_loss" in row}
+        if parts[1] and steps not in evaluated:
             trainer.evaluate()
     except (MemoryError, RuntimeError) as error:
         if advice := out_of_memory(error, recipe):
@@ -152,63 +151,7 @@ def _trainer(
         seed=recipe.train.seed,
         by_length=recipe.train.group_by_length,
     )
-
-    class OrderedTrainer(transformers.Trainer):
-        """`Trainer` with our sampler, and the elapsed time in each row of the log."""
-
-        began = time.monotonic()
-        before = 0.0
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return sampler
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            elapsed = self.before + time.monotonic() - self.began
-            super().log({**logs, "elapsed_s": round(elapsed, 3)}, start_time)
-
-    class Follow(transformers.TrainerCallback):
-        """Sets the sampler's epoch, keeps the bar and the live log."""
-
-        bar: Any = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            trainer.began = time.monotonic()
-            trainer.before = max((r.get("elapsed_s", 0.0) for r in state.log_history), default=0.0)
-            if not state.is_world_process_zero:
-                return
-            write_jsonl(work / LIVE_LOG, state.log_history)
-            self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                file=sys.stderr,
-                mininterval=0.5 if sys.stderr.isatty() else 10.0,
-                dynamic_ncols=True,
-            )
-
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            sampler.epoch = int(state.epoch or 0)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if self.bar is not None:
-                self.bar.update(state.global_step - self.bar.n)
-
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if not state.is_world_process_zero:
-                return
-            row = state.log_history[-1]
-            with (work / LIVE_LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            shown = {k: f"{row[k]:.3f}" for k in ("loss", "eval_loss") if k in row}
-            if self.bar is not None and shown:
-                self.bar.set_postfix(shown, refresh=False)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if self.bar is not None:
-                self.bar.close()
-
-    trainer = OrderedTrainer(
+    trainer = _ordered_trainer(transformers.Trainer, sampler)(
         model=loaded.model,
         args=training_arguments(recipe, runtime, work, evaluate=bool(evaluation)),
         train_dataset=train,
@@ -217,8 +160,74 @@ def _trainer(
     )
     # With the bar off transformers prints each row to stdout, which belongs to results.
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.add_callback(Follow())
+    trainer.add_callback(_follower(transformers.TrainerCallback, trainer, sampler, work))
     return trainer
+
+
+def _ordered_trainer(base: Any, sampler: EpochSampler) -> Any:
+    """`Trainer` with our sampler, and the elapsed time in each row of the log."""
+
+    class OrderedTrainer(base):
+        began = time.monotonic()
+        before = 0.0
+        """Seconds that earlier sessions of a resumed run took."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return sampler
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            elapsed = self.before + time.monotonic() - self.began
+            super().log({**logs, "elapsed_s": round(elapsed, 3)}, start_time)
+
+    return OrderedTrainer
+
+
+def _follower(base: Any, trainer: Any, sampler: EpochSampler, work: Path) -> Any:
+    """The callback that sets the sampler's epoch and keeps the bar and the live log."""
+
+    class Follower(base):
+        bar: Any = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            trainer.began = time.monotonic()
+            trainer.before = max((r.get("elapsed_s", 0.0) for r in state.log_history), default=0.0)
+            if state.is_world_process_zero:
+                write_jsonl(work / LIVE_LOG, state.log_history)
+                self.bar = _step_bar(state.max_steps, state.global_step)
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            sampler.epoch = int(state.epoch or 0)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.bar is not None:
+                self.bar.update(state.global_step - self.bar.n)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.bar is None:
+                return
+            row = state.log_history[-1]
+            with (work / LIVE_LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            if shown := {k: f"{row[k]:.3f}" for k in ("loss", "eval_loss") if k in row}:
+                self.bar.set_postfix(shown, refresh=False)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.bar is not None:
+                self.bar.close()
+
+    return Follower()
+
+
+def _step_bar(total: int, done: int) -> Any:
+    return tqdm(
+        total=total,
+        initial=done,
+        desc="training",
+        unit="step",
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+    )
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pedsup.intended_use import SHORT
+from pedsup_train.plan import Data, Plan
 from pedsup_train.render import Rendered, TokenStats
-from pedsup_train.run import Data, Plan
 
 SHOWN_BAD_ROWS = 10
 

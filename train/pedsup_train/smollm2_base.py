@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,6 +26,7 @@ from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader, TensorInfo, read_header
 from pedsup.optional import require
 from pedsup_train.folders import atomic_folder
+from pedsup_train.smollm2_tokenizer import need, write_json, write_tokenizer
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -46,8 +46,6 @@ TOP_NAMES: Final = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
 }
-CONTROL_TOKEN: Final = 3
-"""GGUF's token type of a control (special) token."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,8 @@ def make_base(
     digest = sha256_file(source)
     with atomic_folder(out, force=force) as folder:
         n_parameters, n_tensors = _write_weights(header, folder / "model.safetensors", dtype)
-        _write_json(folder / "config.json", config)
-        _write_json(folder / "generation_config.json", generation_config(header))
+        write_json(folder / "config.json", config)
+        write_json(folder / "generation_config.json", generation_config(header))
         write_tokenizer(header, folder)
         version = _package_version(source)
         (folder / "README.md").write_text(
@@ -130,15 +128,6 @@ def _check_supported(header: GGUFHeader) -> None:
         )
 
 
-def _need(header: GGUFHeader, key: str) -> Any:
-    value = header.get(key)
-    if value is None:
-        raise BadFileError(
-            f"the metadata has no '{key.replace('%s', header.architecture)}'", where=header.path
-        )
-    return value
-
-
 def _shortest(value: float) -> float:
     """The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
     numpy = require("numpy", extra="train")
@@ -147,29 +136,29 @@ def _shortest(value: float) -> float:
 
 def model_config(header: GGUFHeader, dtype: Dtype) -> dict[str, Any]:
     """`config.json` of a `LlamaForCausalLM`, rope in both spellings that transformers has used."""
-    n_heads = int(_need(header, "%s.attention.head_count"))
-    hidden = int(_need(header, "%s.embedding_length"))
-    rope_theta = _shortest(_need(header, "%s.rope.freq_base"))
+    n_heads = int(need(header, "%s.attention.head_count"))
+    hidden = int(need(header, "%s.embedding_length"))
+    rope_theta = _shortest(need(header, "%s.rope.freq_base"))
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": int(_need(header, "tokenizer.ggml.bos_token_id")),
+        "bos_token_id": int(need(header, "tokenizer.ggml.bos_token_id")),
         "dtype": dtype,
-        "eos_token_id": int(_need(header, "tokenizer.ggml.eos_token_id")),
+        "eos_token_id": int(need(header, "tokenizer.ggml.eos_token_id")),
         "head_dim": int(header.get("%s.rope.dimension_count", hidden // n_heads)),
         "hidden_act": "silu",
         "hidden_size": hidden,
         "initializer_range": 0.041666666666666664,
-        "intermediate_size": int(_need(header, "%s.feed_forward_length")),
-        "max_position_embeddings": int(_need(header, "%s.context_length")),
+        "intermediate_size": int(need(header, "%s.feed_forward_length")),
+        "max_position_embeddings": int(need(header, "%s.context_length")),
         "mlp_bias": False,
         "num_attention_heads": n_heads,
-        "num_hidden_layers": int(_need(header, "%s.block_count")),
+        "num_hidden_layers": int(need(header, "%s.block_count")),
         "num_key_value_heads": int(header.get("%s.attention.head_count_kv", n_heads)),
-        "pad_token_id": int(_need(header, "tokenizer.ggml.padding_token_id")),
-        "rms_norm_eps": _shortest(_need(header, "%s.attention.layer_norm_rms_epsilon")),
+        "pad_token_id": int(need(header, "tokenizer.ggml.padding_token_id")),
+        "rms_norm_eps": _shortest(need(header, "%s.attention.layer_norm_rms_epsilon")),
         "rope_parameters": {"rope_theta": rope_theta, "rope_type": "default"},
         "rope_theta": rope_theta,
         "tie_word_embeddings": "output.weight" not in header.tensors,
@@ -181,9 +170,9 @@ def model_config(header: GGUFHeader, dtype: Dtype) -> dict[str, Any]:
 def generation_config(header: GGUFHeader) -> dict[str, Any]:
     """`generation_config.json`: the token ids only, greedy unless asked otherwise."""
     return {
-        "bos_token_id": int(_need(header, "tokenizer.ggml.bos_token_id")),
-        "eos_token_id": int(_need(header, "tokenizer.ggml.eos_token_id")),
-        "pad_token_id": int(_need(header, "tokenizer.ggml.padding_token_id")),
+        "bos_token_id": int(need(header, "tokenizer.ggml.bos_token_id")),
+        "eos_token_id": int(need(header, "tokenizer.ggml.eos_token_id")),
+        "pad_token_id": int(need(header, "tokenizer.ggml.padding_token_id")),
     }
 
 
@@ -196,7 +185,7 @@ def tensor_names(header: GGUFHeader) -> dict[str, str]:
     names = dict(TOP_NAMES)
     if "output.weight" in header.tensors:
         names["output.weight"] = "lm_head.weight"
-    for layer in range(int(_need(header, "%s.block_count"))):
+    for layer in range(int(need(header, "%s.block_count"))):
         for theirs, ours in LAYER_NAMES.items():
             names[f"blk.{layer}.{theirs}.weight"] = f"model.layers.{layer}.{ours}.weight"
     missing = sorted(names.keys() - header.tensors.keys())
@@ -217,7 +206,7 @@ def _write_weights(header: GGUFHeader, path: Path, dtype: Dtype) -> tuple[int, i
     """
     torch = require("torch", extra="train")
     save_file = require("safetensors.torch", extra="train").save_file
-    n_heads = int(_need(header, "%s.attention.head_count"))
+    n_heads = int(need(header, "%s.attention.head_count"))
     n_kv_heads = int(header.get("%s.attention.head_count_kv", n_heads))
     numpy = require("numpy", extra="train")
     data = numpy.memmap(header.path, dtype=numpy.uint8, mode="r")
@@ -262,62 +251,6 @@ def unpermute_rope(weight: Any, n_heads: int) -> Any:
     return numpy.ascontiguousarray(split.swapaxes(1, 2).reshape(weight.shape))
 
 
-def write_tokenizer(header: GGUFHeader, folder: Path) -> None:
-    """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
-
-    The pipeline is SmolLM2's: single digits, then GPT-2's byte-level pattern, then the
-    merges; no normalizer and nothing added around the text.
-    """
-    tokenizers = require("tokenizers", extra="train")
-    tokens = _need(header, "tokenizer.ggml.tokens").values()
-    kinds = _need(header, "tokenizer.ggml.token_type").values()
-    merges = [
-        tuple(merge.split(" ", 1)) for merge in _need(header, "tokenizer.ggml.merges").values()
-    ]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens) or len(kinds) != len(tokens):
-        raise BadFileError(
-            f"{len(tokens)} tokens, {len(vocabulary)} of them different, {len(kinds)} types",
-            where=header.path,
-            wanted="as many of each",
-        )
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            tokenizers.pre_tokenizers.Digits(individual_digits=True),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL_TOKEN]
-    tokenizer.add_special_tokens(
-        [tokenizers.AddedToken(token, special=True, normalized=False) for token in control]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    template = str(_need(header, "tokenizer.chat_template"))
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(header, tokens, template))
-
-
-def _tokenizer_config(header: GGUFHeader, tokens: list[str], template: str) -> dict[str, Any]:
-    def token(kind: str) -> str:
-        return tokens[int(_need(header, f"tokenizer.ggml.{kind}_token_id"))]
-
-    return {
-        # Not GPT2Tokenizer: transformers 5 builds that class's own pipeline, which would not
-        # split digits; this class takes tokenizer.json as it is.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_prefix_space": False,
-        "bos_token": token("bos"),
-        "chat_template": template,
-        "clean_up_tokenization_spaces": False,
-        "eos_token": token("eos"),
-        "model_max_length": int(_need(header, "%s.context_length")),
-        "pad_token": token("padding"),
-        "unk_token": token("unknown"),
-    }
-
-
 def _package_version(source: Path) -> str:
     try:
         version = importlib.metadata.version(PACKAGE)
@@ -338,7 +271,3 @@ Written by pedsup from `{source.name}` ({version}, SHA-256 `{digest}`).
 The weights are the dequantized Q4_1 and Q8_0 blocks in {dtype}: in float32 exactly the numbers
 that llama.cpp computes with, and not the weights of the 16-bit release.
 """
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -86,11 +86,18 @@ class Kernel:
         blocks = rows.shape[1] // kind.block_size
         odd = np.zeros(rows.shape[0] * blocks, np.uint8)
         weights = importance if self.weighted and importance is not None else _NOTHING
-        self.run(rows.reshape(-1), weights, blocks, out.reshape(-1), odd)
+        # numba compiles for read-only arrays apart; a mapped checkpoint's are, so all are.
+        self.run(_read_only(rows.reshape(-1)), _read_only(weights), blocks, out.reshape(-1), odd)
         redo(rows, kind, None if weights is _NOTHING else weights, out, odd)
 
 
 _NOTHING: Final = np.empty(0, np.float32)
+
+
+def _read_only(array: Rows) -> Rows:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 _found: dict[tuple[str, bool, str], Quantizer | None] = {}

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 from pedsup.engine.api import (
@@ -120,8 +121,11 @@ class ServerEngine:
         }
         self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0)
         self._cached = list(prompt)
-        n, last = 0, -1
+        n, last, waited = 0, -1, perf_counter()
         for event in self._client().stream("/completion", request):
+            # The server says its times in its last event only, which a reader who leaves
+            # early never gets: the time spent waiting for it stands in until then.
+            self._add_time(perf_counter() - waited, n)
             self._note(event, on_prompt)
             if event.get("stop"):
                 return
@@ -132,6 +136,7 @@ class ServerEngine:
                     self._cached.append(last)
                 last, n = token.id, n + 1
                 yield token
+            waited = perf_counter()
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and the server's state of them into one file."""
@@ -202,7 +207,7 @@ class ServerEngine:
         stats = self._stats
         if isinstance(progress, dict):
             cached = int(progress.get("cache", 0))
-            stats = replace(stats, n_cached=cached, prompt_s=progress.get("time_ms", 0) / 1e3)
+            stats = replace(stats, n_cached=cached)
             if on_prompt is not None:
                 total = int(progress.get("total", stats.n_prompt)) - cached
                 on_prompt(int(progress.get("processed", cached)) - cached, total)
@@ -215,6 +220,14 @@ class ServerEngine:
                 decode_s=timings.get("predicted_ms", 0.0) / 1e3,
             )
         self._stats = stats
+
+    def _add_time(self, seconds: float, n: int) -> None:
+        """Count time waited for the server, for the prompt or, after its first token, for those."""
+        stats = self._stats
+        if n:
+            self._stats = replace(stats, n_generated=n, decode_s=stats.decode_s + seconds)
+        else:
+            self._stats = replace(stats, prompt_s=stats.prompt_s + seconds)
 
     def _tokens_of(self, event: dict[str, Any], number: int) -> Iterator[Token]:
         """The tokens of one event, which `number` says the first should be.

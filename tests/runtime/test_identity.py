@@ -1,0 +1,89 @@
+"""Which model a file is, and when its manifest is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+from pedsup.errors import BadFileError, report
+from pedsup.gguf_file import read_header
+from pedsup.identity import ModelIdentity, identify
+from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document
+
+CORE: dict[str, Any] = {
+    "base": {"name": "google/gemma-4-E4B-it", "revision": "abc"},
+    "adapter": {"name": "pediatric-support-g4"},
+    "recipe": {"quant": "Q4_K_M"},
+    "tensors": {},
+}
+
+
+def model(path: Path, *, name: str = "Pediatric", digest: str | None = None) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    if digest:
+        writer.add_string(DIGEST_KEY, digest)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return path
+
+
+def manifest(path: Path, core: dict[str, Any], **file: object) -> None:
+    facts = {"name": path.name, "size": path.stat().st_size, "sha256": "f" * 64, **file}
+    document = manifest_document(core, facts, "2026-11-23T00:00:00Z")
+    path.with_name(path.name + ".manifest.json").write_text(json.dumps(document))
+
+
+def identity(path: Path) -> ModelIdentity:
+    return identify(read_header(path))
+
+
+def test_a_file_with_its_own_manifest_says_what_it_is(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.gguf", digest=core_digest(CORE))
+    manifest(path, CORE)
+    found = identity(path)
+    assert found.problem is None
+    assert found.lines()[1] == (
+        "manifest: base google/gemma-4-E4B-it, adapter pediatric-support-g4, Q4_K_M, "
+        "exported 2026-11-23T00:00:00Z"
+    )
+    assert found.describe()["sha256"] == "f" * 64
+
+
+@pytest.mark.parametrize("change", ["another core", "another size", "no digest in the file"])
+def test_the_manifest_of_another_file_is_not_believed(tmp_path: Path, change: str) -> None:
+    digest = None if change == "no digest in the file" else core_digest(CORE)
+    path = model(tmp_path / "m.gguf", digest=digest)
+    core = {**CORE, "recipe": {"quant": "Q8_0"}} if change == "another core" else CORE
+    manifest(path, core, **({"size": 1} if change == "another size" else {}))
+    found = identity(path)
+    assert found.manifest is None
+    assert "belongs to another file" in str(found.problem)
+    assert "warning" in found.lines()[1]
+
+
+def test_the_digest_follows_header_and_size(tmp_path: Path) -> None:
+    first = identity(model(tmp_path / "a.gguf")).digest
+    assert identity(model(tmp_path / "b.gguf")).digest == first
+    assert identity(model(tmp_path / "c.gguf", name="pediatric")).digest != first
+    with (tmp_path / "b.gguf").open("ab") as file:
+        file.write(b"\0" * 32)
+    assert identity(tmp_path / "b.gguf").digest != first
+
+
+def test_names_from_a_file_cannot_drive_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model(tmp_path / "m.gguf", name="evil\x1b[2J\x9b31m")
+    assert "\x1b" not in "".join(identity(path).lines())
+    report(BadFileError("a tensor named \x1b]0;x\x07 y", where="línea\n2"))
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert "\x07" not in error
+    assert "línea\n2" in error

@@ -1,0 +1,93 @@
+"""What was measured, as one document: for the card, for `--json`, for the exporter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pedsup_train import backends
+from pedsup_train.loop import Outcome
+from pedsup_train.plan import Data, Plan
+from pedsup_train.versions import recorded
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    plan: Plan
+    outcome: Outcome
+    n_trainable: int
+    n_targets: int
+    forward_difference: float
+    digests: dict[str, str]
+    """SHA-256 of the adapter's files."""
+
+
+def _part(result: Any) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "digest": result.digest,
+        "rows": result.rows,
+        "used": len(result.examples),
+        "bad": len(result.bad),
+        "other_subject": result.other_subject,
+        "over_limit": result.over_limit,
+        "notes": result.notes,
+    }
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """Counts and digests of the data, for the card and for `pedsup-train data --json`."""
+    train, evaluation = data.stats
+    prepared = data.prepared
+    return {
+        "digest": prepared.digest,
+        "sources": [_part(result) for result in prepared.sources],
+        "eval_sources": [_part(result) for result in prepared.eval_sources],
+        "duplicates": prepared.duplicates,
+        "conflicting_answers": prepared.conflicts,
+        "overlap": prepared.overlap,
+        "near_overlap": prepared.near_overlap,
+        "left_out": [f"{row.where}: {row.reason}" for row in data.left_out],
+        "train_tokens": vars(train),
+        "eval_tokens": vars(evaluation),
+    }
+
+
+def result_facts(result: Result) -> dict[str, Any]:
+    """The measured facts of a run as one document."""
+    plan, outcome = result.plan, result.outcome
+    losses = [row for row in outcome.history if "loss" in row]
+    evals = [row for row in outcome.history if "eval_loss" in row]
+    tenth = max(1, len(losses) // 10)
+    return {
+        "base": plan.recipe.model.base,
+        "base_revision": backends.base_commit(backends.load_config(plan.recipe), plan.recipe),
+        "model_type": plan.model_type,
+        "backend": plan.runtime.backend,
+        "device": plan.runtime.device,
+        "dtype": plan.runtime.dtype,
+        "optimizer": plan.runtime.optimizer,
+        "targets": result.n_targets,
+        "trainable_parameters": result.n_trainable,
+        "forward_difference": result.forward_difference,
+        "steps": outcome.steps,
+        "tokens_seen": outcome.tokens_seen,
+        "seconds": round(outcome.seconds, 1),
+        "peak_gpu_bytes": outcome.peak_gpu_bytes,
+        "loss_first_tenth": _mean([row["loss"] for row in losses[:tenth]]),
+        "loss_last_tenth": _mean([row["loss"] for row in losses[-tenth:]]),
+        "eval_loss_before": evals[0]["eval_loss"] if evals else None,
+        "eval_loss_after": evals[-1]["eval_loss"] if evals else None,
+        "data": data_facts(plan.data),
+        "versions": recorded(),
+        "files": result.digests,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,73 @@
+"""The work folder of a run: checkpoints, live log, and what a resumed run must have in common."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+from pedsup.errors import MismatchError, OutputError
+from pedsup.progress import say
+from pedsup_train.plan import Plan
+from pedsup_train.recipe_toml import to_toml
+
+IDENTITY: Final = "run.json"
+"""In the work folder: what a resumed run must have in common with the one it continues."""
+
+
+def _identity(plan: Plan) -> dict[str, str]:
+    return {
+        "recipe": to_toml(plan.recipe),
+        "data": plan.data.prepared.digest,
+        "backend": plan.runtime.backend,
+        "dtype": plan.runtime.dtype,
+    }
+
+
+def open_work(plan: Plan, *, resume: bool, force: bool) -> Path | None:
+    """Make or reopen the work folder; the checkpoint to continue from, if any."""
+    work, identity = plan.work, _identity(plan)
+    checkpoint = newest_checkpoint(work)
+    if resume and checkpoint is not None:
+        differing = _differing(work / IDENTITY, identity)
+        if not differing:
+            say(f"resuming after step {checkpoint.name.rpartition('-')[2]}")
+            return checkpoint
+        found = f"the run to resume had another {' and another '.join(differing)}"
+        if not force:
+            raise MismatchError(
+                found,
+                where=work,
+                wanted="the same recipe, data and backend",
+                remedy="resume with the same command, or start anew with --force",
+            )
+        say(f"{found}: starting anew")
+    elif resume:
+        say("no checkpoint to resume from: starting at step 0")
+    elif checkpoint is not None and not force:
+        raise OutputError(
+            "an unfinished run is here",
+            where=work,
+            remedy="continue it with --resume, or start anew with --force",
+        )
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    (work / IDENTITY).write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    return None
+
+
+def _differing(path: Path, identity: dict[str, str]) -> list[str]:
+    """Keys in which the run of an existing work folder differs from this one."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ["identity (it cannot be read)"]
+    return [key for key in identity if before.get(key) != identity[key]]
+
+
+def newest_checkpoint(work: Path) -> Path | None:
+    """The complete checkpoint of the highest step (the trainer's state is written last)."""
+    found = [p for p in work.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
