@@ -18,11 +18,11 @@ TORCH ?= torch==2.13.0
 .PHONY: setup
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH),)
-	$(BIN)/pip install --quiet -e '.[export,train,bench,test]'
+	$(BIN)/pip install --quiet -c tests/constraints.txt -e '.[export,train,bench,test]'
 	touch $@
 
 # ---- the main job -------------------------------------------------------------------------
@@ -61,9 +61,42 @@ $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 	$(BIN)/pedsup-train default-base --out $(DEFAULT_BASE)
 
 $(DEFAULT_ADAPTER)/adapter_config.json: $(DEFAULT_BASE)/config.json
-	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER)
+	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER) \
+	  --resume --force
+
+# ---- training -----------------------------------------------------------------------------
+RECIPE ?= v0.1
+TRAIN_OUT ?= out/adapter-$(RECIPE)
+TRAIN_OPTIONS ?=
+
+.PHONY: train train-gpu-record
+train: setup  ## an adapter by a recipe (RECIPE= TRAIN_OUT= TRAIN_OPTIONS=; BASE= overrides its base)
+	$(BIN)/pedsup-train run --recipe $(RECIPE) $(if $(BASE),--base '$(BASE)') --out '$(TRAIN_OUT)' \
+	  $(TRAIN_OPTIONS)
+
+train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory of training on this GPU
+	$(BIN)/python -m pedsup_train.gpu_record --smollm2-base $(DEFAULT_BASE) --out out/gpu-record
+
+# ---- measuring ----------------------------------------------------------------------------
+BENCH_SIZE ?= 2GB
+
+.PHONY: bench bench-export bench-kernels benchmark
+bench: $(OUT)  ## speed and memory of the file here (OUT= for another file)
+	$(BIN)/pedsup-bench run '$(OUT)' --out out/bench.json --html out/bench.html
+
+bench-export: setup native  ## our export beside PEFT + converter + llama-quantize (BENCH_SIZE=15GB)
+	$(BIN)/python -m pedsup_bench.export_peer --size $(BENCH_SIZE)
+
+bench-kernels: setup  ## quantizer speed beside ggml's
+	$(BIN)/python -m pedsup_bench.kernels
+
+benchmark: setup native  ## the latency regression suite (pytest --benchmark)
+	$(BIN)/pytest --benchmark -q
 
 # ---- quality ------------------------------------------------------------------------------
+# Two workers on two cores: the oracles (transformers, llama.cpp) are single-threaded for the most.
+WORKERS ?= 2
+
 .PHONY: lint test test-all native check
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -74,13 +107,13 @@ native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then 
 	$(BIN)/python tests/lib/pedsup_testing/native.py
 
 test: setup  ## the fast tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
 test-all: setup native  ## every test but the huge ones
-	$(BIN)/pytest -q --slow
+	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile
 
 check: lint native  ## what CI runs: lint, types, all tests with branch coverage
-	$(BIN)/pytest -q --slow --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
 
 .PHONY: clean
 clean:  ## remove what was built here (not the virtual environment)
