@@ -173,3 +173,34 @@ def test_command_prints_a_document(tiny_ggufs, tiny_quantized, bench, tmp_path) 
     assert "accuracy" in done.stdout
     again = bench("mcqa", tiny_ggufs["llama"], "--out", out, check=False)
     assert again.returncode == 6
+
+
+def test_an_interrupted_run_goes_on(tiny_ggufs, tmp_path, monkeypatch) -> None:
+    """Stop after two questions; the second run answers the other two and gives the same."""
+    from pedsup_bench.mcqa import score as module
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    questions = default_questions().questions[:4]
+
+    def run() -> list[Scored]:
+        return module.score_all(
+            tiny_ggufs["gemma4"], questions, n_ctx=1024, n_threads=1, allow_template=True
+        )
+
+    whole, asked = run(), []
+    real = Scorer.score
+
+    def counting(self: Scorer, question: Question) -> Scored:
+        asked.append(question.id)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(self, question)
+
+    monkeypatch.setattr(Scorer, "score", counting)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    (journal,) = (tmp_path / "pedsup" / "mcqa").iterdir()
+    journal.write_bytes(journal.read_bytes() + b'{"scores": [1')  # cut by a crash
+    assert [s.chosen for s in run()] == [s.chosen for s in whole]
+    assert asked[3:] == [q.id for q in questions[2:]]
+    assert not journal.exists()

@@ -17,6 +17,7 @@ from pedsup.chat.template import ChatTemplate, Message
 from pedsup.errors import UnsupportedError
 from pedsup_bench.bars import item_bar
 from pedsup_bench.logits import LogitModel
+from pedsup_bench.mcqa.journal import AnswerJournal
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
 
@@ -126,12 +127,21 @@ def score_all(
     n_threads: int,
     allow_template: bool = False,
 ) -> list[Scored]:
-    """Score every question with the model at `path`."""
-    with LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model:
+    """Score every question with the model at `path`; goes on with an interrupted run."""
+    journal = AnswerJournal(path, questions, {"n_ctx": n_ctx, "allow_template": allow_template})
+    scored = [
+        Scored(question, tuple(scores), tuple(chosen))
+        for question, (scores, chosen) in zip(questions, journal.read(), strict=False)
+    ]
+    with (
+        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model,
+        item_bar(len(questions), path.name, "question", initial=len(scored)) as bar,
+    ):
         scorer = Scorer(model, allow_template=allow_template)
-        scored = []
-        with item_bar(len(questions), path.name, "question") as bar:
-            for question in questions:
-                scored.append(scorer.score(question))
-                bar.update()
-        return scored
+        for question in questions[len(scored) :]:
+            answer = scorer.score(question)
+            journal.append(answer.scores, answer.by_rotation)
+            scored.append(answer)
+            bar.update()
+    journal.discard()
+    return scored

@@ -32,12 +32,12 @@ class Journal:
         good = 0
         with self.path.open("rb") as file:
             for line in file:
+                if not line.endswith(b"\n"):
+                    break
                 try:
                     row = json.loads(line)
                     done[row["text"], row["chunk"]] = TokenFigures.from_lists(row["figures"])
                 except (ValueError, KeyError, TypeError):
-                    break
-                if not line.endswith(b"\n"):
                     break
                 good += len(line)
         os.truncate(self.path, good)
