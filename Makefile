@@ -49,13 +49,21 @@ EXPORT_ADAPTER := $(or $(ADAPTER),$(DEFAULT_ADAPTER))
 EXPORT_INPUTS := $(DEFAULT_BASE)/config.json $(if $(ADAPTER),$(wildcard $(ADAPTER)/*),$(DEFAULT_ADAPTER)/adapter_config.json)
 endif
 
+# The quality gate needs the same merge in 16 bits: made for the default, for your own with GATE=1.
+GATE ?= $(if $(BASE),,1)
+REFERENCE := $(if $(filter 1,$(GATE)),$(if $(filter F32 F16 BF16,$(QUANT)),,$(OUT:.gguf=)-reference.gguf))
+
 .PHONY: gguf
 gguf: $(OUT)  ## a phone-ready file (BASE= ADAPTER= QUANT= OUT= for your own model)
 	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
 
-$(OUT): $(EXPORT_INPUTS) | $(VENV)/.installed
+$(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  --quant $(QUANT) --out '$@' --force $(EXPORT_OPTIONS)
+	  --quant $(QUANT) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+
+$(OUT:.gguf=)-reference.gguf: $(EXPORT_INPUTS) | $(VENV)/.installed
+	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
+	  --quant BF16 --out '$@' --force
 
 $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 	$(BIN)/pedsup-train default-base --out $(DEFAULT_BASE)

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from pedsup.direct_io import BLOCK, DirectFile
 from pedsup.errors import BadFileError, UnsupportedError
-from pedsup.fsio import CHUNK
 from pedsup_export.nf4 import COMPANIONS, STATE_SUFFIX, open_4bit
 from pedsup_export.safetensors_file import SafetensorsFile
 from pedsup_export.tensor_source import PlainSource, TensorSource
@@ -89,11 +89,11 @@ class Checkpoint:
 
 
 def _sha256(path: Path, on_bytes: Callable[[int], object]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-            on_bytes(len(block))
+    digest, file, at = hashlib.sha256(), DirectFile(path), 0
+    while block := file.read(at, BLOCK):
+        digest.update(block)
+        at += len(block)
+        on_bytes(len(block))
     return digest.hexdigest()
 
 

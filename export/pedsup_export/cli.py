@@ -55,6 +55,16 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Importance matrix (llama.cpp's GGUF format).",
 )
+@click.option(
+    "--gate",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Refuse to publish a file too far from this one: the same merge in 16 or 32 bits.",
+)
+@click.option(
+    "--thresholds",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
+)
 @click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -79,7 +89,7 @@ def run(**options: Any) -> None:
     check_output(plan)
     say(render.summary_text(plan))
     result = execute(plan, inputs)
-    report = verify(result.path)
+    report = verify(result.path, read_sha256=result.sha256)
     _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
 
 
@@ -102,6 +112,8 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         merge_dtype=options["merge_dtype"],
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
         imatrix=options["imatrix"],
+        gate_reference=options["gate"],
+        gate_thresholds=options["thresholds"],
         allow_unused=options["allow_unused"],
         force=options["force"],
         threads=options["threads"] or len(os.sched_getaffinity(0)),

@@ -25,6 +25,7 @@ from pedsup.fsio import (
     refuse_existing,
     sha256_file,
 )
+from pedsup.gguf_file import read_header
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes, say
@@ -33,8 +34,10 @@ from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
 from pedsup_export.plan import ExportPlan, Inputs, text_of_path, unused_text
 from pedsup_export.proof import AdapterShare, prove_adapter
+from pedsup_export.quality_gate import pass_gate
 from pedsup_export.request import ModelRef
 from pedsup_export.stream import Journal, stream
+from pedsup_export.verify import tensor_digests
 
 SPARE = 64 << 20
 """Bytes left free on the output disk: manifest, journal, file system."""
@@ -100,10 +103,13 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
             tensors = stream(plan, inputs, file, journal, bar.update)
         data_offset = len(header_bytes(plan.metadata, plan.slots))
         shares = prove_adapter(plan, inputs, partial, data_offset)
+        gate = pass_gate(plan.request, partial)
         core = build_core(plan, inputs, tensors, shares, _finished(digests))
+        if gate is not None:
+            core["quality"] = gate
         _set_digest(plan, file, core_digest(core))
         os.fsync(file.fileno())
-        size, sha256 = os.fstat(file.fileno()).st_size, sha256_file(partial)
+        size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, tensors)
         document = manifest_document(
             core, {"name": out.name, "size": size, "sha256": sha256}, _now()
         )
@@ -111,6 +117,25 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         write_manifest(manifest_path(out), document)
         journal.path.unlink(missing_ok=True)
     return ExportResult(out, manifest_path(out), size, sha256, tuple(shares))
+
+
+def read_back(partial: Path, tensors: dict[str, str]) -> str:
+    """Read the finished file from disk, compare every tensor's digest, and digest the whole.
+
+    Raises:
+        OutputError: what is on the disk is not what was written.
+    """
+    header = read_header(partial)
+    with ThreadPoolExecutor(1) as background:
+        whole = background.submit(sha256_file, partial)
+        for name, digest in tensor_digests(header).items():
+            if digest != tensors[name]:
+                raise OutputError(
+                    f"tensor '{name}' is not on the disk as it was written",
+                    where=partial,
+                    remedy="the disk is failing or full: export to another one",
+                )
+        return whole.result()
 
 
 def open_partial(partial: Path, out: Path) -> BinaryIO:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Float32Array = NDArray[np.float32]
 RoundTo = Literal["float32", "bfloat16", "float16"]
 
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 18
 """Elements that several passes work on before the next ones: small enough for the L2 cache."""
 
 

@@ -332,7 +332,7 @@ def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapte
     """
     floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
     fixed = 250 << 20
-    return fixed + floats * 4 * (threads + 1) + (adapter_bytes(adapter) if adapter else 0)
+    return fixed + floats * 4 * (threads + 2) + (adapter_bytes(adapter) if adapter else 0)
 
 
 def adapter_bytes(adapter: Adapter) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from pedsup.progress import human_bytes
 from pedsup_export.export import ExportResult
 from pedsup_export.plan import ExportPlan, unused_text
+from pedsup_export.quality_gate import gate_text
 from pedsup_export.verify import VerifyReport
 
 
@@ -99,12 +100,14 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 def result_text(result: ExportResult, report: VerifyReport) -> str:
     """What the user has now, and the command that runs it."""
+    quality = report.manifest.core.get("quality")
     lines = [
         f"file      {result.path}",
         f"size      {human_bytes(result.size)} ({result.size} bytes)",
         f"sha256    {result.sha256}",
         f"manifest  {result.manifest}",
         f"verified  {verified_text(report)}",
+        *([f"quality   {gate_text(quality)}"] if quality else []),
         f"run       pedsup-run {result.path}",
     ]
     return "\n".join(lines)

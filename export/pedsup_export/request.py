@@ -29,6 +29,7 @@ class ExportRequest:
             into that one and all tensors come from it.
         merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
             or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
+        gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -44,5 +45,7 @@ class ExportRequest:
     allow_unused: bool = False
     force: bool = False
     threads: int = 2
+    gate_reference: Path | None = None
+    gate_thresholds: Path | None = None
     name: str | None = None
     license: str | None = None

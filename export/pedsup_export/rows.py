@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,12 +26,32 @@ def blocks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
 
 
 def base_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int) -> Rows:
-    """Rows lo to hi without the adapter, float32 [hi - lo, n_per_row], in the GGUF's order."""
+    """Rows lo to hi without the adapter, float32 [hi - lo, n_per_row], in the GGUF's order.
+
+    The array is valid until the calling thread asks for the next rows.
+    """
     return _rows(tensor, inputs, lo, hi, None)
 
 
+_local = threading.local()
+
+
+def _scratch(shape: tuple[int, ...]) -> Rows:
+    """A float32 buffer that the calling thread keeps: fresh pages for each block cost more than
+    the arithmetic on them.
+    """
+    size = math.prod(shape)
+    buffer: Rows | None = getattr(_local, "buffer", None)
+    if buffer is None or buffer.size < size:
+        buffer = _local.buffer = np.empty(size, np.float32)
+    return buffer[:size].reshape(shape)
+
+
 def final_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo) -> Rows:
-    """Rows lo to hi as they are quantized: with the adapter, rounded to `merge_dtype`."""
+    """Rows lo to hi as they are quantized: with the adapter, rounded to `merge_dtype`.
+
+    The array is valid until the calling thread asks for the next rows.
+    """
     return _rows(tensor, inputs, lo, hi, merge_dtype)
 
 
@@ -50,7 +72,8 @@ def _rows(
     if not is_matrix:
         values = source.rows(0, source.shape[0] if source.shape else 1)
         return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
-    return _interleaved(source.rows(lo, hi), tensor)
+    shape = (hi - lo, *source.shape[1:])
+    return _interleaved(source.rows(lo, hi, _scratch(shape)), tensor)
 
 
 def _interleaved(rows: Rows, tensor: TensorPlan) -> Rows:

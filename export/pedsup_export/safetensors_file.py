@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pedsup.direct_io import DirectFile
 from pedsup.errors import BadFileError, UnsupportedError
 
 MAX_HEADER: Final = 100_000_000
@@ -109,6 +110,7 @@ class SafetensorsFile:
             self.metadata = _metadata(header.pop("__metadata__", {}), self.path)
             self.tensors = _entries(header, data_begin, size, self.path)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._direct = DirectFile(self.path)
         if hasattr(mmap, "MADV_SEQUENTIAL"):
             self._map.madvise(mmap.MADV_SEQUENTIAL)
 
@@ -153,6 +155,25 @@ class SafetensorsFile:
             return np.empty(shape, numpy_name)
         begin, _ = self._span(entry, lo, hi)
         return np.frombuffer(self._map, numpy_name, count, begin).reshape(shape)
+
+    def read_rows(self, name: str, lo: int, hi: int) -> NDArray[Any]:
+        """Like `rows`, but read into a buffer of the calling thread, valid until its next call.
+
+        For whole blocks this is several times faster than touching the map page by page, and
+        threads do not wait for each other in the page tables.
+
+        Raises:
+            BadFileError: the file ends before the rows do: it was cut after it was opened.
+        """
+        entry = self.entry(name)
+        begin, end = self._span(entry, lo, hi)
+        numpy_name = DTYPES[entry.dtype][1]
+        if not numpy_name or not 0 <= lo <= hi <= entry.n_rows or begin == end:
+            return self.rows(name, lo, hi)  # which says what is wrong
+        octets = self._direct.read(begin, end - begin)
+        if len(octets) < end - begin:
+            raise _bad("the file was cut while it was read", self.path, "a whole file")
+        return np.frombuffer(octets, numpy_name).reshape(hi - lo, *entry.row_shape)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """All bytes of a tensor, uint8 [n_bytes], without a copy."""

@@ -1,6 +1,6 @@
 """One pass over all tensors: blocks of rows are made on several threads, written in order.
 
-At most `threads + 2` blocks exist at once, so memory does not grow with the model. Workers
+At most `threads + 3` blocks exist at once, so memory does not grow with the model. Workers
 read, merge and quantize (numpy and ggml release the interpreter lock); the calling thread
 writes and hashes. A journal beside the partial file names every tensor that is complete, with
 its SHA-256, so that a killed export goes on where it stopped.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pedsup.fsio import CHUNK
+from pedsup.optional import require
 from pedsup_export.gguf_out import header_bytes, padded
 from pedsup_export.plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.quantize import quantize_rows
@@ -84,7 +85,11 @@ def stream(
     if todo:
         file.seek(len(header) + todo[0].slot.offset)
         file.truncate()
-    with ThreadPoolExecutor(plan.request.threads, thread_name_prefix="quantize") as pool:
+    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
+    # One worker more than cores: while one waits for the disk the others compute. Each multiplies
+    # on its own, so BLAS must not start threads too.
+    workers = plan.request.threads + 1
+    with blas, ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool:
         made = _in_order(pool, plan, inputs, todo)
         for tensor in todo:
             done[tensor.slot.name] = _write_tensor(file, tensor, made, advance)
@@ -140,7 +145,7 @@ def _in_order(
         for tensor in todo:
             for lo, hi in blocks(tensor):
                 waiting.append(pool.submit(make, tensor, lo, hi))
-                if len(waiting) > plan.request.threads + 1:
+                if len(waiting) > plan.request.threads + 2:
                     yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
+from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import MismatchError
-from pedsup.fsio import CHUNK, sha256_file
+from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.progress import byte_bar
@@ -41,9 +42,17 @@ class VerifyReport:
 
 
 def verify(
-    path: Path, *, base: ModelRef | None = None, adapter: ModelRef | None = None
+    path: Path,
+    *,
+    base: ModelRef | None = None,
+    adapter: ModelRef | None = None,
+    read_sha256: str | None = None,
 ) -> VerifyReport:
     """Check a model file against its manifest, and the adapter again when its sources are given.
+
+    Args:
+        read_sha256: the file's digest if this process has just read it back and compared every
+            tensor (`export.read_back`); it is then not read a second time.
 
     Raises:
         BadFileError: the file or the manifest is damaged.
@@ -53,9 +62,7 @@ def verify(
     manifest = read_manifest(manifest_path(path))
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
-    sha256 = sha256_file(path)
-    if sha256 != manifest.file["sha256"]:
-        raise _differs("the whole file", sha256, manifest.file["sha256"], path)
+    sha256 = read_sha256 or _check_digests(header, manifest)
     shares = None
     if base is not None and adapter is not None:
         shares = tuple(_prove_again(path, header, manifest, base, adapter))
@@ -102,26 +109,38 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
 
 
 def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
+    for tensor in header.tensors.values():
+        wanted = manifest.tensors[tensor.name]
+        if (tensor.type.name, list(tensor.shape)) != (wanted["type"], wanted["shape"]):
+            found = f"{tensor.type.name} {list(tensor.shape)}"
+            raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
+
+
+def tensor_digests(header: GGUFHeader) -> dict[str, str]:
+    """SHA-256 of every tensor's bytes as they are on the disk."""
     total = sum(t.n_bytes for t in header.tensors.values())
-    with header.path.open("rb") as file, byte_bar(total, "verify") as bar:
+    file, found = DirectFile(header.path), {}
+    with byte_bar(total, "verify") as bar:
         for tensor in header.tensors.values():
-            wanted = manifest.tensors[tensor.name]
-            if (tensor.type.name, list(tensor.shape)) != (wanted["type"], wanted["shape"]):
-                found = f"{tensor.type.name} {list(tensor.shape)}"
-                raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
-            file.seek(header.data_offset + tensor.offset)
-            digest = _digest(file, tensor.n_bytes)
-            if digest != wanted["sha256"]:
-                raise _differs(f"tensor '{tensor.name}'", digest, wanted["sha256"], header.path)
+            found[tensor.name] = sha256_range(
+                file, header.data_offset + tensor.offset, tensor.n_bytes
+            )
             bar.update(tensor.n_bytes)
+    return found
 
 
-def _digest(file: BinaryIO, n_bytes: int) -> str:
-    digest = hashlib.sha256()
-    while n_bytes and (piece := file.read(min(CHUNK, n_bytes))):
-        digest.update(piece)
-        n_bytes -= len(piece)
-    return digest.hexdigest()
+def _check_digests(header: GGUFHeader, manifest: Manifest) -> str:
+    """Compare every tensor and the whole file with the manifest; the file's SHA-256."""
+    with ThreadPoolExecutor(1) as background:
+        whole = background.submit(sha256_file, header.path)
+        for name, digest in tensor_digests(header).items():
+            wanted = manifest.tensors[name]["sha256"]
+            if digest != wanted:
+                raise _differs(f"tensor '{name}'", digest, wanted, header.path)
+        sha256 = whole.result()
+    if sha256 != manifest.file["sha256"]:
+        raise _differs("the whole file", sha256, manifest.file["sha256"], header.path)
+    return sha256
 
 
 def _prove_again(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import OutputError
 
 CHUNK = 1 << 22
@@ -81,9 +81,5 @@ def atomic_file(final: Path, *, force: bool = True) -> Iterator[BinaryIO]:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks of 4 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+    """Hex SHA-256 of a file, read past the page cache where that is possible."""
+    return sha256_range(DirectFile(path), 0, path.stat().st_size)
