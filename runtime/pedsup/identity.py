@@ -35,7 +35,8 @@ class ModelIdentity:
             "digest": self.digest,
         }
         if self.manifest is not None:
-            record["sha256"] = self.manifest.file["sha256"]
+            # What the manifest says of the file; `pedsup-export verify` compares it with the file.
+            record["manifest_file_sha256"] = self.manifest.file["sha256"]
             record["manifest"] = self.manifest.core_sha256
         if self.problem:
             record["manifest_problem"] = self.problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -86,6 +87,11 @@ class Repl:
 
     def run(self) -> int:
         """Until the user leaves. Returns the exit code; the transcript is complete at any time."""
+        # A parent that ignores Ctrl-C (nohup, a shell's background job) hands that down.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return self._run()
+
+    def _run(self) -> int:
         self._greet()
         while not self.leaving:
             try:

@@ -231,14 +231,17 @@ def test_the_adapter_s_own_base_is_the_default_when_both_are_given(
 def test_the_quality_gate_refuses_before_the_file_has_its_name(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A random model loses too much at 2 bits; at 8 bits it passes and the figures are kept."""
     from pedsup_bench.gate import GateError
 
     reference, out = tmp_path / "reference.gguf", tmp_path / "m.gguf"
     execute(*make_plan(request(models["llama"], reference, quant="F32")))
+    strict, loose = tmp_path / "strict.toml", tmp_path / "loose.toml"
+    strict.write_text("[default]\nkld_mean = 1e-7\n")
+    loose.write_text("[default]\nkld_mean = 0.5\n")
+    gate = {"quant": "Q8_0", "gate_reference": reference}
     with pytest.raises(GateError, match="thresholds"):
-        execute(*make_plan(request(models["llama"], out, quant="Q2_K", gate_reference=reference)))
+        execute(*make_plan(request(models["llama"], out, gate_thresholds=strict, **gate)))
     assert not out.exists()
-    execute(*make_plan(request(models["llama"], out, quant="Q8_0", gate_reference=reference)))
+    execute(*make_plan(request(models["llama"], out, gate_thresholds=loose, **gate)))
     manifest = json.loads((tmp_path / "m.gguf.manifest.json").read_text())
-    assert manifest["core"]["quality"]["figures"]["kld_mean"] < 0.05
+    assert 1e-7 < manifest["core"]["quality"]["figures"]["kld_mean"] < 0.5

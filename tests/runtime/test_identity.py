@@ -53,7 +53,7 @@ def test_a_file_with_its_own_manifest_says_what_it_is(tmp_path: Path) -> None:
         "manifest: base google/gemma-4-E4B-it, adapter pediatric-support-g4, Q4_K_M, "
         "exported 2026-11-23T00:00:00Z"
     )
-    assert found.describe()["sha256"] == "f" * 64
+    assert found.describe()["manifest_file_sha256"] == "f" * 64
 
 
 @pytest.mark.parametrize("change", ["another core", "another size", "no digest in the file"])

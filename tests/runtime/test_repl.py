@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,9 @@ def test_ctrl_c_at_the_prompt_says_how_to_leave(start: Any) -> None:
     with start([["ok", END]]) as terminal:
         terminal.expect(PROMPT)
         terminal.send("half a ques")
+        # Readline draws the prompt before it listens for signals; a person is slower than that.
+        terminal.expect("half a ques")
+        time.sleep(0.5)
         terminal.press("C")
         terminal.expect(r"Ctrl-D or /quit leaves")
         terminal.expect(PROMPT)
