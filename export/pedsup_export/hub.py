@@ -80,7 +80,7 @@ def _download(
         ) from error
     except (OSError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
         raise HubError(
-            f"'{name}' is not on this machine and the hub cannot be reached",
+            f"there is no folder '{name}' here, and the hub, where it might be, cannot be reached",
             wanted=f"a local folder or a network (cause: {type(error).__name__})",
             remedy=f"on a machine with a network: hf download {name}; copy the folder and give "
             "its path",

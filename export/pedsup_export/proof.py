@@ -63,8 +63,9 @@ def prove_adapter(plan: ExportPlan, inputs: Inputs, file: Path, data_offset: int
             f"merge: {listed}",
             where=file,
             wanted="a share above 0.5 (1 is the whole adapter)",
-            remedy="the adapter is smaller than the quantization error: choose more bits, e.g. "
-            "--quant Q6_K or --tensor-type, or train it longer",
+            remedy="the adapter's change is rounded away here (a base that was quantized once lies "
+            "on the old grid): give these tensors more bits, e.g. --tensor-type 'ffn_down=Q6_K', "
+            "or export from a base in its original precision",
         )
     return shares
 

@@ -17,7 +17,7 @@ from pedsup.check import check_document, check_text
 from pedsup.consent import require_consent
 from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
-from pedsup.i18n import system_language
+from pedsup.i18n import system_language, text
 from pedsup.intended_use import SHORT, Language
 from pedsup.memory import available_memory, require_fit
 from pedsup.paths import data_folder, make_private
@@ -88,6 +88,8 @@ def execute(request: RunRequest) -> int:
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
             print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
+        if result.stop_reason in ("length", "context"):
+            say(text("cut", language))
         return oneshot.exit_code(result)
 
 

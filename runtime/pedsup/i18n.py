@@ -43,6 +43,10 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         ),
     },
     "stopped": {"en": "[stopped]", "es": "[detenido]"},
+    "cut": {
+        "en": "[cut: the limit of tokens was reached; --max-tokens or a larger --ctx gives more]",
+        "es": "[cortada: se alcanzó el límite de tokens; --max-tokens o un --ctx mayor dan más]",
+    },
     "leave_hint": {"en": "(Ctrl-D or /quit leaves)", "es": "(Ctrl-D o /quit para salir)"},
     "goodbye": {"en": "Session {id} is kept.", "es": "La sesión {id} queda guardada."},
     "resumed": {

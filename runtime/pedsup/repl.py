@@ -117,6 +117,8 @@ class Repl:
         result = self.conversation.ask(message, self.settings)
         if result.stop_reason == "interrupted":
             self._say(self._text("stopped"))
+        elif result.stop_reason in ("length", "context"):
+            self._say(self._text("cut"))
         self._say("")
         return result
 

@@ -109,7 +109,7 @@ def test_offline_and_not_in_the_cache(tmp_path: Path) -> None:
     done = run("run", "--base", "nobody/nothing", "--out", tmp_path / "m.gguf",
                home=tmp_path, HF_HUB_OFFLINE="1")  # fmt: skip
     assert done.returncode == 10
-    assert "the hub cannot be reached" in done.stderr
+    assert "cannot be reached" in done.stderr
     assert "hf download nobody/nothing" in done.stderr
     assert "Traceback" not in done.stderr
 
