@@ -45,6 +45,7 @@ def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
 
 
 def gate_text(figures: dict[str, Any]) -> str:
-    """One line for people."""
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures["figures"].items())
+    """One line for people: each figure and its limit."""
+    checks = figures["checks"]
+    shown = ", ".join(f"{c['figure']} {c['value']:.4g} of {c['limit']:.4g}" for c in checks)
     return f"passed against {figures['reference']} ({shown})"

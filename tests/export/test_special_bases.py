@@ -17,6 +17,7 @@ from pedsup.gguf_file import read_header
 from pedsup_export.cli import choose_merge_base
 from pedsup_export.export import execute
 from pedsup_export.plan import make_plan
+from pedsup_export.quality_gate import gate_text
 from pedsup_export.request import ExportRequest, ModelRef
 
 Convert = Callable[[Path, str], Path]
@@ -244,4 +245,8 @@ def test_the_quality_gate_refuses_before_the_file_has_its_name(
     assert not out.exists()
     execute(*make_plan(request(models["llama"], out, gate_thresholds=loose, **gate)))
     manifest = json.loads((tmp_path / "m.gguf.manifest.json").read_text())
-    assert 1e-7 < manifest["core"]["quality"]["figures"]["kld_mean"] < 0.5
+    quality = manifest["core"]["quality"]
+    (check,) = quality["checks"]
+    assert check["figure"] == "kld_mean"
+    assert 1e-7 < check["value"] < 0.5
+    assert gate_text(quality).startswith("passed against reference.gguf (kld_mean 0.")
