@@ -6,7 +6,6 @@ that the code above never sees a dtype. Nothing is read but headers until rows a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.direct_io import BLOCK, DirectFile
+from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup_export.nf4 import COMPANIONS, STATE_SUFFIX, open_4bit
 from pedsup_export.safetensors_file import SafetensorsFile
@@ -84,17 +83,9 @@ class Checkpoint:
         """
         for path in self.files:
             if path.name not in self._digests:
-                self._digests[path.name] = _sha256(path, on_bytes)
+                size = path.stat().st_size
+                self._digests[path.name] = sha256_range(DirectFile(path), 0, size, on_bytes)
         return dict(self._digests)
-
-
-def _sha256(path: Path, on_bytes: Callable[[int], object]) -> str:
-    digest, file, at = hashlib.sha256(), DirectFile(path), 0
-    while block := file.read(at, BLOCK):
-        digest.update(block)
-        at += len(block)
-        on_bytes(len(block))
-    return digest.hexdigest()
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

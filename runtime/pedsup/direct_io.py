@@ -12,6 +12,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -67,10 +68,17 @@ class DirectFile:
         return buffer[begin - start : max(begin - start, min(at, begin + n_bytes - start))]
 
 
-def sha256_range(file: DirectFile, begin: int, n_bytes: int) -> str:
-    """Hex SHA-256 of a part of a file (of what is there, if the file ends before)."""
+def sha256_range(
+    file: DirectFile, begin: int, n_bytes: int, on_bytes: Callable[[int], object] = lambda n: None
+) -> str:
+    """Hex SHA-256 of a part of a file (of what is there, if the file ends before).
+
+    Args:
+        on_bytes: called with the number of bytes after each block, for a progress bar.
+    """
     digest = hashlib.sha256()
     while n_bytes and (block := file.read(begin, min(BLOCK, n_bytes))):
         digest.update(block)
         begin, n_bytes = begin + len(block), n_bytes - len(block)
+        on_bytes(len(block))
     return digest.hexdigest()
