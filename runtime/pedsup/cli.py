@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,6 +11,7 @@ import click
 from pedsup import __version__
 from pedsup.errors import border
 from pedsup.intended_use import FULL
+from pedsup.verbs import VERBS, load_verb, verbs_help
 
 if TYPE_CHECKING:
     from pedsup.app import RunRequest
@@ -19,7 +21,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="\b\nIntended use\n" + FULL["en"],
+    epilog=verbs_help() + "\b\nIntended use\n" + FULL["en"],
 )
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="Ask once, print the answer and leave.")
@@ -78,6 +80,11 @@ def main() -> NoReturn:
 
 
 def _program() -> int:
+    words = sys.argv[1:]
+    if words and words[0] in VERBS:
+        verb = load_verb(words[0])
+        done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)
+        return done if isinstance(done, int) else 0
     # The work happens outside of click, which would make exit code 1 of a broken pipe.
     parsed = run.main(prog_name="pedsup-run", standalone_mode=False)
     if isinstance(parsed, int):  # --help and --version
