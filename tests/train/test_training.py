@@ -16,7 +16,7 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
-from pedsup_train import backends
+from pedsup_train import backends, probe
 from pedsup_train.facts import Result, result_facts
 from pedsup_train.loop import clean_history, out_of_memory
 from pedsup_train.plan import make_plan
@@ -227,7 +227,7 @@ def test_four_bit_on_the_cpu(gemma: Path, data: Path, tmp_path: Path) -> None:
     assert len(four_bit) >= len(loaded.targets.names)
     assert all(m.weight.dtype == torch.uint8 and not m.weight.requires_grad for m in four_bit)
     packed = [m.weight.data.clone() for m in four_bit]
-    backends.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
+    probe.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
     assert all(torch.equal(m.weight.data, w) for m, w in zip(four_bit, packed, strict=True))
     result = train_adapter(make_plan(settings, tmp_path / "adapter"))
     facts = result_facts(result)
@@ -269,7 +269,7 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
 
     tokenizer = AutoTokenizer.from_pretrained(gemma)
     model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
-    assert backends.check_forward(model, tokenizer) < 1e-3
+    assert probe.check_forward(model, tokenizer) < 1e-3
     forward = type(model).forward
 
     def broken(self: Any, *args: Any, use_cache: bool = True, **kwargs: Any) -> Any:
@@ -280,7 +280,7 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(model), "forward", broken)
     with pytest.raises(UnsupportedError, match="wrong forward pass"):
-        backends.check_forward(model, tokenizer)
+        probe.check_forward(model, tokenizer)
 
 
 def test_known_bad_versions_are_refused(
