@@ -68,6 +68,8 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     if backend == "unsloth":
         # Before transformers: it replaces functions that other modules take by name.
         unsloth_backend.load_library()
+        if not unsloth_backend.compiles():
+            notes.append("unsloth's compilation is off; UNSLOTH_COMPILE_DISABLE=0 turns it on")
     dtype = recipe.model.dtype
     if dtype == "auto":
         bf16 = cuda and torch.cuda.is_bf16_supported()

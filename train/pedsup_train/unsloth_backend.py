@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import sys
 from typing import Any
 
 from pedsup.optional import require
@@ -18,17 +20,27 @@ def is_installed() -> bool:
 
 
 def load_library() -> Any:
-    """Import unsloth, with its habits set before.
+    """Import unsloth, with its habits set before (it reads most of them at import).
 
-    It counts its users by a download from the hub, which hangs for two minutes where only a part
-    of the network is reachable, and writes the modules that it generates into the working
-    directory; the first is off, the second goes to pedsup's cache. Both can be set otherwise.
+    Each can be set otherwise in the environment:
+
+    - It counts its users by a download from the hub (two minutes where packets vanish): off.
+    - It compiles each layer. With Gemma 4's shared K/V and checkpointing that took more than seven
+      minutes for no step (E4B on an H100), or ended in a `CheckpointError` (a tiny Gemma 4), as in
+      unsloth-zoo #1146: off. `UNSLOTH_COMPILE_DISABLE=0` turns it on, for other models.
+    - It writes generated modules into the working directory: they go to pedsup's cache.
     """
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-    os.environ.setdefault(
-        "UNSLOTH_COMPILE_LOCATION", str(cache_folder() / "unsloth_compiled_cache")
-    )
-    return require("unsloth", extra="train-gpu")
+    os.environ.setdefault("UNSLOTH_COMPILE_DISABLE", "1")
+    generated = cache_folder() / "unsloth_compiled_cache"
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(generated))
+    with contextlib.redirect_stdout(sys.stderr):  # its banners; stdout is for results
+        return require("unsloth", extra="train-gpu")
+
+
+def compiles() -> bool:
+    """Whether unsloth will compile, by its own environment variable."""
+    return os.environ.get("UNSLOTH_COMPILE_DISABLE", "0") not in ("1", "partial")
 
 
 def load_model(recipe: Recipe, dtype: str) -> tuple[Any, TargetPlan]:
