@@ -283,6 +283,23 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
         probe.check_forward(model, tokenizer)
 
 
+def test_checkpointing_that_changes_gradients_is_found(gemma: Path, data: Path) -> None:
+    """Re-entrant checkpointing cuts the way from the layers that share K/V to the one they read
+    (unsloth-zoo #813): the loss is right, the k_proj and v_proj of that layer learn nonsense."""
+    settings = recipe(gemma, data, "train.gradient_checkpointing=true")
+    loaded = backends.load(settings, backends.choose_runtime(settings))
+    cosine = probe.check_gradients(loaded.model, loaded.tokenizer)
+    assert cosine is not None and cosine > 0.99999
+    base = loaded.model.get_base_model()
+    base.enable_input_require_grads()
+    enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+    enable({"use_reentrant": True})
+    with pytest.raises(UnsupportedError, match=r"layers\.[23]\.self_attn\.[kv]_proj"):
+        probe.check_gradients(loaded.model, loaded.tokenizer)
+    assert all(p.grad is None for p in loaded.model.parameters())
+    assert any(getattr(m, "gradient_checkpointing", False) for m in loaded.model.modules())
+
+
 def test_known_bad_versions_are_refused(
     gemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +311,7 @@ def test_known_bad_versions_are_refused(
     versions.refuse_known_bad("llama", ("transformers", "unsloth_zoo"))
     monkeypatch.setattr(versions, "installed", lambda name: "5.6.0.dev0")
     versions.refuse_known_bad("gemma4", ("transformers",))
-    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.9")
+    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.6")
     with pytest.raises(UnsupportedError, match="unsloth-zoo>=2026"):
         versions.refuse_known_bad("gemma4", ("unsloth_zoo",))
 

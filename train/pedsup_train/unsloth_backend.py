@@ -25,7 +25,7 @@ def load_library() -> Any:
     Each can be set otherwise in the environment:
 
     - It counts its users by a download from the hub (two minutes where packets vanish): off.
-    - It compiles each layer. With Gemma 4's shared K/V and checkpointing that took more than seven
+    - It compiles each layer. With Gemma 4's shared K/V and checkpointing that took more than five
       minutes for no step (E4B on an H100), or ended in a `CheckpointError` (a tiny Gemma 4), as in
       unsloth-zoo #1146: off. `UNSLOTH_COMPILE_DISABLE=0` turns it on, for other models.
     - It writes generated modules into the working directory: they go to pedsup's cache.
