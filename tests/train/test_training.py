@@ -18,7 +18,7 @@ from pedsup_testing import tiny_models
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
 from pedsup_train import backends, probe
 from pedsup_train.facts import Result, result_facts
-from pedsup_train.loop import clean_history, out_of_memory
+from pedsup_train.loop import changed_recompute, clean_history, out_of_memory
 from pedsup_train.plan import make_plan
 from pedsup_train.recipe import Recipe, read_recipe
 from pedsup_train.recipe_toml import to_toml
@@ -298,6 +298,26 @@ def test_checkpointing_that_changes_gradients_is_found(gemma: Path, data: Path) 
         probe.check_gradients(loaded.model, loaded.tokenizer)
     assert all(p.grad is None for p in loaded.model.parameters())
     assert any(getattr(m, "gradient_checkpointing", False) for m in loaded.model.modules())
+
+
+def test_a_layer_recomputed_in_another_form_gives_advice() -> None:
+    """torch's own error, from a function that runs differently the second time (as unsloth-zoo
+    #1146 does when compilation changes between the two)."""
+    from torch.utils.checkpoint import checkpoint
+
+    runs: list[int] = []
+
+    def layer(x: Any) -> Any:
+        runs.append(1)
+        return (x if len(runs) == 1 else x.repeat(2)).sin().sum()
+
+    loss = checkpoint(layer, torch.ones(3, requires_grad=True), use_reentrant=False)
+    with pytest.raises(RuntimeError) as caught:
+        loss.backward()
+    runtime = backends.Runtime("unsloth", "cuda", "bfloat16", "adamw_torch")
+    advice = changed_recompute(caught.value, runtime)
+    assert isinstance(advice, UnsupportedError) and "--backend transformers" in str(advice.remedy)
+    assert changed_recompute(RuntimeError("other"), runtime) is None
 
 
 def test_known_bad_versions_are_refused(
