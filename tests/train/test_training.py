@@ -131,6 +131,34 @@ def test_peft_loads_the_folder_and_gives_the_trained_logits(trained: Result, gem
     assert config["base_model_name_or_path"] == str(gemma) and config["r"] == 4
 
 
+def test_the_exporter_takes_the_folder_and_llama_cpp_gives_peft_s_logits(
+    trained: Result, gemma: Path, tmp_path: Path
+) -> None:
+    import peft
+    from pedsup_testing import oracle
+    from transformers import AutoModelForCausalLM
+
+    from pedsup_export.export import execute
+    from pedsup_export.plan import make_plan as plan_export
+    from pedsup_export.request import ExportRequest, ModelRef
+
+    adapter, out = trained.plan.out, tmp_path / "out.gguf"
+    execute(
+        *plan_export(
+            ExportRequest(
+                ModelRef(gemma, "base"), out, adapter=ModelRef(adapter, "adapter"), quant="F32"
+            )
+        )
+    )
+    tokens = [2, 105, 300, 400, 500, 301, 402]
+    base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+    plain = base(input_ids=torch.tensor([tokens])).logits[0].detach().numpy()
+    model = peft.PeftModel.from_pretrained(base, adapter).eval()
+    wanted = model(input_ids=torch.tensor([tokens])).logits[0].detach().numpy()
+    found = oracle.logits(out, tokens)
+    assert oracle.mean_kl(wanted, found) < 1e-5 < 1e-2 < oracle.mean_kl(plain, found)
+
+
 def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
     out = trained.plan.out
     assert {path.name for path in out.iterdir()} == {
