@@ -11,7 +11,8 @@ from pathlib import Path
 from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import MismatchError
 from pedsup.fsio import sha256_file
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_model
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.progress import byte_bar
 from pedsup_export.gguf_out import TensorSlot
@@ -58,7 +59,7 @@ def verify(
         BadFileError: the file or the manifest is damaged.
         MismatchError: a digest differs, or the adapter is not in the file.
     """
-    header = read_header(path)
+    header = validate_model(path)
     manifest = read_manifest(manifest_path(path))
     _check_identity(header, manifest)
     _check_tensors(header, manifest)

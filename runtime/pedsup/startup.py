@@ -17,7 +17,8 @@ from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_model
 from pedsup.identity import ModelIdentity, identify
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import estimate
@@ -64,13 +65,13 @@ class LoadedModel:
 
 
 def plan_launch(model: Path, settings: Settings, *, available: Available | None) -> LaunchPlan:
-    """Read the header and decide threads, context and sampling; nothing is loaded.
+    """Check the file and decide threads, context and sampling; nothing is loaded.
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
         UsageError: the context asked for is larger than the model's.
     """
-    header = read_header(model)
+    header = validate_model(model)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
     host = Host(cpu_features(), server=_uses_server(settings))

@@ -109,11 +109,11 @@ def _check_experts(header: GGUFHeader) -> None:
     if used > n_expert or (n_expert and not used):
         raise bad_field(header, used_key, f"is {used}", f"1 to {n_expert}, the number of experts")
     group_used = header.get("%s.expert_group_used_count", 0)
-    fits = groups < n_expert and n_expert % groups == 0 and 0 < group_used < groups
-    if groups > (1 if n_expert else 0) and not fits:
-        raise bad_field(header, groups_key, f"is {groups}", f"a divisor of {n_expert}")
-    if groups == 1 and n_expert == 1:
-        raise bad_field(header, groups_key, "is 1", "fewer groups than experts")
+    divides = groups < 2 or (n_expert % groups == 0 and 0 < group_used < groups)
+    if groups and (groups >= n_expert or not divides):
+        raise bad_field(
+            header, groups_key, f"is {groups}, {group_used} used", f"a divisor of {n_expert}"
+        )
 
 
 def _check_gemma4(header: GGUFHeader) -> None:

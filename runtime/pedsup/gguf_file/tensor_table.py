@@ -56,9 +56,7 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
     start = cursor.at
     n_dims = cursor.u32()
     if not 1 <= n_dims <= MAX_DIMS:
-        raise cursor.bad(
-            f"tensor '{name}' has {n_dims} dimensions", f"1 to {MAX_DIMS}", at=start
-        )
+        raise cursor.bad(f"tensor '{name}' has {n_dims} dimensions", f"1 to {MAX_DIMS}", at=start)
     at = cursor.skip(8 * n_dims)
     shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(cursor.data, at)
     type_at = cursor.at

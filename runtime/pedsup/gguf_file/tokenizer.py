@@ -30,10 +30,10 @@ _ADDED: Final = {
 }
 _DEFAULTS: Final = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
 """Tokens that have a default number with sentencepiece."""
-_ADD_BOS: Final = frozenset(
-    "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano chameleon "
-    "tekken".split()
-)
+_ADD_BOS_NAMES: Final = """
+    llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano chameleon tekken
+"""
+_ADD_BOS: Final = frozenset(_ADD_BOS_NAMES.split())
 """Pre-tokenizers whose models get bos unless the file says otherwise."""
 _TEXTS: Final = ("tokenizer.ggml.pre", "tokenizer.chat_template")
 _FLAGS: Final = (

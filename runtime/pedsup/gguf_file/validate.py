@@ -19,7 +19,7 @@ from pedsup.gguf_file.tokenizer import check_tokenizer
 
 _KEPT: Final = 4
 _Status = tuple[int, ...]
-_validated: dict[tuple[Path, str, _Status], GGUFHeader] = {}
+_validated: dict[tuple[Path, _Status], GGUFHeader] = {}
 """Headers of files that passed; a session asks for its model at the plan and at the engine."""
 
 
@@ -42,7 +42,7 @@ def validate_model(path: str | Path) -> GGUFHeader:
             status.st_mtime_ns,
             status.st_ctime_ns,
         )
-        key = (path, str(Path.cwd()), stamp)
+        key = (path, stamp)
         if (found := _validated.get(key)) is not None:
             return found
         header = parse_header(file, status.st_size, path)
