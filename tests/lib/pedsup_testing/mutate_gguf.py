@@ -167,8 +167,10 @@ def _row(forged: Forged, random: Random) -> Forged:
 
 
 def _dim(size: int, random: Random) -> int:
-    return size if random.random() < 0.5 else random.choice((*NUMBERS, size - 1, size + 1) * 1) % (
-        1 << 64
+    return (
+        size
+        if random.random() < 0.5
+        else random.choice((*NUMBERS, size - 1, size + 1) * 1) % (1 << 64)
     )
 
 
