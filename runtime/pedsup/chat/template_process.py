@@ -1,4 +1,4 @@
-"""The parent's end of `template_worker`: a template in a child that is watched and can be killed."""
+"""The parent's end of `template_worker`: a template in a child that is watched, and killed."""
 
 from __future__ import annotations
 

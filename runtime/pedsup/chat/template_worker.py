@@ -27,7 +27,7 @@ CPU_SECONDS: Final = 10
 IDLE_SECONDS: Final = 60
 """An idle worker gives its memory back; the parent starts another one."""
 FORBIDDEN_EXIT: Final = 70
-_COMPILING: Final = frozenset({"compile", "exec"})
+_COMPILING: Final = frozenset({"compile", "exec", "code.__new__"})
 _HARMLESS: Final = frozenset(
     {"sys._getframe", "object.__getattr__", "object.__setattr__", "builtins.id"}
 )
