@@ -39,8 +39,17 @@ class Array:
         )
 
 
+@dataclass(frozen=True)
+class Raw:
+    """The bytes of a value as they shall stand in the file."""
+
+    data: bytes
+
+
 def encode(kind: int, value: Any) -> bytes:
     """The bytes of a value; `bytes` are taken as they are for other types than strings."""
+    if isinstance(value, Raw):
+        return value.data
     if kind == STRING:
         return text(value)
     if isinstance(value, bytes):
@@ -100,10 +109,10 @@ class Forged:
         assert any(key.name == name for key in self.keys), name
         return replace(self, keys=tuple(key for key in self.keys if key.name != name))
 
-    def with_row(self, name: str, **changes: Any) -> Forged:
+    def with_row(self, which: str, **changes: Any) -> Forged:
         """The same with one tensor's row changed."""
-        assert any(row.name == name for row in self.rows), name
-        rows = tuple(replace(r, **changes) if r.name == name else r for r in self.rows)
+        assert any(row.name == which for row in self.rows), which
+        rows = tuple(replace(r, **changes) if r.name == which else r for r in self.rows)
         return replace(self, rows=rows)
 
     def header(self) -> bytes:
