@@ -108,10 +108,12 @@ def test_a_flipped_header_byte_is_refused_or_harmless(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "gemma4"])
-def test_every_flipped_header_byte_is_refused_or_harmless(name: str) -> None:
-    tried, accepted = flips(MODELS[name], 1, (0xFF, 0x01))
-    assert tried == 2 * len(MODELS[name].header())
+@pytest.mark.parametrize(("name", "masks"), [("llama", (0xFF, 0x01)), ("gemma4", (0xFF,))])
+def test_every_flipped_header_byte_is_refused_or_harmless(
+    name: str, masks: tuple[int, ...]
+) -> None:
+    tried, accepted = flips(MODELS[name], 1, masks)
+    assert tried == len(masks) * len(MODELS[name].header())
     assert 0 < accepted < tried
 
 
@@ -169,7 +171,7 @@ def test_any_bytes_after_a_prefix(data: bytes) -> None:
 def test_llama_cpp_does_not_crash_on_what_is_accepted(tmp_path: Path) -> None:
     """The oracle: every accepted mutation is loaded, and run if it loads, in its own process."""
     accepted = []
-    for seed in range(2500):
+    for seed in range(1500):
         random = Random(seed)
         data = mutate_gguf.mutate(random.choice(list(MODELS.values())), random)
         if survives(data):
@@ -177,7 +179,7 @@ def test_llama_cpp_does_not_crash_on_what_is_accepted(tmp_path: Path) -> None:
             path.write_bytes(data)
             accepted.append(path)
     outcomes = load_oracle.outcomes(accepted)
-    assert len(accepted) > 300
+    assert len(accepted) > 200
     crashed = [
         (path.name, how)
         for path, how in zip(accepted, outcomes, strict=True)

@@ -77,11 +77,11 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
             at=at,
         )
     tensor = TensorInfo(name, shape, kind, offset)
-    if tensor.n_bytes > cursor.size:
+    if tensor.n_bytes > MAX_SIGNED:
         raise cursor.bad(
             f"tensor '{name}' of type {kind.name} with the dimensions {list(shape)} has "
             f"{tensor.n_bytes} bytes",
-            f"no more than the file's {cursor.size} bytes",
+            "fewer than 2^63 bytes",
             at=at,
         )
     return tensor

@@ -157,7 +157,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
         "fewer than 2^63 elements",
     ),
     "bytes that wrap": (row(dims=(1 << 61,)), "has 9223372036854775808 bytes"),
-    "bytes that wrap in blocks": (row(dims=(1 << 60, 4), kind=2), "bytes"),
+    "bytes that wrap in blocks": (row(dims=(1 << 60, 4), kind=2), "the file ends inside"),
     "row no multiple of the block": (row(dims=(33, 64), kind=2), "rows a multiple of 32"),
     "Q4_K of a short row": (row(dims=(32, 64), kind=12), "rows a multiple of 256"),
     "removed tensor type": (row(kind=4), "has the type number 4"),
