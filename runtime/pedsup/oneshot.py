@@ -34,6 +34,12 @@ def read_question(prompt: str | None) -> str:
         raise UsageError(
             "there is no question", remedy='give -p "..." or write the text to standard input'
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the question is not UTF-8 text", remedy="check the terminal's encoding"
+        ) from error
     return text.strip()
 
 
