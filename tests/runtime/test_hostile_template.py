@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from pedsup.chat import template_process, template_worker
+from pedsup.chat import sandbox, template_process, template_worker
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.chat.template_process import TemplateProcess
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
@@ -247,6 +249,33 @@ def test_the_worker_can_open_no_file_and_start_no_program(empty_folder: Path) ->
     )
     assert done.stdout.split() == ["OSError", "24", "OSError", "24", "MemoryError"], done.stderr
     assert not list(empty_folder.iterdir())
+
+
+# ---- anything at all ------------------------------------------------------------------------
+
+PARTS = (
+    "{{", "}}", "{%", "%}", "{#", "#}", "for", "in", "if", "endif", "endfor", "set", "macro", "x",
+    "endmacro", "messages", "loop", "namespace", "()", "[0]", ".content", "|", "join", "map", "~",
+    "'a'", "1", "*", "%", "==", "-", "range(9)", "None", "self", "super()", "raw", "endraw", "=",
+    "filter", "call", "block", "import", "from", "recursive", "break", "\n", " ", ",", "not", "é",
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(parts=st.lists(st.sampled_from(PARTS), max_size=14))
+@example(parts=["{% set None = 1 %}"])
+@example(parts=["{% for x in messages %}{{ loop(1) }}{% endfor %}"])
+@example(parts=["{{ messages | map('no') }}"])
+def test_any_template_is_text_or_an_exception(parts: list[str]) -> None:
+    """Here and not in a process, for speed: what is caught there is all that comes out."""
+    source = " ".join(parts)
+    try:
+        compiled = sandbox.compile_template(source)
+        text = sandbox.render(compiled, {"messages": HELLO})
+    except Exception as error:
+        assert isinstance(error, sandbox.ERRORS)
+    else:
+        assert isinstance(text, str)
 
 
 # ---- the process ------------------------------------------------------------------------------

@@ -28,17 +28,9 @@ _FILTER_NAMES: Final = """
     int float abs min max sum round groupby
 """
 FILTERS: Final = frozenset(_FILTER_NAMES.split())
-ERRORS: Final = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What the rendering of a bad template may raise."""
+ERRORS: Final = (Exception,)
+"""What compiling or rendering may raise: whatever the template's author ran into. jinja2 makes
+Python of it, so that SyntaxError and NameError are among them."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -66,7 +58,7 @@ def compile_template(source: str) -> jinja2.Template:
     """A template that can be given to `render`.
 
     Raises:
-        One of `ERRORS`: it is no valid template.
+        Exception: of any kind; it is no valid template.
     """
     environment = _Sandbox(
         trim_blocks=True,
@@ -89,7 +81,7 @@ def render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     """The text that a template makes.
 
     Raises:
-        One of `ERRORS`: it refuses the dialogue, or does what the sandbox forbids.
+        Exception: it refuses the dialogue, or does what the sandbox forbids.
     """
     out, size = [], 0
     # Not `generate`: on an error that compiles code to mend the traceback.

@@ -133,7 +133,7 @@ class TemplateProcess:
         code = self._child.wait()
         if code == 0 and asked:
             return _IdleExitError()
-        return refusal(f"its process ended with {code}: too much memory or time")
+        return refusal(f"its process ended with {code}")
 
     def _end(self) -> None:
         if self._reap is not None:
