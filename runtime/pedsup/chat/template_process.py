@@ -78,6 +78,8 @@ class TemplateProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # As the parent finds its modules, wherever they are.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C is the parent's
         )
         self._reap = weakref.finalize(self, _kill, self._child)

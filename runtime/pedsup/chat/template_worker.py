@@ -16,6 +16,7 @@ import os
 import resource
 import select
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
 from pedsup.chat import sandbox
@@ -127,19 +128,22 @@ def _limit() -> None:
         resource.RLIMIT_NOFILE: 3,
     }
     for what, most in limits.items():
-        hard = resource.getrlimit(what)[1]
-        if hard != resource.RLIM_INFINITY:
-            most = min(most, hard)
-        resource.setrlimit(what, (most, most))
+        # A system that does not take a limit still has the other walls.
+        with suppress(OSError, ValueError):
+            hard = resource.getrlimit(what)[1]
+            if hard != resource.RLIM_INFINITY:
+                most = min(most, hard)
+            resource.setrlimit(what, (most, most))
 
 
 def _limit_cpu() -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-    )
+    with suppress(OSError, ValueError):
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+        )
 
 
 def _data_bytes() -> int:

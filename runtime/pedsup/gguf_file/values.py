@@ -35,18 +35,6 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
-INTEGERS: Final = frozenset(
-    {
-        ValueType.UINT8,
-        ValueType.INT8,
-        ValueType.UINT16,
-        ValueType.INT16,
-        ValueType.UINT32,
-        ValueType.INT32,
-        ValueType.UINT64,
-        ValueType.INT64,
-    }
-)
 FLOATS: Final = frozenset({ValueType.FLOAT32, ValueType.FLOAT64})
 SCALARS: Final[dict[int, struct.Struct]] = {
     ValueType.UINT8: struct.Struct("<B"),
