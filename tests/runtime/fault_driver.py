@@ -9,6 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from pedsup_testing.faults import Job, Report, finish, sweep
+
 import pedsup.session
 from pedsup.chat.template import ChatTemplate
 from pedsup.engine.api import EngineConfig
@@ -17,7 +19,6 @@ from pedsup.gguf_file import read_header
 from pedsup.prefix_cache import ModelIdentity, PrefixCache
 from pedsup.session import find_session, new_session, resume_session, save_copy
 from pedsup.transcript import read_records
-from pedsup_testing.faults import Job, Report, finish, sweep
 
 TURNS, PIECES = 4, 6
 

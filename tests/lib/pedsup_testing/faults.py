@@ -1,4 +1,4 @@
-"""Sweep a job over every write, fsync, rename, truncate and unlink it makes: kill it there, or fail.
+"""Sweep a job over every write, fsync, rename, truncate and unlink it makes: kill it, or fail.
 
 `sweep` runs in a driver process that was started with the shim before libc (`drive`). The job runs
 in a forked child for each point, so that imports are paid once; what is checked after each child
