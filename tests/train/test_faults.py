@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pedsup_testing import faults, tiny_models
 
-STRIDE = int(os.environ.get("PEDSUP_FAULT_STRIDE", "12"))
+STRIDE = int(os.environ.get("PEDSUP_FAULT_STRIDE", "10"))
 """Each point trains twice. All points: PEDSUP_FAULT_STRIDE=1."""
 
 
