@@ -113,8 +113,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         document = manifest_document(
             core, {"name": out.name, "size": size, "sha256": sha256}, _now()
         )
-        publish(partial, out)
-        write_manifest(manifest_path(out), document)
+        publish_both(partial, out, document)
         journal.path.unlink(missing_ok=True)
     return ExportResult(out, manifest_path(out), size, sha256, tuple(shares))
 
@@ -261,7 +260,14 @@ def _text_digest(text: object) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
 
 
-def write_manifest(path: Path, document: dict[str, Any]) -> None:
-    """Write the manifest atomically."""
-    with atomic_file(path) as file:
-        file.write(json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8"))
+def publish_both(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
+    """Give the file its name, then the manifest.
+
+    The manifest is on the disk before the old file is replaced: a disk that is full by then
+    leaves the old pair, and a kill between the two renames leaves whole files.
+    """
+    with atomic_file(manifest_path(out)) as file:
+        file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+        publish(partial, out)

@@ -66,7 +66,7 @@ def one_document(
     sampling = asdict(loaded.sampling)
     for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)
-    facts = turn_facts(result)
+    facts = turn_facts(result, conversation.findings)
     warmed = conversation.warmed
     facts["timings"]["load_s"] = round(loaded.load_s, 4)
     facts["timings"]["system_s"] = round(warmed.seconds, 4) if warmed else 0.0
