@@ -32,8 +32,16 @@ print("{VERSION}" if sys.argv[1:] == ["--version"] else sys.argv[1:])
 SHELLS = [("sh",), ("dash",), ("busybox", "sh"), ("bash", "--posix")]
 
 
+PIP = """import sys, zipfile
+target = sys.argv[sys.argv.index("--target") + 1]
+for wheel in open(sys.argv[sys.argv.index("--requirement") + 1]):
+    zipfile.ZipFile(wheel.strip()).extractall(target)
+"""
+"""A twentieth of the time of the real one, which test_with_the_real_pip and the last tests use."""
+
+
 def stand_in_wheels(_project: Path, out: Path, _constraints: Path | None) -> None:
-    """A pedsup that only tells its version, and the pip that Python brings along."""
+    """A pedsup that only tells its version, and a pip that only unpacks."""
     with zipfile.ZipFile(out / "pedsup-9.9-py3-none-any.whl", "w") as wheel:
         info = "pedsup-9.9.dist-info"
         wheel.writestr("pedsup/__main__.py", MAIN)
@@ -43,6 +51,14 @@ def stand_in_wheels(_project: Path, out: Path, _constraints: Path | None) -> Non
             "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         wheel.writestr(f"{info}/RECORD", "")
+    with zipfile.ZipFile(out / "pip-0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("pip/__main__.py", PIP)
+
+
+def real_pip(project: Path, out: Path, constraints: Path | None) -> None:
+    """The same with the pip that Python brings along."""
+    stand_in_wheels(project, out, constraints)
+    (out / "pip-0-py3-none-any.whl").unlink()
     (pip,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
     shutil.copy(pip, out)
 
@@ -119,6 +135,16 @@ def test_from_the_card_and_again(shell, bundle, model, termux):
     assert before == {p: p.stat().st_mtime_ns for p in before}
     assert len(termux.asked()) == 1
     installed(termux, model)
+
+
+def test_with_the_real_pip(model, termux, tmp_path):
+    out = tmp_path / "pedsup"
+    write_bundle(plan_bundle(BundleRequest(out, ROOT, model)), real_pip)
+    done = termux.install(out)
+    assert (done.returncode, done.stderr) == (0, "")
+    installed(termux, model)
+    (app,) = (termux.home / ".local/share/pedsup/app").iterdir()
+    assert (app / "pedsup-9.9.dist-info/INSTALLER").read_text().strip() == "pip"
 
 
 def test_arguments_reach_the_program_unchanged(bundle, termux):
