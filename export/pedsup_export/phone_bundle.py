@@ -101,7 +101,7 @@ class Bundle:
         """What the command prints."""
         return (
             f"{self.folder}: {self.files} files, {human_bytes(self.bytes)}\n"
-            "copy the whole folder to the phone; README.txt and LEEME.txt in it say what to do there"
+            "copy all of it to the phone; README.txt and LEEME.txt in it say what to do there"
         )
 
 

@@ -31,7 +31,9 @@ class LibraryIdentity:
     commit: str
 
     def __str__(self) -> str:
-        return f"llama.cpp {self.llama or '?'}, ggml {self.ggml or '?'}, commit {self.commit or '?'}"
+        return (
+            f"llama.cpp {self.llama or '?'}, ggml {self.ggml or '?'}, commit {self.commit or '?'}"
+        )
 
 
 WRITTEN_FOR: Final[Mapping[str, LibraryIdentity]] = {

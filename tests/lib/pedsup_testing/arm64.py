@@ -73,10 +73,10 @@ def build_llama(jobs: int) -> Path:
         "dotprod": (["-DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod"], ["ggml-cpu"]),
     }
     for name, (options, targets) in builds.items():
-        configure = ["cmake", "-G", "Ninja", "-S", source, "-B", LLAMA / name,
-                     f"-DCMAKE_TOOLCHAIN_FILE={LLAMA / 'toolchain.cmake'}", *OPTIONS, *options]  # fmt: skip
+        toolchain = f"-DCMAKE_TOOLCHAIN_FILE={LLAMA / 'toolchain.cmake'}"
+        configure = ["cmake", "-G", "Ninja", "-S", source, "-B", LLAMA / name, toolchain]
         if not (LLAMA / name / "build.ninja").exists():
-            subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*configure, *OPTIONS, *options], check=True, capture_output=True)
         build = ["cmake", "--build", LLAMA / name, "-j", str(jobs), "--target", *targets]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
     return LLAMA

@@ -38,6 +38,12 @@ for deb in "$@"; do
     cp "$PREFIX/repository/$name"/* "$PREFIX/bin/" || exit 1
 done
 """
+ANDROID = """import ctypes, os, platform, sys, sysconfig
+platform.uname()  # it and ctypes would look for Android's libc.so and libpython: asked before
+os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
+sys.platform = "android"
+"""
+"""A sitecustomize.py: the platform as Python 3.13 and newer name it in Termux."""
 SERVER = "#!/bin/sh\necho 'version: 1 (stand-in)'\n"
 
 
@@ -50,7 +56,12 @@ class Termux:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for folder in (self.bin, self.home, self.repository / "python", self.repository / "llama-cpp"):
+        for folder in (
+            self.bin,
+            self.home,
+            self.repository / "python",
+            self.repository / "llama-cpp",
+        ):
             folder.mkdir(parents=True)
         for tool in TOOLS:
             found = shutil.which(tool)
