@@ -72,6 +72,20 @@ $(DEFAULT_ADAPTER)/adapter_config.json: $(DEFAULT_BASE)/config.json
 	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER) \
 	  --resume --force
 
+# ---- the phone ----------------------------------------------------------------------------
+# make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
+BUNDLE ?= out/pedsup
+DEBS ?=
+MODEL ?= $(OUT)
+
+.PHONY: phone-bundle phone-test
+phone-bundle: $(MODEL) | setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+	$(BIN)/pedsup-export phone-bundle --model '$(MODEL)' $(if $(DEBS),--debs '$(DEBS)') \
+	  --constraints tests/constraints.txt --out '$(BUNDLE)' --force
+
+phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
+	$(BIN)/python tests/phone/run.py
+
 # ---- training -----------------------------------------------------------------------------
 RECIPE ?= v0.1
 TRAIN_OUT ?= out/adapter-$(RECIPE)

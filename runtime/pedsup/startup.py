@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import secrets
 import time
@@ -15,7 +14,7 @@ from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.sampler import recommended_sampling
-from pedsup.engine.select import extra_buffers_policy, open_engine
+from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_model
@@ -176,10 +175,8 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
 
 
 def _uses_server(settings: Settings) -> bool:
-    """Which engine 'auto' will most likely take; the file is not loaded to find out."""
-    if settings.engine == "auto":
-        return importlib.util.find_spec("llama_cpp") is None
-    return settings.engine == "server"
+    """Which engine the model will run in; the file is not loaded to find out."""
+    return engine_kind(settings.engine) == "server"
 
 
 def _extra_buffers(
