@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pedsup.chat.template import ChatTemplate
@@ -60,7 +60,7 @@ class Conversation:
                 self._give_up(error)
                 raise
             assert turn is not None
-            result = turn.result
+            result = self._with_engine_notices(turn.result)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
                 self.session.finish(
@@ -117,6 +117,14 @@ class Conversation:
             close = getattr(stream, "close", None)
             if close is not None:
                 close()
+
+    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
+        """Tell, after the answer, what the governor did meanwhile."""
+        take = getattr(getattr(self.engine, "governor", None), "notices", None)
+        notices: tuple[Notice, ...] = take() if take is not None else ()
+        for notice in notices:
+            self.renderer.notice(notice.code, notice.text)
+        return replace(result, notices=(*result.notices, *notices))
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""

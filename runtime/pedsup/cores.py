@@ -84,7 +84,7 @@ class ThreadPlan:
 
     n_threads: int
     cpus: frozenset[int] | None
-    evidence: Evidence | Literal["asked for"]
+    evidence: Evidence | Literal["asked for", "tuned"]
 
 
 def allowed_cpus() -> frozenset[int]:

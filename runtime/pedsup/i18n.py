@@ -112,6 +112,11 @@ _NOTICES_ES: Final[dict[str, str]] = {
     "context": "el contexto está lleno: la respuesta queda cortada",
     "empty": "el modelo no dio ninguna respuesta",
     "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
+    "governor_lower": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
+    "calienta y se usan menos hilos (/stats)",
+    "governor_restore": "se usan más hilos otra vez (/stats)",
+    "governor_report": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
+    "calienta; llama-server no puede cambiar sus hilos, use menos --threads otra vez (/stats)",
     "cache_unwritable": "las instrucciones leídas no se pueden guardar",
 }
 """By the codes of `chat.events.NOTICES` and `prefix_cache.NOTICES`; a test keeps it complete."""

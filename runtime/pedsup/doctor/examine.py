@@ -121,5 +121,3 @@ def _patient(ask: Callable[[], dict[str, str]], default: dict[str, str], s: floa
     thread.start()
     thread.join(s / 2)
     return answers[0] if answers else default
-
-

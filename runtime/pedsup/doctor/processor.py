@@ -51,7 +51,7 @@ def cores(device: Device) -> list[Finding]:
     plan = plan_threads(found, machine=device.machine)
     findings = []
     if plan.evidence == "nothing":
-        values = {"n": len(found), "threads": plan.n_threads}
+        values: dict[str, object] = {"n": len(found), "threads": plan.n_threads}
         findings.append(Finding("cores", "note", "cores_unknown", values))
     else:
         big = plan.cpus or frozenset(core.index for core in found)

@@ -153,5 +153,3 @@ def _file_system(device: Device, file: Path) -> str:
         if (target == point or target.startswith(point + "/")) and len(point) >= best:
             best, kind = len(point), fields[2]
     return kind
-
-

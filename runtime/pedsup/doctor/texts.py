@@ -46,14 +46,10 @@ TEXTS: Final[dict[str, Text]] = {
     "probe_failed": _text(
         "this could not be looked at: {reason}", "esto no se pudo examinar: {reason}"
     ),
-    "probe_slow": _text(
-        "the system did not answer in time", "el sistema no respondió a tiempo"
-    ),
+    "probe_slow": _text("the system did not answer in time", "el sistema no respondió a tiempo"),
     # ---- processor ----
     "chip": _text("{name}", "{name}"),
-    "chip_unknown": _text(
-        "unknown: nothing here tells it", "desconocido: nada aquí lo indica"
-    ),
+    "chip_unknown": _text("unknown: nothing here tells it", "desconocido: nada aquí lo indica"),
     "bits32": _text(
         "the system runs 32-bit programs ({machine}): a model above 2 GiB cannot be mapped",
         "el sistema ejecuta programas de 32 bits ({machine}): no cabe un modelo de más de 2 GiB",
@@ -90,9 +86,7 @@ TEXTS: Final[dict[str, Text]] = {
         "use el de Termux, que elige al arrancar: pkg install llama-cpp. Uno propio necesita "
         "-DGGML_CPU_ARM_ARCH=armv8-a",
     ),
-    "no_avx2": _text(
-        "no AVX2: llama.cpp runs slowly here", "sin AVX2: llama.cpp va despacio aquí"
-    ),
+    "no_avx2": _text("no AVX2: llama.cpp runs slowly here", "sin AVX2: llama.cpp va despacio aquí"),
     "page": _text("{kib} KiB", "{kib} KiB"),
     "page_large": _text(
         "{kib} KiB pages: libraries linked for 4 KiB pages do not load",
@@ -116,9 +110,7 @@ TEXTS: Final[dict[str, Text]] = {
     "memory_unknown": _text(
         "unknown: /proc/meminfo cannot be read", "desconocida: /proc/meminfo no se puede leer"
     ),
-    "swap": _text(
-        "{kind} {total}, {free} free", "{kind} {total}, {free} libres"
-    ),
+    "swap": _text("{kind} {total}, {free} free", "{kind} {total}, {free} libres"),
     "swap_full": _text(
         "{kind} {total}, only {free} free: the system is short of memory and may kill a session",
         "{kind} {total}, solo {free} libres: falta memoria y el sistema puede matar una sesión",
@@ -139,9 +131,7 @@ TEXTS: Final[dict[str, Text]] = {
         "make it writable, or run with --no-history --no-cache, or --history-dir FOLDER",
         "permita escribir, o use --no-history --no-cache, o --history-dir CARPETA",
     ),
-    "storage_speed": _text(
-        "{file} is read at {rate}/s", "{file} se lee a {rate}/s"
-    ),
+    "storage_speed": _text("{file} is read at {rate}/s", "{file} se lee a {rate}/s"),
     "storage_slow": _text(
         "{file} is read at {rate}/s only: loading takes about {load_s} s, and weights that do not "
         "stay in memory are read again for each token",
@@ -240,13 +230,12 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     # ---- model ----
     "model_none": _text(
-        "none was given", "no se dio ninguno",
+        "none was given",
+        "no se dio ninguno",
         "pedsup-run doctor MODEL says whether a model fits",
         "pedsup-run doctor MODELO dice si un modelo cabe",
     ),
-    "model_bad": _text(
-        "{reason}", "{reason}", "{remedy}", "{remedy}"
-    ),
+    "model_bad": _text("{reason}", "{reason}", "{remedy}", "{remedy}"),
     "model_fits": _text(
         "{name} needs {need} for a context of {ctx} tokens and fits; the largest context that "
         "fits is {largest}",

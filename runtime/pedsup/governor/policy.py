@@ -15,7 +15,7 @@ from statistics import median
 from typing import Final, Literal
 
 SLOW: Final = 1.25
-"""Seconds per token over those of the best sustained stretch, from which decoding counts as slow."""
+"""Decoding is slow with so many times the seconds per token of the best sustained stretch."""
 RECENT: Final = 4
 """Windows whose median is the speed now."""
 SUSTAINED: Final = 8
@@ -92,7 +92,7 @@ class State:
 
     threads: int
     best: Mapping[int, float] = field(default_factory=dict)
-    """Seconds per token, corrected to an empty context, of the best sustained stretch by threads."""
+    """By threads: seconds per token of the best sustained stretch, as with an empty context."""
     recent: tuple[Sample, ...] = ()
     slow_since: float | None = None
     changed_at: float | None = None
