@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pedsup.doctor.texts import TEXTS, TOPICS
+from pedsup.doctor.texts import TEXTS, TOPICS, translated
 from pedsup.intended_use import Language
 from pedsup.render import clean
 
@@ -30,12 +30,12 @@ class Finding:
 
     def found(self, language: Language) -> str:
         """What was found, free of control characters."""
-        return self._fill(TEXTS[self.key].found[language])
+        return self._fill(TEXTS[self.key].found[language], language)
 
     def remedy(self, language: Language) -> str | None:
         """What to do; None where nothing needs doing."""
         remedy = TEXTS[self.key].remedy
-        return self._fill(remedy[language]) if remedy else None
+        return self._fill(remedy[language], language) if remedy else None
 
     def describe(self, language: Language) -> dict[str, Any]:
         """For JSON."""
@@ -48,7 +48,9 @@ class Finding:
             "values": dict(self.values),
         }
 
-    def _fill(self, template: str) -> str:
+    def _fill(self, template: str, language: Language) -> str:
         # Values come from files and may hold anything, line breaks too.
         safe = {k: " ".join(clean(str(v)).split()) for k, v in self.values.items()}
+        if language == "es":
+            safe = {name: translated(value) for name, value in safe.items()}
         return template.format(**safe)

@@ -14,11 +14,15 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final, Literal
 
+from pedsup.tuning.noise import MAD_TO_SIGMA
+
 SLOW: Final = 1.25
 """Decoding is slow with so many times the seconds per token of the best sustained stretch."""
-RECENT: Final = 4
-"""Windows whose median is the speed now."""
-SUSTAINED: Final = 8
+SPREADS: Final = 3.0
+"""Or, where speed varies much from window to window, with so many standard deviations more."""
+RECENT: Final = 7
+"""Windows whose median is the speed now, and evaluations in a row that must find it slow."""
+SUSTAINED: Final = 16
 """Windows whose median can be the best sustained speed: the best of many short stretches would be
 a lucky one."""
 BUSY: Final = 0.85
@@ -95,6 +99,7 @@ class State:
     """By threads: seconds per token of the best sustained stretch, as with an empty context."""
     recent: tuple[Sample, ...] = ()
     slow_since: float | None = None
+    slow_count: int = 0
     changed_at: float | None = None
     before: float | None = None
     """Corrected seconds per token when threads were last lowered."""
@@ -110,7 +115,7 @@ class State:
 def observe(state: State, sample: Sample, limits: Limits) -> tuple[State, Action | None]:
     """The state after one more sample, and what to do."""
     if state.last_at is not None and sample.at_s - sample.span_s - state.last_at > REST_S:
-        state = replace(state, recent=(), slow_since=None, reported=False)
+        state = replace(state, recent=(), slow_since=None, slow_count=0, reported=False)
         if state.threads < limits.most:
             state = replace(state, last_at=sample.at_s)
             # The sample belongs to the old number of threads.
@@ -132,9 +137,9 @@ def observe(state: State, sample: Sample, limits: Limits) -> tuple[State, Action
     fewer = state.best.get(_fewer(state, limits))
     if fewer is not None and state.threads > limits.least and now > KNOWN_GAIN * fewer:
         return _suspect(state, sample, limits, "slower than fewer threads")
-    if now > SLOW * best:
+    if now > max(SLOW, 1 + SPREADS * _spread(state.recent)) * best:
         return _suspect(state, sample, limits, "heat")
-    state = replace(state, slow_since=None, reported=False)
+    state = replace(state, slow_since=None, slow_count=0, reported=False)
     return _maybe_restore(state, sample, limits)
 
 
@@ -145,12 +150,13 @@ def _suspect(
     busy = [s.busy for s in state.recent[-RECENT:] if s.busy is not None]
     if (busy and median(busy) < BUSY) or sample.hot is False:
         # Another app has the cores, or storage is waited for, or the sensors say cool.
-        return replace(state, slow_since=None, crowded=True), None
+        return replace(state, slow_since=None, slow_count=0, crowded=True), None
     if reason == "heat" and sample.at_s < state.hold_until:
         return state, None
     since = sample.at_s if state.slow_since is None else state.slow_since
-    state = replace(state, slow_since=since)
-    if sample.at_s - since < (SUSTAIN_S if busy or sample.hot else SUSTAIN_BLIND_S):
+    state = replace(state, slow_since=since, slow_count=state.slow_count + 1)
+    wanted = SUSTAIN_S if busy or sample.hot else SUSTAIN_BLIND_S
+    if sample.at_s - since < wanted or state.slow_count < RECENT:
         return state, None
     if state.threads <= limits.least:
         return state, None
@@ -185,6 +191,7 @@ def _change(
         threads=threads,
         recent=(),
         slow_since=None,
+        slow_count=0,
         changed_at=sample.at_s,
         before=state.before if kind == "lower" else None,
         patience_s=PATIENCE_S if reason == "rested" else state.patience_s,
@@ -212,6 +219,12 @@ def _note_best(state: State, limits: Limits) -> State:
 def _speed(samples: tuple[Sample, ...], limits: Limits) -> float:
     """Seconds per token as they would be with an empty context."""
     return median(s.token_s / (1 + limits.depth_share * s.depth) for s in samples)
+
+
+def _spread(samples: tuple[Sample, ...]) -> float:
+    """Relative standard deviation of the windows, from the median absolute deviation."""
+    centre = median(s.token_s for s in samples)
+    return MAD_TO_SIGMA * median(abs(s.token_s - centre) for s in samples) / centre
 
 
 def _less_patient(state: State) -> State:

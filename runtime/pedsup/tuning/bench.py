@@ -125,7 +125,9 @@ class ChildBench:
         try:
             child = self._child(key, candidate)
             if self._lengths is None:
-                self._calibrate(child, candidate)
+                probe = self._task(candidate, PROBE_PROMPT, PROBE_DECODE)
+                self._speed(probe, child, FIRST_LOAD_S)  # warms up: the file's pages are read
+                self.start_stage(self._speed(probe, child, FIRST_LOAD_S))
             return self._timed(child, candidate, long_prompt=long_prompt)
         except _DeadError as death:
             self._drop(key)
@@ -133,6 +135,14 @@ class ChildBench:
             if key not in self._children and not str(death).startswith("no result"):
                 self._broken[key] = str(death)
             return Failure(str(death))
+
+    def start_stage(self, usual: Speed) -> None:
+        """How many tokens a measurement has from now on."""
+        share = self.seconds / PER_BUDGET
+        n_prompt = min(MAX_PROMPT, max(PROBE_PROMPT, int(usual.prompt * share)))
+        n_decode = min(LONGEST_DECODE, max(SHORTEST, int(usual.decode * share)))
+        self._lengths = n_prompt, n_decode
+        self._usual_s = n_prompt / usual.prompt + n_decode / usual.decode
 
     def close(self) -> None:
         """End all children."""
@@ -202,15 +212,6 @@ class ChildBench:
             if not self._children:
                 raise _DeadError("it does not fit into the available memory")
             self._drop(next(iter(self._children)))
-
-    def _calibrate(self, child: Child, candidate: Candidate) -> None:
-        """How many tokens a measurement should have here."""
-        speed = self._speed(self._task(candidate, PROBE_PROMPT, PROBE_DECODE), child, FIRST_LOAD_S)
-        share = self.seconds / PER_BUDGET
-        n_prompt = min(MAX_PROMPT, max(PROBE_PROMPT, int(speed.prompt * share)))
-        n_decode = min(LONGEST_DECODE, max(SHORTEST, int(speed.decode * share)))
-        self._lengths = n_prompt, n_decode
-        self._usual_s = n_prompt / speed.prompt + n_decode / speed.decode
 
     def _timed(self, child: Child, candidate: Candidate, *, long_prompt: bool) -> Speed:
         assert self._lengths is not None

@@ -47,6 +47,9 @@ class Bench(Protocol):
     def measure(self, candidate: Candidate, *, long_prompt: bool) -> Speed | Failure:
         """One measurement, some seconds long."""
 
+    def start_stage(self, usual: Speed) -> None:
+        """Choose the length of measurements for a stage whose champion has this speed."""
+
 
 @dataclass
 class Row:
@@ -56,6 +59,9 @@ class Row:
     speeds: list[Speed] = field(default_factory=list)
     failure: str | None = None
     dropped: bool = False
+    """Clearly slower at first, or more threads than a number that was."""
+    untried: bool = False
+    """The time was over."""
 
     def series(self, metric: Metric) -> Series:
         """Its speeds, one per round."""
@@ -105,17 +111,22 @@ class Search:
         """
         started = self.clock()
         self._end = started + self.plan.seconds
-        best, results = self.plan.base, []
+        best: Candidate = self.plan.base
+        results: list[StageResult] = []
         first = self.bench.measure(best, long_prompt=False)
         if isinstance(first, Failure):
             raise NothingMeasuredError(first.reason)
+        usual = first
         shares = [SHARES[stage.name] for stage in self.plan.stages]
         for number, stage in enumerate(self.plan.stages):
             left = self._end - self.clock()
             self.on_stage(stage)
+            self.bench.start_stage(usual)
             result = self._stage(stage, best, left * shares[number] / sum(shares[number:]))
             results.append(result)
             best = result.chosen
+            chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
+            usual = chosen[0][0] if chosen and stage.metric != "prompt" else usual
         speeds = next(
             (tuple(row.speeds) for result in reversed(results) for row in result.rows
              if row.candidate == best and row.speeds), (first,)
@@ -128,15 +139,19 @@ class Search:
         rows += [
             Row(c) for change in stage.changes if (c := _changed(champion, change)) != champion
         ]
+        started = self.clock()
         self._screen(stage, rows, deadline)
         finalists = self._finalists(stage, rows)
+        round_s = self.clock() - started
         for number in range(1, MOST_ROUNDS):
-            if len(finalists) < 2 or self.clock() >= deadline:
+            if len(finalists) < 2 or self.clock() + round_s > deadline:
                 break
+            started = self.clock()
             # Forth and back, so that a drift of the device's speed favours none.
             for row in finalists if number % 2 else reversed(finalists):
                 self._measure(stage, row)
             finalists = [row for row in finalists if row.failure is None]
+            round_s = self.clock() - started
         if stage.name == "threads":
             chosen, reason = self._choose_threads(stage, rows)
         else:
@@ -149,8 +164,9 @@ class Search:
         gave_up = False
         for row in sorted(rows, key=lambda row: row.candidate.threads):
             past = row.candidate.threads > self.plan.n_big
-            if (gave_up and past) or (self.clock() >= deadline and row is not rows[0]):
-                row.dropped = True
+            row.dropped = gave_up and past
+            row.untried = not row.dropped and self.clock() >= deadline
+            if row.dropped or row.untried:
                 continue
             self._measure(stage, row)
             champion = rows[0].speeds
@@ -172,7 +188,7 @@ class Search:
             kept += [r for r in ranked[:MOST_SURVIVORS] if r.speeds[0].by(metric) >= KEEP * top]
         finalists = [row for row in rows if any(row is k for k in kept)]
         for row in rows:
-            row.dropped = row.dropped or all(row is not f for f in finalists)
+            row.dropped = row.dropped or (bool(row.speeds) and all(row is not f for f in finalists))
         return finalists
 
     def _measure(self, stage: Stage, row: Row) -> None:
@@ -226,5 +242,9 @@ def _reason(winner: Row, rows: list[Row]) -> str:
     others = rows[1:]
     if others and all(row.failure for row in others):
         return "failed"
-    measured = [row for row in others if len(row.speeds) >= MIN_SAMPLES or row.dropped]
-    return "kept" if measured or not others else "no time"
+    undecided = [
+        row
+        for row in others
+        if row.untried or not (row.dropped or row.failure or len(row.speeds) >= MIN_SAMPLES)
+    ]
+    return "no time" if undecided else "kept"
