@@ -34,7 +34,7 @@ class Ran(NamedTuple):
 
 
 Runner = Callable[[Sequence[str], float], "Ran | None"]
-"""From a command and seconds to its result; None when it is absent, denied or too slow."""
+"""From a command and seconds to its result; None when absent, denied, too slow or endless."""
 
 
 def run_bounded(command: Sequence[str], timeout_s: float = COMMAND_S) -> Ran | None:
@@ -61,6 +61,8 @@ def run_bounded(command: Sequence[str], timeout_s: float = COMMAND_S) -> Ran | N
                 break
             parts.append(block)
             size += len(block)
+        if size >= OUTPUT_LIMIT:
+            return None
         code = child.wait(max(0.01, deadline - time.monotonic()))
     except (OSError, subprocess.TimeoutExpired):
         return None

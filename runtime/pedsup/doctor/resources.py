@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -119,12 +120,11 @@ def read_rate(file: Path) -> float | None:
 
 
 def _room(folder: Path) -> Finding:
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
-        reason = os.strerror(13) if there.is_dir() else os.strerror(20)
-        return Finding(
-            "storage", "problem", "storage_denied", {"folder": str(there), "reason": reason}
-        )
+    there = next(p for p in (folder, *folder.parents) if os.access(p, os.F_OK))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        values = {"folder": str(there), "reason": reason}
+        return Finding("storage", "problem", "storage_denied", values)
     free = shutil.disk_usage(there).free
     values = {"free": human_bytes(free), "folder": str(folder), "cache": str(cache_folder())}
     short = free < SHORT_STORAGE

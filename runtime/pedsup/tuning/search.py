@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 from pedsup.tuning.noise import MIN_SAMPLES, Series, beats
 from pedsup.tuning.plan import SHARES, TURN_DECODE, TURN_PROMPT, Candidate, Metric, Stage, TunePlan
 
-MOST_ROUNDS: Final = 5
+MOST_ROUNDS: Final = 7
+"""With the screening."""
 KEEP: Final = 0.85
 """Share of the best speed of the screening below which a candidate is dropped."""
 MOST_SURVIVORS: Final = 3
@@ -60,6 +61,8 @@ class Row:
     failure: str | None = None
     dropped: bool = False
     """Clearly slower at first, or more threads than a number that was."""
+    seconds: float = 0.0
+    """What the last measurement took."""
     untried: bool = False
     """The time was over."""
 
@@ -139,23 +142,20 @@ class Search:
         rows += [
             Row(c) for change in stage.changes if (c := _changed(champion, change)) != champion
         ]
-        started = self.clock()
         self._screen(stage, rows, deadline)
         finalists = self._finalists(stage, rows)
-        round_s = self.clock() - started
         for number in range(1, MOST_ROUNDS):
+            round_s = sum(row.seconds for row in finalists)
             if len(finalists) < 2 or self.clock() + round_s > deadline:
                 break
-            started = self.clock()
             # Forth and back, so that a drift of the device's speed favours none.
             for row in finalists if number % 2 else reversed(finalists):
                 self._measure(stage, row)
             finalists = [row for row in finalists if row.failure is None]
-            round_s = self.clock() - started
         if stage.name == "threads":
             chosen, reason = self._choose_threads(stage, rows)
         else:
-            winner = _best(stage.metric, rows)
+            winner = _best(stage.metric, rows, self.plan.n_big)
             chosen, reason = winner.candidate, _reason(winner, rows)
         return StageResult(stage, tuple(rows), chosen, reason)
 
@@ -181,7 +181,9 @@ class Search:
         alive = [row for row in rows if row.speeds]
         # Decoding and prompts may each have another best number of threads.
         metrics: list[Metric] = ["decode", "prompt"] if stage.name == "threads" else [stage.metric]
-        kept = [rows[0]] if rows[0].speeds else []
+        n_big = self.plan.n_big
+        lost = any(_wins(row, rows[0], metric, n_big) for row in alive for metric in metrics)
+        kept = [rows[0]] if rows[0].speeds and not lost else []
         for metric in metrics:
             ranked = sorted(alive, key=lambda row: -row.speeds[0].by(metric))
             top = ranked[0].speeds[0].by(metric) if ranked else 0.0
@@ -194,7 +196,9 @@ class Search:
     def _measure(self, stage: Stage, row: Row) -> None:
         if row.failure is not None:
             return
+        started = self.clock()
         result = self.bench.measure(row.candidate, long_prompt=stage.metric == "prompt")
+        row.seconds = self.clock() - started
         if isinstance(result, Failure):
             row.failure = result.reason
         else:
@@ -202,7 +206,10 @@ class Search:
 
     def _choose_threads(self, stage: Stage, rows: list[Row]) -> tuple[Candidate, str]:
         """The best number for decoding; another one for prompts if the pair of them is better."""
-        decode, prompt = _best("decode", rows), _best("prompt", rows)
+        n_big = self.plan.n_big
+        decode, prompt = _best("decode", rows, n_big), _best("prompt", rows, n_big)
+        if prompt is rows[0] or not _wins(prompt, decode, "prompt", n_big):
+            prompt = decode if decode is not rows[0] else prompt
         reason = _reason(decode if decode is not rows[0] else prompt, rows)
         if prompt is decode:
             return decode.candidate, reason
@@ -217,7 +224,8 @@ class Search:
             for row in duel:
                 self._measure(stage, row)
         rows.append(duel[1])
-        if duel[1].failure is None and _best("turn", duel) is duel[1]:
+        turns = [row.series("turn").values for row in duel]
+        if duel[1].failure is None and beats(turns[1], turns[0]):
             return pair, "better"
         return decode.candidate, _reason(decode, rows)
 
@@ -226,14 +234,34 @@ def _changed(candidate: Candidate, change: Mapping[str, Any]) -> Candidate:
     return replace(candidate, **change)
 
 
-def _best(metric: Metric, rows: list[Row]) -> Row:
-    """The row that beats the champion, which is the first, and all others that do."""
-    best = rows[0]
-    for row in rows[1:]:
-        if row.failure is None and beats(row.series(metric).values, rows[0].series(metric).values):
-            ahead = best is rows[0] or row.series(metric).median > best.series(metric).median
-            best = row if ahead else best
-    return best
+def _wins(challenger: Row, champion: Row, metric: Metric, n_big: int) -> bool:
+    """Whether it is better beyond the noise; threads past the big cores need all rounds for it."""
+    speeds = _compared(challenger, metric)
+    if challenger is champion or challenger.failure is not None:
+        return False
+    if challenger.candidate.threads > n_big and len(speeds) < MIN_SAMPLES:
+        return False
+    return beats(speeds, _compared(champion, metric))
+
+
+def _compared(row: Row, metric: Metric) -> tuple[float, ...]:
+    """The speeds that decide: not the screening's, which chose who is compared (a lucky one would
+    count twice). Without three rounds after it only what is decisive counts."""
+    speeds = row.series(metric).values
+    return speeds[1:] if len(speeds) > MIN_SAMPLES else speeds[: MIN_SAMPLES - 1]
+
+
+def _best(metric: Metric, rows: list[Row], n_big: int) -> Row:
+    """Of those that beat the champion, which is the first, the fastest; else the champion.
+
+    Of equally fast ones that with the fewest threads: it takes less power.
+    """
+    winners = [row for row in rows[1:] if _wins(row, rows[0], metric, n_big)]
+    if not winners:
+        return rows[0]
+    top = max(winners, key=lambda row: row.series(metric).median)
+    level = [row for row in winners if row is top or not _wins(top, row, metric, n_big)]
+    return min(level, key=lambda row: (row.candidate.threads, -row.series(metric).median))
 
 
 def _reason(winner: Row, rows: list[Row]) -> str:
@@ -245,6 +273,6 @@ def _reason(winner: Row, rows: list[Row]) -> str:
     undecided = [
         row
         for row in others
-        if row.untried or not (row.dropped or row.failure or len(row.speeds) >= MIN_SAMPLES)
+        if row.untried or not (row.dropped or row.failure or len(row.speeds) > MIN_SAMPLES)
     ]
     return "no time" if undecided else "kept"
