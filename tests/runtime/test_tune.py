@@ -173,8 +173,8 @@ def test_a_gain_within_the_noise_changes_nothing(a15: TunePlan) -> None:
         device = Simulated(lambda c: Speed(40, 10.2 if c.threads == 4 else 10), noise=0.06)
         device.draw = random.Random(seed)
         changed += device.search(a15).best != a15.base
-    # Of five questions with 13 alternatives, hardly one in ten searches answers one by luck.
-    assert changed <= 10
+    # 13 alternatives each, about one in a hundred of which is taken by luck.
+    assert changed <= 15
 
 
 def test_a_child_that_dies_is_a_result(a15: TunePlan) -> None:
