@@ -81,8 +81,10 @@ def test_both_languages_have_the_same_places_to_fill(key: str) -> None:
 
 
 def test_no_text_is_unused() -> None:
-    source = "".join(p.read_text("utf-8") for p in Path(processor.__file__).parent.glob("*.py")
-                     if p.name != "texts.py")  # fmt: skip
+    folder = Path(processor.__file__).parent
+    files = [p for p in folder.glob("*.py") if p.name != "texts.py"]
+    files.append(folder.parent / "commands/doctor.py")
+    source = "".join(p.read_text("utf-8") for p in files)
     assert [key for key in TEXTS if f'"{key}"' not in source] == []
     assert [topic for topic in TOPICS if f'"{topic}"' not in source] == []
 
@@ -451,3 +453,8 @@ def test_the_command_with_a_model_and_without(smollm2: Path, tmp_path: Path) -> 
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert run(tmp_path / "absent.gguf").returncode == 1
+    (tmp_path / "pedsup").mkdir(exist_ok=True)
+    (tmp_path / "pedsup/settings.toml").write_text("thraeds = 2\n")
+    done = run()
+    assert done.returncode == 1
+    assert "thraeds" in done.stdout

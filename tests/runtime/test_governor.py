@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pedsup_testing import sized_models
 from pedsup_testing.fake_engine import FakeEngine
 
 from pedsup.engine.api import SamplingConfig
@@ -286,13 +287,12 @@ def test_depth_share_of_smollm2(smollm2: Path) -> None:
     assert depth_share(header) == pytest.approx(2 * 23040 / weights)
 
 
-def test_the_sliding_layers_of_gemma_do_not_grow(gemma4_gguf: Path) -> None:
-    header = read_header(gemma4_gguf)
-    share = depth_share(header)
+def test_the_sliding_layers_of_gemma_do_not_grow(tmp_path: Path) -> None:
+    """Two of 12 layers see the whole context: 2 heads of 128, K and V, float16."""
+    header = read_header(sized_models.write(tmp_path / "g.gguf", sized_models.SMALL_GEMMA, None))
     table = header.tensors["per_layer_token_embd.weight"].n_bytes
     weights = sum(t.n_bytes for t in header.tensors.values()) - table
-    # Every sixth of 12 layers is a full-attention one.
-    assert 0 < share < 2 * 12 * 2 * 2 * 512 / weights
+    assert depth_share(header) == pytest.approx(2 * (2 * 2 * 128 * 2 * 2) / weights)
 
 
 @pytest.mark.parametrize(("start", "n"), [(20, 24), pytest.param(480, 60, marks=pytest.mark.slow)])

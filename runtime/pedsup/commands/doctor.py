@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from pedsup.doctor.device import Device
 from pedsup.doctor.examine import examine
+from pedsup.doctor.finding import Finding
+from pedsup.errors import UsageError
 from pedsup.i18n import system_language
 from pedsup.intended_use import Language
-from pedsup.settings import load_settings
+from pedsup.paths import config_folder
+from pedsup.settings import FILE, Settings, load_settings
 
 PROBLEM: int = 1
 
@@ -26,9 +30,17 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     With MODEL (a GGUF file) also whether it fits, and how fast it is read. Nothing is loaded or
     changed. Exit code 1 when something is a problem.
     """
-    settings = load_settings(None, {"lang": lang})
+    bad: tuple[Finding, ...] = ()
+    try:
+        settings = load_settings(None, {"lang": lang})
+    except UsageError as error:
+        # A doctor that refuses to look because of a typing error is of no use.
+        settings = Settings(lang=lang)
+        values = {"reason": error.found, "file": str(config_folder() / FILE)}
+        bad = (Finding("settings", "problem", "settings_bad", values),)
     language: Language = settings.lang or system_language()
     found = examine(Device(), model, settings)
+    found = replace(found, findings=(*bad, *found.findings))
     if as_json:
         print(json.dumps(found.document(language), ensure_ascii=False, indent=1), flush=True)
     else:

@@ -32,6 +32,7 @@ TOPICS: Final[dict[str, dict[Language, str]]] = {
     "battery": {"en": "battery", "es": "batería"},
     "termux": {"en": "termux", "es": "termux"},
     "model": {"en": "model", "es": "modelo"},
+    "settings": {"en": "settings", "es": "opciones"},
     "tuning": {"en": "tuning", "es": "ajuste"},
 }
 
@@ -274,6 +275,12 @@ TEXTS: Final[dict[str, Text]] = {
         "{available}: el sistema lo mataría",
         "{remedy}",
         "{remedy}",
+    ),
+    "settings_bad": _text(
+        "the settings file is not used here: {reason}",
+        "el archivo de opciones no se usa aquí: {reason}",
+        "correct {file}, or delete it",
+        "corrija {file}, o bórrelo",
     ),
     "tuned": _text("measured on {date}: {values}", "medido el {date}: {values}"),
     "not_tuned": _text(

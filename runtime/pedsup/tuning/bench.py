@@ -28,6 +28,7 @@ from pedsup.tuning.worker import config_to_json
 FLOOR: Final = 96 << 20
 """Bytes of available memory below which a child is ended before the system chooses a victim."""
 FIRST_LOAD_S: Final = 600.0
+POLITE_S: Final = 3.0
 PROBE_PROMPT: Final = 16
 PROBE_DECODE: Final = 4
 WARM_UP_SHARE: Final = 0.03
@@ -49,9 +50,7 @@ class Child:
     """One worker process."""
 
     process: subprocess.Popen[bytes]
-    settable: bool = False
-    engine: str = ""
-    load_s: float = 0.0
+    stuck: bool = False
     _rest: bytes = b""
 
     def ask(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -71,23 +70,29 @@ class Child:
 
     def close(self) -> None:
         """End it, and the `llama-server` that it may have."""
+        # At the end of its input it leaves nothing behind; one that is stuck is killed.
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.0 if self.stuck else POLITE_S)
         with suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def _line(self, timeout_s: float) -> bytes:
         out, deadline = self.process.stdout, time.monotonic() + timeout_s
         assert out is not None
         while b"\n" not in self._rest:
             if time.monotonic() > deadline:
+                self.stuck = True
                 raise _DeadError(f"no result within {timeout_s:.0f} s")
             if not select.select([out], [], [], 0.1)[0]:
                 left = available_memory()
                 if left is not None and left.bytes < FLOOR:
+                    self.stuck = True
                     raise _DeadError("the memory ran out")
                 continue
             block = os.read(out.fileno(), 1 << 16)
@@ -195,8 +200,7 @@ class ChildBench:
         self.n_loads += 1
         limit = FIRST_LOAD_S if not self._load_s else 4 * self._load_s + 10
         ready = child.ask({"config": config_to_json(config), "engine": self.engine}, limit)
-        child.settable, child.engine = ready["settable"], ready["engine"]
-        self.engine_name = child.engine
+        self.engine_name = ready["engine"]
         self._load_s = max(self._load_s, ready["load_s"])
         return child
 

@@ -17,7 +17,6 @@ from typing import Any
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup.errors import PedsupError
-from pedsup.stats import resident_memory
 
 
 def config_to_json(config: EngineConfig) -> dict[str, Any]:
@@ -56,17 +55,14 @@ def main() -> None:
     started = time.perf_counter()
     try:
         engine = open_engine(config_from_json(first["config"]), first["engine"])
-        _say({
-            "engine": engine.name,
-            "load_s": time.perf_counter() - started,
-            "settable": hasattr(engine, "set_threads"),
-            "memory": resident_memory(),
-        })  # fmt: skip
-        for task in lines:
-            if (set_threads := getattr(engine, "set_threads", None)) is not None:
-                set_threads(task["threads"], task["threads_batch"])
-            _say(measure(engine, task))
-        engine.close()
+        _say({"engine": engine.name, "load_s": time.perf_counter() - started})
+        try:
+            for task in lines:
+                if (set_threads := getattr(engine, "set_threads", None)) is not None:
+                    set_threads(task["threads"], task["threads_batch"])
+                _say(measure(engine, task))
+        finally:
+            engine.close()
     except PedsupError as error:
         _say({"error": f"{error.found}: {error.where}" if error.where else error.found})
 
