@@ -69,7 +69,7 @@ class Conversation:
                 raise
             assert turn is not None
             self._warn(check_answer(turn.result.answer, text, earlier))
-            result = guarded(turn.result, self.findings)
+            result = guarded(self._with_engine_notices(turn.result), self.findings)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
                 facts = turn_facts(result, self.findings)
@@ -131,6 +131,14 @@ class Conversation:
             close = getattr(stream, "close", None)
             if close is not None:
                 close()
+
+    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
+        """Tell, after the answer, what the governor did meanwhile."""
+        take = getattr(getattr(self.engine, "governor", None), "notices", None)
+        notices: tuple[Notice, ...] = take() if take is not None else ()
+        for notice in notices:
+            self.renderer.notice(notice.code, notice.text)
+        return replace(result, notices=(*result.notices, *notices))
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""
