@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import (
@@ -20,22 +20,25 @@ from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
 from pedsup.interrupts import Interrupts
 from pedsup.prefix_cache import PrefixCache, Warmed
-from pedsup.render import Renderer
+from pedsup.render import TurnView
 from pedsup.session import Session
+
+View = TypeVar("View", bound=TurnView)
 
 
 @dataclass
-class Conversation:
+class Conversation(Generic[View]):
     """A loaded model, a session and how to show it."""
 
     engine: Engine
     template: ChatTemplate
     session: Session
-    renderer: Renderer
+    renderer: View
     prefix: PrefixCache | None = None
     """Where the read system prompt is kept; None to read it with each start."""
     warmed: Warmed | None = None
-    _warm_for: tuple[str, bool] | None = None
+    warm_for: tuple[str, bool] | None = None
+    """The system prompt, and whether to reason, that `prefix` was last asked for."""
 
     def ask(self, text: str, settings: TurnSettings) -> TurnResult:
         """Ask, show the answer as it comes, and return when the turn is on the disk.
@@ -82,7 +85,7 @@ class Conversation:
     def _warm(self, *, think: bool) -> None:
         """Have the system prompt in the engine's cache, read or from the disk."""
         wanted = self.session.system, think
-        if self.prefix is None or self._warm_for == wanted:
+        if self.prefix is None or self.warm_for == wanted:
             return
         system = [m for m in self.session.messages() if m["role"] == "system"]
         self.warmed = self.prefix.warm(
@@ -92,7 +95,7 @@ class Conversation:
             think=think,
             on_prompt=self.renderer.prompt_progress,
         )
-        self._warm_for = wanted
+        self.warm_for = wanted
         if self.warmed.notice is not None:
             self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
 
