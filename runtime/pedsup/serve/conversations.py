@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from pedsup.serve.faults import ApiError
-from pedsup.serve.jobs import Job
+from pedsup.serve.jobs import WAITING, Job
 from pedsup.session import Session
 
-MAX_OPEN: Final = 16
+MAX_OPEN: Final = 2 * WAITING
 """Conversations in memory; the one that was used longest ago is closed for a new one."""
 
 
@@ -112,7 +112,7 @@ class Conversations:
             if len(self._held) >= MAX_OPEN:
                 oldest = next((h for h in self._held.values() if not h.busy), None)
                 if oldest is None:
-                    raise ApiError(429, "too many conversations are waiting", "queue_full")
+                    raise ApiError(503, "too many conversations are open", "too_many")
                 del self._held[oldest.name]
                 oldest.close()
             held = Held(secrets.token_hex(8), None)

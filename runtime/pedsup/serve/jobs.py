@@ -22,6 +22,8 @@ WAITING: Final = 16
 """Questions that may wait; the next one is refused with 429."""
 TICK_S: Final = 0.25
 """How often a waiting reader looks whether its client is still there."""
+WAKE_S: Final = 0.5
+"""How long Ctrl-C may go unnoticed by a waiting engine, at worst."""
 FIRST_GUESS_S: Final = 5.0
 """Seconds per answer, as long as none was given."""
 
@@ -229,7 +231,9 @@ class JobQueue:
     def _next(self) -> Job | None:
         with self._changed:
             while not self._waiting and not self._closed:
-                self._changed.wait()
+                # Not for ever: a signal that comes just before Python begins to wait on a lock
+                # is seen when it wakes up.
+                self._changed.wait(WAKE_S)
             self._running = None if self._closed else self._waiting.popleft()
             return self._running
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pedsup.chat.template import ChatTemplate
+from pedsup.consent import accepted_by_environment, require_consent
 from pedsup.cores import ThreadPlan
 from pedsup.engine.api import EngineConfig, SamplingConfig, Token
-from pedsup.errors import border
+from pedsup.errors import EngineError, border
 from pedsup.identity import ModelIdentity
 from pedsup.serve.command import ServeRequest, serve
 from pedsup.serve.http_server import reserve_port
@@ -31,7 +32,12 @@ ECHO = re.compile(r"echo ([^<]*)<turn\|>\n<\|turn>model\n\Z")
 
 
 class EchoEngine(SlowEngine):
-    """Repeats what it is asked to, and says where it is in a long prompt."""
+    """Repeats what it is asked to, and says where it is in a long prompt.
+
+    With `dies` it stays dead after the token 'DIE'.
+    """
+
+    dies = dead = False
 
     def generate(self, *args: Any, **kwargs: Any) -> Iterator[Token]:  # type: ignore[override]
         prompt = self.text(args[0])
@@ -39,7 +45,16 @@ class EchoEngine(SlowEngine):
             self.script.insert(0, [*found[1], END])
         if kwargs.get("on_prompt") is not None:
             kwargs["on_prompt"](1, 2)
-        yield from super().generate(*args, **kwargs)
+        try:
+            yield from super().generate(*args, **kwargs)
+        except EngineError:
+            self.dead = self.dies
+            raise
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        if self.dead:
+            raise EngineError("the engine is gone")
+        return super().tokenize(text, parse_special=parse_special)
 
 
 def main() -> int:
@@ -47,6 +62,7 @@ def main() -> int:
     config = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     engine = EchoEngine(config.get("script", []))
     engine.delay_s = config.get("delay_s", 0.0)
+    engine.dies = config.get("dies", False)
     loaded = LoadedModel(
         engine=engine,
         template=ChatTemplate.from_model(config["template"], bos="<bos>"),
@@ -56,6 +72,8 @@ def main() -> int:
         sampling=SamplingConfig(seed=7),
         load_s=0.0,
     )
+    if accepted_by_environment():
+        require_consent("en", accepted=True, ask=None)
     folder = Path(config["folder"])
     kept = config.get("history", True)
 

@@ -78,7 +78,7 @@ def events(text: str) -> list[tuple[str, Any]]:
     """Server-sent events with names."""
     found = []
     for block in text.split("\n\n"):
-        lines = [line for line in block.splitlines() if not line.startswith(":")]
+        lines = [line for line in block.splitlines() if line.strip() and line[0] != ":"]
         fields = dict(line.split(": ", 1) for line in lines)
         if "event" in fields:
             found.append((fields["event"], json.loads(fields["data"])))

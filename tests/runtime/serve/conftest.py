@@ -66,6 +66,18 @@ def scripted(tmp_path: Path, edge_template: str) -> Iterator[Start]:
         server.finish()
 
 
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory, edge_template: str) -> Iterator[Served]:
+    """One scripted server for a whole module: it answers 'echo TEXT' with the text."""
+    home = tmp_path_factory.mktemp("home")
+    config = home / "config.json"
+    document = {"template": edge_template, "folder": str(home), "history": False}
+    config.write_text(json.dumps(document), encoding="utf-8")
+    server = Served([scripted_server.__file__, str(config)], environment(home))
+    yield server
+    server.finish()
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     """Headless Chromium in the size of a small phone."""
