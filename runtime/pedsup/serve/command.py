@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,14 +66,13 @@ def serve(request: ServeRequest, loaded: LoadedModel, settings: TurnSettings) ->
     token, port = secrets.token_urlsafe(TOKEN_BYTES), request.sock.getsockname()[1]
     page = PageApi(served, queue, conversations, request.chosen_language)
     app = WebApp(token, port, routes(page, Completions(served, queue)))
-    with _listening(make_server(app, request.sock), queue):
+    with (
+        ending_on_signals(queue),
+        _listening(make_server(app, request.sock), queue),
+        suppress(KeyboardInterrupt),
+    ):
         _announce(request, served, token, port)
-        try:
-            queue.run()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            queue.close()
+        queue.run()
     for name in conversations.close():
         say(text("still_there", request.language, id=name))
     return 0
@@ -96,17 +95,46 @@ def routes(page: PageApi, completions: Completions) -> tuple[Route, ...]:
 
 
 @contextmanager
-def _listening(server: LoopbackServer, queue: JobQueue) -> Iterator[None]:
-    """The HTTP threads run inside; at the end readers get what is left for them."""
-    thread = threading.Thread(target=server.run, name="http", daemon=True)
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    # A parent that ignores Ctrl-C (nohup, a shell's background job) hands that down.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def ending_on_signals(queue: JobQueue) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal close the queue, whatever the main thread is at.
+
+    A Python handler would not do: it waits for the main thread, which may just be beginning to
+    wait for a lock, and during an answer Ctrl-C belongs to `Interrupts`.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        numbers.append(signal.SIGHUP)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    fd_before = signal.set_wakeup_fd(writer.fileno())
+    thread = threading.Thread(target=_watch, args=(reader, queue, frozenset(numbers)), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(fd_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+def _watch(reader: socket.socket, queue: JobQueue, numbers: frozenset[int]) -> None:
+    while caught := reader.recv(64):
+        if numbers.intersection(caught):
+            queue.close()
+
+
+@contextmanager
+def _listening(server: LoopbackServer, queue: JobQueue) -> Iterator[None]:
+    """The HTTP threads run inside; at the end readers get what is left for them."""
+    thread = threading.Thread(target=server.run, name="http", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
         queue.close()
         _drain(server)
         server.task_dispatcher.shutdown(timeout=0.5)

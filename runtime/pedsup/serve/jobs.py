@@ -22,8 +22,6 @@ WAITING: Final = 16
 """Questions that may wait; the next one is refused with 429."""
 TICK_S: Final = 0.25
 """How often a waiting reader looks whether its client is still there."""
-WAKE_S: Final = 0.5
-"""How long Ctrl-C may go unnoticed by a waiting engine, at worst."""
 FIRST_GUESS_S: Final = 5.0
 """Seconds per answer, as long as none was given."""
 
@@ -127,18 +125,18 @@ class Job:
 
     def prompt_progress(self, done: int, total: int) -> None:
         """The prompt is being read."""
-        self._stop_if_cancelled()
         self.put(Progress(done, total))
+        self._stop_if_cancelled()
 
     def reasoning(self, piece: str) -> None:
         """A piece of the reasoning."""
-        self._stop_if_cancelled()
         self.put(ReasoningText(piece))
+        self._stop_if_cancelled()
 
     def answer(self, piece: str) -> None:
         """A piece of the answer."""
-        self._stop_if_cancelled()
         self.put(AnswerText(piece))
+        self._stop_if_cancelled()
 
     def notice(self, code: str, english: str) -> None:
         """Something the reader must be told."""
@@ -205,7 +203,7 @@ class JobQueue:
         """Answer until `close`.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, between two answers or in the middle of one.
+            KeyboardInterrupt: Ctrl-C in the middle of an answer.
             EngineError: the engine died.
         """
         while (job := self._next()) is not None:
@@ -231,9 +229,7 @@ class JobQueue:
     def _next(self) -> Job | None:
         with self._changed:
             while not self._waiting and not self._closed:
-                # Not for ever: a signal that comes just before Python begins to wait on a lock
-                # is seen when it wakes up.
-                self._changed.wait(WAKE_S)
+                self._changed.wait()
             self._running = None if self._closed else self._waiting.popleft()
             return self._running
 
