@@ -31,6 +31,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--resume", is_flag=False, flag_value="last", metavar="[ID]",
     help="Continue a session: the last one, or the one whose id begins so, or a file.",
 )  # fmt: skip
+@click.option("--serve", is_flag=True, help="Serve a page and OpenAI's protocol on this device.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port for --serve; 0: any free one.")
 @click.option("--system", help="System prompt.")
 @click.option("--think", type=click.Choice(["shown", "hidden", "off"]), help="The reasoning.")
 @click.option("--think-budget", type=int, metavar="N", help="Most tokens of reasoning.")
@@ -79,7 +81,7 @@ def run(**options: Any) -> RunRequest:
     from pedsup.app import RunRequest
 
     names = ("model", "prompt", "as_json", "check", "resume", "grammar", "json_schema",
-             "settings_file", "accept_intended_use")  # fmt: skip
+             "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     return RunRequest(**own, overrides=options)
 

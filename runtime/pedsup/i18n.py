@@ -92,6 +92,18 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "en": "The conversation is kept: {id}. Continue with --resume {id}",
         "es": "La conversación se conserva: {id}. Continúe con --resume {id}",
     },
+    "serve_page": {
+        "en": "The page, for this device only (Ctrl-C ends): {url}",
+        "es": "La página, solo para este dispositivo (Ctrl-C termina): {url}",
+    },
+    "serve_termux": {
+        "en": "Open it with: termux-open-url '{url}'",
+        "es": "Ábrala con: termux-open-url '{url}'",
+    },
+    "serve_api": {
+        "en": "For programs, OpenAI's protocol: base URL {base}, key {token}",
+        "es": "Para programas, protocolo de OpenAI: URL base {base}, clave {token}",
+    },
 }
 
 
