@@ -20,7 +20,7 @@ from pedsup_train.folders import atomic_folder, refuse_filled
 from pedsup_train.loop import Outcome, fit, out_of_memory, write_jsonl
 from pedsup_train.plan import Plan, is_main, n_processes
 from pedsup_train.recipe_toml import to_toml
-from pedsup_train.work import newest_checkpoint, open_work
+from pedsup_train.work import disk_errors, newest_checkpoint, open_work
 
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -61,11 +61,13 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     # Loading and checking drew random numbers; training starts from the seed whatever they drew.
     transformers.set_seed(plan.recipe.train.seed)
     parts = (plan.data.train, plan.data.evaluation)
-    outcome = fit(plan.recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
+    with disk_errors(plan.work):
+        outcome = fit(plan.recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
     _wait_for_all(plan.runtime)
     if not is_main():
         return Result(plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, {})
-    result = _publish(plan, loaded, outcome, checked, force=force)
+    with disk_errors(plan.out):
+        result = _publish(plan, loaded, outcome, checked, force=force)
     if not keep:
         shutil.rmtree(plan.work, ignore_errors=True)
     return result
