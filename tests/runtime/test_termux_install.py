@@ -555,6 +555,15 @@ def test_the_real_folder_runs_a_real_model_as_android(tmp_path, smollm2):
     assert seen.stdout.split() == ["android", str(app / "markupsafe/__init__.py")]
     assert not list(app.rglob("*.so"))
 
+    # The other way in, from the internet: what is for other systems only is not fetched.
+    (wheel,) = (out / "wheels").glob("pedsup-*.whl")
+    done = termux.install(ROOT / "runtime/termux", "--wheel", wheel)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert termux.run("--version").stdout.startswith("pedsup-run, version")
+    (app,) = (termux.home / ".local/share/pedsup/app").iterdir()
+    assert {"click", "jinja2", "markupsafe", "pedsup", "tqdm"} <= {p.name for p in app.iterdir()}
+    assert not (app / "llama_cpp").exists()
+
 
 def test_only_android_s_dependencies_are_wanted():
     """The marker in pyproject.toml, by the library that pip itself uses."""
