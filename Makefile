@@ -144,6 +144,14 @@ check: lint native  ## what CI runs: lint, types, all tests with branch coverage
 	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile --ignore tests/bench/test_latency_suite.py \
 	  --cov --cov-report=term:skip-covered
 
+FUZZ_RUNS ?= 100000
+
+.PHONY: fuzz
+fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not part of CI
+	$(BIN)/pip install --quiet atheris==3.0.0
+	set -e; for target in gguf safetensors manifest transcript adapter; do \
+	  $(BIN)/python tests/fuzz/fuzz_readers.py $$target -runs=$(FUZZ_RUNS); done
+
 .PHONY: clean
 clean:  ## remove what was built here (not the virtual environment)
 	rm -rf out .build dist

@@ -16,7 +16,7 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
-from pedsup_train import backends
+from pedsup_train import backends, probe
 from pedsup_train.facts import Result, result_facts
 from pedsup_train.loop import clean_history, out_of_memory
 from pedsup_train.plan import make_plan
@@ -227,7 +227,7 @@ def test_four_bit_on_the_cpu(gemma: Path, data: Path, tmp_path: Path) -> None:
     assert len(four_bit) >= len(loaded.targets.names)
     assert all(m.weight.dtype == torch.uint8 and not m.weight.requires_grad for m in four_bit)
     packed = [m.weight.data.clone() for m in four_bit]
-    backends.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
+    probe.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
     assert all(torch.equal(m.weight.data, w) for m, w in zip(four_bit, packed, strict=True))
     result = train_adapter(make_plan(settings, tmp_path / "adapter"))
     facts = result_facts(result)
@@ -269,7 +269,7 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
 
     tokenizer = AutoTokenizer.from_pretrained(gemma)
     model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
-    assert backends.check_forward(model, tokenizer) < 1e-3
+    assert probe.check_forward(model, tokenizer) < 1e-3
     forward = type(model).forward
 
     def broken(self: Any, *args: Any, use_cache: bool = True, **kwargs: Any) -> Any:
@@ -280,7 +280,24 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(model), "forward", broken)
     with pytest.raises(UnsupportedError, match="wrong forward pass"):
-        backends.check_forward(model, tokenizer)
+        probe.check_forward(model, tokenizer)
+
+
+def test_checkpointing_that_changes_gradients_is_found(gemma: Path, data: Path) -> None:
+    """Re-entrant checkpointing cuts the way from the layers that share K/V to the one they read
+    (unsloth-zoo #813): the loss is right, the k_proj and v_proj of that layer learn nonsense."""
+    settings = recipe(gemma, data, "train.gradient_checkpointing=true")
+    loaded = backends.load(settings, backends.choose_runtime(settings))
+    cosine = probe.check_gradients(loaded.model, loaded.tokenizer)
+    assert cosine is not None and cosine > 0.99999
+    base = loaded.model.get_base_model()
+    base.enable_input_require_grads()
+    enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+    enable({"use_reentrant": True})
+    with pytest.raises(UnsupportedError, match=r"layers\.[23]\.self_attn\.[kv]_proj"):
+        probe.check_gradients(loaded.model, loaded.tokenizer)
+    assert all(p.grad is None for p in loaded.model.parameters())
+    assert any(getattr(m, "gradient_checkpointing", False) for m in loaded.model.modules())
 
 
 def test_known_bad_versions_are_refused(
@@ -294,7 +311,7 @@ def test_known_bad_versions_are_refused(
     versions.refuse_known_bad("llama", ("transformers", "unsloth_zoo"))
     monkeypatch.setattr(versions, "installed", lambda name: "5.6.0.dev0")
     versions.refuse_known_bad("gemma4", ("transformers",))
-    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.9")
+    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.6")
     with pytest.raises(UnsupportedError, match="unsloth-zoo>=2026"):
         versions.refuse_known_bad("gemma4", ("unsloth_zoo",))
 
