@@ -85,9 +85,9 @@ def _settings(fields: Fields, default: TurnSettings, *, thinks: bool) -> TurnSet
     sampling = default.sampling
     given = {
         "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1),
+        "top_p": fields.number("top_p", 0, 1, above=True),
         "top_k": fields.whole("top_k", 0, 1 << 20),
-        "min_p": fields.number("min_p", 0, 1),
+        "min_p": fields.number("min_p", 0, 0.99),
         "repeat_penalty": fields.number("repeat_penalty", 0.5, 2),
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
