@@ -22,7 +22,7 @@ from pedsup.intended_use import SHORT, Language
 from pedsup.memory import available_memory, require_fit
 from pedsup.paths import data_folder, make_private
 from pedsup.progress import say
-from pedsup.render import pipe_renderer, terminal_renderer
+from pedsup.render import clean, pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_settings
@@ -80,6 +80,7 @@ def execute(request: RunRequest) -> int:
             earlier = [exchange.user for exchange in session.exchanges]
             return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
         say(SHORT[language])
+        _warn(loaded, language)
         renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
         conversation = Conversation(
             loaded.engine, loaded.template, session, renderer, loaded.prefix
@@ -91,6 +92,13 @@ def execute(request: RunRequest) -> int:
         if result.stop_reason in ("length", "context"):
             say(text("cut", language))
         return oneshot.exit_code(result)
+
+
+def _warn(loaded: LoadedModel, language: Language) -> None:
+    """Say once per run that nobody vouches for the model."""
+    if loaded.trust is not None and loaded.trust.warns:
+        for line in loaded.trust.lines(language):
+            say(clean(line))
 
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
@@ -192,6 +200,7 @@ def _first_line(plan: LaunchPlan) -> dict[str, Any]:
     return {
         "pedsup": __version__,
         "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "trust": plan.trust.describe(),
         "template": hashlib.sha256(str(template).encode()).hexdigest(),
         "settings": {
             "n_ctx": plan.config.n_ctx,

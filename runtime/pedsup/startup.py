@@ -27,6 +27,9 @@ from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
 from pedsup.settings import Settings
+from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import assess as assess_trust
+from pedsup.trust.store import load_store
 
 DEFAULT_CTX: Final = 8192
 """What a conversation takes when nothing is asked for and it fits."""
@@ -39,6 +42,7 @@ class LaunchPlan:
     """Everything decided before llama.cpp sees the file."""
 
     header: GGUFHeader
+    trust: Trust
     shape: ModelShape
     identity: ModelIdentity
     config: EngineConfig
@@ -61,6 +65,8 @@ class LoadedModel:
     sampling: SamplingConfig
     load_s: float
     prefix: PrefixCache | None = None
+    trust: Trust | None = None
+    """None for a model that came by another way than `load`."""
 
 
 def plan_launch(model: Path, settings: Settings, *, available: Available | None) -> LaunchPlan:
@@ -68,9 +74,13 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
+        UntrustedError: its signature or manifest is not good, or a required one is missing.
         UsageError: the context asked for is larger than the model's.
     """
     header = read_header(model)
+    identity = identify(header)
+    policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
+    trust = assess_trust(header, identity, load_store(), policy)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
     host = Host(cpu_features(), server=_uses_server(settings))
@@ -90,8 +100,9 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
     config = replace(config, n_ctx=n_ctx)
     return LaunchPlan(
         header=header,
+        trust=trust,
         shape=shape,
-        identity=identify(header),
+        identity=identity,
         config=config,
         threads=threads,
         sampling=_sampling(header, settings),
@@ -107,6 +118,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     Raises:
         ResourceError: it does not fit; the remedy names the next smaller option.
         UnsupportedError: it has no chat template, or one that is not known.
+        UntrustedError: its bytes are not those that were signed or exported.
         EngineError: llama.cpp cannot load it.
     """
     require_fit(
@@ -120,9 +132,11 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.
         ChatTemplate.from_model(None)
+    trust = verify_weights(plan.trust)
     started = time.monotonic()
     engine = open_engine(plan.config, settings.engine)
     try:
+        confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
     except BaseException:
         engine.close()
@@ -136,6 +150,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         sampling=plan.sampling,
         load_s=time.monotonic() - started,
         prefix=_prefix_cache(plan, settings),
+        trust=trust,
     )
 
 

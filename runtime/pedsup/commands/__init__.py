@@ -1,0 +1,1 @@
+"""The verbs of `pedsup-run`; `pedsup.verbs` says which module is which."""
