@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH),)
-	$(BIN)/pip install --quiet -c tests/constraints.txt -e '.[export,train,bench,test]'
+	$(BIN)/pip install --quiet -c tests/constraints.txt -e '.[export,train,bench,sign,test]'
 	touch $@
 
 # ---- the main job -------------------------------------------------------------------------
@@ -53,13 +53,20 @@ endif
 GATE ?= $(if $(BASE),,1)
 REFERENCE := $(if $(filter 1,$(GATE)),$(if $(filter F32 F16 BF16,$(QUANT)),,$(OUT:.gguf=)-reference.gguf))
 
+# SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
+SIGN_KEY ?=
+SIGN_OPTIONS ?=
+
 .PHONY: gguf
-gguf: $(OUT)  ## a phone-ready file (BASE= ADAPTER= QUANT= OUT= for your own model)
+gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= OUT= SIGN_KEY= for your own)
 	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
 
 $(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
 	  --quant $(QUANT) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+
+$(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
+	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)
 
 $(OUT:.gguf=)-reference.gguf: $(EXPORT_INPUTS) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \

@@ -29,6 +29,7 @@ from pedsup.gguf_file import read_header
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes, say
+from pedsup.trust.bundle import signature_path
 from pedsup_export.adapter import Adapter
 from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
@@ -114,6 +115,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
             core, {"name": out.name, "size": size, "sha256": sha256}, _now()
         )
         publish(partial, out)
+        signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before
         write_manifest(manifest_path(out), document)
         journal.path.unlink(missing_ok=True)
     return ExportResult(out, manifest_path(out), size, sha256, tuple(shares))

@@ -135,7 +135,7 @@ def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
         # `--resume model.gguf`: the option took the model for an id.
         return replace(request, model=Path(resume), resume="last")
     if model is None and resume is not None:
-        first = read_records(find_session(_history_folder(settings), resume))[0]
+        first = read_records(find_session(history_folder(settings), resume))[0]
         path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
         if isinstance(path, str):
             return replace(request, model=Path(path))
@@ -159,7 +159,8 @@ def _asker() -> Callable[[str], str] | None:
     return ask
 
 
-def _history_folder(settings: Settings) -> Path:
+def history_folder(settings: Settings) -> Path:
+    """Where transcripts are kept."""
     if settings.history_dir:
         return Path(settings.history_dir).expanduser()
     return data_folder() / "sessions"
@@ -179,7 +180,7 @@ def _session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Itera
 
 
 def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Session:
-    folder = _history_folder(settings)
+    folder = history_folder(settings)
     if request.resume is not None:
         session = resume_session(
             find_session(folder, request.resume), model_digest=plan.identity.digest

@@ -21,7 +21,11 @@ class Verb(NamedTuple):
     summary: str
 
 
-VERBS: Final[dict[str, Verb]] = {}
+VERBS: Final[dict[str, Verb]] = {
+    "verify": Verb("pedsup.commands.verify", "read a model in full: manifest, signature, bytes"),
+    "trust": Verb("pedsup.commands.trust", "whose signatures are believed here"),
+    "forget": Verb("pedsup.commands.forget", "erase conversations and caches"),
+}
 
 
 def load_verb(name: str) -> click.Command:

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
-from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader
 from pedsup.i18n import text
 from pedsup.identity import ModelIdentity
 from pedsup.intended_use import Language
 from pedsup.manifest import manifest_path
 from pedsup.progress import say
-from pedsup.trust.bundle import Signature, SignedFiles, read_signature, signature_path
+from pedsup.trust.bundle import (
+    COPY,
+    Signature,
+    read_signature,
+    signature_path,
+    signed_files,
+)
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
 from pedsup.trust.verified import (
     FileState,
@@ -32,7 +37,6 @@ from pedsup.trust.verified import (
 Signed = Literal["signed", "unsigned", "unknown-key"]
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
-_COPY = "copy the model, its manifest and its .sig again from where they came from"
 _HOW_TO_TRUST = (
     "get the signer's .pub file, compare its words with the signer, then: "
     "pedsup-run trust add KEY.pub"
@@ -104,13 +108,13 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
     path = header.path
     state = FileState.of(path)
     if identity.problem:
-        raise UntrustedError(identity.problem, where=manifest_path(path), remedy=_COPY)
+        raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
     signature = key = files = None
     beside = signature_path(path)
     if beside.exists():
         signature = read_signature(beside)
         key = store.by_hint(signature.hint)
-        files = _signed_files(signature, key, identity)
+        files = signed_files(signature, identity.manifest, key.key if key else None)
     signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
     _require_as_before(store, identity, path, key)
     if policy.require_signature and signed != "signed":
@@ -134,8 +138,11 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
     )
 
 
-def verify_weights(trust: Trust) -> Trust:
+def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
     """Read the whole file if that was not done before, and remember it.
+
+    Args:
+        remember: that this model is signed by its key; from then on it must stay so.
 
     Raises:
         UntrustedError: a byte of it differs from what was signed or recorded, or the file changed.
@@ -146,7 +153,7 @@ def verify_weights(trust: Trust) -> Trust:
             raise _other_bytes(trust.path, found, trust.expected_sha256)
         record_digest(trust.path, trust.state, trust.header_sha256, found)
         trust = replace(trust, weights="read")
-    if trust.key is not None:
+    if trust.key is not None and remember:
         _remember(trust, trust.key)
     return trust
 
@@ -164,38 +171,6 @@ def _weights(expected: str | None, known: str | None, policy: Policy) -> Weights
     if expected is None:
         return "nothing-to-compare"
     return "earlier" if known is not None and not policy.verify else "unread"
-
-
-def _signed_files(
-    signature: Signature, key: TrustedKey | None, identity: ModelIdentity
-) -> SignedFiles:
-    """What is signed, compared with the manifest. Without a trusted key this finds damage only."""
-    if key is not None:
-        signature.require_by(key.key)
-    files = signature.files()
-    manifest = identity.manifest
-    if manifest is None:
-        raise UntrustedError(
-            "the model is signed together with a manifest, which is not here",
-            where=signature.path,
-            wanted=f"a manifest with the SHA-256 {files.manifest_sha256}",
-            remedy=_COPY,
-        )
-    found = sha256_file(manifest.path)
-    if found != files.manifest_sha256:
-        raise UntrustedError(
-            "the manifest is not the one that was signed",
-            where=manifest.path,
-            wanted=f"SHA-256 {files.manifest_sha256}, not {found}",
-            remedy=_COPY,
-        )
-    if manifest.file["sha256"] != files.model_sha256:
-        raise UntrustedError(
-            "the signature and the manifest name different files",
-            where=signature.path,
-            remedy=_COPY,
-        )
-    return files
 
 
 def _require_as_before(
@@ -248,5 +223,5 @@ def _other_bytes(path: Path, found: str, expected: str) -> UntrustedError:
         "the model file is not the one that was exported: it is damaged or was changed",
         where=path,
         wanted=f"SHA-256 {expected}, not {found}",
-        remedy=_COPY,
+        remedy=COPY,
     )

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, UntrustedError
-from pedsup.manifest import manifest_path
+from pedsup.fsio import sha256_file
+from pedsup.manifest import Manifest, manifest_path
 from pedsup.trust import p256
 from pedsup.trust.keys import PublicKey
 
@@ -41,7 +42,7 @@ LAYOUTS: Final[tuple[dict[str, Any], ...]] = (
 """How JSON may be laid out: model-signing's own way, and the common ones. Anything else is a
 change that means nothing, and a signature that was changed is refused whatever the change."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_COPY: Final = "copy the model, its manifest and its .sig again from where they came from"
+COPY: Final = "copy the model, its manifest and its .sig again from where they came from"
 
 
 def signature_path(model: Path) -> Path:
@@ -80,7 +81,7 @@ class Signature:
                 "the signature is not good: it was changed, or another key made it",
                 where=self.path,
                 wanted=f"a signature by the key {key.fingerprint[:16]}",
-                remedy=_COPY,
+                remedy=COPY,
             )
 
     def files(self) -> SignedFiles:
@@ -120,6 +121,45 @@ def read_signature(path: Path) -> Signature:
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise _bad(path, f"not a signature of model-signing ({reason})") from error
+
+
+def signed_files(
+    signature: Signature, manifest: Manifest | None, key: PublicKey | None
+) -> SignedFiles:
+    """What is signed, compared with the manifest that lies beside the model.
+
+    Args:
+        key: who must have signed; None finds damage only, and proves nothing.
+
+    Raises:
+        UntrustedError: another signer, no manifest, or not the one that was signed.
+        BadFileError: the signature is of no model.
+    """
+    if key is not None:
+        signature.require_by(key)
+    files = signature.files()
+    if manifest is None:
+        raise UntrustedError(
+            "the model is signed together with a manifest, which is not here",
+            where=signature.path,
+            wanted=f"a manifest with the SHA-256 {files.manifest_sha256}",
+            remedy=COPY,
+        )
+    found = sha256_file(manifest.path)
+    if found != files.manifest_sha256:
+        raise UntrustedError(
+            "the manifest is not the one that was signed",
+            where=manifest.path,
+            wanted=f"SHA-256 {files.manifest_sha256}, not {found}",
+            remedy=COPY,
+        )
+    if manifest.file["sha256"] != files.model_sha256:
+        raise UntrustedError(
+            "the signature and the manifest name different files",
+            where=signature.path,
+            remedy=COPY,
+        )
+    return files
 
 
 def _parse(path: Path, document: Any, text: str) -> Signature:
@@ -184,5 +224,5 @@ def _bad(path: Path, found: str) -> BadFileError:
         found,
         where=path,
         wanted="the .sig that `pedsup-export sign` wrote for this file",
-        remedy=_COPY,
+        remedy=COPY,
     )

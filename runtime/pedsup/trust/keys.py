@@ -57,6 +57,15 @@ class PublicKey:
         return str(Mnemonic(_WORDLISTS[language]).to_mnemonic(entropy))
 
 
+def fingerprint_lines(key: PublicKey) -> list[str]:
+    """A key's fingerprint in hex and in words, for people to compare."""
+    return [
+        f"fingerprint  {key.fingerprint}",
+        f"in words     {key.words('en')}",
+        f"en palabras  {key.words('es')}",
+    ]
+
+
 def read_public_key(path: Path) -> PublicKey:
     """Read a public key file.
 
