@@ -7,6 +7,7 @@ is still the one that was checked (`require_same`).
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -187,7 +188,8 @@ def _require_as_before(
             + (f"is signed by '{key.name}' now" if key else "has no signature by it now"),
             where=path,
             wanted="the same signer, or your word that this is meant",
-            remedy=f"ask the signer; if it is meant: pedsup-run trust unpin '{earlier.name}'",
+            remedy="ask the signer; if it is meant: pedsup-run trust unpin "
+            + shlex.quote(earlier.name),
         )
 
 

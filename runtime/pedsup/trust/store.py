@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
 from pedsup.paths import config_folder, make_private
 from pedsup.trust.keys import PublicKey, parse_public_key
@@ -151,9 +151,10 @@ def load_store(path: Path | None = None) -> TrustStore:
             raise ValueError(f"schema {document['schema']!r}")
         keys = tuple(_keys(document["keys"], path))
         models = tuple(_models(document["models"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, PedsupError) as error:
+        reason = str(error).partition("\n")[0]
         raise BadFileError(
-            f"the list of trusted keys is damaged ({type(error).__name__}: {error})",
+            f"the list of trusted keys is damaged ({type(error).__name__}: {reason})",
             where=path,
             remedy="remove the file and add the keys again: pedsup-run trust add KEY.pub",
         ) from error
