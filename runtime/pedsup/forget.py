@@ -88,6 +88,9 @@ def execute(plan: ForgetPlan) -> Forgotten:
 
 def _erase(item: Item) -> str | None:
     """Unlink a file under the lock that its writer would hold; the reason if it stays."""
+    if item.path.is_symlink():
+        item.path.unlink()  # the link goes, what it points to is someone's own
+        return None
     try:
         fd = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -130,7 +133,7 @@ def _engine_folders(temporary: Path) -> Iterator[Path]:
     """Folders of `llama-server` engines whose program is gone, killed before it could tidy up."""
     for path in sorted(temporary.glob("pedsup-*")):
         match = _ENGINE_FOLDER.fullmatch(path.name)
-        if match and path.is_dir() and path.stat().st_uid == os.getuid():
+        if match and path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
             try:
                 os.kill(int(match[1]), 0)
             except ProcessLookupError:
