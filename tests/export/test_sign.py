@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from pedsup.manifest import manifest_path, read_manifest
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import read_public_key
 from pedsup_export.cli import cli
+from pedsup_export.export import execute
+from pedsup_export.plan import make_plan
+from pedsup_export.request import ExportRequest, ModelRef
 from pedsup_export.sign import make_keys, read_passphrase, sign
 from pedsup_export.verify import verify
 
@@ -98,6 +102,22 @@ def test_the_statement_names_both_files_and_their_digests(
         line = signed_models.openssl("dgst", "-sha256", "-r", path).decode()
         assert digests.pop(path.name) == line.split()[0]
     assert digests == {}
+
+
+@pytest.mark.slow
+def test_a_new_export_takes_the_old_signature_away(
+    models: dict[str, Path], pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Otherwise the new file would be refused for a signature that is not its own."""
+    out = tmp_path / "model.gguf"
+    request = ExportRequest(base=ModelRef(models["llama"], "llama"), out=out, quant="Q8_0")
+    execute(*make_plan(request))
+    sign(out, pair[0], None)
+    model_signing_verifies(out, pair[1])
+    execute(*make_plan(replace(request, quant="Q4_0", force=True)))
+    assert not signature_path(out).exists()
+    sign(out, pair[0], None)
+    assert verify(out, key=read_public_key(pair[1])).signer is not None
 
 
 # ---- keys ----

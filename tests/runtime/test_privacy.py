@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pedsup_testing import signed_models
+from pedsup_testing import home, signed_models
 from pedsup_testing.terminal import Terminal
 
 PROMPT = r"\n(\x1b\[\?2004h)?> "
@@ -32,20 +32,7 @@ def open_umask() -> Iterator[None]:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """A home of its own, everything below one folder."""
-    (tmp_path / "tmp").mkdir()
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "HOME": str(tmp_path / "home"),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "TMPDIR": str(tmp_path / "tmp"),
-        "PEDSUP_ACCEPT_INTENDED_USE": "1",
-        "LANG": "C.UTF-8",
-        "INPUTRC": os.devnull,
-    }
+    return home.environment(tmp_path)
 
 
 @pytest.fixture
@@ -123,6 +110,7 @@ def test_no_history_leaves_nothing_of_what_was_said(
             assert trace not in text
 
 
+@pytest.mark.slow
 def test_a_session_speaks_to_this_device_only(
     env: dict[str, str], model: Path, tmp_path: Path, engine: str
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pedsup_testing import signed_models
+from pedsup_testing import home, signed_models
 from pedsup_testing.terminal import Terminal
 
 from pedsup.manifest import manifest_path
@@ -26,13 +26,7 @@ REFUSED = 10
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        **{f"XDG_{n.upper()}_HOME": str(tmp_path / n) for n in ("data", "config", "cache")},
-        "PEDSUP_ACCEPT_INTENDED_USE": "1",
-        "LANG": "C.UTF-8",
-    }
+    return home.environment(tmp_path)
 
 
 @pytest.fixture
@@ -73,6 +67,7 @@ def trust(document: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_from_a_stranger_s_file_to_a_trusted_one(
     run: Run, model: Path, files: dict[str, Path]
 ) -> None:
@@ -151,7 +146,7 @@ def test_no_engine_is_started_on_a_changed_file(run: Run, model: Path, tmp_path:
 
 @pytest.mark.parametrize("engine", ["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def test_a_file_that_is_swapped_while_it_loads_is_refused(
-    run: Run, model: Path, tmp_path: Path, native_tool, engine: str
+    env: dict[str, str], model: Path, native_tool, engine: str
 ) -> None:  # type: ignore[no-untyped-def]
     """The real engines open the file by its name, after it was checked; a swap between is seen."""
     swap = (
@@ -169,10 +164,7 @@ def test_a_file_that_is_swapped_while_it_loads_is_refused(
     )
     done = subprocess.run(
         [sys.executable, "-c", swap, str(model), "-p", "Hi.", "--engine", engine, *QUICK],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
-             "PEDSUP_LLAMA_SERVER": str(native_tool("llama-server")),
-             "PEDSUP_ACCEPT_INTENDED_USE": "1",
-             **{f"XDG_{n}_HOME": str(tmp_path / n) for n in ("DATA", "CONFIG", "CACHE")}},
+        env={**env, "PEDSUP_LLAMA_SERVER": str(native_tool("llama-server"))},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == REFUSED, done.stderr
