@@ -11,17 +11,18 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from pedsup.paths import cache_folder
+from pedsup.trust import verified
 
 Kind = Literal["session", "prefix cache", "verified files", "left by a killed engine"]
 
 SESSION_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}\.jsonl")
 """How `session.new_session` names a transcript: a folder of the user's may hold other files."""
-CACHES: Final[dict[str, Kind]] = {"prefix": "prefix cache", "verified": "verified files"}
+CACHES: Final[dict[str, Kind]] = {"prefix": "prefix cache", verified.FOLDER: "verified files"}
 """Folders below `cache_folder()`, and what lies in them."""
 _ENGINE_FOLDER: Final = re.compile(r"pedsup-(\d+)-.*")
 
@@ -52,7 +53,7 @@ class Forgotten:
     """What was erased, and what was not with the reason."""
 
     removed: tuple[Item, ...]
-    left: tuple[tuple[Item, str], ...] = field(default=())
+    left: tuple[tuple[Item, str], ...] = ()
 
 
 def plan_all(sessions: Path) -> ForgetPlan:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,7 +62,7 @@ class TrustStore:
 
     path: Path
     keys: tuple[TrustedKey, ...] = ()
-    models: tuple[KnownModel, ...] = field(default=())
+    models: tuple[KnownModel, ...] = ()
 
     def by_hint(self, hint: str) -> TrustedKey | None:
         """The trusted key that a signature names."""
@@ -142,11 +142,12 @@ def load_store(path: Path | None = None) -> TrustStore:
     """
     path = path or config_folder() / FILE
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return TrustStore(path)
     try:
-        document = json.loads(raw[: MAX_BYTES + 1])
+        document = json.loads(raw)
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}")
         keys = tuple(_keys(document["keys"], path))

@@ -119,18 +119,3 @@ def require_same(path: Path, state: FileState) -> None:
 
 def _record_path(path: Path) -> Path:
     return cache_folder() / FOLDER / f"{path_digest(path)[:40]}.json"
-
-
-def records_folder() -> Path:
-    """Where the records lie."""
-    return cache_folder() / FOLDER
-
-
-__all__ = [
-    "FileState",
-    "read_digest",
-    "record_digest",
-    "recorded_digest",
-    "records_folder",
-    "require_same",
-]
