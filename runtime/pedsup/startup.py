@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import secrets
 import time
@@ -15,9 +14,10 @@ from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.sampler import recommended_sampling
-from pedsup.engine.select import extra_buffers_policy, open_engine
+from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_model
 from pedsup.identity import ModelIdentity, identify
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import estimate
@@ -70,14 +70,14 @@ class LoadedModel:
 
 
 def plan_launch(model: Path, settings: Settings, *, available: Available | None) -> LaunchPlan:
-    """Read the header and decide threads, context and sampling; nothing is loaded.
+    """Check the file and decide threads, context and sampling; nothing is loaded.
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
         UntrustedError: its signature or manifest is not good, or a required one is missing.
         UsageError: the context asked for is larger than the model's.
     """
-    header = read_header(model)
+    header = validate_model(model)
     identity = identify(header)
     policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
     trust = assess_trust(header, identity, load_store(), policy)
@@ -190,10 +190,8 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
 
 
 def _uses_server(settings: Settings) -> bool:
-    """Which engine 'auto' will most likely take; the file is not loaded to find out."""
-    if settings.engine == "auto":
-        return importlib.util.find_spec("llama_cpp") is None
-    return settings.engine == "server"
+    """Which engine the model will run in; the file is not loaded to find out."""
+    return engine_kind(settings.engine) == "server"
 
 
 def _extra_buffers(

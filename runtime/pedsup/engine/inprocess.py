@@ -25,6 +25,7 @@ from pedsup.engine.kv_cache import KVCache, common_prefix
 from pedsup.engine.sampler import SamplerChain
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
+from pedsup.gguf_file.validate import validate_model
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -37,6 +38,7 @@ class InProcessEngine:
     """An `Engine` on llama-cpp-python. See `pedsup.engine.api.Engine` for the contract."""
 
     def __init__(self, config: EngineConfig) -> None:
+        validate_model(config.model)
         self._lib = llama_bindings.load()
         self._model: Any = None
         self._ctx: Any = None

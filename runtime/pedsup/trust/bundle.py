@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError, UntrustedError
 from pedsup.fsio import sha256_file
+from pedsup.json_file import parse_json, read_bounded
 from pedsup.manifest import Manifest, manifest_path
 from pedsup.trust import p256
 from pedsup.trust.keys import PublicKey
@@ -91,8 +92,8 @@ class Signature:
             BadFileError: it is no statement about one model and its manifest.
         """
         try:
-            return _files(json.loads(self.payload))
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            return _files(parse_json(self.payload))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise _bad(
                 self.path, f"the signed statement is not one of a model ({error})"
             ) from error
@@ -110,15 +111,11 @@ def read_signature(path: Path) -> Signature:
     Raises:
         BadFileError: it is too large, or no bundle of the kind above.
     """
-    with path.open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise _bad(path, f"more than {MAX_BYTES} bytes")
+    raw = read_bounded(path, "the signature", MAX_BYTES)
     try:
         text = raw.decode("utf-8")
-        document = json.loads(text)
-        return _parse(path, document, text)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        return _parse(path, parse_json(text), text)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise _bad(path, f"not a signature of model-signing ({reason})") from error
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.intended_use import Language
+from pedsup.json_file import read_bounded
 from pedsup.trust import p256
 
 MAX_BYTES: Final = 1 << 16
@@ -70,14 +71,10 @@ def read_public_key(path: Path) -> PublicKey:
     """Read a public key file.
 
     Raises:
-        UsageError: the file is not there, or it is a private key.
-        BadFileError: it is no public key on P-256.
+        UsageError: it is a private key.
+        BadFileError: it is not there, or no public key on P-256.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"the key cannot be read: {error.strerror}", where=path) from error
+    raw = read_bounded(path, "the key", MAX_BYTES)
     return parse_public_key(raw.decode("ascii", "replace"), where=path)
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
+from pedsup.json_file import parse_json, read_bounded
 from pedsup.paths import config_folder, make_private
 from pedsup.trust.keys import PublicKey, parse_public_key
 
@@ -141,18 +142,15 @@ def load_store(path: Path | None = None) -> TrustStore:
         BadFileError: it is damaged. It is then not taken for empty, which would trust more.
     """
     path = path or config_folder() / FILE
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
+    if not path.exists():
         return TrustStore(path)
     try:
-        document = json.loads(raw)
+        document = parse_json(read_bounded(path, "the list of trusted keys", MAX_BYTES))
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}")
         keys = tuple(_keys(document["keys"], path))
         models = tuple(_models(document["models"]))
-    except (ValueError, KeyError, TypeError, RecursionError, PedsupError) as error:
+    except (ValueError, KeyError, TypeError, PedsupError) as error:
         reason = str(error).partition("\n")[0]
         raise BadFileError(
             f"the list of trusted keys is damaged ({type(error).__name__}: {reason})",

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.direct_io import DirectFile, sha256_range
-from pedsup.errors import OutputError, UntrustedError
+from pedsup.errors import BadFileError, OutputError, UntrustedError
 from pedsup.fsio import atomic_file
+from pedsup.json_file import read_json_object
 from pedsup.paths import cache_folder, make_private
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.transcript import now
@@ -53,13 +54,11 @@ def recorded_digest(path: Path, state: FileState, header: str) -> str | None:
         header: the digest of the header (`ModelIdentity.digest`), read anew.
     """
     try:
-        with _record_path(path).open("rb") as file:
-            record = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
+        record = read_json_object(_record_path(path), "the record of a check", MAX_BYTES)
+    except BadFileError:
         return None  # absent or damaged: the file is read again
     fits = (
-        isinstance(record, dict)
-        and record.get("format") == FORMAT
+        record.get("format") == FORMAT
         and record.get("path_sha256") == path_digest(path)
         and record.get("state") == asdict(state)
         and record.get("header_sha256") == header

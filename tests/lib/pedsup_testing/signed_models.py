@@ -10,12 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
+from pedsup_testing import forged_gguf
 
 STRING = 8
 """The number of GGUF's string type."""
@@ -23,15 +22,10 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
 def tiny(path: Path, *, name: str = "Tiny") -> Path:
-    """A whole GGUF of one small tensor; no engine runs it."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(name)
-    writer.add_string("tokenizer.chat_template", TEMPLATE)
-    writer.add_tensor("token_embd.weight", np.arange(64, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    """A whole model of 115 kB."""
+    made = forged_gguf.tiny_llama().with_key("general.name", forged_gguf.STRING, name)
+    made = made.with_key("tokenizer.chat_template", forged_gguf.STRING, TEMPLATE)
+    path.write_bytes(made.encode())
     return path
 
 
