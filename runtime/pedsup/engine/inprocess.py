@@ -23,7 +23,7 @@ from pedsup.engine.api import (
 )
 from pedsup.engine.ends import end_tokens
 from pedsup.engine.kv_cache import KVCache, common_prefix
-from pedsup.engine.native import context_params, decode, load_model, make_context
+from pedsup.engine.native import Native, context_params, decode, load_model, make_context
 from pedsup.engine.sampler import SamplerChain
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
@@ -88,7 +88,8 @@ class InProcessEngine:
         if config.draft.kind != "off":
             from pedsup.engine.drafts.choose import make_verifier
 
-            self._verifier = make_verifier(lib, self._model, self._ctx, self._cache, config)
+            target = Native(lib, self._model, self._ctx, self._pool)
+            self._verifier = make_verifier(target, self._cache, config)
 
     def _read_info(self) -> ModelInfo:
         lib, vocab = self._lib, self._vocab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pedsup.engine import llama_bindings
 from pedsup.engine.api import EngineConfig
@@ -13,6 +13,16 @@ from pedsup.errors import EngineError
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
 LAZY_MODE_ON: Final = 2
+
+
+class Native(NamedTuple):
+    """A loaded model as llama.cpp sees it."""
+
+    lib: Any
+    model: Any
+    ctx: Any
+    pool: Any
+    """Its thread pool, None where it has none of its own."""
 
 
 def load_model(lib: Any, path: Path, config: EngineConfig) -> Any:

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.drafts.api import Drafter
+from pedsup.engine.drafts.assistant import ARCHITECTURE, AssistantDrafter
+from pedsup.engine.drafts.fit import require_fit
 from pedsup.engine.drafts.lookup import PromptLookup
+from pedsup.engine.drafts.model import ModelDrafter
 from pedsup.engine.drafts.verify import Verifier
 from pedsup.engine.kv_cache import KVCache
+from pedsup.engine.native import Native
+from pedsup.errors import UsageError
+from pedsup.gguf_file import read_header
 
 
-def make_verifier(lib: Any, model: Any, ctx: Any, cache: KVCache, config: EngineConfig) -> Verifier:
-    drafter: Drafter = PromptLookup()
-    return Verifier(lib, ctx, cache, drafter, min(config.draft.n_max, config.n_ubatch - 1))
+def make_verifier(target: Native, cache: KVCache, config: EngineConfig) -> Verifier:
+    """The decoding loop for a loaded model with the drafter asked for.
+
+    Raises:
+        UsageError: the kind 'model' without a file.
+        MismatchError: the draft model does not belong to the model.
+        EngineError: llama.cpp cannot load it.
+    """
+    # A draft and the token before it are one compute step: see KVCache.drop_unnoted.
+    n_max = min(config.draft.n_max, min(config.n_ubatch, config.n_batch) - 1)
+    return Verifier(target, cache, make_drafter(target, config), n_max)
+
+
+def make_drafter(target: Native, config: EngineConfig) -> Drafter:
+    """The drafter of a configuration; the draft model is loaded."""
+    if config.draft.kind == "lookup":
+        return PromptLookup()
+    path = config.draft.model
+    if path is None:
+        raise UsageError("no draft model was given", wanted="a GGUF", remedy="--draft lookup")
+    header = read_header(path)
+    require_fit(read_header(config.model), header)
+    if header.architecture == ARCHITECTURE:
+        return AssistantDrafter(target, path, config)
+    return ModelDrafter(target, path, config)

@@ -6,13 +6,13 @@ import ctypes
 from array import array
 from collections.abc import Generator
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts.api import Drafter
 from pedsup.engine.drafts.length import DraftLength
 from pedsup.engine.kv_cache import KVCache
-from pedsup.engine.native import decode
+from pedsup.engine.native import Native, decode
 from pedsup.engine.sampler import SamplerChain
 
 NEWEST_WEIGHT: Final = 0.1
@@ -28,9 +28,10 @@ class Verifier:
     the consumer does not want was never drawn.
     """
 
-    def __init__(self, lib: Any, ctx: Any, cache: KVCache, drafter: Drafter, n_max: int) -> None:
-        self._lib, self._ctx, self._cache, self._drafter = lib, ctx, cache, drafter
-        self._vocab = lib.llama_model_get_vocab(lib.llama_get_model(ctx))
+    def __init__(self, target: Native, cache: KVCache, drafter: Drafter, n_max: int) -> None:
+        lib = self._lib = target.lib
+        self._ctx, self._cache, self._drafter = target.ctx, cache, drafter
+        self._vocab = lib.llama_model_get_vocab(target.model)
         self._length = DraftLength(n_max)
         self._buffer = (lib.llama_token * (n_max + 1))()
         self._rows = (ctypes.c_int8 * (n_max + 1))(*([1] * (n_max + 1)))
