@@ -14,6 +14,8 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.drafts.fit import require_drafter
+from pedsup.engine.drafts.option import draft_config
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
@@ -68,7 +70,8 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
-        UsageError: the context asked for is larger than the model's.
+        UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
+        MismatchError: the draft model does not belong to the model.
     """
     header = read_header(model)
     shape = model_shape(header)
@@ -82,7 +85,10 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
         n_threads=threads.n_threads,
         n_threads_batch=threads.n_threads,
         cpus=threads.cpus,
+        draft=draft_config(settings.draft, settings.draft_max),
     )
+    if config.draft.model is not None:
+        require_drafter(header, read_header(config.draft.model))
     extra = _extra_buffers(settings, header, config, available)
     config = replace(config, extra_buffers=extra)
     largest = largest_context(header, config, available, host)

@@ -115,6 +115,9 @@ class DraftStats:
         )
 
 
+NO_DRAFTS: Final = DraftStats()
+
+
 @dataclass(frozen=True)
 class GenerationStats:
     """Counts and seconds of the last `generate`, as measured by the engine."""
@@ -125,7 +128,7 @@ class GenerationStats:
     n_generated: int
     prompt_s: float
     decode_s: float
-    drafts: DraftStats = DraftStats()
+    drafts: DraftStats = NO_DRAFTS
 
 
 PromptProgress = Callable[[int, int], None]

@@ -286,7 +286,9 @@ class InProcessEngine:
         finally:
             self._stats = replace(self._stats, n_generated=n, decode_s=busy)
 
-    def _decode_with_drafts(self, sampler: SamplerChain, max_tokens: int) -> Generator[Token, None, None]:
+    def _decode_with_drafts(
+        self, sampler: SamplerChain, max_tokens: int
+    ) -> Generator[Token, None, None]:
         """The same tokens, several for one pass over the weights where a draft was right."""
         verifier = self._verifier
         assert verifier is not None

@@ -16,6 +16,8 @@ from time import perf_counter
 from typing import Any, Final
 
 from pedsup.engine.api import (
+    NO_DRAFTS,
+    DraftStats,
     EngineConfig,
     GenerationStats,
     ModelInfo,
@@ -23,6 +25,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
 from pedsup.engine.server_client import ServerClient
@@ -48,6 +51,8 @@ class ServerEngine:
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         try:
             _check_context(config, header)
+            if config.draft.model is not None:
+                require_drafter(header, read_header(config.draft.model))
             self._process = ServerProcess(program, config, state_folder=self._states)
             self._process.wait_ready()
             self._properties = self._client().post("GET", "/props")
@@ -218,6 +223,7 @@ class ServerEngine:
                 n_generated=int(timings.get("predicted_n", stats.n_generated)),
                 prompt_s=timings.get("prompt_ms", 0.0) / 1e3,
                 decode_s=timings.get("predicted_ms", 0.0) / 1e3,
+                drafts=_drafts(timings),
             )
         self._stats = stats
 
@@ -242,7 +248,7 @@ class ServerEngine:
         missing = int(event.get("tokens_predicted", number)) - number
         if missing > 0 and text:
             found = self.tokenize(text, parse_special=False)
-            if found[-len(ids) :] == ids:
+            if len(found) == missing + len(ids) and found[-len(ids) :] == ids:
                 ids = found
         for token in ids[:-1]:
             yield Token(token, b"")
@@ -255,6 +261,13 @@ class ServerEngine:
             if action == "restore" and self._running().alive:
                 raise bad_state(self._states / SLOT_FILE, error.found) from error
             raise
+
+
+def _drafts(timings: dict[str, Any]) -> DraftStats:
+    drafted, accepted = timings.get("draft_n"), timings.get("draft_n_accepted")
+    if not isinstance(drafted, int) or not isinstance(accepted, int):
+        return NO_DRAFTS
+    return DraftStats(drafted, accepted)
 
 
 def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:

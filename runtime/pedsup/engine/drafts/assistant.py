@@ -20,7 +20,6 @@ from pedsup.engine.drafts.model import GreedyModel
 from pedsup.engine.native import Native, decode
 from pedsup.errors import EngineError
 
-ARCHITECTURE: Final = "gemma4-assistant"
 # llama-ext.h has no C linkage; these are the names that every Linux and Android compiler gives.
 SET_HIDDEN: Final = "_Z26llama_set_embeddings_nextnP13llama_contextbb"
 GET_HIDDEN: Final = "_Z30llama_get_embeddings_nextn_ithP13llama_contexti"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.drafts.api import Drafter
-from pedsup.engine.drafts.assistant import ARCHITECTURE, AssistantDrafter
-from pedsup.engine.drafts.fit import require_fit
+from pedsup.engine.drafts.assistant import AssistantDrafter
+from pedsup.engine.drafts.fit import ASSISTANT, require_drafter
 from pedsup.engine.drafts.lookup import PromptLookup
 from pedsup.engine.drafts.model import ModelDrafter
 from pedsup.engine.drafts.verify import Verifier
@@ -36,7 +36,7 @@ def make_drafter(target: Native, config: EngineConfig) -> Drafter:
     if path is None:
         raise UsageError("no draft model was given", wanted="a GGUF", remedy="--draft lookup")
     header = read_header(path)
-    require_fit(read_header(config.model), header)
-    if header.architecture == ARCHITECTURE:
+    require_drafter(read_header(config.model), header)
+    if header.architecture == ASSISTANT:
         return AssistantDrafter(target, path, config)
     return ModelDrafter(target, path, config)

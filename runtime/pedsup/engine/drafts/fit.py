@@ -10,18 +10,18 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.engine.drafts.assistant import ARCHITECTURE
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 
 MAX_PADDING: Final = 128
 """Tokens that one vocabulary may have more at its end: llama.cpp's own bound."""
+ASSISTANT: Final = "gemma4-assistant"
 TARGET: Final = "gemma4"
 
 
-def require_fit(model: GGUFHeader, draft: GGUFHeader) -> None:
+def require_drafter(model: GGUFHeader, draft: GGUFHeader) -> None:
     """Raise `MismatchError` when `draft` cannot draft for `model`."""
-    if draft.architecture == ARCHITECTURE:
+    if draft.architecture == ASSISTANT:
         _require_same_shape(model, draft)
     _require_same_vocabulary(model, draft)
 
