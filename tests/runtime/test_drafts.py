@@ -7,20 +7,17 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pedsup_testing import sized_models
 
 from pedsup.engine.api import DraftConfig, DraftStats, EngineConfig, SamplingConfig
 from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.length import MAX_PAUSE, DraftLength
-from pedsup.engine.drafts.lookup import PromptLookup
-from pedsup.engine.drafts.measure import DraftTrial, Timing, best_draft, measure_drafts
+from pedsup.engine.drafts.lookup import CANDIDATES, PromptLookup
+from pedsup.engine.drafts.measure import DraftTrial, Timing, best_draft
 from pedsup.engine.drafts.option import draft_config
-from pedsup.engine.select import open_engine
 from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.memory import estimate
@@ -73,12 +70,10 @@ class TestLookup:
 
     @given(st.lists(st.integers(0, 2), min_size=1, max_size=18), st.integers(1, 8))
     def test_against_trying_every_place(self, text, limit):
-        # Short enough that no n-gram has more places than are compared.
         found, wanted = lookup(text, limit), naive_lookup(text, limit)
         assert bool(found) == bool(wanted)
-        if len({tuple(text[i : i + 3]) for i in range(len(text) - 2)}) == len(text) - 2 - bool(
-            found
-        ):
+        places = [i for i in range(3, len(text)) if text[i - 3 : i] == text[-3:]]
+        if len(places) <= CANDIDATES:
             assert found == wanted
 
     @given(st.data())
@@ -249,12 +244,11 @@ def test_a_grammar_holds_inside_drafts(pair):
             "additionalProperties": False,
         }
     )
-    for sampling in (GREEDY, SamplingConfig(temperature=1.0, seed=2)):
-        strict = replace(sampling, json_schema=schema)
-        found = ids(on, prompt, strict, n=80)
-        assert found == ids(off, prompt, strict, n=80)
-        assert set(json.loads(b"".join(map(on.piece, found)))) == {"weight", "fever"}
-    assert on.last_stats.drafts.n_drafted > 0
+    strict = replace(GREEDY, json_schema=schema)
+    found = ids(on, prompt, strict, n=80)
+    assert found == ids(off, prompt, strict, n=80)
+    assert set(json.loads(b"".join(map(on.piece, found)))) == {"weight", "fever"}
+    assert on.last_stats.drafts.n_accepted > 0
 
 
 def test_banned_tokens_and_the_repeat_penalty_hold_inside_drafts(pair):
@@ -265,8 +259,8 @@ def test_banned_tokens_and_the_repeat_penalty_hold_inside_drafts(pair):
         SamplingConfig(temperature=0, banned=(plain[5],)),
         SamplingConfig(temperature=0, repeat_penalty=1.3),
     ):
-        found = ids(on, prompt, sampling, n=40)
-        assert found == ids(off, prompt, sampling, n=40)
+        found = ids(on, prompt, sampling, n=24)
+        assert found == ids(off, prompt, sampling, n=24)
         assert not set(found) & set(sampling.banned)
 
 

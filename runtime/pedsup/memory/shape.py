@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pedsup.engine.drafts.fit import ASSISTANT
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 
@@ -78,11 +79,14 @@ def model_shape(header: GGUFHeader) -> ModelShape:
 def require_supported(header: GGUFHeader) -> None:
     """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
     if header.architecture not in SUPPORTED:
+        drafter = header.architecture == ASSISTANT
         raise UnsupportedError(
             f"a GGUF of the architecture '{header.architecture or 'unknown'}'",
             where=header.path,
             wanted=f"one of: {', '.join(SUPPORTED)}",
-            remedy="choose a Gemma 4 or Llama model file",
+            remedy="a drafter runs beside its model: pedsup-run MODEL.gguf --draft THIS.gguf"
+            if drafter
+            else "choose a Gemma 4 or Llama model file",
         )
 
 

@@ -160,11 +160,16 @@ def gemma4_multimodal(folder: Path, *, shape: str = "e4b", seed: int = 0) -> Pat
     return _save(folder, Model, config, seed)
 
 
-def gemma4_assistant(folder: Path, *, shape: str = "e4b", seed: int = 3) -> Path:
-    """Write a tiny `Gemma4AssistantForCausalLM` folder: a drafter for `gemma4(shape=shape)`."""
+def gemma4_assistant(
+    folder: Path, *, shape: str = "e4b", seed: int = 3, hidden_size: int | None = None
+) -> Path:
+    """Write a tiny `Gemma4AssistantForCausalLM` folder: a drafter for `gemma4(shape=shape)`.
+
+    `hidden_size` is the target's, where another model than `gemma4` makes them is meant.
+    """
     from transformers import Gemma4AssistantConfig
 
-    target = gemma4_text_config(shape)
+    width = hidden_size or gemma4_text_config(shape).hidden_size
     text = gemma4_text_config(
         shape,
         hidden_size=128,
@@ -176,7 +181,7 @@ def gemma4_assistant(folder: Path, *, shape: str = "e4b", seed: int = 3) -> Path
         use_double_wide_mlp=False,
         layer_types=["sliding_attention"] * 3 + ["full_attention"],
     )
-    config = Gemma4AssistantConfig(text_config=text, backbone_hidden_size=target.hidden_size)
+    config = Gemma4AssistantConfig(text_config=text, backbone_hidden_size=width)
     return _save(folder, assistant_class(), config, seed)
 
 

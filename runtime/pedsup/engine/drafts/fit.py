@@ -16,6 +16,7 @@ from pedsup.gguf_file import ArrayValue, GGUFHeader
 MAX_PADDING: Final = 128
 """Tokens that one vocabulary may have more at its end: llama.cpp's own bound."""
 ASSISTANT: Final = "gemma4-assistant"
+"""The architecture of Gemma 4's drafter models, which are no models by themselves."""
 TARGET: Final = "gemma4"
 
 
