@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pedsup.chat.template import ChatTemplate
@@ -18,6 +19,7 @@ from pedsup.chat.turn import (
 )
 from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
+from pedsup.guards import Finding, check_answer, check_question, notices
 from pedsup.interrupts import Interrupts
 from pedsup.prefix_cache import PrefixCache, Warmed
 from pedsup.render import Renderer
@@ -35,6 +37,8 @@ class Conversation:
     prefix: PrefixCache | None = None
     """Where the read system prompt is kept; None to read it with each start."""
     warmed: Warmed | None = None
+    findings: list[Finding] = field(default_factory=list)
+    """What the guards found in the last question and its answer."""
     _warm_for: tuple[str, bool] | None = None
 
     def ask(self, text: str, settings: TurnSettings) -> TurnResult:
@@ -46,12 +50,16 @@ class Conversation:
             PedsupError: the engine refused or died; what came before is in the transcript.
         """
         interrupts = Interrupts()
+        earlier = [exchange.user for exchange in self.session.exchanges if not exchange.forgotten]
+        self.findings = []
         self.renderer.start()
         turn: Turn | None = None
         with interrupts.listening():
             try:
                 with interrupts.shielded():
                     turn = self._begin(text, settings)
+                    # Before the model: an emergency does not wait for a prompt to be read.
+                    self._warn(check_question(text, earlier))
                 self._warm(think=settings.think)
                 self._follow(turn, interrupts)
             except KeyboardInterrupt:
@@ -60,14 +68,20 @@ class Conversation:
                 self._give_up(error)
                 raise
             assert turn is not None
-            result = turn.result
+            self._warn(check_answer(turn.result.answer, text, earlier))
+            result = guarded(turn.result, self.findings)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
-                self.session.finish(
-                    result.answer, result.reasoning, result.stop_reason, turn_facts(result)
-                )
+                facts = turn_facts(result, self.findings)
+                self.session.finish(result.answer, result.reasoning, result.stop_reason, facts)
         self.renderer.finish()
         return result
+
+    def _warn(self, findings: list[Finding]) -> None:
+        """Show what the guards found, beside the model's text."""
+        self.findings += findings
+        for found in notices(findings):
+            self.renderer.notice(found.code, found.text)
 
     def _begin(self, text: str, settings: TurnSettings) -> Turn:
         self.session.ask(text)
@@ -127,8 +141,13 @@ class Conversation:
             self.renderer.finish()
 
 
-def turn_facts(result: TurnResult) -> dict[str, Any]:
-    """Counts, timings and notices of a turn, for JSON."""
+def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
+    """The result with the guards' notices after its own."""
+    return replace(result, notices=(*result.notices, *notices(findings)))
+
+
+def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+    """Counts, timings, notices and the guards' findings of a turn, for JSON."""
     timings = asdict(result.timings)
     n_read = result.n_prompt - result.n_cached
     n_written = result.n_reasoning + result.n_answer
@@ -150,6 +169,7 @@ def turn_facts(result: TurnResult) -> dict[str, Any]:
             "speed_up": _rounded(result.drafts.speed_up),
         },
         "notices": [asdict(notice) for notice in result.notices],
+        "guards": [asdict(finding) for finding in findings],
     }
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pedsup.engine.api import DEFAULT_DRAFT_MAX
-from pedsup.errors import UsageError
+from pedsup.errors import BadFileError, UsageError
+from pedsup.json_file import read_bounded
 from pedsup.paths import config_folder
 
 FILE: Final = "settings.toml"
+MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"the settings file cannot be read: {error.strerror}", where=file
-        ) from error
+        return tomllib.loads(read_bounded(file, "the settings file", MAX_BYTES).decode("utf-8"))
+    except BadFileError as error:
+        raise UsageError(error.found, where=file, remedy=error.remedy) from error
+    except RecursionError as error:
+        raise UsageError("the settings file is nested too deep", where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the settings file is no TOML: {error}", where=file, wanted="lines like: temp = 0.7"
@@ -131,11 +133,22 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
         value = float(value)
     if type(value) is not kind:
         return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+    if kind is str and not _is_text(value, path=name == "history_dir"):
+        return "text in UTF-8 without a zero byte"
     if name in _LIMITS:
         low, high = _LIMITS[name]
         if not low <= value <= high:
             return f"from {low:g} to {high:g}"
     return None
+
+
+def _is_text(value: str, *, path: bool) -> bool:
+    """A path may hold bytes that are no UTF-8, as the system's own names may."""
+    try:
+        value.encode("utf-8", "surrogateescape" if path else "strict")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def _choices(allowed: Any) -> tuple[str, ...]:

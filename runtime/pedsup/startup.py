@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import secrets
 import time
@@ -17,9 +16,10 @@ from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.option import draft_config
 from pedsup.engine.sampler import recommended_sampling
-from pedsup.engine.select import extra_buffers_policy, open_engine
+from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.identity import ModelIdentity, identify
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import estimate
@@ -66,14 +66,14 @@ class LoadedModel:
 
 
 def plan_launch(model: Path, settings: Settings, *, available: Available | None) -> LaunchPlan:
-    """Read the header and decide threads, context and sampling; nothing is loaded.
+    """Check the file and decide threads, context and sampling; nothing is loaded.
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
         UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
         MismatchError: the draft model does not belong to the model.
     """
-    header = read_header(model)
+    header = validate_model(model)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
     host = Host(cpu_features(), server=_uses_server(settings))
@@ -88,7 +88,7 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
         draft=draft_config(settings.draft, settings.draft_max),
     )
     if config.draft.model is not None:
-        require_drafter(header, read_header(config.draft.model))
+        require_drafter(header, validate_drafter(config.draft.model))
     extra = _extra_buffers(settings, header, config, available)
     config = replace(config, extra_buffers=extra)
     largest = largest_context(header, config, available, host)
@@ -181,10 +181,8 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
 
 
 def _uses_server(settings: Settings) -> bool:
-    """Which engine 'auto' will most likely take; the file is not loaded to find out."""
-    if settings.engine == "auto":
-        return importlib.util.find_spec("llama_cpp") is None
-    return settings.engine == "server"
+    """Which engine the model will run in; the file is not loaded to find out."""
+    return engine_kind(settings.engine) == "server"
 
 
 def _extra_buffers(

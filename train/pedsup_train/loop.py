@@ -22,6 +22,7 @@ from pedsup_train.backends import Loaded, Runtime
 from pedsup_train.batches import Collator, EpochSampler
 from pedsup_train.recipe import Recipe
 from pedsup_train.render import Rendered
+from pedsup_train.work import checkpoint_state
 
 LIVE_LOG = "log.jsonl"
 
@@ -64,7 +65,10 @@ def fit(
     # The loss before the first step, in the same log as the rest.
     trainer.args.eval_on_start = bool(parts[1]) and checkpoint is None
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and _is_last(checkpoint):
+            _restore(trainer, loaded, checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         steps = int(trainer.state.global_step)
         evaluated = {row["step"] for row in _rows(trainer) if "eval_loss" in row}
         if parts[1] and steps not in evaluated:
@@ -81,6 +85,23 @@ def fit(
         seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
     )
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether all steps were done, and only evaluation and adapter folder are missing."""
+    state = checkpoint_state(checkpoint) or {}
+    return bool(state.get("global_step", 0) >= state.get("max_steps", float("inf")))
+
+
+def _restore(trainer: Any, loaded: Loaded, checkpoint: Path) -> None:
+    """Take weights and log of the last checkpoint; `Trainer.train` would make one step too many."""
+    peft = require("peft", extra="train")
+    load_file = require("safetensors.torch", extra="train").load_file
+    peft.set_peft_model_state_dict(
+        loaded.model, load_file(checkpoint / "adapter_model.safetensors")
+    )
+    state = require("transformers", extra="train").TrainerState
+    trainer.state = state.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def _rows(trainer: Any) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from pedsup.engine.native import Native, context_params, decode, load_model, mak
 from pedsup.engine.sampler import SamplerChain
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
+from pedsup.gguf_file.validate import validate_model
 
 if TYPE_CHECKING:
     from pedsup.engine.drafts.verify import Verifier
@@ -39,6 +40,7 @@ class InProcessEngine:
     """An `Engine` on llama-cpp-python. See `pedsup.engine.api.Engine` for the contract."""
 
     def __init__(self, config: EngineConfig) -> None:
+        validate_model(config.model)
         self._lib = llama_bindings.load()
         self._model: Any = None
         self._ctx: Any = None

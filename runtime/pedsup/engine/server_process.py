@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.drafts.fit import ASSISTANT
 from pedsup.engine.drafts.lookup import NGRAM
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.rules import ASSISTANT
 
 PROGRAM: Final = "llama-server"
 PROGRAM_VARIABLE: Final = "PEDSUP_LLAMA_SERVER"

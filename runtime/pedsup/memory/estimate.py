@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.drafts.fit import ASSISTANT
 from pedsup.engine.server_process import full_window
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, read_header
+from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.memory.shape import PER_LAYER_TABLE, ModelShape, model_shape
 
 F32, F16 = 4, 2

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.drafts.api import Drafter
 from pedsup.engine.drafts.assistant import AssistantDrafter
-from pedsup.engine.drafts.fit import ASSISTANT, require_drafter
+from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.lookup import PromptLookup
 from pedsup.engine.drafts.model import ModelDrafter
 from pedsup.engine.drafts.verify import Verifier
 from pedsup.engine.kv_cache import KVCache
 from pedsup.engine.native import Native
 from pedsup.errors import UsageError
-from pedsup.gguf_file import read_header
+from pedsup.gguf_file.rules import ASSISTANT
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 
 
 def make_verifier(target: Native, cache: KVCache, config: EngineConfig) -> Verifier:
@@ -35,8 +36,8 @@ def make_drafter(target: Native, config: EngineConfig) -> Drafter:
     path = config.draft.model
     if path is None:
         raise UsageError("no draft model was given", wanted="a GGUF", remedy="--draft lookup")
-    header = read_header(path)
-    require_drafter(read_header(config.model), header)
+    header = validate_drafter(path)
+    require_drafter(validate_model(config.model), header)
     if header.architecture == ASSISTANT:
         return AssistantDrafter(target, path, config)
     return ModelDrafter(target, path, config)

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
+from pedsup.gguf_file.rules import ASSISTANT
 
 MAX_PADDING: Final = 128
 """Tokens that one vocabulary may have more at its end: llama.cpp's own bound."""
-ASSISTANT: Final = "gemma4-assistant"
-"""The architecture of Gemma 4's drafter models, which are no models by themselves."""
 TARGET: Final = "gemma4"
 
 

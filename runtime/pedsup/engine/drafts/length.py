@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-START: Final = 4
+START: Final = 2
+"""Short: where arithmetic is slow, a wrong token costs as much as a right one."""
 MAX_PAUSE: Final = 32
 """Steps without a draft after a row of drafts of which not one token was right."""
 
