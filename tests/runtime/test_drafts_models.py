@@ -22,8 +22,9 @@ from pedsup_testing import oracle, tiny_models
 from pedsup.engine.api import DEFAULT_DRAFT_MAX, DraftConfig, EngineConfig, SamplingConfig
 from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.measure import best_draft, measure_drafts
-from pedsup.errors import MismatchError, UnsupportedError
+from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.validate import validate_drafter
 from pedsup.memory import estimate, model_shape
 
 pytestmark = pytest.mark.slow
@@ -48,9 +49,7 @@ def files(tmp_path_factory, gemma4_gguf, gemma4_folder, llama_cpp_source):
 
     llama = convert(tiny_models.llama(root / "llama"))
     made = {"gemma4-F32": gemma4_gguf, "llama-F32": llama,
-            "assistant-F32": convert(tiny_models.gemma4_assistant(root / "assistant")),
-            "other-assistant-F32": convert(
-                tiny_models.gemma4_assistant(root / "other", hidden_size=512))}  # fmt: skip
+            "assistant-F32": convert(tiny_models.gemma4_assistant(root / "assistant"))}  # fmt: skip
     for name, source in (("gemma4", gemma4_gguf), ("llama", llama)):
         for kind, number in (("Q8_0", 7), ("Q4_K_M", 15)):
             made[f"{name}-{kind}"] = oracle.quantize(source, root / f"{name}-{kind}.gguf", number)
@@ -124,8 +123,14 @@ def logits(engine, prompt, tokens, at_once):
     return rows
 
 
-@pytest.mark.parametrize(("n_prompt", "n_threads"), [(100, 1), (100, 2), (700, 1)])
-@pytest.mark.parametrize("model", ["llama-Q8_0", "llama-Q4_K_M", "gemma4-Q8_0", "gemma4-Q4_K_M"])
+@pytest.mark.parametrize(
+    ("model", "n_prompt", "n_threads"),
+    [
+        *((f"{name}-{kind}", n, 1)
+          for name in ("llama", "gemma4") for kind in ("Q8_0", "Q4_K_M") for n in (100, 700)),
+        ("gemma4-Q4_K_M", 100, 2),
+    ],
+)  # fmt: skip
 def test_seven_tokens_at_once_are_computed_as_one_by_one(open_once, model, n_prompt, n_threads):
     engine = open_once(model, "lookup", n_threads=n_threads, n_threads_batch=n_threads)
     random = np.random.default_rng(1)
@@ -265,13 +270,35 @@ def test_the_drafter_drafts_what_transformers_drafts(files, gemma4_folder, tmp_p
 
 def test_a_drafter_of_another_model_is_refused(files, open_inprocess):
     """Before llama.cpp sees it: it would end the process."""
-    cases = [("llama-Q8_0", "assistant-F32", "Gemma 4"),
-             ("gemma4-Q8_0", "other-assistant-F32", "hidden size of 512")]  # fmt: skip
-    for model, draft, words in cases:
+    draft = files["assistant-F32"]
+    with pytest.raises(MismatchError, match="Gemma 4"):
+        open_inprocess(files["llama-Q8_0"], draft=DraftConfig("model", model=draft))
+    target = read_header(files["gemma4-Q8_0"])
+    require_drafter(target, read_header(draft))
+    for key, value, words in (
+        ("embedding_length_out", 512, "hidden size of 512"),
+        ("attention.key_length", 64, "key_length is 64"),
+        ("attention.value_length_swa", 32, "value_length_swa is 32"),
+        ("attention.head_count", 3, "3 heads"),
+        ("tokenizer.ggml.model", "llama", "another kind"),
+    ):
+        other = read_header(draft)
+        other.metadata[key if key in other.metadata else f"gemma4-assistant.{key}"] = value
         with pytest.raises(MismatchError, match=words):
-            require_drafter(read_header(files[model]), read_header(files[draft]))
-        with pytest.raises(MismatchError, match=words):
-            open_inprocess(files[model], draft=DraftConfig("model", model=files[draft]))
+            require_drafter(target, other)
+
+
+def test_a_forged_drafter_is_refused_at_the_door(files, tmp_path):
+    good = files["assistant-F32"].read_bytes()
+    assert validate_drafter(files["assistant-F32"]).architecture == "gemma4-assistant"
+    for key, old, new in ((b"nextn_predict_layers", 4, 3), (b"embedding_length_out", 256, 128),
+                          (b"attention.sliding_window", 16, 0)):  # fmt: skip
+        at = good.index(b"gemma4-assistant." + key) + len(b"gemma4-assistant." + key) + 4
+        assert int.from_bytes(good[at : at + 4], "little") == old
+        path = tmp_path / "forged.gguf"
+        path.write_bytes(good[:at] + new.to_bytes(4, "little") + good[at + 4 :])
+        with pytest.raises(BadFileError, match=key.decode()):
+            validate_drafter(path)
     with pytest.raises(UnsupportedError, match="gemma4-assistant") as caught:
         model_shape(read_header(files["assistant-F32"]))
     assert "--draft" in str(caught.value.remedy)

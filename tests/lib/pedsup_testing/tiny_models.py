@@ -160,16 +160,11 @@ def gemma4_multimodal(folder: Path, *, shape: str = "e4b", seed: int = 0) -> Pat
     return _save(folder, Model, config, seed)
 
 
-def gemma4_assistant(
-    folder: Path, *, shape: str = "e4b", seed: int = 3, hidden_size: int | None = None
-) -> Path:
-    """Write a tiny `Gemma4AssistantForCausalLM` folder: a drafter for `gemma4(shape=shape)`.
-
-    `hidden_size` is the target's, where another model than `gemma4` makes them is meant.
-    """
+def gemma4_assistant(folder: Path, *, shape: str = "e4b", seed: int = 3) -> Path:
+    """Write a tiny `Gemma4AssistantForCausalLM` folder: a drafter for `gemma4(shape=shape)`."""
     from transformers import Gemma4AssistantConfig
 
-    width = hidden_size or gemma4_text_config(shape).hidden_size
+    width = gemma4_text_config(shape).hidden_size
     text = gemma4_text_config(
         shape,
         hidden_size=128,
