@@ -19,14 +19,14 @@ from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
 from pedsup.i18n import system_language, text
 from pedsup.intended_use import SHORT, Language
-from pedsup.memory import available_memory, require_fit
+from pedsup.memory import available_memory
 from pedsup.paths import data_folder, make_private
 from pedsup.progress import say
 from pedsup.render import pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_settings
-from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, turn_settings
+from pedsup.startup import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
 
@@ -99,13 +99,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
         print(json.dumps(check_document(plan), ensure_ascii=False, indent=1), flush=True)
     else:
         print(check_text(plan), flush=True)
-    require_fit(
-        plan.header,
-        plan.config,
-        plan.fit.available,
-        plan.host,
-        allow_paging=settings.allow_paging,
-    )
+    check_fit(plan, settings)
     return 0
 
 

@@ -23,6 +23,8 @@ class EngineConfig:
     use_mmap: bool = True
     extra_buffers: bool = False
     """llama.cpp's extra buffer types: AMX on x86, weight repack on ARM."""
+    resident: int | None = None
+    """Bytes of the mapped file that fit into memory, if not all do (see `engine.streaming`)."""
 
 
 @dataclass(frozen=True)

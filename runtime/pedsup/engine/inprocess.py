@@ -23,8 +23,11 @@ from pedsup.engine.api import (
 from pedsup.engine.ends import end_tokens
 from pedsup.engine.kv_cache import KVCache, common_prefix
 from pedsup.engine.sampler import SamplerChain
+from pedsup.engine.streaming import LayerStreamer, plan_stream
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
+from pedsup.gguf_file import read_header
+from pedsup.memory.shape import PER_LAYER_TABLE
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -41,6 +44,7 @@ class InProcessEngine:
         self._model: Any = None
         self._ctx: Any = None
         self._pool: ctypes.c_void_p | None = None
+        self._streamer: LayerStreamer | None = None
         self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         llama_bindings.clear_log()
@@ -76,9 +80,12 @@ class InProcessEngine:
                 wanted=f"at most {self._info.n_ctx_train}, the model's own",
                 remedy=f"give --ctx {self._info.n_ctx_train} or less",
             )
+        self._streamer = _streamer(lib, config)
         self._ctx = lib.llama_init_from_model(self._model, self._context_params(config))
         if not self._ctx:
             raise _load_error("llama.cpp cannot make a context for the model", config)
+        if self._streamer is not None:
+            self._streamer.attach()
         self._pool = llama_bindings.make_threadpool(
             lib, max(config.n_threads, config.n_threads_batch)
         )
@@ -102,6 +109,8 @@ class InProcessEngine:
         params.n_threads, params.n_threads_batch = config.n_threads, config.n_threads_batch
         params.swa_full = False
         params.no_perf = True
+        if self._streamer is not None:
+            params.cb_eval = self._streamer.callback
         return params
 
     def _read_info(self) -> ModelInfo:
@@ -233,7 +242,9 @@ class InProcessEngine:
             llama_bindings.free_threadpool(self._lib, self._pool)
         if self._model:
             self._lib.llama_model_free(self._model)
-        self._ctx = self._model = self._pool = None
+        if self._streamer is not None:
+            self._streamer.close()
+        self._ctx = self._model = self._pool = self._streamer = None
 
     # ---- inside -------------------------------------------------------------------------
 
@@ -314,6 +325,14 @@ class InProcessEngine:
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
+
+
+def _streamer(lib: Any, config: EngineConfig) -> LayerStreamer | None:
+    """What lets layers go when the mapped file does not fit; None when it does."""
+    if config.resident is None or not config.use_mmap:
+        return None
+    plan = plan_stream(read_header(config.model), config.resident, PER_LAYER_TABLE)
+    return LayerStreamer(lib, plan, config.model) if plan.layers else None
 
 
 def _load_error(found: str, config: EngineConfig) -> EngineError:

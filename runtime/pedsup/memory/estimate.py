@@ -47,6 +47,8 @@ class MemoryEstimate:
     program: int
     mapped: bool
     """Whether `weights` are file-backed (memory-mapped) or anonymous."""
+    largest_layer: int = 0
+    """Of `weights`, those of the largest layer."""
 
     @property
     def anonymous(self) -> int:
@@ -99,6 +101,7 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         repacked=repacked_bytes(header, host.features) if config.extra_buffers else 0,
         program=PROGRAM_BYTES,
         mapped=config.use_mmap,
+        largest_layer=_largest_layer(header),
     )
 
 
@@ -195,6 +198,16 @@ def _multiplied(tensor: TensorInfo, *, tied: bool) -> bool:
     if len(tensor.shape) != 2 or tensor.name == PER_LAYER_TABLE:
         return False
     return tied if tensor.name == "token_embd.weight" else tensor.name.endswith(".weight")
+
+
+def _largest_layer(header: GGUFHeader) -> int:
+    sizes: dict[str, int] = {}
+    for tensor in header.tensors.values():
+        kind, _, rest = tensor.name.partition(".")
+        if kind == "blk":
+            layer = rest.partition(".")[0]
+            sizes[layer] = sizes.get(layer, 0) + tensor.n_bytes
+    return max(sizes.values(), default=0)
 
 
 def _pad(cells: int) -> int:
