@@ -19,6 +19,7 @@ from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
 from pedsup.i18n import system_language, text
 from pedsup.intended_use import SHORT, Language
+from pedsup.marker import RunMarker
 from pedsup.memory import available_memory
 from pedsup.paths import data_folder, make_private
 from pedsup.progress import say
@@ -27,6 +28,7 @@ from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_settings
 from pedsup.startup import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
+from pedsup.watch import say_aftermath, watched
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
 
@@ -70,20 +72,24 @@ def execute(request: RunRequest) -> int:
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
-    with _session(request, settings, plan) as session, _loaded(plan, settings) as loaded:
+    say_aftermath(language, resuming=request.resume is not None)
+    with (
+        watched(plan, settings) as marker,
+        _session(request, settings, plan, marker) as session,
+        _loaded(plan, settings, marker) as loaded,
+    ):
         turns = turn_settings(loaded, settings, **constraint)
         if question is None:
             renderer = terminal_renderer(settings.think, language)
-            conversation = Conversation(
-                loaded.engine, loaded.template, session, renderer, loaded.prefix
-            )
+        else:
+            say(SHORT[language])
+            renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
+        conversation = Conversation(
+            loaded.engine, loaded.template, session, renderer, loaded.prefix, marker
+        )
+        if question is None:
             earlier = [exchange.user for exchange in session.exchanges]
             return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
-        say(SHORT[language])
-        renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
-        conversation = Conversation(
-            loaded.engine, loaded.template, session, renderer, loaded.prefix
-        )
         result = conversation.ask(question, turns)
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
@@ -152,9 +158,13 @@ def _history_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def _session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Iterator[Session]:
+def _session(
+    request: RunRequest, settings: Settings, plan: LaunchPlan, marker: RunMarker | None
+) -> Iterator[Session]:
     """The session of this run, its transcript locked; an empty new one leaves no file."""
     session = _open_session(request, settings, plan)
+    if marker is not None:
+        marker.set_session(session.id)
     path = session.transcript.path if session.transcript is not None else None
     try:
         yield session
@@ -200,8 +210,12 @@ def _first_line(plan: LaunchPlan) -> dict[str, Any]:
 
 
 @contextmanager
-def _loaded(plan: LaunchPlan, settings: Settings) -> Iterator[LoadedModel]:
+def _loaded(
+    plan: LaunchPlan, settings: Settings, marker: RunMarker | None
+) -> Iterator[LoadedModel]:
     loaded = load(plan, settings)
+    if marker is not None:
+        marker.set_phase("ready")
     try:
         yield loaded
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from pedsup.chat.turn import (
 from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
 from pedsup.interrupts import Interrupts
+from pedsup.marker import RunMarker
 from pedsup.prefix_cache import PrefixCache, Warmed
 from pedsup.render import Renderer
 from pedsup.session import Session
@@ -34,6 +35,8 @@ class Conversation:
     renderer: Renderer
     prefix: PrefixCache | None = None
     """Where the read system prompt is kept; None to read it with each start."""
+    marker: RunMarker | None = None
+    """Told what is going on, for the start after a kill."""
     warmed: Warmed | None = None
     _warm_for: tuple[str, bool] | None = None
 
@@ -45,6 +48,19 @@ class Conversation:
         Raises:
             PedsupError: the engine refused or died; what came before is in the transcript.
         """
+        with self.marker.answering() if self.marker is not None else nullcontext():
+            return self._ask(text, settings)
+
+    def restart_engine(self) -> None:
+        """Bring an engine that died back.
+
+        Raises:
+            EngineError: it died again, or cannot be brought back.
+        """
+        self._warm_for = None
+        self.engine.restart()
+
+    def _ask(self, text: str, settings: TurnSettings) -> TurnResult:
         interrupts = Interrupts()
         self.renderer.start()
         turn: Turn | None = None

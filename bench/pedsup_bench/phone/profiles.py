@@ -122,10 +122,10 @@ def profile(name: str) -> Phone:
             remedy="give the whole name",
         )
     near = difflib.get_close_matches(name.lower(), phones, n=1)
+    known = (f"            {phone.id:<18}{phone.name}, {phone.chip}" for phone in phones.values())
     raise UsageError(
         f"no phone profile '{name}'" + (f": did you mean '{near[0]}'?" if near else ""),
-        wanted="\n"
-        + "\n".join(f"            {p.id:<18}{p.name}, {p.chip}" for p in phones.values()),
+        wanted="\n" + "\n".join(known),
         remedy="choose one of these, or give a TOML file of the same form",
     )
 
@@ -135,9 +135,9 @@ def _words(text: str) -> list[str]:
 
 
 def _named(phone: Phone, name: str) -> bool:
-    """Whether the words of `name` stand, in that order and together, in what the phone is called."""
+    """Whether the words of `name` stand together, in order, in what the phone is called."""
     words = _words(name)
-    if not any(word.isalpha() or not word.isdecimal() for word in words):
+    if all(word.isdecimal() for word in words):
         return False
     for text in (phone.id, phone.name, phone.chip):
         own = _words(text)

@@ -33,8 +33,8 @@ PERPLEXITY: Final[dict[str, float | None]] = {
     "Q8_0": 0.0026, "Q6_K": 0.0217, "Q5_K_M": 0.0569, "Q4_K_M": 0.1754, "Q4_K_S": 0.2689,
     "IQ4_XS": None, "Q4_0": 0.4685, "Q3_K_M": 0.6569, "Q2_K": 3.5199,
 }  # fmt: skip
-"""Best first: rise of perplexity on Llama-3-8B as llama.cpp publishes it (tools/quantize/quantize.cpp
-at 0c1e57098; a test reads it there). It has no figure for IQ4_XS, which stands by its 4.25 bits.
+"""Best first: rise of perplexity on Llama-3-8B as llama.cpp publishes it (quantize.cpp of
+0c1e57098; a test reads it there). It has no figure for IQ4_XS, which stands by its 4.25 bits.
 Nobody of this project has measured Gemma 4, so this is an order and no promise."""
 KL_DEFAULT_MODEL: Final[dict[str, float]] = {
     "Q8_0": 0.00522, "Q6_K": 0.01286, "Q5_K_M": 0.09927, "Q4_K_M": 0.06739, "Q4_K_S": 0.07984,

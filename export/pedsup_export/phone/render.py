@@ -54,7 +54,8 @@ def _choice_lines(advice: Advice) -> list[str]:
         return lines
     low, high = chosen.decode
     return [
-        f"Take {chosen.model} {chosen.quant}: a file of {human_bytes(chosen.file_bytes)} that needs "
+        f"Take {chosen.model} {chosen.quant}: a file of {human_bytes(chosen.file_bytes)} that "
+        "needs "
         f"{human_bytes(chosen.need[advice.choice.context or CONTEXT])} of memory with "
         f"{advice.choice.context} tokens of context.",
         f"Context that fits: {chosen.largest_context} tokens (pedsup-run takes {advice.context} by "

@@ -235,6 +235,13 @@ class InProcessEngine:
         self._cache.checkpoint(pinned=True)
         return list(self._cache.tokens)
 
+    @property
+    def restartable(self) -> bool:
+        return False
+
+    def restart(self) -> None:
+        raise EngineError("an engine in this process cannot be started again")
+
     def close(self) -> None:
         if self._ctx:
             self._lib.llama_free(self._ctx)
