@@ -34,9 +34,12 @@ _FORMATS: Final = {ValueType.BOOL: "?", ValueType.INT32: "i", ValueType.UINT32: 
                    ValueType.FLOAT32: "f"}  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PhoneModel:
-    """A model that could be exported: its GGUF tensors, without their types yet."""
+    """A model that could be exported: its GGUF tensors, without their types yet.
+
+    Compared by identity, so that a header is made once for it.
+    """
 
     name: str
     architecture: str
@@ -112,6 +115,7 @@ def model_of_folder(folder: Path, name: str) -> PhoneModel:
     )
 
 
+@cache
 def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
     """The header of the file that an export of `model` to `kind` would write."""
     outputs = {t.name: t for t in model.tensors.outputs}
