@@ -26,7 +26,12 @@ from pedsup_export.cli import cli
 from pedsup_export.ftypes import FILE_TYPES
 from pedsup_export.gguf_out import KV, ValueType, header_bytes, string, u32
 from pedsup_export.phone.advise import advise, with_memory
-from pedsup_export.phone.models import gemma4_models, model_of_config, planned_header
+from pedsup_export.phone.models import (
+    gemma4_models,
+    model_of_config,
+    model_of_folder,
+    planned_header,
+)
 from pedsup_export.phone.policy import (
     COMFORT,
     CONTEXT,
@@ -388,3 +393,44 @@ def same_phone(memory: str) -> Phone:
 def test_a_larger_phone_gets_the_larger_context() -> None:
     contexts = [advise(same_phone(m), gemma4_models()[1:]).context for m in ("4GB", "8GB")]
     assert contexts[0] is not None and contexts[1] is not None and contexts[0] <= contexts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "e2b"])
+def test_the_planned_header_is_the_exported_file_s(
+    kind: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of a base folder: types, shapes and offsets as written; what chose the type is said."""
+    own = tmp_path / "weak.toml"
+    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    block = "[weak]" + text.partition("[galaxy-a15-5g]")[2].partition("[snapdragon-685]")[0]
+    block = block.replace("galaxy-a15-5g", "weak").replace("value = 2.0", "value = 0.02")
+    own.write_text(block, encoding="utf-8")
+
+    def export(*arguments: str) -> Result:
+        done = CliRunner().invoke(
+            cli, ["run", "--base", str(models[kind]), *arguments], standalone_mode=False
+        )
+        assert done.exception is None, done.exception
+        return done
+
+    out = tmp_path / "m.gguf"
+    said = export("--phone", "galaxy-a15", "--out", str(out)).output
+    assert "Samsung Galaxy A15 5G (4 GB): Q8_0" in said and "not measured" in said
+    written = read_header(out)
+    assert written.metadata["general.file_type"] == FILE_TYPES["Q8_0"].number
+    planned = planned_header(model_of_folder(models[kind], kind), FILE_TYPES["Q8_0"])
+    assert {n: (t.type, t.shape, t.offset) for n, t in planned.tensors.items()} == {
+        n: (t.type, t.shape, t.offset) for n, t in written.tensors.items()
+    }
+    config = EngineConfig(out, n_ctx=256)
+    assert estimate(planned, config) == estimate(written, config)
+    # The file also says what it is and whose; that is all the plan does not know.
+    assert 0 < written.file_size - planned.file_size < 20_000
+
+    dry = [*("--out", str(tmp_path / "n.gguf")), "--dry-run", "--json"]
+    explicit = export("--phone", "galaxy-a15", "--quant", "Q4_0", *dry).output
+    assert "warning: Q4_0 on Samsung Galaxy A15 5G" in explicit
+    assert '"quant": "Q4_0"' in explicit
+    unsuited = export("--phone", str(own), *dry).output
+    assert "does not suit" in unsuited and '"quant": "Q4_' in unsuited
