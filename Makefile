@@ -92,7 +92,7 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 # ---- measuring ----------------------------------------------------------------------------
 BENCH_SIZE ?= 2GB
 
-.PHONY: bench bench-export bench-kernels benchmark
+.PHONY: bench bench-export bench-kernels types-table benchmark
 bench: $(OUT)  ## speed and memory of the file here (OUT= for another file)
 	$(BIN)/pedsup-bench run '$(OUT)' --out out/bench.json --html out/bench.html
 
@@ -101,6 +101,10 @@ bench-export: setup native  ## our export beside PEFT + converter + llama-quanti
 
 bench-kernels: setup  ## quantizer speed beside ggml's
 	$(BIN)/python -m pedsup_bench.kernels
+
+types-table: $(DEFAULT_BASE)/config.json  ## docs/quantization-types.md and its plot: size, KL, flips, speed
+	$(BIN)/pedsup-bench types --base '$(DEFAULT_BASE)' --folder out/types \
+	  --markdown docs/quantization-types.md --plot docs/quantization-types.svg
 
 benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 	$(BIN)/pytest --benchmark -q

@@ -14,10 +14,11 @@ import numpy as np
 from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup_bench.bars import item_bar
+from pedsup_bench.journal import file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
-from pedsup_bench.quality.journal import Journal, file_identity
+from pedsup_bench.quality.journal import Journal
 from pedsup_bench.quality.texts import Text, scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
