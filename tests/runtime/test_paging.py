@@ -121,8 +121,14 @@ def test_a_bearable_speed_starts_by_itself_and_a_slow_one_only_when_asked(model:
         require_fit(header, config, tight, Host(server=True), rate=enough * 1.01)
     # Memory that must be kept is never paged.
     least = Available(need.anonymous + LEAST_PAGES - MIB, "the phone")
-    with pytest.raises(ResourceError):
+    with pytest.raises(ResourceError) as refused:
         require_fit(header, config, least, allow_paging=True, rate=1e12)
+    assert "slowly" not in str(refused.value.remedy)
+    # One that would be small enough with a smaller batch is told so.
+    nearly = Available(need.anonymous + LEAST_PAGES, "the phone")
+    with pytest.raises(ResourceError) as refused:
+        require_fit(header, config, nearly, allow_paging=True, rate=1e12)
+    assert "--ctx 512 --ubatch 128 --allow-paging" in str(refused.value.remedy)
 
 
 def test_a_smaller_context_that_fits_comes_before_paging(model: Path) -> None:

@@ -117,8 +117,10 @@ class LayerStreamer:
 
     def _after(self, node: int, asked: bool, _data: object) -> bool:
         """Called twice per node: is this node wanted, and again when it was computed."""
-        name = self._name(node)
-        layer = int(name[len(LAYER_END) :]) if name.startswith(LAYER_END) else -1
+        name: bytes = self._name(node)
+        number = name[len(LAYER_END) :] if name.startswith(LAYER_END) else b""
+        # An exception in here would end the pass: views of the node have more in their names.
+        layer = int(number) if number.isdigit() else -1
         if layer not in self._plan.layers:
             return not asked
         if not asked and self._base is not None:

@@ -19,6 +19,7 @@ CONTEXTS: Final = (
     512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536, 131072,
 )  # fmt: skip
 SMALL_BATCH: Final = 128
+SMALLEST: Final = f"--ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,23 @@ def require_fit(
         f"({human_bytes(need.anonymous + LEAST_PAGES)} of it cannot be paged out){cost}",
         where=header.path,
         wanted=f"at most {human_bytes(fit.available.bytes)}, which {fit.available.source} leaves",
-        remedy=smaller or _no_smaller(fit),
+        remedy=smaller or _no_smaller(header, config, fit, host),
     )
 
 
-def _no_smaller(fit: Fit) -> str:
-    slowly = ", or give --allow-paging to run this slowly" if fit.paging is not None else ""
+def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
+    """What is left when nothing fits whole."""
+    slowly = ""
+    if fit.paging is not None:
+        slowly = ", or give --allow-paging to run this slowly"
+    elif assess(estimate(header, _smallest(config), host), fit.available).paging is not None:
+        slowly = f", or give {SMALLEST} --allow-paging to run it slowly"
     return f"close other programs, or export a smaller type or model (Q4_0, E2B){slowly}"
+
+
+def _smallest(config: EngineConfig) -> EngineConfig:
+    """What `SMALLEST` stands for."""
+    return replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
 
 
 def _smaller_option(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str | None:
@@ -123,7 +134,6 @@ def _smaller_option(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Ho
         if context is not None:
             ctx = f"--ctx {context}" if context < config.n_ctx else ""
             return f"give {text} {ctx}".replace("  ", " ").strip()
-    small = replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
-    if assess(estimate(header, small, host), fit.available).verdict == "fits":
-        return f"give --ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
+    if assess(estimate(header, _smallest(config), host), fit.available).verdict == "fits":
+        return f"give {SMALLEST}"
     return None
