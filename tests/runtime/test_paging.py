@@ -206,7 +206,7 @@ def test_the_storage_s_rate(model: Path, tmp_path: Path) -> None:
 def test_layers_let_go_by_plan_halve_what_is_read(model: Path, tmp_path: Path) -> None:
     """Bytes per token under one limit, with the kernel's choice and with ours; same tokens."""
     header = read_header(model)
-    free = run_probe(tmp_path, model, steps=5, greedy=4)
+    free = run_probe(tmp_path, model, steps=4, greedy=3, prompt=8)
     need = estimate(header, EngineConfig(model, n_ctx=512))
     # What is there for mapped pages, beside the memory that this process was seen to keep.
     room = 180 * MIB
@@ -219,7 +219,13 @@ def test_layers_let_go_by_plan_halve_what_is_read(model: Path, tmp_path: Path) -
         drop_from_cache(model)
         with memory_limit(free["RssAnon"] + room) as group:
             return run_probe(
-                tmp_path, model, procs=group.procs, steps=5, greedy=4, config={"resident": resident}
+                tmp_path,
+                model,
+                procs=group.procs,
+                steps=4,
+                greedy=3,
+                prompt=8,
+                config={"resident": resident},
             )
 
     left_alone, ours = limited(None), limited(cost.resident)
