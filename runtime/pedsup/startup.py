@@ -27,9 +27,11 @@ from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
 from pedsup.memory.shape import ModelShape, model_shape
+from pedsup.memory.storage import read_rate
 from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
+from pedsup.progress import say
 from pedsup.settings import Origin, Settings, given_names
 from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
 from pedsup.trust.assess import assess as assess_trust
@@ -135,6 +137,9 @@ def plan_launch(
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
     config = replace(config, n_ctx=n_ctx)
+    fit = _fit(header, config, available, host)
+    if fit.paging is not None and not host.server:
+        config = replace(config, resident=fit.paging.resident)
     return LaunchPlan(
         header=header,
         trust=trust,
@@ -143,7 +148,7 @@ def plan_launch(
         config=config,
         threads=threads,
         sampling=_sampling(header, settings),
-        fit=assess(estimate(header, config, host), available),
+        fit=fit,
         largest_ctx=largest,
         host=host,
         origins=applied.origins,
@@ -161,13 +166,9 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         UntrustedError: its bytes are not those that were signed or exported.
         EngineError: llama.cpp cannot load it.
     """
-    require_fit(
-        plan.header,
-        plan.config,
-        plan.fit.available,
-        plan.host,
-        allow_paging=settings.allow_paging,
-    )
+    check_fit(plan, settings)
+    if plan.fit.paging is not None:
+        say(plan.fit.paging.text)
     source = plan.header.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.
@@ -200,6 +201,22 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     )
 
 
+def check_fit(plan: LaunchPlan, settings: Settings) -> None:
+    """Refuse a model that does not fit and that may not run from storage.
+
+    Raises:
+        ResourceError: the remedy names the next smaller option.
+    """
+    require_fit(
+        plan.header,
+        plan.config,
+        plan.fit.available,
+        plan.host,
+        allow_paging=settings.allow_paging,
+        rate=plan.fit.paging.rate if plan.fit.paging else None,
+    )
+
+
 def turn_settings(
     loaded: LoadedModel,
     settings: Settings,
@@ -226,6 +243,15 @@ def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
             wanted=f"at most {shape.n_ctx_train}, which the model was trained for",
             remedy=f"give --ctx {shape.n_ctx_train} or less",
         )
+
+
+def _fit(header: GGUFHeader, config: EngineConfig, available: Available | None, host: Host) -> Fit:
+    """The fit; the storage is measured (0.3 s) only where the model would run from it."""
+    need = estimate(header, config, host)
+    fit = assess(need, available, streamed=not host.server)
+    if fit.paging is None:
+        return fit
+    return assess(need, available, streamed=not host.server, rate=read_rate(header.path))
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
