@@ -15,6 +15,7 @@ from pedsup_bench.quality.divergence import TokenFigures
 from pedsup_bench.quality.measure import QualityPlan, measure
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.quality.texts import default_texts
+from pedsup_bench.speed import svg
 from pedsup_bench.speed.measure import child
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.stats import median
@@ -109,6 +110,17 @@ def speed(plan: TypesPlan, model: Path) -> dict[str, float]:
         "decode_0": median(found["decode"]["0"]),
         "bandwidth": max(found["bandwidth"]),
     }
+
+
+def plot(result: dict[str, Any]) -> str:
+    """Mean KL divergence of each type as a stand-alone SVG, with size and decode speed."""
+    rows = []
+    for row in result["rows"]:
+        kld, speed = row["figures"]["kld"], row["speed"]
+        said = f"{kld['mean']:.3f}" + (f", {speed['decode_0']:.0f} tokens/s" if speed else "")
+        label = f"{row['type']}, {row['size'] / (1 << 20):.0f} MiB"
+        rows.append(svg.Bar(label, kld["mean"], said, spread=kld["mean_error"]))
+    return svg.bars(f"{result['base']}: mean KL divergence (nats per token) by type", rows)
 
 
 def markdown(result: dict[str, Any], command: str) -> str:

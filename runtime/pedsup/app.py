@@ -25,7 +25,7 @@ from pedsup.progress import say
 from pedsup.render import pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
-from pedsup.settings import Settings, load_settings
+from pedsup.settings import Settings, load_with_origins
 from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, turn_settings
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
@@ -63,11 +63,11 @@ def execute(request: RunRequest) -> int:
     """
     if request.port is not None and not request.serve:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
-    settings = load_settings(request.settings_file, request.overrides)
+    settings, origins = load_with_origins(request.settings_file, request.overrides)
     language: Language = settings.lang or system_language()
     request = _with_model(request, settings)
     assert request.model is not None
-    plan = plan_launch(request.model, settings, available=available_memory())
+    plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
     constraint = _constraint(request)

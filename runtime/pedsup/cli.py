@@ -46,11 +46,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
 @click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
 @click.option("--threads", type=int, metavar="N", help="Threads; default: one per big core.")
+@click.option("--threads-batch", type=int, metavar="N", help="Threads that read prompts.")
+@click.option(
+    "--pin", type=click.Choice(["auto", "on", "off"]), help="Keep the threads on the big cores."
+)
 @click.option("--batch", type=int, metavar="N", help="Prompt tokens per call.")
 @click.option("--ubatch", type=int, metavar="N", help="Prompt tokens per compute step.")
 @click.option(
     "--extra-buffers", type=click.Choice(["auto", "on", "off"]),
     help="Repack weights for faster prompts, at the cost of memory.",
+)  # fmt: skip
+@click.option("--mmap/--no-mmap", default=None, help="Map the file, or read it into memory.")
+@click.option("--tuned/--no-tuned", default=None, help="Use what `pedsup-run tune` measured.")
+@click.option(
+    "--governor", type=click.Choice(["auto", "on", "off"]),
+    help="Fewer threads when the device gets hot; auto: on phones.",
 )  # fmt: skip
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 @click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")

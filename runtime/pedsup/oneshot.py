@@ -35,6 +35,12 @@ def read_question(prompt: str | None) -> str:
         raise UsageError(
             "there is no question", remedy='give -p "..." or write the text to standard input'
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the question is not UTF-8 text", remedy="check the terminal's encoding"
+        ) from error
     return text.strip()
 
 
@@ -64,7 +70,7 @@ def one_document(
     sampling = asdict(loaded.sampling)
     for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)
-    facts = turn_facts(result)
+    facts = turn_facts(result, conversation.findings)
     warmed = conversation.warmed
     facts["timings"]["load_s"] = round(loaded.load_s, 4)
     facts["timings"]["system_s"] = round(warmed.seconds, 4) if warmed else 0.0

@@ -22,6 +22,7 @@ from pedsup_bench.commands import options
 @click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
 @click.option("--no-speed", is_flag=True, help="Quality only.")
 @click.option("--markdown", "page", type=click.Path(path_type=Path), help="The page to write.")
+@click.option("--plot", type=click.Path(path_type=Path), help="The plot to write (SVG).")
 @options.THREADS
 @options.OUT
 @options.JSON
@@ -43,7 +44,9 @@ def types(**given: Any) -> None:
     result = types_table.run(plan)
     text = types_table.markdown(result, "make types-table")
     options.save(result, given["out"], force=True)
-    if given["page"]:
-        with atomic_file(given["page"]) as file:
-            file.write(text.encode("utf-8"))
+    pages = {given["page"]: text, given["plot"]: types_table.plot(result) + "\n"}
+    for path, content in pages.items():
+        if path is not None:
+            with atomic_file(path) as file:
+                file.write(content.encode("utf-8"))
     options.show(result, text, as_json=given["as_json"])

@@ -9,15 +9,15 @@ robust multiple choice selectors").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.errors import UnsupportedError
 from pedsup_bench.bars import item_bar
+from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.logits import LogitModel
-from pedsup_bench.mcqa.journal import AnswerJournal
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
 
@@ -128,7 +128,9 @@ def score_all(
     allow_template: bool = False,
 ) -> list[Scored]:
     """Score every question with the model at `path`; goes on with an interrupted run."""
-    journal = AnswerJournal(path, questions, {"n_ctx": n_ctx, "allow_template": allow_template})
+    settings = {"n_ctx": n_ctx, "allow_template": allow_template}
+    key = [file_identity(path), [astuple(question) for question in questions], settings]
+    journal = LineJournal("mcqa", key, _parse_answer)
     scored = [
         Scored(question, tuple(scores), tuple(chosen))
         for question, (scores, chosen) in zip(questions, journal.read(), strict=False)
@@ -140,8 +142,13 @@ def score_all(
         scorer = Scorer(model, allow_template=allow_template)
         for question in questions[len(scored) :]:
             answer = scorer.score(question)
-            journal.append(answer.scores, answer.by_rotation)
+            journal.append({"scores": answer.scores, "by_rotation": answer.by_rotation})
             scored.append(answer)
             bar.update()
     journal.discard()
     return scored
+
+
+def _parse_answer(row: Any) -> tuple[list[float], list[int]]:
+    """Scores by option, and the option chosen in each rotation."""
+    return list(row["scores"]), list(row["by_rotation"])

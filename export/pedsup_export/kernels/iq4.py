@@ -26,7 +26,7 @@ import numpy as np
 from pedsup_export.kernels.constants import GROUP_MAX_EPS, QK_K
 from pedsup_export.kernels.half import put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns
+from pedsup_export.kernels.layout import for_lanes
 from pedsup_export.kernels.levels import ONE, ZERO, clip, is_odd, nearest
 from pedsup_export.kernels.vec import (
     LANES,
@@ -36,7 +36,6 @@ from pedsup_export.kernels.vec import (
     sqrt,
     store,
     store_bytes,
-    store_mask,
     where,
 )
 
@@ -139,77 +138,57 @@ def _reciprocal(value):
 
 
 @inline
-def _quantize_iq4_nl(x, importance, per_row, out, odd, weighted):
-    count = x.size // BLOCK
-    columns = np.empty(BLOCK * LANES, np.float32)
-    column_importance = np.empty(BLOCK * LANES if weighted else 0, np.float32)
-    weights = np.empty(BLOCK * LANES, np.float32)
-    scales = np.empty(LANES, np.float32)
-    rows = np.empty(LANES, np.int64)
-    marks = np.empty(LANES, np.uint8)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, BLOCK, rows)
-        load_columns(x, rows, BLOCK, columns)
-        if weighted:
-            lane_offsets(first, count, per_row, BLOCK, rows)
-            load_columns(importance, rows, BLOCK, column_importance)
-        sigma2 = _sigma2(columns, BLOCK, np.float32(2.0 / 32))
-        scale, bad = _search(columns, 0, column_importance, sigma2, weighted, weights)
-        store(scales, 0, scale)
-        store_mask(marks, 0, bad)
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            inverse = _reciprocal(scales[lane])
-            put_half(out, SIZE_NL * block, to_half(scales[lane]))
-            _put_block(x, BLOCK * block, inverse, out, SIZE_NL * block + 2)
-            odd[block] = marks[lane] | np.uint8(not abs(inverse) <= LARGEST)
+def _find_nl(columns, importance, state):
+    """The scale of each lane's block; the odd lanes."""
+    scales, weights, weighted = state
+    sigma2 = _sigma2(columns, BLOCK, np.float32(2.0 / 32))
+    scale, bad = _search(columns, 0, importance, sigma2, weighted, weights)
+    store(scales, 0, scale)
+    return bad
 
 
 @inline
-def _quantize_iq4_xs(x, importance, per_row, out, odd, weighted):
-    count = x.size // QK_K
-    columns = np.empty(QK_K * LANES, np.float32)
-    column_importance = np.empty(QK_K * LANES if weighted else 0, np.float32)
-    weights = np.empty(BLOCK * LANES, np.float32)
-    levels = np.empty(BLOCKS_XS * LANES, np.float32)
-    factors = np.empty(LANES, np.float32)
-    rows = np.empty(LANES, np.int64)
-    marks = np.empty(LANES, np.uint8)
+def _pack_nl(x, block, state, lane, out):
+    """Write one block; 1 if ggml must do it."""
+    scales, _, _ = state
+    inverse = _reciprocal(scales[lane])
+    put_half(out, SIZE_NL * block, to_half(scales[lane]))
+    _put_block(x, BLOCK * block, inverse, out, SIZE_NL * block + 2)
+    return np.uint8(not abs(inverse) <= LARGEST)
+
+
+@inline
+def _find_xs(columns, importance, state):
+    """Levels of the 8 scales and d (vectors); the odd lanes."""
+    levels, factors, weights, weighted = state
+    sigma2 = _sigma2(columns, QK_K, np.float32(2.0 / 256))
     zero = splat(ZERO)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, QK_K, rows)
-        load_columns(x, rows, QK_K, columns)
-        if weighted:
-            lane_offsets(first, count, per_row, QK_K, rows)
-            load_columns(importance, rows, QK_K, column_importance)
-        sigma2 = _sigma2(columns, QK_K, np.float32(2.0 / 256))
-        largest, extreme = zero, zero
-        bad = zero > zero
-        for block in range(BLOCKS_XS):
-            at = BLOCK * block * LANES
-            scale, flag = _search(columns, at, column_importance, sigma2, weighted, weights)
-            store(levels, LANES * block, scale)
-            larger = absolute(scale) > largest
-            largest = where(larger, absolute(scale), largest)
-            extreme = where(larger, scale, extreme)
-            bad |= flag
-        d = -extreme / splat(NMAX_SCALE)
-        inverse = where(d != zero, splat(ONE) / d, zero)
-        for block in range(BLOCKS_XS):
-            value = inverse * load(levels, LANES * block)
-            bad |= is_odd(value)
-            level = clip(nearest(value), splat(-NMAX_SCALE), splat(NMAX_SCALE - ONE))
-            store(levels, LANES * block, level)
-        store(factors, 0, d)
-        store_mask(marks, 0, bad)
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            odd[block] = marks[lane] | _pack_xs(x, block, factors[lane], levels, lane, out)
+    largest, extreme = zero, zero
+    bad = zero > zero
+    for block in range(BLOCKS_XS):
+        at = BLOCK * block * LANES
+        scale, flag = _search(columns, at, importance, sigma2, weighted, weights)
+        store(levels, LANES * block, scale)
+        larger = absolute(scale) > largest
+        largest = where(larger, absolute(scale), largest)
+        extreme = where(larger, scale, extreme)
+        bad |= flag
+    d = -extreme / splat(NMAX_SCALE)
+    inverse = where(d != zero, splat(ONE) / d, zero)
+    for block in range(BLOCKS_XS):
+        value = inverse * load(levels, LANES * block)
+        bad |= is_odd(value)
+        level = clip(nearest(value), splat(-NMAX_SCALE), splat(NMAX_SCALE - ONE))
+        store(levels, LANES * block, level)
+    store(factors, 0, d)
+    return bad
 
 
 @inline
-def _pack_xs(x, block, d, levels, lane, out):
+def _pack_xs(x, block, state, lane, out):
     """Write one super-block; 1 if ggml must do it."""
+    levels, factors, _, _ = state
+    d = factors[lane]
     at = SIZE_XS * block
     put_half(out, at, to_half(d))
     high = np.uint32(0)
@@ -229,25 +208,46 @@ def _pack_xs(x, block, d, levels, lane, out):
     return odd
 
 
+@inline
+def _state_nl(weighted):
+    """Scales, the weights of the search."""
+    scales = np.empty(LANES, np.float32)
+    weights = np.empty(BLOCK * LANES, np.float32)
+    return scales, weights, weighted
+
+
+@inline
+def _state_xs(weighted):
+    """Levels of the scales and d, the weights of one block's search."""
+    levels = np.empty(BLOCKS_XS * LANES, np.float32)
+    factors = np.empty(LANES, np.float32)
+    weights = np.empty(BLOCK * LANES, np.float32)
+    return levels, factors, weights, weighted
+
+
 @kernel
 def quantize_iq4_nl(x, importance, per_row, out, odd):
     """IQ4_NL without importances; arguments as in `dispatch.Kernel`."""
-    _quantize_iq4_nl(x, importance, per_row, out, odd, False)
+    source = x, importance, per_row, False
+    for_lanes(source, BLOCK, _find_nl, _pack_nl, _state_nl(False), (out, odd))
 
 
 @kernel
 def quantize_iq4_nl_weighted(x, importance, per_row, out, odd):
     """IQ4_NL with importances."""
-    _quantize_iq4_nl(x, importance, per_row, out, odd, True)
+    source = x, importance, per_row, True
+    for_lanes(source, BLOCK, _find_nl, _pack_nl, _state_nl(True), (out, odd))
 
 
 @kernel
 def quantize_iq4_xs(x, importance, per_row, out, odd):
     """IQ4_XS without importances."""
-    _quantize_iq4_xs(x, importance, per_row, out, odd, False)
+    source = x, importance, per_row, False
+    for_lanes(source, QK_K, _find_xs, _pack_xs, _state_xs(False), (out, odd))
 
 
 @kernel
 def quantize_iq4_xs_weighted(x, importance, per_row, out, odd):
     """IQ4_XS with importances."""
-    _quantize_iq4_xs(x, importance, per_row, out, odd, True)
+    source = x, importance, per_row, True
+    for_lanes(source, QK_K, _find_xs, _pack_xs, _state_xs(True), (out, odd))

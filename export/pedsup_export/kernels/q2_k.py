@@ -21,9 +21,9 @@ import numpy as np
 from pedsup_export.kernels.constants import QK_K, STEPS_Q2_K, STEPS_Q2_K_WEIGHTED
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
+from pedsup_export.kernels.layout import for_lanes, sum_of_squares
 from pedsup_export.kernels.levels import ONE, ZERO, final_levels
-from pedsup_export.kernels.scales import quantize_scales, scales_by_largest
+from pedsup_export.kernels.scales import scales_and_minima
 from pedsup_export.kernels.search import search_scale_min
 from pedsup_export.kernels.vec import (
     LANES,
@@ -34,7 +34,6 @@ from pedsup_export.kernels.vec import (
     sqrt,
     store,
     store_bytes,
-    store_mask,
 )
 
 BLOCK: Final = 16
@@ -74,40 +73,17 @@ def _find_blocks(x, importance, weighted, scratch, found):
 
 
 @inline
-def _quantize_q2_k(x, importance, per_row, out, odd, weighted):
-    count = x.size // QK_K
-    columns = np.empty(QK_K * LANES, np.float32)
-    column_importance = np.empty(QK_K * LANES if weighted else 0, np.float32)
-    scratch = np.empty((2, BLOCK * LANES), np.float32)
-    found = np.empty((3, BLOCKS * LANES), np.float32)
-    levels = np.empty((2, BLOCKS * LANES), np.float32)
-    factors = np.empty((2, LANES), np.float32)
-    rows = np.empty(LANES, np.int64)
-    marks = np.empty(LANES, np.uint8)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, QK_K, rows)
-        load_columns(x, rows, QK_K, columns)
-        if weighted:
-            lane_offsets(first, count, per_row, QK_K, rows)
-            load_columns(importance, rows, QK_K, column_importance)
-        bad = _find_blocks(columns, column_importance, weighted, scratch, found)
-        if weighted:
-            d, bad_d = quantize_scales(found[0], BLOCKS, found[2], TOP_SCALE, levels[0])
-            dmin, bad_min = quantize_scales(found[1], BLOCKS, found[2], TOP_SCALE, levels[1])
-        else:
-            d, bad_d = scales_by_largest(found[0], BLOCKS, TOP_SCALE, levels[0])
-            dmin, bad_min = scales_by_largest(found[1], BLOCKS, TOP_SCALE, levels[1])
-        store(factors[0], 0, d)
-        store(factors[1], 0, dmin)
-        store_mask(marks, 0, bad | bad_d | bad_min)
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            odd[block] = marks[lane] | _pack(x, block, factors, levels, lane, out)
+def _find(columns, importance, state):
+    """Levels of the 16 scales and minima, d and dmin (vectors); the odd lanes."""
+    levels, factors, found, scratch, weighted = state
+    bad = _find_blocks(columns, importance, weighted, scratch, found)
+    return bad | scales_and_minima(found, BLOCKS, TOP_SCALE, weighted, levels, factors)
 
 
 @inline
-def _pack(x, block, factors, levels, lane, out):
+def _pack(x, block, state, lane, out):
     """Write one super-block; 1 if ggml must do it."""
+    levels, factors, _, _, _ = state
     at = SIZE * block
     half_d, half_min = to_half(factors[0, lane]), to_half(factors[1, lane])
     put_half(out, at + 80, half_d)
@@ -135,13 +111,25 @@ def _pack(x, block, factors, levels, lane, out):
     return np.uint8(any_lane(bad))
 
 
+@inline
+def _state(weighted):
+    """Levels and factors (scales, minima), what is found of each block, scratch."""
+    levels = np.empty((2, BLOCKS * LANES), np.float32)
+    factors = np.empty((2, LANES), np.float32)
+    found = np.empty((3, BLOCKS * LANES), np.float32)
+    scratch = np.empty((2, BLOCK * LANES), np.float32)
+    return levels, factors, found, scratch, weighted
+
+
 @kernel
 def quantize_q2_k(x, importance, per_row, out, odd):
     """Q2_K without importances; arguments as in `dispatch.Kernel`."""
-    _quantize_q2_k(x, importance, per_row, out, odd, False)
+    state = _state(False)
+    for_lanes((x, importance, per_row, False), QK_K, _find, _pack, state, (out, odd))
 
 
 @kernel
 def quantize_q2_k_weighted(x, importance, per_row, out, odd):
     """Q2_K with importances."""
-    _quantize_q2_k(x, importance, per_row, out, odd, True)
+    state = _state(True)
+    for_lanes((x, importance, per_row, True), QK_K, _find, _pack, state, (out, odd))

@@ -23,7 +23,7 @@ import numpy as np
 from pedsup_export.kernels.constants import QK_K, STEPS_Q3_K, STEPS_Q3_K_SCALES
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
+from pedsup_export.kernels.layout import for_lanes, sum_of_squares
 from pedsup_export.kernels.levels import ONE, ZERO, clip, final_levels, is_odd, nearest
 from pedsup_export.kernels.search import search_scale, search_scale_q3
 from pedsup_export.kernels.vec import (
@@ -35,7 +35,6 @@ from pedsup_export.kernels.vec import (
     sqrt,
     store,
     store_bytes,
-    store_mask,
     where,
 )
 
@@ -98,30 +97,15 @@ def _find_weighted(x, importance, weights, sums, scales):
 
 
 @inline
-def _quantize_q3_k(x, importance, per_row, out, odd, weighted):
-    count = x.size // QK_K
-    columns = np.empty(QK_K * LANES, np.float32)
-    column_importance = np.empty(QK_K * LANES if weighted else 0, np.float32)
-    scratch = np.empty(BLOCK * LANES, np.float32)
-    sums = np.empty(BLOCKS * LANES, np.float32)
-    scales = np.empty(BLOCKS * LANES, np.float32)
-    factors = np.empty(LANES, np.float32)
-    rows = np.empty(LANES, np.int64)
-    marks = np.empty(LANES, np.uint8)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, QK_K, rows)
-        load_columns(x, rows, QK_K, columns)
-        if weighted:
-            lane_offsets(first, count, per_row, QK_K, rows)
-            load_columns(importance, rows, QK_K, column_importance)
-            d, bad = _find_weighted(columns, column_importance, scratch, sums, scales)
-        else:
-            d, bad = _find_plain(columns, scratch, sums, scales)
-        store(factors, 0, d)
-        store_mask(marks, 0, bad)
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            odd[block] = marks[lane] | _pack(x, block, factors[lane], scales, lane, out)
+def _find(columns, importance, state):
+    """Levels of the 16 scales and d (vectors); the odd lanes."""
+    scales, factors, scratch, sums, weighted = state
+    if weighted:
+        d, bad = _find_weighted(columns, importance, scratch, sums, scales)
+    else:
+        d, bad = _find_plain(columns, scratch, sums, scales)
+    store(factors, 0, d)
+    return bad
 
 
 @inline
@@ -137,10 +121,11 @@ def _pack_scales(scales, lane, out, at):
 
 
 @inline
-def _pack(x, block, factor, scales, lane, out):
+def _pack(x, block, state, lane, out):
     """Write one super-block; 1 if ggml must do it."""
+    scales, factors, _, _, _ = state
     at = SIZE * block
-    half = to_half(factor)
+    half = to_half(factors[lane])
     put_half(out, at + 108, half)
     _pack_scales(scales, lane, out, at + 96)
     d = from_half(half)
@@ -168,13 +153,25 @@ def _pack(x, block, factor, scales, lane, out):
     return np.uint8(any_lane(bad))
 
 
+@inline
+def _state(weighted):
+    """Scales and d, scratch, importances of the blocks."""
+    scales = np.empty(BLOCKS * LANES, np.float32)
+    factors = np.empty(LANES, np.float32)
+    scratch = np.empty(BLOCK * LANES, np.float32)
+    sums = np.empty(BLOCKS * LANES, np.float32)
+    return scales, factors, scratch, sums, weighted
+
+
 @kernel
 def quantize_q3_k(x, importance, per_row, out, odd):
     """Q3_K without importances; arguments as in `dispatch.Kernel`."""
-    _quantize_q3_k(x, importance, per_row, out, odd, False)
+    state = _state(False)
+    for_lanes((x, importance, per_row, False), QK_K, _find, _pack, state, (out, odd))
 
 
 @kernel
 def quantize_q3_k_weighted(x, importance, per_row, out, odd):
     """Q3_K with importances."""
-    _quantize_q3_k(x, importance, per_row, out, odd, True)
+    state = _state(True)
+    for_lanes((x, importance, per_row, True), QK_K, _find, _pack, state, (out, odd))

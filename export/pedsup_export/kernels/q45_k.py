@@ -31,9 +31,9 @@ from pedsup_export.kernels.constants import (
 )
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns, sum_of_squares
+from pedsup_export.kernels.layout import for_lanes, sum_of_squares
 from pedsup_export.kernels.levels import ONE, ZERO, final_levels
-from pedsup_export.kernels.scales import quantize_scales, scales_by_largest
+from pedsup_export.kernels.scales import scales_and_minima
 from pedsup_export.kernels.search import search_scale_min
 from pedsup_export.kernels.vec import (
     LANES,
@@ -44,7 +44,6 @@ from pedsup_export.kernels.vec import (
     sqrt,
     store,
     store_bytes,
-    store_mask,
     where,
 )
 
@@ -89,46 +88,21 @@ def _find_blocks(x, importance, sigma2, nmax, steps, weighted, scratch, found):
 
 
 @inline
-def _quantize_q45_k(x, importance, per_row, out, odd, nmax, steps, weighted):
-    """All super-blocks of x (flat) to `out`; those that ggml must do are marked in `odd`."""
-    count = x.size // QK_K
-    columns = np.empty(QK_K * LANES, np.float32)
-    column_importance = np.empty(QK_K * LANES if weighted else 0, np.float32)
-    scratch = np.empty((2, BLOCK * LANES), np.float32)
-    found = np.empty((3, BLOCKS * LANES), np.float32)
-    levels = np.empty((2, BLOCKS * LANES), np.float32)
-    factors = np.empty((2, LANES), np.float32)
-    rows = np.empty(LANES, np.int64)
-    marks = np.empty(LANES, np.uint8)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, QK_K, rows)
-        load_columns(x, rows, QK_K, columns)
-        sigma2 = splat(ZERO)
-        if weighted:
-            lane_offsets(first, count, per_row, QK_K, rows)
-            load_columns(importance, rows, QK_K, column_importance)
-            sigma2 = splat(np.float32(2)) * sum_of_squares(columns, QK_K)
-            sigma2 = sigma2 / splat(np.float32(QK_K))
-        bad = _find_blocks(
-            columns, column_importance, sigma2, nmax, steps, weighted, scratch, found
-        )
-        if weighted:
-            d, bad_d = quantize_scales(found[0], BLOCKS, found[2], TOP_SCALE, levels[0])
-            dmin, bad_min = quantize_scales(found[1], BLOCKS, found[2], TOP_SCALE, levels[1])
-        else:
-            d, bad_d = scales_by_largest(found[0], BLOCKS, TOP_SCALE, levels[0])
-            dmin, bad_min = scales_by_largest(found[1], BLOCKS, TOP_SCALE, levels[1])
-        store(factors[0], 0, d)
-        store(factors[1], 0, dmin)
-        store_mask(marks, 0, bad | bad_d | bad_min)
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            odd[block] = marks[lane] | _pack(x, block, factors, levels, lane, nmax, out)
+def _find(columns, importance, state):
+    """Levels of the 8 scales and minima of 16 super-blocks, d and dmin (vectors); odd lanes."""
+    levels, factors, found, scratch, nmax, steps, weighted = state
+    sigma2 = splat(ZERO)
+    if weighted:
+        sigma2 = splat(np.float32(2)) * sum_of_squares(columns, QK_K)
+        sigma2 = sigma2 / splat(np.float32(QK_K))
+    bad = _find_blocks(columns, importance, sigma2, nmax, steps, weighted, scratch, found)
+    return bad | scales_and_minima(found, BLOCKS, TOP_SCALE, weighted, levels, factors)
 
 
 @inline
-def _pack(x, block, factors, levels, lane, nmax, out):
+def _pack(x, block, state, lane, out):
     """Write one super-block; 1 if ggml must do it."""
+    levels, factors, _, _, nmax, _, _ = state
     five = nmax > TOP_Q4
     at = block * (SIZE_Q5 if five else SIZE_Q4)
     half_d, half_min = to_half(factors[0, lane]), to_half(factors[1, lane])
@@ -169,25 +143,39 @@ def _pack(x, block, factors, levels, lane, nmax, out):
     return np.uint8(any_lane(bad))
 
 
+@inline
+def _state(nmax, steps, weighted):
+    """Levels and factors (scales, minima), what is found of each block, scratch, constants."""
+    levels = np.empty((2, BLOCKS * LANES), np.float32)
+    factors = np.empty((2, LANES), np.float32)
+    found = np.empty((3, BLOCKS * LANES), np.float32)
+    scratch = np.empty((2, BLOCK * LANES), np.float32)
+    return levels, factors, found, scratch, nmax, steps, weighted
+
+
 @kernel
 def quantize_q4_k(x, importance, per_row, out, odd):
     """Q4_K without importances; arguments as in `dispatch.Kernel`."""
-    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q4, STEPS_Q4_K, False)
+    state = _state(TOP_Q4, STEPS_Q4_K, False)
+    for_lanes((x, importance, per_row, False), QK_K, _find, _pack, state, (out, odd))
 
 
 @kernel
 def quantize_q4_k_weighted(x, importance, per_row, out, odd):
     """Q4_K with importances."""
-    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q4, STEPS_Q4_K_WEIGHTED, True)
+    state = _state(TOP_Q4, STEPS_Q4_K_WEIGHTED, True)
+    for_lanes((x, importance, per_row, True), QK_K, _find, _pack, state, (out, odd))
 
 
 @kernel
 def quantize_q5_k(x, importance, per_row, out, odd):
     """Q5_K without importances."""
-    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q5, STEPS_Q5_K, False)
+    state = _state(TOP_Q5, STEPS_Q5_K, False)
+    for_lanes((x, importance, per_row, False), QK_K, _find, _pack, state, (out, odd))
 
 
 @kernel
 def quantize_q5_k_weighted(x, importance, per_row, out, odd):
     """Q5_K with importances."""
-    _quantize_q45_k(x, importance, per_row, out, odd, TOP_Q5, STEPS_Q5_K_WEIGHTED, True)
+    state = _state(TOP_Q5, STEPS_Q5_K_WEIGHTED, True)
+    for_lanes((x, importance, per_row, True), QK_K, _find, _pack, state, (out, odd))

@@ -17,7 +17,7 @@ import numpy as np
 from pedsup_export.kernels.constants import STEPS_Q4_0
 from pedsup_export.kernels.half import put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns
+from pedsup_export.kernels.layout import for_lanes, lane_offsets, load_columns
 from pedsup_export.kernels.levels import ONE, ZERO, clip, extreme_weight, is_odd, nearest
 from pedsup_export.kernels.search import search_scale
 from pedsup_export.kernels.vec import (
@@ -38,35 +38,39 @@ SIZE: Final = 18
 NMAX: Final = np.float32(8)
 
 
-@kernel
-def quantize_q4_0(x, importance, per_row, out, odd):
-    """Q4_0 without importances; arguments as in `dispatch.Kernel`."""
-    count = x.size // BLOCK
-    columns = np.empty(BLOCK * LANES, np.float32)
-    d = np.empty(LANES, np.float32)
-    rows = np.empty(LANES, np.int64)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, BLOCK, rows)
-        load_columns(x, rows, BLOCK, columns)
-        extreme, _ = extreme_weight(columns, 0, BLOCK)
-        store(d, 0, extreme / splat(-NMAX))
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            scale = d[lane]
-            inverse = ONE / scale if scale != ZERO else ZERO
-            put_half(out, SIZE * block, to_half(scale))
-            low, bad_low = _plain_levels(x, BLOCK * block, inverse)
-            high, bad_high = _plain_levels(x, BLOCK * block + LANES, inverse)
-            store_bytes(out, SIZE * block + 2, low + high * splat(np.float32(16)))
-            odd[block] = np.uint8(any_lane(bad_low | bad_high))
-
-
 @inline
 def _plain_levels(x, at, inverse):
     """`MIN(15, (int8_t)(x * inverse + 8.5f))` of 16 weights, and the odd lanes."""
     value = load(x, at) * splat(inverse)
     level, top = truncate(value + splat(np.float32(8.5))), splat(np.float32(15))
     return where(level > top, top, level), is_odd(value)
+
+
+@inline
+def _find(columns, _importance, scales):
+    """The scale of each lane's block; no lane is odd yet."""
+    extreme, _ = extreme_weight(columns, 0, BLOCK)
+    store(scales, 0, extreme / splat(-NMAX))
+    return extreme > extreme
+
+
+@inline
+def _pack(x, block, scales, lane, out):
+    """Write one block; 1 if ggml must do it."""
+    scale = scales[lane]
+    inverse = ONE / scale if scale != ZERO else ZERO
+    put_half(out, SIZE * block, to_half(scale))
+    low, bad_low = _plain_levels(x, BLOCK * block, inverse)
+    high, bad_high = _plain_levels(x, BLOCK * block + LANES, inverse)
+    store_bytes(out, SIZE * block + 2, low + high * splat(np.float32(16)))
+    return np.uint8(any_lane(bad_low | bad_high))
+
+
+@kernel
+def quantize_q4_0(x, importance, per_row, out, odd):
+    """Q4_0 without importances; arguments as in `dispatch.Kernel`."""
+    scales = np.empty(LANES, np.float32)
+    for_lanes((x, importance, per_row, False), BLOCK, _find, _pack, scales, (out, odd))
 
 
 @kernel

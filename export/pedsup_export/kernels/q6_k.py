@@ -22,7 +22,7 @@ import numpy as np
 from pedsup_export.kernels.constants import QK_K, STEPS_Q6_K
 from pedsup_export.kernels.half import from_half, put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns
+from pedsup_export.kernels.layout import for_lanes
 from pedsup_export.kernels.levels import ONE, ZERO, final_levels, is_odd, nearest
 from pedsup_export.kernels.search import search_scale
 from pedsup_export.kernels.vec import (
@@ -33,7 +33,6 @@ from pedsup_export.kernels.vec import (
     splat,
     store,
     store_bytes,
-    store_mask,
     truncate,
     where,
 )
@@ -68,41 +67,27 @@ def _find_scales(x, importance, weighted, weights, scales):
 
 
 @inline
-def _quantize_q6_k(x, importance, per_row, out, odd, weighted):
-    count = x.size // QK_K
-    columns = np.empty(QK_K * LANES, np.float32)
-    column_importance = np.empty(QK_K * LANES if weighted else 0, np.float32)
-    weights = np.empty(BLOCK * LANES, np.float32)
-    scales = np.empty(BLOCKS * LANES, np.float32)
-    d = np.empty(LANES, np.float32)
-    rows = np.empty(LANES, np.int64)
-    marks = np.empty(LANES, np.uint8)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, QK_K, rows)
-        load_columns(x, rows, QK_K, columns)
-        if weighted:
-            lane_offsets(first, count, per_row, QK_K, rows)
-            load_columns(importance, rows, QK_K, column_importance)
-        extreme, bad = _find_scales(columns, column_importance, weighted, weights, scales)
-        inverse = splat(LOWEST_SCALE) / extreme
-        store(d, 0, splat(ONE) / inverse)
-        top = splat(HIGHEST_SCALE)
-        for block in range(BLOCKS):
-            value = inverse * load(scales, LANES * block)
-            bad |= is_odd(value)
-            level = nearest(value)
-            store(scales, LANES * block, where(level > top, top, level))
-        store_mask(marks, 0, bad)
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            odd[block] = marks[lane] | _pack(x, block, d[lane], scales, lane, out)
+def _find(columns, importance, state):
+    """Levels of the 16 scales and d (vectors); the odd lanes."""
+    scales, d, weights, weighted = state
+    extreme, bad = _find_scales(columns, importance, weighted, weights, scales)
+    inverse = splat(LOWEST_SCALE) / extreme
+    store(d, 0, splat(ONE) / inverse)
+    top = splat(HIGHEST_SCALE)
+    for block in range(BLOCKS):
+        value = inverse * load(scales, LANES * block)
+        bad |= is_odd(value)
+        level = nearest(value)
+        store(scales, LANES * block, where(level > top, top, level))
+    return bad
 
 
 @inline
-def _pack(x, block, scale, scales, lane, out):
+def _pack(x, block, state, lane, out):
     """Write one super-block; 1 if ggml must do it."""
+    scales, factors, _, _ = state
     at = SIZE * block
-    half = to_half(scale)
+    half = to_half(factors[lane])
     put_half(out, at + 208, half)
     d = from_half(half)
     for b in range(BLOCKS):
@@ -137,13 +122,24 @@ def _split(x, block, place, d, scales, lane):
     return number - high * sixteen, high, odd
 
 
+@inline
+def _state(weighted):
+    """Scales and d, the weights of one block's search."""
+    scales = np.empty(BLOCKS * LANES, np.float32)
+    d = np.empty(LANES, np.float32)
+    weights = np.empty(BLOCK * LANES, np.float32)
+    return scales, d, weights, weighted
+
+
 @kernel
 def quantize_q6_k(x, importance, per_row, out, odd):
     """Q6_K without importances; arguments as in `dispatch.Kernel`."""
-    _quantize_q6_k(x, importance, per_row, out, odd, False)
+    state = _state(False)
+    for_lanes((x, importance, per_row, False), QK_K, _find, _pack, state, (out, odd))
 
 
 @kernel
 def quantize_q6_k_weighted(x, importance, per_row, out, odd):
     """Q6_K with importances."""
-    _quantize_q6_k(x, importance, per_row, out, odd, True)
+    state = _state(True)
+    for_lanes((x, importance, per_row, True), QK_K, _find, _pack, state, (out, odd))

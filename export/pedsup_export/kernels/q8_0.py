@@ -14,7 +14,7 @@ import numpy as np
 
 from pedsup_export.kernels.half import put_half, to_half
 from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import lane_offsets, load_columns
+from pedsup_export.kernels.layout import for_lanes
 from pedsup_export.kernels.levels import ONE, ZERO, is_odd
 from pedsup_export.kernels.vec import (
     LANES,
@@ -41,29 +41,33 @@ def _round_away(value):
     return truncate(value + where(value < zero, splat(-BELOW_HALF), splat(BELOW_HALF)))
 
 
+@inline
+def _find(columns, _importance, scales):
+    """The scale of each lane's block; no lane is odd yet."""
+    largest = splat(ZERO)
+    for i in range(BLOCK):
+        size = absolute(load(columns, LANES * i))
+        largest = where(largest > size, largest, size)
+    store(scales, 0, largest / splat(np.float32(127)))
+    return largest > largest
+
+
+@inline
+def _pack(x, block, scales, lane, out):
+    """Write one block; 1 if ggml must do it."""
+    scale = scales[lane]
+    inverse = ONE / scale if scale != ZERO else ZERO
+    put_half(out, SIZE * block, to_half(scale))
+    bad = splat(ZERO) > splat(ZERO)
+    for i in range(0, BLOCK, LANES):
+        value = load(x, BLOCK * block + i) * splat(inverse)
+        bad |= is_odd(value)
+        store_bytes(out, SIZE * block + 2 + i, _round_away(value))
+    return np.uint8(any_lane(bad))
+
+
 @kernel
 def quantize_q8_0(x, importance, per_row, out, odd):
     """Q8_0; arguments as in `dispatch.Kernel`, importances unused."""
-    count = x.size // BLOCK
-    columns = np.empty(BLOCK * LANES, np.float32)
-    d = np.empty(LANES, np.float32)
-    rows = np.empty(LANES, np.int64)
-    for first in range(0, count, LANES):
-        lane_offsets(first, count, count, BLOCK, rows)
-        load_columns(x, rows, BLOCK, columns)
-        largest = splat(ZERO)
-        for i in range(BLOCK):
-            size = absolute(load(columns, LANES * i))
-            largest = where(largest > size, largest, size)
-        store(d, 0, largest / splat(np.float32(127)))
-        for lane in range(min(LANES, count - first)):
-            block = first + lane
-            scale = d[lane]
-            inverse = ONE / scale if scale != ZERO else ZERO
-            put_half(out, SIZE * block, to_half(scale))
-            bad = splat(ZERO) > splat(ZERO)
-            for i in range(0, BLOCK, LANES):
-                value = load(x, BLOCK * block + i) * splat(inverse)
-                bad |= is_odd(value)
-                store_bytes(out, SIZE * block + 2 + i, _round_away(value))
-            odd[block] = np.uint8(any_lane(bad))
+    scales = np.empty(LANES, np.float32)
+    for_lanes((x, importance, per_row, False), BLOCK, _find, _pack, scales, (out, odd))

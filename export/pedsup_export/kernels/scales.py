@@ -92,3 +92,20 @@ def quantize_scales(x, n, weights, nmax, levels):
         store(levels, LANES * i, where(nothing, zero, load(levels, LANES * i)))
     scale = where(sum_l2 > zero, sum_lx / sum_l2, zero)
     return where(nothing, zero, scale), odd
+
+
+@inline
+def scales_and_minima(found, n, top, weighted, levels, factors):
+    """Levels of n scales and n minima (`found[0]`, `found[1]`), their factors; the odd lanes.
+
+    `found[2]` holds the importances of the blocks, which the weighted way looks at.
+    """
+    if weighted:
+        d, bad = quantize_scales(found[0], n, found[2], top, levels[0])
+        dmin, bad_min = quantize_scales(found[1], n, found[2], top, levels[1])
+    else:
+        d, bad = scales_by_largest(found[0], n, top, levels[0])
+        dmin, bad_min = scales_by_largest(found[1], n, top, levels[1])
+    store(factors[0], 0, d)
+    store(factors[1], 0, dmin)
+    return bad | bad_min

@@ -163,7 +163,8 @@ def _shown(event: JobEvent, language: Language) -> bytes:
 
 def _facts(result: TurnResult) -> Document:
     facts = turn_facts(result)
-    facts.pop("notices")
+    facts.pop("notices")  # each was an event of its own, those of the guards too
+    facts.pop("guards")
     return {"stop_reason": result.stop_reason, **facts}
 
 
