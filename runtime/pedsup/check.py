@@ -7,6 +7,7 @@ from typing import Any
 
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
+from pedsup.render import clean
 from pedsup.startup import LaunchPlan
 from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
@@ -18,6 +19,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
     return {
         "schema": "pedsup-check/1",
         "model": plan.identity.describe(),
+        "trust": plan.trust.describe(),
         "architecture": plan.shape.architecture,
         "n_ctx": plan.config.n_ctx,
         "n_ctx_train": plan.shape.n_ctx_train,
@@ -51,6 +53,7 @@ def check_text(plan: LaunchPlan) -> str:
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
+        *map(clean, plan.trust.lines("en")),
         f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
         f"trained for a context of {plan.shape.n_ctx_train} tokens",
         "",

@@ -29,6 +29,9 @@ from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
 from pedsup.settings import Origin, Settings, given_names
+from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import assess as assess_trust
+from pedsup.trust.store import load_store
 from pedsup.tuning.apply import Applied, apply_tuned
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up
@@ -44,6 +47,7 @@ class LaunchPlan:
     """Everything decided before llama.cpp sees the file."""
 
     header: GGUFHeader
+    trust: Trust
     shape: ModelShape
     identity: ModelIdentity
     config: EngineConfig
@@ -79,6 +83,8 @@ class LoadedModel:
     prefix: PrefixCache | None = None
     governor: Governor | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    trust: Trust | None = None
+    """None for a model that came by another way than `load`."""
 
 
 def plan_launch(
@@ -96,12 +102,16 @@ def plan_launch(
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
+        UntrustedError: its signature or manifest is not good, or a required one is missing.
         UsageError: the context asked for is larger than the model's.
     """
     header = validate_model(model)
+    identity = identify(header)
+    policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
+    trust = assess_trust(header, identity, load_store(), policy)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
-    identity, features, server = identify(header), cpu_features(), _uses_server(settings)
+    features, server = cpu_features(), _uses_server(settings)
     host, cores = Host(features, server=server), read_cores(allowed_cpus())
     given = given_names(settings) if origins is None else origins
     lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
@@ -121,6 +131,7 @@ def plan_launch(
     config = replace(config, n_ctx=n_ctx)
     return LaunchPlan(
         header=header,
+        trust=trust,
         shape=shape,
         identity=identity,
         config=config,
@@ -141,6 +152,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     Raises:
         ResourceError: it does not fit; the remedy names the next smaller option.
         UnsupportedError: it has no chat template, or one that is not known.
+        UntrustedError: its bytes are not those that were signed or exported.
         EngineError: llama.cpp cannot load it.
     """
     require_fit(
@@ -154,6 +166,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.
         ChatTemplate.from_model(None)
+    trust = verify_weights(plan.trust)
     started = time.monotonic()
     engine = open_engine(plan.config, settings.engine)
     governor = None
@@ -161,6 +174,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
         governor = engine.governor
     try:
+        confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
     except BaseException:
         engine.close()
@@ -176,6 +190,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         prefix=_prefix_cache(plan, settings),
         governor=governor,
         origins=plan.origins,
+        trust=trust,
     )
 
 

@@ -7,6 +7,7 @@ pin: fields that an answer may lack have a fallback.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -42,7 +43,7 @@ class ServerEngine:
     def __init__(self, config: EngineConfig, *, program: Path | None = None) -> None:
         header = validate_model(config.model)
         program = program or require_program()
-        self._states = Path(tempfile.mkdtemp(prefix="pedsup-"))
+        self._states = Path(tempfile.mkdtemp(prefix=f"pedsup-{os.getpid()}-"))
         self._process: ServerProcess | None = None
         self._cached: list[int] = []
         self._pieces: dict[int, bytes] = {}
