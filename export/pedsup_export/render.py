@@ -6,6 +6,7 @@ from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
+from pedsup_export.arch import gemma4_assistant
 from pedsup_export.export import ExportResult
 from pedsup_export.plan import ExportPlan, unused_text
 from pedsup_export.quality_gate import gate_text
@@ -103,6 +104,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
 def result_text(result: ExportResult, report: VerifyReport) -> str:
     """What the user has now, and the command that runs it."""
     quality = report.manifest.core.get("quality")
+    draft = "MODEL.gguf --draft " if report.architecture == gemma4_assistant.NAME else ""
     lines = [
         f"file      {result.path}",
         f"size      {human_bytes(result.size)} ({result.size} bytes)",
@@ -110,7 +112,7 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
         f"manifest  {result.manifest}",
         f"verified  {verified_text(report)}",
         *([f"quality   {gate_text(quality)}"] if quality else []),
-        f"run       pedsup-run {result.path}",
+        f"run       pedsup-run {draft}{result.path}",
     ]
     return "\n".join(lines)
 

@@ -96,6 +96,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         ("compute buffers", need.compute + need.output),
         ("vocabulary", need.vocabulary),
         ("repacked copies", need.repacked),
+        ("draft model", need.draft_weights + need.draft),
         ("this program", need.program),
         ("total", need.total),
     ]

@@ -63,6 +63,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--governor", type=click.Choice(["auto", "on", "off"]),
     help="Fewer threads when the device gets hot; auto: on phones.",
 )  # fmt: skip
+@click.option(
+    "--draft", metavar="HOW",
+    help="Guess tokens ahead: off, lookup, a draft model's GGUF, or auto (what tune found).",
+)  # fmt: skip
+@click.option("--draft-max", type=int, metavar="N", help="Most tokens guessed at once.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 @click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")
 @click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")

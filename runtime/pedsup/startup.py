@@ -14,11 +14,13 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.drafts.fit import require_drafter
+from pedsup.engine.drafts.option import draft_config
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
@@ -103,7 +105,8 @@ def plan_launch(
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
         UntrustedError: its signature or manifest is not good, or a required one is missing.
-        UsageError: the context asked for is larger than the model's.
+        UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
+        MismatchError: the draft model does not belong to the model.
     """
     header = validate_model(model)
     identity = identify(header)
@@ -124,7 +127,10 @@ def plan_launch(
         n_threads=threads.n_threads,
         n_threads_batch=settings.threads_batch or threads.n_threads,
         cpus=threads.cpus,
+        draft=draft_config(settings.draft, settings.draft_max),
     )
+    if config.draft.model is not None:
+        require_drafter(header, validate_drafter(config.draft.model))
     config = _memory_use(applied, header, config, available, host)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)

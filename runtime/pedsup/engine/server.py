@@ -17,6 +17,8 @@ from time import perf_counter
 from typing import Any, Final
 
 from pedsup.engine.api import (
+    NO_DRAFTS,
+    DraftStats,
     EngineConfig,
     GenerationStats,
     ModelInfo,
@@ -24,6 +26,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
 from pedsup.engine.server_client import ServerClient
@@ -31,7 +34,7 @@ from pedsup.engine.server_process import ServerProcess, require_program
 from pedsup.engine.state_file import bad_state, pack_state, unpack_state
 from pedsup.errors import EngineError, UsageError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 
 SLOT_FILE: Final = "slot.state"
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
@@ -50,6 +53,8 @@ class ServerEngine:
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         try:
             _check_context(config, header)
+            if config.draft.model is not None:
+                require_drafter(header, validate_drafter(config.draft.model))
             self._process = ServerProcess(program, config, state_folder=self._states)
             self._process.wait_ready()
             self._properties = self._client().post("GET", "/props")
@@ -220,6 +225,7 @@ class ServerEngine:
                 n_generated=int(timings.get("predicted_n", stats.n_generated)),
                 prompt_s=timings.get("prompt_ms", 0.0) / 1e3,
                 decode_s=timings.get("predicted_ms", 0.0) / 1e3,
+                drafts=_drafts(timings),
             )
         self._stats = stats
 
@@ -244,7 +250,7 @@ class ServerEngine:
         missing = int(event.get("tokens_predicted", number)) - number
         if missing > 0 and text:
             found = self.tokenize(text, parse_special=False)
-            if found[-len(ids) :] == ids:
+            if len(found) == missing + len(ids) and found[-len(ids) :] == ids:
                 ids = found
         for token in ids[:-1]:
             yield Token(token, b"")
@@ -257,6 +263,13 @@ class ServerEngine:
             if action == "restore" and self._running().alive:
                 raise bad_state(self._states / SLOT_FILE, error.found) from error
             raise
+
+
+def _drafts(timings: dict[str, Any]) -> DraftStats:
+    drafted, accepted = timings.get("draft_n"), timings.get("draft_n_accepted")
+    if not isinstance(drafted, int) or not isinstance(accepted, int):
+        return NO_DRAFTS
+    return DraftStats(drafted, accepted)
 
 
 def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:
