@@ -130,9 +130,6 @@ class TestOption:
     def test_words(self):
         assert draft_config("off", 6) == draft_config("auto", 6) == DraftConfig()
         assert draft_config("lookup", 4) == DraftConfig("lookup", n_max=4)
-        tuned = DraftConfig("lookup", n_max=3)
-        assert draft_config("auto", 6, tuned=tuned) == tuned
-        assert draft_config("off", 6, tuned=tuned) == DraftConfig()
 
     def test_a_file(self, smollm2):
         assert draft_config(str(smollm2), 6) == DraftConfig("model", model=smollm2)
@@ -217,6 +214,16 @@ def test_leaving_in_mid_draft_keeps_what_was_yielded_and_no_more(pair, left_afte
     after = ids(on, more, n=8)
     assert on.last_stats.n_cached >= len(prompt) + left_after - 1
     assert after == ids(off, more, n=8)
+
+
+def test_fewer_threads_in_mid_answer_change_no_text(pair):
+    off, on = pair
+    prompt = on.tokenize(QUOTE, parse_special=True)
+    found = []
+    for token in on.generate(prompt, GREEDY, max_tokens=12):
+        found.append(token.id)
+        on.set_threads(1)
+    assert found == ids(off, prompt, n=12)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 9])

@@ -203,6 +203,8 @@ class InProcessEngine:
         self._lib.llama_set_n_threads(
             self._ctx, max(1, min(n_threads, most)), max(1, min(batch, most_batch))
         )
+        if self._verifier is not None:
+            self._verifier.set_threads(max(1, min(n_threads, most)))
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and their state; the file is llama.cpp's own format."""

@@ -18,5 +18,8 @@ class Drafter(Protocol):
             row: which token of the target's last batch `tokens` ends with.
         """
 
+    def set_threads(self, n_threads: int) -> None:
+        """Use that many threads from the next draft on."""
+
     def close(self) -> None:
         """Free what it holds."""

@@ -58,6 +58,9 @@ class AssistantDrafter:
             self._token[0] = drafted[-1]
             self._take_hidden(ctx, 0)
 
+    def set_threads(self, n_threads: int) -> None:
+        self._model.set_threads(n_threads)
+
     def close(self) -> None:
         """Free the drafter; the target's cache is the target's."""
         self._model.close()

@@ -42,6 +42,9 @@ class PromptLookup:
             found.append(whole[place] if place < len(whole) else found[place - len(whole)])
         return found
 
+    def set_threads(self, n_threads: int) -> None:
+        """It needs none."""
+
     def close(self) -> None:
         """Nothing is held."""
 

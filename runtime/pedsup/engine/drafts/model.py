@@ -38,6 +38,10 @@ class GreedyModel:
         """The best token after the last one that was read."""
         return int(self.lib.llama_sampler_sample(self._greedy, self.ctx, -1))
 
+    def set_threads(self, n_threads: int) -> None:
+        """Use that many threads."""
+        self.lib.llama_set_n_threads(self.ctx, n_threads, n_threads)
+
     def close(self) -> None:
         """Free the context, then the model."""
         if self._greedy:
@@ -73,6 +77,9 @@ class ModelDrafter:
             self._read(drafted[-1:])
             drafted.append(self._model.likeliest())
         return drafted
+
+    def set_threads(self, n_threads: int) -> None:
+        self._model.set_threads(n_threads)
 
     def close(self) -> None:
         """Free the draft model."""

@@ -11,20 +11,17 @@ from pedsup.errors import UsageError
 SUFFIX: Final = ".gguf"
 
 
-def draft_config(asked: str, n_max: int, *, tuned: DraftConfig | None = None) -> DraftConfig:
+def draft_config(asked: str, n_max: int) -> DraftConfig:
     """What `--draft` and `--draft-max` mean.
 
     Args:
-        asked: 'off', 'lookup', 'auto' or the path of a draft model.
-        tuned: what `pedsup-run tune` found fastest here; None without a measurement, which
-            makes 'auto' mean 'off'.
+        asked: 'off', 'lookup' or the path of a draft model. 'auto' is what stands here when
+            nobody gave it and `pedsup-run tune` has not measured it: off.
 
     Raises:
         UsageError: it is none of these, or there is no such file.
     """
-    if asked == "auto":
-        return tuned or DraftConfig()
-    if asked == "off":
+    if asked in ("off", "auto"):
         return DraftConfig()
     if asked == "lookup":
         return DraftConfig("lookup", n_max=n_max)

@@ -88,6 +88,10 @@ class Verifier:
             without_s = drawing_s + self.n_generated * self._plain_s if self._plain_s else 0.0
             self.stats = DraftStats(n_drafted, n_accepted, drawing_s + reading_s, without_s)
 
+    def set_threads(self, n_threads: int) -> None:
+        """Let a draft model use as many threads as its target."""
+        self._drafter.set_threads(n_threads)
+
     def close(self) -> None:
         """Free the drafter."""
         self._drafter.close()
