@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pedsup.chat.turn import TurnResult
 from pedsup.conversation import turn_facts
+from pedsup.engine.api import DraftStats
 from pedsup.progress import human_bytes
 from pedsup.startup import LoadedModel
 from pedsup.tuning.apply import origin_text
@@ -23,6 +25,20 @@ def resident_memory() -> dict[str, int]:
         if name in ("RssAnon", "RssFile"):
             sizes[name] = int(value.split()[0]) * 1024
     return sizes
+
+
+def storage_read(pid: int) -> int | None:
+    """Bytes that storage delivered to a process so far; None where that cannot be read.
+
+    Much more than the file's size means that the model runs from storage.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(": ", 1) for line in lines if ": " in line)
+    number = values.get("read_bytes", "")
+    return int(number) if number.isdecimal() else None
 
 
 def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> str:
@@ -48,12 +64,17 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             f"decode {_rate(timings['decode_tokens_per_s'])}, "
             f"first token after {timings['first_token_s']:.2f} s",
         ]
+        if last.drafts.n_drafted:
+            lines.append(_drafts(last.drafts))
     memory = resident_memory()
     if memory:
         lines.append(
             "memory: "
             + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
         )
+    read = storage_read(getattr(loaded.engine, "pid", os.getpid()))
+    if read is not None:
+        lines.append(f"read from storage so far: {human_bytes(read)}")
     lines.append(f"session: {session or 'not kept'}")
     return "\n".join(lines)
 
@@ -76,6 +97,12 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
             f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
         )
     return lines
+
+
+def _drafts(drafts: DraftStats) -> str:
+    share = f"{100 * (drafts.acceptance or 0):.0f} %"
+    faster = f", about {drafts.speed_up:.2f} times the speed without" if drafts.speed_up else ""
+    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share}){faster}"
 
 
 def _rate(value: float | None) -> str:

@@ -18,7 +18,7 @@ from pedsup_testing import tiny_models
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
 from pedsup_train import backends, probe
 from pedsup_train.facts import Result, result_facts
-from pedsup_train.loop import clean_history, out_of_memory
+from pedsup_train.loop import changed_recompute, clean_history, out_of_memory
 from pedsup_train.plan import make_plan
 from pedsup_train.recipe import Recipe, read_recipe
 from pedsup_train.recipe_toml import to_toml
@@ -129,6 +129,34 @@ def test_peft_loads_the_folder_and_gives_the_trained_logits(trained: Result, gem
     assert (adapted - plain).abs().max() > 0.1
     config = json.loads((trained.plan.out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(gemma) and config["r"] == 4
+
+
+def test_the_exporter_takes_the_folder_and_llama_cpp_gives_peft_s_logits(
+    trained: Result, gemma: Path, tmp_path: Path
+) -> None:
+    import peft
+    from pedsup_testing import oracle
+    from transformers import AutoModelForCausalLM
+
+    from pedsup_export.export import execute
+    from pedsup_export.plan import make_plan as plan_export
+    from pedsup_export.request import ExportRequest, ModelRef
+
+    adapter, out = trained.plan.out, tmp_path / "out.gguf"
+    execute(
+        *plan_export(
+            ExportRequest(
+                ModelRef(gemma, "base"), out, adapter=ModelRef(adapter, "adapter"), quant="F32"
+            )
+        )
+    )
+    tokens = [2, 105, 300, 400, 500, 301, 402]
+    base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+    plain = base(input_ids=torch.tensor([tokens])).logits[0].detach().numpy()
+    model = peft.PeftModel.from_pretrained(base, adapter).eval()
+    wanted = model(input_ids=torch.tensor([tokens])).logits[0].detach().numpy()
+    found = oracle.logits(out, tokens)
+    assert oracle.mean_kl(wanted, found) < 1e-5 < 1e-2 < oracle.mean_kl(plain, found)
 
 
 def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
@@ -298,6 +326,26 @@ def test_checkpointing_that_changes_gradients_is_found(gemma: Path, data: Path) 
         probe.check_gradients(loaded.model, loaded.tokenizer)
     assert all(p.grad is None for p in loaded.model.parameters())
     assert any(getattr(m, "gradient_checkpointing", False) for m in loaded.model.modules())
+
+
+def test_a_layer_recomputed_in_another_form_gives_advice() -> None:
+    """torch's own error, from a function that runs differently the second time (as unsloth-zoo
+    #1146 does when compilation changes between the two)."""
+    from torch.utils.checkpoint import checkpoint
+
+    runs: list[int] = []
+
+    def layer(x: Any) -> Any:
+        runs.append(1)
+        return (x if len(runs) == 1 else x.repeat(2)).sin().sum()
+
+    loss = checkpoint(layer, torch.ones(3, requires_grad=True), use_reentrant=False)
+    with pytest.raises(RuntimeError) as caught:
+        loss.backward()
+    runtime = backends.Runtime("unsloth", "cuda", "bfloat16", "adamw_torch")
+    advice = changed_recompute(caught.value, runtime)
+    assert isinstance(advice, UnsupportedError) and "--backend transformers" in str(advice.remedy)
+    assert changed_recompute(RuntimeError("other"), runtime) is None
 
 
 def test_known_bad_versions_are_refused(

@@ -3,11 +3,11 @@
     python -m pedsup_train.gpu_record --smollm2-base out/base --out out/gpu-record
 
 A cell is (model, precision, backend): an E4B-shaped Gemma 4 with random weights (built on the
-GPU, or once on disk where unsloth is measured too), and the real SmolLM2, in 16 bit and in 4 bit, with each backend that can be imported. It
-runs the loop of `pedsup-train run` with the values of recipe v0.1 (batch 4 x accumulation 4,
-context 768, r16 on all projections, checkpointing) on random tokens whose lengths are those of
-the original run (about 431 tokens an example). Random tokens cost what real ones cost; the
-losses mean nothing and are not reported.
+GPU, or once on disk where unsloth is measured too) and the real SmolLM2, in 16 bit and in 4 bit,
+with each backend that can be imported. It runs the loop of `pedsup-train run` with the values of
+recipe v0.1 (batch 4 x accumulation 4, context 768, r16 on all projections, checkpointing) on random
+tokens whose lengths are those of the original run (about 431 tokens an example). Random tokens cost
+what real ones cost; the losses mean nothing and are not reported.
 """
 
 from __future__ import annotations

@@ -172,6 +172,13 @@ class GovernedEngine:
     def load_state(self, path: Path) -> list[int]:
         return self.inner.load_state(path)
 
+    @property
+    def restartable(self) -> bool:
+        return self.inner.restartable
+
+    def restart(self) -> None:
+        self.inner.restart()
+
     def close(self) -> None:
         self.inner.close()
 
