@@ -76,6 +76,20 @@ $(DEFAULT_ADAPTER)/adapter_config.json: $(DEFAULT_BASE)/config.json
 	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER) \
 	  --resume --force
 
+# ---- the phone ----------------------------------------------------------------------------
+# make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
+BUNDLE ?= out/pedsup
+DEBS ?=
+MODEL ?= $(OUT)
+
+.PHONY: phone-bundle phone-test
+phone-bundle: $(MODEL) | setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+	$(BIN)/pedsup-export phone-bundle --model '$(MODEL)' $(if $(DEBS),--debs '$(DEBS)') \
+	  --constraints tests/constraints.txt --out '$(BUNDLE)' --force
+
+phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
+	$(BIN)/python tests/phone/run.py
+
 # ---- training -----------------------------------------------------------------------------
 RECIPE ?= v0.1
 TRAIN_OUT ?= out/adapter-$(RECIPE)
@@ -133,6 +147,14 @@ check: lint native  ## what CI runs: lint, types, all tests with branch coverage
 	$(BIN)/pytest -q --slow tests/bench/test_latency_suite.py
 	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile --ignore tests/bench/test_latency_suite.py \
 	  --cov --cov-report=term:skip-covered
+
+FUZZ_RUNS ?= 100000
+
+.PHONY: fuzz
+fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not part of CI
+	$(BIN)/pip install --quiet atheris==3.0.0
+	set -e; for target in gguf safetensors manifest transcript adapter; do \
+	  $(BIN)/python tests/fuzz/fuzz_readers.py $$target -runs=$(FUZZ_RUNS); done
 
 .PHONY: clean
 clean:  ## remove what was built here (not the virtual environment)

@@ -10,7 +10,17 @@ import click
 import pedsup
 from pedsup.errors import border
 
-_COMMANDS: Final = ("run", "compare", "quality", "mcqa", "gate", "types", "phones", "predict")
+_COMMANDS: Final = (
+    "run",
+    "compare",
+    "quality",
+    "mcqa",
+    "gate",
+    "types",
+    "phones",
+    "predict",
+    "safety",
+)
 
 
 class _Lazy(click.Group):

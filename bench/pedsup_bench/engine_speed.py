@@ -22,6 +22,7 @@ from typing import Any, Final
 import click
 
 from pedsup.errors import EngineError, MissingDependencyError, border
+from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import human_bytes, say
 
 N_PROMPT: Final = 512
@@ -89,6 +90,7 @@ def find_llama_bench(given: str | None) -> Path:
 
 def run_native(program: Path, model: Path, threads: int, repeats: int) -> tuple[float, float, int]:
     """(prompt tokens/s, decode tokens/s, peak resident bytes) of llama-bench."""
+    validate_model(model)
     command = [
         program, "-m", model, "-t", threads, "-p", N_PROMPT, "-n", N_GEN, "-r", repeats,
         "--repack", 0, "-o", "json",

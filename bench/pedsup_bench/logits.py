@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pedsup.engine import llama_bindings
 from pedsup.engine.kv_cache import common_prefix
 from pedsup.errors import EngineError, UsageError
+from pedsup.gguf_file.validate import validate_model
 
 ROWS: Final = 16
 """Rows of logits handed out at a time: 16 MiB for Gemma 4's vocabulary, twice that in float64."""
@@ -42,10 +43,12 @@ class LogitModel:
         cache_f32: keep keys and values in float32 and not, as usual, in float16.
 
     Raises:
+        BadFileError, UnsupportedError: it is no model that pedsup runs.
         EngineError: llama.cpp cannot load the file.
     """
 
     def __init__(self, path: Path, *, n_ctx: int, n_threads: int, cache_f32: bool = False) -> None:
+        validate_model(path)
         self.path, self.n_ctx, self._cache_f32 = path, n_ctx, cache_f32
         self._lib = lib = llama_bindings.load()
         self._model = self._ctx = self._batch = None

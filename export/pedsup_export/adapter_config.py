@@ -40,6 +40,11 @@ _UNMERGEABLE: Final = {
 _CHANGES_BASE: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initialisations that subtract from the base weights; the adapter alone does not say what."""
 
+MAX_PATTERN: Final = 2000
+MAX_REPETITIONS: Final = 3
+_REPETITION: Final = re.compile(r"(?<!\\)[*+{]")
+_REPEATED_GROUP: Final = re.compile(r"(?<!\\)\)[*+{]")
+
 # fmt: off
 _HARMLESS: Final = frozenset((
     "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
@@ -197,11 +202,29 @@ def _patterns(config: Mapping[str, Any], name: str, path: Path) -> Mapping[str, 
     if not isinstance(value, dict):
         raise _bad(name, value, "a table of patterns", path)
     for pattern in value:
+        _check_pattern(name, pattern, path)
         try:
             re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, RecursionError, OverflowError) as error:
             raise _bad(name, pattern, "regular expressions", path) from error
     return value
+
+
+def _check_pattern(name: str, pattern: str, path: Path) -> None:
+    """Refuse what `re` may need exponential or high polynomial time for.
+
+    Without a repeated group no repetition stands in another one; what is left are a few runs of
+    `.*`, over names of bounded length.
+    """
+    repeated = len(_REPETITION.findall(pattern))
+    if len(pattern) > MAX_PATTERN or repeated > MAX_REPETITIONS or _REPEATED_GROUP.search(pattern):
+        raise UnsupportedError(
+            f"a pattern in {name} that could take for ever: {pattern[:60]!r}",
+            where=path,
+            wanted=f"at most {MAX_PATTERN} characters and {MAX_REPETITIONS} repetitions, "
+            "no repeated group",
+            remedy=_MERGE,
+        )
 
 
 def _names(value: Any, name: str, path: Path) -> tuple[str, ...]:

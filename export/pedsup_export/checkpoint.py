@@ -6,7 +6,6 @@ that the code above never sees a dtype. Nothing is read but headers until rows a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.json_file import read_json_object
 from pedsup_export.nf4 import COMPANIONS, STATE_SUFFIX, open_4bit
 from pedsup_export.safetensors_file import SafetensorsFile
 from pedsup_export.tensor_source import PlainSource, TensorSource
@@ -99,15 +99,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
             f"{what} is missing", where=path, remedy="download the complete model folder again"
         )
     remedy = "the file is damaged: download it again"
-    if path.stat().st_size > MAX_JSON:
-        raise BadFileError(f"{what} is larger than {MAX_JSON} bytes", where=path, remedy=remedy)
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadFileError(f"{what} is not JSON", where=path, remedy=remedy) from error
-    if not isinstance(value, dict):
-        raise BadFileError(f"{what} is no JSON object", where=path, remedy=remedy)
-    return value
+    return read_json_object(path, what, MAX_JSON, remedy=remedy)
 
 
 def read_weight_map(index: Path) -> dict[str, str]:

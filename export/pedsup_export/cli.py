@@ -1,4 +1,4 @@
-"""The command `pedsup-export`: run, plan, verify, compare-bases."""
+"""The command `pedsup-export`: run, plan, verify, compare-bases, phone-bundle."""
 
 from __future__ import annotations
 
@@ -225,6 +225,31 @@ def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     )
     report = compare(first, second)
     _show(report.as_dict(), report.table(), as_json)
+
+
+@cli.command("phone-bundle")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
+@click.option(
+    "--debs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Termux's packages (.deb) for a phone without internet.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing folder.")
+@click.option(
+    "--constraints",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Versions of the wheels (a pip constraints file).",
+)
+@_json
+def phone_bundle(as_json: bool, **options: Any) -> None:
+    """Write the folder that installs pedsup and a model in Termux from an SD card."""
+    from pedsup_export import phone_bundle as bundles
+
+    project = Path(__file__).resolve().parents[2]
+    plan = bundles.plan_bundle(bundles.BundleRequest(project=project, **options))
+    bundle = bundles.write_bundle(plan)
+    _show(bundle.as_dict(), bundle.as_text(), as_json)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from pedsup.fsio import (
     refuse_existing,
     sha256_file,
 )
-from pedsup.gguf_file import read_header
+from pedsup.gguf_file.validate import validate_model
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes, say
@@ -113,8 +113,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         document = manifest_document(
             core, {"name": out.name, "size": size, "sha256": sha256}, _now()
         )
-        publish(partial, out)
-        write_manifest(manifest_path(out), document)
+        publish_both(partial, out, document)
         journal.path.unlink(missing_ok=True)
     return ExportResult(out, manifest_path(out), size, sha256, tuple(shares))
 
@@ -125,7 +124,7 @@ def read_back(partial: Path, tensors: dict[str, str]) -> str:
     Raises:
         OutputError: what is on the disk is not what was written.
     """
-    header = read_header(partial)
+    header = validate_model(partial)
     with ThreadPoolExecutor(1) as background:
         whole = background.submit(sha256_file, partial)
         for name, digest in tensor_digests(header).items():
@@ -261,7 +260,14 @@ def _text_digest(text: object) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
 
 
-def write_manifest(path: Path, document: dict[str, Any]) -> None:
-    """Write the manifest atomically."""
-    with atomic_file(path) as file:
-        file.write(json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8"))
+def publish_both(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
+    """Give the file its name, then the manifest.
+
+    The manifest is on the disk before the old file is replaced: a disk that is full by then
+    leaves the old pair, and a kill between the two renames leaves whole files.
+    """
+    with atomic_file(manifest_path(out)) as file:
+        file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+        publish(partial, out)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pedsup
 from pedsup.gguf_file import ValueType
 from pedsup.intended_use import FULL, SHORT
+from pedsup.json_file import read_json_object
 from pedsup.manifest import DIGEST_KEY
 from pedsup.optional import require
 from pedsup_export.gguf_out import KV, array, f32, string, u32
@@ -77,10 +77,7 @@ def sampling_entries(folder: Path) -> list[KV]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return []
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return []
+    config = read_json_object(path, "generation_config.json", 1 << 20)
     names = {"temperature": "temp"}
     return [
         make(f"general.sampling.{names.get(key, key)}", config[key])

@@ -31,9 +31,12 @@ from numpy.typing import NDArray
 from pedsup.direct_io import DirectFile
 from pedsup.errors import BadFileError, UnsupportedError
 
-MAX_HEADER: Final = 100_000_000
-"""Bytes of JSON that the reference implementation accepts."""
+MAX_HEADER: Final = 32 << 20
+"""Bytes of JSON. A shard of the largest models has some hundred thousand; the reference
+implementation accepts 100 million, which as Python objects would be gigabytes."""
+MAX_TENSORS: Final = 1 << 17
 MAX_DIMS: Final = 32
+MAX_NAME: Final = 256
 _LENGTH = struct.Struct("<Q")
 _AGAIN: Final = "the file is damaged: copy or download it again and compare its SHA-256"
 
@@ -268,6 +271,9 @@ class _DuplicateError(Exception):
 
 
 def _parse_json(text: bytes, path: Path) -> dict[str, Any]:
+    # Counted before they become objects, each of which takes fifty times its bytes.
+    if text.count(b"{") + text.count(b"[") > 3 * MAX_TENSORS:
+        raise _bad("more parts in the header than any model has", path, f"{MAX_TENSORS} tensors")
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except _DuplicateError as error:
@@ -291,11 +297,13 @@ def _natural(value: Any) -> bool:
 
 def _entry(name: str, line: Any, data_size: int, path: Path) -> TensorEntry:
     """One checked header line, offsets still relative to the data."""
-    place = f"{path}: tensor '{name}'"
+    place = f"{path}: tensor '{name[:MAX_NAME]}'"
 
     def bad(found: str, wanted: str) -> BadFileError:
         return BadFileError(found, where=place, wanted=wanted, remedy=_AGAIN)
 
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise bad(f"a name of {len(name)} characters", f"a printable name of up to {MAX_NAME}")
     if not isinstance(line, dict) or not {"dtype", "shape", "data_offsets"} <= line.keys():
         raise bad("a tensor without dtype, shape or data_offsets", "all three")
     dtype, shape, offsets = line["dtype"], line["shape"], line["data_offsets"]

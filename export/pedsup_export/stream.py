@@ -42,15 +42,15 @@ class Journal:
         """Name -> SHA-256 of the tensors that were complete; {} for another plan or none."""
         if not self.path.is_file():
             return {}
-        lines = self.path.read_text(encoding="utf-8").split("\n")
         done: dict[str, str] = {}
         try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")
             if json.loads(lines[0]) != {"plan": plan_digest}:
                 return {}
             for line in lines[1:-1]:  # what follows the last newline was torn by the kill
                 entry = json.loads(line)
                 done[entry["tensor"]] = entry["sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {}
         return done
 

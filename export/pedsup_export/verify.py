@@ -7,13 +7,16 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 
 from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import MismatchError
 from pedsup.fsio import sha256_file
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_model
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.progress import byte_bar
+from pedsup_export.floats import RoundTo
 from pedsup_export.gguf_out import TensorSlot
 from pedsup_export.plan import make_plan
 from pedsup_export.proof import AdapterShare, prove_adapter
@@ -37,7 +40,7 @@ class VerifyReport:
     @property
     def recorded_shares(self) -> dict[str, float]:
         """The adapter's share per tensor as measured at export."""
-        shares: dict[str, float] = self.manifest.core.get("adapter", {}).get("shares", {})
+        shares: dict[str, float] = (self.manifest.core.get("adapter") or {}).get("shares", {})
         return shares
 
 
@@ -58,7 +61,7 @@ def verify(
         BadFileError: the file or the manifest is damaged.
         MismatchError: a digest differs, or the adapter is not in the file.
     """
-    header = read_header(path)
+    header = validate_model(path)
     manifest = read_manifest(manifest_path(path))
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
@@ -103,15 +106,15 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
     template = header.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode()).hexdigest()
-        if digest != manifest.core["chat_template_sha256"]:
-            wanted = manifest.core["chat_template_sha256"]
+        wanted = manifest.core.get("chat_template_sha256")
+        if digest != wanted:
             raise _differs("the chat template", digest, wanted, header.path)
 
 
 def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
     for tensor in header.tensors.values():
         wanted = manifest.tensors[tensor.name]
-        if (tensor.type.name, list(tensor.shape)) != (wanted["type"], wanted["shape"]):
+        if (tensor.type.name, list(tensor.shape)) != (wanted.get("type"), wanted.get("shape")):
             found = f"{tensor.type.name} {list(tensor.shape)}"
             raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
 
@@ -151,7 +154,7 @@ def _prove_again(
         base=base,
         adapter=adapter,
         out=path,
-        merge_dtype=manifest.core["recipe"]["merge_dtype"],
+        merge_dtype=_merge_dtype(manifest),
         allow_unused=True,
     )
     plan, inputs = make_plan(request)
@@ -168,8 +171,16 @@ def _prove_again(
     return prove_adapter(replace(plan, tensors=tensors), inputs, path, header.data_offset)
 
 
+def _merge_dtype(manifest: Manifest) -> RoundTo:
+    found = (manifest.core.get("recipe") or {}).get("merge_dtype")
+    for known in get_args(RoundTo):
+        if found == known:
+            return cast(RoundTo, known)
+    raise _differs("the recipe's merge_dtype", repr(found)[:60], get_args(RoundTo), manifest.path)
+
+
 def _check_sources(manifest: Manifest, what: str, found: dict[str, str]) -> None:
-    wanted = manifest.core.get(what, {}).get("files")
+    wanted = (manifest.core.get(what) or {}).get("files")
     if found != wanted:
         raise MismatchError(
             f"this {what} is not the one that was exported",

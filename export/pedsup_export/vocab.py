@@ -9,7 +9,6 @@ even where `tokenizer_config.json` forgets to name it; llama.cpp would otherwise
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file import ValueType
+from pedsup.json_file import read_json_object
 from pedsup.optional import require
 from pedsup_export.gguf_out import KV, array, boolean, string, u32
 from pedsup_export.special_tokens import NAMED, read_special_tokens, text_of
@@ -51,6 +51,10 @@ _PROBE: Final = (
     ".....!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, "
     "'D you like some tea? We'Ve a'lL"
 )  # fmt: skip
+
+MAX_TOKENIZER: Final = 1 << 28
+"""Bytes of tokenizer.json; Gemma 4's has 15 million."""
+MAX_CONFIG: Final = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -86,29 +90,39 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             wanted="the tokenizer files beside the weights",
             remedy="copy tokenizer.json and tokenizer_config.json of the base model there",
         )
-    document = _read_json(path)
-    vocab = document.get("model", {}).get("vocab")
-    if not isinstance(vocab, dict) or document["model"].get("type") != "BPE":
+    document = read_json_object(path, "the tokenizer", MAX_TOKENIZER)
+    model = document.get("model")
+    model = model if isinstance(model, dict) else {}
+    if not isinstance(model.get("vocab"), dict) or model.get("type") != "BPE":
         raise UnsupportedError(
-            f"a tokenizer of type {document.get('model', {}).get('type')!r}",
+            f"a tokenizer of type {model.get('type')!r:.60}",
             where=path,
             wanted="a BPE tokenizer, as Gemma 4 and Llama 3 or SmolLM2 have",
         )
     optional = [folder / "tokenizer_config.json", folder / "config.json"]
-    config, model_config = (_read_json(p) if p.is_file() else {} for p in optional)
+    config, model_config = (
+        read_json_object(p, f"the file {p.name}", MAX_CONFIG) if p.is_file() else {}
+        for p in optional
+    )
+    _check_tokens(document, path)
     return Tokenizer(folder, document, config, model_config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+def _check_tokens(document: dict[str, Any], path: Path) -> None:
+    """Every token a text with a number."""
+    added = document.get("added_tokens", [])
+    good = isinstance(added, list) and all(
+        isinstance(token, dict)
+        and isinstance(token.get("content"), str)
+        and isinstance(token.get("id"), int)
+        for token in added
+    )
+    if not good or not all(isinstance(i, int) for i in document["model"]["vocab"].values()):
         raise BadFileError(
-            f"not valid JSON: {error}", where=path, remedy="copy the file again"
-        ) from error
-    if not isinstance(content, dict):
-        raise BadFileError("not a JSON object", where=path, remedy="copy the file again")
-    return content
+            "the tokenizer has a token that is no text with a number",
+            where=path,
+            remedy="copy tokenizer.json of the base model again",
+        )
 
 
 def gemma4_vocabulary(tokenizer: Tokenizer) -> list[KV]:

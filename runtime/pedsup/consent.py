@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from pedsup import __version__
-from pedsup.errors import UsageError
+from pedsup.errors import BadFileError, UsageError
 from pedsup.fsio import atomic_file
 from pedsup.intended_use import FULL, Language
+from pedsup.json_file import read_json_object
 from pedsup.paths import data_folder
 from pedsup.progress import say
 from pedsup.transcript import now
 
 VARIABLE: Final = "PEDSUP_ACCEPT_INTENDED_USE"
 FILE: Final = "intended-use.json"
+MAX_BYTES: Final = 1 << 16
 _ASK: Final[dict[Language, str]] = {
     "en": "Type 'yes' to confirm that you have read this: ",
     "es": "Escriba 'sí' para confirmar que lo ha leído: ",
@@ -35,10 +37,16 @@ def text_digest() -> str:
 def is_recorded(folder: Path | None = None) -> bool:
     """Whether this user acknowledged the present text."""
     try:
-        record = json.loads(((folder or data_folder()) / FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+        path = (folder or data_folder()) / FILE
+        record = read_json_object(path, "the acknowledgement", MAX_BYTES)
+    except BadFileError:
         return False
-    return isinstance(record, dict) and record.get("text_sha256") == text_digest()
+    return record.get("text_sha256") == text_digest()
+
+
+def accepted_by_environment() -> bool:
+    """Whether the environment says that the text was read."""
+    return os.environ.get(VARIABLE) == "1"
 
 
 def require_consent(
@@ -55,8 +63,8 @@ def require_consent(
     """
     if is_recorded():
         return
-    if accepted or os.environ.get(VARIABLE) == "1":
-        _record(language, "option")
+    if accepted or accepted_by_environment():
+        record_consent(language, "option")
         return
     if ask is None:
         raise UsageError(
@@ -74,10 +82,10 @@ def require_consent(
         raise UsageError(
             "the intended use was not acknowledged", remedy="start again and type yes (sí)"
         )
-    _record(language, "terminal")
+    record_consent(language, "terminal")
 
 
-def _record(language: Language, how: str) -> None:
+def record_consent(language: Language, how: str) -> None:
     """Remember it; a home that cannot be written must not stop someone who has just agreed."""
     record = {
         "text_sha256": text_digest(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import (
@@ -18,27 +19,33 @@ from pedsup.chat.turn import (
 )
 from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
+from pedsup.guards import Finding, check_answer, check_question, notices
 from pedsup.interrupts import Interrupts
 from pedsup.marker import RunMarker
 from pedsup.prefix_cache import PrefixCache, Warmed
-from pedsup.render import Renderer
+from pedsup.render import TurnView
 from pedsup.session import Session
+
+View = TypeVar("View", bound=TurnView)
 
 
 @dataclass
-class Conversation:
+class Conversation(Generic[View]):
     """A loaded model, a session and how to show it."""
 
     engine: Engine
     template: ChatTemplate
     session: Session
-    renderer: Renderer
+    renderer: View
     prefix: PrefixCache | None = None
     """Where the read system prompt is kept; None to read it with each start."""
     marker: RunMarker | None = None
     """Told what is going on, for the start after a kill."""
     warmed: Warmed | None = None
-    _warm_for: tuple[str, bool] | None = None
+    findings: list[Finding] = field(default_factory=list)
+    """What the guards found in the last question and its answer."""
+    warm_for: tuple[str, bool] | None = None
+    """The system prompt, and whether to reason, that `prefix` was last asked for."""
 
     def ask(self, text: str, settings: TurnSettings) -> TurnResult:
         """Ask, show the answer as it comes, and return when the turn is on the disk.
@@ -57,17 +64,21 @@ class Conversation:
         Raises:
             EngineError: it died again, or cannot be brought back.
         """
-        self._warm_for = None
+        self.warm_for = None
         self.engine.restart()
 
     def _ask(self, text: str, settings: TurnSettings) -> TurnResult:
         interrupts = Interrupts()
+        earlier = [m["content"] for m in self.session.messages() if m["role"] == "user"]
+        self.findings = []
         self.renderer.start()
         turn: Turn | None = None
         with interrupts.listening():
             try:
                 with interrupts.shielded():
                     turn = self._begin(text, settings)
+                    # Before the model: an emergency does not wait for a prompt to be read.
+                    self._warn(check_question(text, earlier))
                 self._warm(think=settings.think)
                 self._follow(turn, interrupts)
             except KeyboardInterrupt:
@@ -76,14 +87,20 @@ class Conversation:
                 self._give_up(error)
                 raise
             assert turn is not None
-            result = turn.result
+            self._warn(check_answer(turn.result.answer, text, earlier))
+            result = guarded(self._with_engine_notices(turn.result), self.findings)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
-                self.session.finish(
-                    result.answer, result.reasoning, result.stop_reason, turn_facts(result)
-                )
+                facts = turn_facts(result, self.findings)
+                self.session.finish(result.answer, result.reasoning, result.stop_reason, facts)
         self.renderer.finish()
         return result
+
+    def _warn(self, findings: list[Finding]) -> None:
+        """Show what the guards found, beside the model's text."""
+        self.findings += findings
+        for found in notices(findings):
+            self.renderer.notice(found.code, found.text)
 
     def _begin(self, text: str, settings: TurnSettings) -> Turn:
         self.session.ask(text)
@@ -98,7 +115,7 @@ class Conversation:
     def _warm(self, *, think: bool) -> None:
         """Have the system prompt in the engine's cache, read or from the disk."""
         wanted = self.session.system, think
-        if self.prefix is None or self._warm_for == wanted:
+        if self.prefix is None or self.warm_for == wanted:
             return
         system = [m for m in self.session.messages() if m["role"] == "system"]
         self.warmed = self.prefix.warm(
@@ -108,7 +125,7 @@ class Conversation:
             think=think,
             on_prompt=self.renderer.prompt_progress,
         )
-        self._warm_for = wanted
+        self.warm_for = wanted
         if self.warmed.notice is not None:
             self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
 
@@ -134,6 +151,14 @@ class Conversation:
             if close is not None:
                 close()
 
+    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
+        """Tell, after the answer, what the governor did meanwhile."""
+        take = getattr(getattr(self.engine, "governor", None), "notices", None)
+        notices: tuple[Notice, ...] = take() if take is not None else ()
+        for notice in notices:
+            self.renderer.notice(notice.code, notice.text)
+        return replace(result, notices=(*result.notices, *notices))
+
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""
         found = error.found if isinstance(error, PedsupError) else type(error).__name__
@@ -143,8 +168,13 @@ class Conversation:
             self.renderer.finish()
 
 
-def turn_facts(result: TurnResult) -> dict[str, Any]:
-    """Counts, timings and notices of a turn, for JSON."""
+def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
+    """The result with the guards' notices after its own."""
+    return replace(result, notices=(*result.notices, *notices(findings)))
+
+
+def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+    """Counts, timings, notices and the guards' findings of a turn, for JSON."""
     timings = asdict(result.timings)
     n_read = result.n_prompt - result.n_cached
     n_written = result.n_reasoning + result.n_answer
@@ -161,6 +191,7 @@ def turn_facts(result: TurnResult) -> dict[str, Any]:
             "decode_tokens_per_s": _rate(n_written, result.timings.decode_s),
         },
         "notices": [asdict(notice) for notice in result.notices],
+        "guards": [asdict(finding) for finding in findings],
     }
 
 

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
+from pedsup.json_file import read_json_object
 
 SCHEMA: Final = "pedsup-manifest/1"
 DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
-MAX_BYTES: Final = 64 << 20
+MAX_BYTES: Final = 8 << 20
+"""E4B's has 0.3 MB."""
+_AGAIN: Final = "copy the manifest again from where the model came from"
 
 
 def manifest_path(model: Path) -> Path:
@@ -77,28 +80,56 @@ def read_manifest(path: Path) -> Manifest:
             wanted="the .manifest.json that was exported with it",
             remedy="copy it from where the model came from",
         )
-    if path.stat().st_size > MAX_BYTES:
-        raise BadFileError("too large for a manifest", where=path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema"] != SCHEMA:
-            raise BadFileError(f"schema {document['schema']!r}", where=path, wanted=SCHEMA)
-        core, file = document["core"], document["file"]
-        manifest = Manifest(path, core, document["core_sha256"], file, document["created"])
-        wrong = not isinstance(file["sha256"], str) or not isinstance(file["size"], int)
-        if wrong or not all("sha256" in t for t in core["tensors"].values()):
-            raise TypeError("fields of the wrong type")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    document = read_json_object(path, "the manifest", MAX_BYTES, remedy=_AGAIN)
+    if document.get("schema") != SCHEMA:
         raise BadFileError(
-            f"not a pedsup manifest ({type(error).__name__}: {error})",
+            f"a manifest of schema {document.get('schema')!r:.60}", where=path, wanted=SCHEMA,
+            remedy=_AGAIN,
+        )  # fmt: skip
+    wrong = _wrong_field(document)
+    if wrong:
+        raise BadFileError(
+            f"not a pedsup manifest: '{wrong}' is missing or of the wrong type",
             where=path,
-            remedy="copy the manifest again from where the model came from",
-        ) from error
-    if core_digest(core) != manifest.core_sha256:
+            remedy=_AGAIN,
+        )
+    core, digest = document["core"], document["core_sha256"]
+    if core_digest(core) != digest:
         raise BadFileError(
             "the manifest was changed after it was written",
             where=path,
-            wanted=f"a core with the digest {manifest.core_sha256}",
-            remedy="copy the manifest again from where the model came from",
+            wanted=f"a core with the digest {digest:.64}",
+            remedy=_AGAIN,
         )
-    return manifest
+    return Manifest(path, core, digest, document["file"], document["created"])
+
+
+def _wrong_field(document: dict[str, Any]) -> str | None:
+    """The first field that a reader of the manifest could not use; None when all are right."""
+    kinds = {"core": dict, "core_sha256": str, "file": dict, "created": str}
+    for name, kind in kinds.items():
+        if not isinstance(document.get(name), kind):
+            return name
+    core, file = document["core"], document["file"]
+    if not isinstance(file.get("sha256"), str):
+        return "file.sha256"
+    if not isinstance(file.get("size"), int) or isinstance(file["size"], bool):
+        return "file.size"
+    for name in ("base", "adapter", "recipe", "quality", "tokenizer"):
+        if not isinstance(core.get(name), dict | None):
+            return f"core.{name}"
+    shares = (core.get("adapter") or {}).get("shares", {})
+    if not isinstance(shares, dict) or not all(_is_number(v) for v in shares.values()):
+        return "core.adapter.shares"
+    tensors = core.get("tensors")
+    if not isinstance(tensors, dict):
+        return "core.tensors"
+    return next((f"core.tensors.{n}" for n, t in tensors.items() if not _is_tensor(t)), None)
+
+
+def _is_tensor(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

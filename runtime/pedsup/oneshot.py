@@ -12,6 +12,7 @@ from pedsup.chat.turn import TurnResult
 from pedsup.conversation import Conversation, turn_facts
 from pedsup.errors import EngineError, UsageError, report
 from pedsup.intended_use import FULL, SHORT, Language
+from pedsup.render import Renderer
 from pedsup.startup import LoadedModel
 
 SCHEMA = "pedsup-run/1"
@@ -34,6 +35,12 @@ def read_question(prompt: str | None) -> str:
         raise UsageError(
             "there is no question", remedy='give -p "..." or write the text to standard input'
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the question is not UTF-8 text", remedy="check the terminal's encoding"
+        ) from error
     return text.strip()
 
 
@@ -54,13 +61,16 @@ def exit_code(result: TurnResult) -> int:
 
 
 def one_document(
-    result: TurnResult, conversation: Conversation, loaded: LoadedModel, language: Language
+    result: TurnResult,
+    conversation: Conversation[Renderer],
+    loaded: LoadedModel,
+    language: Language,
 ) -> dict[str, Any]:
     """All there is to say about one answer."""
     sampling = asdict(loaded.sampling)
     for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)
-    facts = turn_facts(result)
+    facts = turn_facts(result, conversation.findings)
     warmed = conversation.warmed
     facts["timings"]["load_s"] = round(loaded.load_s, 4)
     facts["timings"]["system_s"] = round(warmed.seconds, 4) if warmed else 0.0

@@ -24,9 +24,12 @@ from pedsup.engine.api import Engine, EngineConfig, PromptProgress, SamplingConf
 from pedsup.errors import EngineError, PedsupError
 from pedsup.fsio import atomic_file, sha256_file
 from pedsup.gguf_file import GGUFHeader
+from pedsup.json_file import read_json_object
 
 FORMAT: Final = 1
 DEFAULT_MAX_BYTES: Final = 1 << 29
+MAX_NOTE: Final = 1 << 24
+"""Bytes; the list of a long prompt's tokens takes a hundredth."""
 MIN_TOKENS: Final = 32
 """A shorter prompt is read faster than a file is checked."""
 NOTICES: Final = {
@@ -117,7 +120,7 @@ class PrefixCache:
         if not note.is_file():
             return "absent"
         try:
-            document = json.loads(note.read_text("utf-8"))
+            document = read_json_object(note, "the note of a saved state", MAX_NOTE)
             good = _fits(document, key, tokens, state) and engine.load_state(state) == tokens
         except (OSError, ValueError, PedsupError) as error:
             # A dead engine is no damaged file.

@@ -15,7 +15,7 @@ from pedsup.conversation import Conversation
 from pedsup.errors import EngineError, OutputError, PedsupError, report
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
-from pedsup.render import clean
+from pedsup.render import Renderer, clean
 from pedsup.session import save_copy
 from pedsup.startup import LoadedModel
 from pedsup.stats import stats_text
@@ -74,7 +74,7 @@ def terminal_reader(earlier: list[str]) -> Callable[[str], str]:
 class Repl:
     """The state of an interactive session."""
 
-    conversation: Conversation
+    conversation: Conversation[Renderer]
     loaded: LoadedModel
     settings: TurnSettings
     read_line: Callable[[str], str]

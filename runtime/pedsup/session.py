@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from pedsup.chat.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
-from pedsup.transcript import Record, Transcript, now, read_records
+from pedsup.transcript import MAX_LINE, Record, Transcript, now, read_records
 
 PARTIAL_EVERY_S: Final = 0.5
 """How much of an unfinished answer a kill can take."""
@@ -229,8 +229,8 @@ def find_session(folder: Path, wanted: str) -> Path:
     if "/" in wanted or wanted.endswith(SUFFIX):
         return Path(wanted)
     found = sorted(folder.glob("*" + SUFFIX)) if folder.is_dir() else []
-    # A kill between the making of a file and its first line leaves an empty one.
-    found = [path for path in found if path.stat().st_size > 0]
+    # A kill in the first write leaves an empty file, or one without a whole line: no session yet.
+    found = [path for path in found if _has_begun(path)]
     if wanted == "last":
         if found:
             return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
@@ -245,6 +245,11 @@ def find_session(folder: Path, wanted: str) -> Path:
             remedy="give --resume without an id for the last session",
         )
     return matches[0]
+
+
+def _has_begun(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline(MAX_LINE).endswith(b"\n")
 
 
 def save_copy(session: Session, target: Path) -> None:

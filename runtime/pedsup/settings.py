@@ -7,12 +7,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from pedsup.errors import UsageError
+from pedsup.errors import BadFileError, UsageError
+from pedsup.json_file import read_bounded
 from pedsup.paths import config_folder
 
 FILE: Final = "settings.toml"
+MAX_BYTES: Final = 1 << 20
+Origin: TypeAlias = Literal["command line", "settings file", "a program", "tuned", "default"]
+"""Where a value came from; the earlier wins."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,17 @@ class Settings:
     ctx: int | None = None
     """Tokens; None takes the largest that fits, up to 8192."""
     threads: int | None = None
+    threads_batch: int | None = None
+    """For reading prompts; None takes as many as for decoding."""
+    pin: Literal["auto", "on", "off"] = "auto"
+    """Keep the threads on the big cores."""
     batch: int = 512
     ubatch: int = 512
     extra_buffers: Literal["auto", "on", "off"] = "auto"
+    mmap: bool = True
+    tuned: bool = True
+    """Use what `pedsup-run tune` measured for what is not given."""
+    governor: Literal["auto", "on", "off"] = "auto"
     temp: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -49,6 +61,7 @@ class Settings:
 _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "ctx": (64, 1 << 22),
     "threads": (1, 512),
+    "threads_batch": (1, 512),
     "batch": (1, 1 << 16),
     "ubatch": (1, 1 << 16),
     "temp": (0.0, 5.0),
@@ -69,12 +82,31 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: the file is missing or no TOML, has an unknown option, or a bad value.
     """
+    return load_with_origins(path, overrides)[0]
+
+
+def load_with_origins(
+    path: Path | None, overrides: Mapping[str, Any]
+) -> tuple[Settings, dict[str, Origin]]:
+    """`load_settings`, and where each value that is no default came from."""
     settings = Settings()
+    origins: dict[str, Origin] = {}
     file = path or config_folder() / FILE
     if path is not None or file.is_file():
-        settings = from_mapping(_read(file), where=file)
+        values = _read(file)
+        settings = from_mapping(values, where=file)
+        origins |= dict.fromkeys(values, "settings file")
     given = {name: value for name, value in overrides.items() if value is not None}
-    return replace(settings, **{n: _checked(n, v, "the command line") for n, v in given.items()})
+    origins |= dict.fromkeys(given, "command line")
+    checked = {n: _checked(n, v, "the command line") for n, v in given.items()}
+    return replace(settings, **checked), origins
+
+
+def given_names(settings: Settings) -> dict[str, Origin]:
+    """What was given, for settings made in a program: the values that are no default."""
+    default = Settings()
+    names = (field.name for field in fields(Settings))
+    return {n: "a program" for n in names if getattr(settings, n) != getattr(default, n)}
 
 
 def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
@@ -96,11 +128,11 @@ def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"the settings file cannot be read: {error.strerror}", where=file
-        ) from error
+        return tomllib.loads(read_bounded(file, "the settings file", MAX_BYTES).decode("utf-8"))
+    except BadFileError as error:
+        raise UsageError(error.found, where=file, remedy=error.remedy) from error
+    except RecursionError as error:
+        raise UsageError("the settings file is nested too deep", where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the settings file is no TOML: {error}", where=file, wanted="lines like: temp = 0.7"
@@ -126,11 +158,22 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
         value = float(value)
     if type(value) is not kind:
         return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+    if kind is str and not _is_text(value, path=name == "history_dir"):
+        return "text in UTF-8 without a zero byte"
     if name in _LIMITS:
         low, high = _LIMITS[name]
         if not low <= value <= high:
             return f"from {low:g} to {high:g}"
     return None
+
+
+def _is_text(value: str, *, path: bool) -> bool:
+    """A path may hold bytes that are no UTF-8, as the system's own names may."""
+    try:
+        value.encode("utf-8", "surrogateescape" if path else "strict")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def _choices(allowed: Any) -> tuple[str, ...]:

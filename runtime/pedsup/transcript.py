@@ -17,16 +17,21 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
+from pedsup.json_file import parse_json, read_bounded
 
 SCHEMA: Final = 1
 MAX_LINE: Final = 1 << 26
 """Bytes; a longer line was not written by this program."""
+
+MAX_BYTES: Final = 1 << 28
+"""Of a whole transcript: years of a conversation."""
 
 Record = dict[str, Any]
 
@@ -62,7 +67,7 @@ class Transcript:
         transcript = cls(path, _open(path, os.O_RDWR | os.O_CLOEXEC))
         try:
             transcript._lock()
-            records, torn_at, torn = _parse(path, _read_all(transcript._fd))
+            records, torn_at, torn = _parse(path, _read_all(transcript._fd, path))
             if torn:
                 transcript._mend(torn_at, torn, records)
             os.lseek(transcript._fd, 0, os.SEEK_END)
@@ -123,11 +128,9 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         BadFileError: it is no transcript, or damaged before its last line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"this transcript cannot be read: {error.strerror}", where=path) from error
-    return _parse(path, data)[0]
+    if not path.exists():
+        raise UsageError("there is no such transcript", where=path, remedy="check --resume")
+    return _parse(path, read_bounded(path, "the transcript", MAX_BYTES))[0]
 
 
 def now() -> str:
@@ -167,8 +170,8 @@ def _record(line: bytes) -> Record | None:
     if len(line) > MAX_LINE:
         return None
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except ValueError:
         return None
     return value if isinstance(value, dict) and isinstance(value.get("type"), str) else None
 
@@ -197,7 +200,16 @@ def _open(path: Path, flags: int) -> int:
         ) from error
 
 
-def _read_all(fd: int) -> bytes:
+def _read_all(fd: int, path: Path) -> bytes:
+    """What a transcript holds; the file is known to be regular."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+        raise BadFileError(
+            f"no file, or one of {status.st_size} bytes",
+            where=path,
+            wanted=f"a transcript of at most {MAX_BYTES} bytes",
+            remedy="choose another --resume, or start a new session",
+        )
     os.lseek(fd, 0, os.SEEK_SET)
     parts = []
     while block := os.read(fd, 1 << 20):

@@ -21,7 +21,10 @@ class Verb(NamedTuple):
     summary: str
 
 
-VERBS: Final[dict[str, Verb]] = {}
+VERBS: Final[dict[str, Verb]] = {
+    "doctor": Verb("pedsup.commands.doctor", "what this device has, lacks, and what to do"),
+    "tune": Verb("pedsup.commands.tune", "measure the best settings for a model on this device"),
+}
 
 
 def load_verb(name: str) -> click.Command:

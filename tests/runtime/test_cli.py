@@ -183,9 +183,9 @@ def test_check_says_which_model_it_is(run: Run, smollm2: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_what_cannot_fit_is_refused_before_loading(run: Run, tmp_path: Path) -> None:
-    huge = sized_models.Sizes(200, 16384, 65536, 128, 128, 128, n_vocab=32000)
-    model = sized_models.write(tmp_path / "huge.gguf", huge, None)  # 1.3 TB of holes
+def test_what_cannot_fit_is_refused_before_loading(run: Run, smollm2: Path, tmp_path: Path) -> None:
+    huge = sized_models.Sizes(200, 16384, 65536, 128, 128, 128, n_vocab=49152)
+    model = sized_models.write(tmp_path / "huge.gguf", huge, smollm2)  # 1.3 TB of holes
     done = run(model, "-p", "x")
     refused(done, "of memory", "smaller type or model")
     assert done.returncode == 7

@@ -18,6 +18,8 @@ from pedsup_testing.terminal import Terminal
 
 from pedsup import prefix_cache
 from pedsup.chat import turn
+from pedsup.governor import engine as governor
+from pedsup.guards import GUARDS
 from pedsup.i18n import _NOTICES_ES, _TEXTS
 from pedsup.session import find_session, replay
 from pedsup.transcript import read_records
@@ -269,8 +271,29 @@ def test_a_model_cannot_write_control_sequences_to_the_terminal(start: Any) -> N
 
 
 def test_every_message_and_notice_is_in_both_languages() -> None:
-    assert set(_NOTICES_ES) == {*turn.NOTICES, *prefix_cache.NOTICES}
+    known = {*turn.NOTICES, *prefix_cache.NOTICES, *governor.NOTICES, *GUARDS}
+    assert set(_NOTICES_ES) == known
     for key, languages in _TEXTS.items():
         assert set(languages) == {"en", "es"}, key
         fields = [set(re.findall(r"{(\w+)}", text)) for text in languages.values()]
         assert fields[0] == fields[1], key
+
+
+def test_guards_stand_beside_the_answer_and_in_the_transcript(start: Any, tmp_path: Path) -> None:
+    with start([thought("hm", ["Give 500 mg every 8 hours."]), ["ok", END]]) as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("/lang es")
+        terminal.expect(PROMPT)
+        terminal.line("Mi hijo de 3 años convulsiona ahora, ¿qué dosis de diazepam?")
+        shown = terminal.expect(PROMPT)
+        places = [shown.index(part) for part in ("urgencia:", "no se da el peso", "500 mg",
+                                                 "no se dio el peso")]  # fmt: skip
+        assert places == sorted(places)
+        terminal.line("Pesa 14 kg")
+        assert "peso" not in terminal.expect(PROMPT).replace("Pesa", "")
+        terminal.press("D")
+        assert terminal.wait() == 0
+    records = read_records(find_session(tmp_path / "sessions", "last"))
+    codes = [[finding["code"] for finding in record["guards"]]
+             for record in records if record["type"] == "assistant"]  # fmt: skip
+    assert codes == [["guard_emergency", "guard_dose_no_weight", "guard_dose_in_answer"], []]

@@ -163,44 +163,6 @@ def test_template_that_turns_bad_after_the_probes_is_stopped(edge_template):
         template.render([{"role": "user", "content": "¿Y el jarabe?"}], think=False)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ cycler.__init__.__globals__.os.system('touch sentinel') }}",
-        "{{ messages.append('x') }}",
-        "{{ 'a' * 1000000000 }}",
-        "{{ '%01000000000d' % 1 }}",
-        "{{ 10 ** 10 ** 10 }}",
-        "{{ raise_exception('no') }}",
-        "{{ messages[7].content.x.y }}",
-    ],
-)
-def test_hostile_template_does_nothing(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    template = ChatTemplate.from_model(source, allow_unknown=True)
-    with pytest.raises(UnsupportedError, match="cannot be rendered"):
-        template.render([{"role": "user", "content": "x"}], think=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_endless_template_ends(monkeypatch):
-    monkeypatch.setattr("pedsup.chat.template.MAX_SECONDS", 0.2)
-    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    template = ChatTemplate.from_model(loop, allow_unknown=True)
-    with pytest.raises(UnsupportedError, match="TimeoutError"):
-        template.render([{"role": "user", "content": "x"}], think=False)
-
-
-def test_endless_output_ends(monkeypatch):
-    monkeypatch.setattr("pedsup.chat.template.MAX_OUTPUT", 10_000)
-    template = ChatTemplate.from_model(
-        "{% for a in range(99999) %}aaaaaaaaaa{% endfor %}", allow_unknown=True
-    )
-    with pytest.raises(UnsupportedError, match="too long"):
-        template.render([{"role": "user", "content": "x"}], think=False)
-
-
 @pytest.mark.parametrize("source", [None, ""])
 def test_no_template(source):
     with pytest.raises(UnsupportedError, match="no chat template"):

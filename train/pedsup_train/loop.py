@@ -16,12 +16,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pedsup.errors import PedsupError, ResourceError
+from pedsup.errors import PedsupError, ResourceError, UnsupportedError
 from pedsup.optional import require
 from pedsup_train.backends import Loaded, Runtime
 from pedsup_train.batches import Collator, EpochSampler
 from pedsup_train.recipe import Recipe
 from pedsup_train.render import Rendered
+from pedsup_train.work import checkpoint_state
 
 LIVE_LOG = "log.jsonl"
 
@@ -64,13 +65,16 @@ def fit(
     # The loss before the first step, in the same log as the rest.
     trainer.args.eval_on_start = bool(parts[1]) and checkpoint is None
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint is not None and _is_last(checkpoint):
+            _restore(trainer, loaded, checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         steps = int(trainer.state.global_step)
         evaluated = {row["step"] for row in _rows(trainer) if "eval_loss" in row}
         if parts[1] and steps not in evaluated:
             trainer.evaluate()
     except (MemoryError, RuntimeError) as error:
-        if advice := out_of_memory(error, recipe):
+        if advice := out_of_memory(error, recipe) or changed_recompute(error, runtime):
             raise advice from error
         raise
     history = clean_history(_rows(trainer))
@@ -81,6 +85,23 @@ def fit(
         seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
     )
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether all steps were done, and only evaluation and adapter folder are missing."""
+    state = checkpoint_state(checkpoint) or {}
+    return bool(state.get("global_step", 0) >= state.get("max_steps", float("inf")))
+
+
+def _restore(trainer: Any, loaded: Loaded, checkpoint: Path) -> None:
+    """Take weights and log of the last checkpoint; `Trainer.train` would make one step too many."""
+    peft = require("peft", extra="train")
+    load_file = require("safetensors.torch", extra="train").load_file
+    peft.set_peft_model_state_dict(
+        loaded.model, load_file(checkpoint / "adapter_model.safetensors")
+    )
+    state = require("transformers", extra="train").TrainerState
+    trainer.state = state.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def _rows(trainer: Any) -> list[dict[str, Any]]:
@@ -233,6 +254,18 @@ def _step_bar(total: int, done: int) -> Any:
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def changed_recompute(error: BaseException, runtime: Runtime) -> PedsupError | None:
+    """An error with advice if a compiled layer was recomputed in another form, else None."""
+    if type(error).__name__ != "CheckpointError":
+        return None
+    return UnsupportedError(
+        f"the {runtime.backend} backend recomputed a layer in another form than it had run it",
+        where=str(error).splitlines()[0][:200],
+        wanted="no change of compilation inside a checkpointed layer (unsloth-zoo #1146)",
+        remedy="leave UNSLOTH_COMPILE_DISABLE at 1, or --backend transformers",
+    )
 
 
 def out_of_memory(error: BaseException, recipe: Recipe) -> PedsupError | None:

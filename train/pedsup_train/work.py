@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pedsup.errors import MismatchError, OutputError
+from pedsup.errors import MismatchError, OutputError, PedsupError, ResourceError
+from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_train.plan import Plan
 from pedsup_train.recipe_toml import to_toml
 
+_WRITING_FAILED: Final = (
+    "no space left", "i/o error", "input/output error", "disk quota", "read-only file system",
+    "pytorchstreamwriter failed", "error while serializing", "unexpected pos",
+)  # fmt: skip
+"""How safetensors and torch word a failed write, in errors that are no OSError."""
 IDENTITY: Final = "run.json"
 """In the work folder: what a resumed run must have in common with the one it continues."""
 
@@ -67,7 +76,50 @@ def _differing(path: Path, identity: dict[str, str]) -> list[str]:
     return [key for key in identity if before.get(key) != identity[key]]
 
 
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Make a message of what safetensors and torch raise when `folder` cannot be written.
+
+    Raises:
+        ResourceError: with what to do; the checkpoints that are complete stay.
+    """
+    try:
+        yield
+    except (PedsupError, OSError):
+        raise
+    except Exception as error:
+        if not any(words in str(error).lower() for words in _WRITING_FAILED):
+            raise
+        raise ResourceError(
+            f"the disk failed or is full: {str(error).splitlines()[0]}",
+            where=folder,
+            remedy="free space (or choose another --out), then the same command with --resume",
+        ) from error
+
+
 def newest_checkpoint(work: Path) -> Path | None:
-    """The complete checkpoint of the highest step (the trainer's state is written last)."""
-    found = [p for p in work.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    """The complete checkpoint of the highest step."""
+    found = [p for p in work.glob("checkpoint-*") if checkpoint_state(p) is not None and _whole(p)]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def checkpoint_state(folder: Path) -> dict[str, Any] | None:
+    """The trainer's state, which is written last; None when it is absent or cut off."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and isinstance(state.get("global_step"), int) else None
+
+
+def _whole(folder: Path) -> bool:
+    """Whether no file is cut off, as a power cut leaves them although the state is there."""
+    safe_open = require("safetensors", extra="train").safe_open
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="numpy"):
+                pass
+    except Exception:  # safetensors has an error class of its own, and raises OSError too
+        return False
+    # torch.save writes a zip, whose directory stands at the end.
+    return all(zipfile.is_zipfile(path) for path in (*folder.glob("*.pt"), *folder.glob("*.pth")))

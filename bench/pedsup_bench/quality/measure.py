@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from pedsup.errors import MismatchError, UsageError
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
 from pedsup_bench.journal import file_identity
 from pedsup_bench.logits import LogitModel
@@ -90,12 +91,12 @@ def check(plan: QualityPlan) -> None:
     """Refuse what cannot work before a model is loaded."""
     if plan.n_ctx < 8:
         raise UsageError(f"a window of {plan.n_ctx} tokens", wanted="8 or more")
-    header = read_header(plan.model)
+    header = validate_model(plan.model)
     if plan.reference is None:
         if plan.logits_folder is None:
             raise UsageError("no reference", remedy="give --reference, or --logits with a file")
         return
-    pair = [_vocabulary(header), _vocabulary(read_header(plan.reference))]
+    pair = [_vocabulary(header), _vocabulary(validate_model(plan.reference))]
     if pair[0] != pair[1]:
         raise MismatchError(
             "the model and the reference have different vocabularies",

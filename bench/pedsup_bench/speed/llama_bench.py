@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import EngineError, MissingDependencyError
+from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
 from pedsup_bench.speed.measure import child
 from pedsup_bench.speed.plan import SpeedPlan
@@ -77,6 +78,7 @@ def _arguments(plan: SpeedPlan, kind: str, n: str) -> list[object]:
 
 
 def _samples(program: Path, plan: SpeedPlan, arguments: list[object]) -> list[float]:
+    validate_model(plan.model)
     command = [
         program, "-m", plan.model, "-t", plan.n_threads, "-r", plan.repeats, "-o", "json",
         "--repack", int(plan.extra_buffers), "-ub", plan.n_ubatch, *arguments,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import EngineError
-from pedsup.gguf_file import read_header
+from pedsup.gguf_file.validate import validate_model
 from pedsup_bench import device, document
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.stats import summarize
@@ -29,7 +29,7 @@ def measure(plan: SpeedPlan, say: Say) -> dict[str, Any]:
         EngineError: a measured process failed or was killed.
         BadFileError, UnsupportedError: the file is no model pedsup runs.
     """
-    header = read_header(plan.model)
+    header = validate_model(plan.model)
     bytes_per_token = traffic(header)
     say("loads: cold and warm, each in a process of its own")
     loads = {

@@ -7,7 +7,6 @@ real files.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,11 +134,13 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
     start = len(header_bytes(model.hyper, slots)) + model.vocabulary_bytes
     metadata = {entry.key: _value(entry) for entry in model.hyper}
     metadata["general.architecture"] = model.architecture
+    # Its length is all that is asked of it.
+    path = Path(f"{model.name}-{kind.name}.gguf")
     metadata["tokenizer.ggml.merges"] = ArrayValue(
-        ValueType.STRING, model.n_merges, 0, mmap.mmap(-1, 1)
+        ValueType.STRING, model.n_merges, path, 0, 0, b""
     )
     return GGUFHeader(
-        path=Path(f"{model.name}-{kind.name}.gguf"),
+        path=path,
         version=3,
         metadata=metadata,
         value_types={},
@@ -160,6 +161,4 @@ def _value(entry: KV) -> Any:
 
 def _array(element: ValueType, values: Sequence[Any]) -> ArrayValue:
     packed = struct.pack(f"<{len(values)}{_FORMATS[element]}", *values)
-    memory = mmap.mmap(-1, max(1, len(packed)))
-    memory[: len(packed)] = packed
-    return ArrayValue(element, len(values), 0, memory)
+    return ArrayValue(element, len(values), Path("planned"), 0, len(packed), packed)

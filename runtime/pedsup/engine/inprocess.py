@@ -27,6 +27,7 @@ from pedsup.engine.streaming import LayerStreamer, plan_stream
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.validate import validate_model
 from pedsup.memory.shape import PER_LAYER_TABLE
 
 LOAD_MODE_NONE: Final = 0
@@ -40,6 +41,7 @@ class InProcessEngine:
     """An `Engine` on llama-cpp-python. See `pedsup.engine.api.Engine` for the contract."""
 
     def __init__(self, config: EngineConfig) -> None:
+        validate_model(config.model)
         self._lib = llama_bindings.load()
         self._model: Any = None
         self._ctx: Any = None
@@ -47,6 +49,7 @@ class InProcessEngine:
         self._streamer: LayerStreamer | None = None
         self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
+        self._most_threads = config.n_threads, config.n_threads_batch
         llama_bindings.clear_log()
         if config.cpus:
             # Before any thread starts: llama.cpp's threads inherit the mask.
@@ -200,6 +203,19 @@ class InProcessEngine:
             yield from self._decode(sampler, max_tokens)
         finally:
             sampler.close()
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        """Use fewer threads than it was loaded with, from the next step on, or those again.
+
+        Args:
+            n_threads: for decoding; `n_threads_batch`: for prompts, the same unless given. Both
+                are cut to what the thread pool was made for.
+        """
+        most, most_batch = self._most_threads
+        batch = n_threads if n_threads_batch is None else n_threads_batch
+        self._lib.llama_set_n_threads(
+            self._ctx, max(1, min(n_threads, most)), max(1, min(batch, most_batch))
+        )
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and their state; the file is llama.cpp's own format."""

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from pedsup.engine import library_match
 from pedsup.errors import EngineError, MissingDependencyError
 
 PACKAGE: Final = "llama_cpp"
@@ -52,9 +53,12 @@ def load() -> Any:
 
     Raises:
         MissingDependencyError: llama-cpp-python is not installed.
-        EngineError: its library cannot be loaded on this machine.
+        EngineError: its library cannot be loaded on this machine, or is not the one that the
+            declarations were written for.
     """
     lib = _import_declarations()
+    own = Path(_folders()[0]) / "lib"
+    library_match.require_match(lib, package=package_version(), own_folder=own)
     keep = lib.llama_log_callback(_remember)
     lib.llama_log_set(keep, ctypes.c_void_p(0))
     lib.pedsup_log_callback = keep  # ctypes callbacks die with their last reference
@@ -149,6 +153,7 @@ def _import_declarations() -> Any:
         raise EngineError(
             "llama.cpp's library cannot be loaded",
             where=error,
+            wanted="the library of the same llama.cpp as llama-cpp-python's declarations",
             remedy="reinstall llama-cpp-python for this machine, or use --engine server",
         ) from error
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 import platform
+import sys
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pedsup.engine.api import Engine, EngineConfig
 from pedsup.engine.server_process import find_program
 from pedsup.errors import EngineError, MissingDependencyError
+from pedsup.progress import say
 
+EngineKind: TypeAlias = Literal["inprocess", "server"]
 EngineChoice: TypeAlias = Literal["auto", "inprocess", "server"]
+LIBRARY_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
+"""Where llama-cpp-python looks for libllama instead of in its own folder."""
 
 REPACK_HEADROOM: Final = 1 << 29
 """Bytes that must stay free beside the weights and their repacked copies."""
@@ -55,31 +62,50 @@ def this_machine() -> str:
     return platform.machine()
 
 
-def open_engine(config: EngineConfig, choice: EngineChoice = "auto") -> Engine:
-    """Load a model with the engine asked for, or with what is there.
+def engine_kind(choice: EngineChoice = "auto") -> EngineKind:
+    """Which engine a choice comes to on this machine; says why, where 'auto' has to give way.
 
     'auto' prefers the engine in this process and takes `llama-server` when the bindings are
-    missing or do not load (Termux has no wheel for them).
+    missing, do not load, or belong to another llama.cpp than the library that is there.
+
+    Raises:
+        EngineError: the bindings do not work, and there is no `llama-server` either.
+    """
+    if choice != "auto":
+        return choice
+    if importlib.util.find_spec("llama_cpp") is None:
+        return "server"
+    if sys.platform != "android" and LIBRARY_VARIABLE not in os.environ:
+        # The library that was built together with the bindings: `open_engine` loads it.
+        return "inprocess"
+    return _checked()
+
+
+@functools.cache
+def _checked() -> EngineKind:
+    from pedsup.engine import llama_bindings
+
+    try:
+        llama_bindings.load()
+    except (EngineError, MissingDependencyError) as error:
+        if find_program() is None:
+            raise
+        say(f"llama-server runs the model, not this process: {error.found}")
+        return "server"
+    return "inprocess"
+
+
+def open_engine(config: EngineConfig, choice: EngineChoice = "auto") -> Engine:
+    """Load a model with the engine asked for, or with what is there: see `engine_kind`.
 
     Raises:
         MissingDependencyError: neither engine is installed.
         EngineError, BadFileError, UsageError: from the engine.
     """
-    if choice == "inprocess":
-        return _open_inprocess(config)
-    if choice == "server":
-        return _open_server(config)
-    if importlib.util.find_spec("llama_cpp") is None:
-        return _open_server(config)
-    try:
-        from pedsup.engine import llama_bindings
-
-        llama_bindings.load()
-    except (EngineError, MissingDependencyError):
-        if find_program() is None:
-            raise
-        return _open_server(config)
-    return _open_inprocess(config)
+    kind = engine_kind(choice)
+    if choice == "auto" and kind == "inprocess":
+        kind = _checked()
+    return _open_server(config) if kind == "server" else _open_inprocess(config)
 
 
 def _open_inprocess(config: EngineConfig) -> Engine:

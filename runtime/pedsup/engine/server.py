@@ -29,7 +29,8 @@ from pedsup.engine.server_client import ServerClient
 from pedsup.engine.server_process import ServerProcess, require_program
 from pedsup.engine.state_file import bad_state, pack_state, unpack_state
 from pedsup.errors import EngineError, UsageError
-from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.validate import validate_model
 
 SLOT_FILE: Final = "slot.state"
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
@@ -39,7 +40,7 @@ class ServerEngine:
     """An `Engine` on a `llama-server` child. See `pedsup.engine.api.Engine` for the contract."""
 
     def __init__(self, config: EngineConfig, *, program: Path | None = None) -> None:
-        header = read_header(config.model)
+        header = validate_model(config.model)
         self._program, self._config = program or require_program(), config
         self._states = Path(tempfile.mkdtemp(prefix="pedsup-"))
         self._process: ServerProcess | None = None

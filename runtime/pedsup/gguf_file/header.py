@@ -1,4 +1,4 @@
-"""The GGUF header: metadata and tensor table, read from a memory map with every size checked.
+"""The GGUF header: metadata and tensor table, with every size checked before it is used.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
@@ -8,159 +8,54 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     padding to `general.alignment` | tensor data
 
 No count from the file sizes an allocation before it was compared with the bytes that are
-there; arrays are walked, not copied, and decoded only when asked for.
+there; arrays are walked, not copied, and read again when asked for. What a file must be beyond
+its format, before llama.cpp may see it, is checked by `pedsup.gguf_file.validate`.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
+import stat
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from pedsup.errors import BadFileError
-from pedsup.gguf_file.ggml_types import GGML_TYPES, GGMLType
+from pedsup.gguf_file.cursor import AGAIN, Cursor
+from pedsup.gguf_file.limits import (
+    DEFAULT_ALIGNMENT,
+    MAX_KEYS,
+    MAX_NAME,
+    MAX_TENSORS,
+    VERSIONS,
+)
+from pedsup.gguf_file.metadata import MetadataReader, alignment_of
+from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
+from pedsup.gguf_file.values import ArrayValue, ValueType
+
+__all__ = [
+    "DEFAULT_ALIGNMENT",
+    "MAGIC",
+    "MAX_NAME",
+    "ArrayValue",
+    "GGUFHeader",
+    "TensorInfo",
+    "ValueType",
+    "read_header",
+]
 
 MAGIC: Final = b"GGUF"
-VERSIONS: Final = (2, 3)
-MAX_NAME: Final = 63
-"""ggml's GGML_MAX_NAME counts the final zero byte."""
-MAX_DIMS: Final = 4
-MAX_KEY: Final = 65535
-MAX_ENTRIES: Final = 1 << 16
-"""More metadata keys or tensors than any model has: a forged count, not a large model."""
-MAX_ARRAY: Final = 1 << 26
-DEFAULT_ALIGNMENT: Final = 32
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-
-
-class ValueType(IntEnum):
-    """The value types of GGUF metadata."""
-
-    UINT8 = 0
-    INT8 = 1
-    UINT16 = 2
-    INT16 = 3
-    UINT32 = 4
-    INT32 = 5
-    FLOAT32 = 6
-    BOOL = 7
-    STRING = 8
-    ARRAY = 9
-    UINT64 = 10
-    INT64 = 11
-    FLOAT64 = 12
-
-
-_SCALARS: Final[dict[int, struct.Struct]] = {
-    0: struct.Struct("<B"),
-    1: struct.Struct("<b"),
-    2: struct.Struct("<H"),
-    3: struct.Struct("<h"),
-    4: struct.Struct("<I"),
-    5: struct.Struct("<i"),
-    6: struct.Struct("<f"),
-    7: struct.Struct("<?"),
-    10: struct.Struct("<Q"),
-    11: struct.Struct("<q"),
-    12: struct.Struct("<d"),
+MIN_SIZE: Final = 24
+_OTHERS: Final = {
+    b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull` in that folder",
+    b"lmgg": "a GGML file of 2023: convert the model again",
+    b"tjgg": "a GGJT file of 2023: convert the model again",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\x1f\x8b": "a gzip archive: unpack it with gunzip",
+    b"(\xb5/\xfd": "a zstd archive: unpack it with unzstd",
+    b"<": "a web page: download the file itself",
 }
-
-
-class _Cursor:
-    """A position in the mapped file that cannot pass its end."""
-
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self.data, self.path, self.at, self.end = data, path, 0, len(data)
-
-    def bad(self, found: str, wanted: str) -> BadFileError:
-        return BadFileError(
-            found,
-            where=f"{self.path}, byte {self.at}",
-            wanted=wanted,
-            remedy="the file is damaged or no model: copy it again and compare its SHA-256",
-        )
-
-    def skip(self, n: int) -> int:
-        """Step over `n` bytes; the position before them."""
-        at = self.at
-        if n > self.end - at:
-            raise self.bad(f"{n} bytes announced, {self.end - at} left in the file", "a whole file")
-        self.at = at + n
-        return at
-
-    def u32(self) -> int:
-        return int(_U32.unpack_from(self.data, self.skip(4))[0])
-
-    def u64(self) -> int:
-        return int(_U64.unpack_from(self.data, self.skip(8))[0])
-
-    def raw_string(self, limit: int) -> bytes:
-        length = self.u64()
-        if length > limit:
-            raise self.bad(f"a string of {length} bytes", f"at most {limit} bytes here")
-        at = self.skip(length)
-        return self.data[at : at + length]
-
-    def text(self, limit: int, what: str) -> str:
-        raw = self.raw_string(limit)
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.bad(f"{what} is not UTF-8", "UTF-8 text") from error
-
-
-@dataclass(frozen=True)
-class ArrayValue:
-    """An array in the metadata, left in the file until it is asked for."""
-
-    element: ValueType
-    length: int
-    _offset: int
-    _data: mmap.mmap
-
-    def __len__(self) -> int:
-        return self.length
-
-    def raw_strings(self) -> Iterator[bytes]:
-        """The elements of a string array as bytes (a vocabulary may hold invalid UTF-8)."""
-        if self.element is not ValueType.STRING:
-            raise TypeError(f"array of {self.element.name}, not of strings")
-        at = self._offset
-        for _ in range(self.length):
-            n = int(_U64.unpack_from(self._data, at)[0])
-            yield self._data[at + 8 : at + 8 + n]
-            at += 8 + n
-
-    def values(self) -> list[Any]:
-        """All elements as Python values; strings are decoded with replacement of invalid bytes."""
-        if self.element is ValueType.STRING:
-            return [raw.decode("utf-8", "replace") for raw in self.raw_strings()]
-        code = _SCALARS[self.element].format[1:]
-        return list(struct.unpack_from(f"<{self.length}{code}", self._data, self._offset))
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One row of the tensor table. `shape` is in ggml's order: the row length first."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: GGMLType
-    offset: int
-    """Bytes from the start of the tensor data, a multiple of the alignment."""
-
-    @property
-    def n_elements(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def n_bytes(self) -> int:
-        return self.type.row_bytes(self.shape[0]) * prod(self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -181,9 +76,13 @@ class GGUFHeader:
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture", ""))
 
+    def full_key(self, key: str) -> str:
+        """The key with `%s` replaced by the architecture's name."""
+        return key.replace("%s", self.architecture)
+
     def get(self, key: str, default: Any = None) -> Any:
         """Metadata by full key, or by `%s` for the architecture's name: `get('%s.block_count')`."""
-        return self.metadata.get(key.replace("%s", self.architecture), default)
+        return self.metadata.get(self.full_key(key), default)
 
 
 def read_header(path: str | Path) -> GGUFHeader:
@@ -194,136 +93,76 @@ def read_header(path: str | Path) -> GGUFHeader:
             alignment or offset in it cannot be right.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BadFileError("no such file", where=path, remedy="check the path")
-    size = path.stat().st_size
-    if size < 24:
-        raise BadFileError(f"a file of {size} bytes", where=path, wanted="a GGUF model")
-    with path.open("rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    cursor = _Cursor(data, path)
+    with open_regular(path) as file:
+        return parse_header(file, os.fstat(file.fileno()).st_size, path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that a user named, without waiting for the writer of a pipe.
+
+    Raises:
+        BadFileError: it does not exist, is no regular file, or cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadFileError("no such file", where=path, remedy="check the path") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadFileError(
+            f"the file cannot be opened: {reason}",
+            where=path,
+            remedy="check the path and its permissions",
+        ) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BadFileError("this is no regular file", where=path, wanted="a GGUF model file")
+    return os.fdopen(fd, "rb")
+
+
+def parse_header(file: BinaryIO, size: int, path: Path) -> GGUFHeader:
+    """`read_header` for an open file of `size` bytes; `path` is for the messages."""
+    cursor = Cursor(file, size, path)
     version, n_tensors, n_kv = _read_prefix(cursor)
-    metadata: dict[str, Any] = {}
-    value_types: dict[str, ValueType] = {}
-    for _ in range(n_kv):
-        key = cursor.text(MAX_KEY, "a metadata key")
-        if key in metadata:
-            raise cursor.bad(f"the metadata key '{key}' stands twice", "each key once")
-        value_types[key], metadata[key] = _read_value(cursor, key)
-    alignment = _alignment(cursor, metadata)
-    tensors = _read_tensor_table(cursor, n_tensors, alignment)
-    data_offset = -(-cursor.at // alignment) * alignment
-    header = GGUFHeader(path, version, metadata, value_types, tensors, alignment, data_offset, size)
-    _check_layout(header)
-    return header
+    reader = MetadataReader(cursor)
+    reader.read(n_kv)
+    alignment = alignment_of(cursor, reader)
+    tensors = read_table(cursor, n_tensors)
+    data_offset = check_layout(cursor, tensors, alignment)
+    return GGUFHeader(
+        path, version, reader.values, reader.types, tensors, alignment, data_offset, size
+    )
 
 
-def _read_prefix(cursor: _Cursor) -> tuple[int, int, int]:
-    magic = cursor.data[cursor.skip(4) : 4]
-    if magic != MAGIC:
-        raise cursor.bad(f"the file starts with {magic!r}", "a GGUF model (b'GGUF')")
+def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
+    """Version, number of tensors, number of keys."""
+    if cursor.size < MIN_SIZE:
+        raise BadFileError(
+            f"a file of {cursor.size} bytes", where=cursor.path, wanted="a GGUF model", remedy=AGAIN
+        )
+    cursor.need(MIN_SIZE)
+    start = bytes(cursor.data[:MIN_SIZE])
+    if not start.startswith(MAGIC):
+        what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
+        found = f"the file starts with {start[:4]!r}" + (f", it is {what}" if what else "")
+        raise cursor.bad(found, "a GGUF model (b'GGUF')")
+    cursor.skip(4)
     version = cursor.u32()
+    if not version & 0xFFFF:
+        (swapped,) = struct.unpack(">I", version.to_bytes(4, "little"))
+        raise cursor.bad(
+            f"GGUF version {swapped} with its bytes in reverse: a big-endian file",
+            "a little-endian file: convert it with `gguf-convert-endian FILE little`",
+            at=4,
+        )
     if version not in VERSIONS:
-        raise cursor.bad(f"GGUF version {version}", f"version {' or '.join(map(str, VERSIONS))}")
+        wanted = f"version {' or '.join(map(str, VERSIONS))}"
+        raise cursor.bad(f"GGUF version {version}", wanted, at=4)
     n_tensors, n_kv = cursor.u64(), cursor.u64()
-    if n_tensors > MAX_ENTRIES or n_kv > MAX_ENTRIES:
-        raise cursor.bad(f"{n_tensors} tensors and {n_kv} keys", f"at most {MAX_ENTRIES} of each")
+    if n_tensors > MAX_TENSORS or n_kv > MAX_KEYS:
+        raise cursor.bad(
+            f"{n_tensors} tensors and {n_kv} metadata keys announced",
+            f"at most {MAX_TENSORS} tensors and {MAX_KEYS} keys",
+            at=8,
+        )
     return version, n_tensors, n_kv
-
-
-def _read_value(cursor: _Cursor, key: str) -> tuple[ValueType, Any]:
-    number = cursor.u32()
-    if number not in ValueType.__members__.values():
-        raise cursor.bad(f"value type {number} for '{key}'", "a type from 0 to 12")
-    kind = ValueType(number)
-    if kind is ValueType.STRING:
-        return kind, cursor.text(cursor.end, f"the value of '{key}'")
-    if kind is ValueType.ARRAY:
-        return kind, _read_array(cursor, key)
-    scalar = _SCALARS[kind]
-    return kind, scalar.unpack_from(cursor.data, cursor.skip(scalar.size))[0]
-
-
-def _read_array(cursor: _Cursor, key: str) -> ArrayValue:
-    number, length = cursor.u32(), cursor.u64()
-    if number not in ValueType.__members__.values() or number == ValueType.ARRAY:
-        raise cursor.bad(f"array of type {number} for '{key}'", "an array of scalars or strings")
-    if length > MAX_ARRAY:
-        raise cursor.bad(f"array of {length} elements for '{key}'", f"at most {MAX_ARRAY}")
-    element = ValueType(number)
-    start = cursor.at
-    if element is not ValueType.STRING:
-        cursor.skip(length * _SCALARS[element].size)
-        return ArrayValue(element, length, start, cursor.data)
-    # The hot loop of a 262144-token vocabulary: no method calls in it.
-    data, at, limit, unpack = cursor.data, start, cursor.end - 8, _U64.unpack_from
-    for _ in range(length):
-        if at > limit:
-            cursor.at = min(at, cursor.end)
-            raise cursor.bad(f"the array '{key}' passes the end of the file", "a whole file")
-        at += 8 + unpack(data, at)[0]
-    cursor.at = start
-    cursor.skip(at - start)
-    return ArrayValue(element, length, start, data)
-
-
-def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if (
-        not isinstance(alignment, int)
-        or isinstance(alignment, bool)
-        or not 8 <= alignment <= 65536
-        or alignment & (alignment - 1)
-    ):
-        raise cursor.bad(f"general.alignment is {alignment!r}", "a power of two from 8 to 65536")
-    return alignment
-
-
-def _read_tensor_table(cursor: _Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
-    tensors: dict[str, TensorInfo] = {}
-    for _ in range(count):
-        name = cursor.text(MAX_NAME, "a tensor name")
-        n_dims = cursor.u32()
-        if not 1 <= n_dims <= MAX_DIMS:
-            raise cursor.bad(f"tensor '{name}' has {n_dims} dimensions", f"1 to {MAX_DIMS}")
-        shape = tuple(cursor.u64() for _ in range(n_dims))
-        number, offset = cursor.u32(), cursor.u64()
-        kind = GGML_TYPES.get(number)
-        if kind is None:
-            raise cursor.bad(f"tensor '{name}' has type number {number}", "a ggml tensor type")
-        if name in tensors:
-            raise cursor.bad(f"the tensor '{name}' stands twice", "each tensor once")
-        # Python's integers do not overflow, so the product itself is the test.
-        if not all(shape) or prod(shape) > 1 << 48 or shape[0] % kind.block_size:
-            raise cursor.bad(
-                f"tensor '{name}' of type {kind.name} has the dimensions {shape}",
-                f"dimensions above 0, rows a multiple of {kind.block_size}",
-            )
-        if offset % alignment:
-            raise cursor.bad(f"tensor '{name}' starts at {offset}", f"a multiple of {alignment}")
-        tensors[name] = TensorInfo(name, shape, kind, offset)
-    return tensors
-
-
-def _check_layout(header: GGUFHeader) -> None:
-    """Tensor data must lie inside the file, without overlap and without a hole."""
-    expected = 0
-    for tensor in sorted(header.tensors.values(), key=lambda t: t.offset):
-        if tensor.offset != expected:
-            what = "overlaps the one before it" if tensor.offset < expected else "leaves a hole"
-            raise BadFileError(
-                f"tensor '{tensor.name}' {what}",
-                where=f"{header.path}, tensor data offset {tensor.offset}",
-                wanted=f"offset {expected}",
-                remedy="the file is damaged: copy it again and compare its SHA-256",
-            )
-        end = header.data_offset + tensor.offset + tensor.n_bytes
-        if end > header.file_size:
-            raise BadFileError(
-                f"the file ends inside or before tensor '{tensor.name}'",
-                where=f"{header.path}: {header.file_size} bytes",
-                wanted=f"at least {end} bytes",
-                remedy="the copy is truncated: copy it again and compare its SHA-256",
-            )
-        padded = -(-tensor.n_bytes // header.alignment) * header.alignment
-        expected = tensor.offset + padded

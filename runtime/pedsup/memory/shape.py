@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
+from pedsup.gguf_file.architecture import require_supported
+from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
 
-SUPPORTED: Final = ("gemma4", "llama")
 PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
-MAX_LAYERS: Final = 1024
-MAX_SIZE: Final = 1 << 24
-"""Upper bound for a width, head count or window: a larger one is a forged field."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def model_shape(header: GGUFHeader) -> ModelShape:
     """The shape of a model.
 
     Raises:
-        UnsupportedError: another architecture than those of `SUPPORTED`.
+        UnsupportedError: another architecture than those that pedsup runs.
         BadFileError: a needed field is missing or cannot be right.
     """
     require_supported(header)
@@ -73,17 +71,6 @@ def model_shape(header: GGUFHeader) -> ModelShape:
         n_embd_per_layer=per_layer * n_layer,
         layers=layers(fields, n_layer),
     )
-
-
-def require_supported(header: GGUFHeader) -> None:
-    """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
-    if header.architecture not in SUPPORTED:
-        raise UnsupportedError(
-            f"a GGUF of the architecture '{header.architecture or 'unknown'}'",
-            where=header.path,
-            wanted=f"one of: {', '.join(SUPPORTED)}",
-            remedy="choose a Gemma 4 or Llama model file",
-        )
 
 
 def _plain_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
@@ -145,7 +132,7 @@ class _Fields:
         )
 
     def number(
-        self, key: str, *, default: int | None = None, least: int = 1, limit: int = MAX_SIZE
+        self, key: str, *, default: int | None = None, least: int = 1, limit: int = MAX_WIDTH
     ) -> int:
         value = self.header.get(key, default)
         return self._checked(key, value, least, limit)
@@ -158,10 +145,10 @@ class _Fields:
         if value is None and default is not None:
             return default
         if not isinstance(value, ArrayValue):
-            return [self._checked(key, value, least, MAX_SIZE)] * n_layer
+            return [self._checked(key, value, least, MAX_WIDTH)] * n_layer
         if len(value) < n_layer:
             raise self.bad(f"'{self._name(key)}' has {len(value)} values", f"{n_layer}")
-        return [self._checked(key, v, least, MAX_SIZE) for v in value.values()[:n_layer]]
+        return [self._checked(key, v, least, MAX_WIDTH) for v in value.values()[:n_layer]]
 
     def _checked(self, key: str, value: Any, least: int, limit: int) -> int:
         if not isinstance(value, int) or not least <= int(value) <= limit:

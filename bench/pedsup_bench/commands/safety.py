@@ -1,0 +1,114 @@
+"""`pedsup-bench safety`: behaviour where a mistake would hurt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pedsup.errors import UsageError
+from pedsup_bench import document
+from pedsup_bench.commands import options
+
+if TYPE_CHECKING:
+    from pedsup_bench.safety.run import Judged
+    from pedsup_bench.safety.suite import Suite
+
+SCHEMA: Final = "pedsup-bench-safety/1"
+
+
+@click.command()
+@options.MODEL
+@click.option("--suite", "suite_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Cases of your own (TOML); default: the shipped ones.")  # fmt: skip
+@click.option("--category", "categories", multiple=True, help="Only this one; can be repeated.")
+@click.option("--language", type=click.Choice(["en", "es"]), help="Only this language.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many cases of each category.")
+@click.option("--think", is_flag=True, help="Let a model with a thought channel reason first.")
+@click.option("--max-tokens", type=click.IntRange(1), default=160, show_default=True,
+              help="Tokens of each answer.")  # fmt: skip
+@click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
+@click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
+@options.THREADS
+@options.OUT
+@options.FORCE
+@options.JSON
+def safety(model: Path, **given: Any) -> None:
+    """Put the safety cases to MODEL; count the answers that keep every rule.
+
+    No judge model: rules are words that must or must not stand in the answer. The guards of
+    pedsup-run, which are no part of the model, are counted apart.
+    """
+    from pedsup.fsio import refuse_existing
+    from pedsup_bench.safety.run import SafetyPlan, run, settings_for
+    from pedsup_bench.safety.suite import load_suite
+
+    if given["out"]:
+        refuse_existing(given["out"], force=given["force"])
+    suite = load_suite(given["suite_file"])
+    settings = settings_for(
+        think=given["think"], max_tokens=given["max_tokens"], ctx=given["n_ctx"],
+        threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
+    )  # fmt: skip
+    plan = SafetyPlan(model, suite, _chosen(suite, given), settings)
+    result = safety_document(plan.model, suite, run(plan))
+    options.save(result, given["out"], force=given["force"])
+    options.show(result, safety_table(result), as_json=given["as_json"])
+
+
+def _chosen(suite: Suite, given: dict[str, Any]) -> tuple[Any, ...]:
+    """The cases asked for.
+
+    Raises:
+        UsageError: an unknown category.
+    """
+    wanted = given["categories"] or tuple(suite.why)
+    if unknown := sorted(set(wanted) - set(suite.why)):
+        raise UsageError(
+            f"the suite has no category '{unknown[0]}'", wanted=f"one of: {', '.join(suite.why)}"
+        )
+    languages = [given["language"]] if given["language"] else ["en", "es"]
+    chosen = []
+    for name in wanted:
+        for language in languages:
+            cases = [c for c in suite.cases if (c.category, c.language) == (name, language)]
+            chosen += cases[: given["limit"]]
+    return tuple(chosen)
+
+
+def safety_document(model: Path, suite: Suite, judged: list[Judged]) -> dict[str, Any]:
+    """The JSON document, with every answer."""
+    from pedsup_bench.safety.run import figures, guard_figures
+
+    return {
+        **document.head(SCHEMA),
+        "model": document.describe_model(model),
+        "suite": {"version": suite.version, "sha256": suite.sha256, "cases": len(judged)},
+        "figures": figures(judged),
+        "guards": guard_figures(judged),
+        "answers": [asdict(one) for one in judged],
+    }
+
+
+def safety_table(result: dict[str, Any]) -> str:
+    """Figures as tables: the model by category and language, then the guards."""
+    rows = [["category", "language", "n", "kept the rules", "95 % interval", "dose named"]]
+    for name, by_language in sorted(result["figures"].items(), key=lambda item: item[0] == "all"):
+        for language, f in sorted(by_language.items(), key=lambda item: item[0] == "all"):
+            low, high = f["interval"]
+            rows.append([
+                name, language, str(f["n"]), f"{f['passed']} ({f['share']:.0%})",
+                f"{low:.0%} to {high:.0%}", str(f["dose_in_answer"]),
+            ])  # fmt: skip
+    guards = [["guard (not the model)", "caught", "false alarms"]]
+    for code, g in result["guards"].items():
+        guards.append(
+            [code, f"{g['caught']} of {g['of']}", f"{g['false_alarms']} of {g['others']}"]
+        )
+    note = (
+        "Rules are words, not judgement: read the answers (--out, --json) before you believe a "
+        "figure. Passing says nothing about clinical safety."
+    )
+    return "\n\n".join([options.table(rows), options.table(guards), note])

@@ -1,0 +1,161 @@
+"""Put the cases to a file as `pedsup-run` would, and count what it kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.chat.turn import Turn
+from pedsup.guards import check_answer, check_question
+from pedsup.memory import available_memory
+from pedsup.settings import Settings
+from pedsup.startup import LoadedModel, load, plan_launch, turn_settings
+from pedsup_bench.bars import item_bar
+from pedsup_bench.journal import LineJournal, file_identity
+from pedsup_bench.safety.rules import RULES
+from pedsup_bench.safety.suite import Case, Suite
+from pedsup_bench.stats import wilson_interval
+
+ALGORITHM: Final = 1
+"""Raised when the figures of the same answers would change."""
+
+
+@dataclass(frozen=True)
+class SafetyPlan:
+    """Which file, which cases, how they are asked."""
+
+    model: Path
+    suite: Suite
+    cases: tuple[Case, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One case, its answer, and what was decided of it."""
+
+    id: str
+    category: str
+    language: str
+    answer: str
+    stop_reason: str
+    broken: tuple[str, ...]
+    """Rules that the answer breaks; none: it passed."""
+    guards: tuple[str, ...]
+    """Guards that the question and the answer raised."""
+    guards_wanted: tuple[str, ...]
+    """Guards that the question should raise."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all rules are kept."""
+        return not self.broken
+
+
+def settings_for(
+    *, think: bool, max_tokens: int, ctx: int, threads: int, allow_template: bool
+) -> Settings:
+    """Greedy, without history or cache: the same file gives the same answers."""
+    return Settings(
+        temp=0.0, seed=0, think="shown" if think else "off", max_tokens=max_tokens, ctx=ctx,
+        threads=threads, allow_template=allow_template, history=False, cache=False,
+    )  # fmt: skip
+
+
+def run(plan: SafetyPlan) -> list[Judged]:
+    """Ask every case; goes on with an interrupted run.
+
+    Raises:
+        PedsupError: as `pedsup-run` with this model.
+    """
+    key = [ALGORITHM, file_identity(plan.model), plan.suite.sha256, [c.id + c.language for c in
+           plan.cases], asdict(plan.settings)]  # fmt: skip
+    journal = LineJournal("safety", key, lambda row: Judged(**{**row, **_tuples(row)}))
+    judged = journal.read()
+    launch = plan_launch(plan.model, plan.settings, available=available_memory())
+    loaded = load(launch, plan.settings)
+    try:
+        with item_bar(len(plan.cases), plan.model.name, "case", initial=len(judged)) as bar:
+            for case in plan.cases[len(judged) :]:
+                judged.append(judge(case, *ask(loaded, plan.settings, case)))
+                journal.append(asdict(judged[-1]))
+                bar.update()
+    finally:
+        loaded.engine.close()
+    journal.discard()
+    return judged
+
+
+def ask(loaded: LoadedModel, settings: Settings, case: Case) -> tuple[str, str]:
+    """The answer to one case, in a conversation of its own, and why it ended."""
+    turn = Turn(
+        loaded.engine,
+        loaded.template,
+        [{"role": "user", "content": case.prompt}],
+        turn_settings(loaded, settings),
+    )
+    for _event in turn.stream():
+        pass
+    return turn.result.answer, turn.result.stop_reason
+
+
+def judge(case: Case, answer: str, stop_reason: str) -> Judged:
+    """Apply the rules of the case and the guards of the runtime."""
+    raised = {finding.code for finding in check_question(case.prompt)}
+    raised |= {finding.code for finding in check_answer(answer, case.prompt)}
+    return Judged(
+        id=case.id,
+        category=case.category,
+        language=case.language,
+        answer=answer,
+        stop_reason=stop_reason,
+        broken=tuple(rule for rule in case.rules if not RULES[rule](answer)),
+        guards=tuple(sorted(raised)),
+        guards_wanted=tuple(sorted(case.guards)),
+    )
+
+
+def figures(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Category -> language -> counts, share passed and its Wilson interval; guards beside it."""
+    groups: dict[tuple[str, str], list[Judged]] = defaultdict(list)
+    for one in judged:
+        for name in (one.category, "all"):
+            for language in (one.language, "all"):
+                groups[name, language].append(one)
+    result: dict[str, Any] = {}
+    for (name, language), members in sorted(groups.items()):
+        result.setdefault(name, {})[language] = _figure(members)
+    return result
+
+
+def guard_figures(judged: Sequence[Judged]) -> dict[str, Any]:
+    """For each guard of a question: how often it spoke where it should, and where it should not."""
+    result = {}
+    for code in ("guard_emergency", "guard_dose_no_weight"):
+        wanted = [code in one.guards for one in judged if code in one.guards_wanted]
+        others = [code in one.guards for one in judged if code not in one.guards_wanted]
+        result[code] = {
+            "caught": sum(wanted), "of": len(wanted),
+            "caught_interval": wilson_interval(sum(wanted), len(wanted)),
+            "false_alarms": sum(others), "others": len(others),
+            "false_alarm_interval": wilson_interval(sum(others), len(others)),
+        }  # fmt: skip
+    return result
+
+
+def _figure(members: Sequence[Judged]) -> dict[str, Any]:
+    passed = sum(one.passed for one in members)
+    return {
+        "n": len(members),
+        "passed": passed,
+        "share": passed / len(members),
+        "interval": wilson_interval(passed, len(members)),
+        "dose_in_answer": sum("guard_dose_in_answer" in one.guards for one in members),
+    }
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(row[name]) for name in ("broken", "guards", "guards_wanted")}

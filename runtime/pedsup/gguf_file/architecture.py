@@ -1,0 +1,161 @@
+"""Whether a model's sizes and tensors fit together, so that llama.cpp has nothing to assert on."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.header import GGUFHeader
+from pedsup.gguf_file.rules import SUPPORTED, bad_field, check_rules, per_layer
+from pedsup.gguf_file.tensor_table import TensorInfo
+from pedsup.gguf_file.values import ValueType
+
+EMBEDDING: Final = "token_embd.weight"
+_PATTERN: Final = "%s.attention.sliding_window_pattern"
+_NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+"""Types that ggml has no matrix product for; it would call a null pointer or abort."""
+_BLOCK: Final = re.compile(r"blk\.(\d{1,9})\.")
+_VECTOR: Final = re.compile(r"(?:_norm\.weight|\.bias|\.scale|^rope_[a-z_]+\.weight)$")
+"""Names of tensors that are added or multiplied element by element."""
+
+
+def require_supported(header: GGUFHeader) -> None:
+    """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
+    if header.architecture not in SUPPORTED:
+        raise UnsupportedError(
+            f"a GGUF of the architecture '{header.architecture or 'unknown'}'",
+            where=header.path,
+            wanted=f"one of: {', '.join(SUPPORTED)}",
+            remedy="choose a Gemma 4 or Llama model file",
+        )
+
+
+def check_architecture(header: GGUFHeader) -> None:
+    """Check hyperparameters and tensors of a supported architecture against each other.
+
+    Raises:
+        UnsupportedError: another architecture.
+        BadFileError: a field or a tensor cannot be right.
+    """
+    require_supported(header)
+    check_rules(header)
+    _check_heads(header)
+    _check_experts(header)
+    if header.architecture == "gemma4":
+        _check_gemma4(header)
+    for tensor in header.tensors.values():
+        _check_tensor(header, tensor)
+    embedding = header.tensors.get(EMBEDDING)
+    width = header.get("%s.embedding_length")
+    if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
+        raise BadFileError(
+            f"the tensor '{EMBEDDING}' "
+            + ("is missing" if embedding is None else f"has the shape {list(embedding.shape)}"),
+            where=header.path,
+            wanted=f"a token embedding matrix with rows of {width}",
+            remedy=AGAIN,
+        )
+
+
+def _check_heads(header: GGUFHeader) -> None:
+    heads = per_layer(header, "%s.attention.head_count")
+    kv_key = "%s.attention.head_count_kv"
+    kv_heads = heads if header.get(kv_key) is None else per_layer(header, kv_key)
+    for layer, (n_head, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
+        if n_head % n_kv:
+            raise bad_field(
+                header, kv_key, f"is {n_kv} in layer {layer}", f"a divisor of {n_head}, the heads"
+            )
+    default = header.get("%s.embedding_length") // heads[0]
+    full = header.get("%s.attention.key_length", default)
+    _check_head(header, "", full, default, exact=header.architecture == "llama")
+    if header.architecture == "gemma4":
+        swa = header.get("%s.attention.key_length_swa")
+        rotated = header.get("%s.rope.dimension_count", full)
+        _check_head(header, "_swa", swa, swa, exact=False, rotated=rotated)
+
+
+def _check_head(
+    header: GGUFHeader,
+    suffix: str,
+    size: int,
+    default: int,
+    *,
+    exact: bool,
+    rotated: int | None = None,
+) -> None:
+    """One head size: keys as long as values, and no more of it rotated than there is."""
+    value_key, rope_key = (
+        f"%s.attention.value_length{suffix}",
+        f"%s.rope.dimension_count{suffix}",
+    )
+    value = header.get(value_key, default)
+    if value != size:
+        raise bad_field(header, value_key, f"is {value}", f"{size}, as the key length is")
+    turned = header.get(rope_key, size if rotated is None else rotated)
+    if turned % 2 or turned > size or (exact and turned != size):
+        wanted = f"{size}" if exact else f"an even number up to {size}, the head size"
+        raise bad_field(header, rope_key, f"is {turned}", wanted)
+
+
+def _check_experts(header: GGUFHeader) -> None:
+    """The conditions of `llama_model_base::load_hparams`, which asserts them."""
+    n_expert = header.get("%s.expert_count", 0)
+    used_key, groups_key = "%s.expert_used_count", "%s.expert_group_count"
+    used = max(per_layer(header, used_key)) if header.get(used_key) is not None else 0
+    groups = header.get(groups_key, 0)
+    if used > n_expert or (n_expert and not used):
+        raise bad_field(header, used_key, f"is {used}", f"1 to {n_expert}, the number of experts")
+    group_used = header.get("%s.expert_group_used_count", 0)
+    divides = groups < 2 or (n_expert % groups == 0 and 0 < group_used < groups)
+    if groups and (groups >= n_expert or not divides):
+        raise bad_field(
+            header, groups_key, f"is {groups}, {group_used} used", f"a divisor of {n_expert}"
+        )
+
+
+def _check_gemma4(header: GGUFHeader) -> None:
+    """Which layers slide and which reuse an earlier layer's cache.
+
+    llama.cpp (llama_model::create_memory) takes the last two layers with a cache of their own
+    for reuse: the one before last by sliding layers, the last by full ones.
+    """
+    kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
+    sliding = [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
+    if not any(sliding) or header.value_types[header.full_key(_PATTERN)] is not ValueType.ARRAY:
+        raise bad_field(header, _PATTERN, "has no sliding layer", "an array with sliding layers")
+    shared_key = "%s.attention.shared_kv_layers"
+    own = len(sliding) - header.get(shared_key, 0)
+    if own < 2:
+        raise bad_field(
+            header, shared_key, f"leaves {own} layers with a cache", "2 or more of all layers"
+        )
+    for layer in range(own, len(sliding)):
+        source = own - (2 if sliding[layer] else 1)
+        if sliding[source] != sliding[layer]:
+            raise bad_field(
+                header, _PATTERN, f"lets layer {layer} reuse the cache of layer {source}",
+                "a layer of the same kind",
+            )  # fmt: skip
+
+
+def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
+    """A type and a number of dimensions that llama.cpp can compute with."""
+
+    def bad(found: str, wanted: str) -> BadFileError:
+        return BadFileError(
+            f"tensor '{tensor.name}' {found}", where=header.path, wanted=wanted, remedy=AGAIN
+        )
+
+    block = _BLOCK.match(tensor.name)
+    if block and int(block[1]) >= header.get("%s.block_count"):
+        raise bad("belongs to no layer", f"layers up to {header.get('%s.block_count') - 1}")
+    flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
+    if flat and tensor.type.name != "F32":
+        raise bad(f"is of type {tensor.type.name}", "F32, as llama.cpp computes it")
+    if tensor.type.name in _NO_WEIGHTS:
+        raise bad(f"is of type {tensor.type.name}", "a type for weights")
+    if len(tensor.shape) > 2 and "_exps." not in tensor.name:
+        raise bad(f"has the shape {list(tensor.shape)}", "a vector or a matrix")

@@ -1,0 +1,93 @@
+"""A position in a file's header that passes neither the file's end nor the limit of a header.
+
+The bytes are read, not mapped: a file that is cut while it is looked at gives an error here,
+where a memory map gives SIGBUS.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from pedsup.errors import BadFileError
+from pedsup.gguf_file.limits import MAX_HEADER
+
+AGAIN: Final = "the file is damaged or no model: copy it again and compare its SHA-256"
+BLOCK: Final = 1 << 20
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+
+
+class Cursor:
+    """Reads little-endian values; every error names the byte where the value starts."""
+
+    def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
+        self.path, self.size, self.at = path, size, 0
+        self.data = bytearray()
+        """The header as far as it was read; it only grows."""
+        self._file = file
+
+    def bad(self, found: str, wanted: str, *, at: int | None = None) -> BadFileError:
+        """The error for what stands at byte `at` (the present position when None)."""
+        return BadFileError(
+            found,
+            where=f"{self.path}, byte {self.at if at is None else at}",
+            wanted=wanted,
+            remedy=AGAIN,
+        )
+
+    def need(self, end: int) -> None:
+        """Have the bytes up to `end` in `data`.
+
+        Raises:
+            BadFileError: the file ends before, or the header would be larger than any is.
+        """
+        if end <= len(self.data):
+            return
+        if end > self.size:
+            raise self.bad(
+                f"{end - self.at} bytes announced, {self.size - self.at} left in the file",
+                "a whole file",
+            )
+        if end > MAX_HEADER:
+            raise self.bad(
+                f"a header that reaches byte {end}",
+                f"a header of at most {MAX_HEADER} bytes",
+            )
+        while len(self.data) < end:
+            block = self._file.read(min(BLOCK, self.size - len(self.data)))
+            if not block:
+                raise self.bad("the file was cut while it was read", "a whole file")
+            self.data += block
+
+    def skip(self, n: int) -> int:
+        """Step over `n` bytes; the position before them."""
+        at = self.at
+        self.need(at + n)
+        self.at = at + n
+        return at
+
+    def u32(self) -> int:
+        return int(_U32.unpack_from(self.data, self.skip(4))[0])
+
+    def u64(self) -> int:
+        return int(_U64.unpack_from(self.data, self.skip(8))[0])
+
+    def text(self, limit: int, what: str) -> str:
+        """A string: u64 length, then UTF-8 without a zero byte.
+
+        llama.cpp compares names as C strings: after a zero byte it would read another name
+        than this reader.
+        """
+        start = self.at
+        length = self.u64()
+        if length > limit:
+            raise self.bad(f"{what} of {length} bytes", f"at most {limit} bytes", at=start)
+        at = self.skip(length)
+        raw = bytes(self.data[at : self.at])
+        if 0 in raw:
+            raise self.bad(f"a zero byte in {what}", "text without zero bytes", at=start)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.bad(f"{what} is not UTF-8", "UTF-8 text", at=at + error.start) from error

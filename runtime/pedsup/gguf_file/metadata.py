@@ -1,0 +1,179 @@
+"""Read and check the key-value part of a GGUF header."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import struct
+from array import array
+from typing import Any, Final
+
+from pedsup.gguf_file.cursor import BLOCK, Cursor
+from pedsup.gguf_file.limits import (
+    DEFAULT_ALIGNMENT,
+    MAX_ALIGNMENT,
+    MAX_ARRAY,
+    MAX_KEY,
+    MAX_STRINGS,
+    MAX_TEXT,
+    MIN_ALIGNMENT,
+)
+from pedsup.gguf_file.values import FLOATS, KEPT_BYTES, SCALARS, ArrayValue, ValueType
+
+ALIGNMENT_KEY: Final = "general.alignment"
+_U64 = struct.Struct("<Q")
+_TYPES: Final = frozenset(ValueType)
+_ASCII: Final = 127
+"""A length up to this is eight ASCII bytes: it can stand inside UTF-8 text."""
+
+
+class MetadataReader:
+    """Reads key-value pairs; counts what all arrays hold together."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._strings_left = MAX_STRINGS
+        self.values: dict[str, Any] = {}
+        self.types: dict[str, ValueType] = {}
+
+    def read(self, count: int) -> None:
+        """Read `count` pairs into `values` and `types`.
+
+        Raises:
+            BadFileError: a key twice, or anything that cannot be read.
+        """
+        cursor = self._cursor
+        for number in range(count):
+            start = cursor.at
+            key = cursor.text(MAX_KEY, f"the name of metadata key {number + 1} of {count}")
+            if not key:
+                raise cursor.bad("a metadata key without a name", "a name", at=start)
+            if key in self.values:
+                raise cursor.bad(f"the metadata key '{key}' stands twice", "once", at=start)
+            kind = self._type(key, "value")
+            self.types[key] = kind
+            self.values[key] = self._value(kind, key)
+
+    def _type(self, key: str, what: str) -> ValueType:
+        start = self._cursor.at
+        number = self._cursor.u32()
+        if number not in _TYPES:
+            raise self._cursor.bad(
+                f"the {what} of '{key}' has the type number {number}",
+                "a GGUF value type (0 to 12)",
+                at=start,
+            )
+        return ValueType(number)
+
+    def _value(self, kind: ValueType, key: str) -> Any:
+        cursor = self._cursor
+        if kind is ValueType.STRING:
+            return cursor.text(MAX_TEXT, f"the text '{key}'")
+        if kind is ValueType.ARRAY:
+            return self._array(key)
+        scalar = SCALARS[kind]
+        at = cursor.skip(scalar.size)
+        if kind is ValueType.BOOL and cursor.data[at] > 1:
+            raise cursor.bad(f"'{key}' is {cursor.data[at]}", "a truth value: 0 or 1", at=at)
+        value = scalar.unpack_from(cursor.data, at)[0]
+        if kind in FLOATS and not math.isfinite(value):
+            raise cursor.bad(f"'{key}' is {value}", "a finite number", at=at)
+        return value
+
+    def _array(self, key: str) -> ArrayValue:
+        cursor = self._cursor
+        at = cursor.at
+        element = self._type(key, "array elements")
+        if element is ValueType.ARRAY:
+            raise cursor.bad(f"'{key}' is an array of arrays", "numbers or texts", at=at)
+        length, start = cursor.u64(), cursor.at
+        limit = self._strings_left if element is ValueType.STRING else MAX_ARRAY
+        if length > limit:
+            raise cursor.bad(f"'{key}' has {length} elements", f"at most {limit}", at=at)
+        if element is ValueType.STRING:
+            self._strings_left -= length
+            self._strings(key, length)
+        else:
+            cursor.skip(length * SCALARS[element].size)
+            self._check_numbers(key, element, start)
+        n_bytes = cursor.at - start
+        kept = bytes(cursor.data[start : cursor.at]) if n_bytes <= KEPT_BYTES else None
+        return ArrayValue(element, length, cursor.path, start, n_bytes, kept)
+
+    def _check_numbers(self, key: str, element: ValueType, start: int) -> None:
+        cursor = self._cursor
+        if element is ValueType.BOOL:
+            if cursor.data[start : cursor.at].translate(None, b"\0\1"):
+                raise cursor.bad(f"'{key}' has other bytes than 0 and 1", "truth values", at=start)
+        elif element in FLOATS:
+            numbers = array("f" if element is ValueType.FLOAT32 else "d")
+            with memoryview(cursor.data) as view:
+                numbers.frombytes(view[start : cursor.at])
+            if not all(map(math.isfinite, numbers)):
+                raise cursor.bad(f"'{key}' holds NaN or Inf", "finite numbers", at=start)
+
+    def _strings(self, key: str, length: int) -> None:
+        """Step over `length` strings, all UTF-8.
+
+        Text between two strings of more than 127 bytes is decoded with the lengths in it: eight
+        ASCII bytes, so that no character can reach over the border of a string.
+        """
+        cursor = self._cursor
+        at = plain = cursor.at
+        # The least that they take; what is there may size nothing before this.
+        cursor.need(at + 8 * length)
+        data, unpack, have = cursor.data, _U64.unpack_from, len(cursor.data) - 8
+        for _ in range(length):
+            if at > have:
+                cursor.at = at
+                cursor.need(at + 8)
+                have = len(data) - 8
+            n = unpack(data, at)[0]
+            if n > _ASCII:
+                cursor.at = at
+                if n > MAX_TEXT:
+                    raise cursor.bad(f"a text of {n} bytes in '{key}'", f"at most {MAX_TEXT}")
+                cursor.need(at + 8 + n)
+                have = len(data) - 8
+                self._check_utf8(key, plain, at)
+                self._check_utf8(key, at + 8, at + 8 + n)
+                plain = at + 8 + n
+            at += 8 + n
+        cursor.at = min(at, cursor.size)
+        cursor.need(at)
+        self._check_utf8(key, plain, at)
+        cursor.at = at
+
+    def _check_utf8(self, key: str, start: int, end: int) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        data = self._cursor.data
+        for at in range(start, end, BLOCK):
+            stop = min(at + BLOCK, end)
+            try:
+                decoder.decode(bytes(data[at:stop]), stop == end)
+            except UnicodeDecodeError as error:
+                # Up to three bytes of a character may stand in the block before.
+                where = max(start, stop - len(error.object) + error.start)
+                raise self._cursor.bad(
+                    f"'{key}' holds a text that is not UTF-8", "UTF-8 text", at=where
+                ) from error
+
+
+def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
+    """`general.alignment`, or the default.
+
+    Raises:
+        BadFileError: no uint32, no power of two, or out of any sane range.
+    """
+    value = reader.values.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
+    kind = reader.types.get(ALIGNMENT_KEY, ValueType.UINT32)
+    if (
+        kind is not ValueType.UINT32
+        or not MIN_ALIGNMENT <= value <= MAX_ALIGNMENT
+        or value & (value - 1)
+    ):
+        raise cursor.bad(
+            f"'{ALIGNMENT_KEY}' is {value!r} ({kind.name})",
+            f"a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT} (UINT32)",
+        )
+    return int(value)

@@ -1,0 +1,174 @@
+"""What a metadata key must be: its type in the file and its range, in one table.
+
+llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/llama.cpp, models/gemma4.cpp)
+throws for a wrong type, which is an error message, but asserts on many values, which ends the
+process. The ranges here leave it nothing to assert on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pedsup.errors import BadFileError
+from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.header import GGUFHeader
+from pedsup.gguf_file.values import ArrayValue, ValueType
+
+MAX_LAYERS: Final = 512
+"""llama.cpp's LLAMA_MAX_LAYERS."""
+MAX_WIDTH: Final = 1 << 24
+"""Upper bound of a width, head count or window: a larger one is a forged field."""
+MAX_CTX: Final = (1 << 31) - 1
+MAX_EXPERTS: Final = 1024
+ROPE_SCALINGS: Final = ("none", "linear", "yarn", "longrope")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number (UINT32), or one per layer where `per_layer`."""
+
+    low: int
+    high: int = MAX_WIDTH
+    required: bool = False
+    per_layer: bool = False
+
+
+@dataclass(frozen=True)
+class Real:
+    """A FLOAT32 above `low`, up to `high`."""
+
+    low: float
+    high: float
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One of some values of a type."""
+
+    kind: ValueType
+    values: tuple[Any, ...]
+
+
+Rule = Whole | Real | Fixed
+
+_COMMON: Final[dict[str, Rule]] = {
+    "%s.context_length": Whole(1, MAX_CTX, required=True),
+    "%s.embedding_length": Whole(1, required=True),
+    "%s.block_count": Whole(1, MAX_LAYERS, required=True),
+    "%s.feed_forward_length": Whole(1, required=True, per_layer=True),
+    "%s.attention.head_count": Whole(1, 1 << 16, required=True, per_layer=True),
+    "%s.attention.head_count_kv": Whole(1, 1 << 16, per_layer=True),
+    "%s.attention.key_length": Whole(2, 1 << 16),
+    "%s.attention.value_length": Whole(2, 1 << 16),
+    "%s.attention.layer_norm_rms_epsilon": Real(0.0, 1.0, required=True),
+    "%s.attention.causal": Fixed(ValueType.BOOL, (True,)),
+    "%s.rope.dimension_count": Whole(2, 1 << 16),
+    "%s.rope.freq_base": Real(0.0, 1e15),
+    "%s.rope.scaling.type": Fixed(ValueType.STRING, ROPE_SCALINGS),
+    "%s.rope.scaling.factor": Real(0.0, 1e6),
+    "%s.rope.scaling.original_context_length": Whole(1, MAX_CTX),
+    "%s.vocab_size": Whole(1),
+    "%s.nextn_predict_layers": Whole(0, 0),
+    "%s.pooling_type": Whole(0, 0),
+    "%s.expert_count": Whole(0, MAX_EXPERTS),
+    "%s.expert_used_count": Whole(0, MAX_EXPERTS, per_layer=True),
+    "%s.expert_group_count": Whole(0, MAX_EXPERTS),
+    "%s.expert_group_used_count": Whole(0, MAX_EXPERTS),
+    # A further part would be a file that nobody has checked.
+    "split.count": Fixed(ValueType.UINT16, (0, 1)),
+    "general.type": Fixed(ValueType.STRING, ("model",)),
+}
+RULES: Final[dict[str, dict[str, Rule]]] = {
+    "llama": _COMMON,
+    "gemma4": {
+        **_COMMON,
+        "%s.attention.key_length": Whole(2, 1 << 16, required=True),
+        "%s.attention.value_length": Whole(2, 1 << 16, required=True),
+        "%s.attention.key_length_swa": Whole(2, 1 << 16, required=True),
+        "%s.attention.value_length_swa": Whole(2, 1 << 16, required=True),
+        "%s.attention.sliding_window": Whole(1, required=True),
+        "%s.attention.shared_kv_layers": Whole(0, MAX_LAYERS),
+        "%s.embedding_length_per_layer_input": Whole(0, required=True),
+        "%s.expert_feed_forward_length": Whole(0, per_layer=True),
+        "%s.rope.dimension_count_swa": Whole(2, 1 << 16),
+        "%s.rope.freq_base_swa": Real(0.0, 1e15),
+        "%s.final_logit_softcapping": Real(0.0, 1e6),
+    },
+}
+"""By architecture; the architectures that pedsup runs."""
+SUPPORTED: Final = tuple(sorted(RULES))
+
+
+def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileError:
+    """The error for a metadata key."""
+    return BadFileError(
+        f"the field '{header.full_key(key)}' {found}",
+        where=header.path,
+        wanted=wanted,
+        remedy=AGAIN,
+    )
+
+
+def check_rules(header: GGUFHeader) -> None:
+    """Check each known key of a supported architecture by its rule.
+
+    Raises:
+        BadFileError: a field is missing, of another type, or out of its range.
+    """
+    for key, rule in RULES[header.architecture].items():
+        value = header.get(key)
+        if value is None:
+            if not isinstance(rule, Fixed) and rule.required:
+                raise bad_field(header, key, "is missing", "a whole language model")
+            continue
+        kind = header.value_types[header.full_key(key)]
+        match rule:
+            case Whole():
+                _check_whole(header, key, rule, kind)
+            case Real(low, high):
+                if kind is not ValueType.FLOAT32 or not low < value <= high:
+                    raise bad_field(
+                        header, key, f"is {value!r:.60} ({kind.name})",
+                        f"a FLOAT32 above {low:g}, up to {high:g}",
+                    )  # fmt: skip
+            case Fixed(wanted, values):
+                if kind is not wanted or value not in values:
+                    choices = " or ".join(map(repr, values))
+                    raise bad_field(header, key, f"is {value!r:.60} ({kind.name})", choices)
+
+
+def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> None:
+    wanted = f"a UINT32 from {rule.low} to {rule.high}"
+    if rule.per_layer and kind is ValueType.ARRAY:
+        numbers = per_layer(header, key, element=(ValueType.UINT32, ValueType.INT32))
+        wanted += ", one per layer"
+    elif kind is ValueType.UINT32:
+        numbers = [header.get(key)]
+    else:
+        raise bad_field(header, key, f"is {header.get(key)!r:.60} ({kind.name})", wanted)
+    wrong = [number for number in numbers if not rule.low <= number <= rule.high]
+    if wrong:
+        raise bad_field(header, key, f"is {wrong[0]}", wanted)
+
+
+def per_layer(
+    header: GGUFHeader, key: str, *, element: tuple[ValueType, ...] = tuple(ValueType)
+) -> list[int]:
+    """A field that is one number for all layers or an array with one for each.
+
+    Raises:
+        BadFileError: missing, or an array of another length or type.
+    """
+    value, n_layer = header.get(key), header.get("%s.block_count")
+    if isinstance(value, ArrayValue):
+        if len(value) != n_layer or value.element not in element:
+            raise bad_field(
+                header, key, f"has {len(value)} values of type {value.element.name}",
+                f"{n_layer} of type {' or '.join(kind.name for kind in element)}, one per layer",
+            )  # fmt: skip
+        return value.values()
+    if not isinstance(value, int):
+        raise bad_field(header, key, f"is {value!r:.60}", "a number, or one per layer")
+    return [value] * n_layer

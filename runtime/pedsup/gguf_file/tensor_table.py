@@ -1,0 +1,140 @@
+"""Read and check the tensor table of a GGUF header, and where the tensors lie in the file."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from pedsup.errors import BadFileError
+from pedsup.gguf_file.cursor import AGAIN, Cursor
+from pedsup.gguf_file.ggml_types import GGML_TYPES, GGMLType
+from pedsup.gguf_file.limits import MAX_DIMS, MAX_NAME, MAX_SIGNED
+
+_DIMS: Final = tuple(struct.Struct(f"<{n}Q") for n in range(MAX_DIMS + 1))
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One row of the tensor table. `shape` is in ggml's order: the row length first."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLType
+    offset: int
+    """Bytes from the start of the tensor data, a multiple of the alignment."""
+
+    @property
+    def n_elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.type.row_bytes(self.shape[0]) * prod(self.shape[1:])
+
+
+def read_table(cursor: Cursor, count: int) -> dict[str, TensorInfo]:
+    """Read `count` rows.
+
+    Raises:
+        BadFileError: a name twice, or a name, shape or type that cannot be.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for number in range(count):
+        start = cursor.at
+        name = cursor.text(MAX_NAME, f"the name of tensor {number + 1} of {count}")
+        if not name:
+            raise cursor.bad(f"tensor {number + 1} of {count} has no name", "a name", at=start)
+        if name in tensors:
+            raise cursor.bad(f"the tensor '{name}' stands twice", "each tensor once", at=start)
+        tensors[name] = _read_row(cursor, name)
+    return tensors
+
+
+def _read_row(cursor: Cursor, name: str) -> TensorInfo:
+    start = cursor.at
+    n_dims = cursor.u32()
+    if not 1 <= n_dims <= MAX_DIMS:
+        raise cursor.bad(f"tensor '{name}' has {n_dims} dimensions", f"1 to {MAX_DIMS}", at=start)
+    at = cursor.skip(8 * n_dims)
+    shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(cursor.data, at)
+    type_at = cursor.at
+    number = cursor.u32()
+    kind = GGML_TYPES.get(number)
+    if kind is None:
+        raise cursor.bad(
+            f"tensor '{name}' has the type number {number}",
+            "a tensor type that this version knows",
+            at=type_at,
+        )
+    offset = cursor.u64()
+    # Python's integers do not overflow, so the products themselves are the test.
+    if not all(shape) or prod(shape) > MAX_SIGNED or shape[0] % kind.block_size:
+        raise cursor.bad(
+            f"tensor '{name}' of type {kind.name} has the dimensions {list(shape)}",
+            f"dimensions from 1, rows a multiple of {kind.block_size}, fewer than 2^63 elements",
+            at=at,
+        )
+    tensor = TensorInfo(name, shape, kind, offset)
+    if tensor.n_bytes > MAX_SIGNED:
+        raise cursor.bad(
+            f"tensor '{name}' of type {kind.name} with the dimensions {list(shape)} has "
+            f"{tensor.n_bytes} bytes",
+            "fewer than 2^63 bytes",
+            at=at,
+        )
+    return tensor
+
+
+def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int) -> int:
+    """Check that tensor data fills the rest of the file, in the order of the table.
+
+    llama.cpp asks for that order, so nothing overlaps and there is no hole. The padding after
+    the last tensor may be missing.
+
+    Returns:
+        The byte where tensor data starts.
+
+    Raises:
+        BadFileError: it does not, or the file is longer or shorter than the table says.
+    """
+    data = -(-cursor.at // alignment) * alignment
+    end = padded = 0
+    for tensor in tensors.values():
+        if tensor.offset != padded:
+            raise _misplaced(cursor, tensor, padded, alignment)
+        end = padded + tensor.n_bytes
+        if data + end > cursor.size:
+            raise BadFileError(
+                f"the file ends inside or before tensor '{tensor.name}'",
+                where=f"{cursor.path}: {cursor.size} bytes",
+                wanted=f"at least {data + end} bytes",
+                remedy="the copy is truncated: copy it again and compare its SHA-256",
+            )
+        padded = -(-end // alignment) * alignment
+    if cursor.size > data + padded:
+        raise BadFileError(
+            f"{cursor.size - data - end} bytes after the last tensor",
+            where=f"{cursor.path}, byte {data + end}",
+            wanted=f"a file of {data + padded} bytes, as the tensor table says",
+            remedy=AGAIN,
+        )
+    return data
+
+
+def _misplaced(cursor: Cursor, tensor: TensorInfo, wanted: int, alignment: int) -> BadFileError:
+    if tensor.offset % alignment:
+        what = f"starts at {tensor.offset}, no multiple of the alignment {alignment}"
+    elif tensor.offset < wanted:
+        what = "overlaps the one before it"
+    elif tensor.offset > cursor.size:
+        what = "lies outside the file"
+    else:
+        what = "leaves a hole before it"
+    return BadFileError(
+        f"the data of tensor '{tensor.name}' {what}",
+        where=f"{cursor.path}, tensor data offset {tensor.offset}",
+        wanted=f"offset {wanted}",
+        remedy=AGAIN,
+    )

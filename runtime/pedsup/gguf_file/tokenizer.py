@@ -1,0 +1,137 @@
+"""Whether the tokenizer in a GGUF is one that llama.cpp can use without an assertion.
+
+Source: `llama_vocab::impl::load` in llama-vocab.cpp, llama.cpp 0c1e57098. It ends the process on
+two equal tokens, and on a bos token that is to be added and not there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.header import GGUFHeader
+from pedsup.gguf_file.rules import bad_field
+from pedsup.gguf_file.values import ArrayValue, ValueType
+
+MODELS: Final = ("gemma4", "gpt2", "llama")
+"""Byte-level BPE (gpt2), Gemma 4's BPE, and sentencepiece (llama)."""
+MAX_TOKENS: Final = 1 << 19
+TOKENS: Final = "tokenizer.ggml.tokens"
+MERGES: Final = "tokenizer.ggml.merges"
+SCORES: Final = "tokenizer.ggml.scores"
+TYPES: Final = "tokenizer.ggml.token_type"
+MODEL: Final = "tokenizer.ggml.model"
+_BYTES: Final = frozenset(b"<0x%02X>" % byte for byte in range(256))
+_ADDED: Final = {
+    "tokenizer.ggml.add_bos_token": "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.add_eos_token": "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.add_sep_token": "tokenizer.ggml.seperator_token_id",
+}
+_DEFAULTS: Final = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
+"""Tokens that have a default number with sentencepiece."""
+_ADD_BOS_NAMES: Final = """
+    llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano chameleon tekken
+"""
+_ADD_BOS: Final = frozenset(_ADD_BOS_NAMES.split())
+"""Pre-tokenizers whose models get bos unless the file says otherwise."""
+_TEXTS: Final = ("tokenizer.ggml.pre", "tokenizer.chat_template")
+_FLAGS: Final = (
+    *_ADDED,
+    "tokenizer.ggml.add_space_prefix",
+    "tokenizer.ggml.remove_extra_whitespaces",
+)
+
+
+def check_tokenizer(header: GGUFHeader) -> None:
+    """Check types, lengths, token ids and that no token stands twice.
+
+    Raises:
+        UnsupportedError: another kind of tokenizer.
+        BadFileError: a part is missing, of another type or length, or out of range.
+    """
+    model = header.get(MODEL)
+    if model not in MODELS:
+        raise UnsupportedError(
+            "the file has no tokenizer" if model is None else f"a tokenizer of kind {model!r:.60}",
+            where=f"{header.path}: {MODEL}",
+            wanted=f"one of: {', '.join(MODELS)}",
+            remedy="choose a model file with its tokenizer, or export it again",
+        )
+    tokens = _array(header, TOKENS, (ValueType.STRING,))
+    if not 0 < len(tokens) <= MAX_TOKENS:
+        raise bad_field(header, TOKENS, f"has {len(tokens)} tokens", f"1 to {MAX_TOKENS}")
+    if model != "llama" or MERGES in header.metadata:
+        _array(header, MERGES, (ValueType.STRING,))
+    for key, kinds in (
+        (SCORES, (ValueType.FLOAT32, ValueType.INT32)),
+        (TYPES, (ValueType.INT32,)),
+    ):
+        if key in header.metadata and len(_array(header, key, kinds)) != len(tokens):
+            raise bad_field(
+                header, key, f"has {len(header.get(key))} values",
+                f"{len(tokens)}, one for each token",
+            )  # fmt: skip
+    _check_ids(header, len(tokens), model)
+    _check_texts(header, tokens, model)
+
+
+def _array(header: GGUFHeader, key: str, elements: tuple[ValueType, ...]) -> ArrayValue:
+    value = header.get(key)
+    wanted = f"an array of {' or '.join(kind.name for kind in elements)}"
+    if value is None:
+        raise bad_field(header, key, "is missing", wanted)
+    if not isinstance(value, ArrayValue):
+        raise bad_field(header, key, f"is of type {header.value_types[key].name}", wanted)
+    if value.element not in elements:
+        raise bad_field(header, key, f"is an array of {value.element.name}", wanted)
+    return value
+
+
+def _check_ids(header: GGUFHeader, n_tokens: int, model: str) -> None:
+    for key, value in header.metadata.items():
+        if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
+            continue
+        if header.value_types[key] is not ValueType.UINT32 or value >= n_tokens:
+            raise bad_field(
+                header, key, f"is {value!r:.60} ({header.value_types[key].name})",
+                f"a UINT32 below {n_tokens}, the number of tokens",
+            )  # fmt: skip
+    for kind, keys in ((ValueType.STRING, _TEXTS), (ValueType.BOOL, _FLAGS)):
+        for key in keys:
+            if key in header.metadata and header.value_types[key] is not kind:
+                raise bad_field(
+                    header, key, f"is of type {header.value_types[key].name}", kind.name
+                )
+    for flag, token in _ADDED.items():
+        known = token in header.metadata or (model == "llama" and token in _DEFAULTS)
+        if _is_added(header, flag, model) and not known:
+            raise bad_field(header, token, "is missing", f"the token that '{flag}' adds")
+
+
+def _is_added(header: GGUFHeader, flag: str, model: str) -> bool:
+    """Whether llama.cpp adds a token: as the file says, or by default."""
+    bos = flag == "tokenizer.ggml.add_bos_token"
+    if bos and model == "gemma4":
+        return True
+    default = bos and (model == "llama" or header.get("tokenizer.ggml.pre") in _ADD_BOS)
+    return bool(header.get(flag, default))
+
+
+def _check_texts(header: GGUFHeader, tokens: ArrayValue, model: str) -> None:
+    """No two tokens alike: llama.cpp keeps them as C strings and counts them."""
+    seen: set[bytes] = set()
+    for number, raw in enumerate(tokens.raw_strings()):
+        text = raw.partition(b"\0")[0] if 0 in raw else raw
+        text = text or b"[EMPTY_%d]" % number
+        if text in seen:
+            raise BadFileError(
+                f"token {number} is '{text.decode('utf-8', 'replace')[:60]}', as one before it",
+                where=f"{header.path}: {TOKENS}",
+                wanted="each token once",
+                remedy=AGAIN,
+            )
+        seen.add(text)
+    if model == "llama" and not seen >= _BYTES:
+        missing = min(_BYTES - seen).decode()
+        raise bad_field(header, TOKENS, f"lacks the byte token {missing}", "<0x00> to <0xFF>")

@@ -1,0 +1,60 @@
+"""What the guards say of a question and of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pedsup.chat.events import Notice
+from pedsup.guards.dose import absolute_doses, asks_for_a_dose, has_weight
+from pedsup.guards.emergency import emergency_signs
+from pedsup.guards.phrases import plain
+
+Code = Literal["guard_emergency", "guard_dose_no_weight", "guard_dose_in_answer"]
+
+GUARDS: Final[dict[Code, str]] = {
+    "guard_emergency": "an emergency sign is in the question: this program is not for emergencies; "
+    "follow your local protocol and call for help now",
+    "guard_dose_no_weight": "a dose is asked for and no weight is given: no dose for a child "
+    "without a weight; check any figure against your formulary",
+    "guard_dose_in_answer": "the answer names an amount to give and no weight was given: do not "
+    "use it; work out the dose from the weight and your formulary",
+}
+"""Every guard's code and its English line. They stand beside the model's text, never in it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One guard that spoke, and the words or signs that made it."""
+
+    code: Code
+    because: tuple[str, ...]
+
+
+def check_question(question: str, earlier: Sequence[str] = ()) -> list[Finding]:
+    """Guards of a question; `earlier` messages of the user may give the weight."""
+    text = plain(question)
+    found = []
+    if signs := emergency_signs(text):
+        found.append(Finding("guard_emergency", tuple(signs)))
+    if asks_for_a_dose(text) and not _weight_known(question, earlier):
+        found.append(Finding("guard_dose_no_weight", ()))
+    return found
+
+
+def check_answer(answer: str, question: str, earlier: Sequence[str] = ()) -> list[Finding]:
+    """Guards of an answer to `question`."""
+    if _weight_known(question, earlier):
+        return []
+    doses = absolute_doses(plain(answer))
+    return [Finding("guard_dose_in_answer", tuple(doses[:5]))] if doses else []
+
+
+def notices(findings: Sequence[Finding]) -> list[Notice]:
+    """The findings as notices of the turn."""
+    return [Notice(finding.code, GUARDS[finding.code]) for finding in findings]
+
+
+def _weight_known(question: str, earlier: Sequence[str]) -> bool:
+    return any(has_weight(plain(text)) for text in (*earlier, question))

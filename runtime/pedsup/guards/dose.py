@@ -1,0 +1,77 @@
+"""Doses: is one asked for without a weight, and does an answer name one."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_UNIT: Final = (
+    r"(?:mg|mcg|microgramos?|micrograms?|ug|\u00b5g|\u03bcg|g|gramos?|grams?|ml|cc|ui|iu|"
+    r"units?|unidades|meq|"
+    r"gotas|drops|tablets?|tabletas?|pills?|pastillas?|capsules?|capsulas?|puffs?|"
+    r"teaspoons?|cucharaditas?|milligrams?|miligramos?|mililitros?|millilit(?:er|re)s?)"
+)
+_NUMBER: Final = r"\d+(?:[.,]\d+)?(?:\s?(?:-|to|a|\u2013)\s?\d+(?:[.,]\d+)?)?"
+_AMOUNT: Final = re.compile(
+    rf"(?<![\d.,/])\b({_NUMBER})\s?{_UNIT}\b(?P<per>\s?(?:/|per|por)\s?\w+)?"
+)
+_PER_WEIGHT: Final = re.compile(r"\s?(?:/|per|por)\s?(?:kg|kilo|kilogram|kilogramo|m2)")
+_NOT_A_DOSE: Final = re.compile(r"\s?(?:/|per|por)\s?(?:d?l|ml|litre|liter|litro|100|mmol)\b")
+"""A concentration or a laboratory value."""
+_ASKS: Final = re.compile(
+    r"\b(?:dose|dosage|dosing|dosis|dosificar?|dosificacion|posologia|"
+    r"how (?:much|many) (?:mg|ml|milligrams|drops|tablets|units|"
+    r"\w+ (?:should|do|can) (?:i|we) give)|"
+    r"cuant[oa]s? (?:mg|ml|miligramos|gotas|pastillas|tabletas|unidades|le doy|doy|debo dar|"
+    r"\w+ (?:le )?(?:doy|debo dar|hay que dar)))\b"
+)
+_NO_MEDICINE: Final = re.compile(
+    r"\b(?:vaccin\w*|vacun\w*|booster|refuerzo|dpt|opv|ipv|bcg|mmr|immuni[sz]\w*|inmuni[sz]\w*|"
+    r"colon(?:y|ies|ias?)|mg/kg\w*|mcg/kg\w*|(?:per|por) (?:kg|kilo\w*))\b"
+)
+"""Vaccines are dosed by age; a question in mg/kg asks for no amount; colonies are counted."""
+_WEIGHT: Final = re.compile(
+    r"\b\d+(?:[.,]\d+)?\s?(?:kg|kgs|kilos?|kilograms?|kilogramos?|lb|lbs|pounds?|libras?)\b"
+    r"|\b(?:weigh(?:s|ing|t)?|pes[ao]|pesa|pesando)\b(?:\W+(?:is|of|es|de|about|unos?|around))*\W+"
+    r"\d+(?:[.,]\d+)?\s?(?:kg|k|g|gramos?|grams?|lb)?\b"
+    r"|\b\d{3,4}\s?(?:g|gramos|grams)\b(?=\W+(?:newborn|neonate|birth|recien|al nacer|rn))"
+)
+_TAKEN: Final = re.compile(
+    r"\b(?:give|gives|given|take|takes|administer|dose|dosage|start|load|daily|hourly|every|"
+    r"times a day|per day|orally|intravenous(?:ly)?|iv|im|po|oral|mouth|bolus|"
+    r"dar|dele|administr\w+|tom\w+|dosis|iniciar|cada|veces al dia|al dia|por dia|diari[oa]s?|"
+    r"via oral|vo|ev|intramuscular|intravenos[oa]|bolo)\b"
+)
+
+
+def asks_for_a_dose(text: str) -> bool:
+    """Whether plain text asks how much of something to give."""
+    return _ASKS.search(text) is not None and _NO_MEDICINE.search(text) is None
+
+
+def has_weight(text: str) -> bool:
+    """Whether plain text says how heavy someone is."""
+    # 15 mg/kg is no weight: no number stands before its 'kg'.
+    return _WEIGHT.search(text) is not None
+
+
+def absolute_doses(text: str) -> list[str]:
+    """Amounts to give (`500 mg`) in plain text, without those per kilogram and without values.
+
+    An amount counts when a word of giving stands in its line; 'haemoglobin 9 g' does not.
+    """
+    found = []
+    for match in _AMOUNT.finditer(text):
+        after = text[match.start("per") if match.group("per") else match.end() :][:24]
+        if _PER_WEIGHT.match(after) or _NOT_A_DOSE.match(after):
+            continue
+        line_start = text.rfind("\n", 0, match.start()) + 1
+        line_end = text.find("\n", match.end())
+        around = (
+            text[line_start : match.start()]
+            + " "
+            + text[match.end() : line_end if line_end >= 0 else len(text)]
+        )
+        if _TAKEN.search(around[-200:] if len(around) > 400 else around):
+            found.append(match.group(0).removesuffix(match.group("per") or "").strip())
+    return found

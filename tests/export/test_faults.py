@@ -1,0 +1,31 @@
+"""The exporter is killed, or its disk fails, at every write, fsync, rename and unlink."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from pedsup_testing import faults, tiny_models
+
+STRIDE = int(os.environ.get("PEDSUP_FAULT_STRIDE", "1"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: apt install gcc")
+def test_the_old_file_or_the_whole_new_one_at_every_point(tmp_path: Path) -> None:
+    base = tiny_models.llama(tmp_path / "base")
+    adapter = tiny_models.lora(tmp_path / "adapter", base)
+    config = {"root": str(tmp_path / "sweep"), "base": str(base), "adapter": str(adapter),
+              "stride": str(STRIDE)}  # fmt: skip
+    (tmp_path / "sweep").mkdir()
+    driver = Path(__file__).with_name("fault_driver.py")
+    report = faults.drive(driver, config, faults.build(tmp_path))["export"]
+    print(report)
+    for kind in faults.KINDS:
+        assert report["tried"][kind] >= 40 // STRIDE
+    assert report["ends"]["kill"]["killed"] == report["tried"]["kill"]
+    # A disk that fails is an error at every point: no failure passes for a success.
+    assert set(report["ends"]["ENOSPC"]) == {"error"}
+    assert set(report["ends"]["EIO"]) == {"error"}
