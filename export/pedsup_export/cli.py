@@ -1,9 +1,10 @@
-"""The command `pedsup-export`: run, plan, verify, compare-bases, phone-bundle."""
+"""The command `pedsup-export`: run, plan, verify, keygen, sign, compare-bases, phone-bundle."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ def cli() -> None:
 
 
 _base = click.option("--base", required=True, help="Base model: a folder, or a hub id owner/name.")
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_passphrase_file = click.option(
+    "--passphrase-file", type=_FILE, help="Read the passphrase from a file of yours alone."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -193,9 +198,13 @@ def plan(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--base", help="The base it was made from, to prove the adapter again.")
 @click.option("--adapter", help="The adapter that must be in it.")
+@click.option("--key", type=_FILE, help="Public key of the one who must have signed it.")
 @_json
-def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> None:
-    """Check a file against its manifest, and that the adapter is in it."""
+def verify(
+    file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool
+) -> None:
+    """Check a file against its manifest and signature, and that the adapter is in it."""
+    from pedsup.trust.keys import read_public_key
     from pedsup_export import render
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.verify import verify as check
@@ -206,8 +215,69 @@ def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> 
         file,
         base=resolve(base, BASE_FILES) if base else None,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
+        key=read_public_key(key) if key else None,
     )
     _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
+
+
+@cli.command()
+@click.argument("name", type=click.Path(path_type=Path))
+@click.option("--no-passphrase", is_flag=True, help="Leave the private key unencrypted.")
+@_passphrase_file
+@_json
+def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_json: bool) -> None:
+    """Make a key pair for signing: NAME.key (private) and NAME.pub (public)."""
+    from pedsup_export import render
+    from pedsup_export.sign import make_keys
+
+    if no_passphrase and passphrase_file:
+        raise UsageError("--no-passphrase and --passphrase-file exclude each other")
+    passphrase = None if no_passphrase else _passphrase(passphrase_file, new=True)
+    pair = make_keys(name, passphrase)
+    document = {
+        "private": str(pair.private),
+        "public": str(pair.public),
+        "encrypted": pair.encrypted,
+        "fingerprint": pair.key.fingerprint,
+        "words": {"en": pair.key.words("en"), "es": pair.key.words("es")},
+    }
+    _show(document, render.keys_text(pair), as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", type=_FILE, required=True, help="Private key of `keygen`.")
+@_passphrase_file
+@_json
+def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Check a file against its manifest and sign both: FILE.sig appears beside it."""
+    from pedsup_export import render
+    from pedsup_export.sign import needs_passphrase
+    from pedsup_export.sign import sign as sign_model
+
+    passphrase = _passphrase(passphrase_file, new=False) if needs_passphrase(key) else None
+    result = sign_model(file, key, passphrase)
+    document = {
+        "path": str(result.path),
+        "signature": str(result.signature),
+        "sha256": result.sha256,
+        "fingerprint": result.key.fingerprint,
+    }
+    _show(document, render.signed_text(result), as_json)
+
+
+def _passphrase(file: Path | None, *, new: bool) -> bytes:
+    """From a file, or asked for on the terminal; a new one twice."""
+    from pedsup_export.sign import read_passphrase
+
+    if file is not None:
+        return read_passphrase(file)
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "there is no terminal to ask for the passphrase", remedy="give --passphrase-file FILE"
+        )
+    answer: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
+    return answer.encode()
 
 
 @cli.command("compare-bases")

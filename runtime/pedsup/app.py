@@ -23,7 +23,7 @@ from pedsup.marker import RunMarker
 from pedsup.memory import available_memory
 from pedsup.paths import data_folder, make_private
 from pedsup.progress import say
-from pedsup.render import pipe_renderer, terminal_renderer
+from pedsup.render import clean, pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_with_origins
@@ -89,6 +89,7 @@ def execute(request: RunRequest) -> int:
             renderer = terminal_renderer(settings.think, language)
         else:
             say(SHORT[language])
+            _warn(loaded, language)
             renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
         conversation = Conversation(
             loaded.engine, loaded.template, session, renderer, loaded.prefix, marker=marker
@@ -119,7 +120,7 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
         require_consent(language, accepted=True, ask=None)
     resumed = _open_session(request, settings, plan) if request.resume is not None else None
     if settings.history and resumed is None:
-        make_private(_history_folder(settings), remedy=NO_HISTORY)
+        make_private(history_folder(settings), remedy=NO_HISTORY)
     with closing(reserve_port(DEFAULT_PORT if request.port is None else request.port)) as sock:
         serving = ServeRequest(
             sock=sock,
@@ -137,7 +138,15 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             watched(plan, settings) as marker,
             _loaded(plan, settings, marker) as loaded,
         ):
+            _warn(loaded, language)
             return serve(serving, loaded, turn_settings(loaded, settings))
+
+
+def _warn(loaded: LoadedModel, language: Language) -> None:
+    """Say once per run that nobody vouches for the model."""
+    if loaded.trust is not None and loaded.trust.warns:
+        for line in loaded.trust.lines(language):
+            say(clean(line))
 
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
@@ -168,7 +177,7 @@ def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
         # `--resume model.gguf`: the option took the model for an id.
         return replace(request, model=Path(resume), resume="last")
     if model is None and resume is not None:
-        first = read_records(find_session(_history_folder(settings), resume))[0]
+        first = read_records(find_session(history_folder(settings), resume))[0]
         path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
         if isinstance(path, str):
             return replace(request, model=Path(path))
@@ -192,7 +201,8 @@ def _asker() -> Callable[[str], str] | None:
     return ask
 
 
-def _history_folder(settings: Settings) -> Path:
+def history_folder(settings: Settings) -> Path:
+    """Where transcripts are kept."""
     if settings.history_dir:
         return Path(settings.history_dir).expanduser()
     return data_folder() / "sessions"
@@ -216,7 +226,7 @@ def _session(
 
 
 def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Session:
-    folder = _history_folder(settings)
+    folder = history_folder(settings)
     if request.resume is not None:
         session = resume_session(
             find_session(folder, request.resume), model_digest=plan.identity.digest
@@ -234,7 +244,7 @@ def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
     """A session with a transcript, or without one where none is wanted."""
     if not settings.history:
         return Session(system=settings.system or "")
-    folder = make_private(_history_folder(settings), remedy=NO_HISTORY)
+    folder = make_private(history_folder(settings), remedy=NO_HISTORY)
     return new_session(folder, _first_line(plan), system=settings.system or "")
 
 
@@ -244,6 +254,7 @@ def _first_line(plan: LaunchPlan) -> dict[str, Any]:
     return {
         "pedsup": __version__,
         "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "trust": plan.trust.describe(),
         "template": hashlib.sha256(str(template).encode()).hexdigest(),
         "settings": {
             "n_ctx": plan.config.n_ctx,

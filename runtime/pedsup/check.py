@@ -7,6 +7,7 @@ from typing import Any
 
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
+from pedsup.render import clean
 from pedsup.startup import LaunchPlan
 from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
@@ -18,6 +19,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
     return {
         "schema": "pedsup-check/1",
         "model": plan.identity.describe(),
+        "trust": plan.trust.describe(),
         "architecture": plan.shape.architecture,
         "n_ctx": plan.config.n_ctx,
         "n_ctx_train": plan.shape.n_ctx_train,
@@ -52,6 +54,7 @@ def check_text(plan: LaunchPlan) -> str:
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
+        *map(clean, plan.trust.lines("en")),
         f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
         f"trained for a context of {plan.shape.n_ctx_train} tokens",
         "",
@@ -71,13 +74,6 @@ def check_text(plan: LaunchPlan) -> str:
     return "\n".join(lines)
 
 
-def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
-    cost = plan.fit.paging
-    if cost is None:
-        return None
-    return {**asdict(cost), "most_tokens_per_s": cost.speed, "asked_for": not cost.bearable}
-
-
 def _tuning(plan: LaunchPlan) -> list[str]:
     """Whether what `tune` measured is used."""
     if plan.lookup.problem:
@@ -85,6 +81,13 @@ def _tuning(plan: LaunchPlan) -> list[str]:
     if plan.lookup.stale:
         return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
     return [f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}"] if plan.tuned else []
+
+
+def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
+    cost = plan.fit.paging
+    if cost is None:
+        return None
+    return {**asdict(cost), "most_tokens_per_s": cost.speed, "asked_for": not cost.bearable}
 
 
 _VERDICTS = {
@@ -102,6 +105,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         ("compute buffers", need.compute + need.output),
         ("vocabulary", need.vocabulary),
         ("repacked copies", need.repacked),
+        ("draft model", need.draft_weights + need.draft),
         ("this program", need.program),
         ("total", need.total),
     ]

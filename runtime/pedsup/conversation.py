@@ -190,9 +190,18 @@ def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str
             "prompt_tokens_per_s": _rate(n_read, result.timings.prompt_s),
             "decode_tokens_per_s": _rate(n_written, result.timings.decode_s),
         },
+        "drafts": {
+            "drafted": result.drafts.n_drafted,
+            "accepted": result.drafts.n_accepted,
+            "speed_up": _rounded(result.drafts.speed_up),
+        },
         "notices": [asdict(notice) for notice in result.notices],
         "guards": [asdict(finding) for finding in findings],
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _rate(count: int, seconds: float) -> float | None:

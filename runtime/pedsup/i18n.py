@@ -136,6 +136,33 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
     "characters": {"en": "characters", "es": "caracteres"},
     "reading": {"en": "reading the prompt", "es": "leyendo la pregunta"},
     "no_stats": {"en": "Nothing was asked yet.", "es": "Aún no se ha preguntado nada."},
+    "trust_signed": {"en": "Signed by {name}.", "es": "Firmado por {name}."},
+    "trust_unsigned": {
+        "en": "WARNING: this model is not signed: nobody vouches for where it comes from.",
+        "es": "ATENCIÓN: este modelo no está firmado: nadie responde de su procedencia.",
+    },
+    "trust_unknown_key": {
+        "en": "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+        "signature cannot be checked (pedsup-run trust add KEY.pub).",
+        "es": "ATENCIÓN: este modelo está firmado con una clave en la que no se confía aquí "
+        "({hint}); la firma no se puede comprobar (pedsup-run trust add CLAVE.pub).",
+    },
+    "trust_weights_unread": {
+        "en": "Its bytes are compared before it is loaded.",
+        "es": "Sus bytes se comparan antes de cargarlo.",
+    },
+    "trust_weights_read": {
+        "en": "All its bytes were read and are as exported.",
+        "es": "Se han leído todos sus bytes y son los exportados.",
+    },
+    "trust_weights_earlier": {
+        "en": "It was read in full earlier and has not changed since.",
+        "es": "Se leyó entero antes y no ha cambiado desde entonces.",
+    },
+    "trust_weights_nothing-to-compare": {
+        "en": "It has no manifest: nothing says what its bytes should be.",
+        "es": "No tiene manifiesto: nada dice cómo deberían ser sus bytes.",
+    },
     "still_there": {
         "en": "The conversation is kept: {id}. Continue with --resume {id}",
         "es": "La conversación se conserva: {id}. Continúe con --resume {id}",

@@ -230,6 +230,9 @@ class Repl:
     def _greet(self) -> None:
         for line in self.loaded.identity.lines():
             self._say(line)
+        if self.loaded.trust is not None:
+            for line in self.loaded.trust.lines(self._language):
+                self._say(clean(line))
         self._say(SHORT[self._language])
         self._say(self._text("ready"))
         session = self.conversation.session

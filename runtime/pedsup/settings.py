@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
+from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.json_file import read_bounded
 from pedsup.paths import config_folder
@@ -41,6 +42,9 @@ class Settings:
     tuned: bool = True
     """Use what `pedsup-run tune` measured for what is not given."""
     governor: Literal["auto", "on", "off"] = "auto"
+    draft: str = "auto"
+    """'off', 'lookup', the path of a draft model, or 'auto': what `tune` found faster, else off."""
+    draft_max: int = DEFAULT_DRAFT_MAX
     temp: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -56,6 +60,10 @@ class Settings:
     """Keep the read system prompt on disk, so that the next start does not read it again."""
     allow_template: bool = False
     allow_paging: bool = False
+    require_signature: bool = False
+    """Run only models signed by a trusted key."""
+    verify: bool = False
+    """Read the whole model file at every start, not only at its first."""
 
 
 _LIMITS: Final[dict[str, tuple[float, float]]] = {
@@ -64,6 +72,7 @@ _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "threads_batch": (1, 512),
     "batch": (1, 1 << 16),
     "ubatch": (1, 1 << 16),
+    "draft_max": (1, 64),
     "temp": (0.0, 5.0),
     "top_p": (0.0, 1.0),
     "top_k": (0, 1 << 20),

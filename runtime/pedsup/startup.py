@@ -14,11 +14,13 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.drafts.fit import require_drafter
+from pedsup.engine.drafts.option import draft_config
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
@@ -31,6 +33,9 @@ from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
 from pedsup.progress import say
 from pedsup.settings import Origin, Settings, given_names
+from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import assess as assess_trust
+from pedsup.trust.store import load_store
 from pedsup.tuning.apply import Applied, apply_tuned
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up
@@ -46,6 +51,7 @@ class LaunchPlan:
     """Everything decided before llama.cpp sees the file."""
 
     header: GGUFHeader
+    trust: Trust
     shape: ModelShape
     identity: ModelIdentity
     config: EngineConfig
@@ -81,6 +87,8 @@ class LoadedModel:
     prefix: PrefixCache | None = None
     governor: Governor | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    trust: Trust | None = None
+    """None for a model that came by another way than `load`."""
 
 
 def plan_launch(
@@ -98,12 +106,17 @@ def plan_launch(
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
-        UsageError: the context asked for is larger than the model's.
+        UntrustedError: its signature or manifest is not good, or a required one is missing.
+        UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
+        MismatchError: the draft model does not belong to the model.
     """
     header = validate_model(model)
+    identity = identify(header)
+    policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
+    trust = assess_trust(header, identity, load_store(), policy)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
-    identity, features, server = identify(header), cpu_features(), _uses_server(settings)
+    features, server = cpu_features(), _uses_server(settings)
     host, cores = Host(features, server=server), read_cores(allowed_cpus())
     given = given_names(settings) if origins is None else origins
     lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
@@ -116,7 +129,10 @@ def plan_launch(
         n_threads=threads.n_threads,
         n_threads_batch=settings.threads_batch or threads.n_threads,
         cpus=threads.cpus,
+        draft=draft_config(settings.draft, settings.draft_max),
     )
+    if config.draft.model is not None:
+        require_drafter(header, validate_drafter(config.draft.model))
     config = _memory_use(applied, header, config, available, host)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
@@ -126,6 +142,7 @@ def plan_launch(
         config = replace(config, resident=fit.paging.resident)
     return LaunchPlan(
         header=header,
+        trust=trust,
         shape=shape,
         identity=identity,
         config=config,
@@ -146,6 +163,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     Raises:
         ResourceError: it does not fit; the remedy names the next smaller option.
         UnsupportedError: it has no chat template, or one that is not known.
+        UntrustedError: its bytes are not those that were signed or exported.
         EngineError: llama.cpp cannot load it.
     """
     check_fit(plan, settings)
@@ -155,6 +173,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.
         ChatTemplate.from_model(None)
+    trust = verify_weights(plan.trust)
     started = time.monotonic()
     engine = open_engine(plan.config, settings.engine)
     governor = None
@@ -162,6 +181,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
         governor = engine.governor
     try:
+        confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
     except BaseException:
         engine.close()
@@ -177,6 +197,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         prefix=_prefix_cache(plan, settings),
         governor=governor,
         origins=plan.origins,
+        trust=trust,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pedsup.chat.turn import TurnResult
 from pedsup.conversation import turn_facts
+from pedsup.engine.api import DraftStats
 from pedsup.progress import human_bytes
 from pedsup.startup import LoadedModel
 from pedsup.tuning.apply import origin_text
@@ -63,6 +64,8 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             f"decode {_rate(timings['decode_tokens_per_s'])}, "
             f"first token after {timings['first_token_s']:.2f} s",
         ]
+        if last.drafts.n_drafted:
+            lines.append(_drafts(last.drafts))
     memory = resident_memory()
     if memory:
         lines.append(
@@ -95,6 +98,12 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
             f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
         )
     return lines
+
+
+def _drafts(drafts: DraftStats) -> str:
+    share = f"{100 * (drafts.acceptance or 0):.0f} %"
+    faster = f", about {drafts.speed_up:.2f} times the speed without" if drafts.speed_up else ""
+    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share}){faster}"
 
 
 def _rate(value: float | None) -> str:

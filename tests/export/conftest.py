@@ -23,6 +23,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "e4b": tiny_models.gemma4(root / "e4b"),
         "e2b": tiny_models.gemma4(root / "e2b", shape="e2b"),
         "multimodal": tiny_models.gemma4_multimodal(root / "multimodal"),
+        "assistant": tiny_models.gemma4_assistant(root / "assistant"),
     }
 
 

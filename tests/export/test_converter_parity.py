@@ -54,7 +54,7 @@ def check_same(folder: Path, oracle: Path, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["llama", "e4b", "e2b", "multimodal"])
+@pytest.mark.parametrize("kind", ["llama", "e4b", "e2b", "multimodal", "assistant"])
 def test_every_field_and_tensor_equals_the_converter_s(
     kind: str, models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from pedsup_testing import oracle
 
+from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.manifest import manifest_path, read_manifest
 from pedsup_export.export import execute
@@ -72,6 +74,36 @@ def test_every_tensor_is_llama_cpp_s(
         # per_layer_model_proj in the type of its input (see mixture.py).
         theirs = convert(merged(kind), quant.lower())
     assert_same_tensors(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "quant",
+    ["Q4_K_M", *(pytest.param(q, marks=[pytest.mark.slow]) for q in ("Q8_0", "BF16"))],
+)
+def test_a_drafter_is_llama_cpp_s(
+    quant: str, models: dict[str, Path], convert: Convert, tmp_path: Path
+) -> None:
+    mine = export(models["assistant"], None, tmp_path / "mine.gguf", quant=quant)
+    if quant in ("F32", "F16", "BF16"):
+        theirs = convert(models["assistant"], quant.lower())
+    else:
+        intermediate = convert(models["assistant"], "f32")
+        theirs = oracle.quantize(intermediate, tmp_path / "t.gguf", FILE_TYPES[quant].number)
+    assert_same_tensors(mine, theirs)
+
+
+def test_a_drafter_that_lacks_a_projection_is_refused(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "cut"
+    shutil.copytree(models["assistant"], folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["pre_projection.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BadFileError, match=r"nextn\.pre_projection"):
+        export(folder, None, tmp_path / "out.gguf")
 
 
 @pytest.mark.parametrize("kind", ["llama", "e4b"])

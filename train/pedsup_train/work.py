@@ -18,7 +18,7 @@ from pedsup_train.recipe_toml import to_toml
 
 _WRITING_FAILED: Final = (
     "no space left", "i/o error", "input/output error", "disk quota", "read-only file system",
-    "pytorchstreamwriter failed", "error while serializing", "unexpected pos",
+    "pytorchstreamwriter failed", "error while serializing", "unexpected pos", "iostream error",
 )  # fmt: skip
 """How safetensors and torch word a failed write, in errors that are no OSError."""
 IDENTITY: Final = "run.json"

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pedsup.errors import UnsupportedError
-from pedsup_export.arch import gemma4, llama
+from pedsup_export.arch import gemma4, gemma4_assistant, llama
 from pedsup_export.arch.base import Architecture, Dropped, ModelTensors, OutputTensor
 
 __all__ = ["ARCHITECTURES", "Architecture", "Dropped", "ModelTensors", "OutputTensor", "find"]
 
-ARCHITECTURES: Final[tuple[Architecture, ...]] = (gemma4.ARCHITECTURE, llama.ARCHITECTURE)
+ARCHITECTURES: Final[tuple[Architecture, ...]] = (
+    gemma4.ARCHITECTURE,
+    gemma4_assistant.ARCHITECTURE,
+    llama.ARCHITECTURE,
+)
 
 
 def find(config: Mapping[str, Any], where: object) -> Architecture:

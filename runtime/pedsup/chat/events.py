@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from pedsup.engine.api import SamplingConfig
+from pedsup.engine.api import NO_DRAFTS, DraftStats, SamplingConfig
 
 StopReason: TypeAlias = Literal["end", "length", "context", "loop", "interrupted", "empty"]
 """The model ended; `max_tokens`; the context is full; the watchdog; the consumer stopped reading;
@@ -92,6 +92,7 @@ class TurnResult:
     timings: TurnTimings
     stop_reason: StopReason
     notices: tuple[Notice, ...] = ()
+    drafts: DraftStats = NO_DRAFTS
 
 
 @dataclass(frozen=True)

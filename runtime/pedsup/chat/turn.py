@@ -26,7 +26,7 @@ from pedsup.chat.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser, Part
 from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
-from pedsup.engine.api import Engine, PromptProgress, SamplingConfig, Token
+from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
 
 __all__ = [
@@ -80,7 +80,7 @@ class Turn:
         self._texts: dict[Channel, list[str]] = {channel: [] for channel in Channel}
         self._counts = dict.fromkeys(Channel, 0)
         self._notices: list[Notice] = []
-        self._timings = TurnTimings()
+        self._timings, self._drafts = TurnTimings(), NO_DRAFTS
         self._n_prompt = self._n_cached = 0
         self._stop: StopReason = "interrupted"
         self._started = 0.0
@@ -99,6 +99,7 @@ class Turn:
             timings=self._timings,
             stop_reason=self._stop,
             notices=tuple(self._notices),
+            drafts=self._drafts,
         )
 
     def stream(self) -> Iterator[TurnEvent]:
@@ -351,3 +352,4 @@ class Turn:
             prompt_s=timings.prompt_s + stats.prompt_s,
             decode_s=timings.decode_s + stats.decode_s,
         )
+        self._drafts += stats.drafts

@@ -5,7 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
+
+DEFAULT_DRAFT_MAX: Final = 6
+"""Tokens drafted at once. With the token before them that is a batch of 7: from 8 on, llama.cpp's
+processor code multiplies K-quants by another kernel, which rounds otherwise."""
+
+
+@dataclass(frozen=True)
+class DraftConfig:
+    """Speculative decoding: who proposes the next tokens, and at most how many."""
+
+    kind: Literal["off", "lookup", "model"] = "off"
+    """'lookup' copies what followed the last tokens earlier in the text; 'model' asks a model."""
+    model: Path | None = None
+    """The draft model's GGUF, for the kind 'model'."""
+    n_max: int = DEFAULT_DRAFT_MAX
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of logits that one call of llama.cpp may have to give."""
+        return 1 if self.kind == "off" else 1 + self.n_max
 
 
 @dataclass(frozen=True)
@@ -23,6 +43,7 @@ class EngineConfig:
     use_mmap: bool = True
     extra_buffers: bool = False
     """llama.cpp's extra buffer types: AMX on x86, weight repack on ARM."""
+    draft: DraftConfig = DraftConfig()
     resident: int | None = None
     """Bytes of the mapped file that fit into memory, if not all do (see `engine.streaming`)."""
 
@@ -66,6 +87,40 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class DraftStats:
+    """What drafts came to; sums with `+` over calls of `generate`."""
+
+    n_drafted: int = 0
+    n_accepted: int = 0
+    """Drafted tokens that the model itself drew, each one a pass over the weights saved."""
+    with_s: float = 0.0
+    """Seconds of decoding with drafts, those of drafting included."""
+    without_s: float = 0.0
+    """An estimate: the same tokens at the measured time of a step without a draft; 0 unknown."""
+
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted of drafted, None when nothing was drafted."""
+        return self.n_accepted / self.n_drafted if self.n_drafted else None
+
+    @property
+    def speed_up(self) -> float | None:
+        """Estimated speed beside that without drafts (1: as fast), None when unknown."""
+        return self.without_s / self.with_s if self.with_s and self.without_s else None
+
+    def __add__(self, other: DraftStats) -> DraftStats:
+        return DraftStats(
+            self.n_drafted + other.n_drafted,
+            self.n_accepted + other.n_accepted,
+            self.with_s + other.with_s,
+            self.without_s + other.without_s,
+        )
+
+
+NO_DRAFTS: Final = DraftStats()
+
+
+@dataclass(frozen=True)
 class GenerationStats:
     """Counts and seconds of the last `generate`, as measured by the engine."""
 
@@ -75,6 +130,7 @@ class GenerationStats:
     n_generated: int
     prompt_s: float
     decode_s: float
+    drafts: DraftStats = NO_DRAFTS
 
 
 PromptProgress = Callable[[int, int], None]

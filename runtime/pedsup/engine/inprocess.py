@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pedsup.engine import llama_bindings
 from pedsup.engine.api import (
@@ -22,17 +23,17 @@ from pedsup.engine.api import (
 )
 from pedsup.engine.ends import end_tokens
 from pedsup.engine.kv_cache import KVCache, common_prefix
+from pedsup.engine.native import Native, context_params, decode, load_model, make_context
 from pedsup.engine.sampler import SamplerChain
 from pedsup.engine.streaming import LayerStreamer, plan_stream
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
-from pedsup.gguf_file import read_header
 from pedsup.gguf_file.validate import validate_model
 from pedsup.memory.shape import PER_LAYER_TABLE
 
-LOAD_MODE_NONE: Final = 0
-LOAD_MODE_MMAP: Final = 1
-LAZY_MODE_ON: Final = 2
+if TYPE_CHECKING:
+    from pedsup.engine.drafts.verify import Verifier
+
 MAX_PIECE: Final = 512
 """Bytes: the longest token text of a sane vocabulary; longer ones take a second call."""
 
@@ -45,6 +46,7 @@ class InProcessEngine:
         self._lib = llama_bindings.load()
         self._model: Any = None
         self._ctx: Any = None
+        self._verifier: Verifier | None = None
         self._pool: ctypes.c_void_p | None = None
         self._streamer: LayerStreamer | None = None
         self._pieces: dict[int, bytes] = {}
@@ -64,16 +66,7 @@ class InProcessEngine:
 
     def _load(self, config: EngineConfig) -> None:
         lib = self._lib
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0
-        params.load_mode = LOAD_MODE_MMAP if config.use_mmap else LOAD_MODE_NONE
-        # The per-layer table of Gemma 4 is looked up, a few rows per token: left in the file. By
-        # itself llama.cpp does that above 4 GiB only, and E4B's has 2.2.
-        params.lazy_mode = LAZY_MODE_ON
-        params.use_extra_bufts = config.extra_buffers
-        self._model = lib.llama_model_load_from_file(os.fsencode(config.model), params)
-        if not self._model:
-            raise _load_error("llama.cpp cannot load the model", config)
+        self._model = load_model(lib, config.model, config)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._info = self._read_info()
         if config.n_ctx > self._info.n_ctx_train:
@@ -83,10 +76,13 @@ class InProcessEngine:
                 wanted=f"at most {self._info.n_ctx_train}, the model's own",
                 remedy=f"give --ctx {self._info.n_ctx_train} or less",
             )
+        params = context_params(lib, config)
+        # With drafts, every token of one is a row to draw from.
+        params.n_outputs_max = config.draft.n_rows
         self._streamer = _streamer(lib, config)
-        self._ctx = lib.llama_init_from_model(self._model, self._context_params(config))
-        if not self._ctx:
-            raise _load_error("llama.cpp cannot make a context for the model", config)
+        if self._streamer is not None:
+            params.cb_eval = self._streamer.callback
+        self._ctx = make_context(lib, self._model, params, config.model)
         if self._streamer is not None:
             self._streamer.attach()
         self._pool = llama_bindings.make_threadpool(
@@ -100,21 +96,11 @@ class InProcessEngine:
         # One batch for all calls: positions and sequence are llama.cpp's defaults, only the
         # last token's logits are computed.
         self._batch = lib.llama_batch_get_one(self._buffer, 1)
+        if config.draft.kind != "off":
+            from pedsup.engine.drafts.choose import make_verifier
 
-    def _context_params(self, config: EngineConfig) -> Any:
-        params = self._lib.llama_context_default_params()
-        params.n_ctx, params.n_batch = config.n_ctx, config.n_batch
-        params.n_ubatch = min(config.n_ubatch, config.n_batch)
-        params.n_seq_max = 1
-        # One row of logits per call. The default reserves a row per batch token: 512 MiB of
-        # compute buffer for Gemma's 262144 tokens.
-        params.n_outputs_max = 1
-        params.n_threads, params.n_threads_batch = config.n_threads, config.n_threads_batch
-        params.swa_full = False
-        params.no_perf = True
-        if self._streamer is not None:
-            params.cb_eval = self._streamer.callback
-        return params
+            target = Native(lib, self._model, self._ctx, self._pool)
+            self._verifier = make_verifier(target, self._cache, config)
 
     def _read_info(self) -> ModelInfo:
         lib, vocab = self._lib, self._vocab
@@ -200,7 +186,8 @@ class InProcessEngine:
         sampler = SamplerChain(self._lib, self._vocab, sampling, prompt)
         try:
             self._read(prompt, len(prompt) if keep is None else keep, on_prompt)
-            yield from self._decode(sampler, max_tokens)
+            decoding = self._decode if self._verifier is None else self._decode_with_drafts
+            yield from decoding(sampler, max_tokens)
         finally:
             sampler.close()
 
@@ -216,6 +203,8 @@ class InProcessEngine:
         self._lib.llama_set_n_threads(
             self._ctx, max(1, min(n_threads, most)), max(1, min(batch, most_batch))
         )
+        if self._verifier is not None:
+            self._verifier.set_threads(max(1, min(n_threads, most)))
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and their state; the file is llama.cpp's own format."""
@@ -259,6 +248,10 @@ class InProcessEngine:
         raise EngineError("an engine in this process cannot be started again")
 
     def close(self) -> None:
+        if self._verifier is not None:
+            # Before the context, which a drafter may share.
+            self._verifier.close()
+            self._verifier = None
         if self._ctx:
             self._lib.llama_free(self._ctx)
         if self._pool is not None:
@@ -302,7 +295,7 @@ class InProcessEngine:
                 self._cache.checkpoint()
         self._stats = GenerationStats(len(prompt), cached, 0, perf_counter() - started, 0.0)
 
-    def _decode(self, sampler: SamplerChain, max_tokens: int) -> Iterator[Token]:
+    def _decode(self, sampler: SamplerChain, max_tokens: int) -> Generator[Token, None, None]:
         """The loop that runs once per token: everything it needs is a local name."""
         cache, buffer, ctx, vocab = self._cache.tokens, self._buffer, self._ctx, self._vocab
         is_end = self._lib.llama_vocab_is_eog
@@ -328,17 +321,30 @@ class InProcessEngine:
         finally:
             self._stats = replace(self._stats, n_generated=n, decode_s=busy)
 
+    def _decode_with_drafts(
+        self, sampler: SamplerChain, max_tokens: int
+    ) -> Generator[Token, None, None]:
+        """The same tokens, several for one pass over the weights where a draft was right."""
+        verifier = self._verifier
+        assert verifier is not None
+        room = min(max_tokens, self._n_ctx - len(self._cache.tokens))
+        drawing = verifier.tokens(sampler, room, row=self._batch.n_tokens - 1)
+        try:
+            with closing(drawing):
+                for token in drawing:
+                    yield Token(token, self.piece(token))
+        finally:
+            drafts = verifier.stats
+            self._stats = replace(
+                self._stats,
+                n_generated=verifier.n_generated,
+                decode_s=drafts.with_s,
+                drafts=drafts,
+            )
+
     def _step(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
-        code = self._lib.llama_decode(self._ctx, self._batch)
-        if code == 0:
-            return
-        meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
-        raise EngineError(
-            f"llama.cpp cannot decode: {meaning.get(code, 'fatal error')} (code {code})",
-            where=llama_bindings.log_tail() or None,
-            remedy="start again with a smaller --ctx; the transcript is kept",
-        )
+        decode(self._lib, self._ctx, self._batch)
 
     def _render(self, token: int) -> bytes:
         size = MAX_PIECE
@@ -354,14 +360,5 @@ def _streamer(lib: Any, config: EngineConfig) -> LayerStreamer | None:
     """What lets layers go when the mapped file does not fit; None when it does."""
     if config.resident is None or not config.use_mmap:
         return None
-    plan = plan_stream(read_header(config.model), config.resident, PER_LAYER_TABLE)
+    plan = plan_stream(validate_model(config.model), config.resident, PER_LAYER_TABLE)
     return LayerStreamer(lib, plan, config.model) if plan.layers else None
-
-
-def _load_error(found: str, config: EngineConfig) -> EngineError:
-    return EngineError(
-        found,
-        where=f"{config.model}: {llama_bindings.log_tail() or 'no reason given'}",
-        wanted="a GGUF that this llama.cpp knows, and memory enough for it",
-        remedy="check the file with its SHA-256, or try a smaller --ctx",
-    )

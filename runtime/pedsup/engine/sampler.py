@@ -92,16 +92,16 @@ class SamplerChain:
         for token in history[-PENALTY_WINDOW:] if config.repeat_penalty != 1.0 else ():
             lib.llama_sampler_accept(self._free, token)
 
-    def sample(self, ctx: Any) -> int:
-        """Draw from the logits of the last token decoded, and accept the draw."""
+    def sample(self, ctx: Any, row: int = -1) -> int:
+        """Draw from a row of logits of the last batch (-1: its last token), and accept the draw."""
         sample = self._lib.llama_sampler_sample
-        token = int(sample(self._free, ctx, -1))
+        token = int(sample(self._free, ctx, row))
         if self._strict is None:
             return token
         if self._allowed(token):
             self._lib.llama_sampler_accept(self._strict, token)
             return token
-        return int(sample(self._strict, ctx, -1))
+        return int(sample(self._strict, ctx, row))
 
     def close(self) -> None:
         """Free the chains (and the grammar, which its chain owns)."""

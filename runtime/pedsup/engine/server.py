@@ -7,6 +7,7 @@ pin: fields that an answer may lack have a fallback.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -16,6 +17,8 @@ from time import perf_counter
 from typing import Any, Final
 
 from pedsup.engine.api import (
+    NO_DRAFTS,
+    DraftStats,
     EngineConfig,
     GenerationStats,
     ModelInfo,
@@ -23,6 +26,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
 from pedsup.engine.server_client import ServerClient
@@ -30,7 +34,7 @@ from pedsup.engine.server_process import ServerProcess, require_program
 from pedsup.engine.state_file import bad_state, pack_state, unpack_state
 from pedsup.errors import EngineError, UsageError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 
 SLOT_FILE: Final = "slot.state"
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
@@ -42,13 +46,15 @@ class ServerEngine:
     def __init__(self, config: EngineConfig, *, program: Path | None = None) -> None:
         header = validate_model(config.model)
         self._program, self._config = program or require_program(), config
-        self._states = Path(tempfile.mkdtemp(prefix="pedsup-"))
+        self._states = Path(tempfile.mkdtemp(prefix=f"pedsup-{os.getpid()}-"))
         self._process: ServerProcess | None = None
         self._cached: list[int] = []
         self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         try:
             _check_context(config, header)
+            if config.draft.model is not None:
+                require_drafter(header, validate_drafter(config.draft.model))
             self._start()
             self._properties = self._client().post("GET", "/props")
             self._info = self._read_info(header)
@@ -233,6 +239,7 @@ class ServerEngine:
                 n_generated=int(timings.get("predicted_n", stats.n_generated)),
                 prompt_s=timings.get("prompt_ms", 0.0) / 1e3,
                 decode_s=timings.get("predicted_ms", 0.0) / 1e3,
+                drafts=_drafts(timings),
             )
         self._stats = stats
 
@@ -257,7 +264,7 @@ class ServerEngine:
         missing = int(event.get("tokens_predicted", number)) - number
         if missing > 0 and text:
             found = self.tokenize(text, parse_special=False)
-            if found[-len(ids) :] == ids:
+            if len(found) == missing + len(ids) and found[-len(ids) :] == ids:
                 ids = found
         for token in ids[:-1]:
             yield Token(token, b"")
@@ -270,6 +277,13 @@ class ServerEngine:
             if action == "restore" and self._running().alive:
                 raise bad_state(self._states / SLOT_FILE, error.found) from error
             raise
+
+
+def _drafts(timings: dict[str, Any]) -> DraftStats:
+    drafted, accepted = timings.get("draft_n"), timings.get("draft_n_accepted")
+    if not isinstance(drafted, int) or not isinstance(accepted, int):
+        return NO_DRAFTS
+    return DraftStats(drafted, accepted)
 
 
 def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:

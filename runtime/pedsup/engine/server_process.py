@@ -18,8 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pedsup.engine.api import EngineConfig
+from pedsup.engine.api import DraftConfig, EngineConfig
+from pedsup.engine.drafts.lookup import NGRAM
 from pedsup.errors import EngineError, MissingDependencyError
+from pedsup.gguf_file import read_header
+from pedsup.gguf_file.rules import ASSISTANT
 
 PROGRAM: Final = "llama-server"
 PROGRAM_VARIABLE: Final = "PEDSUP_LLAMA_SERVER"
@@ -221,6 +224,11 @@ def _arguments(program: Path, config: EngineConfig, port: int, states: Path) -> 
         "--port": port,
         "--slot-save-path": states,
     }
+    if config.draft.kind == "lookup":
+        # As in this process: see pedsup.engine.drafts.lookup. An old server has no such options
+        # and says so.
+        options["--spec-ngram-simple-size-n"] = NGRAM
+        options["--spec-ngram-simple-size-m"] = config.draft.n_max
     flat = [str(part) for pair in options.items() for part in pair]
     return [str(program), *flat, "--no-warmup"]
 
@@ -245,9 +253,23 @@ def _environment(config: EngineConfig, key: str) -> dict[str, str]:
         # The server need not parse the model's template: prompts come as tokens.
         "LLAMA_ARG_CHAT_TEMPLATE": "chatml",
     }
+    options |= _draft_environment(config.draft)
     if not config.use_mmap:
         options |= {"LLAMA_ARG_LOAD_MODE": "none", "LLAMA_ARG_MMAP": "0"}
     return {**inherited, **options}
+
+
+def _draft_environment(draft: DraftConfig) -> dict[str, str]:
+    if draft.kind == "lookup":
+        return {"LLAMA_ARG_SPEC_TYPE": "ngram-simple"}
+    if draft.kind == "off" or draft.model is None:
+        return {}
+    assistant = read_header(draft.model).architecture == ASSISTANT
+    return {
+        "LLAMA_ARG_SPEC_TYPE": "draft-mtp" if assistant else "draft-simple",
+        "LLAMA_ARG_SPEC_DRAFT_MODEL": str(draft.model),
+        "LLAMA_ARG_SPEC_DRAFT_N_MAX": str(draft.n_max),
+    }
 
 
 def _child_setup(cpus: frozenset[int] | None) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from typing import Final
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import SUPPORTED, bad_field, check_rules, per_layer
+from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.gguf_file.values import ValueType
 
@@ -28,23 +28,32 @@ def require_supported(header: GGUFHeader) -> None:
             f"a GGUF of the architecture '{header.architecture or 'unknown'}'",
             where=header.path,
             wanted=f"one of: {', '.join(SUPPORTED)}",
-            remedy="choose a Gemma 4 or Llama model file",
+            remedy="a drafter runs beside its model: pedsup-run MODEL.gguf --draft THIS.gguf"
+            if header.architecture == ASSISTANT
+            else "choose a Gemma 4 or Llama model file",
         )
 
 
-def check_architecture(header: GGUFHeader) -> None:
+def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
     """Check hyperparameters and tensors of a supported architecture against each other.
+
+    Args:
+        drafter: whether it may be one of Gemma 4's drafter models.
 
     Raises:
         UnsupportedError: another architecture.
         BadFileError: a field or a tensor cannot be right.
     """
-    require_supported(header)
+    assistant = drafter and header.architecture == ASSISTANT
+    if not assistant:
+        require_supported(header)
     check_rules(header)
     _check_heads(header)
     _check_experts(header)
     if header.architecture == "gemma4":
         _check_gemma4(header)
+    if assistant:
+        _check_assistant(header)
     for tensor in header.tensors.values():
         _check_tensor(header, tensor)
     embedding = header.tensors.get(EMBEDDING)
@@ -71,7 +80,7 @@ def _check_heads(header: GGUFHeader) -> None:
     default = header.get("%s.embedding_length") // heads[0]
     full = header.get("%s.attention.key_length", default)
     _check_head(header, "", full, default, exact=header.architecture == "llama")
-    if header.architecture == "gemma4":
+    if header.architecture in ("gemma4", ASSISTANT):
         swa = header.get("%s.attention.key_length_swa")
         rotated = header.get("%s.rope.dimension_count", full)
         _check_head(header, "_swa", swa, swa, exact=False, rotated=rotated)
@@ -116,16 +125,32 @@ def _check_experts(header: GGUFHeader) -> None:
         )
 
 
+def _check_assistant(header: GGUFHeader) -> None:
+    """Every layer drafts, and the hidden size that comes and goes is the target's."""
+    _sliding_layers(header)
+    layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
+    if header.get(layers_key) != n_layer:
+        raise bad_field(header, layers_key, f"is {header.get(layers_key)}", f"{n_layer}, all")
+    out_key = "%s.embedding_length_out"
+    if header.get(out_key) == header.get("%s.embedding_length"):
+        raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")
+
+
+def _sliding_layers(header: GGUFHeader) -> list[bool]:
+    kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
+    sliding = [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
+    if not any(sliding) or header.value_types[header.full_key(_PATTERN)] is not ValueType.ARRAY:
+        raise bad_field(header, _PATTERN, "has no sliding layer", "an array with sliding layers")
+    return sliding
+
+
 def _check_gemma4(header: GGUFHeader) -> None:
     """Which layers slide and which reuse an earlier layer's cache.
 
     llama.cpp (llama_model::create_memory) takes the last two layers with a cache of their own
     for reuse: the one before last by sliding layers, the last by full ones.
     """
-    kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
-    sliding = [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
-    if not any(sliding) or header.value_types[header.full_key(_PATTERN)] is not ValueType.ARRAY:
-        raise bad_field(header, _PATTERN, "has no sliding layer", "an array with sliding layers")
+    sliding = _sliding_layers(header)
     shared_key = "%s.attention.shared_kv_layers"
     own = len(sliding) - header.get(shared_key, 0)
     if own < 2:

@@ -80,25 +80,33 @@ _COMMON: Final[dict[str, Rule]] = {
     "split.count": Fixed(ValueType.UINT16, (0, 1)),
     "general.type": Fixed(ValueType.STRING, ("model",)),
 }
+_GEMMA4: Final[dict[str, Rule]] = {
+    **_COMMON,
+    "%s.attention.key_length": Whole(2, 1 << 16, required=True),
+    "%s.attention.value_length": Whole(2, 1 << 16, required=True),
+    "%s.attention.key_length_swa": Whole(2, 1 << 16, required=True),
+    "%s.attention.value_length_swa": Whole(2, 1 << 16, required=True),
+    "%s.attention.sliding_window": Whole(1, required=True),
+    "%s.attention.shared_kv_layers": Whole(0, MAX_LAYERS),
+    "%s.embedding_length_per_layer_input": Whole(0, required=True),
+    "%s.expert_feed_forward_length": Whole(0, per_layer=True),
+    "%s.rope.dimension_count_swa": Whole(2, 1 << 16),
+    "%s.rope.freq_base_swa": Real(0.0, 1e15),
+    "%s.final_logit_softcapping": Real(0.0, 1e6),
+}
+ASSISTANT: Final = "gemma4-assistant"
+"""Gemma 4's drafter models, which are no models by themselves."""
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "llama": _COMMON,
-    "gemma4": {
-        **_COMMON,
-        "%s.attention.key_length": Whole(2, 1 << 16, required=True),
-        "%s.attention.value_length": Whole(2, 1 << 16, required=True),
-        "%s.attention.key_length_swa": Whole(2, 1 << 16, required=True),
-        "%s.attention.value_length_swa": Whole(2, 1 << 16, required=True),
-        "%s.attention.sliding_window": Whole(1, required=True),
-        "%s.attention.shared_kv_layers": Whole(0, MAX_LAYERS),
-        "%s.embedding_length_per_layer_input": Whole(0, required=True),
-        "%s.expert_feed_forward_length": Whole(0, per_layer=True),
-        "%s.rope.dimension_count_swa": Whole(2, 1 << 16),
-        "%s.rope.freq_base_swa": Real(0.0, 1e15),
-        "%s.final_logit_softcapping": Real(0.0, 1e6),
+    "gemma4": _GEMMA4,
+    ASSISTANT: {
+        **_GEMMA4,
+        "%s.embedding_length_out": Whole(1, required=True),
+        "%s.nextn_predict_layers": Whole(1, MAX_LAYERS, required=True),
     },
 }
-"""By architecture; the architectures that pedsup runs."""
-SUPPORTED: Final = tuple(sorted(RULES))
+SUPPORTED: Final = ("gemma4", "llama")
+"""The architectures that pedsup runs."""
 
 
 def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileError:

@@ -19,7 +19,7 @@ from pedsup.gguf_file.tokenizer import check_tokenizer
 
 _KEPT: Final = 4
 _Status = tuple[int, ...]
-_validated: dict[tuple[Path, _Status], GGUFHeader] = {}
+_validated: dict[tuple[Path, _Status, bool], GGUFHeader] = {}
 """Headers of files that passed; a session asks for its model at the plan and at the engine."""
 
 
@@ -32,7 +32,15 @@ def validate_model(path: str | Path) -> GGUFHeader:
         BadFileError: it is damaged or forged; the message says what, where and what to do.
         UnsupportedError: it is well-formed, but no model that pedsup runs.
     """
-    path = Path(path)
+    return _validate(Path(path), drafter=False)
+
+
+def validate_drafter(path: str | Path) -> GGUFHeader:
+    """`validate_model` for a draft model, which may be one of Gemma 4's drafters too."""
+    return _validate(Path(path), drafter=True)
+
+
+def _validate(path: Path, *, drafter: bool) -> GGUFHeader:
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         stamp = (
@@ -42,11 +50,11 @@ def validate_model(path: str | Path) -> GGUFHeader:
             status.st_mtime_ns,
             status.st_ctime_ns,
         )
-        key = (path, stamp)
+        key = (path, stamp, drafter)
         if (found := _validated.get(key)) is not None:
             return found
         header = parse_header(file, status.st_size, path)
-    check_architecture(header)
+    check_architecture(header, drafter=drafter)
     check_tokenizer(header)
     while len(_validated) >= _KEPT:
         del _validated[next(iter(_validated))]

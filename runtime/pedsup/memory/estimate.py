@@ -6,12 +6,15 @@ compare them with the sizes that llama.cpp logs and with RssAnon and RssFile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
-from pedsup.engine.api import EngineConfig
+from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.engine.server_process import full_window
-from pedsup.gguf_file import GGUFHeader, TensorInfo
+from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, read_header
+from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.memory.shape import PER_LAYER_TABLE, ModelShape, model_shape
 
 F32, F16 = 4, 2
@@ -50,6 +53,10 @@ class MemoryEstimate:
     program: int
     mapped: bool
     """Whether `weights` are file-backed (memory-mapped) or anonymous."""
+    draft_weights: int = 0
+    """Of a draft model, mapped as the model's own are."""
+    draft: int = 0
+    """All else that a draft model takes: cache, buffers, vocabulary."""
     largest_layer: int = 0
     """Of `weights`, those of the largest layer."""
 
@@ -57,12 +64,13 @@ class MemoryEstimate:
     def anonymous(self) -> int:
         """Bytes that must stay in memory (RssAnon)."""
         own = self.kv_cache + self.checkpoints + self.compute + self.output + self.vocabulary
-        return own + self.repacked + self.program + (0 if self.mapped else self.weights)
+        own += self.repacked + self.program + self.draft
+        return own + (0 if self.mapped else self.weights + self.draft_weights)
 
     @property
     def file_backed(self) -> int:
         """Bytes that should stay in memory for full speed (RssFile)."""
-        return self.weights if self.mapped else 0
+        return self.weights + self.draft_weights if self.mapped else 0
 
     @property
     def total(self) -> int:
@@ -92,6 +100,7 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
     shape = model_shape(header)
     table = header.tensors.get(PER_LAYER_TABLE)
     table_bytes = table.n_bytes if table else 0
+    draft_weights, draft = draft_bytes(shape, config, host)
     return MemoryEstimate(
         n_ctx=config.n_ctx,
         weights=sum(t.n_bytes for t in header.tensors.values()) - table_bytes,
@@ -99,13 +108,38 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         kv_cache=kv_cache_bytes(shape, config, host),
         checkpoints=checkpoint_bytes(shape, config, host),
         compute=compute_bytes(shape, config, host),
-        output=shape.n_vocab * F32,
+        output=shape.n_vocab * F32 * config.draft.n_rows,
         vocabulary=shape.n_vocab * BYTES_PER_TOKEN + shape.n_merges * BYTES_PER_MERGE,
         repacked=repacked_bytes(header, host.features) if config.extra_buffers else 0,
         program=PROGRAM_BYTES,
         mapped=config.use_mmap,
+        draft_weights=draft_weights,
+        draft=draft,
         largest_layer=_largest_layer(header),
     )
+
+
+def draft_bytes(shape: ModelShape, config: EngineConfig, host: Host) -> tuple[int, int]:
+    """Weights of the draft model, and all else that it takes."""
+    if config.draft.model is None:
+        return 0, 0
+    header = _draft_header(config.draft.model)
+    if header.architecture != ASSISTANT:
+        own = estimate(header, replace(config, draft=DraftConfig()), host)
+        return own.weights + own.table, own.anonymous - own.program - own.repacked
+    # No cache of its own; the target keeps the last hidden state of each token of a batch.
+    weights = sum(t.n_bytes for t in header.tensors.values())
+    hidden = config.n_batch * shape.n_embd * F32
+    merges = header.get("tokenizer.ggml.merges")
+    n_merges = len(merges) if isinstance(merges, ArrayValue) else 0
+    vocabulary = shape.n_vocab * BYTES_PER_TOKEN + n_merges * BYTES_PER_MERGE
+    return weights, vocabulary + hidden + 2 * shape.n_vocab * F32
+
+
+@functools.lru_cache(maxsize=1)
+def _draft_header(path: Path) -> GGUFHeader:
+    """Read once: an estimate is made for each context that might fit."""
+    return read_header(path)
 
 
 def cache_cells(

@@ -52,12 +52,13 @@ class Fields:
             raise self._bad(field, f"a whole number from {low} to {high}")
         return None if value is None else int(value)
 
-    def number(self, field: str, low: float, high: float) -> float | None:
-        """A number in a range."""
+    def number(self, field: str, low: float, high: float, *, above: bool = False) -> float | None:
+        """A number in a range, which does not hold its lower end with `above`."""
         value = self.take(field)
         good = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (good and low <= value <= high):
-            raise self._bad(field, f"a number from {low:g} to {high:g}")
+        good = good and low <= value <= high and not (above and value == low)
+        if value is not None and not good:
+            raise self._bad(field, f"a number {'above' if above else 'from'} {low:g} to {high:g}")
         return None if value is None else float(value)
 
     def choice(self, field: str, *choices: str) -> str | None:
@@ -77,9 +78,7 @@ class Fields:
     def only(self, field: str, *allowed: object) -> None:
         """A field that this server has one behaviour for: any other value is refused."""
         value = self.take(field, _MISSING)
-        if value is _MISSING or any(type(value) is type(a) and value == a for a in allowed):
-            return
-        if isinstance(value, int | float) and not isinstance(value, bool) and value in allowed:
+        if value is _MISSING or any(_same(value, one) for one in allowed):
             return
         raise unsupported(self.name(field), f"'{self.name(field)}' is not supported here")
 
@@ -92,3 +91,8 @@ class Fields:
     def _bad(self, field: str, wanted: str) -> ApiError:
         name = self.name(field)
         return bad_value(name, f"'{name}' must be {wanted}")
+
+
+def _same(value: object, other: object) -> bool:
+    """Equal as JSON has it: 0 is 0.0, but not false."""
+    return isinstance(value, bool) == isinstance(other, bool) and value == other

