@@ -92,7 +92,7 @@ def execute(request: RunRequest) -> int:
             _warn(loaded, language)
             renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
         conversation = Conversation(
-            loaded.engine, loaded.template, session, renderer, loaded.prefix, marker
+            loaded.engine, loaded.template, session, renderer, loaded.prefix, marker=marker
         )
         if question is None:
             earlier = [exchange.user for exchange in session.exchanges]
@@ -134,7 +134,10 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             resumed=resumed,
         )
         say_aftermath(language, resuming=request.resume is not None)
-        with _loaded(plan, settings, None) as loaded:
+        with (
+            watched(plan, settings) as marker,
+            _loaded(plan, settings, marker) as loaded,
+        ):
             _warn(loaded, language)
             return serve(serving, loaded, turn_settings(loaded, settings))
 

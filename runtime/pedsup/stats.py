@@ -72,7 +72,8 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             "memory: "
             + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
         )
-    read = storage_read(getattr(loaded.engine, "pid", os.getpid()))
+    engine = getattr(loaded.engine, "inner", loaded.engine)
+    read = storage_read(getattr(engine, "pid", os.getpid()))
     if read is not None:
         lines.append(f"read from storage so far: {human_bytes(read)}")
     lines.append(f"session: {session or 'not kept'}")

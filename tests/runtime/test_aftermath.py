@@ -36,6 +36,9 @@ import os, signal, sys, time
 from pathlib import Path
 from pedsup.marker import RunFacts, RunMarker
 from pedsup.watch import _orderly_signals
+for number in (signal.SIGTERM, signal.SIGHUP):  # a runner under nohup hands its ignoring down
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with _orderly_signals():
     marker = RunMarker.create(Path(sys.argv[1]), RunFacts(model="m.gguf", n_ctx=4096))
     marker.set_session("the-session")

@@ -134,11 +134,13 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
     start = len(header_bytes(model.hyper, slots)) + model.vocabulary_bytes
     metadata = {entry.key: _value(entry) for entry in model.hyper}
     metadata["general.architecture"] = model.architecture
+    # Its length is all that is asked of it.
+    path = Path(f"{model.name}-{kind.name}.gguf")
     metadata["tokenizer.ggml.merges"] = ArrayValue(
-        ValueType.STRING, model.n_merges, Path("planned"), 0, 0, b""
+        ValueType.STRING, model.n_merges, path, 0, 0, b""
     )
     return GGUFHeader(
-        path=Path(f"{model.name}-{kind.name}.gguf"),
+        path=path,
         version=3,
         metadata=metadata,
         value_types={},
