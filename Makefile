@@ -152,7 +152,7 @@ benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 # Two workers on two cores: the oracles (transformers, llama.cpp) are single-threaded for the most.
 WORKERS ?= 2
 
-.PHONY: lint test test-all native check
+.PHONY: lint test test-all native browser check
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -161,13 +161,21 @@ lint: setup  ## ruff and mypy --strict
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
 	$(BIN)/python tests/lib/pedsup_testing/native.py
 
+browser:  ## Chromium for the tests of the page, where apt and the right to use it are there
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	    --no-install-recommends chromium chromium-driver >/dev/null \
+	  || echo "no Chromium could be installed: the tests of the page are skipped" >&2; \
+	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
+
 test: setup  ## the fast tests
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
 test-all: setup native  ## every test but the huge ones
 	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile
 
-check: lint native  ## what CI runs: lint, types, all tests with branch coverage
+check: lint native browser  ## what CI runs: lint, types, all tests with branch coverage
 	# The latency suite judges times: alone, and first, while the machine is quiet.
 	$(BIN)/pytest -q --slow tests/bench/test_latency_suite.py
 	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile --ignore tests/bench/test_latency_suite.py \

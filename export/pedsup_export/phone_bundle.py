@@ -36,6 +36,8 @@ FAT_FORBIDDEN: Final = frozenset('"*/:<>?\\|')
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
+FOLDERS: Final = ("wheels", "models", "debs")
+SUMS: Final = "SHA256SUMS"
 
 Fetch: TypeAlias = Callable[[Path, Path, Path | None], object]
 
@@ -49,6 +51,8 @@ class BundleRequest:
     """The checkout of pedsup: its wheel is built, its runtime/termux copied."""
     model: Path | None = None
     debs: Path | None = None
+    largest_file: int = FAT32_LIMIT
+    """Bytes above which the model is cut into parts of `part_bytes`."""
     part_bytes: int = PART_BYTES
     force: bool = False
     constraints: Path | None = None
@@ -124,6 +128,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
                 remedy="run this from a clone of the repository",
             )
     refuse_existing(request.out, force=request.force)
+    _require_own(request.out)
     if request.part_bytes < BLOCK or request.part_bytes % BLOCK:
         raise UsageError(
             f"a part of {request.part_bytes} bytes", wanted=f"a multiple of {BLOCK} bytes"
@@ -157,14 +162,37 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
         name = path.relative_to(partial).as_posix()
         sums.setdefault(name, sha256_file(path))
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-    (partial / "SHA256SUMS").write_text(text, encoding="ascii", newline="\n")
+    (partial / SUMS).write_text(text, encoding="ascii", newline="\n")
     _read_back(partial, sums)
-    if request.out.exists():
-        shutil.rmtree(request.out)
-    partial.rename(request.out)
+    _replace(partial, request.out)
     fsync_folder(request.out.parent)
     files = list(_files(request.out))
     return Bundle(request.out, len(files), sum(p.stat().st_size for p in files), whole)
+
+
+def _require_own(folder: Path) -> None:
+    """With --force a folder is replaced, but never one with anything else in it, such as a card."""
+    if not folder.exists():
+        return
+    known = {*TEXTS, *FOLDERS, SUMS}
+    strange = "" if folder.is_dir() else folder.name
+    strange = strange or next((p.name for p in folder.iterdir() if p.name not in known), "")
+    if strange:
+        raise OutputError(
+            f"the output folder holds something else: {strange}",
+            where=folder,
+            wanted="a folder of its own, such as .../pedsup",
+            remedy="choose another --out",
+        )
+
+
+def _replace(partial: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _plan_model(
@@ -183,12 +211,12 @@ def _plan_model(
     if not model.name.endswith(".gguf"):
         raise UsageError(f"the model's name is {model.name!r}", wanted="a name that ends in .gguf")
     size = model.stat().st_size
-    count = -(-size // request.part_bytes) if size > min(FAT32_LIMIT, request.part_bytes) else 1
+    count = -(-size // request.part_bytes) if size > request.largest_file else 1
     names = tuple(f"{model.name}.part{n + 1:02d}" for n in range(count)) if count > 1 else ()
     beside = tuple(
         path
-        for path in sorted(model.parent.glob(f"{model.name}.*"))
-        if path.is_file() and not path.name.endswith((".partial", ".gguf"))
+        for path in sorted(model.parent.iterdir())
+        if path.name.startswith(f"{model.name}.") and path.is_file()
     )
     digest = None
     if manifest_path(model).is_file():

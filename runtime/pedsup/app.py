@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pedsup import __version__, oneshot
 from pedsup.chat.grammar import read_grammar, read_json_schema
 from pedsup.check import check_document, check_text
-from pedsup.consent import require_consent
+from pedsup.consent import accepted_by_environment, require_consent
 from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
 from pedsup.i18n import system_language, text
@@ -25,7 +25,7 @@ from pedsup.progress import say
 from pedsup.render import clean, pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
-from pedsup.settings import Settings, load_settings
+from pedsup.settings import Settings, load_with_origins
 from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, turn_settings
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
@@ -44,12 +44,14 @@ class RunRequest:
     json_schema: Path | None
     settings_file: Path | None
     accept_intended_use: bool
+    serve: bool
+    port: int | None
     overrides: Mapping[str, Any]
 
     @property
     def interactive(self) -> bool:
         """Whether this is a session rather than one question."""
-        once = self.prompt is not None or self.as_json
+        once = self.prompt is not None or self.as_json or self.serve
         return not once and sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -59,14 +61,18 @@ def execute(request: RunRequest) -> int:
     Raises:
         PedsupError: for everything the user can cause or mend.
     """
-    settings = load_settings(request.settings_file, request.overrides)
+    if request.port is not None and not request.serve:
+        raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
+    settings, origins = load_with_origins(request.settings_file, request.overrides)
     language: Language = settings.lang or system_language()
     request = _with_model(request, settings)
     assert request.model is not None
-    plan = plan_launch(request.model, settings, available=available_memory())
+    plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
     constraint = _constraint(request)
+    if request.serve:
+        return _serve(request, settings, plan, language)
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
@@ -99,6 +105,37 @@ def _warn(loaded: LoadedModel, language: Language) -> None:
     if loaded.trust is not None and loaded.trust.warns:
         for line in loaded.trust.lines(language):
             say(clean(line))
+
+
+def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: Language) -> int:
+    """Serve the page and the protocol for programs until Ctrl-C."""
+    from pedsup.serve.command import DEFAULT_PORT, ServeRequest, serve
+    from pedsup.serve.http_server import reserve_port
+
+    if request.prompt is not None or request.grammar or request.json_schema:
+        raise UsageError(
+            "-p, --grammar and --json-schema are not for --serve",
+            remedy="leave them out: each request brings its own question and response_format",
+        )
+    if request.accept_intended_use or accepted_by_environment():
+        require_consent(language, accepted=True, ask=None)
+    resumed = _open_session(request, settings, plan) if request.resume is not None else None
+    if settings.history and resumed is None:
+        make_private(history_folder(settings), remedy=NO_HISTORY)
+    with closing(reserve_port(DEFAULT_PORT if request.port is None else request.port)) as sock:
+        serving = ServeRequest(
+            sock=sock,
+            language=language,
+            chosen_language=settings.lang,
+            as_json=request.as_json,
+            system=settings.system or "",
+            fixed_seed=settings.seed is not None,
+            kept=settings.history,
+            make_session=lambda: _new_session(settings, plan),
+            resumed=resumed,
+        )
+        with _loaded(plan, settings) as loaded:
+            return serve(serving, loaded, turn_settings(loaded, settings))
 
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
@@ -189,9 +226,16 @@ def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> 
             session.set_system(settings.system)
         return session
     # One question for a script leaves no trace unless it continues a session.
-    if not settings.history or not request.interactive:
+    if not request.interactive:
         return Session(system=settings.system or "")
-    make_private(folder, remedy=NO_HISTORY)
+    return _new_session(settings, plan)
+
+
+def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
+    """A session with a transcript, or without one where none is wanted."""
+    if not settings.history:
+        return Session(system=settings.system or "")
+    folder = make_private(history_folder(settings), remedy=NO_HISTORY)
     return new_session(folder, _first_line(plan), system=settings.system or "")
 
 

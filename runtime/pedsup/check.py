@@ -9,6 +9,8 @@ from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.render import clean
 from pedsup.startup import LaunchPlan
+from pedsup.tuning.apply import origin_text
+from pedsup.tuning.store import NAMES
 
 
 def check_document(plan: LaunchPlan) -> dict[str, Any]:
@@ -33,6 +35,15 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
         "threads": plan.threads.n_threads,
         "cpus": sorted(plan.threads.cpus) if plan.threads.cpus else None,
         "threads_by": plan.threads.evidence,
+        "threads_batch": plan.config.n_threads_batch,
+        "batch": plan.config.n_batch,
+        "ubatch": plan.config.n_ubatch,
+        "extra_buffers": plan.config.extra_buffers,
+        "mmap": plan.config.use_mmap,
+        "origins": {name: plan.origins.get(name, "default") for name in NAMES},
+        "tuned": plan.tuned.measured if plan.tuned else None,
+        "tuned_problem": plan.lookup.problem or plan.lookup.stale,
+        "governor": plan.governed,
     }
 
 
@@ -55,8 +66,19 @@ def check_text(plan: LaunchPlan) -> str:
         _VERDICTS[plan.fit.verdict],
         f"Largest context that fits: {plan.largest_ctx or 'none'}",
         f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
+        f"Settings from: {origin_text(plan.origins)}",
+        *_tuning(plan),
     ]
     return "\n".join(lines)
+
+
+def _tuning(plan: LaunchPlan) -> list[str]:
+    """Whether what `tune` measured is used."""
+    if plan.lookup.problem:
+        return [f"Tuned: no, {plan.lookup.problem}"]
+    if plan.lookup.stale:
+        return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
+    return [f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}"] if plan.tuned else []
 
 
 _VERDICTS = {

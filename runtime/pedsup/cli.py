@@ -32,6 +32,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--resume", is_flag=False, flag_value="last", metavar="[ID]",
     help="Continue a session: the last one, or the one whose id begins so, or a file.",
 )  # fmt: skip
+@click.option("--serve", is_flag=True, help="Serve a page and OpenAI's protocol on this device.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port for --serve; 0: any free one.")
 @click.option("--system", help="System prompt.")
 @click.option("--think", type=click.Choice(["shown", "hidden", "off"]), help="The reasoning.")
 @click.option("--think-budget", type=int, metavar="N", help="Most tokens of reasoning.")
@@ -45,11 +47,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
 @click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
 @click.option("--threads", type=int, metavar="N", help="Threads; default: one per big core.")
+@click.option("--threads-batch", type=int, metavar="N", help="Threads that read prompts.")
+@click.option(
+    "--pin", type=click.Choice(["auto", "on", "off"]), help="Keep the threads on the big cores."
+)
 @click.option("--batch", type=int, metavar="N", help="Prompt tokens per call.")
 @click.option("--ubatch", type=int, metavar="N", help="Prompt tokens per compute step.")
 @click.option(
     "--extra-buffers", type=click.Choice(["auto", "on", "off"]),
     help="Repack weights for faster prompts, at the cost of memory.",
+)  # fmt: skip
+@click.option("--mmap/--no-mmap", default=None, help="Map the file, or read it into memory.")
+@click.option("--tuned/--no-tuned", default=None, help="Use what `pedsup-run tune` measured.")
+@click.option(
+    "--governor", type=click.Choice(["auto", "on", "off"]),
+    help="Fewer threads when the device gets hot; auto: on phones.",
 )  # fmt: skip
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 @click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")
@@ -74,7 +86,7 @@ def run(**options: Any) -> RunRequest:
     from pedsup.app import RunRequest
 
     names = ("model", "prompt", "as_json", "check", "resume", "grammar", "json_schema",
-             "settings_file", "accept_intended_use")  # fmt: skip
+             "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     return RunRequest(**own, overrides=options)
 

@@ -44,6 +44,11 @@ def is_recorded(folder: Path | None = None) -> bool:
     return record.get("text_sha256") == text_digest()
 
 
+def accepted_by_environment() -> bool:
+    """Whether the environment says that the text was read."""
+    return os.environ.get(VARIABLE) == "1"
+
+
 def require_consent(
     language: Language, *, accepted: bool, ask: Callable[[str], str] | None
 ) -> None:
@@ -58,8 +63,8 @@ def require_consent(
     """
     if is_recorded():
         return
-    if accepted or os.environ.get(VARIABLE) == "1":
-        _record(language, "option")
+    if accepted or accepted_by_environment():
+        record_consent(language, "option")
         return
     if ask is None:
         raise UsageError(
@@ -77,10 +82,10 @@ def require_consent(
         raise UsageError(
             "the intended use was not acknowledged", remedy="start again and type yes (sí)"
         )
-    _record(language, "terminal")
+    record_consent(language, "terminal")
 
 
-def _record(language: Language, how: str) -> None:
+def record_consent(language: Language, how: str) -> None:
     """Remember it; a home that cannot be written must not stop someone who has just agreed."""
     record = {
         "text_sha256": text_digest(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import (
@@ -22,24 +22,27 @@ from pedsup.errors import PedsupError
 from pedsup.guards import Finding, check_answer, check_question, notices
 from pedsup.interrupts import Interrupts
 from pedsup.prefix_cache import PrefixCache, Warmed
-from pedsup.render import Renderer
+from pedsup.render import TurnView
 from pedsup.session import Session
+
+View = TypeVar("View", bound=TurnView)
 
 
 @dataclass
-class Conversation:
+class Conversation(Generic[View]):
     """A loaded model, a session and how to show it."""
 
     engine: Engine
     template: ChatTemplate
     session: Session
-    renderer: Renderer
+    renderer: View
     prefix: PrefixCache | None = None
     """Where the read system prompt is kept; None to read it with each start."""
     warmed: Warmed | None = None
     findings: list[Finding] = field(default_factory=list)
     """What the guards found in the last question and its answer."""
-    _warm_for: tuple[str, bool] | None = None
+    warm_for: tuple[str, bool] | None = None
+    """The system prompt, and whether to reason, that `prefix` was last asked for."""
 
     def ask(self, text: str, settings: TurnSettings) -> TurnResult:
         """Ask, show the answer as it comes, and return when the turn is on the disk.
@@ -50,7 +53,7 @@ class Conversation:
             PedsupError: the engine refused or died; what came before is in the transcript.
         """
         interrupts = Interrupts()
-        earlier = [exchange.user for exchange in self.session.exchanges if not exchange.forgotten]
+        earlier = [m["content"] for m in self.session.messages() if m["role"] == "user"]
         self.findings = []
         self.renderer.start()
         turn: Turn | None = None
@@ -69,7 +72,7 @@ class Conversation:
                 raise
             assert turn is not None
             self._warn(check_answer(turn.result.answer, text, earlier))
-            result = guarded(turn.result, self.findings)
+            result = guarded(self._with_engine_notices(turn.result), self.findings)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
                 facts = turn_facts(result, self.findings)
@@ -96,7 +99,7 @@ class Conversation:
     def _warm(self, *, think: bool) -> None:
         """Have the system prompt in the engine's cache, read or from the disk."""
         wanted = self.session.system, think
-        if self.prefix is None or self._warm_for == wanted:
+        if self.prefix is None or self.warm_for == wanted:
             return
         system = [m for m in self.session.messages() if m["role"] == "system"]
         self.warmed = self.prefix.warm(
@@ -106,7 +109,7 @@ class Conversation:
             think=think,
             on_prompt=self.renderer.prompt_progress,
         )
-        self._warm_for = wanted
+        self.warm_for = wanted
         if self.warmed.notice is not None:
             self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
 
@@ -131,6 +134,14 @@ class Conversation:
             close = getattr(stream, "close", None)
             if close is not None:
                 close()
+
+    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
+        """Tell, after the answer, what the governor did meanwhile."""
+        take = getattr(getattr(self.engine, "governor", None), "notices", None)
+        notices: tuple[Notice, ...] = take() if take is not None else ()
+        for notice in notices:
+            self.renderer.notice(notice.code, notice.text)
+        return replace(result, notices=(*result.notices, *notices))
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""

@@ -11,7 +11,9 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+
+from pedsup.system_files import number_of, text_of, whole_number
 
 Evidence = Literal["capacity", "model and frequency", "model", "frequency", "nothing"]
 
@@ -20,34 +22,45 @@ BIG_SHARE: Final = 0.5
 BIG_SHARE_BY_MODEL: Final = 0.6
 """The same where only core models are known: the clocks, which widen the gap, are missing."""
 UNKNOWN_PHONE_THREADS: Final = 4
+MAX_CPUS: Final = 4096
+"""A list with a higher number is garbage."""
 ARM: Final = 0x41
-# Arm's core numbers (MIDR part) and rough work per clock relative to a Cortex-A53, from the
-# capacity-dmips-mhz values of the devices' trees in Linux; they only have to tell big from
-# little. Qualcomm's Kryo cores of these phones report their own implementer (0x51).
-_WORK_PER_CLOCK: Final[dict[tuple[int, int], float]] = {
-    (ARM, 0xD03): 1.0,  # Cortex-A53
-    (ARM, 0xD05): 1.1,  # A55
-    (ARM, 0xD46): 1.2,  # A510
-    (ARM, 0xD80): 1.3,  # A520
-    (ARM, 0xD08): 1.8,  # A72
-    (ARM, 0xD09): 1.8,  # A73
-    (ARM, 0xD0A): 2.2,  # A75
-    (ARM, 0xD0B): 2.7,  # A76
-    (ARM, 0xD0D): 2.9,  # A77
-    (ARM, 0xD41): 3.1,  # A78
-    (ARM, 0xD47): 3.2,  # A710
-    (ARM, 0xD4D): 3.3,  # A715
-    (ARM, 0xD81): 3.4,  # A720
-    (ARM, 0xD44): 3.8,  # X1
-    (ARM, 0xD48): 3.9,  # X2
-    (ARM, 0xD4E): 4.1,  # X3
-    (ARM, 0xD82): 4.3,  # X4
-    (0x51, 0x800): 1.8,  # Kryo 260/280 Gold (A73)
-    (0x51, 0x801): 1.0,  # Kryo 260/280 Silver (A53)
-    (0x51, 0x802): 2.2,  # Kryo 385 Gold (A75)
-    (0x51, 0x803): 1.1,  # Kryo 385 Silver (A55)
-    (0x51, 0x804): 2.7,  # Kryo 485 Gold (A76)
-    (0x51, 0x805): 1.1,  # Kryo 485 Silver (A55)
+
+
+class CoreModel(NamedTuple):
+    """A core design: its name, and rough work per clock relative to a Cortex-A53."""
+
+    name: str
+    work: float
+
+
+# Arm's core numbers (MIDR part); the work per clock is from the capacity-dmips-mhz values of the
+# devices' trees in Linux and only has to tell big from little. Qualcomm's Kryo cores of these
+# phones report their own implementer (0x51).
+CORE_MODELS: Final[dict[tuple[int, int], CoreModel]] = {
+    (ARM, 0xD03): CoreModel("Cortex-A53", 1.0),
+    (ARM, 0xD05): CoreModel("Cortex-A55", 1.1),
+    (ARM, 0xD46): CoreModel("Cortex-A510", 1.2),
+    (ARM, 0xD80): CoreModel("Cortex-A520", 1.3),
+    (ARM, 0xD08): CoreModel("Cortex-A72", 1.8),
+    (ARM, 0xD09): CoreModel("Cortex-A73", 1.8),
+    (ARM, 0xD0A): CoreModel("Cortex-A75", 2.2),
+    (ARM, 0xD0B): CoreModel("Cortex-A76", 2.7),
+    (ARM, 0xD0D): CoreModel("Cortex-A77", 2.9),
+    (ARM, 0xD41): CoreModel("Cortex-A78", 3.1),
+    (ARM, 0xD47): CoreModel("Cortex-A710", 3.2),
+    (ARM, 0xD4D): CoreModel("Cortex-A715", 3.3),
+    (ARM, 0xD81): CoreModel("Cortex-A720", 3.4),
+    (ARM, 0xD44): CoreModel("Cortex-X1", 3.8),
+    (ARM, 0xD48): CoreModel("Cortex-X2", 3.9),
+    (ARM, 0xD4E): CoreModel("Cortex-X3", 4.1),
+    (ARM, 0xD82): CoreModel("Cortex-X4", 4.3),
+    (0x51, 0x800): CoreModel("Kryo 260/280 Gold (A73)", 1.8),
+    (0x51, 0x801): CoreModel("Kryo 260/280 Silver (A53)", 1.0),
+    (0x51, 0x802): CoreModel("Kryo 385 Gold (A75)", 2.2),
+    (0x51, 0x803): CoreModel("Kryo 385 Silver (A55)", 1.1),
+    (0x51, 0x804): CoreModel("Kryo 485 Gold (A76)", 2.7),
+    (0x51, 0x805): CoreModel("Kryo 485 Silver (A55)", 1.1),
 }
 
 
@@ -71,7 +84,7 @@ class ThreadPlan:
 
     n_threads: int
     cpus: frozenset[int] | None
-    evidence: Evidence | Literal["asked for"]
+    evidence: Evidence | Literal["asked for", "tuned"]
 
 
 def allowed_cpus() -> frozenset[int]:
@@ -88,8 +101,8 @@ def read_cores(allowed: frozenset[int], root: Path = Path("/")) -> tuple[Core, .
         cores.append(
             Core(
                 index,
-                capacity=_number(folder / "cpu_capacity"),
-                max_khz=_number(folder / "cpufreq/cpuinfo_max_freq"),
+                capacity=number_of(folder / "cpu_capacity"),
+                max_khz=number_of(folder / "cpufreq/cpuinfo_max_freq"),
                 part=parts.get(index),
                 siblings=_cpu_list(folder / "topology/thread_siblings_list"),
             )
@@ -141,10 +154,10 @@ def cpu_features(root: Path = Path("/")) -> frozenset[str]:
 
 def _scores(cores: tuple[Core, ...], arm: bool) -> tuple[Evidence, dict[int, float]]:
     """A number per core that grows with its speed, from the best evidence all cores have."""
-    weights = {c.index: _WORK_PER_CLOCK.get(c.part) if c.part else None for c in cores}
+    known = {c.index: CORE_MODELS.get(c.part) if c.part else None for c in cores}
     capacity = {c.index: float(c.capacity) for c in cores if c.capacity}
     clocks = {c.index: float(c.max_khz) for c in cores if c.max_khz}
-    models = {i: weight for i, weight in weights.items() if weight is not None}
+    models = {i: model.work for i, model in known.items() if model is not None}
     complete = len(cores)
     if len(capacity) == complete:
         return "capacity", capacity
@@ -164,7 +177,7 @@ def _physical(cores: tuple[Core, ...]) -> set[frozenset[int]]:
 
 def _cpuinfo(root: Path) -> list[tuple[str, str]]:
     pairs = []
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         pairs.append((name.strip(), value.strip()))
     return pairs
@@ -190,20 +203,9 @@ def _parts(root: Path) -> dict[int, tuple[int, int]]:
 def _cpu_list(path: Path) -> frozenset[int]:
     """A kernel list such as '0-1,4'."""
     cpus: set[int] = set()
-    for span in _text(path).strip().split(","):
-        first, _, last = span.partition("-")
-        if first.isdigit() and (last or first).isdigit() and int(last or first) < 4096:
-            cpus.update(range(int(first), int(last or first) + 1))
+    for span in text_of(path).strip().split(","):
+        low, _, high = span.partition("-")
+        first, last = whole_number(low), whole_number(high or low)
+        if first is not None and last is not None and last < MAX_CPUS:
+            cpus.update(range(first, last + 1))
     return frozenset(cpus)
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

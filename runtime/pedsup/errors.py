@@ -92,6 +92,10 @@ class UsageError(PedsupError):
     exit_code = 2
 
 
+class ContextFullError(UsageError):
+    """The conversation with its next question is longer than the context."""
+
+
 class EngineError(PedsupError):
     """llama.cpp refused, crashed or was killed."""
 

@@ -119,6 +119,18 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "en": "The conversation is kept: {id}. Continue with --resume {id}",
         "es": "La conversación se conserva: {id}. Continúe con --resume {id}",
     },
+    "serve_page": {
+        "en": "The page, for this device only (Ctrl-C ends): {url}",
+        "es": "La página, solo para este dispositivo (Ctrl-C termina): {url}",
+    },
+    "serve_termux": {
+        "en": "Open it with: termux-open-url '{url}'",
+        "es": "Ábrala con: termux-open-url '{url}'",
+    },
+    "serve_api": {
+        "en": "For programs, OpenAI's protocol: base URL {base}, key {token}",
+        "es": "Para programas, protocolo de OpenAI: URL base {base}, clave {token}",
+    },
 }
 
 
@@ -145,6 +157,11 @@ _NOTICES_ES: Final[dict[str, str]] = {
     "guard_dose_in_answer": "la respuesta nombra una cantidad que dar y no se dio el peso: no la "
     "use; calcule la dosis con el peso y su formulario",
     "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
+    "governor_lower": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
+    "calienta y se usan menos hilos (/stats)",
+    "governor_restore": "se usan más hilos otra vez (/stats)",
+    "governor_report": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
+    "calienta; llama-server no puede cambiar sus hilos, use menos --threads otra vez (/stats)",
     "cache_unwritable": "las instrucciones leídas no se pueden guardar",
 }
 """By the codes of `chat.events.NOTICES`, `prefix_cache.NOTICES` and `guards.GUARDS`."""

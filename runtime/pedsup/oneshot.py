@@ -12,6 +12,7 @@ from pedsup.chat.turn import TurnResult
 from pedsup.conversation import Conversation, turn_facts
 from pedsup.errors import EngineError, UsageError, report
 from pedsup.intended_use import FULL, SHORT, Language
+from pedsup.render import Renderer
 from pedsup.startup import LoadedModel
 
 SCHEMA = "pedsup-run/1"
@@ -60,7 +61,10 @@ def exit_code(result: TurnResult) -> int:
 
 
 def one_document(
-    result: TurnResult, conversation: Conversation, loaded: LoadedModel, language: Language
+    result: TurnResult,
+    conversation: Conversation[Renderer],
+    loaded: LoadedModel,
+    language: Language,
 ) -> dict[str, Any]:
     """All there is to say about one answer."""
     sampling = asdict(loaded.sampling)

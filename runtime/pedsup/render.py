@@ -6,7 +6,7 @@ import io
 import re
 import sys
 import time
-from typing import Final, Literal, TextIO
+from typing import Final, Literal, Protocol, TextIO
 
 from pedsup.i18n import notice as translated
 from pedsup.i18n import text
@@ -28,6 +28,28 @@ _UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2
 def clean(text_: str) -> str:
     """Text from a model or a file, safe to print on a terminal."""
     return _UNSAFE.sub("", text_)
+
+
+class TurnView(Protocol):
+    """Whoever shows a turn: a terminal, a pipe, or a page."""
+
+    def start(self) -> None:
+        """A turn begins."""
+
+    def prompt_progress(self, done: int, total: int) -> None:
+        """So many tokens of the prompt have been read."""
+
+    def reasoning(self, piece: str) -> None:
+        """A piece of the thought channel."""
+
+    def answer(self, piece: str) -> None:
+        """A piece of the answer."""
+
+    def notice(self, code: str, english: str) -> None:
+        """Something the reader must be told."""
+
+    def finish(self) -> None:
+        """The turn is over, and on the disk where there is a transcript."""
 
 
 class Renderer:

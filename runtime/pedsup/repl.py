@@ -15,7 +15,7 @@ from pedsup.conversation import Conversation
 from pedsup.errors import EngineError, OutputError, PedsupError, report
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
-from pedsup.render import clean
+from pedsup.render import Renderer, clean
 from pedsup.session import save_copy
 from pedsup.startup import LoadedModel
 from pedsup.stats import stats_text
@@ -74,7 +74,7 @@ def terminal_reader(earlier: list[str]) -> Callable[[str], str]:
 class Repl:
     """The state of an interactive session."""
 
-    conversation: Conversation
+    conversation: Conversation[Renderer]
     loaded: LoadedModel
     settings: TurnSettings
     read_line: Callable[[str], str]
@@ -215,11 +215,8 @@ class Repl:
     # ---- words --------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        for line in self.loaded.identity.lines():
+        for line in self.loaded.lines(self._language):
             self._say(line)
-        if self.loaded.trust is not None:
-            for line in self.loaded.trust.lines(self._language):
-                self._say(clean(line))
         self._say(SHORT[self._language])
         self._say(self._text("ready"))
         session = self.conversation.session

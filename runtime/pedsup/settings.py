@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.json_file import read_bounded
@@ -15,6 +15,8 @@ from pedsup.paths import config_folder
 
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20
+Origin: TypeAlias = Literal["command line", "settings file", "a program", "tuned", "default"]
+"""Where a value came from; the earlier wins."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,17 @@ class Settings:
     ctx: int | None = None
     """Tokens; None takes the largest that fits, up to 8192."""
     threads: int | None = None
+    threads_batch: int | None = None
+    """For reading prompts; None takes as many as for decoding."""
+    pin: Literal["auto", "on", "off"] = "auto"
+    """Keep the threads on the big cores."""
     batch: int = 512
     ubatch: int = 512
     extra_buffers: Literal["auto", "on", "off"] = "auto"
+    mmap: bool = True
+    tuned: bool = True
+    """Use what `pedsup-run tune` measured for what is not given."""
+    governor: Literal["auto", "on", "off"] = "auto"
     temp: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -55,6 +65,7 @@ class Settings:
 _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "ctx": (64, 1 << 22),
     "threads": (1, 512),
+    "threads_batch": (1, 512),
     "batch": (1, 1 << 16),
     "ubatch": (1, 1 << 16),
     "temp": (0.0, 5.0),
@@ -75,12 +86,31 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: the file is missing or no TOML, has an unknown option, or a bad value.
     """
+    return load_with_origins(path, overrides)[0]
+
+
+def load_with_origins(
+    path: Path | None, overrides: Mapping[str, Any]
+) -> tuple[Settings, dict[str, Origin]]:
+    """`load_settings`, and where each value that is no default came from."""
     settings = Settings()
+    origins: dict[str, Origin] = {}
     file = path or config_folder() / FILE
     if path is not None or file.is_file():
-        settings = from_mapping(_read(file), where=file)
+        values = _read(file)
+        settings = from_mapping(values, where=file)
+        origins |= dict.fromkeys(values, "settings file")
     given = {name: value for name, value in overrides.items() if value is not None}
-    return replace(settings, **{n: _checked(n, v, "the command line") for n, v in given.items()})
+    origins |= dict.fromkeys(given, "command line")
+    checked = {n: _checked(n, v, "the command line") for n, v in given.items()}
+    return replace(settings, **checked), origins
+
+
+def given_names(settings: Settings) -> dict[str, Origin]:
+    """What was given, for settings made in a program: the values that are no default."""
+    default = Settings()
+    names = (field.name for field in fields(Settings))
+    return {n: "a program" for n in names if getattr(settings, n) != getattr(default, n)}
 
 
 def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:

@@ -5,31 +5,38 @@ from __future__ import annotations
 import platform
 import secrets
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
-from pedsup.cores import ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
+from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_model
+from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
+from pedsup.intended_use import Language
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
-from pedsup.memory.estimate import estimate
+from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
 from pedsup.memory.shape import ModelShape, model_shape
 from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
-from pedsup.settings import Settings
+from pedsup.render import clean
+from pedsup.settings import Origin, Settings, given_names
 from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.store import load_store
+from pedsup.tuning.apply import Applied, apply_tuned
+from pedsup.tuning.fingerprint import device_digest, engine_digest
+from pedsup.tuning.store import Lookup, Tuned, look_up
 
 DEFAULT_CTX: Final = 8192
 """What a conversation takes when nothing is asked for and it fits."""
@@ -51,6 +58,17 @@ class LaunchPlan:
     fit: Fit
     largest_ctx: int | None
     host: Host
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where the settings came from that are no defaults."""
+    lookup: Lookup = field(default_factory=Lookup)
+    """What `pedsup-run tune` left for this model."""
+    governed: bool = False
+    """Whether threads are lowered when the device gets hot."""
+
+    @property
+    def tuned(self) -> Tuned | None:
+        """The measured choice that is valid here."""
+        return self.lookup.tuned
 
 
 @dataclass(frozen=True)
@@ -65,12 +83,30 @@ class LoadedModel:
     sampling: SamplingConfig
     load_s: float
     prefix: PrefixCache | None = None
+    governor: Governor | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def lines(self, language: Language) -> list[str]:
+        """Which model this is and who vouches for it; said at the start of each session."""
+        trust = self.trust.lines(language) if self.trust is not None else []
+        return [*self.identity.lines(), *map(clean, trust)]
+
     trust: Trust | None = None
     """None for a model that came by another way than `load`."""
 
 
-def plan_launch(model: Path, settings: Settings, *, available: Available | None) -> LaunchPlan:
+def plan_launch(
+    model: Path,
+    settings: Settings,
+    *,
+    available: Available | None,
+    origins: Mapping[str, Origin] | None = None,
+) -> LaunchPlan:
     """Check the file and decide threads, context and sampling; nothing is loaded.
+
+    Args:
+        origins: which settings were given, and where (None: those that are no default). What was
+            not given is taken from what `pedsup-run tune` measured.
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
@@ -83,18 +119,21 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
     trust = assess_trust(header, identity, load_store(), policy)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
-    host = Host(cpu_features(), server=_uses_server(settings))
-    threads = plan_threads(read_cores(allowed_cpus()), asked=settings.threads)
+    features, server = cpu_features(), _uses_server(settings)
+    host, cores = Host(features, server=server), read_cores(allowed_cpus())
+    given = given_names(settings) if origins is None else origins
+    lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
+    applied = apply_tuned(settings, given, lookup)
+    settings, threads = applied.settings, _threads(cores, applied)
     config = EngineConfig(
         model=model,
         n_batch=settings.batch,
         n_ubatch=min(settings.ubatch, settings.batch),
         n_threads=threads.n_threads,
-        n_threads_batch=threads.n_threads,
+        n_threads_batch=settings.threads_batch or threads.n_threads,
         cpus=threads.cpus,
     )
-    extra = _extra_buffers(settings, header, config, available)
-    config = replace(config, extra_buffers=extra)
+    config = _memory_use(applied, header, config, available, host)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
     config = replace(config, n_ctx=n_ctx)
@@ -109,6 +148,9 @@ def plan_launch(model: Path, settings: Settings, *, available: Available | None)
         fit=assess(estimate(header, config, host), available),
         largest_ctx=largest,
         host=host,
+        origins=applied.origins,
+        lookup=lookup,
+        governed=_governed(settings),
     )
 
 
@@ -135,6 +177,10 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     trust = verify_weights(plan.trust)
     started = time.monotonic()
     engine = open_engine(plan.config, settings.engine)
+    governor = None
+    if plan.governed and plan.config.n_threads > 1:
+        engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
+        governor = engine.governor
     try:
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
@@ -151,6 +197,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         load_s=time.monotonic() - started,
         prefix=_prefix_cache(plan, settings),
         trust=trust,
+        governor=governor,
+        origins=plan.origins,
     )
 
 
@@ -194,17 +242,56 @@ def _uses_server(settings: Settings) -> bool:
     return engine_kind(settings.engine) == "server"
 
 
-def _extra_buffers(
-    settings: Settings, header: GGUFHeader, config: EngineConfig, available: Available | None
+def _threads(cores: tuple[Core, ...], applied: Applied) -> ThreadPlan:
+    """Given, measured or planned; the affinity mask follows `pin`."""
+    settings = applied.settings
+    planned = plan_threads(cores)
+    if settings.threads is None:
+        return planned if settings.pin != "off" else replace(planned, cpus=None)
+    evidence: Literal["tuned", "asked for"] = (
+        "tuned" if applied.origins.get("threads") == "tuned" else "asked for"
+    )
+    return ThreadPlan(settings.threads, planned.cpus if settings.pin == "on" else None, evidence)
+
+
+def _memory_use(
+    applied: Applied,
+    header: GGUFHeader,
+    config: EngineConfig,
+    available: Available | None,
+    host: Host,
+) -> EngineConfig:
+    """Repacked copies and the mapping of the file: what was measured only while memory allows."""
+    settings = applied.settings
+    config = replace(config, use_mmap=settings.mmap)
+    if settings.extra_buffers == "auto":
+        return replace(config, extra_buffers=_automatic_buffers(header, config, available))
+    config = replace(config, extra_buffers=settings.extra_buffers == "on")
+    measured = {n for n in ("extra_buffers", "mmap") if applied.origins.get(n) == "tuned"}
+    if not measured or assess(estimate(header, config, host), available).verdict == "fits":
+        return config
+    return replace(
+        config,
+        extra_buffers=config.extra_buffers and "extra_buffers" not in measured,
+        use_mmap=config.use_mmap or "mmap" in measured,
+    )
+
+
+def _automatic_buffers(
+    header: GGUFHeader, config: EngineConfig, available: Available | None
 ) -> bool:
-    if settings.extra_buffers != "auto":
-        return settings.extra_buffers == "on"
     policy = extra_buffers_policy(
         platform.machine(),
         weight_bytes=estimate(header, config).weights,
         available_bytes=available.bytes if available else None,
     )
     return policy.enabled
+
+
+def _governed(settings: Settings) -> bool:
+    """Phones and tablets: a laptop has a fan, and clocks that rise and fall by themselves."""
+    arm = platform.machine().lower().startswith(("aarch64", "arm"))
+    return settings.governor == "on" or (settings.governor == "auto" and arm)
 
 
 def _sampling(header: GGUFHeader, settings: Settings) -> SamplingConfig:

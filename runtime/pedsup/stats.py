@@ -8,6 +8,7 @@ from pedsup.chat.turn import TurnResult
 from pedsup.conversation import turn_facts
 from pedsup.progress import human_bytes
 from pedsup.startup import LoadedModel
+from pedsup.tuning.apply import origin_text
 
 
 def resident_memory() -> dict[str, int]:
@@ -31,6 +32,8 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         *loaded.identity.lines(),
         f"engine: {loaded.engine.name}, {loaded.threads.n_threads} threads "
         f"(by {loaded.threads.evidence}), context {loaded.engine.n_ctx}",
+        f"settings from: {origin_text(loaded.origins)}",
+        *_governor_lines(loaded),
         f"sampling: temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, "
         f"top-k {sampling.top_k}, seed {sampling.seed}",
     ]
@@ -53,6 +56,26 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         )
     lines.append(f"session: {session or 'not kept'}")
     return "\n".join(lines)
+
+
+def _governor_lines(loaded: LoadedModel) -> list[str]:
+    """What the governor did, the last three changes."""
+    governor = loaded.governor
+    if governor is None:
+        return []
+    heat = governor.last_heat
+    known = (("cpu", heat.cpu), ("battery", heat.battery))
+    degrees = "".join(f", {name} {value:.0f} °C" for name, value in known if value is not None)
+    busy = ", other programs have the cores" if governor.state.crowded else ""
+    lines = [f"governor: {governor.state.threads} of {governor.limits.most} threads{degrees}{busy}"]
+    now = governor.clock()
+    for action in governor.actions[-3:]:
+        would = "would take" if action.kind == "report" else "took"
+        lines.append(
+            f"  {(now - action.at_s) / 60:.0f} min ago {would} {action.threads} threads "
+            f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
+        )
+    return lines
 
 
 def _rate(value: float | None) -> str:

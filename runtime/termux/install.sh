@@ -221,8 +221,8 @@ run_pip() {
 }
 
 pip_install() {
-    set -- --isolated install --no-input --disable-pip-version-check --no-warn-script-location --root-user-action ignore \
-        --quiet --target "$1"
+    set -- --isolated install --quiet --no-input --disable-pip-version-check \
+        --no-warn-script-location --root-user-action ignore --target "$1"
     case $source in
         bundle)
             # Exactly the checked wheels: nothing to resolve, to fetch or to build.
@@ -305,7 +305,9 @@ read_model() {
         esac
     done <"$here/models/MODEL"
     case $name in '' | */* | .*) fail 3 "models/MODEL is damaged" "models/MODEL está dañado" ;; esac
-    case $size$parts in *[!0-9]*) fail 3 "models/MODEL is damaged" "models/MODEL está dañado" ;; esac
+    for value in "$size" "$parts"; do
+        case $value in '' | 0* | *[!0-9]*) fail 3 "models/MODEL is damaged" "models/MODEL está dañado" ;; esac
+    done
 }
 
 # The files on the card that make up the model, in order.
@@ -411,6 +413,7 @@ install_model() {
             return 0
         fi
         say "  it is damaged: copying again" "  está dañado: se copia de nuevo"
+        rm -f "$model" # of no use, and in the way of its successor
     fi
     check_card
     check_target

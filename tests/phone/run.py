@@ -77,7 +77,7 @@ def make_card(machine: arm64.Machine, model: Path) -> None:
     from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
 
     request = BundleRequest(
-        machine.path(CARD), ROOT, model, part_bytes=64 << 20,
+        machine.path(CARD), ROOT, model, largest_file=64 << 20, part_bytes=64 << 20,
         constraints=ROOT / "tests/constraints.txt",
     )  # fmt: skip
     bundle = write_bundle(plan_bundle(request))

@@ -18,6 +18,7 @@ from pedsup_testing.terminal import Terminal
 
 from pedsup import prefix_cache
 from pedsup.chat import turn
+from pedsup.governor import engine as governor
 from pedsup.guards import GUARDS
 from pedsup.i18n import _NOTICES_ES, _TEXTS
 from pedsup.session import find_session, replay
@@ -270,7 +271,8 @@ def test_a_model_cannot_write_control_sequences_to_the_terminal(start: Any) -> N
 
 
 def test_every_message_and_notice_is_in_both_languages() -> None:
-    assert set(_NOTICES_ES) == {*turn.NOTICES, *prefix_cache.NOTICES, *GUARDS}
+    known = {*turn.NOTICES, *prefix_cache.NOTICES, *governor.NOTICES, *GUARDS}
+    assert set(_NOTICES_ES) == known
     for key, languages in _TEXTS.items():
         assert set(languages) == {"en", "es"}, key
         fields = [set(re.findall(r"{(\w+)}", text)) for text in languages.values()]

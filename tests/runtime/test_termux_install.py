@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ensurepip
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,10 @@ import pytest
 from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
+from pedsup.errors import BadFileError, MismatchError, OutputError, ResourceError, UsageError
+from pedsup.manifest import manifest_document, manifest_path
 from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
+from pedsup_export.phone_wheels import needed
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -85,7 +88,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sealed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with its model in parts of 2 MiB, in a folder whose name has spaces."""
     out = tmp_path_factory.mktemp("SD card") / "pedsup phone"
-    plan = plan_bundle(BundleRequest(out, ROOT, model, part_bytes=2 * MIB))
+    plan = plan_bundle(BundleRequest(out, ROOT, model, largest_file=2 * MIB, part_bytes=2 * MIB))
     assert len(plan.parts) == 3
     write_bundle(plan, stand_in_wheels)
     return out
@@ -100,6 +103,12 @@ def bundle(sealed: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def termux(tmp_path: Path) -> Termux:
     return Termux(tmp_path / "termux", env={"PEDSUP_COPY_SLICE": "1"})
+
+
+def android_dependencies() -> set[str]:
+    """What pyproject.toml asks for where sys.platform is 'android'."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return {requirement.name for requirement in needed(project["dependencies"])}
 
 
 def sha256(path: Path) -> str:
@@ -139,7 +148,7 @@ def test_from_the_card_and_again(shell, bundle, model, termux):
 
 @pytest.mark.slow
 def test_with_the_real_pip(model, termux, tmp_path):
-    out = tmp_path / "pedsup"
+    out = tmp_path / "pedsup phone"
     write_bundle(plan_bundle(BundleRequest(out, ROOT, model)), real_pip)
     done = termux.install(out)
     assert (done.returncode, done.stderr) == (0, "")
@@ -459,6 +468,54 @@ def test_the_folder_fits_an_sd_card(sealed, model):
     assert [p.stat().st_size for p in parts[:-1]] == [2 * MIB] * (len(parts) - 1)
 
 
+def test_the_folder_replaces_its_like_and_nothing_else(model, tmp_path):
+    """`--out /media/card --force` must not empty the card."""
+    out = tmp_path / "pedsup"
+    (out / "DCIM").mkdir(parents=True)
+    with pytest.raises(OutputError, match="exists"):
+        plan_bundle(BundleRequest(out, ROOT, model))
+    with pytest.raises(OutputError, match="DCIM"):
+        plan_bundle(BundleRequest(out, ROOT, model, force=True))
+    (out / "DCIM").rename(out / "wheels")
+    (out / "wheels" / "old.whl").touch()
+    write_bundle(plan_bundle(BundleRequest(out, ROOT, model, force=True)), stand_in_wheels)
+    assert not (out / "wheels/old.whl").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["pedsup"]
+    assert (out / "models/m.gguf").read_bytes() == model.read_bytes()
+
+
+def test_what_cannot_go_onto_a_card_is_refused(model, tmp_path, monkeypatch):
+    out = tmp_path / "pedsup"
+    odd = tmp_path / "niño.gguf"
+    odd.symlink_to(model)
+    with pytest.raises(UsageError, match="SD card"):
+        plan_bundle(BundleRequest(out, ROOT, odd))
+    with pytest.raises(BadFileError):
+        plan_bundle(BundleRequest(out, ROOT, ROOT / "README.md"))
+    with pytest.raises(BadFileError, match=r"install\.sh"):
+        plan_bundle(BundleRequest(out, tmp_path, model))
+    with pytest.raises(UsageError, match="deb"):
+        plan_bundle(BundleRequest(out, ROOT, model, debs=tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1000))
+    with pytest.raises(ResourceError, match="free"):
+        plan_bundle(BundleRequest(out, ROOT, model))
+    assert not out.exists()
+
+
+def test_a_manifest_of_another_file_is_refused(model, tmp_path):
+    """Before copying where the size says it, else when the digest is known."""
+    copy = Path(shutil.copy(model, tmp_path / "m.gguf"))
+    size = copy.stat().st_size
+    for said, digest in ((size + 1, sha256(copy)), (size, "0" * 64)):
+        file = {"name": "m.gguf", "size": said, "sha256": digest}
+        document = manifest_document({"tensors": {}}, file, "today")
+        manifest_path(copy).write_text(json.dumps(document))
+        out = tmp_path / "pedsup"
+        with pytest.raises(MismatchError, match="another file"):
+            write_bundle(plan_bundle(BundleRequest(out, ROOT, copy)), stand_in_wheels)
+        assert not out.exists()
+
+
 @pytest.mark.slow
 def test_the_real_folder_runs_a_real_model_as_android(tmp_path, smollm2):
     """pedsup's own wheel and its dependencies, no compiler, sys.platform 'android'."""
@@ -474,9 +531,8 @@ def test_the_real_folder_runs_a_real_model_as_android(tmp_path, smollm2):
     assert document["model_sha256"] == sha256(smollm2)
     wheels = {p.name for p in (out / "wheels").iterdir()}
     assert all(name.endswith("-none-any.whl") for name in wheels)
-    assert {n.partition("-")[0] for n in wheels} == {
-        "click", "jinja2", "markupsafe", "pedsup", "pip", "tqdm"
-    }  # fmt: skip
+    names = {name.partition("-")[0] for name in wheels}
+    assert names == {*android_dependencies(), "markupsafe", "pedsup", "pip"}
 
     termux = Termux(tmp_path / "termux")
     site = tmp_path / "site"
@@ -505,15 +561,18 @@ def test_the_real_folder_runs_a_real_model_as_android(tmp_path, smollm2):
     assert seen.stdout.split() == ["android", str(app / "markupsafe/__init__.py")]
     assert not list(app.rglob("*.so"))
 
+    # The other way in, from the internet: what is for other systems only is not fetched.
+    (wheel,) = (out / "wheels").glob("pedsup-*.whl")
+    done = termux.install(ROOT / "runtime/termux", "--wheel", wheel)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert termux.run("--version").stdout.startswith("pedsup-run, version")
+    (app,) = (termux.home / ".local/share/pedsup/app").iterdir()
+    assert android_dependencies() | {"markupsafe", "pedsup"} <= {p.name for p in app.iterdir()}
+    assert not (app / "llama_cpp").exists()
+
 
 def test_only_android_s_dependencies_are_wanted():
     """The marker in pyproject.toml, by the library that pip itself uses."""
-    import tomllib
-
-    from pedsup_export.phone_wheels import needed
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    names = {requirement.name for requirement in needed(project["dependencies"])}
+    names = android_dependencies()
     assert "llama-cpp-python" not in names
     assert {"click", "jinja2", "tqdm"} <= names
-    assert importlib.util.find_spec("packaging")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -271,3 +273,42 @@ def test_seed_and_sampling_reach_the_engine(edge):
     engine = FakeEngine([["Sí", END]])
     run(engine, edge, sampling=SamplingConfig(temperature=0.3, seed=7))
     assert engine.calls[0].sampling == SamplingConfig(temperature=0.3, seed=7)
+
+
+# ---- stop texts and the limit on everything ----
+
+
+@given(
+    text=st.text("abST", max_size=30),
+    stop=st.text("ST", min_size=1, max_size=4),
+    cuts=st.lists(st.integers(0, 30), max_size=6),
+)
+def test_a_stop_text_is_found_wherever_the_pieces_end(text, stop, cuts):
+    from pedsup.chat.stops import StopText
+
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    stops = StopText((stop,))
+    shown = "".join(stops.feed(text[a:b]) for a, b in pairwise(edges))
+    assert shown + stops.flush() == text.partition(stop)[0]
+    assert stops.found == (stop in text)
+
+
+def test_a_stop_text_ends_the_answer_and_not_the_reasoning(edge):
+    engine = FakeEngine([[OPEN, "thought\n", "a STOP b", CLOSE, "x S", "TOP", " y", "never", END]])
+    result = run(engine, edge, stop=("STOP",))
+    assert (result.reasoning, result.answer, result.stop_reason) == ("a STOP b", "x ", "end")
+
+
+def test_half_a_stop_text_at_the_end_is_part_of_the_answer(edge):
+    result = run(FakeEngine([["x ST", END]]), edge, stop=("STOP",))
+    assert (result.answer, result.stop_reason) == ("x ST", "end")
+    assert codes(run(FakeEngine([["ST", END]]), edge, stop=("STOP",))) == []
+
+
+def test_the_limit_on_everything_ends_reasoning_and_answer(edge):
+    script = [OPEN, "thought\n", *"abcdefgh", CLOSE, *"ijkl", END]
+    for limit, reasoning, answer in ((5, "abc", ""), (13, "abcdefgh", "ij")):
+        result = run(FakeEngine([list(script)]), edge, max_completion=limit)
+        assert (result.reasoning, result.answer) == (reasoning, answer)
+        assert result.stop_reason == "length"
+        assert result.n_reasoning + result.n_answer == limit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pedsup_train.gpu_cell import Cell, cell_recipe, random_examples, rates
+from pedsup_train.gpu_cell import (
+    Cell,
+    cell_recipe,
+    measure,
+    random_examples,
+    rates,
+    save_random,
+)
 from pedsup_train.gpu_record import markdown, run_cell
 
 
@@ -24,7 +32,7 @@ def test_rates_by_hand() -> None:
     found = rates([{"eval_loss": 1.0}, *history])
     assert found == {
         "timed_steps": 3, "steps_per_s": 0.5, "tokens_per_s": 50.0, "median_step_s": 2.0,
-        "slowest_step_s": 2.0,
+        "slowest_step_s": 2.0, "first_step_s": 9.0, "step_s": [9.0, 1.0, 1.0, 2.0, 2.0, 2.0],
     }  # fmt: skip
     with pytest.raises(ValueError, match="3 steps"):
         rates(history[:3])
@@ -64,6 +72,29 @@ def test_a_failing_cell_is_a_result() -> None:
     result = run_cell(Cell("/no/such/base", "bf16", "transformers", 4), timeout=120)
     assert "could not be read" in result["error"] and result["model"] == "/no/such/base"
     assert "could not be read" in markdown([result])
+
+
+@pytest.mark.slow
+def test_a_cell_that_takes_too_long_says_where_it_stood() -> None:
+    endless = Cell("tiny", "fp32", "transformers", 10**6, max_length=24)
+    result = run_cell(endless, timeout=20)
+    assert result["error"] == "longer than 20 s"
+    assert result["stages"][0] == "cell: importing"
+    assert "Timeout (0:00:15)!" in result["stderr"], "the stacks, five seconds before the end"
+    assert "pedsup_train/gpu_cell.py" in result["stderr"]
+    assert "longer than 20 s" in markdown([result])
+
+
+@pytest.mark.slow
+def test_a_random_model_on_disk_gives_the_cell_of_one_in_memory(tmp_path: Path) -> None:
+    """What both backends load where unsloth is installed."""
+    save_random("tiny", tmp_path / "tiny")
+    sizes = {"batch_size": 1, "accumulation": 1, "max_length": 16}
+    cell = Cell("tiny", "fp32", "transformers", 4, **sizes)
+    folder = dataclasses.replace(cell, folder=str(tmp_path / "tiny"))
+    made, loaded = measure(cell), measure(folder)
+    assert loaded["trained_parameters"] == made["trained_parameters"] > 0
+    assert loaded["weights_bytes"] == made["weights_bytes"]
 
 
 @pytest.mark.slow

@@ -96,9 +96,22 @@ def test_overrides() -> None:
     assert recipe.lora.r == 16
 
 
+def test_an_override_reaches_into_a_list() -> None:
+    """As the comment in v0.2-es says."""
+    path = "data.sources[1].path=/p/perumedqa.jsonl"
+    recipe = read_recipe("v0.2-es", [path, "data.sources[2].hub=", "data.sources[2].path=c.jsonl"])
+    assert [source.path for source in recipe.data.sources] == ["", "/p/perumedqa.jsonl", "c.jsonl"]
+    assert [source.format for source in recipe.data.sources] == [
+        "medmcqa", "perumedqa", "casimedicos",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("data.sources[1].path=x", r"--set data.sources\[1\].path=x"),
+        ("data.sources[x].path=x", r"wanted.*|--set data.sources\[x\]"),
+        ("lora[0].r=3", r"--set lora\[0\].r=3"),
         ("train.learning_rat=1", "unknown key 'train.learning_rat'"),
         ("trian.epochs=1", "unknown key 'trian'"),
         ("train.epochs=many", "train.epochs = 'many'"),

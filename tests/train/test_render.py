@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def test_multiple_choice_text_in_each_style(tokenizer: Any) -> None:
     assert user_text(MCQ) == (
         "¿Cuál es?\n\nA) tos\nB) fiebre\n\nElija la mejor opción y explique por qué."
     )
+    bare = dataclasses.replace(MCQ, explanation="")
+    assert user_text(bare).endswith("B) fiebre\n\nElija la mejor opción."), "none is asked for"
+    assert Renderer(tokenizer, DataConfig()).render(bare).answer == "Respuesta: B) fiebre<turn|>"
     wanted = {
         "explain-first": "Porque sí.\n\nRespuesta: B) fiebre",
         "answer-first": "Respuesta: B) fiebre\n\nPorque sí.",

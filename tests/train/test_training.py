@@ -16,9 +16,9 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
-from pedsup_train import backends
+from pedsup_train import backends, probe
 from pedsup_train.facts import Result, result_facts
-from pedsup_train.loop import clean_history, out_of_memory
+from pedsup_train.loop import changed_recompute, clean_history, out_of_memory
 from pedsup_train.plan import make_plan
 from pedsup_train.recipe import Recipe, read_recipe
 from pedsup_train.recipe_toml import to_toml
@@ -131,6 +131,34 @@ def test_peft_loads_the_folder_and_gives_the_trained_logits(trained: Result, gem
     assert config["base_model_name_or_path"] == str(gemma) and config["r"] == 4
 
 
+def test_the_exporter_takes_the_folder_and_llama_cpp_gives_peft_s_logits(
+    trained: Result, gemma: Path, tmp_path: Path
+) -> None:
+    import peft
+    from pedsup_testing import oracle
+    from transformers import AutoModelForCausalLM
+
+    from pedsup_export.export import execute
+    from pedsup_export.plan import make_plan as plan_export
+    from pedsup_export.request import ExportRequest, ModelRef
+
+    adapter, out = trained.plan.out, tmp_path / "out.gguf"
+    execute(
+        *plan_export(
+            ExportRequest(
+                ModelRef(gemma, "base"), out, adapter=ModelRef(adapter, "adapter"), quant="F32"
+            )
+        )
+    )
+    tokens = [2, 105, 300, 400, 500, 301, 402]
+    base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+    plain = base(input_ids=torch.tensor([tokens])).logits[0].detach().numpy()
+    model = peft.PeftModel.from_pretrained(base, adapter).eval()
+    wanted = model(input_ids=torch.tensor([tokens])).logits[0].detach().numpy()
+    found = oracle.logits(out, tokens)
+    assert oracle.mean_kl(wanted, found) < 1e-5 < 1e-2 < oracle.mean_kl(plain, found)
+
+
 def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
     out = trained.plan.out
     assert {path.name for path in out.iterdir()} == {
@@ -227,7 +255,7 @@ def test_four_bit_on_the_cpu(gemma: Path, data: Path, tmp_path: Path) -> None:
     assert len(four_bit) >= len(loaded.targets.names)
     assert all(m.weight.dtype == torch.uint8 and not m.weight.requires_grad for m in four_bit)
     packed = [m.weight.data.clone() for m in four_bit]
-    backends.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
+    probe.check_forward(loaded.model, loaded.tokenizer)  # evaluates, as the run does
     assert all(torch.equal(m.weight.data, w) for m, w in zip(four_bit, packed, strict=True))
     result = train_adapter(make_plan(settings, tmp_path / "adapter"))
     facts = result_facts(result)
@@ -269,7 +297,7 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
 
     tokenizer = AutoTokenizer.from_pretrained(gemma)
     model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
-    assert backends.check_forward(model, tokenizer) < 1e-3
+    assert probe.check_forward(model, tokenizer) < 1e-3
     forward = type(model).forward
 
     def broken(self: Any, *args: Any, use_cache: bool = True, **kwargs: Any) -> Any:
@@ -280,7 +308,44 @@ def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(model), "forward", broken)
     with pytest.raises(UnsupportedError, match="wrong forward pass"):
-        backends.check_forward(model, tokenizer)
+        probe.check_forward(model, tokenizer)
+
+
+def test_checkpointing_that_changes_gradients_is_found(gemma: Path, data: Path) -> None:
+    """Re-entrant checkpointing cuts the way from the layers that share K/V to the one they read
+    (unsloth-zoo #813): the loss is right, the k_proj and v_proj of that layer learn nonsense."""
+    settings = recipe(gemma, data, "train.gradient_checkpointing=true")
+    loaded = backends.load(settings, backends.choose_runtime(settings))
+    cosine = probe.check_gradients(loaded.model, loaded.tokenizer)
+    assert cosine is not None and cosine > 0.99999
+    base = loaded.model.get_base_model()
+    base.enable_input_require_grads()
+    enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+    enable({"use_reentrant": True})
+    with pytest.raises(UnsupportedError, match=r"layers\.[23]\.self_attn\.[kv]_proj"):
+        probe.check_gradients(loaded.model, loaded.tokenizer)
+    assert all(p.grad is None for p in loaded.model.parameters())
+    assert any(getattr(m, "gradient_checkpointing", False) for m in loaded.model.modules())
+
+
+def test_a_layer_recomputed_in_another_form_gives_advice() -> None:
+    """torch's own error, from a function that runs differently the second time (as unsloth-zoo
+    #1146 does when compilation changes between the two)."""
+    from torch.utils.checkpoint import checkpoint
+
+    runs: list[int] = []
+
+    def layer(x: Any) -> Any:
+        runs.append(1)
+        return (x if len(runs) == 1 else x.repeat(2)).sin().sum()
+
+    loss = checkpoint(layer, torch.ones(3, requires_grad=True), use_reentrant=False)
+    with pytest.raises(RuntimeError) as caught:
+        loss.backward()
+    runtime = backends.Runtime("unsloth", "cuda", "bfloat16", "adamw_torch")
+    advice = changed_recompute(caught.value, runtime)
+    assert isinstance(advice, UnsupportedError) and "--backend transformers" in str(advice.remedy)
+    assert changed_recompute(RuntimeError("other"), runtime) is None
 
 
 def test_known_bad_versions_are_refused(
@@ -294,7 +359,7 @@ def test_known_bad_versions_are_refused(
     versions.refuse_known_bad("llama", ("transformers", "unsloth_zoo"))
     monkeypatch.setattr(versions, "installed", lambda name: "5.6.0.dev0")
     versions.refuse_known_bad("gemma4", ("transformers",))
-    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.9")
+    monkeypatch.setattr(versions, "installed", lambda name: "2026.6.6")
     with pytest.raises(UnsupportedError, match="unsloth-zoo>=2026"):
         versions.refuse_known_bad("gemma4", ("unsloth_zoo",))
 

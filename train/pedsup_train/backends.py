@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from pedsup.errors import MissingDependencyError, PedsupError, ResourceError, UnsupportedError
 from pedsup.optional import require
+from pedsup_train import unsloth_backend
 from pedsup_train.recipe import Recipe
 from pedsup_train.targets import TargetPlan, check_adapted, plan_targets
 from pedsup_train.versions import refuse_known_bad
@@ -23,8 +24,6 @@ USED_PACKAGES: Final[dict[Backend, tuple[str, ...]]] = {
     "unsloth": ("transformers", "unsloth_zoo"),
     "transformers": ("transformers",),
 }
-FORWARD_TOLERANCE: Final = 0.05
-"""Largest difference of logits, as a share of their spread, between two ways to the same result."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     torch = require("torch", extra="train")
     notes: list[str] = []
     cuda = bool(torch.cuda.is_available())
-    has_unsloth = cuda and importlib.util.find_spec("unsloth") is not None
+    has_unsloth = cuda and unsloth_backend.is_installed()
     asked = recipe.model.backend
     if asked == "unsloth" and not has_unsloth:
         raise UnsupportedError(
@@ -66,6 +65,11 @@ def choose_runtime(recipe: Recipe) -> Runtime:
             remedy="pip install 'pedsup[train-gpu]'" if cuda else "--set model.backend=auto",
         )
     backend: Backend = "unsloth" if has_unsloth and asked != "transformers" else "transformers"
+    if backend == "unsloth":
+        # Before transformers: it replaces functions that other modules take by name.
+        unsloth_backend.load_library()
+        if not unsloth_backend.compiles():
+            notes.append("unsloth's compilation is off; UNSLOTH_COMPILE_DISABLE=0 turns it on")
     dtype = recipe.model.dtype
     if dtype == "auto":
         bf16 = cuda and torch.cuda.is_bf16_supported()
@@ -134,8 +138,10 @@ def load(recipe: Recipe, runtime: Runtime) -> Loaded:
     tokenizer = load_tokenizer(recipe)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    make = _unsloth if runtime.backend == "unsloth" else _transformers
-    model, targets = make(recipe, runtime, config)
+    if runtime.backend == "unsloth":
+        model, targets = unsloth_backend.load_model(recipe, runtime.dtype)
+    else:
+        model, targets = _transformers(recipe, runtime, config)
     n_trainable = check_adapted(model, targets)
     return Loaded(model, tokenizer, targets, n_trainable)
 
@@ -210,75 +216,6 @@ def enable_checkpointing(model: Any) -> None:
         new({"use_reentrant": False})
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def _unsloth(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:
-    torch = require("torch", extra="train")
-    unsloth = require("unsloth", extra="train-gpu")
-    model, _ = unsloth.FastModel.from_pretrained(
-        model_name=recipe.model.base,
-        revision=recipe.model.revision or None,
-        max_seq_length=recipe.data.max_length,
-        dtype=getattr(torch, runtime.dtype),
-        load_in_4bit=recipe.model.quantization == "nf4",
-        full_finetuning=False,
-    )
-    targets = plan_targets(model, recipe.lora.targets)
-    model = unsloth.FastModel.get_peft_model(
-        model,
-        r=recipe.lora.r,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        use_rslora=recipe.lora.rslora,
-        bias="none",
-        # unsloth takes names or one regex; the regex names each module in full.
-        target_modules="|".join(name.replace(".", r"\.") for name in targets.names),
-        use_gradient_checkpointing="unsloth" if recipe.train.gradient_checkpointing else False,
-        random_state=recipe.train.seed,
-    )
-    return model, targets
-
-
-def check_forward(model: Any, tokenizer: Any) -> float:
-    """Compare the logits of training (no cache, checkpointing on) with those of inference (cache).
-
-    A library that trains KV-shared layers on other projections than inference uses shows here,
-    whatever its version says: the two differ by as much as the logits themselves.
-
-    Returns:
-        The largest difference divided by the standard deviation of the logits.
-
-    Raises:
-        UnsupportedError: they differ by more than `FORWARD_TOLERANCE`.
-    """
-    torch = require("torch", extra="train")
-    text = "The child has fever and cough. El niño tiene fiebre y tos."
-    ids = torch.tensor([tokenizer(text)["input_ids"][:32]], device=model.device)
-    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-    rates = [module.p for module in dropouts]
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()
-            inference = model(input_ids=ids, use_cache=True).logits.float()
-            model.train()
-            for module in dropouts:
-                module.p = 0.0
-            training = model(input_ids=ids, use_cache=False).logits.float()
-    finally:
-        for module, rate in zip(dropouts, rates, strict=True):
-            module.p = rate
-        model.train(was_training)
-    difference = float((training - inference).abs().max() / inference.std())
-    if not difference <= FORWARD_TOLERANCE:
-        raise UnsupportedError(
-            f"training and inference compute different logits (by {difference:.2f} of their"
-            " spread): the adapter would be trained on a wrong forward pass",
-            where=type(model).__name__,
-            wanted=f"a difference below {FORWARD_TOLERANCE}",
-            remedy="update transformers and unsloth-zoo, or --set model.backend=transformers",
-        )
-    return difference
 
 
 def base_commit(config: Any, recipe: Recipe) -> str:

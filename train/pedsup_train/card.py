@@ -42,6 +42,10 @@ def _loss(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f}"
 
 
+def _cosine(value: float | None) -> str | None:
+    return None if value is None else f"lowest cosine {value:.5f}"
+
+
 def _training(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     train, lora = recipe.train, recipe.lora
     seconds = facts["seconds"]
@@ -69,6 +73,7 @@ def _training(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[str, Any]]
         ("held-out loss before", _loss(facts["eval_loss_before"])),
         ("held-out loss after", _loss(facts["eval_loss_after"])),
         ("training against inference logits", f"{facts['forward_difference']:.2g} of their spread"),
+        ("gradients with and without checkpointing", _cosine(facts["gradient_cosine"])),
         ("finished", facts["finished"]),
     ]
 

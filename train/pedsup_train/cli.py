@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -83,7 +85,8 @@ def run_command(
         document = measured.data_facts(plan.data)
         _print(document, as_json, lambda: report.preview(plan.data))
         return
-    result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+    with contextlib.redirect_stdout(sys.stderr):  # unsloth prints banners
+        result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
     if not planning.is_main():
         return
     facts = measured.result_facts(result)

@@ -14,6 +14,16 @@ from pedsup_train.versions import recorded
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What the probes before the first step measured."""
+
+    forward_difference: float
+    """Of training and inference logits, as a share of their spread."""
+    gradient_cosine: float | None
+    """Lowest cosine of an adapter's gradients with and without checkpointing; None: it is off."""
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished run."""
 
@@ -21,7 +31,7 @@ class Result:
     outcome: Outcome
     n_trainable: int
     n_targets: int
-    forward_difference: float
+    checked: Checked
     digests: dict[str, str]
     """SHA-256 of the adapter's files."""
 
@@ -73,7 +83,8 @@ def result_facts(result: Result) -> dict[str, Any]:
         "optimizer": plan.runtime.optimizer,
         "targets": result.n_targets,
         "trainable_parameters": result.n_trainable,
-        "forward_difference": result.forward_difference,
+        "forward_difference": result.checked.forward_difference,
+        "gradient_cosine": result.checked.gradient_cosine,
         "steps": outcome.steps,
         "tokens_seen": outcome.tokens_seen,
         "seconds": round(outcome.seconds, 1),

@@ -13,6 +13,9 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any, Final
 
+from pedsup.errors import UsageError
+from pedsup.progress import say
+from pedsup_train.gemma4_shapes import SHAPES
 from pedsup_train.recipe import LoraConfig, ModelConfig, Recipe, read_recipe
 from pedsup_train.render import Rendered
 
@@ -35,6 +38,8 @@ class Cell:
     accumulation: int = 4
     max_length: int = 768
     checkpointing: bool = True
+    folder: str = ""
+    """Where the random model lies (`save_random`); empty: it is made on the device."""
 
     @property
     def label(self) -> str:
@@ -125,25 +130,27 @@ def quantize_in_place(model: Any, dtype: Any, device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def load_cell(cell: Cell, recipe: Recipe, runtime: Any, folder: Path) -> Any:
-    """The cell's model with LoRA on it."""
+def load_cell(cell: Cell, recipe: Recipe, runtime: Any) -> Any:
+    """The cell's model with LoRA on it.
+
+    Raises:
+        UsageError: unsloth, which loads from a folder only, and none is named.
+    """
     from pedsup_train import backends
     from pedsup_train.targets import check_adapted
 
-    if cell.model not in ("e4b", "tiny"):
-        return backends.load(recipe, runtime)
-    if cell.backend == "transformers":
-        model, targets = backends.add_lora(build_random(cell.model, recipe, runtime.device), recipe)
-        tokenizer: Any = SimpleNamespace(pad_token_id=0)
-        return backends.Loaded(model, tokenizer, targets, check_adapted(model, targets))
-    # unsloth loads from a folder only.
-    save_random(cell.model, folder)
-    named = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, base=str(folder)))
-    return backends.load(named, runtime)
+    if cell.folder or cell.model not in SHAPES:
+        base = dataclasses.replace(recipe.model, base=cell.folder or cell.model)
+        return backends.load(dataclasses.replace(recipe, model=base), runtime)
+    if cell.backend == "unsloth":
+        raise UsageError("unsloth loads from a folder", wanted="Cell.folder")
+    model, targets = backends.add_lora(build_random(cell.model, recipe, runtime.device), recipe)
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    return backends.Loaded(model, tokenizer, targets, check_adapted(model, targets))
 
 
 def save_random(shape: str, folder: Path) -> None:
-    """A random model as a Hugging Face folder, with a tokenizer of four tokens."""
+    """A random model in bfloat16 as a Hugging Face folder, with a tokenizer of four tokens."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -160,23 +167,26 @@ def save_random(shape: str, folder: Path) -> None:
 
 
 def measure(cell: Cell) -> dict[str, Any]:
-    """Run one cell in this process."""
+    """Run one cell in this process; stages are said on stderr as they begin."""
     import torch
 
     from pedsup_train import backends
     from pedsup_train.loop import fit
 
     recipe = cell_recipe(cell)
-    runtime = backends.choose_runtime(recipe)
     began = time.monotonic()
+    say("cell: importing")
+    runtime = backends.choose_runtime(recipe)
+    importing = time.monotonic() - began
+    say(f"cell: loading (imports took {importing:.1f} s)")
+    loaded = load_cell(cell, recipe, runtime)
+    loading = time.monotonic() - began - importing
+    say(f"cell: training (loading took {loading:.1f} s)")
+    vocab = int(loaded.model.get_input_embeddings().weight.shape[0])
+    n = cell.steps * cell.batch_size * cell.accumulation
+    examples = random_examples(n, max_length=cell.max_length, vocab=vocab)
     with tempfile.TemporaryDirectory(prefix="pedsup-cell-") as name:
-        folder = Path(name)
-        loaded = load_cell(cell, recipe, runtime, folder / "model")
-        loading = time.monotonic() - began
-        vocab = int(loaded.model.get_input_embeddings().weight.shape[0])
-        n = cell.steps * cell.batch_size * cell.accumulation
-        examples = random_examples(n, max_length=cell.max_length, vocab=vocab)
-        outcome = fit(recipe, runtime, loaded, (examples, []), folder / "work")
+        outcome = fit(recipe, runtime, loaded, (examples, []), Path(name))
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
     return {
         **dataclasses.asdict(cell),
@@ -185,6 +195,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         "weights_bytes": weights,
         "trained_parameters": loaded.n_trainable,
         "optimizer": runtime.optimizer,
+        "import_s": round(importing, 1),
         "load_s": round(loading, 1),
         "torch": torch.__version__,
     }
@@ -205,4 +216,7 @@ def rates(history: list[dict[str, Any]]) -> dict[str, float]:
         "tokens_per_s": tokens / seconds,
         "median_step_s": median(steps),
         "slowest_step_s": max(steps),
+        # What stands beside a step in the first one: compilation, above all.
+        "first_step_s": rows[0]["elapsed_s"],
+        "step_s": [round(b - a, 3) for a, b in pairwise([0.0, *(r["elapsed_s"] for r in rows)])],
     }

@@ -2,17 +2,19 @@
 
     python -m pedsup_train.gpu_record --smollm2-base out/base --out out/gpu-record
 
-A cell is (model, precision, backend): an E4B-shaped Gemma 4 with random weights built on the
-GPU, and the real SmolLM2, in 16 bit and in 4 bit, with each backend that can be imported. It
-runs the loop of `pedsup-train run` with the values of recipe v0.1 (batch 4 x accumulation 4,
-context 768, r16 on all projections, checkpointing) on random tokens whose lengths are those of
-the original run (about 431 tokens an example). Random tokens cost what real ones cost; the
-losses mean nothing and are not reported.
+A cell is (model, precision, backend): an E4B-shaped Gemma 4 with random weights (built on the
+GPU, or once on disk where unsloth is measured too) and the real SmolLM2, in 16 bit and in 4 bit,
+with each backend that can be imported. It runs the loop of `pedsup-train run` with the values of
+recipe v0.1 (batch 4 x accumulation 4, context 768, r16 on all projections, checkpointing) on random
+tokens whose lengths are those of the original run (about 431 tokens an example). Random tokens cost
+what real ones cost; the losses mean nothing and are not reported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import faulthandler
 import json
 import platform
 import shutil
@@ -28,21 +30,33 @@ import click
 from pedsup.errors import border
 from pedsup.fsio import atomic_file
 from pedsup.progress import say
-from pedsup_train.gpu_cell import Cell, measure
+from pedsup_train.gpu_cell import Cell, measure, save_random
 
 MARK: Final = "PEDSUP-CELL "
 """Before the JSON that a cell prints: libraries write to stdout as they like."""
 ORIGINAL_STEPS: Final = 375
+STACK_LINES: Final = 200
+"""Lines kept of what a stopped cell wrote: the stacks of its threads."""
 
 
 def run_cell(cell: Cell, timeout: float) -> dict[str, Any]:
-    """Run a cell in a process of its own; what goes wrong is its result."""
-    command = [sys.executable, "-m", "pedsup_train.gpu_record", "--cell"]
-    command.append(json.dumps(dataclasses.asdict(cell)))
+    """Run a cell in a process of its own; what goes wrong is its result.
+
+    A cell that takes too long says where it stood: it prints its stacks shortly before it is
+    stopped, and its last lines are in the result.
+    """
+    command = [sys.executable, "-m", "pedsup_train.gpu_record", "--timeout", str(timeout)]
+    command += ["--cell", json.dumps(dataclasses.asdict(cell))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {**dataclasses.asdict(cell), "error": f"longer than {timeout:.0f} s"}
+    except subprocess.TimeoutExpired as late:
+        stderr = (late.stderr or b"").decode(errors="replace").splitlines()
+        return {
+            **dataclasses.asdict(cell),
+            "error": f"longer than {timeout:.0f} s",
+            "stages": [line for line in stderr if line.startswith("cell: ")],
+            "stderr": "\n".join(stderr[-STACK_LINES:]),
+        }
     for line in reversed(done.stdout.splitlines()):
         if line.startswith(MARK):
             return dict(json.loads(line.removeprefix(MARK)))
@@ -81,20 +95,20 @@ def markdown(results: list[dict[str, Any]]) -> str:
     """The table for docs/train.md."""
     lines = [
         "| model | precision | backend | steps/s | tokens/s | peak GPU memory | weights"
-        " | 375 steps take |",
-        "|---|---|---|---|---|---|---|---|",
+        " | first step | 375 steps take |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         name = Path(r["model"]).name if "/" in r["model"] else f"{r['model']} (random weights)"
         name += "" if r["checkpointing"] else ", no checkpointing"
         head = f"| {name} | {r['precision']} | {r['backend']} |"
         if "error" in r:
-            lines.append(f"{head} {r['error'].splitlines()[0][:120]} | | | | |")
+            lines.append(f"{head} {r['error'].splitlines()[0][:120]} | | | | | |")
             continue
         peak = f"{r['peak_gpu_bytes'] / 2**30:.1f} GiB" if r["peak_gpu_bytes"] else "-"
         lines.append(
             f"{head} {r['steps_per_s']:.3f} | {r['tokens_per_s']:,.0f}"
-            f" | {peak} | {r['weights_bytes'] / 2**30:.1f} GiB"
+            f" | {peak} | {r['weights_bytes'] / 2**30:.1f} GiB | {r['first_step_s']:.1f} s"
             f" | {ORIGINAL_STEPS / r['steps_per_s'] / 60:.1f} min |"
         )
     return "\n".join(lines)
@@ -110,10 +124,13 @@ def available_backends() -> list[str]:
     return ["transformers", "unsloth"] if has_unsloth else ["transformers"]
 
 
-def _one(text: str) -> int:
+def _one(text: str, timeout: float) -> int:
     cell = Cell(**json.loads(text))
+    faulthandler.dump_traceback_later(max(1.0, timeout - 5.0))
     try:
-        result = measure(cell)
+        # Libraries print banners; stdout has the result alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = measure(cell)
     except Exception as error:  # a cell's failure is a finding, whatever it was
         trace = traceback.format_exc().splitlines()[-12:]
         result = {
@@ -153,14 +170,26 @@ def _one(text: str) -> int:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("out/gpu-record"), show_default=True
 )
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["transformers", "unsloth"]),
+    help="default: each that can be imported",
+)
 @click.option("--cell", hidden=True)
+@click.option("--save-random", hidden=True, nargs=2)
 def program(
     models: tuple[str, ...], precisions: tuple[str, ...], steps: int, timeout: float, out: Path,
     **options: Any,
 ) -> int:  # fmt: skip
     """Measure training on this machine's GPU; JSON and a Markdown table in OUT."""
     if options["cell"]:
-        return _one(options["cell"])
+        return _one(options["cell"], timeout)
+    if options["save_random"]:
+        shape, folder = options["save_random"]
+        save_random(shape, Path(folder))
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     named = [*models]
     base: Path | None = options["smollm2_base"]
@@ -171,7 +200,12 @@ def program(
     if base is not None:
         named.append(str(base.resolve()))
     sizes = {key: options[key] for key in ("batch_size", "accumulation", "max_length")}
-    planned = list(cells(named, list(precisions), available_backends(), steps, **sizes))
+    backends = list(options["backends"] or available_backends())
+    planned = list(cells(named, list(precisions), backends, steps, **sizes))
+    if "unsloth" in backends:
+        # It loads from a folder only; the other then loads from the same.
+        folders = {shape: _random_folder(shape, out) for shape in models}
+        planned = [dataclasses.replace(c, folder=folders.get(c.model, "")) for c in planned]
     if options["without_checkpointing"]:
         planned += [dataclasses.replace(cell, checkpointing=False) for cell in planned]
     results = []
@@ -182,9 +216,18 @@ def program(
         # Written after each cell: a machine that is taken away leaves what was measured.
         _write(out, results)
     click.echo(markdown(results))
-    if options["smollm2_gguf"]:
-        shutil.rmtree(out / "smollm2", ignore_errors=True)
+    for made in ("smollm2", *(f"random-{shape}" for shape in models)):
+        shutil.rmtree(out / made, ignore_errors=True)
     return 0 if any("error" not in result for result in results) else 1
+
+
+def _random_folder(shape: str, out: Path) -> str:
+    """A random model on disk (E4B: 15 GB), made in a process of its own: the GPU is then free."""
+    folder = (out / f"random-{shape}").resolve()
+    say(f"making {folder}")
+    command = [sys.executable, "-m", "pedsup_train.gpu_record", "--save-random", shape, str(folder)]
+    subprocess.run(command, check=True)
+    return str(folder)
 
 
 def _write(out: Path, results: list[dict[str, Any]]) -> None:

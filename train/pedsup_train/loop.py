@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pedsup.errors import PedsupError, ResourceError
+from pedsup.errors import PedsupError, ResourceError, UnsupportedError
 from pedsup.optional import require
 from pedsup_train.backends import Loaded, Runtime
 from pedsup_train.batches import Collator, EpochSampler
@@ -74,7 +74,7 @@ def fit(
         if parts[1] and steps not in evaluated:
             trainer.evaluate()
     except (MemoryError, RuntimeError) as error:
-        if advice := out_of_memory(error, recipe):
+        if advice := out_of_memory(error, recipe) or changed_recompute(error, runtime):
             raise advice from error
         raise
     history = clean_history(_rows(trainer))
@@ -254,6 +254,18 @@ def _step_bar(total: int, done: int) -> Any:
 def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def changed_recompute(error: BaseException, runtime: Runtime) -> PedsupError | None:
+    """An error with advice if a compiled layer was recomputed in another form, else None."""
+    if type(error).__name__ != "CheckpointError":
+        return None
+    return UnsupportedError(
+        f"the {runtime.backend} backend recomputed a layer in another form than it had run it",
+        where=str(error).splitlines()[0][:200],
+        wanted="no change of compilation inside a checkpointed layer (unsloth-zoo #1146)",
+        remedy="leave UNSLOTH_COMPILE_DISABLE at 1, or --backend transformers",
+    )
 
 
 def out_of_memory(error: BaseException, recipe: Recipe) -> PedsupError | None:

@@ -181,10 +181,26 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = text  # a bare word or a path: a string
     node = tree
     for section in sections:
-        node = node.setdefault(section, {})
-        if not isinstance(node, dict):
-            raise UsageError(f"--set {override}", wanted="a key that is no table's child")
+        node = _child(node, section, override)
     node[last] = value
+
+
+def _child(node: dict[str, Any], section: str, override: str) -> dict[str, Any]:
+    """The table `section` of `node`, made if absent; `name[i]` is an entry of a list of tables."""
+    name, bracket, rest = section.partition("[")
+    child: Any = node.setdefault(name, {})
+    if bracket:
+        index = rest.removesuffix("]")
+        if not isinstance(child, list) or not index.isdecimal() or int(index) >= len(child):
+            length = len(child) if isinstance(child, list) else 0
+            raise UsageError(
+                f"--set {override}",
+                wanted=f"{name}[0] to {name}[{length - 1}]" if length else f"a list '{name}'",
+            )
+        child = child[int(index)]
+    if not isinstance(child, dict):
+        raise UsageError(f"--set {override}", wanted="a key that is no table's child")
+    return child
 
 
 def _build(cls: type[T], tree: Mapping[str, Any], *, where: str, prefix: str) -> T:

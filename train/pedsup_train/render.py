@@ -18,6 +18,9 @@ INSTRUCTION: Final = {
     "en": "Choose the best option and explain why.",
     "es": "Elija la mejor opción y explique por qué.",
 }
+BARE_INSTRUCTION: Final = {"en": "Choose the best option.", "es": "Elija la mejor opción."}
+"""Where the data has no explanation (all of PeruMedQA, half of MedMCQA): to ask for one and
+answer without would teach the model to leave it out when it is asked for."""
 ANSWER: Final = {"en": "Answer", "es": "Respuesta"}
 
 
@@ -44,7 +47,8 @@ def user_text(example: Example) -> str:
     if not example.options:
         return example.question
     lines = [f"{LETTERS[i]}) {text}" for i, text in enumerate(example.options)]
-    instruction = INSTRUCTION.get(example.lang[:2], INSTRUCTION["en"])
+    texts = INSTRUCTION if example.explanation else BARE_INSTRUCTION
+    instruction = texts.get(example.lang[:2], texts["en"])
     return f"{example.question}\n\n" + "\n".join(lines) + f"\n\n{instruction}"
 
 

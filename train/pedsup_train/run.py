@@ -11,16 +11,16 @@ from pedsup.errors import BadFileError
 from pedsup.fsio import sha256_file
 from pedsup.optional import require
 from pedsup.progress import say
-from pedsup_train import backends
+from pedsup_train import backends, probe
 from pedsup_train.backends import Loaded, Runtime
 from pedsup_train.card import write_card
 from pedsup_train.curves import write_csv, write_png
-from pedsup_train.facts import Result, result_facts
+from pedsup_train.facts import Checked, Result, result_facts
 from pedsup_train.folders import atomic_folder, refuse_filled
 from pedsup_train.loop import Outcome, fit, out_of_memory, write_jsonl
 from pedsup_train.plan import Plan, is_main, n_processes
 from pedsup_train.recipe_toml import to_toml
-from pedsup_train.work import newest_checkpoint, open_work
+from pedsup_train.work import disk_errors, newest_checkpoint, open_work
 
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -49,7 +49,10 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     _say(f"loading {plan.recipe.model.base}")
     try:
         loaded = backends.load(plan.recipe, plan.runtime)
-        difference = backends.check_forward(loaded.model, loaded.tokenizer)
+        checked = Checked(
+            probe.check_forward(loaded.model, loaded.tokenizer, plan.runtime.dtype),
+            probe.check_gradients(loaded.model, loaded.tokenizer, plan.runtime.dtype),
+        )
     except (MemoryError, RuntimeError) as error:
         if advice := out_of_memory(error, plan.recipe):
             raise advice from error
@@ -58,11 +61,13 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     # Loading and checking drew random numbers; training starts from the seed whatever they drew.
     transformers.set_seed(plan.recipe.train.seed)
     parts = (plan.data.train, plan.data.evaluation)
-    outcome = fit(plan.recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
+    with disk_errors(plan.work):
+        outcome = fit(plan.recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
     _wait_for_all(plan.runtime)
     if not is_main():
-        return Result(plan, outcome, loaded.n_trainable, len(loaded.targets.names), difference, {})
-    result = _publish(plan, loaded, outcome, difference, force=force)
+        return Result(plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, {})
+    with disk_errors(plan.out):
+        result = _publish(plan, loaded, outcome, checked, force=force)
     if not keep:
         shutil.rmtree(plan.work, ignore_errors=True)
     return result
@@ -110,7 +115,7 @@ def check_adapter_file(path: Path) -> None:
 
 
 def _publish(
-    plan: Plan, loaded: Loaded, outcome: Outcome, difference: float, *, force: bool
+    plan: Plan, loaded: Loaded, outcome: Outcome, checked: Checked, *, force: bool
 ) -> Result:
     recipe = plan.recipe
     with atomic_folder(plan.out, force=force) as folder:
@@ -123,7 +128,7 @@ def _publish(
         write_png(folder / "training_curves.png", outcome.history, f"{recipe.name}: training")
         digests = {name: sha256_file(folder / name) for name in ADAPTER_FILES}
         result = Result(
-            plan, outcome, loaded.n_trainable, len(loaded.targets.names), difference, digests
+            plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, digests
         )
         facts = result_facts(result)
         (folder / "training.json").write_text(

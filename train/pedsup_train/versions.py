@@ -31,8 +31,9 @@ _SHARED_KV = (
 )
 KNOWN_BAD: Final = (
     KnownBad("transformers", "5.6.0", "gemma4", f"{_SHARED_KV} (transformers #45242, #45312)"),
-    # Merged in the last week of June 2026; the first release that surely has it is July's.
-    KnownBad("unsloth_zoo", "2026.7.1", "gemma4", f"{_SHARED_KV} (unsloth-zoo #813)"),
+    # The mend is in the wheel of 2026.6.7 (22 June 2026) and not in that of 2026.6.6. It also makes
+    # checkpointing non-reentrant, without which the layer that the others read got wrong gradients.
+    KnownBad("unsloth_zoo", "2026.6.7", "gemma4", f"{_SHARED_KV} (unsloth-zoo #813)"),
 )
 
 

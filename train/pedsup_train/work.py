@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import MismatchError, OutputError
+from pedsup.errors import MismatchError, OutputError, PedsupError, ResourceError
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_train.plan import Plan
 from pedsup_train.recipe_toml import to_toml
 
+_WRITING_FAILED: Final = (
+    "no space left", "i/o error", "input/output error", "disk quota", "read-only file system",
+    "pytorchstreamwriter failed", "error while serializing", "unexpected pos", "iostream error",
+)  # fmt: skip
+"""How safetensors and torch word a failed write, in errors that are no OSError."""
 IDENTITY: Final = "run.json"
 """In the work folder: what a resumed run must have in common with the one it continues."""
 
@@ -67,6 +74,27 @@ def _differing(path: Path, identity: dict[str, str]) -> list[str]:
     except (OSError, ValueError):
         return ["identity (it cannot be read)"]
     return [key for key in identity if before.get(key) != identity[key]]
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Make a message of what safetensors and torch raise when `folder` cannot be written.
+
+    Raises:
+        ResourceError: with what to do; the checkpoints that are complete stay.
+    """
+    try:
+        yield
+    except (PedsupError, OSError):
+        raise
+    except Exception as error:
+        if not any(words in str(error).lower() for words in _WRITING_FAILED):
+            raise
+        raise ResourceError(
+            f"the disk failed or is full: {str(error).splitlines()[0]}",
+            where=folder,
+            remedy="free space (or choose another --out), then the same command with --resume",
+        ) from error
 
 
 def newest_checkpoint(work: Path) -> Path | None:

@@ -40,6 +40,10 @@ class TurnSettings:
     """GBNF for the answer only."""
     json_schema: str | None = None
     """A JSON schema, as text, for the answer only."""
+    max_completion: int | None = None
+    """Tokens of reasoning and answer together (None: to the end of the context)."""
+    stop: tuple[str, ...] = ()
+    """Texts at which the answer ends; they are not part of it."""
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from pedsup.chat.events import (
     TurnTimings,
 )
 from pedsup.chat.prompt import build_prompt
+from pedsup.chat.stops import StopText
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser, Part
 from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import Engine, PromptProgress, SamplingConfig, Token
-from pedsup.errors import UsageError
+from pedsup.errors import ContextFullError
 
 __all__ = [
     "NOTICES",
@@ -72,6 +73,7 @@ class Turn:
         self._messages, self._settings, self._on_prompt = messages, settings, on_prompt
         self._parser = ChannelParser(template.thought, template.stops)
         self._utf8, self._watchdog = Utf8Stream(), Watchdog()
+        self._stop_text = StopText(settings.stop)
         self._tokens: list[int] = []
         self._keep = 0
         self._pending: list[TurnEvent] = []
@@ -103,7 +105,7 @@ class Turn:
         """Generate; yields text as it comes and ends with `Done`.
 
         Raises:
-            UsageError: the prompt is longer than the context.
+            ContextFullError: the prompt is longer than the context.
             EngineError: the engine failed; `result` holds what came before.
         """
         self._started = perf_counter()
@@ -120,6 +122,7 @@ class Turn:
                 stop = self._next(left=(yield from self._generate()))
             self._emit(self._parser.feed(self._utf8.flush()))
             self._emit(self._parser.flush())
+            self._show(Channel.ANSWER, self._stop_text.flush())
             self._stop = stop
         finally:
             self._timings = replace(self._timings, total_s=perf_counter() - self._started)
@@ -129,7 +132,7 @@ class Turn:
     def _require_room(self) -> None:
         """The question and at least one token of the answer must fit."""
         if self._n_prompt >= self._engine.n_ctx:
-            raise UsageError(
+            raise ContextFullError(
                 f"the conversation is {self._n_prompt} tokens long with this question",
                 wanted=f"fewer than the context of {self._engine.n_ctx} tokens",
                 remedy="ask a shorter question, start afresh (/reset) or give a larger --ctx",
@@ -178,6 +181,8 @@ class Turn:
         if parser.stopped:
             self._tokens.pop()
             return "ended"
+        if self._stop_text.found or self._completion_full():
+            return "stop"
         loop = self._watchdog.feed(token.id, token.piece)
         if loop is not None:
             return self._looped(loop)
@@ -195,7 +200,7 @@ class Turn:
         if left == "again":
             return None
         if left == "stop":
-            return "length" if self._answer_full() else "loop"
+            return self._why_stopped()
         if left == "ended" and self._parser.thinking:
             self._note("unclosed")
             left = "close"
@@ -214,6 +219,11 @@ class Turn:
             return None
         self._note("empty")
         return "empty"
+
+    def _why_stopped(self) -> StopReason:
+        if self._stop_text.found:
+            return "end"
+        return "length" if self._answer_full() or self._completion_full() else "loop"
 
     def _overdue(self) -> _Exit | None:
         """Whether the reasoning must be closed now."""
@@ -241,6 +251,10 @@ class Turn:
     def _answer_full(self) -> bool:
         limit = self._settings.max_tokens
         return limit is not None and self._counts[Channel.ANSWER] >= limit
+
+    def _completion_full(self) -> bool:
+        limit = self._settings.max_completion
+        return limit is not None and sum(self._counts.values()) >= limit
 
     # ---- channels and constraints -------------------------------------------------------
 
@@ -299,15 +313,21 @@ class Turn:
         return any(notice.code == "forced_answer" for notice in self._notices)
 
     def _blank(self) -> bool:
-        return not any(text.strip() for text in self._texts[Channel.ANSWER])
+        shown = self._texts[Channel.ANSWER]
+        return not any(text.strip() for text in (*shown, self._stop_text.held))
 
     # ---- bookkeeping --------------------------------------------------------------------
 
     def _emit(self, parts: Iterable[Part]) -> None:
         for channel, text in parts:
+            answer = channel is Channel.ANSWER
+            self._show(channel, self._stop_text.feed(text) if answer else text)
+
+    def _show(self, channel: Channel, text: str) -> None:
+        if text:
             self._texts[channel].append(text)
-            reasoning = channel is Channel.REASONING
-            self._pending.append(ReasoningText(text) if reasoning else AnswerText(text))
+            answer = channel is Channel.ANSWER
+            self._pending.append(AnswerText(text) if answer else ReasoningText(text))
 
     def _note(self, code: str) -> None:
         notice = Notice(code, NOTICES[code])

@@ -1,1 +1,1 @@
-"""The verbs of `pedsup-run`; `pedsup.verbs` says which module is which."""
+"""The verbs of `pedsup-run`: one module each, with a click command named `command`."""

@@ -45,6 +45,7 @@ class InProcessEngine:
         self._pool: ctypes.c_void_p | None = None
         self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
+        self._most_threads = config.n_threads, config.n_threads_batch
         llama_bindings.clear_log()
         if config.cpus:
             # Before any thread starts: llama.cpp's threads inherit the mask.
@@ -193,6 +194,19 @@ class InProcessEngine:
             yield from self._decode(sampler, max_tokens)
         finally:
             sampler.close()
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        """Use fewer threads than it was loaded with, from the next step on, or those again.
+
+        Args:
+            n_threads: for decoding; `n_threads_batch`: for prompts, the same unless given. Both
+                are cut to what the thread pool was made for.
+        """
+        most, most_batch = self._most_threads
+        batch = n_threads if n_threads_batch is None else n_threads_batch
+        self._lib.llama_set_n_threads(
+            self._ctx, max(1, min(n_threads, most)), max(1, min(batch, most_batch))
+        )
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and their state; the file is llama.cpp's own format."""

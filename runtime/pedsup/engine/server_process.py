@@ -39,8 +39,8 @@ what the server's four checkpoints of the window come to.
 _DEATHS: Final = {
     signal.SIGILL: (
         "met an instruction that this processor does not have",
-        "it was built for another processor: install a build without dotprod/i8mm, "
-        "or use --engine inprocess",
+        "it was built for another processor: install a build without dotprod/i8mm "
+        "(in Termux: pkg upgrade), or use --engine inprocess",
     ),
     signal.SIGKILL: (
         "was killed, most likely because the memory ran out",

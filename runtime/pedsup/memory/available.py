@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pedsup.system_files import number_of, text_of, whole_number
+
 UNLIMITED: Final = 1 << 60
 """cgroup v1 writes 2^63 - page for 'no limit'."""
 
@@ -30,11 +32,11 @@ def available_memory(root: Path = Path("/")) -> Available | None:
 
 def total_memory(root: Path = Path("/")) -> int | None:
     """The machine's memory in bytes (MemTotal), None when it cannot be read."""
-    return _meminfo(root).get("MemTotal")
+    return memory_info(root).get("MemTotal")
 
 
 def _system(root: Path) -> list[Available]:
-    info = _meminfo(root)
+    info = memory_info(root)
     if (free := info.get("MemAvailable")) is not None:
         return [Available(free, "the system")]
     if "MemFree" in info:  # kernels before 3.14
@@ -42,20 +44,21 @@ def _system(root: Path) -> list[Available]:
     return []
 
 
-def _meminfo(root: Path) -> dict[str, int]:
+def memory_info(root: Path = Path("/")) -> dict[str, int]:
+    """/proc/meminfo in bytes, by name; empty when it cannot be read."""
     values = {}
-    for line in _text(root / "proc/meminfo").splitlines():
+    for line in text_of(root / "proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
-        fields = rest.split()
-        if fields and fields[0].isdigit():
-            values[name] = int(fields[0]) * 1024
+        number = whole_number(rest.partition("kB")[0])
+        if number is not None:
+            values[name] = number * 1024
     return values
 
 
 def _cgroups(root: Path) -> list[Available]:
     """What each ancestor cgroup leaves; its limit binds all groups below it."""
     bounds = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
@@ -72,15 +75,15 @@ def _cgroups(root: Path) -> list[Available]:
 
 
 def _read_v2(folder: Path) -> int | None:
-    limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+    limit, used = number_of(folder / "memory.max"), number_of(folder / "memory.current")
     if limit is None or used is None:
         return None
     return max(0, limit - used + _stat(folder, "inactive_file", "active_file"))
 
 
 def _read_v1(folder: Path) -> int | None:
-    limit = _number(folder / "memory.limit_in_bytes")
-    used = _number(folder / "memory.usage_in_bytes")
+    limit = number_of(folder / "memory.limit_in_bytes")
+    used = number_of(folder / "memory.usage_in_bytes")
     if limit is None or used is None or limit >= UNLIMITED:
         return None
     return max(0, limit - used + _stat(folder, "total_inactive_file", "total_active_file"))
@@ -89,20 +92,8 @@ def _read_v1(folder: Path) -> int | None:
 def _stat(folder: Path, *names: str) -> int:
     """Page cache that is charged to the group: the kernel drops it when memory is needed."""
     total = 0
-    for line in _text(folder / "memory.stat").splitlines():
+    for line in text_of(folder / "memory.stat").splitlines():
         name, _, value = line.partition(" ")
-        if name in names and value.strip().isdigit():
-            total += int(value)
+        if name in names:
+            total += whole_number(value) or 0
     return total
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

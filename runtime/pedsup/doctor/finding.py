@@ -1,0 +1,56 @@
+"""One thing that the doctor found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pedsup.doctor.texts import TEXTS, TOPICS, translated
+from pedsup.intended_use import Language
+from pedsup.render import clean
+
+Level = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found, how bad it is, and the values that fill its words."""
+
+    topic: str
+    """A key of `texts.TOPICS`."""
+    level: Level
+    key: str
+    """A key of `texts.TEXTS`."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def label(self, language: Language) -> str:
+        """The topic in words."""
+        return TOPICS[self.topic][language]
+
+    def found(self, language: Language) -> str:
+        """What was found, free of control characters."""
+        return self._fill(TEXTS[self.key].found[language], language)
+
+    def remedy(self, language: Language) -> str | None:
+        """What to do; None where nothing needs doing."""
+        remedy = TEXTS[self.key].remedy
+        return self._fill(remedy[language], language) if remedy else None
+
+    def describe(self, language: Language) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "topic": self.topic,
+            "level": self.level,
+            "code": self.key,
+            "found": self.found(language),
+            "remedy": self.remedy(language),
+            "values": dict(self.values),
+        }
+
+    def _fill(self, template: str, language: Language) -> str:
+        # Values come from files and may hold anything, line breaks too.
+        safe = {k: " ".join(clean(str(v)).split()) for k, v in self.values.items()}
+        if language == "es":
+            safe = {name: translated(value) for name, value in safe.items()}
+        return template.format(**safe)

@@ -1,0 +1,55 @@
+"""Probes of one model: whether it fits here, and whether it was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pedsup.doctor.device import Device
+from pedsup.doctor.finding import Finding
+from pedsup.errors import PedsupError, ResourceError
+from pedsup.memory import available_memory, require_fit
+from pedsup.progress import human_bytes
+from pedsup.settings import Settings
+from pedsup.startup import LaunchPlan, plan_launch
+
+
+def model_fit(device: Device, model: Path | None, settings: Settings) -> list[Finding]:
+    """The memory that a model takes, the context that fits, the next smaller option."""
+    if model is None:
+        return [Finding("model", "note", "model_none")]
+    try:
+        plan = plan_launch(model, settings, available=available_memory(device.root))
+    except PedsupError as error:
+        parts = (error.found, error.where, error.wanted)
+        values = {
+            "reason": "; ".join(part for part in parts if part),
+            "remedy": error.remedy or "give a GGUF file of a supported model",
+        }
+        return [Finding("model", "problem", "model_bad", values)]
+    return [_fit(plan), _tuning(plan)]
+
+
+def _fit(plan: LaunchPlan) -> Finding:
+    need, available = plan.fit.need, plan.fit.available
+    values = {
+        "name": plan.identity.name,
+        "need": human_bytes(need.total),
+        "anonymous": human_bytes(need.anonymous),
+        "ctx": plan.config.n_ctx,
+        "largest": plan.largest_ctx or "-",
+        "available": human_bytes(available.bytes) if available else "?",
+    }
+    try:
+        require_fit(plan.header, plan.config, available, plan.host)
+    except ResourceError as error:
+        key = "model_pages" if plan.fit.verdict == "pages" else "model_refused"
+        return Finding("model", "problem", key, {**values, "remedy": error.remedy or "-"})
+    return Finding("model", "ok", "model_fits", values)
+
+
+def _tuning(plan: LaunchPlan) -> Finding:
+    tuned = plan.tuned
+    if tuned is None:
+        return Finding("tuning", "note", "not_tuned", {"file": plan.header.path.name})
+    values = {"date": tuned.measured[:10], "values": tuned.summary()}
+    return Finding("tuning", "ok", "tuned", values)

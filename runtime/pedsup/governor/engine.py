@@ -1,0 +1,206 @@
+"""An engine whose threads are governed while it decodes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.chat.events import Notice
+from pedsup.engine.api import (
+    Engine,
+    GenerationStats,
+    ModelInfo,
+    PromptProgress,
+    SamplingConfig,
+    Token,
+)
+from pedsup.governor.heat import Heat, HeatSensors
+from pedsup.governor.policy import Action, Limits, Sample, State, observe
+from pedsup.system_files import text_of, whole_number
+
+WINDOW_TOKENS: Final = 16
+WINDOW_S: Final = 2.0
+"""A sample has at least so many tokens and takes at least so long."""
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+NOTICES: Final = {
+    "governor_lower": "decoding slowed down although nothing else runs: the device is getting hot, "
+    "fewer threads are used (/stats)",
+    "governor_restore": "more threads are used again (/stats)",
+    "governor_report": "decoding slowed down although nothing else runs: the device is getting "
+    "hot; llama-server cannot change its threads, give fewer --threads next time (/stats)",
+}
+"""Every notice's code and its English text."""
+
+
+@dataclass
+class Governor:
+    """Watches decoding and changes the threads of its engine; `set_threads` is None to report."""
+
+    limits: Limits
+    set_threads: Callable[[int], None] | None
+    cpu_time: Callable[[], float | None]
+    """Seconds of CPU time of the engine's threads so far."""
+    heat: Callable[[], Heat] = Heat
+    window: tuple[int, float] = (WINDOW_TOKENS, WINDOW_S)
+    clock: Callable[[], float] = time.monotonic
+    state: State = field(init=False)
+    actions: list[Action] = field(default_factory=list)
+    last_heat: Heat = field(default_factory=Heat)
+    _unseen: list[Action] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = State(self.limits.most)
+
+    def watch(
+        self, tokens: Generator[Token, None, None], depth: int
+    ) -> Generator[Token, None, None]:
+        """Pass tokens on; only the time spent waiting for them counts.
+
+        The first token is left out: its wait holds the reading of the prompt.
+        """
+        first = next(tokens, None)
+        if first is None:
+            return
+        yield first
+        n, waited, began, cpu = 0, 0.0, self.clock(), self.cpu_time()
+        while True:
+            asked = self.clock()
+            token = next(tokens, None)
+            if token is None:
+                return
+            now = self.clock()
+            waited, n, depth = waited + now - asked, n + 1, depth + 1
+            if n >= self.window[0] and waited >= self.window[1]:
+                spent = self.cpu_time()
+                self._feed(
+                    Sample(
+                        at_s=now,
+                        token_s=waited / n,
+                        depth=depth,
+                        span_s=now - began,
+                        busy=_busy(cpu, spent, (now - began) * self.state.threads),
+                    )
+                )
+                n, waited, began, cpu = 0, 0.0, now, self.cpu_time()
+            yield token
+
+    def notices(self) -> tuple[Notice, ...]:
+        """What was done since the last call, to tell the reader."""
+        codes = dict.fromkeys(f"governor_{action.kind}" for action in self._unseen)
+        self._unseen.clear()
+        return tuple(Notice(code, NOTICES[code]) for code in codes)
+
+    def _feed(self, sample: Sample) -> None:
+        self.last_heat = self.heat()
+        sample = replace(sample, hot=self.last_heat.hot)
+        self.state, action = observe(self.state, sample, self.limits)
+        if action is not None:
+            self.actions.append(action)
+            self._unseen.append(action)
+            if self.set_threads is not None and action.kind != "report":
+                self.set_threads(action.threads)
+
+
+def _busy(before: float | None, after: float | None, thread_s: float) -> float | None:
+    """CPU seconds over the seconds that the threads could have had; None where not known.
+
+    Over the whole window and not only over the waits: a `llama-server` decodes ahead of its
+    reader.
+    """
+    if before is None or after is None or thread_s <= 0:
+        return None
+    return (after - before) / thread_s
+
+
+class GovernedEngine:
+    """An `Engine` that decodes under a governor; all else is the engine's own."""
+
+    def __init__(self, engine: Engine, governor: Governor) -> None:
+        self.inner, self.governor = engine, governor
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.inner.info
+
+    @property
+    def n_ctx(self) -> int:
+        return self.inner.n_ctx
+
+    @property
+    def cached(self) -> Sequence[int]:
+        return self.inner.cached
+
+    @property
+    def last_stats(self) -> GenerationStats:
+        return self.inner.last_stats
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        return self.inner.tokenize(text, parse_special=parse_special)
+
+    def piece(self, token: int) -> bytes:
+        return self.inner.piece(token)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingConfig,
+        *,
+        max_tokens: int,
+        keep: int | None = None,
+        on_prompt: PromptProgress | None = None,
+    ) -> Generator[Token, None, None]:
+        tokens = self.inner.generate(
+            prompt, sampling, max_tokens=max_tokens, keep=keep, on_prompt=on_prompt
+        )
+        try:
+            yield from self.governor.watch(tokens, len(prompt))
+        finally:
+            tokens.close()
+
+    def save_state(self, path: Path) -> None:
+        self.inner.save_state(path)
+
+    def load_state(self, path: Path) -> list[int]:
+        return self.inner.load_state(path)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def govern(engine: Engine, n_threads: int, depth_share: float) -> GovernedEngine:
+    """Put an engine under a governor that may take half of its threads away."""
+    setter: Any = getattr(engine, "set_threads", None)
+    limits = Limits(
+        most=n_threads,
+        least=max(1, n_threads // 2),
+        adjustable=setter is not None,
+        depth_share=depth_share,
+    )
+    pid = getattr(engine, "pid", None)
+    return GovernedEngine(
+        engine,
+        Governor(
+            limits,
+            set_threads=setter,
+            cpu_time=time.process_time if pid is None else lambda: child_cpu_time(pid),
+            heat=HeatSensors().read,
+        ),
+    )
+
+
+def child_cpu_time(pid: int, root: Path = Path("/")) -> float | None:
+    """User and system time of a process from /proc/PID/stat, None where it cannot be read."""
+    # The name in the second field may hold blanks and parentheses: count from its end.
+    fields = text_of(root / f"proc/{pid}/stat").rpartition(")")[2].split()
+    times = [whole_number(field) for field in fields[11:13]]
+    user, system = times if len(times) == 2 else (None, None)
+    return None if user is None or system is None else (user + system) / TICKS

@@ -1,0 +1,177 @@
+"""`pedsup-run MODEL --serve`: from a loaded model to a running server, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from waitress import wasyncore
+
+from pedsup import __version__
+from pedsup.chat.turn import TurnSettings
+from pedsup.i18n import text
+from pedsup.intended_use import SHORT, Language
+from pedsup.progress import say
+from pedsup.serve.completions import Completions
+from pedsup.serve.conversations import Conversations
+from pedsup.serve.http_server import HOST, LoopbackServer, make_server
+from pedsup.serve.jobs import JobQueue
+from pedsup.serve.model import Served
+from pedsup.serve.page import openapi_reply, page_reply
+from pedsup.serve.page_api import PageApi
+from pedsup.serve.web import Route, WebApp
+from pedsup.session import Session
+from pedsup.startup import LoadedModel
+
+DEFAULT_PORT: Final = 8765
+TOKEN_BYTES: Final = 24
+DRAIN_S: Final = 3.0
+"""How long the last events may take to reach their readers when the server ends."""
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """What the command line says about a server."""
+
+    sock: socket.socket
+    language: Language
+    chosen_language: Language | None
+    as_json: bool
+    system: str
+    fixed_seed: bool
+    kept: bool
+    """Whether the page's conversations are kept on the disk."""
+    make_session: Callable[[], Session]
+    resumed: Session | None = None
+
+
+def serve(request: ServeRequest, loaded: LoadedModel, settings: TurnSettings) -> int:
+    """Answer until Ctrl-C or SIGTERM; returns the exit code.
+
+    Raises:
+        EngineError: the engine died.
+    """
+    served = Served(loaded, settings, request.system, request.fixed_seed)
+    queue = JobQueue(served.engine_lives)
+    conversations = Conversations(request.make_session, kept=request.kept, resumed=request.resumed)
+    token, port = secrets.token_urlsafe(TOKEN_BYTES), request.sock.getsockname()[1]
+    page = PageApi(served, queue, conversations, request.chosen_language)
+    app = WebApp(token, port, routes(page, Completions(served, queue)))
+    with (
+        ending_on_signals(queue),
+        _listening(make_server(app, request.sock), queue),
+        suppress(KeyboardInterrupt),
+    ):
+        _announce(request, served, token, port)
+        queue.run()
+    for name in conversations.close():
+        say(text("still_there", request.language, id=name))
+    return 0
+
+
+def routes(page: PageApi, completions: Completions) -> tuple[Route, ...]:
+    """Every path of the server; `openapi.json` describes the same."""
+    return (
+        Route("/", {"GET": page_reply()}, open=True),
+        Route("/openapi.json", {"GET": openapi_reply()}, open=True),
+        Route("/v1/models", {"GET": completions.models}),
+        Route("/v1/models/*", {"GET": completions.model}),
+        Route("/v1/chat/completions", {"POST": completions.create}),
+        Route("/page/state", {"GET": page.state}),
+        Route("/page/acknowledge", {"POST": page.acknowledge}),
+        Route("/page/ask", {"POST": page.ask}),
+        Route("/page/stop", {"POST": page.stop}),
+        Route("/page/conversations/*", {"GET": page.conversation}),
+    )
+
+
+@contextmanager
+def ending_on_signals(queue: JobQueue) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal close the queue, whatever the main thread is at.
+
+    A Python handler would not do: it waits for the main thread, which may just be beginning to
+    wait for a lock, and during an answer Ctrl-C belongs to `Interrupts`.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        numbers.append(signal.SIGHUP)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    fd_before = signal.set_wakeup_fd(writer.fileno())
+    thread = threading.Thread(target=_watch, args=(reader, queue, frozenset(numbers)), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+def _watch(reader: socket.socket, queue: JobQueue, numbers: frozenset[int]) -> None:
+    while caught := reader.recv(64):
+        if numbers.intersection(caught):
+            queue.close()
+
+
+@contextmanager
+def _listening(server: LoopbackServer, queue: JobQueue) -> Iterator[None]:
+    """The HTTP threads run inside; at the end readers get what is left for them."""
+    thread = threading.Thread(target=server.run, name="http", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        queue.close()
+        _drain(server)
+        server.task_dispatcher.shutdown(timeout=0.5)
+        # In its own thread, which would otherwise wait on sockets that are no more.
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
+        thread.join(timeout=DRAIN_S)
+
+
+def _drain(server: LoopbackServer) -> None:
+    """Let replies that are under way end."""
+    until = time.monotonic() + DRAIN_S
+    while time.monotonic() < until:
+        channels = list(server.active_channels.values())
+        if not any(channel.requests or channel.total_outbufs_len for channel in channels):
+            return
+        time.sleep(0.05)
+
+
+def _announce(request: ServeRequest, served: Served, token: str, port: int) -> None:
+    """Where the page is. The token stands in the fragment, which browsers send to nobody."""
+    base = f"http://{HOST}:{port}"
+    url = f"{base}/#{token}"
+    for line in served.loaded.lines(request.language):
+        say(line)
+    say(SHORT[request.language])
+    say(text("serve_page", request.language, url=url))
+    if "com.termux" in os.environ.get("PREFIX", "") or "TERMUX_VERSION" in os.environ:
+        say(text("serve_termux", request.language, url=url))
+    say(text("serve_api", request.language, base=f"{base}/v1", token=token))
+    if request.as_json:
+        document = {
+            "schema": "pedsup-serve/1",
+            "url": url,
+            "port": port,
+            "api_base": f"{base}/v1",
+            "token": token,
+            "model": served.model_id,
+            "pedsup": __version__,
+        }
+        print(json.dumps(document), flush=True)

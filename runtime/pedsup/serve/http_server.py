@@ -1,0 +1,157 @@
+"""waitress on the loopback address, with time limits for clients that stall.
+
+waitress reads a request whole, off the application's threads, before it calls the application, and
+buffers what a client is slow to read. It closes connections that are idle, but waits for ever for
+a client that sends a byte now and then, or that stops reading: those are closed here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from typing import Any, Final
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+
+from pedsup.errors import OutputError, UsageError
+from pedsup.serve.faults import ApiError
+from pedsup.serve.jobs import WAITING
+from pedsup.serve.web import JSON, MAX_BODY, SECURITY, WebApp
+
+HOST: Final = "127.0.0.1"
+"""The only address: pedsup serves this device and nobody else."""
+RECEIVE_S: Final = 10
+"""A request must be here whole within this time of its first byte."""
+IDLE_S: Final = 30
+STALLED_S: Final = 20
+"""A client that takes nothing of what is sent to it for so long is gone."""
+MAX_HEADERS: Final = 16 << 10
+MAX_UNREAD: Final = 1 << 20
+"""Bytes that wait for one slow reader before its thread waits with them."""
+CONNECTIONS: Final = 128
+THREADS: Final = WAITING + 1 + 7
+"""One for each question that waits or is answered, and some for everything quick."""
+SWEEP_S: Final = 1
+
+
+class JsonErrorTask(ErrorTask):
+    """Refusals of waitress itself (malformed, too large), in the form of all others."""
+
+    def execute(self) -> None:
+        found = self.request.error
+        error = ApiError(found.code, f"{found.reason}: {found.body}", "bad_http")
+        body = json.dumps(error.document).encode() + b"\n"
+        self.status = f"{found.code} {found.reason}"
+        self.response_headers.extend([("Content-Type", JSON), *SECURITY])
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class Channel(HTTPChannel):
+    """One connection; knows since when a request has been coming in."""
+
+    error_task_class = JsonErrorTask
+    receiving_since: float | None = None
+
+    def received(self, data: bytes) -> bool:
+        before = self.request
+        done = bool(super().received(data))
+        if self.request is None:
+            self.receiving_since = None
+        elif self.request is not before:
+            self.receiving_since = time.time()
+        return done
+
+    def stalled(self, now: float) -> bool:
+        """Whether the client sends its request too slowly, or has stopped reading the reply."""
+        since = self.receiving_since
+        slow_sender = since is not None and now - since > RECEIVE_S
+        return slow_sender or bool(self.total_outbufs_len and now - self.last_activity > STALLED_S)
+
+
+class LoopbackServer(TcpWSGIServer):
+    """waitress's server with the channel above."""
+
+    channel_class = Channel
+
+    def maintenance(self, now: float) -> None:
+        super().maintenance(now)
+        for channel in list(self.active_channels.values()):
+            if channel.stalled(now):
+                # waitress then finds the connection broken and cleans up in its own way.
+                try:
+                    channel.socket.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    channel.will_close = True
+
+
+def reserve_port(port: int) -> socket.socket:
+    """A socket bound to the loopback address; 0 lets the system choose the port.
+
+    Raises:
+        UsageError: the port is taken, or not for ordinary users.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((HOST, port))
+        # From here on nobody else gets the port; who connects early waits.
+        sock.listen(CONNECTIONS)
+    except OSError as error:
+        sock.close()
+        raise UsageError(
+            f"the port {port} cannot be used: {error.strerror}",
+            where=f"{HOST}:{port}",
+            wanted="a free port; another pedsup-run --serve may be running",
+            remedy="give another --port, or --port 0 for any free one",
+        ) from error
+    return sock
+
+
+def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
+    """A server for a socket of `reserve_port`; `run()` it in a thread of its own."""
+    host = sock.getsockname()[0]
+    if host != HOST:
+        raise OutputError(f"refusing to serve on {host}", wanted=HOST)
+    for name in ("waitress", "waitress.queue"):
+        # What it logs may quote requests.
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    settings: dict[str, Any] = {
+        "sockets": [sock],
+        "threads": THREADS,
+        "ident": None,
+        "backlog": CONNECTIONS,
+        "connection_limit": CONNECTIONS,
+        "channel_timeout": IDLE_S,
+        "cleanup_interval": SWEEP_S,
+        # Without it a client that leaves in the middle of an answer is not noticed.
+        "channel_request_lookahead": 1,
+        "max_request_header_size": MAX_HEADERS,
+        "max_request_body_size": MAX_BODY,
+        # Above what can occur: nothing that was asked or answered lands in a temporary file.
+        "inbuf_overflow": 4 * MAX_BODY,
+        "outbuf_overflow": 4 * MAX_UNREAD,
+        "outbuf_high_watermark": MAX_UNREAD,
+        "log_socket_errors": False,
+        "clear_untrusted_proxy_headers": True,
+        "asyncore_use_poll": True,
+    }
+    adjustments = Adjustments(**settings)
+    dispatcher = ThreadedTaskDispatcher()
+    dispatcher.set_thread_count(THREADS)
+    return LoopbackServer(
+        app,
+        _sock=sock,
+        dispatcher=dispatcher,
+        adj=adjustments,
+        sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+        bind_socket=False,
+    )

@@ -1,0 +1,218 @@
+"""The WSGI application: which requests are let in, and where they go.
+
+Any app on a phone can reach the loopback address, and any web page can make the browser send a
+request to it. So: a token in the Authorization header (no cookie: browsers send the cookies of
+127.0.0.1 to every port of it), the Host header must be this server's (a foreign name that resolves
+to 127.0.0.1 is DNS rebinding), and a request from a page must come from this server's own page.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+
+from pedsup.serve.faults import ApiError, Document
+from pedsup.serve.jobs import internal_error
+
+MAX_BODY: Final = 1 << 19
+"""Bytes of a request's body: far more than fits into a phone's context."""
+MAX_DEPTH: Final = 32
+JSON: Final = "application/json"
+HTML: Final = "text/html; charset=utf-8"
+EVENTS: Final = "text/event-stream"
+Header: TypeAlias = tuple[str, str]
+
+SECURITY: Final[tuple[Header, ...]] = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+)
+NO_CONTENT_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came in, already whole."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    gone: Callable[[], bool]
+    """Whether the client has closed the connection."""
+
+    def document(self) -> Document:
+        """The body as a JSON object, bounded and free of what cannot be text.
+
+        Raises:
+            ApiError: it is something else.
+        """
+        if self.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+            raise ApiError(415, f"the body must be sent as {JSON}", "unsupported_media_type")
+        try:
+            found = json.loads(self.body.decode("utf-8"), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, "the body is not JSON in UTF-8", "invalid_json") from error
+        if not isinstance(found, dict):
+            raise ApiError(400, "the body is no JSON object", "invalid_json")
+        _check_tree(found)
+        return found
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes out; the iterator's `close` is called when the client leaves early."""
+
+    status: int
+    content_type: str
+    body: bytes | Iterator[bytes]
+    headers: tuple[Header, ...] = ()
+
+
+Handler: TypeAlias = Callable[[Request, str], Reply]
+"""Gets the request and what stood in the place of `*` at the end of the route's path."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path and what answers its methods."""
+
+    path: str
+    """Ends with `/*` where one more part of a path follows."""
+    handlers: Mapping[str, Handler]
+    open: bool = False
+    """Whether it may be read without the token."""
+
+
+@dataclass
+class WebApp:
+    """The WSGI callable."""
+
+    token: str
+    port: int
+    routes: tuple[Route, ...]
+    _hosts: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._hosts = frozenset({f"127.0.0.1:{self.port}", f"localhost:{self.port}"})
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        try:
+            reply = self._reply(environ)
+        except ApiError as error:
+            reply = error_reply(error)
+        except Exception as error:  # the border of the server: no traceback leaves it
+            reply = error_reply(internal_error(error))
+        headers = [("Content-Type", reply.content_type), *SECURITY, *reply.headers]
+        if reply.content_type != HTML:
+            headers.append(("Content-Security-Policy", NO_CONTENT_POLICY))
+        if isinstance(reply.body, bytes):
+            headers.append(("Content-Length", str(len(reply.body))))
+        start_response(f"{reply.status} {_reason(reply.status)}", headers)
+        return [reply.body] if isinstance(reply.body, bytes) else reply.body
+
+    def _reply(self, environ: dict[str, Any]) -> Reply:
+        headers = {
+            name[5:].replace("_", "-").lower(): value
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        }
+        headers["content-type"] = environ.get("CONTENT_TYPE", "")
+        self._check_origin(headers)
+        route, rest = self._route(environ.get("PATH_INFO", ""))
+        if not route.open:
+            self._check_token(headers)
+        method = environ.get("REQUEST_METHOD", "")
+        handler = route.handlers.get(method)
+        if handler is None:
+            allow = ", ".join(route.handlers)
+            raise ApiError(
+                405, f"{method} is not for this path: {allow}", "method_not_allowed",
+                headers=(("Allow", allow),),
+            )  # fmt: skip
+        request = Request(
+            method=method,
+            path=route.path,
+            headers=headers,
+            body=environ["wsgi.input"].read(MAX_BODY + 1) if method == "POST" else b"",
+            gone=environ.get("waitress.client_disconnected", lambda: False),
+        )
+        return handler(request, rest)
+
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
+        if headers.get("host", "").lower() not in self._hosts:
+            raise ApiError(421, "this Host is not served here", "wrong_host")
+        origin = headers.get("origin")
+        if origin is not None and origin not in {f"http://{host}" for host in self._hosts}:
+            raise ApiError(403, "pages of another origin may not ask here", "wrong_origin")
+        if headers.get("sec-fetch-site") not in (None, "none", "same-origin"):
+            raise ApiError(403, "pages of another site may not ask here", "wrong_origin")
+
+    def _check_token(self, headers: Mapping[str, str]) -> None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
+        if scheme.lower() != "bearer" or not same:
+            raise ApiError(
+                401,
+                "the token is missing or wrong: the terminal shows it when the server starts",
+                "invalid_api_key",
+                headers=(("WWW-Authenticate", 'Bearer realm="pedsup"'),),
+            )
+
+    def _route(self, path: str) -> tuple[Route, str]:
+        for route in self.routes:
+            head, star, _ = route.path.partition("*")
+            if path == route.path:
+                return route, ""
+            if star and path.startswith(head) and (rest := path[len(head) :]) and "/" not in rest:
+                return route, rest
+        raise ApiError(404, "there is nothing at this path", "not_found")
+
+
+def json_reply(document: object, *, status: int = 200) -> Reply:
+    """A JSON document."""
+    return Reply(status, JSON, json.dumps(document, ensure_ascii=False).encode() + b"\n")
+
+
+def error_reply(error: ApiError) -> Reply:
+    """An error in OpenAI's form."""
+    reply = json_reply(error.document, status=error.status)
+    return Reply(reply.status, reply.content_type, reply.body, error.headers)
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_tree(document: Document) -> None:
+    """Neither too deep, nor with half of a surrogate pair, which no text has."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return
+        following: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                following += [*node, *node.values()]
+            elif isinstance(node, list):
+                following += node
+            elif isinstance(node, str) and any("\ud800" <= c <= "\udfff" for c in node):
+                raise ApiError(400, "a text holds half of a surrogate pair", "invalid_json")
+        level = following
+    raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels", "invalid_json")

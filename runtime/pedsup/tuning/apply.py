@@ -1,0 +1,41 @@
+"""Fill what the user did not give with what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pedsup.settings import Origin, Settings
+from pedsup.tuning.store import NAMES, Lookup
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Settings with measured values in them, and where each value came from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    lookup: Lookup
+
+
+def apply_tuned(settings: Settings, origins: Mapping[str, Origin], lookup: Lookup) -> Applied:
+    """Command line and settings file win over what was measured, that over the defaults.
+
+    Threads, their number for prompts and their cores were measured together: with a number of
+    threads of the user's own none of the three is taken.
+    """
+    if lookup.tuned is None or not settings.tuned:
+        return Applied(settings, origins, lookup)
+    taken = {name: v for name, v in lookup.tuned.settings.items() if name not in origins}
+    if "threads" in origins:
+        taken = {n: v for n, v in taken.items() if n not in ("threads_batch", "pin")}
+    marks: dict[str, Origin] = dict.fromkeys(taken, "tuned")
+    return Applied(replace(settings, **taken), {**origins, **marks}, lookup)
+
+
+def origin_text(origins: Mapping[str, Origin]) -> str:
+    """Where the tunable values came from, in one line."""
+    groups: dict[Origin, list[str]] = {}
+    for name in NAMES:
+        groups.setdefault(origins.get(name, "default"), []).append(name.replace("_", "-"))
+    return "; ".join(f"{', '.join(names)}: {origin}" for origin, names in groups.items())

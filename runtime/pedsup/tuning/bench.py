@@ -1,0 +1,262 @@
+"""The children that measure: one loaded model each, kept while memory allows."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pedsup.engine.api import EngineConfig
+from pedsup.engine.select import EngineChoice
+from pedsup.engine.server_process import explain_death
+from pedsup.gguf_file import GGUFHeader
+from pedsup.memory import Host, available_memory
+from pedsup.memory.estimate import estimate
+from pedsup.tuning.plan import MAX_PROMPT, TUNE_CTX, Candidate
+from pedsup.tuning.search import Failure, Speed
+from pedsup.tuning.worker import config_to_json
+
+FLOOR: Final = 96 << 20
+"""Bytes of available memory below which a child is ended before the system chooses a victim."""
+FIRST_LOAD_S: Final = 600.0
+POLITE_S: Final = 3.0
+PROBE_PROMPT: Final = 16
+PROBE_DECODE: Final = 4
+WARM_UP_SHARE: Final = 0.03
+"""Of the time: a first measurement that took longer is not repeated."""
+SHORTEST: Final = 4
+LONGEST_DECODE: Final = 64
+PER_BUDGET: Final = 120.0
+"""A measurement takes about a 60th of the time: half of that for each of prompt and decode."""
+LONG_PROMPT: Final = 4
+"""How much longer prompts are where batches are compared."""
+
+
+class _DeadError(Exception):
+    """The child is gone or was ended; the argument is why."""
+
+
+@dataclass
+class Child:
+    """One worker process."""
+
+    process: subprocess.Popen[bytes]
+    stuck: bool = False
+    _rest: bytes = b""
+
+    def ask(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Send one line, get one.
+
+        Raises:
+            _DeadError: it died, was too slow, or took the last memory.
+        """
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(document).encode() + b"\n")
+            self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._line(timeout_s))
+        if "error" in answer:
+            raise _DeadError(str(answer["error"])[:300])
+        return answer
+
+    def close(self) -> None:
+        """End it, and the `llama-server` that it may have."""
+        # At the end of its input it leaves nothing behind; one that is stuck is killed.
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.0 if self.stuck else POLITE_S)
+        with suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def _line(self, timeout_s: float) -> bytes:
+        out, deadline = self.process.stdout, time.monotonic() + timeout_s
+        assert out is not None
+        while b"\n" not in self._rest:
+            if time.monotonic() > deadline:
+                self.stuck = True
+                raise _DeadError(f"no result within {timeout_s:.0f} s")
+            if not select.select([out], [], [], 0.1)[0]:
+                left = available_memory()
+                if left is not None and left.bytes < FLOOR:
+                    self.stuck = True
+                    raise _DeadError("the memory ran out")
+                continue
+            block = os.read(out.fileno(), 1 << 16)
+            if not block:
+                raise _DeadError(_death(self.process.wait()))
+            self._rest += block
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+@dataclass
+class ChildBench:
+    """Measures candidates in children. Use `close` when done."""
+
+    base: EngineConfig
+    engine: EngineChoice
+    header: GGUFHeader
+    host: Host
+    cpus: frozenset[int] | None
+    """The big cores."""
+    most_threads: int
+    seconds: float
+    engine_name: str = ""
+    n_loads: int = 0
+    _children: OrderedDict[Hashable, Child] = field(default_factory=OrderedDict)
+    _broken: dict[Hashable, str] = field(default_factory=dict)
+    _lengths: tuple[int, int] | None = None
+    _usual_s: float = 0.0
+    _load_s: float = 0.0
+    _seed: int = 0
+
+    def measure(self, candidate: Candidate, *, long_prompt: bool) -> Speed | Failure:
+        """One measurement; a way to load whose child died is a `Failure`, and not tried again."""
+        key = self._key(candidate)
+        if key in self._broken:
+            return Failure(self._broken[key])
+        try:
+            child = self._child(key, candidate)
+            if self._lengths is None:
+                self.start_stage(self._warm_up(child, candidate))
+            return self._timed(child, candidate, long_prompt=long_prompt)
+        except _DeadError as death:
+            self._drop(key)
+            # Too slow with this many threads does not mean that it cannot be loaded.
+            if key not in self._children and not str(death).startswith("no result"):
+                self._broken[key] = str(death)
+            return Failure(str(death))
+
+    def start_stage(self, usual: Speed) -> None:
+        """How many tokens a measurement has from now on."""
+        share = self.seconds / PER_BUDGET
+        n_prompt = min(MAX_PROMPT, max(PROBE_PROMPT, int(usual.prompt * share)))
+        n_decode = min(LONGEST_DECODE, max(SHORTEST, int(usual.decode * share)))
+        self._lengths = n_prompt, n_decode
+        self._usual_s = n_prompt / usual.prompt + n_decode / usual.decode
+
+    def close(self) -> None:
+        """End all children."""
+        for key in list(self._children):
+            self._drop(key)
+
+    # ---- inside -------------------------------------------------------------------------
+
+    def _key(self, candidate: Candidate) -> Hashable:
+        """What needs a load of its own."""
+        own = (candidate.pin, candidate.batch, candidate.ubatch)
+        load = (*own, candidate.extra_buffers, candidate.mmap)
+        if self.host.server:  # its threads are fixed at its start
+            return (*load, candidate.threads, candidate.threads_batch)
+        return load
+
+    def _config(self, candidate: Candidate) -> EngineConfig:
+        most = self.most_threads
+        if candidate.pin and self.cpus:
+            most = len(self.cpus)
+        server = self.host.server
+        return replace(
+            self.base,
+            n_ctx=min(TUNE_CTX, int(self.header.get("%s.context_length", TUNE_CTX))),
+            n_batch=candidate.batch,
+            n_ubatch=candidate.ubatch,
+            n_threads=candidate.threads if server else most,
+            n_threads_batch=candidate.threads_batch if server else most,
+            cpus=self.cpus if candidate.pin else None,
+            use_mmap=candidate.mmap,
+            extra_buffers=candidate.extra_buffers,
+        )
+
+    def _child(self, key: Hashable, candidate: Candidate) -> Child:
+        if key in self._children:
+            self._children.move_to_end(key)
+            return self._children[key]
+        config = self._config(candidate)
+        self._make_room(config)
+        child = Child(
+            subprocess.Popen(
+                [sys.executable, "-m", "pedsup.tuning.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+        self._children[key] = child
+        self.n_loads += 1
+        limit = FIRST_LOAD_S if not self._load_s else 4 * self._load_s + 10
+        ready = child.ask({"config": config_to_json(config), "engine": self.engine}, limit)
+        self.engine_name = ready["engine"]
+        self._load_s = max(self._load_s, ready["load_s"])
+        return child
+
+    def _make_room(self, config: EngineConfig) -> None:
+        """End the children used longest ago until the next one fits beside the others."""
+        need = estimate(self.header, config, self.host)
+        while True:
+            available = available_memory()
+            # Mapped weights are shared with the other children.
+            wanted = need.anonymous if self._children and need.mapped else need.total
+            if available is None or available.bytes >= wanted + FLOOR:
+                return
+            if not self._children:
+                raise _DeadError("it does not fit into the available memory")
+            self._drop(next(iter(self._children)))
+
+    def _warm_up(self, child: Child, candidate: Candidate) -> Speed:
+        """The first measurement reads the file's pages: a second one tells the speed."""
+        started = time.monotonic()
+        speed = self._speed(self._task(candidate, PROBE_PROMPT, PROBE_DECODE), child, FIRST_LOAD_S)
+        if time.monotonic() - started > WARM_UP_SHARE * self.seconds:
+            return speed
+        return self._speed(self._task(candidate, PROBE_PROMPT, PROBE_DECODE), child, FIRST_LOAD_S)
+
+    def _timed(self, child: Child, candidate: Candidate, *, long_prompt: bool) -> Speed:
+        assert self._lengths is not None
+        n_prompt, n_decode = self._lengths
+        if long_prompt:
+            n_prompt, n_decode = min(MAX_PROMPT, LONG_PROMPT * n_prompt), SHORTEST
+        factor = LONG_PROMPT if long_prompt else 1
+        task = self._task(candidate, n_prompt, n_decode)
+        return self._speed(task, child, 4 * factor * self._usual_s + 5)
+
+    def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> dict[str, Any]:
+        self._seed += 1
+        return {
+            "threads": candidate.threads,
+            "threads_batch": candidate.threads_batch,
+            "n_prompt": n_prompt,
+            "n_decode": n_decode,
+            "seed": self._seed,
+        }
+
+    def _speed(self, task: dict[str, Any], child: Child, limit: float) -> Speed:
+        result = child.ask(task, limit)
+        n_decode = max(1, result["n_decode"])
+        return Speed(task["n_prompt"] / result["prompt_s"], n_decode / result["decode_s"])
+
+    def _drop(self, key: Hashable) -> None:
+        child = self._children.pop(key, None)
+        if child is not None:
+            child.close()
+
+
+def _death(code: int) -> str:
+    """How a child ended, in words."""
+    if code >= 0:
+        return f"the engine ended (exit code {code})"
+    return "it " + explain_death(code, "").found.removeprefix("llama-server ")

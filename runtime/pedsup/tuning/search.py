@@ -1,0 +1,278 @@
+"""The search: screen coarsely, drop what is clearly slower, compare the rest round by round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from pedsup.tuning.noise import MIN_SAMPLES, Series, beats
+from pedsup.tuning.plan import SHARES, TURN_DECODE, TURN_PROMPT, Candidate, Metric, Stage, TunePlan
+
+MOST_ROUNDS: Final = 7
+"""With the screening."""
+KEEP: Final = 0.85
+"""Share of the best speed of the screening below which a candidate is dropped."""
+MOST_SURVIVORS: Final = 3
+GIVE_UP: Final = 0.8
+"""Past the big cores, larger numbers of threads are not tried after one that is so much slower."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second of one measurement."""
+
+    prompt: float
+    decode: float
+
+    def by(self, metric: Metric) -> float:
+        """The speed that a stage compares; 'turn' in turns per second."""
+        if metric == "prompt":
+            return self.prompt
+        if metric == "decode":
+            return self.decode
+        return 1 / (TURN_PROMPT / self.prompt + TURN_DECODE / self.decode)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A measurement that did not come about: the child died, or took too long."""
+
+    reason: str
+
+
+class Bench(Protocol):
+    """What measures; the real one runs children, tests simulate a device."""
+
+    def measure(self, candidate: Candidate, *, long_prompt: bool) -> Speed | Failure:
+        """One measurement, some seconds long."""
+
+    def start_stage(self, usual: Speed) -> None:
+        """Choose the length of measurements for a stage whose champion has this speed."""
+
+
+@dataclass
+class Row:
+    """All that was measured of a candidate in a stage."""
+
+    candidate: Candidate
+    speeds: list[Speed] = field(default_factory=list)
+    failure: str | None = None
+    dropped: bool = False
+    """Clearly slower at first, or more threads than a number that was."""
+    seconds: float = 0.0
+    """What the last measurement took."""
+    untried: bool = False
+    """The time was over."""
+
+    def series(self, metric: Metric) -> Series:
+        """Its speeds, one per round."""
+        return Series(tuple(speed.by(metric) for speed in self.speeds))
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage measured and chose."""
+
+    stage: Stage
+    rows: tuple[Row, ...]
+    chosen: Candidate
+    reason: str
+    """A key of the words: 'kept', 'better', 'no time', 'failed'."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of the search."""
+
+    best: Candidate
+    stages: tuple[StageResult, ...]
+    seconds: float
+    speeds: tuple[Speed, ...]
+    """Of the best candidate, from the last stage that measured it."""
+
+
+class NothingMeasuredError(Exception):
+    """Not even the start could be measured; the argument is why."""
+
+
+@dataclass
+class Search:
+    """Runs a plan on a bench."""
+
+    plan: TunePlan
+    bench: Bench
+    on_stage: Callable[[Stage], None] = lambda stage: None
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self) -> Outcome:
+        """All stages that fit into the time.
+
+        Raises:
+            NothingMeasuredError: the start did not run.
+        """
+        started = self.clock()
+        self._end = started + self.plan.seconds
+        best: Candidate = self.plan.base
+        results: list[StageResult] = []
+        first = self.bench.measure(best, long_prompt=False)
+        if isinstance(first, Failure):
+            raise NothingMeasuredError(first.reason)
+        usual = first
+        shares = [SHARES[stage.name] for stage in self.plan.stages]
+        for number, stage in enumerate(self.plan.stages):
+            left = self._end - self.clock()
+            self.on_stage(stage)
+            self.bench.start_stage(usual)
+            result = self._stage(stage, best, left * shares[number] / sum(shares[number:]))
+            results.append(result)
+            best = result.chosen
+            chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
+            usual = chosen[0][0] if chosen and stage.metric != "prompt" else usual
+        speeds = next(
+            (tuple(row.speeds) for result in reversed(results) for row in result.rows
+             if row.candidate == best and row.speeds), (first,)
+        )  # fmt: skip
+        return Outcome(best, tuple(results), self.clock() - started, speeds)
+
+    def _stage(self, stage: Stage, champion: Candidate, seconds: float) -> StageResult:
+        deadline = self.clock() + seconds
+        rows = [Row(champion)]
+        rows += [
+            Row(c) for change in stage.changes if (c := _changed(champion, change)) != champion
+        ]
+        self._screen(stage, rows, deadline)
+        finalists = self._finalists(stage, rows)
+        for number in range(1, MOST_ROUNDS):
+            round_s = sum(row.seconds for row in finalists)
+            if len(finalists) < 2 or self.clock() + round_s > deadline:
+                break
+            # Forth and back, so that a drift of the device's speed favours none.
+            for row in finalists if number % 2 else reversed(finalists):
+                self._measure(stage, row)
+            finalists = [row for row in finalists if row.failure is None]
+        if stage.name == "threads":
+            chosen, reason = self._choose_threads(stage, rows)
+        else:
+            winner = _best(stage.metric, rows, self.plan.n_big)
+            chosen, reason = winner.candidate, _reason(winner, rows)
+        return StageResult(stage, tuple(rows), chosen, reason)
+
+    def _screen(self, stage: Stage, rows: list[Row], deadline: float) -> None:
+        """One measurement each; from few threads up, and not on after a collapse."""
+        gave_up = False
+        for row in sorted(rows, key=lambda row: row.candidate.threads):
+            past = row.candidate.threads > self.plan.n_big
+            row.dropped = gave_up and past
+            row.untried = not row.dropped and self.clock() >= deadline
+            if row.dropped or row.untried:
+                continue
+            self._measure(stage, row)
+            champion = rows[0].speeds
+            if past and champion and (row.failure or self._collapsed(row, champion[0])):
+                gave_up = True
+
+    def _collapsed(self, row: Row, champion: Speed) -> bool:
+        speed = row.speeds[0]
+        return speed.decode < GIVE_UP * champion.decode and speed.prompt < GIVE_UP * champion.prompt
+
+    def _finalists(self, stage: Stage, rows: list[Row]) -> list[Row]:
+        alive = [row for row in rows if row.speeds]
+        # Decoding and prompts may each have another best number of threads.
+        metrics: list[Metric] = ["decode", "prompt"] if stage.name == "threads" else [stage.metric]
+        n_big = self.plan.n_big
+        lost = any(_wins(row, rows[0], metric, n_big) for row in alive for metric in metrics)
+        kept = [rows[0]] if rows[0].speeds and not lost else []
+        for metric in metrics:
+            ranked = sorted(alive, key=lambda row: -row.speeds[0].by(metric))
+            top = ranked[0].speeds[0].by(metric) if ranked else 0.0
+            kept += [r for r in ranked[:MOST_SURVIVORS] if r.speeds[0].by(metric) >= KEEP * top]
+        finalists = [row for row in rows if any(row is k for k in kept)]
+        for row in rows:
+            row.dropped = row.dropped or (bool(row.speeds) and all(row is not f for f in finalists))
+        return finalists
+
+    def _measure(self, stage: Stage, row: Row) -> None:
+        if row.failure is not None:
+            return
+        started = self.clock()
+        result = self.bench.measure(row.candidate, long_prompt=stage.metric == "prompt")
+        row.seconds = self.clock() - started
+        if isinstance(result, Failure):
+            row.failure = result.reason
+        else:
+            row.speeds.append(result)
+
+    def _choose_threads(self, stage: Stage, rows: list[Row]) -> tuple[Candidate, str]:
+        """The best number for decoding; another one for prompts if the pair of them is better."""
+        n_big = self.plan.n_big
+        decode, prompt = _best("decode", rows, n_big), _best("prompt", rows, n_big)
+        if prompt is rows[0] or not _wins(prompt, decode, "prompt", n_big):
+            prompt = decode if decode is not rows[0] else prompt
+        reason = _reason(decode if decode is not rows[0] else prompt, rows)
+        if prompt is decode:
+            return decode.candidate, reason
+        # More threads for prompts need all cores, and then decoding has the choice of them too.
+        pair = replace(
+            decode.candidate,
+            threads_batch=prompt.candidate.threads,
+            pin=decode.candidate.pin and prompt.candidate.pin,
+        )
+        duel = [Row(decode.candidate), Row(pair)]
+        for _ in range(MIN_SAMPLES):
+            for row in duel:
+                self._measure(stage, row)
+        rows.append(duel[1])
+        turns = [row.series("turn").values for row in duel]
+        if duel[1].failure is None and beats(turns[1], turns[0]):
+            return pair, "better"
+        return decode.candidate, _reason(decode, rows)
+
+
+def _changed(candidate: Candidate, change: Mapping[str, Any]) -> Candidate:
+    return replace(candidate, **change)
+
+
+def _wins(challenger: Row, champion: Row, metric: Metric, n_big: int) -> bool:
+    """Whether it is better beyond the noise; threads past the big cores need all rounds for it."""
+    speeds = _compared(challenger, metric)
+    if challenger is champion or challenger.failure is not None:
+        return False
+    if challenger.candidate.threads > n_big and len(speeds) < MIN_SAMPLES:
+        return False
+    return beats(speeds, _compared(champion, metric))
+
+
+def _compared(row: Row, metric: Metric) -> tuple[float, ...]:
+    """The speeds that decide: not the screening's, which chose who is compared (a lucky one would
+    count twice). Without three rounds after it only what is decisive counts."""
+    speeds = row.series(metric).values
+    return speeds[1:] if len(speeds) > MIN_SAMPLES else speeds[: MIN_SAMPLES - 1]
+
+
+def _best(metric: Metric, rows: list[Row], n_big: int) -> Row:
+    """Of those that beat the champion, which is the first, the fastest; else the champion.
+
+    Of equally fast ones that with the fewest threads: it takes less power.
+    """
+    winners = [row for row in rows[1:] if _wins(row, rows[0], metric, n_big)]
+    if not winners:
+        return rows[0]
+    top = max(winners, key=lambda row: row.series(metric).median)
+    level = [row for row in winners if row is top or not _wins(top, row, metric, n_big)]
+    return min(level, key=lambda row: (row.candidate.threads, -row.series(metric).median))
+
+
+def _reason(winner: Row, rows: list[Row]) -> str:
+    if winner is not rows[0]:
+        return "better"
+    others = rows[1:]
+    if others and all(row.failure for row in others):
+        return "failed"
+    undecided = [
+        row
+        for row in others
+        if row.untried or not (row.dropped or row.failure or len(row.speeds) > MIN_SAMPLES)
+    ]
+    return "no time" if undecided else "kept"

@@ -1,0 +1,159 @@
+"""What was measured, kept per model and device; another engine or device makes it stale.
+
+The file is ours, but it lies on a disk: every value is checked like a setting of the user's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pedsup.errors import BadFileError, UsageError
+from pedsup.fsio import atomic_file
+from pedsup.paths import config_folder, make_private
+from pedsup.settings import from_mapping
+
+SCHEMA: Final = "pedsup-tuned/1"
+FILE: Final = "tuned.json"
+NAMES: Final = ("threads", "threads_batch", "pin", "batch", "ubatch", "extra_buffers", "mmap")
+"""The settings that are tuned."""
+MAX_BYTES: Final = 1 << 20
+MAX_ENTRIES: Final = 64
+
+Stale = Literal["engine", "device"]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One measured choice."""
+
+    model: str
+    """The model's digest (`pedsup.identity`)."""
+    device: str
+    """Digest of cores and features."""
+    engine: str
+    """Digest of the engine's kind and version."""
+    engine_name: str
+    measured: str
+    """ISO 8601, UTC."""
+    settings: Mapping[str, Any]
+    """Values by the names of `NAMES`."""
+    decode_tps: float
+    prompt_tps: float
+    noise: float
+    """Relative spread of repeated decode measurements."""
+
+    def summary(self) -> str:
+        """The values in one line."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items())
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What is known for a model here."""
+
+    tuned: Tuned | None = None
+    stale: Stale | None = None
+    """There is an entry for the model, but of another engine or device."""
+    problem: str | None = None
+    """Why the file was not believed."""
+
+
+def tuned_file() -> Path:
+    """Where the choices are kept."""
+    return config_folder() / FILE
+
+
+def look_up(model: str, device: str, engine: str, file: Path | None = None) -> Lookup:
+    """The choice for a model on this device with this engine; never raises."""
+    try:
+        entries = read_entries(file or tuned_file())
+    except BadFileError as error:
+        return Lookup(problem=f"{error.found}; pedsup-run tune writes it anew")
+    ours = [entry for entry in entries if entry.model == model]
+    here = [entry for entry in ours if entry.device == device]
+    for entry in here:
+        if entry.engine == engine:
+            return Lookup(entry)
+    return Lookup(stale="engine" if here else "device" if ours else None)
+
+
+def keep(entry: Tuned, file: Path | None = None) -> Path:
+    """Write a choice, in place of an earlier one for the same model, device and engine.
+
+    Raises:
+        OutputError: the folder cannot be made or another process writes the file.
+    """
+    path = file or tuned_file()
+    make_private(path.parent, remedy="set XDG_CONFIG_HOME to a folder that can be written")
+    try:
+        old = read_entries(path)
+    except BadFileError:
+        old = []  # nothing in it can be used any more
+    same = (entry.model, entry.device, entry.engine)
+    kept = [e for e in old if (e.model, e.device, e.engine) != same][-(MAX_ENTRIES - 1) :]
+    document = {"schema": SCHEMA, "entries": [asdict(e) for e in (*kept, entry)]}
+    with atomic_file(path) as out:
+        os.fchmod(out.fileno(), 0o600)
+        out.write(json.dumps(document, indent=1).encode())
+    return path
+
+
+def read_entries(path: Path) -> list[Tuned]:
+    """The entries of the file; none where there is no file.
+
+    Raises:
+        BadFileError: it is no such file, or a value in it is none that the setting may have.
+    """
+    try:
+        with path.open("rb") as source:
+            raw = source.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _bad(path, error.strerror or str(error)) from error
+    if len(raw) > MAX_BYTES:
+        raise _bad(path, "too large")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, "no JSON") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise _bad(path, "another schema")
+    entries = document.get("entries")
+    if not isinstance(entries, list):
+        raise _bad(path, "no entries")
+    return [_entry(path, entry) for entry in entries]
+
+
+def _entry(path: Path, raw: Any) -> Tuned:
+    texts = ("model", "device", "engine", "engine_name", "measured")
+    numbers = ("decode_tps", "prompt_tps", "noise")
+    if not isinstance(raw, dict) or not isinstance(raw.get("settings"), dict):
+        raise _bad(path, "an entry is no object")
+    if not all(isinstance(raw.get(name), str) for name in texts):
+        raise _bad(path, "an entry lacks a name")
+    if not all(type(raw.get(name)) in (int, float) for name in numbers):
+        raise _bad(path, "an entry lacks a number")
+    settings = raw["settings"]
+    if not set(settings) <= set(NAMES):
+        raise _bad(path, "an entry has a setting that is not tuned")
+    try:
+        checked = from_mapping(settings, where=path)
+    except UsageError as error:
+        raise _bad(path, error.found) from error
+    values: dict[str, Any] = {name: raw[name] for name in (*texts, *numbers)}
+    return Tuned(settings={name: getattr(checked, name) for name in settings}, **values)
+
+
+def _bad(path: Path, reason: str) -> BadFileError:
+    return BadFileError(
+        f"the tuned settings cannot be used: {reason}",
+        where=path,
+        wanted=f"a file of the schema {SCHEMA}",
+        remedy="run pedsup-run tune again, or delete the file",
+    )

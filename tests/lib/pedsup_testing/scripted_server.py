@@ -1,0 +1,93 @@
+"""The real server on a scripted engine: `python scripted_server.py CONFIG.json`.
+
+The configuration holds the template, the script, a delay per token and the transcripts' folder; a
+question 'echo TEXT' is answered with its text, whatever the script says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pedsup.chat.template import ChatTemplate
+from pedsup.consent import accepted_by_environment, require_consent
+from pedsup.cores import ThreadPlan
+from pedsup.engine.api import EngineConfig, SamplingConfig, Token
+from pedsup.errors import EngineError, border
+from pedsup.identity import ModelIdentity
+from pedsup.serve.command import ServeRequest, serve
+from pedsup.serve.http_server import reserve_port
+from pedsup.session import Session, new_session
+from pedsup.settings import Settings
+from pedsup.startup import LoadedModel, turn_settings
+from pedsup_testing.fake_engine import END
+from pedsup_testing.scripted_repl import SlowEngine
+
+ECHO = re.compile(r"echo ([^<]*)<turn\|>\n<\|turn>model\n\Z")
+
+
+class EchoEngine(SlowEngine):
+    """Repeats what it is asked to, and says where it is in a long prompt.
+
+    With `dies` it stays dead after the token 'DIE'.
+    """
+
+    dies = dead = False
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Token]:  # type: ignore[override]
+        prompt = self.text(args[0])
+        if found := ECHO.search(prompt):
+            self.script.insert(0, [*found[1], END])
+        if kwargs.get("on_prompt") is not None:
+            kwargs["on_prompt"](1, 2)
+        try:
+            yield from super().generate(*args, **kwargs)
+        except EngineError:
+            self.dead = self.dies
+            raise
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        if self.dead:
+            raise EngineError("the engine is gone")
+        return super().tokenize(text, parse_special=parse_special)
+
+
+def main() -> int:
+    """Build the server as `pedsup-run --serve` would and run it."""
+    config = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    engine = EchoEngine(config.get("script", []))
+    engine.delay_s = config.get("delay_s", 0.0)
+    engine.dies = config.get("dies", False)
+    loaded = LoadedModel(
+        engine=engine,
+        template=ChatTemplate.from_model(config["template"], bos="<bos>"),
+        identity=ModelIdentity("Scripted", "scripted.gguf", 1, "d" * 64, None),
+        config=EngineConfig(Path("scripted.gguf")),
+        threads=ThreadPlan(1, None, "asked for"),
+        sampling=SamplingConfig(seed=7),
+        load_s=0.0,
+    )
+    if accepted_by_environment():
+        require_consent("en", accepted=True, ask=None)
+    folder = Path(config["folder"])
+    kept = config.get("history", True)
+
+    def make_session() -> Session:
+        return new_session(folder, {"model": {"digest": "d" * 64}}) if kept else Session()
+
+    with closing(reserve_port(0)) as sock:
+        request = ServeRequest(
+            sock=sock, language="en", chosen_language=None, as_json=True,
+            system=config.get("system", ""), fixed_seed=False, kept=kept,
+            make_session=make_session,
+        )  # fmt: skip
+        return serve(request, loaded, turn_settings(loaded, Settings()))
+
+
+if __name__ == "__main__":
+    border(main)

@@ -1,0 +1,363 @@
+"""The governor's policy on simulated speed traces, its sensors, and real decoding under it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from pedsup_testing import sized_models
+from pedsup_testing.fake_engine import FakeEngine
+
+from pedsup.engine.api import SamplingConfig
+from pedsup.gguf_file import read_header
+from pedsup.governor.engine import GovernedEngine, Governor, child_cpu_time, govern
+from pedsup.governor.heat import Heat, HeatSensors
+from pedsup.governor.policy import Action, Limits, Sample, State, observe
+from pedsup.memory.estimate import depth_share
+
+COOL_TPS = 12.4
+THROTTLED_TPS = 3.8
+MINUTES_30 = 1800.0
+
+
+@dataclass
+class Phone:
+    """A made phone: samples of about two seconds, at the threads that the governor asks for."""
+
+    tps: Callable[[float, int, int], float]
+    """Tokens per second from seconds, threads and depth."""
+    noise: float = 0.0
+    busy: Callable[[float], float | None] = lambda at: 0.97
+    hot: Callable[[float], bool | None] = lambda at: None
+    seed: int = 1
+    spikes: float = 0.0
+    actions: list[Action] = field(default_factory=list)
+    tokens: float = 0.0
+
+    def run(self, limits: Limits, seconds: float = MINUTES_30, *, governed: bool = True) -> State:
+        draw, state, at, depth = random.Random(self.seed), State(limits.most), 0.0, 0
+        while at < seconds:
+            threads = state.threads if governed else limits.most
+            tps = self.tps(at, threads, depth) * draw.lognormvariate(0, self.noise)
+            if draw.random() < self.spikes:
+                tps /= 5
+            span = max(2.0, 16 / tps)
+            at, depth = at + span, depth + int(span * tps)
+            self.tokens += span * tps
+            if governed:
+                sample = Sample(at, 1 / tps, depth, span, self.busy(at), self.hot(at))
+                state, action = observe(state, sample, limits)
+                if action:
+                    self.actions.append(action)
+        return state
+
+    @property
+    def kinds(self) -> list[str]:
+        return [action.kind for action in self.actions]
+
+
+def reported_collapse(at: float, threads: int, depth: int) -> float:
+    """12.4 to 3.8 tokens/s within 30 minutes, whatever the threads: the worst case reported."""
+    return COOL_TPS + (THROTTLED_TPS - COOL_TPS) * min(1.0, at / MINUTES_30)
+
+
+class HeatedChip:
+    """Four cores that heat up with their power, and lower their clocks above 70 degrees."""
+
+    def __init__(self) -> None:
+        self.celsius, self.last = 35.0, 0.0
+
+    def tps(self, at: float, threads: int, depth: int) -> float:
+        clock = min(1.0, max(0.3, 1 - (self.celsius - 70) / 30))
+        power = threads * clock**2.2
+        step, self.last = at - self.last, at
+        # Newton's cooling: steady state 35 + 20 * power, time constant four minutes.
+        self.celsius += (35 + 20 * power - self.celsius) * min(1.0, step / 240)
+        # Memory bounds decoding: four threads are 1.25 times as fast as three, not 1.33.
+        return COOL_TPS * clock * {4: 1.0, 3: 0.92, 2: 0.7, 1: 0.4}[threads]
+
+
+def test_the_reported_collapse_lowers_threads_before_half_of_the_speed_is_gone() -> None:
+    phone = Phone(reported_collapse, noise=0.03)
+    phone.run(Limits(4, 2))
+    first = phone.actions[0]
+    assert (first.kind, first.threads, first.reason) == ("lower", 3, "heat")
+    assert first.now_tps > COOL_TPS / 2
+    assert first.best_tps == pytest.approx(COOL_TPS, rel=0.1)
+    assert first.at_s < 900
+
+
+def test_on_a_chip_that_heats_up_it_takes_a_thread_and_the_clocks_stay() -> None:
+    governed = Phone((chip := HeatedChip()).tps, noise=0.02)
+    state = governed.run(Limits(4, 2))
+    plain = Phone((hot := HeatedChip()).tps, noise=0.02)
+    plain.run(Limits(4, 2), governed=False)
+    assert "lower" in governed.kinds
+    assert state.threads < 4
+    assert chip.celsius < hot.celsius - 1
+    # Careful with giving back: no flapping within half an hour.
+    assert len(governed.actions) <= 8
+    assert governed.tokens > 0.93 * plain.tokens
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_and_spikes_do_not_lower(seed: int) -> None:
+    phone = Phone(lambda at, n, d: 10.0, noise=0.1, spikes=0.05, seed=seed)
+    phone.run(Limits(4, 2), 3600)
+    assert phone.actions == []
+
+
+@pytest.mark.parametrize("busy", [0.5, 0.8])
+def test_a_background_app_that_takes_the_cores_does_not_lower(busy: float) -> None:
+    def taken(at: float) -> bool:
+        return 300 < at < 900
+
+    phone = Phone(lambda at, n, d: 10 * (busy if taken(at) else 1),
+                  noise=0.03, busy=lambda at: busy if taken(at) else 0.97)  # fmt: skip
+    phone.run(Limits(4, 2))
+    assert phone.actions == []
+
+
+def test_a_short_background_app_does_not_lower_where_busy_is_not_known() -> None:
+    phone = Phone(lambda at, n, d: 4.0 if 300 < at < 345 else 10.0, noise=0.03,
+                  busy=lambda at: None)  # fmt: skip
+    phone.run(Limits(4, 2))
+    assert phone.actions == []
+
+
+def test_cool_sensors_veto_and_hot_ones_confirm() -> None:
+    slowed = lambda at, n, d: 5.0 if at > 300 else 10.0  # noqa: E731
+    cool = Phone(slowed, busy=lambda at: None, hot=lambda at: False)
+    cool.run(Limits(4, 2))
+    assert cool.actions == []
+    hot = Phone(slowed, busy=lambda at: None, hot=lambda at: True)
+    hot.run(Limits(4, 2))
+    assert 300 < hot.actions[0].at_s < 365
+    assert "restore" not in hot.kinds  # not while the sensors say hot
+
+
+def test_a_growing_context_does_not_lower() -> None:
+    """As SmolLM2 slows: 1.44 times at 1000 tokens of context; here up to 8000."""
+    share = 0.44 / 1000
+    limits = Limits(4, 2, depth_share=share)
+    phone = Phone(lambda at, n, d: 10 / (1 + share * d), noise=0.05)
+    phone.run(limits, 1200)
+    assert phone.actions == []
+    # The same trace without the correction would have: the test can fail.
+    blind = Phone(lambda at, n, d: 10 / (1 + share * d), noise=0.05)
+    blind.run(Limits(4, 2), 1200)
+    assert "lower" in blind.kinds
+
+
+def test_threads_come_back_step_by_step_and_patience_grows() -> None:
+    """Hot for ten minutes, then cool: back to all threads, not before the patience is over."""
+
+    def tps(at: float, threads: int, depth: int) -> float:
+        full = {4: 12.0, 3: 11.5, 2: 9.0}[threads]
+        return full * (0.6 if 200 < at < 800 else 1.0)
+
+    phone = Phone(tps, noise=0.02)
+    state = phone.run(Limits(4, 2), 6000)
+    assert state.threads == 4
+    lowered = [a for a in phone.actions if a.kind == "lower"]
+    restored = [a for a in phone.actions if a.kind == "restore"]
+    assert lowered
+    assert restored
+    assert min(r.at_s - lo.at_s for lo in lowered for r in restored if r.at_s > lo.at_s) >= 235
+
+
+def test_a_pause_brings_all_threads_back_at_once() -> None:
+    limits, state = Limits(4, 2), State(3, changed_at=0.0, last_at=100.0)
+    state, action = observe(state, Sample(101.0, 0.1, 10, 2.0), limits)
+    assert action is None
+    state, action = observe(state, Sample(300.0, 0.1, 10, 2.0), limits)
+    assert action is not None
+    assert (action.kind, action.threads, action.reason) == ("restore", 4, "rested")
+    # A slow window is no pause.
+    slow = State(3, changed_at=0.0, last_at=100.0)
+    assert observe(slow, Sample(300.0, 12.0, 10, 199.0), limits)[1] is None
+
+
+def test_fewer_threads_that_cost_too_much_are_given_back() -> None:
+    """On two big cores one thread is half as fast: that is not worth the coolness."""
+    phone = Phone(lambda at, n, d: (10 if at < 200 else 7) * n / 2, noise=0.02)
+    state = phone.run(Limits(2, 1), 700)
+    assert [(a.kind, a.reason) for a in phone.actions[:2]] == [
+        ("lower", "heat"), ("restore", "not worth it"),
+    ]  # fmt: skip
+    assert state.threads == 2
+
+
+def test_an_engine_of_fixed_threads_gets_reports_only() -> None:
+    phone = Phone(reported_collapse, noise=0.03)
+    state = phone.run(Limits(4, 2, adjustable=False))
+    assert state.threads == 4
+    assert set(phone.kinds) == {"report"}
+    assert len(phone.actions) == 1  # told once per episode
+
+
+def test_least_is_never_passed() -> None:
+    phone = Phone(reported_collapse)
+    phone.run(Limits(4, 3))
+    assert {a.threads for a in phone.actions} <= {3, 4}
+
+
+# ---- sensors ----
+
+
+def zone(root: Path, number: int, kind: str, temp: str) -> None:
+    folder = root / f"sys/class/thermal/thermal_zone{number}"
+    folder.mkdir(parents=True)
+    (folder / "type").write_text(kind + "\n")
+    (folder / "temp").write_text(temp)
+
+
+def test_sensors_of_the_usual_phones(tmp_path: Path) -> None:
+    zone(tmp_path, 0, "battery", "31000\n")
+    zone(tmp_path, 2, "cpu-0-0-usr", "61300\n")  # Qualcomm, thousandths
+    zone(tmp_path, 3, "mtktscpu", "58\n")  # MediaTek, degrees
+    zone(tmp_path, 4, "cpu-1-0-usr", "-274000\n")  # a sensor that is off
+    zone(tmp_path, 5, "gpuss-0", "99000\n")
+    battery = tmp_path / "sys/class/power_supply/battery"
+    battery.mkdir(parents=True)
+    (battery / "temp").write_text("385\n")  # tenths
+    assert HeatSensors(tmp_path).read() == Heat(cpu=61.3, battery=38.5)
+
+
+@pytest.mark.parametrize(
+    ("heat", "hot"),
+    [
+        (Heat(), None),
+        (Heat(cpu=80.0), True),
+        (Heat(battery=43.0), True),
+        (Heat(cpu=45.0), False),
+        (Heat(cpu=45.0, battery=38.0), None),
+        (Heat(cpu=60.0), None),
+    ],
+)
+def test_hot_cool_and_in_between(heat: Heat, hot: bool | None) -> None:
+    assert heat.hot is hot
+
+
+def test_cpu_time_of_a_child_is_the_kernels() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time,sys\nt=time.process_time()\n"
+         "while time.process_time()-t<0.4: pass\nprint(time.process_time(),flush=True)\n"
+         "sys.stdin.read()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    said = float(child.stdout.readline())
+    assert child_cpu_time(child.pid) == pytest.approx(said, abs=0.05)
+    child.communicate("")
+    assert child_cpu_time(child.pid) is None
+
+
+# ---- the governed engine ----
+
+
+def test_tokens_pass_unchanged_and_an_early_reader_closes_the_engine() -> None:
+    inner = FakeEngine([list("abcdef"), list("xyz")])
+    engine = GovernedEngine(inner, Governor(Limits(4, 2), None, lambda: None))
+    tokens = list(engine.generate([1], SamplingConfig(), max_tokens=9))
+    assert inner.text([t.id for t in tokens]) == "abcdef"
+    stream = engine.generate([1], SamplingConfig(), max_tokens=9)
+    next(stream)
+    stream.close()
+    assert engine.cached == inner.cached
+    assert list(GovernedEngine(FakeEngine([]), engine.governor).generate(
+        [1], SamplingConfig(), max_tokens=3)) == []  # fmt: skip
+
+
+def test_a_server_engine_cannot_be_adjusted() -> None:
+    engine = govern(FakeEngine([]), 4, 0.0)
+    assert not engine.governor.limits.adjustable
+
+
+def test_depth_share_of_smollm2(smollm2: Path) -> None:
+    """23040 bytes of keys and values per token (30 layers, 3 heads of 64, K and V, float16)."""
+    header = read_header(smollm2)
+    weights = sum(t.n_bytes for t in header.tensors.values())
+    assert depth_share(header) == pytest.approx(2 * 23040 / weights)
+
+
+def test_the_sliding_layers_of_gemma_do_not_grow(tmp_path: Path) -> None:
+    """Two of 12 layers see the whole context: 2 heads of 128, K and V, float16."""
+    header = read_header(sized_models.write(tmp_path / "g.gguf", sized_models.SMALL_GEMMA, None))
+    table = header.tensors["per_layer_token_embd.weight"].n_bytes
+    weights = sum(t.n_bytes for t in header.tensors.values()) - table
+    assert depth_share(header) == pytest.approx(2 * (2 * 2 * 128 * 2 * 2) / weights)
+
+
+@pytest.mark.parametrize(("start", "n"), [(20, 24), pytest.param(480, 60, marks=pytest.mark.slow)])
+def test_greedy_text_is_identical_while_threads_change(  # type: ignore[no-untyped-def]
+    open_inprocess, smollm2, start: int, n: int
+) -> None:
+    """Past 512 positions attention is split among the threads: the text stays the same."""
+    engine = open_inprocess(smollm2, n_ctx=1024, n_threads=2, n_threads_batch=2)
+    sampling = SamplingConfig(temperature=0, banned=tuple(engine.info.end_of_generation))
+    words = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    prompt = engine.tokenize(words, parse_special=False)[:start]
+    assert len(prompt) == start
+
+    def text(change: Callable[[int], None]) -> list[int]:
+        tokens = []
+        for token in engine.generate(prompt, sampling, max_tokens=n):
+            change(len(tokens))
+            tokens.append(token.id)
+        return tokens
+
+    engine.set_threads(1)
+    list(engine.generate(prompt, sampling, max_tokens=1))  # the prompt is read once, for both
+    alone = text(lambda n: None)
+    # Two threads in a third of the steps: beside other programs they wait for each other.
+    assert text(lambda n: engine.set_threads(1 + (n % 12 > 7))) == alone
+
+
+@pytest.mark.slow
+def test_a_real_engine_is_lowered_when_it_is_slowed_and_says_the_same(  # type: ignore[no-untyped-def]
+    open_inprocess, smollm2
+) -> None:
+    """A competitor slows decoding. With the judgement of who has the cores left out it counts as
+    heat: threads are lowered for real, and the text does not change. With it they are not."""
+    engine = open_inprocess(smollm2, n_ctx=2048, n_threads=2, n_threads_batch=2)
+    sampling = SamplingConfig(temperature=0, banned=tuple(engine.info.end_of_generation))
+    prompt = engine.tokenize("Once upon a time", parse_special=False)
+    engine.set_threads(1)
+    alone = [t.id for t in engine.generate(prompt, sampling, max_tokens=120)]
+    engine.set_threads(2)
+    code = "import time\nt=time.time()\nwhile time.time()-t<40: pass"
+
+    def run(cpu_time: Callable[[], float | None]) -> tuple[list[int], Governor]:
+        # The clock runs 30 times as fast, so that minutes of the policy pass within the test.
+        governor = Governor(
+            Limits(2, 1), engine.set_threads, cpu_time, window=(2, 0.0),
+            clock=lambda: 30 * time.monotonic(),
+        )  # fmt: skip
+        tokens, busy = [], []
+        try:
+            stream = GovernedEngine(engine, governor).generate(prompt, sampling, max_tokens=120)
+            for token in stream:
+                if len(tokens) == 40:
+                    busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(1)]
+                tokens.append(token.id)
+        finally:
+            for child in busy:
+                child.kill()
+                child.wait()
+            engine.set_threads(2)
+        return tokens, governor
+
+    tokens, governor = run(lambda: None)
+    assert tokens == alone
+    assert any(a.kind == "lower" and a.threads == 1 for a in governor.actions)
+    assert governor.notices()[0].code == "governor_lower"
+    tokens, governor = run(lambda: 30 * time.process_time())
+    assert tokens == alone
+    assert [a for a in governor.actions if a.reason == "heat"] == []
