@@ -23,6 +23,7 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
+from pedsup.intended_use import Language
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
@@ -32,6 +33,7 @@ from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
 from pedsup.progress import say
+from pedsup.render import clean
 from pedsup.settings import Origin, Settings, given_names
 from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
 from pedsup.trust.assess import assess as assess_trust
@@ -89,6 +91,11 @@ class LoadedModel:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     trust: Trust | None = None
     """None for a model that came by another way than `load`."""
+
+    def lines(self, language: Language) -> list[str]:
+        """Which model this is and who vouches for it; said at the start of each session."""
+        trust = self.trust.lines(language) if self.trust is not None else []
+        return [*self.identity.lines(), *map(clean, trust)]
 
 
 def plan_launch(
