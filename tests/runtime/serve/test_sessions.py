@@ -18,6 +18,7 @@ from pedsup.intended_use import SHORT
 from pedsup.session import find_session, replay
 from pedsup.transcript import read_records
 
+pytestmark = pytest.mark.slow  # most start a server of their own
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
 """A text that goes on for long without going in circles."""
 
