@@ -43,8 +43,8 @@ with _orderly_signals():
     marker = RunMarker.create(Path(sys.argv[1]), RunFacts(model="m.gguf", n_ctx=4096))
     marker.set_session("the-session")
     marker.set_phase(sys.argv[2])
-    print("held", flush=True)
     try:
+        print("held", flush=True)
         exec(sys.argv[3])
         time.sleep(60)
     finally:
