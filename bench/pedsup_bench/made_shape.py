@@ -34,6 +34,8 @@ class Shape:
     per_layer: int = 256
     sliding_window: int = 512
     context: int = 131072
+    double_wide: bool = False
+    """Whether the feed-forward network of the KV-shared layers is twice as wide."""
 
     def is_full(self, layer: int) -> bool:
         """Whether a layer attends to the whole context (and has the larger heads)."""
@@ -42,6 +44,11 @@ class Shape:
     def layer_head_dim(self, layer: int) -> int:
         """Head size of a layer."""
         return self.global_head_dim if self.is_full(layer) else self.head_dim
+
+    def layer_feed_forward(self, layer: int) -> int:
+        """Width of a layer's feed-forward network."""
+        wide = self.double_wide and layer >= self.n_layers - self.n_shared
+        return self.feed_forward * (2 if wide else 1)
 
 
 SIZES: Final = {
@@ -53,6 +60,11 @@ SIZES: Final = {
     "2GB": Shape(n_layers=8, n_shared=4, full_every=4, vocab=65536),
     "15GB": Shape(),
 }  # fmt: skip
+E4B: Final = Shape()
+E2B: Final = Shape(
+    n_layers=35, n_shared=20, full_every=5, hidden=1536, feed_forward=6144, n_kv_heads=1,
+    double_wide=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,14 +87,15 @@ def projections(shape: Shape, layer: int) -> dict[str, tuple[int, int]]:
     """
     heads = shape.layer_head_dim(layer)
     q, kv = shape.n_heads * heads, shape.n_kv_heads * heads
+    wide = shape.layer_feed_forward(layer)
     found = {
         "self_attn.q_proj": (q, shape.hidden),
         "self_attn.k_proj": (kv, shape.hidden),
         "self_attn.v_proj": (kv, shape.hidden),
         "self_attn.o_proj": (shape.hidden, q),
-        "mlp.gate_proj": (shape.feed_forward, shape.hidden),
-        "mlp.up_proj": (shape.feed_forward, shape.hidden),
-        "mlp.down_proj": (shape.hidden, shape.feed_forward),
+        "mlp.gate_proj": (wide, shape.hidden),
+        "mlp.up_proj": (wide, shape.hidden),
+        "mlp.down_proj": (shape.hidden, wide),
     }
     if layer >= shape.n_layers - shape.n_shared:
         del found["self_attn.k_proj"], found["self_attn.v_proj"]
@@ -173,7 +186,7 @@ def text_config(shape: Shape) -> dict[str, Any]:
         "transformers_version": TRANSFORMERS_VERSION,
         "use_bidirectional_attention": None,
         "use_cache": True,
-        "use_double_wide_mlp": False,
+        "use_double_wide_mlp": shape.double_wide,
         "vocab_size": shape.vocab,
         "vocab_size_per_layer_input": shape.vocab,
     }

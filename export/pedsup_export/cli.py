@@ -1,9 +1,10 @@
-"""The command `pedsup-export`: run, verify, compare-bases, phone-bundle."""
+"""The command `pedsup-export`: run, plan, verify, keygen, sign, compare-bases, phone-bundle."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ def cli() -> None:
 
 
 _base = click.option("--base", required=True, help="Base model: a folder, or a hub id owner/name.")
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_passphrase_file = click.option(
+    "--passphrase-file", type=_FILE, help="Read the passphrase from a file of yours alone."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -33,6 +38,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @click.option("--adapter", help="LoRA adapter (PEFT): a folder, or a hub id.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
 @click.option("--quant", default="Q4_K_M", show_default=True, help="llama.cpp file type.")
+@click.option("--phone", help="Let this phone's profile choose the type; an explicit --quant wins.")
 @click.option("--base-4bit", help="The 4-bit base (bitsandbytes) the adapter was trained against.")
 @click.option(
     "--merge-base",
@@ -97,6 +103,7 @@ def _request(options: dict[str, Any]) -> ExportRequest:
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
+    quant = _quant(options, base)
     adapter = base_4bit = None
     if options["adapter"]:
         adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
@@ -108,7 +115,7 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         base_4bit=base_4bit,
         merge_base=choose_merge_base(options["merge_base"], adapter, base_4bit),
         out=options["out"],
-        quant=options["quant"],
+        quant=quant,
         merge_dtype=options["merge_dtype"],
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
         imatrix=options["imatrix"],
@@ -120,6 +127,19 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         name=options["name"],
         license=options["licence"],
     )
+
+
+def _quant(options: dict[str, Any], base: ModelRef) -> str:
+    """The type asked for, or the one that suits `--phone`."""
+    asked: str = options["quant"]
+    if options["phone"] is None:
+        return asked
+    from pedsup_export.phone.command import find_phone, quant_for
+
+    source = click.get_current_context().get_parameter_source("quant")
+    explicit = source is not click.core.ParameterSource.DEFAULT
+    phone = find_phone(options["phone"], None, None)
+    return quant_for(phone, base, asked if explicit else None)
 
 
 def choose_merge_base(
@@ -151,12 +171,40 @@ def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--phone", help="Phone: name, chip or id; `pedsup-bench phones` lists them.")
+@click.option(
+    "--phone-profile",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A phone of your own: a TOML file of the form of phones.toml.",
+)
+@click.option("--memory", metavar="SIZE", help="The phone's memory, if it has another: 6GB.")
+@click.option("--base", help="Only this base: a folder, or a hub id; default: Gemma 4 E4B and E2B.")
+@_json
+def plan(
+    phone: str | None,
+    phone_profile: Path | None,
+    memory: str | None,
+    base: str | None,
+    as_json: bool,
+) -> int:
+    """Choose model, type and context for a phone; nothing is read but shapes."""
+    from pedsup_export.phone.command import find_phone, models_for, print_plan
+
+    found = find_phone(phone, phone_profile, memory)
+    return print_plan(found, models_for(base), as_json=as_json)
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--base", help="The base it was made from, to prove the adapter again.")
 @click.option("--adapter", help="The adapter that must be in it.")
+@click.option("--key", type=_FILE, help="Public key of the one who must have signed it.")
 @_json
-def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> None:
-    """Check a file against its manifest, and that the adapter is in it."""
+def verify(
+    file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool
+) -> None:
+    """Check a file against its manifest and signature, and that the adapter is in it."""
+    from pedsup.trust.keys import read_public_key
     from pedsup_export import render
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.verify import verify as check
@@ -167,8 +215,69 @@ def verify(file: Path, base: str | None, adapter: str | None, as_json: bool) -> 
         file,
         base=resolve(base, BASE_FILES) if base else None,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
+        key=read_public_key(key) if key else None,
     )
     _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
+
+
+@cli.command()
+@click.argument("name", type=click.Path(path_type=Path))
+@click.option("--no-passphrase", is_flag=True, help="Leave the private key unencrypted.")
+@_passphrase_file
+@_json
+def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_json: bool) -> None:
+    """Make a key pair for signing: NAME.key (private) and NAME.pub (public)."""
+    from pedsup_export import render
+    from pedsup_export.sign import make_keys
+
+    if no_passphrase and passphrase_file:
+        raise UsageError("--no-passphrase and --passphrase-file exclude each other")
+    passphrase = None if no_passphrase else _passphrase(passphrase_file, new=True)
+    pair = make_keys(name, passphrase)
+    document = {
+        "private": str(pair.private),
+        "public": str(pair.public),
+        "encrypted": pair.encrypted,
+        "fingerprint": pair.key.fingerprint,
+        "words": {"en": pair.key.words("en"), "es": pair.key.words("es")},
+    }
+    _show(document, render.keys_text(pair), as_json)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", type=_FILE, required=True, help="Private key of `keygen`.")
+@_passphrase_file
+@_json
+def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Check a file against its manifest and sign both: FILE.sig appears beside it."""
+    from pedsup_export import render
+    from pedsup_export.sign import needs_passphrase
+    from pedsup_export.sign import sign as sign_model
+
+    passphrase = _passphrase(passphrase_file, new=False) if needs_passphrase(key) else None
+    result = sign_model(file, key, passphrase)
+    document = {
+        "path": str(result.path),
+        "signature": str(result.signature),
+        "sha256": result.sha256,
+        "fingerprint": result.key.fingerprint,
+    }
+    _show(document, render.signed_text(result), as_json)
+
+
+def _passphrase(file: Path | None, *, new: bool) -> bytes:
+    """From a file, or asked for on the terminal; a new one twice."""
+    from pedsup_export.sign import read_passphrase
+
+    if file is not None:
+        return read_passphrase(file)
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "there is no terminal to ask for the passphrase", remedy="give --passphrase-file FILE"
+        )
+    answer: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
+    return answer.encode()
 
 
 @cli.command("compare-bases")

@@ -29,6 +29,7 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes, say
+from pedsup.trust.bundle import signature_path
 from pedsup_export.adapter import Adapter
 from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
@@ -271,3 +272,4 @@ def publish_both(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
         publish(partial, out)
+        signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before

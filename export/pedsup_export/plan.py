@@ -232,7 +232,10 @@ def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:
     return BY_NAME[rounded.get(merge_dtype) or sixteen_bit.get(dtype) or "F32"]
 
 
-def _stored(tensor: OutputTensor, kind: FileType, dtype: str, merge_dtype: str) -> StoredTensor:
+def stored_tensor(
+    tensor: OutputTensor, kind: FileType, dtype: str, merge_dtype: str
+) -> StoredTensor:
+    """A tensor as the official converter would have written it."""
     # Norms, vectors and computed tensors are float32 in every GGUF (conversion/base.py).
     plain = (
         len(tensor.shape) <= 1
@@ -253,25 +256,28 @@ def _choose(
 ) -> dict[str, TypeChoice]:
     """llama.cpp's mixture over all tensors that its converter would have written."""
 
-    def dtype(tensor: OutputTensor) -> str:
-        return reference.tensors[tensor.source].dtype_name if tensor.source else "F32"
+    def stored(tensor: OutputTensor) -> StoredTensor:
+        dtype = reference.tensors[tensor.source].dtype_name if tensor.source else "F32"
+        return stored_tensor(tensor, kind, dtype, request.merge_dtype)
 
-    values = {e.key.partition(".")[2]: e.value for e in hyper}
-    kv_heads = values["attention.head_count_kv"]
     return choose_types(
-        {
-            t.name: _stored(t, kind, dtype(t), request.merge_dtype)
-            for t in (*model.outputs, *model.counted)
-        },
+        {t.name: stored(t) for t in (*model.outputs, *model.counted)},
         file_type=kind,
-        model=ModelShape(
-            arch=hyper[0].key.partition(".")[0],
-            n_layer=values["block_count"],
-            n_head=values["attention.head_count"],
-            n_head_kv=kv_heads if isinstance(kv_heads, int) else kv_heads[0],
-        ),
+        model=mixture_shape(hyper),
         has_imatrix=has_imatrix,
         overrides=[parse_override(f"{p}={t}") for p, t in request.tensor_types],
+    )
+
+
+def mixture_shape(hyper: Sequence[KV]) -> ModelShape:
+    """What the mixture looks at, from a model's hyperparameter entries."""
+    values = {e.key.partition(".")[2]: e.value for e in hyper}
+    kv_heads = values["attention.head_count_kv"]
+    return ModelShape(
+        arch=hyper[0].key.partition(".")[0],
+        n_layer=values["block_count"],
+        n_head=values["attention.head_count"],
+        n_head_kv=kv_heads if isinstance(kv_heads, int) else kv_heads[0],
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pedsup.progress import human_bytes
+from pedsup.trust.keys import fingerprint_lines
 from pedsup_export.arch import gemma4_assistant
 from pedsup_export.export import ExportResult
 from pedsup_export.plan import ExportPlan, unused_text
 from pedsup_export.quality_gate import gate_text
+from pedsup_export.sign import KeyPair, SignResult
 from pedsup_export.verify import VerifyReport
 
 
@@ -118,6 +120,8 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
+    if report.signer is not None:
+        text += f"; signed by the key {report.signer.fingerprint[:16]}"
     shares = [s.share for s in report.shares] if report.shares is not None else []
     if shares:
         mean = sum(shares) / len(shares)
@@ -139,6 +143,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "architecture": report.architecture,
         "tensors": report.n_tensors,
         "core_sha256": report.manifest.core_sha256,
+        "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "adapter_shares": (
             {s.name: s.share for s in report.shares}
@@ -146,3 +151,25 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
             else report.recorded_shares
         ),
     }
+
+
+def keys_text(pair: KeyPair) -> str:
+    """What was made and how two people compare it."""
+    lines = [
+        f"private key  {pair.private}"
+        + ("" if pair.encrypted else "  (NOT encrypted: whoever copies it can sign as you)"),
+        f"public key   {pair.public}",
+        *fingerprint_lines(pair.key),
+        "Keep the private key off the phone, and a copy of it in a safe place. Give the public key",
+        "to those who run your models, and tell them its words by another way, such as by voice.",
+    ]
+    return "\n".join(lines)
+
+
+def signed_text(result: SignResult) -> str:
+    """What was signed, by which key."""
+    return (
+        f"signed       {result.path}\n"
+        f"signature    {result.signature}\n"
+        f"sha256       {result.sha256}\n" + "\n".join(fingerprint_lines(result.key))
+    )

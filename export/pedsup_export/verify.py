@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import cast, get_args
 
 from pedsup.direct_io import DirectFile, sha256_range
-from pedsup.errors import MismatchError
+from pedsup.errors import MismatchError, UntrustedError
 from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_model
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.progress import byte_bar
+from pedsup.trust.bundle import read_signature, signature_path, signed_files
+from pedsup.trust.keys import PublicKey
 from pedsup_export.floats import RoundTo
 from pedsup_export.gguf_out import TensorSlot
 from pedsup_export.plan import make_plan
@@ -36,6 +38,8 @@ class VerifyReport:
     architecture: str
     manifest: Manifest
     shares: tuple[AdapterShare, ...] | None
+    signer: PublicKey | None = None
+    """Whose signature was checked."""
 
     @property
     def recorded_shares(self) -> dict[str, float]:
@@ -50,19 +54,24 @@ def verify(
     base: ModelRef | None = None,
     adapter: ModelRef | None = None,
     read_sha256: str | None = None,
+    key: PublicKey | None = None,
 ) -> VerifyReport:
     """Check a model file against its manifest, and the adapter again when its sources are given.
 
     Args:
         read_sha256: the file's digest if this process has just read it back and compared every
             tensor (`export.read_back`); it is then not read a second time.
+        key: who must have signed it. A signature that lies there is compared with the manifest
+            in any case, but says nothing without a key.
 
     Raises:
-        BadFileError: the file or the manifest is damaged.
+        BadFileError: the file, the manifest or the signature is damaged.
         MismatchError: a digest differs, or the adapter is not in the file.
+        UntrustedError: the signature is missing, by another key, or of other files.
     """
     header = validate_model(path)
     manifest = read_manifest(manifest_path(path))
+    _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
     sha256 = read_sha256 or _check_digests(header, manifest)
@@ -77,7 +86,21 @@ def verify(
         header.architecture,
         manifest,
         shares,
+        key,
     )
+
+
+def _check_signature(path: Path, manifest: Manifest, key: PublicKey | None) -> None:
+    beside = signature_path(path)
+    if beside.exists():
+        signed_files(read_signature(beside), manifest, key)
+    elif key is not None:
+        raise UntrustedError(
+            "the model is not signed",
+            where=beside,
+            wanted=f"a signature by the key {key.fingerprint[:16]}",
+            remedy=f"pedsup-export sign {path} --key KEY.key",
+        )
 
 
 def _differs(what: str, found: object, wanted: object, path: Path) -> MismatchError:

@@ -19,14 +19,16 @@ from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
 from pedsup.i18n import system_language, text
 from pedsup.intended_use import SHORT, Language
-from pedsup.memory import available_memory, require_fit
+from pedsup.marker import RunMarker
+from pedsup.memory import available_memory
 from pedsup.paths import data_folder, make_private
 from pedsup.progress import say
-from pedsup.render import pipe_renderer, terminal_renderer
+from pedsup.render import clean, pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_with_origins
-from pedsup.startup import LaunchPlan, LoadedModel, load, plan_launch, turn_settings
+from pedsup.startup import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
+from pedsup.watch import say_aftermath, watched
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
 
@@ -76,20 +78,25 @@ def execute(request: RunRequest) -> int:
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
-    with _session(request, settings, plan) as session, _loaded(plan, settings) as loaded:
+    say_aftermath(language, resuming=request.resume is not None)
+    with (
+        watched(plan, settings) as marker,
+        _session(request, settings, plan, marker) as session,
+        _loaded(plan, settings, marker) as loaded,
+    ):
         turns = turn_settings(loaded, settings, **constraint)
         if question is None:
             renderer = terminal_renderer(settings.think, language)
-            conversation = Conversation(
-                loaded.engine, loaded.template, session, renderer, loaded.prefix
-            )
+        else:
+            say(SHORT[language])
+            _warn(loaded, language)
+            renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
+        conversation = Conversation(
+            loaded.engine, loaded.template, session, renderer, loaded.prefix, marker=marker
+        )
+        if question is None:
             earlier = [exchange.user for exchange in session.exchanges]
             return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
-        say(SHORT[language])
-        renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
-        conversation = Conversation(
-            loaded.engine, loaded.template, session, renderer, loaded.prefix
-        )
         result = conversation.ask(question, turns)
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
@@ -113,7 +120,7 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
         require_consent(language, accepted=True, ask=None)
     resumed = _open_session(request, settings, plan) if request.resume is not None else None
     if settings.history and resumed is None:
-        make_private(_history_folder(settings), remedy=NO_HISTORY)
+        make_private(history_folder(settings), remedy=NO_HISTORY)
     with closing(reserve_port(DEFAULT_PORT if request.port is None else request.port)) as sock:
         serving = ServeRequest(
             sock=sock,
@@ -126,8 +133,20 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             make_session=lambda: _new_session(settings, plan),
             resumed=resumed,
         )
-        with _loaded(plan, settings) as loaded:
+        say_aftermath(language, resuming=request.resume is not None)
+        with (
+            watched(plan, settings) as marker,
+            _loaded(plan, settings, marker) as loaded,
+        ):
+            _warn(loaded, language)
             return serve(serving, loaded, turn_settings(loaded, settings))
+
+
+def _warn(loaded: LoadedModel, language: Language) -> None:
+    """Say once per run that nobody vouches for the model."""
+    if loaded.trust is not None and loaded.trust.warns:
+        for line in loaded.trust.lines(language):
+            say(clean(line))
 
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
@@ -136,13 +155,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
         print(json.dumps(check_document(plan), ensure_ascii=False, indent=1), flush=True)
     else:
         print(check_text(plan), flush=True)
-    require_fit(
-        plan.header,
-        plan.config,
-        plan.fit.available,
-        plan.host,
-        allow_paging=settings.allow_paging,
-    )
+    check_fit(plan, settings)
     return 0
 
 
@@ -164,7 +177,7 @@ def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
         # `--resume model.gguf`: the option took the model for an id.
         return replace(request, model=Path(resume), resume="last")
     if model is None and resume is not None:
-        first = read_records(find_session(_history_folder(settings), resume))[0]
+        first = read_records(find_session(history_folder(settings), resume))[0]
         path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
         if isinstance(path, str):
             return replace(request, model=Path(path))
@@ -188,16 +201,21 @@ def _asker() -> Callable[[str], str] | None:
     return ask
 
 
-def _history_folder(settings: Settings) -> Path:
+def history_folder(settings: Settings) -> Path:
+    """Where transcripts are kept."""
     if settings.history_dir:
         return Path(settings.history_dir).expanduser()
     return data_folder() / "sessions"
 
 
 @contextmanager
-def _session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Iterator[Session]:
+def _session(
+    request: RunRequest, settings: Settings, plan: LaunchPlan, marker: RunMarker | None
+) -> Iterator[Session]:
     """The session of this run, its transcript locked; an empty new one leaves no file."""
     session = _open_session(request, settings, plan)
+    if marker is not None:
+        marker.set_session(session.id)
     path = session.transcript.path if session.transcript is not None else None
     try:
         yield session
@@ -208,7 +226,7 @@ def _session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Itera
 
 
 def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Session:
-    folder = _history_folder(settings)
+    folder = history_folder(settings)
     if request.resume is not None:
         session = resume_session(
             find_session(folder, request.resume), model_digest=plan.identity.digest
@@ -226,7 +244,7 @@ def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
     """A session with a transcript, or without one where none is wanted."""
     if not settings.history:
         return Session(system=settings.system or "")
-    folder = make_private(_history_folder(settings), remedy=NO_HISTORY)
+    folder = make_private(history_folder(settings), remedy=NO_HISTORY)
     return new_session(folder, _first_line(plan), system=settings.system or "")
 
 
@@ -236,6 +254,7 @@ def _first_line(plan: LaunchPlan) -> dict[str, Any]:
     return {
         "pedsup": __version__,
         "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "trust": plan.trust.describe(),
         "template": hashlib.sha256(str(template).encode()).hexdigest(),
         "settings": {
             "n_ctx": plan.config.n_ctx,
@@ -250,8 +269,12 @@ def _first_line(plan: LaunchPlan) -> dict[str, Any]:
 
 
 @contextmanager
-def _loaded(plan: LaunchPlan, settings: Settings) -> Iterator[LoadedModel]:
+def _loaded(
+    plan: LaunchPlan, settings: Settings, marker: RunMarker | None
+) -> Iterator[LoadedModel]:
     loaded = load(plan, settings)
+    if marker is not None:
+        marker.set_phase("ready")
     try:
         yield loaded
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
+from pedsup.render import clean
 from pedsup.startup import LaunchPlan
 from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
@@ -18,6 +19,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
     return {
         "schema": "pedsup-check/1",
         "model": plan.identity.describe(),
+        "trust": plan.trust.describe(),
         "architecture": plan.shape.architecture,
         "n_ctx": plan.config.n_ctx,
         "n_ctx_train": plan.shape.n_ctx_train,
@@ -30,6 +32,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
             "total": need.total,
         },
         "available": asdict(available) if available else None,
+        "paging": _paging(plan),
         "threads": plan.threads.n_threads,
         "cpus": sorted(plan.threads.cpus) if plan.threads.cpus else None,
         "threads_by": plan.threads.evidence,
@@ -51,6 +54,7 @@ def check_text(plan: LaunchPlan) -> str:
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
+        *map(clean, plan.trust.lines("en")),
         f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
         f"trained for a context of {plan.shape.n_ctx_train} tokens",
         "",
@@ -61,6 +65,7 @@ def check_text(plan: LaunchPlan) -> str:
         if available
         else "Available: unknown (nothing can be read here)",
         _VERDICTS[plan.fit.verdict],
+        *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
         f"Largest context that fits: {plan.largest_ctx or 'none'}",
         f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
         f"Settings from: {origin_text(plan.origins)}",
@@ -78,9 +83,16 @@ def _tuning(plan: LaunchPlan) -> list[str]:
     return [f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}"] if plan.tuned else []
 
 
+def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
+    cost = plan.fit.paging
+    if cost is None:
+        return None
+    return {**asdict(cost), "most_tokens_per_s": cost.speed, "asked_for": not cost.bearable}
+
+
 _VERDICTS = {
     "fits": "Verdict: fits.",
-    "pages": "Verdict: too large to stay in memory; --allow-paging runs it slowly from storage.",
+    "pages": "Verdict: too large to stay in memory; runs from storage, slowly.",
     "refused": "Verdict: does not fit; the system would kill it.",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -74,6 +75,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--settings", "settings_file", type=_FILE, help="Settings file (TOML).")
 @click.option("--allow-template", is_flag=True, default=None, help="Run an unknown template.")
 @click.option("--allow-paging", is_flag=True, default=None, help="Run although memory is short.")
+@click.option(
+    "--require-signature", is_flag=True, default=None, help="Run only models of trusted signers."
+)
+@click.option("--verify", is_flag=True, default=None, help="Read and check the whole file again.")
 @click.option("--accept-intended-use", is_flag=True, help="Acknowledge the intended use below.")
 @click.version_option(__version__, prog_name="pedsup-run")
 def run(**options: Any) -> RunRequest:
@@ -97,6 +102,8 @@ def main() -> NoReturn:
 
 
 def _program() -> int:
+    # Whatever is written, by us or by a child: for its owner only.
+    os.umask(0o077)
     words = sys.argv[1:]
     if words and words[0] in VERBS:
         verb = load_verb(words[0])

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from pedsup import __version__
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, OutputError, UsageError
 from pedsup.fsio import atomic_file
 from pedsup.intended_use import FULL, Language
 from pedsup.json_file import read_json_object
-from pedsup.paths import data_folder
+from pedsup.paths import data_folder, make_private
 from pedsup.progress import say
 from pedsup.transcript import now
 
@@ -95,9 +95,9 @@ def record_consent(language: Language, how: str) -> None:
         "version": __version__,
     }
     try:
-        folder = data_folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with atomic_file(folder / FILE) as file:
+        folder = make_private(data_folder(), remedy="set XDG_DATA_HOME")
+        with atomic_file(folder / FILE, private=True) as file:
             file.write(json.dumps(record, indent=1).encode() + b"\n")
-    except OSError as error:
-        say(f"note: the acknowledgement could not be kept ({error.strerror}): {folder}")
+    except (OSError, OutputError) as error:
+        reason = str(error).splitlines()[0]
+        say(f"note: the acknowledgement could not be kept ({reason}): {data_folder()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +21,7 @@ from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
 from pedsup.guards import Finding, check_answer, check_question, notices
 from pedsup.interrupts import Interrupts
+from pedsup.marker import RunMarker
 from pedsup.prefix_cache import PrefixCache, Warmed
 from pedsup.render import TurnView
 from pedsup.session import Session
@@ -38,6 +39,8 @@ class Conversation(Generic[View]):
     renderer: View
     prefix: PrefixCache | None = None
     """Where the read system prompt is kept; None to read it with each start."""
+    marker: RunMarker | None = None
+    """Told what is going on, for the start after a kill."""
     warmed: Warmed | None = None
     findings: list[Finding] = field(default_factory=list)
     """What the guards found in the last question and its answer."""
@@ -52,6 +55,19 @@ class Conversation(Generic[View]):
         Raises:
             PedsupError: the engine refused or died; what came before is in the transcript.
         """
+        with self.marker.answering() if self.marker is not None else nullcontext():
+            return self._ask(text, settings)
+
+    def restart_engine(self) -> None:
+        """Bring an engine that died back.
+
+        Raises:
+            EngineError: it died again, or cannot be brought back.
+        """
+        self.warm_for = None
+        self.engine.restart()
+
+    def _ask(self, text: str, settings: TurnSettings) -> TurnResult:
         interrupts = Interrupts()
         earlier = [m["content"] for m in self.session.messages() if m["role"] == "user"]
         self.findings = []

@@ -102,6 +102,12 @@ class EngineError(PedsupError):
     exit_code = 9
 
 
+class UntrustedError(PedsupError):
+    """A signature, a digest or a key is not what was promised: the file must not be run."""
+
+    exit_code = 10
+
+
 def report(error: PedsupError) -> None:
     """Print an error to stderr in the one form that all commands share.
 

@@ -60,15 +60,19 @@ def publish(partial: Path, final: Path) -> None:
 
 
 @contextmanager
-def atomic_file(final: Path, *, force: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(final: Path, *, force: bool = True, private: bool = False) -> Iterator[BinaryIO]:
     """Write a small file so that `final` is either the old one or the whole new one.
+
+    Args:
+        private: readable by its owner only, whatever the umask.
 
     Raises:
         OutputError: it exists and `force` is false, or another process holds it.
     """
     refuse_existing(final, force=force)
     partial = partial_path(final)
-    with partial.open("ab") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    with os.fdopen(os.open(partial, flags, 0o600 if private else 0o666), "ab") as file:
         lock_or_refuse(file, final)
         file.truncate(0)
         try:

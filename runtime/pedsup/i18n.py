@@ -61,6 +61,54 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "en": "Your last question was not answered before the program died: {text}",
         "es": "Su última pregunta quedó sin respuesta al morir el programa: {text}",
     },
+    "sudden_end": {
+        "en": "The last run ended suddenly while {phase} ({model}, {time}).",
+        "es": "La última ejecución terminó de golpe mientras {phase} ({model}, {time}).",
+    },
+    "phase_loading": {"en": "loading the model", "es": "cargaba el modelo"},
+    "phase_ready": {"en": "waiting for a question", "es": "esperaba una pregunta"},
+    "phase_answering": {"en": "answering", "es": "respondía"},
+    "cause_restart": {
+        "en": "The device was started anew since: its battery ran empty, or it was restarted.",
+        "es": "El dispositivo se ha reiniciado desde entonces, o se quedó sin batería.",
+    },
+    "cause_crash": {
+        "en": "It crashed in native code: {crash}.",
+        "es": "Falló dentro del código nativo: {crash}.",
+    },
+    "cause_oom": {
+        "en": "The kernel has killed for lack of memory since then: most likely this program.",
+        "es": "El núcleo ha matado procesos por falta de memoria: muy probablemente este.",
+    },
+    "cause_memory": {
+        "en": "Most likely the system took the memory back (signal 9, the low-memory killer): "
+        "little was left.",
+        "es": "Lo más probable es que el sistema recuperara la memoria (señal 9): quedaba poca.",
+    },
+    "cause_killed": {
+        "en": "It was killed from outside (signal 9). Android ends apps in the background to save "
+        "memory or battery: keep Termux in front, or hold it with termux-wake-lock.",
+        "es": "Algo lo mató desde fuera (señal 9). Android cierra aplicaciones en segundo plano "
+        "por memoria o batería: deje Termux delante, o sujételo con termux-wake-lock.",
+    },
+    "remedy": {"en": "What helps: {text}.", "es": "Qué ayuda: {text}."},
+    "close_apps": {"en": "close other apps", "es": "cerrar otras aplicaciones"},
+    "smaller_model": {
+        "en": "a smaller file (E2B, or Q4_0: pedsup-export plan --phone)",
+        "es": "un archivo menor (E2B, o Q4_0: pedsup-export plan --phone)",
+    },
+    "resume_with": {
+        "en": "To go on where it ended: pedsup-run --resume {id}",
+        "es": "Para seguir donde se quedó: pedsup-run --resume {id}",
+    },
+    "engine_gone": {
+        "en": "The conversation is kept. Your next question starts the model again.",
+        "es": "La conversación se conserva. Su próxima pregunta arranca el modelo de nuevo.",
+    },
+    "engine_again": {
+        "en": "[starting the model again]",
+        "es": "[arrancando el modelo de nuevo]",
+    },
     "reset_done": {
         "en": "The conversation starts afresh.",
         "es": "La conversación empieza de nuevo.",
@@ -88,6 +136,33 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
     "characters": {"en": "characters", "es": "caracteres"},
     "reading": {"en": "reading the prompt", "es": "leyendo la pregunta"},
     "no_stats": {"en": "Nothing was asked yet.", "es": "Aún no se ha preguntado nada."},
+    "trust_signed": {"en": "Signed by {name}.", "es": "Firmado por {name}."},
+    "trust_unsigned": {
+        "en": "WARNING: this model is not signed: nobody vouches for where it comes from.",
+        "es": "ATENCIÓN: este modelo no está firmado: nadie responde de su procedencia.",
+    },
+    "trust_unknown_key": {
+        "en": "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+        "signature cannot be checked (pedsup-run trust add KEY.pub).",
+        "es": "ATENCIÓN: este modelo está firmado con una clave en la que no se confía aquí "
+        "({hint}); la firma no se puede comprobar (pedsup-run trust add CLAVE.pub).",
+    },
+    "trust_weights_unread": {
+        "en": "Its bytes are compared before it is loaded.",
+        "es": "Sus bytes se comparan antes de cargarlo.",
+    },
+    "trust_weights_read": {
+        "en": "All its bytes were read and are as exported.",
+        "es": "Se han leído todos sus bytes y son los exportados.",
+    },
+    "trust_weights_earlier": {
+        "en": "It was read in full earlier and has not changed since.",
+        "es": "Se leyó entero antes y no ha cambiado desde entonces.",
+    },
+    "trust_weights_nothing-to-compare": {
+        "en": "It has no manifest: nothing says what its bytes should be.",
+        "es": "No tiene manifiesto: nada dice cómo deberían ser sus bytes.",
+    },
     "still_there": {
         "en": "The conversation is kept: {id}. Continue with --resume {id}",
         "es": "La conversación se conserva: {id}. Continúe con --resume {id}",

@@ -86,6 +86,7 @@ def one_document(
         "engine": loaded.engine.name,
         "template": loaded.template.name,
         "model": loaded.identity.describe(),
+        "trust": loaded.trust.describe() if loaded.trust else None,
         "session": conversation.session.id or None,
         "pedsup": __version__,
         "intended_use": {"short": SHORT[language], "full": FULL[language]},

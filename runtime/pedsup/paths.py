@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from pedsup.errors import OutputError
@@ -30,15 +31,32 @@ def _base(variable: str, default: str) -> Path:
 
 
 def make_private(folder: Path, *, remedy: str) -> Path:
-    """Make a folder that only its owner can read.
+    """Make a folder that only its owner can read, and the missing ones above it.
+
+    A folder of pedsup's own that others can read, from an earlier version, is closed to them;
+    other folders that exist are left as they are.
 
     Raises:
         OutputError: it cannot be made (read-only home, no permission).
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+        for base in (data_folder(), config_folder(), cache_folder()):
+            if folder.is_relative_to(base):
+                _close_to_others(base)
+                _close_to_others(folder)
     except OSError as error:
         raise OutputError(
             f"this folder cannot be made: {error.strerror}", where=folder, remedy=remedy
         ) from error
     return folder
+
+
+def _close_to_others(folder: Path) -> None:
+    mode = folder.stat().st_mode
+    if mode & 0o077:
+        # Shared storage on Android has no permissions to set, and says so or not.
+        with suppress(OSError):
+            folder.chmod(mode & 0o700)

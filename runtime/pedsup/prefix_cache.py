@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pedsup.errors import EngineError, PedsupError
 from pedsup.fsio import atomic_file, sha256_file
 from pedsup.gguf_file import GGUFHeader
 from pedsup.json_file import read_json_object
+from pedsup.paths import make_private
 
 FORMAT: Final = 1
 DEFAULT_MAX_BYTES: Final = 1 << 29
@@ -138,7 +140,9 @@ class PrefixCache:
     def _save(self, engine: Engine, key: str, tokens: list[int]) -> Notice | None:
         state, note = self._paths(key)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder, remedy="give --no-cache, or set XDG_CACHE_HOME")
+            # llama.cpp would make it readable to all; a file that is there keeps its mode.
+            os.close(os.open(state, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             engine.save_state(state)
             document = {
                 "format": FORMAT,
@@ -147,7 +151,7 @@ class PrefixCache:
                 "state_bytes": state.stat().st_size,
                 "state_sha256": sha256_file(state),
             }
-            with atomic_file(note) as file:
+            with atomic_file(note, private=True) as file:
                 file.write(json.dumps(document).encode("utf-8"))
             self._evict(keep=key)
         except (OSError, PedsupError) as error:

@@ -80,6 +80,8 @@ class Repl:
     read_line: Callable[[str], str]
     last: TurnResult | None = None
     leaving: bool = False
+    engine_gone: bool = False
+    """The engine failed; it is started again with the next question."""
 
     @property
     def _language(self) -> Language:
@@ -104,7 +106,14 @@ class Repl:
                 self._say("\n" + self._text("leave_hint"))
             except EOFError:
                 break
-            except (EngineError, BrokenPipeError):
+            except EngineError as error:
+                if not self.conversation.engine.restartable:
+                    self._say_kept("still_there")
+                    raise
+                report(error)
+                self.engine_gone = True
+                self._say(self._text("engine_gone"))
+            except BrokenPipeError:
                 self._say_kept("still_there")
                 raise
             except PedsupError as error:
@@ -114,6 +123,10 @@ class Repl:
         return 0
 
     def _ask(self, message: str) -> TurnResult:
+        if self.engine_gone:
+            self._say(self._text("engine_again"))
+            self.conversation.restart_engine()
+            self.engine_gone = False
         result = self.conversation.ask(message, self.settings)
         if result.stop_reason == "interrupted":
             self._say(self._text("stopped"))
@@ -217,6 +230,9 @@ class Repl:
     def _greet(self) -> None:
         for line in self.loaded.identity.lines():
             self._say(line)
+        if self.loaded.trust is not None:
+            for line in self.loaded.trust.lines(self._language):
+                self._say(clean(line))
         self._say(SHORT[self._language])
         self._say(self._text("ready"))
         session = self.conversation.session

@@ -60,6 +60,10 @@ class Settings:
     """Keep the read system prompt on disk, so that the next start does not read it again."""
     allow_template: bool = False
     allow_paging: bool = False
+    require_signature: bool = False
+    """Run only models signed by a trusted key."""
+    verify: bool = False
+    """Read the whole model file at every start, not only at its first."""
 
 
 _LIMITS: Final[dict[str, tuple[float, float]]] = {

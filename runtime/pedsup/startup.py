@@ -27,10 +27,15 @@ from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
 from pedsup.memory.shape import ModelShape, model_shape
+from pedsup.memory.storage import read_rate
 from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
+from pedsup.progress import say
 from pedsup.settings import Origin, Settings, given_names
+from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import assess as assess_trust
+from pedsup.trust.store import load_store
 from pedsup.tuning.apply import Applied, apply_tuned
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up
@@ -46,6 +51,7 @@ class LaunchPlan:
     """Everything decided before llama.cpp sees the file."""
 
     header: GGUFHeader
+    trust: Trust
     shape: ModelShape
     identity: ModelIdentity
     config: EngineConfig
@@ -81,6 +87,8 @@ class LoadedModel:
     prefix: PrefixCache | None = None
     governor: Governor | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    trust: Trust | None = None
+    """None for a model that came by another way than `load`."""
 
 
 def plan_launch(
@@ -98,13 +106,17 @@ def plan_launch(
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
+        UntrustedError: its signature or manifest is not good, or a required one is missing.
         UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
         MismatchError: the draft model does not belong to the model.
     """
     header = validate_model(model)
+    identity = identify(header)
+    policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
+    trust = assess_trust(header, identity, load_store(), policy)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
-    identity, features, server = identify(header), cpu_features(), _uses_server(settings)
+    features, server = cpu_features(), _uses_server(settings)
     host, cores = Host(features, server=server), read_cores(allowed_cpus())
     given = given_names(settings) if origins is None else origins
     lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
@@ -125,14 +137,18 @@ def plan_launch(
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
     config = replace(config, n_ctx=n_ctx)
+    fit = _fit(header, config, available, host)
+    if fit.paging is not None and not host.server:
+        config = replace(config, resident=fit.paging.resident)
     return LaunchPlan(
         header=header,
+        trust=trust,
         shape=shape,
         identity=identity,
         config=config,
         threads=threads,
         sampling=_sampling(header, settings),
-        fit=assess(estimate(header, config, host), available),
+        fit=fit,
         largest_ctx=largest,
         host=host,
         origins=applied.origins,
@@ -147,19 +163,17 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     Raises:
         ResourceError: it does not fit; the remedy names the next smaller option.
         UnsupportedError: it has no chat template, or one that is not known.
+        UntrustedError: its bytes are not those that were signed or exported.
         EngineError: llama.cpp cannot load it.
     """
-    require_fit(
-        plan.header,
-        plan.config,
-        plan.fit.available,
-        plan.host,
-        allow_paging=settings.allow_paging,
-    )
+    check_fit(plan, settings)
+    if plan.fit.paging is not None:
+        say(plan.fit.paging.text)
     source = plan.header.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.
         ChatTemplate.from_model(None)
+    trust = verify_weights(plan.trust)
     started = time.monotonic()
     engine = open_engine(plan.config, settings.engine)
     governor = None
@@ -167,6 +181,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
         governor = engine.governor
     try:
+        confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
     except BaseException:
         engine.close()
@@ -182,6 +197,23 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         prefix=_prefix_cache(plan, settings),
         governor=governor,
         origins=plan.origins,
+        trust=trust,
+    )
+
+
+def check_fit(plan: LaunchPlan, settings: Settings) -> None:
+    """Refuse a model that does not fit and that may not run from storage.
+
+    Raises:
+        ResourceError: the remedy names the next smaller option.
+    """
+    require_fit(
+        plan.header,
+        plan.config,
+        plan.fit.available,
+        plan.host,
+        allow_paging=settings.allow_paging,
+        rate=plan.fit.paging.rate if plan.fit.paging else None,
     )
 
 
@@ -211,6 +243,15 @@ def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
             wanted=f"at most {shape.n_ctx_train}, which the model was trained for",
             remedy=f"give --ctx {shape.n_ctx_train} or less",
         )
+
+
+def _fit(header: GGUFHeader, config: EngineConfig, available: Available | None, host: Host) -> Fit:
+    """The fit; the storage is measured (0.3 s) only where the model would run from it."""
+    need = estimate(header, config, host)
+    fit = assess(need, available, streamed=not host.server)
+    if fit.paging is None:
+        return fit
+    return assess(need, available, streamed=not host.server, rate=read_rate(header.path))
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

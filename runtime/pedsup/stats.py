@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pedsup.chat.turn import TurnResult
@@ -24,6 +25,20 @@ def resident_memory() -> dict[str, int]:
         if name in ("RssAnon", "RssFile"):
             sizes[name] = int(value.split()[0]) * 1024
     return sizes
+
+
+def storage_read(pid: int) -> int | None:
+    """Bytes that storage delivered to a process so far; None where that cannot be read.
+
+    Much more than the file's size means that the model runs from storage.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    values = dict(line.split(": ", 1) for line in lines if ": " in line)
+    number = values.get("read_bytes", "")
+    return int(number) if number.isdecimal() else None
 
 
 def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> str:
@@ -57,14 +72,12 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             "memory: "
             + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
         )
+    engine = getattr(loaded.engine, "inner", loaded.engine)
+    read = storage_read(getattr(engine, "pid", os.getpid()))
+    if read is not None:
+        lines.append(f"read from storage so far: {human_bytes(read)}")
     lines.append(f"session: {session or 'not kept'}")
     return "\n".join(lines)
-
-
-def _drafts(drafts: DraftStats) -> str:
-    share = f"{100 * (drafts.acceptance or 0):.0f} %"
-    faster = f", about {drafts.speed_up:.2f} times the speed without" if drafts.speed_up else ""
-    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share}){faster}"
 
 
 def _governor_lines(loaded: LoadedModel) -> list[str]:
@@ -85,6 +98,12 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
             f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
         )
     return lines
+
+
+def _drafts(drafts: DraftStats) -> str:
+    share = f"{100 * (drafts.acceptance or 0):.0f} %"
+    faster = f", about {drafts.speed_up:.2f} times the speed without" if drafts.speed_up else ""
+    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share}){faster}"
 
 
 def _rate(value: float | None) -> str:

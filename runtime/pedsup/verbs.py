@@ -24,6 +24,9 @@ class Verb(NamedTuple):
 VERBS: Final[dict[str, Verb]] = {
     "doctor": Verb("pedsup.commands.doctor", "what this device has, lacks, and what to do"),
     "tune": Verb("pedsup.commands.tune", "measure the best settings for a model on this device"),
+    "verify": Verb("pedsup.commands.verify", "read a model in full: manifest, signature, bytes"),
+    "trust": Verb("pedsup.commands.trust", "whose signatures are believed here"),
+    "forget": Verb("pedsup.commands.forget", "erase conversations and caches"),
 }
 
 

@@ -63,7 +63,10 @@ def test_prediction_of_what_does_not_fit(smollm2) -> None:
     whole = with_gib(4.0)
     tight = with_gib((whole.memory_needed - (50 << 20)) / (1 << 30))
     assert tight.verdict == "pages"
-    assert tight.paging_decode == pytest.approx(250e6 / (50 << 20), rel=0.01)
+    # llama-server pages all weights, and with so little room some of them twice.
+    weights = sum(t.n_bytes for t in header.tensors.values())
+    assert tight.paging_decode is not None
+    assert 250e6 / (4 * weights) < tight.paging_decode < 250e6 / weights
     assert with_gib(0.05).verdict == "refused"
 
 

@@ -14,8 +14,8 @@ from pedsup.errors import UnsupportedError
 from pedsup.optional import require
 
 FORWARD_TOLERANCE: Final = 0.1
-"""Root mean square of a difference of logits, as a share of their spread. The rounding of 16-bit
-arithmetic alone stays below a third of it, a wrong forward pass gives about 1."""
+"""Root mean square of a difference of logits, as a share of their spread: about 1 where the logits
+have nothing to do with each other. Seen with E4B's shape in bfloat16 on an H100: 0."""
 GRADIENT_COSINE: Final = 0.95
 """Lowest cosine between an adapter's gradients with and without checkpointing."""
 TEXT: Final = "The child has fever and cough. El niño tiene fiebre y tos."

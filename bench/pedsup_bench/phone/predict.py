@@ -42,7 +42,7 @@ class Prediction:
     memory_available: int
     largest_n_ctx: int | None
     paging_decode: float | None
-    """Ceiling in tokens/s while what does not fit is read again from storage for each token."""
+    """Ceiling in tokens/s while weights are read again from storage for each token."""
     cold_load_s: float
     """Reading the weights once from storage."""
 
@@ -67,8 +67,7 @@ def predict(
     # On a phone llama.cpp runs as Termux's llama-server, in a process of its own.
     host = Host(phone.features, server=True)
     need = estimate(header, config, host)
-    fit = assess(need, available)
-    missing = max(0, need.total - phone.available_bytes)
+    fit = assess(need, available, streamed=not host.server, rate=phone.storage_bytes_per_s)
     return Prediction(
         phone=phone.id,
         model=header.path.name,
@@ -82,6 +81,6 @@ def predict(
         memory_needed=need.total,
         memory_available=phone.available_bytes,
         largest_n_ctx=largest_context(header, config, available, host),
-        paging_decode=phone.storage_bytes_per_s / missing if fit.verdict == "pages" else None,
+        paging_decode=fit.paging.speed if fit.paging is not None else None,
         cold_load_s=need.weights / phone.storage_bytes_per_s,
     )

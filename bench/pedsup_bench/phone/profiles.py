@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +81,11 @@ def read_profiles(path: Path) -> dict[str, Phone]:
     Raises:
         BadFileError: not TOML, a figure without a source, an unknown or missing field.
     """
-    return _parse(path.read_text("utf-8"), path)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFileError(f"the profile cannot be read: {error}", where=path) from error
+    return _parse(text, path)
 
 
 @cache
@@ -90,20 +96,54 @@ def shipped_profiles() -> dict[str, Phone]:
 
 
 def profile(name: str) -> Phone:
-    """A shipped profile by id, or all profiles of a TOML file with one phone."""
+    """A shipped profile by id or by a part of its name or chip, or the one phone of a TOML file.
+
+    Case and punctuation do not count: 'Galaxy A15', 'galaxy-a15' and 'dimensity 6100+' are the
+    same phone.
+
+    Raises:
+        UsageError: no such phone, or several; the message lists them.
+    """
     if name.endswith(".toml"):
         found = read_profiles(Path(name))
         if len(found) != 1:
             raise UsageError(f"{len(found)} phones in the file", where=name, wanted="one")
         return next(iter(found.values()))
     phones = shipped_profiles()
-    if name not in phones:
+    if name in phones:
+        return phones[name]
+    matches = [phone for phone in phones.values() if _named(phone, name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise UsageError(
-            f"no phone profile '{name}'",
-            wanted=", ".join(phones),
-            remedy="choose one of these, or give a TOML file of the same form",
+            f"several phones are named '{name}'",
+            wanted="one of: " + ", ".join(phone.id for phone in matches),
+            remedy="give the whole name",
         )
-    return phones[name]
+    near = difflib.get_close_matches(name.lower(), phones, n=1)
+    known = (f"            {phone.id:<18}{phone.name}, {phone.chip}" for phone in phones.values())
+    raise UsageError(
+        f"no phone profile '{name}'" + (f": did you mean '{near[0]}'?" if near else ""),
+        wanted="\n" + "\n".join(known),
+        remedy="choose one of these, or give a TOML file of the same form",
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _named(phone: Phone, name: str) -> bool:
+    """Whether the words of `name` stand together, in order, in what the phone is called."""
+    words = _words(name)
+    if all(word.isdecimal() for word in words):
+        return False
+    for text in (phone.id, phone.name, phone.chip):
+        own = _words(text)
+        if any(own[i : i + len(words)] == words for i in range(len(own))):
+            return True
+    return False
 
 
 def _parse(text: str, where: object) -> dict[str, Phone]:

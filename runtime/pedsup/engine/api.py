@@ -44,6 +44,8 @@ class EngineConfig:
     extra_buffers: bool = False
     """llama.cpp's extra buffer types: AMX on x86, weight repack on ARM."""
     draft: DraftConfig = DraftConfig()
+    resident: int | None = None
+    """Bytes of the mapped file that fit into memory, if not all do (see `engine.streaming`)."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,17 @@ class Engine(Protocol):
 
     def load_state(self, path: Path) -> list[int]:
         """Restore a state; the tokens it covers. Raises `BadFileError` if it does not fit."""
+
+    @property
+    def restartable(self) -> bool:
+        """Whether the engine can be brought back when it died (a child process can)."""
+
+    def restart(self) -> None:
+        """Bring a dead engine back, with an empty cache; one that lives is left alone.
+
+        Raises:
+            EngineError: it died again, or it cannot be brought back.
+        """
 
     def close(self) -> None:
         """Free the model or end the child process."""

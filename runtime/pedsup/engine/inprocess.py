@@ -25,9 +25,11 @@ from pedsup.engine.ends import end_tokens
 from pedsup.engine.kv_cache import KVCache, common_prefix
 from pedsup.engine.native import Native, context_params, decode, load_model, make_context
 from pedsup.engine.sampler import SamplerChain
+from pedsup.engine.streaming import LayerStreamer, plan_stream
 from pedsup.errors import BadFileError, EngineError, UsageError
 from pedsup.fsio import partial_path, publish
 from pedsup.gguf_file.validate import validate_model
+from pedsup.memory.shape import PER_LAYER_TABLE
 
 if TYPE_CHECKING:
     from pedsup.engine.drafts.verify import Verifier
@@ -46,6 +48,7 @@ class InProcessEngine:
         self._ctx: Any = None
         self._verifier: Verifier | None = None
         self._pool: ctypes.c_void_p | None = None
+        self._streamer: LayerStreamer | None = None
         self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         self._most_threads = config.n_threads, config.n_threads_batch
@@ -76,7 +79,12 @@ class InProcessEngine:
         params = context_params(lib, config)
         # With drafts, every token of one is a row to draw from.
         params.n_outputs_max = config.draft.n_rows
+        self._streamer = _streamer(lib, config)
+        if self._streamer is not None:
+            params.cb_eval = self._streamer.callback
         self._ctx = make_context(lib, self._model, params, config.model)
+        if self._streamer is not None:
+            self._streamer.attach()
         self._pool = llama_bindings.make_threadpool(
             lib, max(config.n_threads, config.n_threads_batch)
         )
@@ -232,6 +240,13 @@ class InProcessEngine:
         self._cache.checkpoint(pinned=True)
         return list(self._cache.tokens)
 
+    @property
+    def restartable(self) -> bool:
+        return False
+
+    def restart(self) -> None:
+        raise EngineError("an engine in this process cannot be started again")
+
     def close(self) -> None:
         if self._verifier is not None:
             # Before the context, which a drafter may share.
@@ -243,7 +258,9 @@ class InProcessEngine:
             llama_bindings.free_threadpool(self._lib, self._pool)
         if self._model:
             self._lib.llama_model_free(self._model)
-        self._ctx = self._model = self._pool = None
+        if self._streamer is not None:
+            self._streamer.close()
+        self._ctx = self._model = self._pool = self._streamer = None
 
     # ---- inside -------------------------------------------------------------------------
 
@@ -337,3 +354,11 @@ class InProcessEngine:
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
+
+
+def _streamer(lib: Any, config: EngineConfig) -> LayerStreamer | None:
+    """What lets layers go when the mapped file does not fit; None when it does."""
+    if config.resident is None or not config.use_mmap:
+        return None
+    plan = plan_stream(validate_model(config.model), config.resident, PER_LAYER_TABLE)
+    return LayerStreamer(lib, plan, config.model) if plan.layers else None

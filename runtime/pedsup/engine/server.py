@@ -7,6 +7,7 @@ pin: fields that an answer may lack have a fallback.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
@@ -44,8 +45,8 @@ class ServerEngine:
 
     def __init__(self, config: EngineConfig, *, program: Path | None = None) -> None:
         header = validate_model(config.model)
-        program = program or require_program()
-        self._states = Path(tempfile.mkdtemp(prefix="pedsup-"))
+        self._program, self._config = program or require_program(), config
+        self._states = Path(tempfile.mkdtemp(prefix=f"pedsup-{os.getpid()}-"))
         self._process: ServerProcess | None = None
         self._cached: list[int] = []
         self._pieces: dict[int, bytes] = {}
@@ -54,8 +55,7 @@ class ServerEngine:
             _check_context(config, header)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
-            self._process = ServerProcess(program, config, state_folder=self._states)
-            self._process.wait_ready()
+            self._start()
             self._properties = self._client().post("GET", "/props")
             self._info = self._read_info(header)
         except BaseException:
@@ -166,6 +166,17 @@ class ServerEngine:
         self._cached = list(tokens)
         return tokens
 
+    @property
+    def restartable(self) -> bool:
+        return True
+
+    def restart(self) -> None:
+        if self._running().alive:
+            return
+        self._running().close()
+        self._cached = []
+        self._start()
+
     def close(self) -> None:
         if self._process is not None:
             self._process.close()
@@ -173,6 +184,10 @@ class ServerEngine:
         shutil.rmtree(self._states, ignore_errors=True)
 
     # ---- inside -------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._process = ServerProcess(self._program, self._config, state_folder=self._states)
+        self._process.wait_ready()
 
     def _client(self) -> ServerClient:
         return ServerClient(self._running())

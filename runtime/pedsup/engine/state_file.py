@@ -20,7 +20,7 @@ _COUNT: Final = struct.Struct("<I")
 
 def pack_state(tokens: Sequence[int], state: Path, path: Path) -> None:
     """Write `tokens` and the content of `state` to `path`, atomically."""
-    with atomic_file(path) as out, state.open("rb") as source:
+    with atomic_file(path, private=True) as out, state.open("rb") as source:
         out.write(MAGIC + _COUNT.pack(len(tokens)))
         out.write(struct.pack(f"<{len(tokens)}i", *tokens))
         shutil.copyfileobj(source, out, 1 << 20)

@@ -172,6 +172,13 @@ class GovernedEngine:
     def load_state(self, path: Path) -> list[int]:
         return self.inner.load_state(path)
 
+    @property
+    def restartable(self) -> bool:
+        return self.inner.restartable
+
+    def restart(self) -> None:
+        self.inner.restart()
+
     def close(self) -> None:
         self.inner.close()
 
@@ -185,13 +192,13 @@ def govern(engine: Engine, n_threads: int, depth_share: float) -> GovernedEngine
         adjustable=setter is not None,
         depth_share=depth_share,
     )
-    pid = getattr(engine, "pid", None)
+    child: Any = engine if hasattr(engine, "pid") else None
     return GovernedEngine(
         engine,
         Governor(
             limits,
             set_threads=setter,
-            cpu_time=time.process_time if pid is None else lambda: child_cpu_time(pid),
+            cpu_time=time.process_time if child is None else lambda: child_cpu_time(child.pid),
             heat=HeatSensors().read,
         ),
     )

@@ -3,6 +3,7 @@
 from pedsup.memory.available import Available, available_memory
 from pedsup.memory.estimate import Host, MemoryEstimate, estimate
 from pedsup.memory.fit import Fit, assess, largest_context, require_fit
+from pedsup.memory.paging import Paging
 from pedsup.memory.shape import ModelShape, model_shape
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Host",
     "MemoryEstimate",
     "ModelShape",
+    "Paging",
     "assess",
     "available_memory",
     "estimate",

@@ -57,6 +57,8 @@ class MemoryEstimate:
     """Of a draft model, mapped as the model's own are."""
     draft: int = 0
     """All else that a draft model takes: cache, buffers, vocabulary."""
+    largest_layer: int = 0
+    """Of `weights`, those of the largest layer."""
 
     @property
     def anonymous(self) -> int:
@@ -113,6 +115,7 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         mapped=config.use_mmap,
         draft_weights=draft_weights,
         draft=draft,
+        largest_layer=_largest_layer(header),
     )
 
 
@@ -248,6 +251,16 @@ def _multiplied(tensor: TensorInfo, *, tied: bool) -> bool:
     if len(tensor.shape) != 2 or tensor.name == PER_LAYER_TABLE:
         return False
     return tied if tensor.name == "token_embd.weight" else tensor.name.endswith(".weight")
+
+
+def _largest_layer(header: GGUFHeader) -> int:
+    sizes: dict[str, int] = {}
+    for tensor in header.tensors.values():
+        kind, _, rest = tensor.name.partition(".")
+        if kind == "blk":
+            layer = rest.partition(".")[0]
+            sizes[layer] = sizes.get(layer, 0) + tensor.n_bytes
+    return max(sizes.values(), default=0)
 
 
 def _pad(cells: int) -> int:

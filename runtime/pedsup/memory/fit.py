@@ -10,6 +10,7 @@ from pedsup.errors import ResourceError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory.available import Available
 from pedsup.memory.estimate import IN_PROCESS, Host, MemoryEstimate, estimate
+from pedsup.memory.paging import LEAST_PAGES, Paging, paging
 from pedsup.memory.shape import model_shape
 from pedsup.progress import human_bytes
 
@@ -18,6 +19,7 @@ CONTEXTS: Final = (
     512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536, 131072,
 )  # fmt: skip
 SMALL_BATCH: Final = 128
+SMALLEST: Final = f"--ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,26 @@ class Fit:
     token. 'refused': the system would kill the process."""
     need: MemoryEstimate
     available: Available | None
+    paging: Paging | None = None
+    """What running from storage costs, where the verdict is 'pages'."""
 
 
-def assess(need: MemoryEstimate, available: Available | None) -> Fit:
-    """Compare; without a known bound everything fits."""
+def assess(
+    need: MemoryEstimate,
+    available: Available | None,
+    *,
+    streamed: bool = True,
+    rate: float | None = None,
+) -> Fit:
+    """Compare; without a known bound everything fits.
+
+    Args:
+        streamed, rate: see `paging`; they do not change the verdict.
+    """
     if available is None or need.total <= available.bytes:
         return Fit("fits", need, available)
-    return Fit("pages" if need.anonymous <= available.bytes else "refused", need, available)
+    cost = paging(need, available.bytes, streamed=streamed, rate=rate)
+    return Fit("refused" if cost is None else "pages", need, available, cost)
 
 
 def largest_context(
@@ -65,27 +80,51 @@ def require_fit(
     host: Host = IN_PROCESS,
     *,
     allow_paging: bool = False,
+    rate: float | None = None,
 ) -> Fit:
     """The fit of a model that may be loaded.
+
+    A model that does not fit runs from storage without being asked for where nothing smaller is
+    to be had and `rate`, the storage's bytes per second, makes it bearable; `allow_paging`
+    lets it run below that. It never runs where the memory it must keep does not fit.
 
     Raises:
         ResourceError: it does not fit; the remedy names the next smaller option that does.
     """
-    fit = assess(estimate(header, config, host), available)
-    if fit.verdict == "fits" or (fit.verdict == "pages" and allow_paging):
+    fit = assess(estimate(header, config, host), available, streamed=not host.server, rate=rate)
+    if fit.verdict == "fits":
+        return fit
+    smaller = _smaller_option(header, config, fit, host)
+    if fit.paging is not None and (allow_paging or (fit.paging.bearable and smaller is None)):
         return fit
     assert fit.available is not None
     need = fit.need
+    cost = f"; {fit.paging.text}" if fit.paging is not None else ""
     raise ResourceError(
         f"a context of {need.n_ctx} tokens needs {human_bytes(need.total)} of memory "
-        f"({human_bytes(need.anonymous)} of it cannot be paged out)",
+        f"({human_bytes(need.anonymous + LEAST_PAGES)} of it cannot be paged out){cost}",
         where=header.path,
         wanted=f"at most {human_bytes(fit.available.bytes)}, which {fit.available.source} leaves",
-        remedy=_next_smaller(header, config, fit, host),
+        remedy=smaller or _no_smaller(header, config, fit, host),
     )
 
 
-def _next_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
+def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
+    """What is left when nothing fits whole."""
+    slowly = ""
+    if fit.paging is not None:
+        slowly = ", or give --allow-paging to run this slowly"
+    elif assess(estimate(header, _smallest(config), host), fit.available).paging is not None:
+        slowly = f", or give {SMALLEST} --allow-paging to run it slowly"
+    return f"close other programs, or export a smaller type or model (Q4_0, E2B){slowly}"
+
+
+def _smallest(config: EngineConfig) -> EngineConfig:
+    """What `SMALLEST` stands for."""
+    return replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
+
+
+def _smaller_option(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str | None:
     """The first of the smaller options that fits, as a command-line option."""
     options: list[tuple[str, EngineConfig]] = []
     if config.extra_buffers:
@@ -95,8 +134,6 @@ def _next_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host
         if context is not None:
             ctx = f"--ctx {context}" if context < config.n_ctx else ""
             return f"give {text} {ctx}".replace("  ", " ").strip()
-    small = replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
-    if assess(estimate(header, small, host), fit.available).verdict == "fits":
-        return f"give --ctx {CONTEXTS[0]} --ubatch {SMALL_BATCH}"
-    paging = ", or give --allow-paging to run slowly from storage" if fit.verdict == "pages" else ""
-    return f"close other programs, or export a smaller type or model (Q4_0, E2B){paging}"
+    if assess(estimate(header, _smallest(config), host), fit.available).verdict == "fits":
+        return f"give {SMALLEST}"
+    return None

@@ -214,14 +214,29 @@ def _bounded_schema(schema: Document, where: str) -> str:
     for name, value in _pairs(schema):
         if name in COUNTS and isinstance(value, int | float) and not 0 <= value <= MAX_COUNT:
             raise bad_value(where, f"'{name}' in a schema must be from 0 to {MAX_COUNT}")
-        # A counted repetition hides in a pattern too.
-        if name == "pattern" and (not isinstance(value, str) or "{" in value
-                                  or len(value) > MAX_PATTERN):  # fmt: skip
-            raise bad_value(where, f"'pattern' may have {MAX_PATTERN} characters and no '{{'")
+        if name == "pattern" and not _takes(value):
+            raise bad_value(
+                where,
+                f"'pattern' must be '^...$' of at most {MAX_PATTERN} characters without '{{'",
+            )
     try:
         return check_json_schema(text, where=where)
     except UsageError as error:
         raise bad_value(where, error.found) from error
+
+
+def _takes(pattern: object) -> bool:
+    """Whether a pattern becomes a small grammar; '{' is a counted repetition.
+
+    A pattern without anchors would be left out without a word.
+    """
+    return (
+        isinstance(pattern, str)
+        and len(pattern) <= MAX_PATTERN
+        and "{" not in pattern
+        and pattern.startswith("^")
+        and pattern.endswith("$")
+    )
 
 
 def _pairs(node: Any) -> Iterator[tuple[str, Any]]:

@@ -102,7 +102,7 @@ def ending_on_signals(queue: JobQueue) -> Iterator[None]:
     wait for a lock, and during an answer Ctrl-C belongs to `Interrupts`.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
     reader, writer = socket.socketpair()
     writer.setblocking(False)

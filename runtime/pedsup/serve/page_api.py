@@ -11,6 +11,7 @@ from typing import Any, Final
 from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.conversation import Conversation, turn_facts
+from pedsup.guards import check_answer, check_question, notices
 from pedsup.i18n import notice as translated
 from pedsup.intended_use import Language
 from pedsup.render import clean
@@ -65,16 +66,24 @@ class PageApi:
     def conversation(self, _request: Request, name: str) -> Reply:
         """GET /page/conversations/{id}"""
         held = self.conversations.get(name)
-        exchanges = [
-            {
-                "question": clean(exchange.user),
-                "reasoning": clean(exchange.reasoning),
-                "answer": clean(exchange.answer),
-                "stop_reason": exchange.stop_reason,
-            }
-            for exchange in held.session.exchanges
-            if not exchange.forgotten
-        ]
+        exchanges, earlier = [], list[str]()
+        for past in held.session.exchanges:
+            if past.forgotten:
+                continue
+            # The guards say the same of the same text each time: no need to have kept it.
+            found = check_question(past.user, earlier) + check_answer(
+                past.answer, past.user, earlier
+            )
+            exchanges.append(
+                {
+                    "question": clean(past.user),
+                    "reasoning": clean(past.reasoning),
+                    "answer": clean(past.answer),
+                    "stop_reason": past.stop_reason,
+                    "guards": [_both(notice) for notice in notices(found)],
+                }
+            )
+            earlier += [past.user] if past.answer else []
         return json_reply({"conversation": name, "busy": held.busy, "exchanges": exchanges})
 
     def stop(self, request: Request, _rest: str) -> Reply:
@@ -170,6 +179,10 @@ def _facts(result: TurnResult) -> Document:
 
 def _event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _both(notice: Notice) -> dict[Language, str]:
+    return {"en": notice.text, "es": translated(notice.code, notice.text, "es")}
 
 
 def _language(fields: Fields) -> Language:

@@ -46,6 +46,8 @@ class FakeEngine:
     cached: list[int] = field(default_factory=list)
     name: str = "fake"
     fail_after: int | None = None
+    restartable: bool = False
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         self.last_stats = GenerationStats(0, 0, 0, 0.0, 0.0)
@@ -99,6 +101,9 @@ class FakeEngine:
 
     def load_state(self, path: Path) -> list[int]:
         raise NotImplementedError
+
+    def restart(self) -> None:
+        self.restarts += 1
 
     def close(self) -> None:
         pass

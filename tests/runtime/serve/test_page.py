@@ -11,6 +11,8 @@ import pytest
 from pedsup_testing.fake_engine import END
 
 from pedsup.chat.turn import NOTICES
+from pedsup.guards import GUARDS
+from pedsup.i18n import _NOTICES_ES
 from pedsup.intended_use import FULL, SHORT
 
 pytestmark = pytest.mark.slow
@@ -186,6 +188,23 @@ def test_notices_and_cut_answers_are_told(scripted: Any, browser: Any) -> None:
     ask(browser, "x")
     wait(browser, "!page.busy")
     assert NOTICES["loop"] in shown(browser, ".turn")[0]
+
+
+def test_an_emergency_sign_is_told_before_the_model_speaks(scripted: Any, browser: Any) -> None:
+    server = scripted(thought("x", "Espere."))
+    open_page(browser, server)
+    ask(browser, "Mi hijo convulsiona y no respira")
+    wait(browser, "!page.busy")
+    assert shown(browser, ".alarm") == [GUARDS["guard_emergency"]]
+    assert browser.find_element("css selector", ".alarm").aria_role == "alert"
+    assert browser.execute_script("""
+        const [alarm] = document.getElementsByClassName("alarm");
+        const [answer] = document.getElementsByClassName("answer");
+        return alarm.getBoundingClientRect().bottom <= answer.getBoundingClientRect().top""")
+    browser.find_element("id", "es").click()
+    browser.refresh()
+    wait(browser, "document.querySelector('.alarm')")
+    assert shown(browser, ".alarm") == [_NOTICES_ES["guard_emergency"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

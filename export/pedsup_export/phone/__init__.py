@@ -1,0 +1,1 @@
+"""Which model, type and context for which phone: predicted from shapes and profiles, no file."""

@@ -1,0 +1,95 @@
+"""What `pedsup-export plan` and `pedsup-export run --phone` do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from pedsup.errors import ResourceError, UsageError
+from pedsup.progress import human_bytes, say
+from pedsup_bench.phone.profiles import Phone, profile
+from pedsup_export.hub import BASE_FILES, resolve
+from pedsup_export.phone.advise import Advice, advise, with_memory
+from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder
+from pedsup_export.phone.render import advice_json, advice_text
+from pedsup_export.request import ModelRef
+
+
+def find_phone(name: str | None, profile_file: Path | None, memory: str | None) -> Phone:
+    """The phone that the options mean.
+
+    Raises:
+        UsageError: none or two were given, or the name is not known.
+    """
+    if (name is None) == (profile_file is None):
+        raise UsageError(
+            "one phone is wanted",
+            wanted="--phone NAME, or --phone-profile FILE",
+            remedy="`pedsup-bench phones` lists the names",
+        )
+    if profile_file is not None and profile_file.suffix != ".toml":
+        raise UsageError("a phone's profile is a TOML file", where=profile_file)
+    phone = profile(str(profile_file) if profile_file is not None else str(name))
+    return with_memory(phone, memory) if memory else phone
+
+
+def models_for(base: str | None) -> tuple[PhoneModel, ...]:
+    """The model of a base, or both Gemma 4 models without one."""
+    if base is None:
+        return gemma4_models()
+    if not Path(base).expanduser().is_dir():
+        # A hub id that says what it is: its 15 GB need not be fetched to plan with.
+        known = [m for m in gemma4_models() if m.name.lower() in base.lower()]
+        if "gemma-4" in base.lower() and len(known) == 1:
+            return (known[0],)
+    reference = resolve(base, BASE_FILES)
+    return (model_of_folder(reference.folder, reference.name),)
+
+
+def print_plan(phone: Phone, models: tuple[PhoneModel, ...], *, as_json: bool) -> int:
+    """Print the advice; exit code 7 when nothing suits the phone."""
+    advice = advise(phone, models)
+    if as_json:
+        click.echo(json.dumps(advice_json(advice), indent=1, ensure_ascii=False))
+    else:
+        click.echo(advice_text(advice))
+    return 0 if advice.choice.chosen is not None else ResourceError.exit_code
+
+
+def quant_for(phone: Phone, base: ModelRef, asked: str | None) -> str:
+    """The type for a base on a phone; a base that does not suit it is said, not refused.
+
+    Args:
+        asked: an explicit `--quant`, which wins.
+    """
+    advice = advise(phone, (model_of_folder(base.folder, base.name),))
+    chosen = advice.choice.chosen
+    if asked is not None:
+        if (why := advice.choice.rejected.get((base.name, asked.upper()))) is not None:
+            best = f"; --quant {chosen.quant} is advised" if chosen else ""
+            say(f"warning: {asked} on {phone.name}: {why}{best}")
+        return asked
+    if chosen is not None:
+        low, high = chosen.decode
+        say(
+            f"{phone.name}: {chosen.quant}, {human_bytes(chosen.file_bytes)}, context "
+            f"{chosen.largest_context}, {low:.1f} to {high:.1f} tokens/s predicted (not measured)"
+        )
+        return chosen.quant
+    return _unsuitable(phone, advice)
+
+
+def _unsuitable(phone: Phone, advice: Advice) -> str:
+    least = advice.second_best
+    assert least is not None, "every model has candidates"
+    better = advise(phone, gemma4_models()).choice.chosen
+    say(
+        f"warning: {least.model} does not suit {phone.name}: "
+        f"{advice.choice.rejected[least.model, least.quant]}"
+    )
+    if better is not None:
+        say(f"         {better.model} {better.quant} would: see `pedsup-export plan --phone`")
+    say(f"         taking {least.quant}, the smallest type of at least 4 bits")
+    return least.quant

@@ -1,0 +1,164 @@
+"""Models to choose from: Gemma 4's published shapes, or the one of a base folder.
+
+A candidate file is described by the header it would have: the same tensors, types and metadata that
+the export would write. Size, memory and traffic are then asked of the functions that answer for
+real files.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
+from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
+from pedsup_bench import made_shape
+from pedsup_export import arch
+from pedsup_export.arch import ModelTensors
+from pedsup_export.checkpoint import Checkpoint
+from pedsup_export.ftypes import FileType
+from pedsup_export.gguf_out import KV, header_bytes, lay_out
+from pedsup_export.mixture import choose_types
+from pedsup_export.plan import mixture_shape, stored_tensor
+from pedsup_export.vocab import load_tokenizer
+
+GEMMA4_MERGES: Final = 514906
+GEMMA4_VOCABULARY: Final = 15_776_467
+"""Bytes of llama.cpp's ggml-vocab-gemma-4.gguf, which is Gemma 4's tokenizer and nothing else."""
+_FORMATS: Final = {ValueType.BOOL: "?", ValueType.INT32: "i", ValueType.UINT32: "I",
+                   ValueType.FLOAT32: "f"}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PhoneModel:
+    """A model that could be exported: its GGUF tensors, without their types yet.
+
+    Compared by identity, so that a header is made once for it.
+    """
+
+    name: str
+    architecture: str
+    hyper: tuple[KV, ...] = field(repr=False)
+    tensors: ModelTensors = field(repr=False)
+    dtypes: Mapping[str, str] = field(repr=False)
+    """Checkpoint tensor -> type name there."""
+    n_merges: int
+    vocabulary_bytes: int
+    source: str
+
+    @property
+    def n_params(self) -> int:
+        """Weights of the file."""
+        total = 0
+        for tensor in self.tensors.outputs:
+            size = 1
+            for n in tensor.shape:
+                size *= n
+            total += size
+        return total
+
+
+def model_of_config(
+    name: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, source: str
+) -> PhoneModel:
+    """A Gemma 4 by `config.json` and checkpoint shapes alone, with Gemma 4's own vocabulary."""
+    architecture = arch.find(config, source)
+    text = config.get("text_config") or config
+    return PhoneModel(
+        name=name,
+        architecture=architecture.name,
+        hyper=tuple(architecture.metadata(config)),
+        tensors=architecture.tensors(config, shapes, int(text["vocab_size"])),
+        dtypes=dict.fromkeys(shapes, "BF16"),
+        n_merges=GEMMA4_MERGES,
+        vocabulary_bytes=GEMMA4_VOCABULARY,
+        source=source,
+    )
+
+
+@cache
+def gemma4_models() -> tuple[PhoneModel, ...]:
+    """E2B and E4B, the larger one first."""
+    found = []
+    for name, shape in (("E4B", made_shape.E4B), ("E2B", made_shape.E2B)):
+        shapes = {spec.name: spec.shape for spec in made_shape.model_tensors(shape)}
+        config = made_shape.text_config(shape)
+        found.append(model_of_config(name, config, shapes, source="Gemma 4's published shape"))
+    return tuple(found)
+
+
+def model_of_folder(folder: Path, name: str) -> PhoneModel:
+    """The model of a base folder, from its config, checkpoint headers and tokenizer.
+
+    Raises:
+        BadFileError, UnsupportedError: the folder is no base that can be exported.
+    """
+    checkpoint = Checkpoint.open(folder)
+    architecture = arch.find(checkpoint.config, checkpoint.folder)
+    vocabulary = architecture.vocabulary(load_tokenizer(folder))
+    arrays = {e.key: len(e.value) for e in vocabulary if e.type is ValueType.ARRAY}
+    shapes = {name: source.shape for name, source in checkpoint.tensors.items()}
+    return PhoneModel(
+        name=name,
+        architecture=architecture.name,
+        hyper=tuple(architecture.metadata(checkpoint.config)),
+        tensors=architecture.tensors(checkpoint.config, shapes, arrays["tokenizer.ggml.tokens"]),
+        dtypes={name: source.dtype_name for name, source in checkpoint.tensors.items()},
+        n_merges=arrays.get("tokenizer.ggml.merges", 0),
+        vocabulary_bytes=len(header_bytes(vocabulary, ())),
+        source=str(folder),
+    )
+
+
+@cache
+def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
+    """The header of the file that an export of `model` to `kind` would write."""
+    outputs = {t.name: t for t in model.tensors.outputs}
+    choices = choose_types(
+        {
+            t.name: stored_tensor(t, kind, model.dtypes.get(t.source or "", "F32"), "float32")
+            for t in (*model.tensors.outputs, *model.tensors.counted)
+        },
+        file_type=kind,
+        model=mixture_shape(model.hyper),
+    )
+    slots = lay_out(
+        (name, outputs[name].ggml_shape, choice.type)
+        for name, choice in choices.items()
+        if name in outputs
+    )
+    start = len(header_bytes(model.hyper, slots)) + model.vocabulary_bytes
+    metadata = {entry.key: _value(entry) for entry in model.hyper}
+    metadata["general.architecture"] = model.architecture
+    # Its length is all that is asked of it.
+    path = Path(f"{model.name}-{kind.name}.gguf")
+    metadata["tokenizer.ggml.merges"] = ArrayValue(
+        ValueType.STRING, model.n_merges, path, 0, 0, b""
+    )
+    return GGUFHeader(
+        path=path,
+        version=3,
+        metadata=metadata,
+        value_types={},
+        tensors={s.name: TensorInfo(s.name, s.shape, s.type, s.offset) for s in slots},
+        alignment=DEFAULT_ALIGNMENT,
+        data_offset=start,
+        file_size=start + slots[-1].offset + slots[-1].n_bytes,
+    )
+
+
+def _value(entry: KV) -> Any:
+    """A metadata value as the reader would give it; an array as one in memory."""
+    if entry.type is not ValueType.ARRAY:
+        return entry.value
+    assert entry.element is not None, "hyperparameter arrays have an element type"
+    return _array(entry.element, entry.value)
+
+
+def _array(element: ValueType, values: Sequence[Any]) -> ArrayValue:
+    packed = struct.pack(f"<{len(values)}{_FORMATS[element]}", *values)
+    return ArrayValue(element, len(values), Path("planned"), 0, len(packed), packed)

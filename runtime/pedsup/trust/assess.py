@@ -1,0 +1,229 @@
+"""Whether a model file may be run: signature, manifest, weights, and what was known of it before.
+
+Cheap checks come first and before llama.cpp sees the file (`assess`: two small files, one
+signature); then the weights, once per file (`verify_weights`); then, after loading, that the file
+is still the one that was checked (`require_same`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pedsup.errors import PedsupError, UntrustedError
+from pedsup.gguf_file import GGUFHeader
+from pedsup.i18n import text
+from pedsup.identity import ModelIdentity
+from pedsup.intended_use import Language
+from pedsup.manifest import manifest_path
+from pedsup.progress import say
+from pedsup.trust.bundle import (
+    COPY,
+    Signature,
+    read_signature,
+    signature_path,
+    signed_files,
+)
+from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
+from pedsup.trust.verified import (
+    FileState,
+    read_digest,
+    record_digest,
+    recorded_digest,
+    require_same,
+)
+
+Signed = Literal["signed", "unsigned", "unknown-key"]
+Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
+
+_HOW_TO_TRUST = (
+    "get the signer's .pub file, compare its words with the signer, then: "
+    "pedsup-run trust add KEY.pub"
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is asked of a file."""
+
+    require_signature: bool = False
+    verify: bool = False
+    """Read the whole file even if it was read before."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of a file; `weights` is 'unread' or 'earlier' until `verify_weights`."""
+
+    path: Path
+    name: str
+    header_sha256: str
+    state: FileState
+    signed: Signed
+    key: TrustedKey | None
+    """The trusted key that signed it."""
+    hint: str | None
+    """How the signature names its key."""
+    expected_sha256: str | None
+    """Of the whole file, by the signature or else by the manifest."""
+    weights: Weights
+    store: TrustStore
+
+    def describe(self) -> dict[str, Any]:
+        """For JSON and for a transcript's first line."""
+        return {
+            "signed": self.signed,
+            "key": self.key.key.fingerprint if self.key else None,
+            "key_name": self.key.name if self.key else None,
+            "sha256": self.expected_sha256,
+            "weights": self.weights,
+            "warning": None if self.signed == "signed" else " ".join(self.lines("en")),
+        }
+
+    def lines(self, language: Language) -> list[str]:
+        """For people; the first line says who vouches for the file, or warns that nobody does."""
+        if self.signed == "signed" and self.key is not None:
+            first = text("trust_signed", language, name=self.key.name)
+        elif self.signed == "unknown-key":
+            first = text("trust_unknown_key", language, hint=(self.hint or "")[:16])
+        else:
+            first = text("trust_unsigned", language)
+        return [first + " " + text(f"trust_weights_{self.weights}", language)]
+
+    @property
+    def warns(self) -> bool:
+        """Whether a session must begin with a warning."""
+        return self.signed != "signed"
+
+
+def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Trust:
+    """Every check that does not read the weights.
+
+    Raises:
+        UntrustedError: signature, manifest or file do not fit together, the model is known to be
+            signed by another key, or a signature is required and there is none that is trusted.
+        BadFileError: the signature file is damaged.
+    """
+    path = header.path
+    state = FileState.of(path)
+    if identity.problem:
+        raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
+    signature = key = files = None
+    beside = signature_path(path)
+    if beside.exists():
+        signature = read_signature(beside)
+        key = store.by_hint(signature.hint)
+        files = signed_files(signature, identity.manifest, key.key if key else None)
+    signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
+    _require_as_before(store, identity, path, key)
+    if policy.require_signature and signed != "signed":
+        raise _signature_required(beside, signature)
+    manifest = identity.manifest
+    expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
+    known = recorded_digest(path, state, identity.digest)
+    if expected is not None and known is not None and known != expected:
+        raise _other_bytes(path, known, expected)
+    return Trust(
+        path=path,
+        name=identity.name,
+        header_sha256=identity.digest,
+        state=state,
+        signed=signed,
+        key=key,
+        hint=signature.hint if signature else None,
+        expected_sha256=expected,
+        weights=_weights(expected, known, policy),
+        store=store,
+    )
+
+
+def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
+    """Read the whole file if that was not done before, and remember it.
+
+    Args:
+        remember: that this model is signed by its key; from then on it must stay so.
+
+    Raises:
+        UntrustedError: a byte of it differs from what was signed or recorded, or the file changed.
+    """
+    if trust.weights == "unread" and trust.expected_sha256 is not None:
+        found = read_digest(trust.path, trust.state)
+        if found != trust.expected_sha256:
+            raise _other_bytes(trust.path, found, trust.expected_sha256)
+        record_digest(trust.path, trust.state, trust.header_sha256, found)
+        trust = replace(trust, weights="read")
+    if trust.key is not None and remember:
+        _remember(trust, trust.key)
+    return trust
+
+
+def confirm_loaded(trust: Trust) -> None:
+    """After llama.cpp opened the file by its name: it is the file that was checked.
+
+    Raises:
+        UntrustedError: it is not.
+    """
+    require_same(trust.path, trust.state)
+
+
+def _weights(expected: str | None, known: str | None, policy: Policy) -> Weights:
+    if expected is None:
+        return "nothing-to-compare"
+    return "earlier" if known is not None and not policy.verify else "unread"
+
+
+def _require_as_before(
+    store: TrustStore, identity: ModelIdentity, path: Path, key: TrustedKey | None
+) -> None:
+    """A model that came signed stays signed by the same key."""
+    for earlier in store.known(identity.name, path):
+        if key is not None and earlier.key == key.key.fingerprint:
+            continue
+        before = next((k.name for k in store.keys if k.key.fingerprint == earlier.key), None)
+        raise UntrustedError(
+            f"the model '{earlier.name}' was signed by {before or 'the key'} "
+            f"({earlier.key[:16]}) before, and "
+            + (f"is signed by '{key.name}' now" if key else "has no signature by it now"),
+            where=path,
+            wanted="the same signer, or your word that this is meant",
+            remedy="ask the signer; if it is meant: pedsup-run trust unpin "
+            + shlex.quote(earlier.name),
+        )
+
+
+def _remember(trust: Trust, key: TrustedKey) -> None:
+    known = KnownModel.of(trust.name, trust.path, key.key)
+    if known in trust.store.models:
+        return
+    try:
+        # Read anew: another terminal may have added a key while this one read the file.
+        load_store(trust.store.path).with_model(known).save()
+    except (OSError, PedsupError) as error:
+        say(f"note: the signer of this model cannot be remembered ({str(error).splitlines()[0]})")
+
+
+def _signature_required(beside: Path, signature: Signature | None) -> UntrustedError:
+    if signature is not None:
+        return UntrustedError(
+            f"the model is signed by a key that is not trusted here ({signature.hint[:16]})",
+            where=beside,
+            wanted="a signature by a trusted key (require_signature is set)",
+            remedy=_HOW_TO_TRUST,
+        )
+    return UntrustedError(
+        "the model is not signed",
+        where=beside,
+        wanted="a signature by a trusted key (require_signature is set)",
+        remedy="get the .sig file from where the model came from, or sign it: pedsup-export sign",
+    )
+
+
+def _other_bytes(path: Path, found: str, expected: str) -> UntrustedError:
+    return UntrustedError(
+        "the model file is not the one that was exported: it is damaged or was changed",
+        where=path,
+        wanted=f"SHA-256 {expected}, not {found}",
+        remedy=COPY,
+    )

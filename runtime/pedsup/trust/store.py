@@ -1,0 +1,193 @@
+"""Which keys this user trusts, and which models came signed by them before.
+
+    ~/.config/pedsup/trust.json, readable by its owner only:
+    {"schema": "pedsup-trust/1",
+     "keys": [{"name", "added", "pem"}],
+     "models": [{"name", "path_sha256", "key"}]}      key: a fingerprint
+
+A model that was once run with a good signature is expected to stay signed by that key, under the
+same name or at the same path: otherwise whoever can replace the file could just leave the
+signature out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.errors import BadFileError, PedsupError, UsageError
+from pedsup.fsio import atomic_file
+from pedsup.json_file import parse_json, read_bounded
+from pedsup.paths import config_folder, make_private
+from pedsup.trust.keys import PublicKey, parse_public_key
+
+SCHEMA: Final = "pedsup-trust/1"
+FILE: Final = "trust.json"
+MAX_BYTES: Final = 1 << 24
+MAX_NAME: Final = 64
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A key under the name that the user gave it."""
+
+    name: str
+    key: PublicKey
+    added: str
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that was run with a good signature."""
+
+    name: str
+    path_sha256: str
+    """Of the resolved path: the store need not say where files lie."""
+    key: str
+    """The fingerprint of the key that had signed it."""
+
+    @classmethod
+    def of(cls, name: str, path: Path, key: PublicKey) -> KnownModel:
+        """The entry for a file."""
+        return cls(name, path_digest(path), key.fingerprint)
+
+
+@dataclass(frozen=True)
+class TrustStore:
+    """The user's decisions; a change makes a new store, `save` writes it."""
+
+    path: Path
+    keys: tuple[TrustedKey, ...] = ()
+    models: tuple[KnownModel, ...] = ()
+
+    def by_hint(self, hint: str) -> TrustedKey | None:
+        """The trusted key that a signature names."""
+        return next((trusted for trusted in self.keys if trusted.key.hint == hint), None)
+
+    def known(self, name: str, path: Path) -> list[KnownModel]:
+        """Earlier signed models of this name or at this path."""
+        where = path_digest(path)
+        return [m for m in self.models if m.name == name or m.path_sha256 == where]
+
+    def with_key(self, trusted: TrustedKey) -> TrustStore:
+        """The store with one more key.
+
+        Raises:
+            UsageError: the name is taken by another key, or the key is there under another name.
+        """
+        for other in self.keys:
+            if other.key == trusted.key and other.name == trusted.name:
+                return self
+            if other.name == trusted.name or other.key == trusted.key:
+                raise UsageError(
+                    f"there is the key '{other.name}' already",
+                    where=self.path,
+                    wanted="a new key under a new name",
+                    remedy=f"pedsup-run trust remove {other.name}",
+                )
+        return replace(self, keys=(*self.keys, trusted))
+
+    def without_key(self, wanted: str) -> tuple[TrustStore, TrustedKey]:
+        """The store without the key of this name, or whose fingerprint begins so.
+
+        Raises:
+            UsageError: no key, or more than one, is meant.
+        """
+        found = [k for k in self.keys if k.name == wanted] or [
+            k for k in self.keys if len(wanted) >= 8 and k.key.fingerprint.startswith(wanted)
+        ]
+        if len(found) != 1:
+            names = ", ".join(k.name for k in self.keys) or "none"
+            raise UsageError(f"{len(found)} keys are '{wanted}'", wanted=f"one of: {names}")
+        return replace(self, keys=tuple(k for k in self.keys if k != found[0])), found[0]
+
+    def with_model(self, model: KnownModel) -> TrustStore:
+        """The store that expects this model to stay signed."""
+        return self if model in self.models else replace(self, models=(*self.models, model))
+
+    def without_model(self, name: str) -> TrustStore:
+        """The store that expects nothing of models of this name any more.
+
+        Raises:
+            UsageError: there is none.
+        """
+        left = tuple(m for m in self.models if m.name != name)
+        if len(left) == len(self.models):
+            names = ", ".join(sorted({m.name for m in self.models})) or "none"
+            raise UsageError(f"no model is known as '{name}'", wanted=f"one of: {names}")
+        return replace(self, models=left)
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        document = {
+            "schema": SCHEMA,
+            "keys": [{"name": k.name, "added": k.added, "pem": k.key.pem} for k in self.keys],
+            "models": [asdict(model) for model in self.models],
+        }
+        remedy = "set XDG_CONFIG_HOME to a folder that can be written"
+        make_private(self.path.parent, remedy=remedy)
+        with atomic_file(self.path, private=True) as file:
+            file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def load_store(path: Path | None = None) -> TrustStore:
+    """The user's trust store; empty when there is none.
+
+    Raises:
+        BadFileError: it is damaged. It is then not taken for empty, which would trust more.
+    """
+    path = path or config_folder() / FILE
+    if not path.exists():
+        return TrustStore(path)
+    try:
+        document = parse_json(read_bounded(path, "the list of trusted keys", MAX_BYTES))
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"schema {document['schema']!r}")
+        keys = tuple(_keys(document["keys"], path))
+        models = tuple(_models(document["models"]))
+    except (ValueError, KeyError, TypeError, PedsupError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadFileError(
+            f"the list of trusted keys is damaged ({type(error).__name__}: {reason})",
+            where=path,
+            remedy="remove the file and add the keys again: pedsup-run trust add KEY.pub",
+        ) from error
+    return TrustStore(path, keys, models)
+
+
+def path_digest(path: Path) -> str:
+    """SHA-256 of a resolved path."""
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+
+
+def check_name(name: str) -> str:
+    """A name for a key: short and printable.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise UsageError(
+            f"the name {name!r}", wanted=f"1 to {MAX_NAME} printable characters", remedy="--name"
+        )
+    return name
+
+
+def _keys(entries: Any, path: Path) -> Iterator[TrustedKey]:
+    for entry in entries:
+        name, added = entry["name"], entry["added"]
+        if not isinstance(name, str) or not isinstance(added, str):
+            raise TypeError("a key's name is no text")
+        yield TrustedKey(name, parse_public_key(entry["pem"], where=path), added)
+
+
+def _models(entries: Any) -> Iterator[KnownModel]:
+    for entry in entries:
+        if not all(isinstance(entry[f], str) for f in ("name", "path_sha256", "key")):
+            raise TypeError("a model's fields are no texts")
+        yield KnownModel(entry["name"], entry["path_sha256"], entry["key"])
