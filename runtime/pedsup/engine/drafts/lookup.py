@@ -51,7 +51,7 @@ class PromptLookup:
     def _follow(self, tokens: Sequence[int]) -> None:
         """Note what is new; a text that was cut or changed is noted afresh."""
         text = self._text
-        if len(tokens) < len(text) or tokens[len(text) - NGRAM : len(text)] != text[-NGRAM:]:
+        if tokens[: len(text)] != text:
             text.clear()
             self._ends.clear()
         start = len(text)
