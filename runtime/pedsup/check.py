@@ -43,7 +43,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
         "mmap": plan.config.use_mmap,
         "origins": {name: plan.origins.get(name, "default") for name in NAMES},
         "tuned": plan.tuned.measured if plan.tuned else None,
-        "tuned_problem": plan.lookup.problem or plan.lookup.stale,
+        "tuned_problem": plan.lookup.problem or plan.lookup.stale or plan.lookup.dropped,
         "governor": plan.governed,
     }
 
@@ -80,7 +80,12 @@ def _tuning(plan: LaunchPlan) -> list[str]:
         return [f"Tuned: no, {plan.lookup.problem}"]
     if plan.lookup.stale:
         return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
-    return [f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}"] if plan.tuned else []
+    lines = (
+        [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")] if plan.tuned else []
+    )
+    if plan.lookup.dropped:
+        lines.append(clean(f"Tuned draft not used: {plan.lookup.dropped}; draft is off"))
+    return lines
 
 
 def _paging(plan: LaunchPlan) -> dict[str, Any] | None:

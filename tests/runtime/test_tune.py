@@ -31,7 +31,7 @@ from pedsup.tuning.apply import apply_tuned, origin_text
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.noise import Series, beats
-from pedsup.tuning.plan import MemoryQuestion, TunePlan, make_plan, thread_counts
+from pedsup.tuning.plan import MemoryQuestion, Metric, TunePlan, make_plan, thread_counts
 from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.search import (
     Candidate,
@@ -97,7 +97,7 @@ def test_the_plan_of_a_phone(tmp_path: Path, smollm2: Path) -> None:
     assert plan.base.pin
     assert plan.cpus == {6, 7}
     names = [stage.name for stage in plan.stages]
-    assert names == ["threads", "pin", "extra_buffers", "ubatch", "mmap"]
+    assert names == ["threads", "pin", "extra_buffers", "ubatch", "mmap", "draft"]
     for change in plan.stages[0].changes:
         assert change["pin"] is (change["threads"] <= 2)
     assert any("threads 8" in line for line in plan.lines())
@@ -122,15 +122,18 @@ class Simulated:
     draw: random.Random = field(default_factory=lambda: random.Random(1))
     measured: list[Candidate] = field(default_factory=list)
 
-    def measure(self, candidate: Candidate, *, long_prompt: bool) -> Speed | Failure:
+    def measure(self, candidate: Candidate, metric: Metric) -> Speed | Failure:
         self.measured.append(candidate)
         self.now += self.each_s
         speed = self.speed(candidate)
         if isinstance(speed, Failure):
             return speed
-        return Speed(
-            *(v * self.draw.lognormvariate(0, self.noise) for v in (speed.prompt, speed.decode))
-        )
+        answers = speed.answers or (speed.decode, speed.decode)
+        noisy = [
+            v * self.draw.lognormvariate(0, self.noise)
+            for v in (speed.prompt, speed.decode, *(answers if metric == "answers" else ()))
+        ]
+        return Speed(noisy[0], noisy[1], tuple(noisy[2:]))
 
     def start_stage(self, usual: Speed) -> None:
         assert usual.decode > 0
@@ -378,7 +381,7 @@ def test_a_launch_uses_what_was_measured(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     chosen = {"threads": 1, "threads_batch": 2, "pin": "off", "batch": 256, "ubatch": 64,
-              "extra_buffers": "off", "mmap": False}  # fmt: skip
+              "extra_buffers": "off", "mmap": False, "draft": "lookup"}  # fmt: skip
     assert set(chosen) == set(NAMES)
     keep(entry(**here(smollm2), settings=chosen))
     plenty = Available(8 << 30, "a test")
@@ -422,18 +425,18 @@ PLAIN = Candidate(1, 1, pin=False, batch=512, ubatch=512, extra_buffers=False, m
 
 
 def test_a_real_child_measures_and_its_death_is_a_result(bench: ChildBench) -> None:
-    speed = bench.measure(PLAIN, long_prompt=False)
+    speed = bench.measure(PLAIN, "turn")
     assert isinstance(speed, Speed)
     assert speed.prompt > 1
     assert speed.decode > 1
     assert bench.engine_name.startswith("llama-cpp-python")
     ((_, child),) = bench._children.items()
     os.kill(child.process.pid, signal.SIGILL)
-    died = bench.measure(PLAIN, long_prompt=False)
+    died = bench.measure(PLAIN, "turn")
     assert isinstance(died, Failure)
     assert "SIGILL" in died.reason
-    assert bench.measure(PLAIN, long_prompt=False) == died  # not loaded again and again
-    other = bench.measure(replace(PLAIN, mmap=False), long_prompt=False)
+    assert bench.measure(PLAIN, "turn") == died  # not loaded again and again
+    other = bench.measure(replace(PLAIN, mmap=False), "turn")
     assert isinstance(other, Speed)
     assert bench.n_loads == 2
     bench.close()
@@ -451,7 +454,7 @@ def test_a_server_that_dies_at_its_start_is_a_result(
         base=EngineConfig(smollm2, n_ctx=512), engine="server", header=read_header(smollm2),
         host=Host(server=True), cpus=None, most_threads=1, seconds=4,
     )  # fmt: skip
-    died = made.measure(PLAIN, long_prompt=False)
+    died = made.measure(PLAIN, "turn")
     made.close()
     assert isinstance(died, Failure)
     assert "SIGILL" in died.reason
@@ -461,7 +464,7 @@ def test_what_does_not_fit_is_not_loaded(
     bench: ChildBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pedsup.tuning.bench.available_memory", lambda: Available(50 << 20, "test"))
-    died = bench.measure(PLAIN, long_prompt=False)
+    died = bench.measure(PLAIN, "turn")
     assert isinstance(died, Failure)
     assert "memory" in died.reason
     assert bench.n_loads == 0

@@ -11,20 +11,17 @@ from pedsup.errors import UsageError
 SUFFIX: Final = ".gguf"
 
 
-def draft_config(asked: str, n_max: int, *, tuned: DraftConfig | None = None) -> DraftConfig:
+def draft_config(asked: str, n_max: int) -> DraftConfig:
     """What `--draft` and `--draft-max` mean.
 
     Args:
-        asked: 'off', 'lookup', 'auto' or the path of a draft model.
-        tuned: what `pedsup-run tune` found fastest here; None without a measurement, which
-            makes 'auto' mean 'off'.
+        asked: 'off', 'lookup', 'auto' or the path of a draft model. 'auto' is 'off' here: where
+            `pedsup-run tune` found something faster, that took its place before.
 
     Raises:
         UsageError: it is none of these, or there is no such file.
     """
-    if asked == "auto":
-        return tuned or DraftConfig()
-    if asked == "off":
+    if asked in ("auto", "off"):
         return DraftConfig()
     if asked == "lookup":
         return DraftConfig("lookup", n_max=n_max)
@@ -36,3 +33,8 @@ def draft_config(asked: str, n_max: int, *, tuned: DraftConfig | None = None) ->
             remedy="check the path; --draft lookup needs no model",
         )
     return DraftConfig("model", model=path, n_max=n_max)
+
+
+def draft_text(draft: DraftConfig) -> str:
+    """The option that means it; the inverse of `draft_config`."""
+    return draft.kind if draft.model is None else str(draft.model)
