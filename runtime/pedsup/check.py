@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pedsup.engine.drafts.option import draft_text
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.render import clean
@@ -68,6 +69,7 @@ def check_text(plan: LaunchPlan) -> str:
         *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
         f"Largest context that fits: {plan.largest_ctx or 'none'}",
         f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
+        clean(f"Drafts: {draft_text(plan.config.draft)}"),
         f"Settings from: {origin_text(plan.origins)}",
         *_tuning(plan),
     ]
@@ -84,7 +86,7 @@ def _tuning(plan: LaunchPlan) -> list[str]:
         [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")] if plan.tuned else []
     )
     if plan.lookup.dropped:
-        lines.append(clean(f"Tuned draft not used: {plan.lookup.dropped}; draft is off"))
+        lines.append(clean(f"Tuned draft not used: {plan.lookup.dropped}"))
     return lines
 
 

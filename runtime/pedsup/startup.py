@@ -166,6 +166,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     check_fit(plan, settings)
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
+    if plan.lookup.dropped and settings.tuned:
+        say(f"what tune measured is used without its draft: {plan.lookup.dropped}")
     source = plan.header.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.

@@ -32,6 +32,7 @@ def apply_tuned(settings: Settings, origins: Mapping[str, Origin], lookup: Looku
         taken = {n: v for n, v in taken.items() if n not in ("threads_batch", "pin")}
     if settings.draft != "auto":
         taken.pop("draft", None)
+        lookup = replace(lookup, dropped=None)
     elif "draft" in lookup.tuned.settings:
         taken["draft"] = lookup.tuned.settings["draft"]
     marks: dict[str, Origin] = dict.fromkeys(taken, "tuned")

@@ -36,8 +36,8 @@ WARM_UP_SHARE: Final = 0.03
 """Of the time: a first measurement that took longer is not repeated."""
 SHORTEST: Final = 4
 LONGEST_DECODE: Final = 64
-PER_BUDGET: Final = 120.0
-"""A measurement takes about a 60th of the time: half of that for each of prompt and decode."""
+PER_BUDGET: Final = 170.0
+"""A measurement takes about an 85th of the time: half of that for each of prompt and decode."""
 ANSWERS_PROMPT: Final = 300
 """About the tokens of all prompts that drafts are judged by."""
 SHORTEST_ANSWER: Final = 24
@@ -246,8 +246,8 @@ class ChildBench:
 
     def _answers(self, child: Child, candidate: Candidate) -> Speed:
         assert self._usual is not None
-        # Twice the usual length: an answer must come to what it quotes.
-        n_decode = int(2 * self._usual.decode * self.seconds / PER_BUDGET)
+        # Thrice the usual length: an answer must come to what it quotes.
+        n_decode = int(3 * self._usual.decode * self.seconds / PER_BUDGET)
         n_answer = min(LONGEST_ANSWER, max(SHORTEST_ANSWER, n_decode))
         usual_s = ANSWERS_PROMPT / self._usual.prompt + len(PROMPTS) * n_answer / self._usual.decode
         task = {**self._task(candidate, 0, 0), "n_answer": n_answer}
