@@ -499,7 +499,7 @@ def test_command_line_then_file_then_tuned_then_default() -> None:
     assert (done.settings.ubatch, done.settings.mmap) == (64, True)
     assert done.origins["threads"] == "tuned"
     assert "ubatch: settings file" in origin_text(done.origins)
-    assert "batch, extra-buffers: default" in origin_text(done.origins)
+    assert "batch, extra-buffers, draft: default" in origin_text(done.origins)
     own = apply_tuned(Settings(threads=1), {"threads": "command line"}, lookup).settings
     assert (own.threads, own.threads_batch, own.pin) == (1, None, "auto")
     off = apply_tuned(Settings(tuned=False), {}, lookup)
