@@ -253,8 +253,9 @@ def test_any_device_more_threads_only_when_measured_better(
         winner = next(r for c, r in rows.items() if c.threads == best.threads)
         speeds = winner.series("decode").values
         assert len(speeds) >= 4
-        # The champion may have been left out after a round that it lost by half.
-        assert beats(speeds[1:], champion[1:]) or min(speeds) > 1.5 * max(champion)
+        # A champion left out after the screening was beaten there: one round, so twice as fast.
+        left_out = len(champion) == 1 and speeds[1] >= 2 * champion[0]
+        assert beats(speeds[1:], champion[1:]) or left_out
     if best.pin:
         assert max(best.threads, best.threads_batch) <= a15.n_big
 
