@@ -253,8 +253,9 @@ def test_any_device_more_threads_only_when_measured_better(
         winner = next(r for c, r in rows.items() if c.threads == best.threads)
         speeds = winner.series("decode").values
         assert len(speeds) >= 4
-        # The champion may have been left out after a round that it lost by half.
-        assert beats(speeds[1:], champion[1:]) or min(speeds) > 1.5 * max(champion)
+        # A champion left out after the screening was beaten there: one round, so twice as fast.
+        left_out = len(champion) == 1 and speeds[1] >= 2 * champion[0]
+        assert beats(speeds[1:], champion[1:]) or left_out
     if best.pin:
         assert max(best.threads, best.threads_batch) <= a15.n_big
 
@@ -297,13 +298,16 @@ def test_drafts_must_gain_on_the_whole_and_harm_nowhere(
         assert all(word in text for word in words[language])
 
 
-def test_noisy_answers_choose_no_drafts(a15: TunePlan) -> None:
+@pytest.mark.parametrize(("speed", "least", "most"), [(10, 0, 2), (12, 90, 100)])
+def test_noisy_answers_choose_drafts_only_for_a_gain(
+    a15: TunePlan, speed: float, least: int, most: int
+) -> None:
     taken = 0
     for seed in range(100):
-        device = drafting((10.2, 10.2))
-        device.noise, device.draw = 0.1, random.Random(seed)
+        device = drafting((speed, speed))
+        device.noise, device.draw = 0.06, random.Random(seed)
         taken += device.search(a15).best.draft.kind != "off"
-    assert taken <= 3
+    assert least <= taken <= most
 
 
 def test_what_drafts_are_tried(smollm2: Path, tmp_path: Path) -> None:
