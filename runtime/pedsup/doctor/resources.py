@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Final
 
-from pedsup.direct_io import DirectFile
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
 from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.memory.available import available_memory, memory_info
+from pedsup.memory.storage import read_rate
 from pedsup.paths import cache_folder, data_folder
 from pedsup.progress import human_bytes
 
@@ -24,9 +23,6 @@ FULL_SWAP: Final = 0.1
 SLOW_READ: Final = 100e6
 """Bytes per second: a slow SD card."""
 READ_S: Final = 0.25
-READ_BLOCK: Final = 1 << 22
-READ_MOST: Final = 1 << 27
-SMALLEST_FILE: Final = 1 << 22
 """Bytes of a file whose reading tells a speed."""
 SHARED_KINDS: Final = ("fuse", "sdcardfs", "esdfs", "exfat", "vfat")
 
@@ -73,7 +69,7 @@ def storage(device: Device, model: Path | None) -> list[Finding]:
     if kind.startswith(SHARED_KINDS):
         values = {"file": str(file), "kind": kind}
         findings.append(Finding("storage", "note", "storage_fuse", values))
-    if (rate := read_rate(file)) is not None:
+    if (rate := read_rate(file, seconds=READ_S)) is not None:
         size = file.stat().st_size
         values = {
             "file": file.name,
@@ -99,24 +95,6 @@ def degrees(heat_now: Heat) -> str:
     """E.g. 'cpu 61 °C, battery 38 °C'."""
     pairs = (("cpu", heat_now.cpu), ("battery", heat_now.battery))
     return ", ".join(f"{name} {value:.0f} °C" for name, value in pairs if value is not None)
-
-
-def read_rate(file: Path) -> float | None:
-    """Bytes per second of direct reads from the file's middle, for a quarter of a second.
-
-    None for a file too small to tell.
-    """
-    size = file.stat().st_size
-    if size < SMALLEST_FILE:
-        return None
-    source = DirectFile(file)
-    begin = (size // 2) - (size // 2) % READ_BLOCK
-    started, done = time.perf_counter(), 0
-    while begin + done < size and done < READ_MOST:
-        done += len(source.read(begin + done, min(READ_BLOCK, size - begin - done)))
-        if time.perf_counter() - started > READ_S:
-            break
-    return done / max(time.perf_counter() - started, 1e-6)
 
 
 def _room(folder: Path) -> Finding:
