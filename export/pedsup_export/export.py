@@ -25,7 +25,7 @@ from pedsup.fsio import (
     refuse_existing,
     sha256_file,
 )
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes, say
@@ -125,7 +125,7 @@ def read_back(partial: Path, tensors: dict[str, str]) -> str:
     Raises:
         OutputError: what is on the disk is not what was written.
     """
-    header = validate_model(partial)
+    header = validate_drafter(partial)
     with ThreadPoolExecutor(1) as background:
         whole = background.submit(sha256_file, partial)
         for name, digest in tensor_digests(header).items():

@@ -13,7 +13,7 @@ from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import MismatchError, UntrustedError
 from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.progress import byte_bar
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
@@ -69,7 +69,7 @@ def verify(
         MismatchError: a digest differs, or the adapter is not in the file.
         UntrustedError: the signature is missing, by another key, or of other files.
     """
-    header = validate_model(path)
+    header = validate_drafter(path)
     manifest = read_manifest(manifest_path(path))
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
