@@ -122,8 +122,10 @@ def test_the_sbom_is_valid_and_says_what_a_phone_needs() -> None:
     required = {name for name, scope in scopes.items() if scope == "required"}
     assert {normal(Requirement(line).name) for line in PROJECT["dependencies"]} <= required
     # llama-cpp-python is not for Android, and brings numpy and diskcache.
-    assert required <= {"click", "diskcache", "ecdsa", "jinja2", "llama-cpp-python", "markupsafe",
-                        "mnemonic", "numpy", "six", "tqdm", "typing-extensions"}  # fmt: skip
+    assert required <= {
+        "click", "diskcache", "ecdsa", "jinja2", "llama-cpp-python", "markupsafe", "mnemonic",
+        "numpy", "six", "tqdm", "typing-extensions", "waitress",
+    }  # fmt: skip
     assert scopes["torch"] == scopes["model-signing"] == "optional"
     assert not {"ruff", "mypy", "hatchling", "pytest-cov"} & scopes.keys()
     locked = {entry.name: entry for entry in read_lock()}

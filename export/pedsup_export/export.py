@@ -125,7 +125,7 @@ def read_back(partial: Path, tensors: dict[str, str]) -> str:
     Raises:
         OutputError: what is on the disk is not what was written.
     """
-    header = validate_drafter(partial)
+    header = validate_drafter(partial)  # an export may be a drafter
     with ThreadPoolExecutor(1) as background:
         whole = background.submit(sha256_file, partial)
         for name, digest in tensor_digests(header).items():

@@ -69,7 +69,7 @@ def verify(
         MismatchError: a digest differs, or the adapter is not in the file.
         UntrustedError: the signature is missing, by another key, or of other files.
     """
-    header = validate_drafter(path)
+    header = validate_drafter(path)  # a drafter can be verified too
     manifest = read_manifest(manifest_path(path))
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)

@@ -138,7 +138,6 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             watched(plan, settings) as marker,
             _loaded(plan, settings, marker) as loaded,
         ):
-            _warn(loaded, language)
             return serve(serving, loaded, turn_settings(loaded, settings))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pedsup.engine.drafts.option import draft_text
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.render import clean
@@ -43,7 +44,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
         "mmap": plan.config.use_mmap,
         "origins": {name: plan.origins.get(name, "default") for name in NAMES},
         "tuned": plan.tuned.measured if plan.tuned else None,
-        "tuned_problem": plan.lookup.problem or plan.lookup.stale,
+        "tuned_problem": plan.lookup.problem or plan.lookup.stale or plan.lookup.dropped,
         "governor": plan.governed,
     }
 
@@ -68,6 +69,7 @@ def check_text(plan: LaunchPlan) -> str:
         *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
         f"Largest context that fits: {plan.largest_ctx or 'none'}",
         f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
+        clean(f"Drafts: {draft_text(plan.config.draft)}"),
         f"Settings from: {origin_text(plan.origins)}",
         *_tuning(plan),
     ]
@@ -80,7 +82,12 @@ def _tuning(plan: LaunchPlan) -> list[str]:
         return [f"Tuned: no, {plan.lookup.problem}"]
     if plan.lookup.stale:
         return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
-    return [f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}"] if plan.tuned else []
+    lines = (
+        [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")] if plan.tuned else []
+    )
+    if plan.lookup.dropped:
+        lines.append(clean(f"Tuned draft not used: {plan.lookup.dropped}"))
+    return lines
 
 
 def _paging(plan: LaunchPlan) -> dict[str, Any] | None:

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pedsup.paths import cache_folder
+from pedsup.marker import MARKS, SUFFIX
+from pedsup.paths import cache_folder, data_folder
 from pedsup.trust import verified
 
-Kind = Literal["session", "prefix cache", "verified files", "left by a killed engine"]
+Kind = Literal[
+    "session", "prefix cache", "verified files", "left by a killed engine", "mark of a killed run"
+]
 
 SESSION_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}\.jsonl")
 """How `session.new_session` names a transcript: a folder of the user's may hold other files."""
@@ -61,6 +64,7 @@ def plan_all(sessions: Path) -> ForgetPlan:
     items = [*_sessions(sessions)]
     for folder, kind in CACHES.items():
         items += _files(cache_folder() / folder, kind)
+    items += _dead_marks(data_folder() / MARKS)
     for left in _engine_folders(Path(tempfile.gettempdir())):
         items += _files(left, "left by a killed engine")
     return ForgetPlan(tuple(items))
@@ -128,6 +132,21 @@ def _sessions(folder: Path) -> Iterator[Item]:
 def _files(folder: Path, kind: Kind) -> list[Item]:
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [Item(path, kind, path.stat().st_size) for path in found if path.is_file()]
+
+
+def _dead_marks(folder: Path) -> Iterator[Item]:
+    """Marks of programs that were killed: they name a model and a session."""
+    for item in _files(folder, "mark of a killed run"):
+        try:
+            fd = os.open(item.path.with_suffix(SUFFIX), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield item  # what a crash wrote, without its mark
+            continue
+        try:
+            if not _is_locked(fd):
+                yield item
+        finally:
+            os.close(fd)
 
 
 def _engine_folders(temporary: Path) -> Iterator[Path]:

@@ -31,6 +31,8 @@ SCHEMA: Final = 1
 SIZE: Final = 4096
 """Bytes of the file: one write of one page is not torn by a kill."""
 BEAT_S: Final = 2.0
+MARKS: Final = "running"
+"""Folder of the marks, below `paths.data_folder()`."""
 SUFFIX: Final = ".run"
 CRASH: Final = ".crash"
 """Beside the mark: what Python's fault handler wrote of a crash in native code."""
@@ -134,6 +136,8 @@ class RunMarker:
                     path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+            with suppress(OSError):  # other programs' marks may be in it
+                self.path.parent.rmdir()
 
     def _beat(self) -> None:
         while not self._closed.is_set():
@@ -204,7 +208,8 @@ def _watch_crashes(path: Path) -> Any:
     if faulthandler.is_enabled():
         return None
     try:
-        file = path.open("wb", buffering=0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
     except OSError:
         return None
     faulthandler.enable(file, all_threads=False)

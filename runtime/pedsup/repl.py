@@ -228,11 +228,8 @@ class Repl:
     # ---- words --------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        for line in self.loaded.identity.lines():
+        for line in self.loaded.lines(self._language):
             self._say(line)
-        if self.loaded.trust is not None:
-            for line in self.loaded.trust.lines(self._language):
-                self._say(clean(line))
         self._say(SHORT[self._language])
         self._say(self._text("ready"))
         session = self.conversation.session

@@ -14,15 +14,14 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
-from pedsup.engine.drafts.fit import require_drafter
-from pedsup.engine.drafts.option import draft_config
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_drafter, validate_model
+from pedsup.gguf_file.validate import validate_model
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
+from pedsup.intended_use import Language
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
@@ -32,11 +31,13 @@ from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.prefix_cache import PrefixCache
 from pedsup.progress import say
+from pedsup.render import clean
 from pedsup.settings import Origin, Settings, given_names
 from pedsup.trust.assess import Policy, Trust, confirm_loaded, verify_weights
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.store import load_store
 from pedsup.tuning.apply import Applied, apply_tuned
+from pedsup.tuning.drafts import Memory, with_drafts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up
 
@@ -90,6 +91,11 @@ class LoadedModel:
     trust: Trust | None = None
     """None for a model that came by another way than `load`."""
 
+    def lines(self, language: Language) -> list[str]:
+        """Which model this is and who vouches for it; said at the start of each session."""
+        trust = self.trust.lines(language) if self.trust is not None else []
+        return [*self.identity.lines(), *map(clean, trust)]
+
 
 def plan_launch(
     model: Path,
@@ -129,10 +135,8 @@ def plan_launch(
         n_threads=threads.n_threads,
         n_threads_batch=settings.threads_batch or threads.n_threads,
         cpus=threads.cpus,
-        draft=draft_config(settings.draft, settings.draft_max),
     )
-    if config.draft.model is not None:
-        require_drafter(header, validate_drafter(config.draft.model))
+    applied, config = with_drafts(applied, header, config, Memory(host, available))
     config = _memory_use(applied, header, config, available, host)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
@@ -152,7 +156,7 @@ def plan_launch(
         largest_ctx=largest,
         host=host,
         origins=applied.origins,
-        lookup=lookup,
+        lookup=applied.lookup,
         governed=_governed(settings),
     )
 
@@ -169,6 +173,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     check_fit(plan, settings)
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
+    if plan.lookup.dropped and settings.tuned:
+        say(f"what tune measured is used without its draft: {plan.lookup.dropped}")
     source = plan.header.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.

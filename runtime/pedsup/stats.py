@@ -8,7 +8,9 @@ from pathlib import Path
 from pedsup.chat.turn import TurnResult
 from pedsup.conversation import turn_facts
 from pedsup.engine.api import DraftStats
+from pedsup.engine.drafts.option import draft_text
 from pedsup.progress import human_bytes
+from pedsup.render import clean
 from pedsup.startup import LoadedModel
 from pedsup.tuning.apply import origin_text
 
@@ -48,6 +50,7 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         *loaded.identity.lines(),
         f"engine: {loaded.engine.name}, {loaded.threads.n_threads} threads "
         f"(by {loaded.threads.evidence}), context {loaded.engine.n_ctx}",
+        f"drafts: {clean(draft_text(loaded.config.draft))}",
         f"settings from: {origin_text(loaded.origins)}",
         *_governor_lines(loaded),
         f"sampling: temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, "

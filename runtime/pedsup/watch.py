@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 from pedsup.aftermath import aftermath_text, present, take_sudden_ends
 from pedsup.intended_use import Language
-from pedsup.marker import RunFacts, RunMarker
+from pedsup.marker import MARKS, RunFacts, RunMarker
 from pedsup.paths import data_folder
 from pedsup.progress import say
 from pedsup.settings import Settings
@@ -23,7 +23,7 @@ ORDERLY: Final = (signal.SIGTERM, signal.SIGHUP)
 
 def say_aftermath(language: Language, *, resuming: bool) -> None:
     """Tell of a run that ended suddenly, once."""
-    ends = take_sudden_ends(data_folder() / "running")
+    ends = take_sudden_ends(data_folder() / MARKS)
     for line in aftermath_text(ends, present(), language, resuming=resuming):
         say(line)
 
@@ -34,7 +34,7 @@ def watched(plan: LaunchPlan, settings: Settings) -> Iterator[RunMarker | None]:
     with _orderly_signals():
         marker = None
         if settings.history:
-            marker = RunMarker.create(data_folder() / "running", _facts(plan))
+            marker = RunMarker.create(data_folder() / MARKS, _facts(plan))
         try:
             if marker is not None:
                 marker.set_phase("loading")

@@ -23,6 +23,7 @@ from pedsup.aftermath import (
     remedies,
     take_sudden_ends,
 )
+from pedsup.forget import ForgetPlan, execute, plan_all
 from pedsup.marker import SIZE, RunFacts, RunMarker, boot_id, oom_kills, read_facts
 
 MIB = 1 << 20
@@ -43,8 +44,8 @@ with _orderly_signals():
     marker = RunMarker.create(Path(sys.argv[1]), RunFacts(model="m.gguf", n_ctx=4096))
     marker.set_session("the-session")
     marker.set_phase(sys.argv[2])
-    print("held", flush=True)
     try:
+        print("held", flush=True)
         exec(sys.argv[3])
         time.sleep(60)
     finally:
@@ -102,7 +103,7 @@ def test_a_polite_signal_leaves_none(hold: Hold, tmp_path: Path, number: signal.
     child = hold()
     child.send_signal(number)
     assert child.wait(timeout=60) != 0
-    assert list(tmp_path.iterdir()) == []
+    assert not tmp_path.exists()  # the folder of the last mark goes with it
 
 
 def test_a_crash_in_native_code_leaves_its_word(hold: Hold, tmp_path: Path) -> None:
@@ -124,15 +125,32 @@ def test_two_sessions_at_once_do_not_mistake_each_other(hold: Hold, tmp_path: Pa
     assert len(list(tmp_path.glob("*.run"))) == 1
 
 
+def test_forget_takes_the_marks_of_the_dead(
+    hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pedsup.forget.data_folder", lambda: tmp_path)
+    monkeypatch.setattr("pedsup.forget.MARKS", ".")
+    dead, alive = hold(), hold()
+    dead.kill()
+    dead.wait()
+    plan = plan_all(tmp_path / "sessions")
+    marks = [item for item in plan.items if item.kind == "mark of a killed run"]
+    assert {item.path.name for item in marks} == {f"{dead.pid}.run", f"{dead.pid}.crash"}
+    assert execute(ForgetPlan(tuple(marks))).left == ()
+    assert {path.stem for path in tmp_path.iterdir()} == {str(alive.pid)}
+
+
 def test_a_mark_is_one_page_and_private(tmp_path: Path) -> None:
     marker = RunMarker.create(tmp_path / "running", replace(FACTS, model="x" * 9000))
     assert marker is not None
     (path,) = (tmp_path / "running").glob("*.run")
     assert path.stat().st_size == SIZE
     assert path.stat().st_mode & 0o077 == 0
+    for beside in (tmp_path / "running").glob("*.crash"):
+        assert beside.stat().st_mode & 0o077 == 0
     assert RunMarker.create(tmp_path / "running", FACTS) is None  # this process has one
     marker.close()
-    assert list((tmp_path / "running").iterdir()) == []
+    assert not (tmp_path / "running").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_no_reason_to_stop(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.length import MAX_PAUSE, DraftLength
 from pedsup.engine.drafts.lookup import CANDIDATES, PromptLookup
 from pedsup.engine.drafts.measure import DraftTrial, Timing, best_draft
-from pedsup.engine.drafts.option import draft_config
+from pedsup.engine.drafts.option import draft_config, draft_text
 from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.memory import estimate
@@ -132,7 +132,9 @@ class TestOption:
         assert draft_config("lookup", 4) == DraftConfig("lookup", n_max=4)
 
     def test_a_file(self, smollm2):
-        assert draft_config(str(smollm2), 6) == DraftConfig("model", model=smollm2)
+        draft = draft_config(str(smollm2), 6)
+        assert draft == DraftConfig("model", model=smollm2)
+        assert [draft_text(d) for d in (draft, LOOKUP)] == [str(smollm2), "lookup"]
 
     @pytest.mark.parametrize("asked", ["on", "", "no/such.gguf", "README.md"])
     def test_anything_else_is_refused(self, asked):

@@ -247,6 +247,11 @@ EXEMPT = {
     # measures other tools on files that it has just let them make
     "peer_steps.py",
 }
+CALLED_AFTER = {
+    "server_process.py": ["server.py"],
+    "native.py": ["inprocess.py", "drafts/choose.py"],
+}
+"""Modules that load what their callers have validated."""
 
 
 def test_every_module_that_gives_a_file_to_llama_cpp_validates_it() -> None:
@@ -260,11 +265,14 @@ def test_every_module_that_gives_a_file_to_llama_cpp_validates_it() -> None:
                 continue
             if _loads(ast.parse(source)):
                 found.append(path.name)
-                validated = "validate_model(" in source or path.name == "server_process.py"
+                validated = "validate_model(" in source or path.name in CALLED_AFTER
                 assert validated, f"{path} gives a file to llama.cpp without validate_model"
-    # server_process is given its configuration by server.py, which validates.
-    wanted = {"inprocess.py", "server_process.py", "logits.py", "llama_bench.py", "engine_speed.py"}
+    wanted = {"native.py", "server_process.py", "logits.py", "llama_bench.py", "engine_speed.py"}
     assert wanted <= set(found)
+    engine = root / "runtime/pedsup/engine"
+    for callers in CALLED_AFTER.values():
+        for caller in callers:
+            assert "validate_" in (engine / caller).read_text("utf-8"), caller
 
 
 def _loads(tree: ast.AST) -> bool:

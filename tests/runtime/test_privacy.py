@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import home, signed_models
+from pedsup_testing.served import Served
 from pedsup_testing.terminal import Terminal
 
 PROMPT = r"\n(\x1b\[\?2004h)?> "
@@ -47,6 +48,22 @@ def engine(request: pytest.FixtureRequest, env: dict[str, str], native_tool) -> 
     if request.param == "server":
         env["PEDSUP_LLAMA_SERVER"] = str(native_tool("llama-server"))
     return str(request.param)
+
+
+def require_strace() -> str:
+    """strace's path; skips where it is not to be had."""
+    program = shutil.which("strace")
+    if program is None:
+        pytest.skip("strace is not installed: apt-get install strace")
+    probe = [program, "--seccomp-bpf", "-f", "-qq", "true"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here: allow ptrace")
+    return program
+
+
+def networks(calls: list[str]) -> set[str]:
+    """Addresses and families that appear in system calls."""
+    return {g for line in calls for match in ADDRESS.finditer(line) for g in match.groups() if g}
 
 
 def hold_session(env: dict[str, str], model: Path, *options: str, trace: Path | None = None) -> str:
@@ -133,6 +150,39 @@ def test_a_session_speaks_to_this_device_only(
     assert found - {None} == {"127.0.0.1", "AF_INET"}
     opened = {match[1] for line in calls if (match := re.search(r" socket\((\w+)", line))}
     assert opened == {"AF_INET"}
+
+
+@pytest.mark.slow
+def test_the_server_listens_and_speaks_on_this_device_only(
+    env: dict[str, str], model: Path, tmp_path: Path, engine: str
+) -> None:
+    """`--serve`: a question of the page and one of a program, from start to Ctrl-C."""
+    strace, trace = require_strace(), tmp_path / "trace"
+    replace_by = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    # -D: the tracer is the grandchild, so that Ctrl-C goes to the server.
+    server = Served(
+        ["-c", replace_by, strace, "-D", "-f", "--seccomp-bpf", "-qq", "-e", "trace=network",
+         "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "pedsup", str(model),
+         "--serve", "--json", "--port", "0", "--engine", engine, *QUICK],
+        env,
+    )  # fmt: skip
+    try:
+        server.ask("Is it dehydration?")
+        name = server.call("GET", "/v1/models")[2]["data"][0]["id"]
+        body = {"model": name, "messages": [{"role": "user", "content": "Hi."}]}
+        status, _, answer = server.call("POST", "/v1/chat/completions", body)
+    finally:
+        code, errors = server.finish()
+    assert status == 200, answer
+    assert code in (0, 130), errors
+    assert "WARNING: this model is not signed" in errors
+    calls = [line for line in trace.read_text().splitlines() if re.search(r"\w+\(", line)]
+    assert any("listen(" in line for line in calls)
+    assert networks(calls) <= {"127.0.0.1", "AF_INET", "AF_UNIX", "AF_UNSPEC"}
+    assert {m[1] for line in calls if (m := re.search(r"connect\(.*sa_family=(\w+)", line))} <= {
+        "AF_INET"
+    }
+    assert not (tmp_path / "tmp").exists() or list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_python_s_own_audit_sees_no_socket(env: dict[str, str], model: Path) -> None:

@@ -532,7 +532,8 @@ def test_the_real_folder_runs_a_real_model_as_android(tmp_path, smollm2):
     wheels = {p.name for p in (out / "wheels").iterdir()}
     assert all(name.endswith("-none-any.whl") for name in wheels)
     names = {name.partition("-")[0] for name in wheels}
-    assert names == {*android_dependencies(), "markupsafe", "pedsup", "pip"}
+    assert names >= {*android_dependencies(), "markupsafe", "pedsup", "pip"}
+    assert not names & {"llama_cpp_python", "numpy"}
 
     termux = Termux(tmp_path / "termux")
     site = tmp_path / "site"

@@ -30,7 +30,7 @@ def test_the_next_run_gives_the_unbroken_weights(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     config = {"root": str(tmp_path / "sweep"), "sets": json.dumps(sets), "stride": str(STRIDE)}
     driver = Path(__file__).with_name("fault_driver.py")
-    report = faults.drive(driver, config, faults.build(tmp_path))["training"]
+    report = faults.drive(driver, config, faults.build(tmp_path), 6000 / STRIDE)["training"]
     print(report)
     for kind in faults.KINDS:
         assert report["tried"][kind] >= 5

@@ -16,7 +16,9 @@ from pedsup.progress import human_bytes, say
 from pedsup.session import find_session
 from pedsup.settings import load_settings
 
-_KINDS: tuple[Kind, ...] = ("session", *CACHES.values(), "left by a killed engine")
+_KINDS: tuple[Kind, ...] = (
+    "session", *CACHES.values(), "left by a killed engine", "mark of a killed run",
+)  # fmt: skip
 NOT_ERASED = (
     "Not erased: files that you saved with /save, your settings, the trusted keys, the "
     "acknowledgement of the intended use, and what your shell remembers of a -p. Flash storage "

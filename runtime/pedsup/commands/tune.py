@@ -6,11 +6,15 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pedsup.cores import allowed_cpus, cpu_features, plan_threads, read_cores
+from pedsup.engine.drafts.fit import require_drafter
+from pedsup.engine.drafts.option import draft_config
 from pedsup.errors import EngineError
+from pedsup.gguf_file.validate import validate_drafter
 from pedsup.i18n import system_language
 from pedsup.intended_use import Language
 from pedsup.memory import available_memory
@@ -38,17 +42,18 @@ _WORDS: dict[str, dict[Language, str]] = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
+    "--seconds", type=click.FloatRange(5, 3600), default=180.0, show_default=True,
     help="Time to measure in; loading the model the first time comes on top.",
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
+@click.option(
+    "--draft", type=click.Path(path_type=Path), help="A draft model (.gguf) to try as well."
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be tried; load nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
-def command(
-    model: Path, seconds: float, engine: str | None, dry_run: bool, as_json: bool, lang: Language
-) -> int:
-    """Measure threads, cores, batch size, repack and memory mapping for MODEL on this device.
+def command(model: Path, seconds: float, engine: str | None, lang: Language, **more: Any) -> int:
+    """Measure threads, cores, batch size, repack, memory mapping and drafts for MODEL here.
 
     Close other apps and leave the phone alone meanwhile. What is best beyond the noise is kept for
     this model, device and version of the engine; pedsup-run uses it for all that neither its
@@ -56,8 +61,8 @@ def command(
     """
     settings = load_settings(None, {"engine": engine, "lang": lang})
     language: Language = settings.lang or system_language()
-    launch, plan, bench = _prepare(model, settings, seconds)
-    if dry_run:
+    launch, plan, bench = _prepare(model, settings, seconds, more["draft"])
+    if more["dry_run"]:
         print("\n".join(plan.lines()), flush=True)
         return 0
     try:
@@ -66,7 +71,7 @@ def command(
         bench.close()
     entry = _entry(launch, bench, outcome)
     path = keep(entry)
-    if as_json:
+    if more["as_json"]:
         result = document(plan, outcome, bench.engine_name, str(path))
         print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
         return 0
@@ -78,16 +83,20 @@ def command(
 
 
 def _prepare(
-    model: Path, settings: Settings, seconds: float
+    model: Path, settings: Settings, seconds: float, drafter: Path | None
 ) -> tuple[LaunchPlan, TunePlan, ChildBench]:
     """What runs without tuning, the search from there, and what measures."""
     plain = Settings(engine=settings.engine, tuned=False)
     available = available_memory()
     launch = plan_launch(model, plain, available=available, origins={})
+    if drafter is not None:
+        draft_config(str(drafter), 1)  # is it a file of the right kind
+        drafter = drafter.expanduser().resolve()
+        require_drafter(launch.header, validate_drafter(drafter))
     cores = read_cores(allowed_cpus())
     threads = plan_threads(cores)
     memory = MemoryQuestion(launch.header, launch.host, available)
-    plan = make_plan(launch.config, threads, cores, memory, seconds)
+    plan = make_plan(launch.config, threads, cores, memory, seconds, drafter=drafter)
     most = max(
         plan.base.threads,
         *(change.get("threads", 0) for stage in plan.stages for change in stage.changes),
@@ -121,6 +130,7 @@ def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
 def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
     decode = Series(tuple(speed.decode for speed in outcome.speeds))
     prompt = Series(tuple(speed.prompt for speed in outcome.speeds))
+    drafter = outcome.best.draft.model
     return Tuned(
         model=launch.identity.digest,
         device=device_digest(read_cores(allowed_cpus()), cpu_features()),
@@ -131,4 +141,5 @@ def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
         decode_tps=round(decode.median, 3),
         prompt_tps=round(prompt.median, 3),
         noise=round(decode.noise, 4),
+        draft_bytes=drafter.stat().st_size if drafter else None,
     )

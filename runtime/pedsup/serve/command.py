@@ -157,7 +157,7 @@ def _announce(request: ServeRequest, served: Served, token: str, port: int) -> N
     """Where the page is. The token stands in the fragment, which browsers send to nobody."""
     base = f"http://{HOST}:{port}"
     url = f"{base}/#{token}"
-    for line in served.loaded.identity.lines():
+    for line in served.loaded.lines(request.language):
         say(line)
     say(SHORT[request.language])
     say(text("serve_page", request.language, url=url))

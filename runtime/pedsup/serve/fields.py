@@ -17,7 +17,7 @@ class Fields:
     """
 
     def __init__(self, document: Mapping[str, Any], where: str = "") -> None:
-        self._left = {name: value for name, value in document.items() if value is not None}
+        self._left = dict(document)
         self._where = where
 
     def name(self, field: str) -> str:
@@ -26,7 +26,8 @@ class Fields:
 
     def take(self, field: str, default: Any = None) -> Any:
         """The field as it is, or the default."""
-        return self._left.pop(field, default)
+        value = self._left.pop(field, None)
+        return default if value is None else value
 
     def text(self, field: str, *, longest: int = 256) -> str | None:
         """A text of at most `longest` characters."""

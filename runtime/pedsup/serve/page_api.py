@@ -45,7 +45,7 @@ class PageApi:
             {
                 "version": __version__,
                 "model": clean(identity.name),
-                "lines": identity.lines(),
+                "lines": loaded.lines(self.language or "en"),
                 "language": self.language,
                 "acknowledged": self.served.acknowledged,
                 "thinks": loaded.template.supports_thinking,

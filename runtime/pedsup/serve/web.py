@@ -129,7 +129,8 @@ class WebApp:
         headers["content-type"] = environ.get("CONTENT_TYPE", "")
         self._check_origin(headers)
         route, rest = self._route(environ.get("PATH_INFO", ""))
-        if not route.open:
+        if not route.open:  # a link on another page may lead to the static ones
+            self._check_site(headers)
             self._check_token(headers)
         method = environ.get("REQUEST_METHOD", "")
         handler = route.handlers.get(method)
@@ -154,6 +155,8 @@ class WebApp:
         origin = headers.get("origin")
         if origin is not None and origin not in {f"http://{host}" for host in self._hosts}:
             raise ApiError(403, "pages of another origin may not ask here", "wrong_origin")
+
+    def _check_site(self, headers: Mapping[str, str]) -> None:
         if headers.get("sec-fetch-site") not in (None, "none", "same-origin"):
             raise ApiError(403, "pages of another site may not ask here", "wrong_origin")
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
+from pedsup.engine.drafts.measure import PROMPTS
 from pedsup.engine.select import EngineChoice
 from pedsup.engine.server_process import explain_death
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
-from pedsup.tuning.plan import MAX_PROMPT, TUNE_CTX, Candidate
+from pedsup.tuning.plan import MAX_PROMPT, TUNE_CTX, Candidate, Metric
 from pedsup.tuning.search import Failure, Speed
 from pedsup.tuning.worker import config_to_json
 
@@ -35,8 +36,12 @@ WARM_UP_SHARE: Final = 0.03
 """Of the time: a first measurement that took longer is not repeated."""
 SHORTEST: Final = 4
 LONGEST_DECODE: Final = 64
-PER_BUDGET: Final = 120.0
-"""A measurement takes about a 60th of the time: half of that for each of prompt and decode."""
+PER_BUDGET: Final = 170.0
+"""A measurement takes about an 85th of the time: half of that for each of prompt and decode."""
+ANSWERS_PROMPT: Final = 300
+"""About the tokens of all prompts that drafts are judged by."""
+SHORTEST_ANSWER: Final = 24
+LONGEST_ANSWER: Final = 96
 LONG_PROMPT: Final = 4
 """How much longer prompts are where batches are compared."""
 
@@ -121,10 +126,11 @@ class ChildBench:
     _broken: dict[Hashable, str] = field(default_factory=dict)
     _lengths: tuple[int, int] | None = None
     _usual_s: float = 0.0
+    _usual: Speed | None = None
     _load_s: float = 0.0
     _seed: int = 0
 
-    def measure(self, candidate: Candidate, *, long_prompt: bool) -> Speed | Failure:
+    def measure(self, candidate: Candidate, metric: Metric) -> Speed | Failure:
         """One measurement; a way to load whose child died is a `Failure`, and not tried again."""
         key = self._key(candidate)
         if key in self._broken:
@@ -133,7 +139,9 @@ class ChildBench:
             child = self._child(key, candidate)
             if self._lengths is None:
                 self.start_stage(self._warm_up(child, candidate))
-            return self._timed(child, candidate, long_prompt=long_prompt)
+            if metric == "answers":
+                return self._answers(child, candidate)
+            return self._timed(child, candidate, long_prompt=metric == "prompt")
         except _DeadError as death:
             self._drop(key)
             # Too slow with this many threads does not mean that it cannot be loaded.
@@ -147,6 +155,7 @@ class ChildBench:
         n_prompt = min(MAX_PROMPT, max(PROBE_PROMPT, int(usual.prompt * share)))
         n_decode = min(LONGEST_DECODE, max(SHORTEST, int(usual.decode * share)))
         self._lengths = n_prompt, n_decode
+        self._usual = usual
         self._usual_s = n_prompt / usual.prompt + n_decode / usual.decode
 
     def close(self) -> None:
@@ -159,7 +168,7 @@ class ChildBench:
     def _key(self, candidate: Candidate) -> Hashable:
         """What needs a load of its own."""
         own = (candidate.pin, candidate.batch, candidate.ubatch)
-        load = (*own, candidate.extra_buffers, candidate.mmap)
+        load = (*own, candidate.extra_buffers, candidate.mmap, candidate.draft)
         if self.host.server:  # its threads are fixed at its start
             return (*load, candidate.threads, candidate.threads_batch)
         return load
@@ -179,6 +188,7 @@ class ChildBench:
             cpus=self.cpus if candidate.pin else None,
             use_mmap=candidate.mmap,
             extra_buffers=candidate.extra_buffers,
+            draft=candidate.draft,
         )
 
     def _child(self, key: Hashable, candidate: Candidate) -> Child:
@@ -233,6 +243,17 @@ class ChildBench:
         factor = LONG_PROMPT if long_prompt else 1
         task = self._task(candidate, n_prompt, n_decode)
         return self._speed(task, child, 4 * factor * self._usual_s + 5)
+
+    def _answers(self, child: Child, candidate: Candidate) -> Speed:
+        assert self._usual is not None
+        # Thrice the usual length: an answer must come to what it quotes.
+        n_decode = int(3 * self._usual.decode * self.seconds / PER_BUDGET)
+        n_answer = min(LONGEST_ANSWER, max(SHORTEST_ANSWER, n_decode))
+        usual_s = ANSWERS_PROMPT / self._usual.prompt + len(PROMPTS) * n_answer / self._usual.decode
+        task = {**self._task(candidate, 0, 0), "n_answer": n_answer}
+        result = child.ask(task, 4 * usual_s + 5)
+        answers = tuple(float(speed) for speed in result["answers"])
+        return Speed(self._usual.prompt, len(answers) / sum(1 / a for a in answers), answers)
 
     def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> dict[str, Any]:
         self._seed += 1

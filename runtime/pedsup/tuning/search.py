@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any, Final, Protocol
 
+from pedsup.engine.api import DraftConfig
+from pedsup.engine.drafts.measure import NO_PROMPT_SLOWER
 from pedsup.tuning.noise import MIN_SAMPLES, Series, beats
 from pedsup.tuning.plan import SHARES, TURN_DECODE, TURN_PROMPT, Candidate, Metric, Stage, TunePlan
 
@@ -25,6 +28,8 @@ class Speed:
 
     prompt: float
     decode: float
+    answers: tuple[float, ...] = ()
+    """Tokens per second of each answer of the prompts that drafts are judged by."""
 
     def by(self, metric: Metric) -> float:
         """The speed that a stage compares; 'turn' in turns per second."""
@@ -32,6 +37,8 @@ class Speed:
             return self.prompt
         if metric == "decode":
             return self.decode
+        if metric == "answers":  # for as many tokens each
+            return len(self.answers) / sum(1 / speed for speed in self.answers)
         return 1 / (TURN_PROMPT / self.prompt + TURN_DECODE / self.decode)
 
 
@@ -45,8 +52,9 @@ class Failure:
 class Bench(Protocol):
     """What measures; the real one runs children, tests simulate a device."""
 
-    def measure(self, candidate: Candidate, *, long_prompt: bool) -> Speed | Failure:
-        """One measurement, some seconds long."""
+    def measure(self, candidate: Candidate, metric: Metric) -> Speed | Failure:
+        """One measurement, some seconds long; of 'prompt' with a long prompt, of 'answers' with
+        `Speed.answers`."""
 
     def start_stage(self, usual: Speed) -> None:
         """Choose the length of measurements for a stage whose champion has this speed."""
@@ -90,7 +98,7 @@ class Outcome:
     stages: tuple[StageResult, ...]
     seconds: float
     speeds: tuple[Speed, ...]
-    """Of the best candidate, from the last stage that measured it."""
+    """Of the best candidate without drafts, from the last stage that measured it so."""
 
 
 class NothingMeasuredError(Exception):
@@ -116,7 +124,7 @@ class Search:
         self._end = started + self.plan.seconds
         best: Candidate = self.plan.base
         results: list[StageResult] = []
-        first = self.bench.measure(best, long_prompt=False)
+        first = self.bench.measure(best, "turn")
         if isinstance(first, Failure):
             raise NothingMeasuredError(first.reason)
         usual = first
@@ -130,9 +138,11 @@ class Search:
             best = result.chosen
             chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
             usual = chosen[0][0] if chosen and stage.metric != "prompt" else usual
+        plain = replace(best, draft=DraftConfig())
         speeds = next(
             (tuple(row.speeds) for result in reversed(results) for row in result.rows
-             if row.candidate == best and row.speeds), (first,)
+             if row.candidate == plain and row.speeds and result.stage.metric != "answers"),
+            (first,),
         )  # fmt: skip
         return Outcome(best, tuple(results), self.clock() - started, speeds)
 
@@ -197,7 +207,7 @@ class Search:
         if row.failure is not None:
             return
         started = self.clock()
-        result = self.bench.measure(row.candidate, long_prompt=stage.metric == "prompt")
+        result = self.bench.measure(row.candidate, stage.metric)
         row.seconds = self.clock() - started
         if isinstance(result, Failure):
             row.failure = result.reason
@@ -241,7 +251,19 @@ def _wins(challenger: Row, champion: Row, metric: Metric, n_big: int) -> bool:
         return False
     if challenger.candidate.threads > n_big and len(speeds) < MIN_SAMPLES:
         return False
+    if metric == "answers" and not _harmless(challenger, champion):
+        return False
     return beats(speeds, _compared(champion, metric))
+
+
+def _harmless(challenger: Row, champion: Row) -> bool:
+    """Whether no kind of text gets much slower, by the median of the rounds' ratios."""
+    pairs = list(zip(challenger.speeds, champion.speeds, strict=False))
+    by_prompt = zip(
+        *([a / b for a, b in zip(c.answers, p.answers, strict=True)] for c, p in pairs),
+        strict=True,
+    )
+    return all(median(ratios) >= NO_PROMPT_SLOWER for ratios in by_prompt)
 
 
 def _compared(row: Row, metric: Metric) -> tuple[float, ...]:

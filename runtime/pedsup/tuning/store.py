@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final, Literal
 
+from pedsup.engine.drafts.option import SUFFIX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.fsio import atomic_file
 from pedsup.paths import config_folder, make_private
@@ -19,8 +21,19 @@ from pedsup.settings import from_mapping
 
 SCHEMA: Final = "pedsup-tuned/1"
 FILE: Final = "tuned.json"
-NAMES: Final = ("threads", "threads_batch", "pin", "batch", "ubatch", "extra_buffers", "mmap")
+NAMES: Final = (
+    "threads",
+    "threads_batch",
+    "pin",
+    "batch",
+    "ubatch",
+    "extra_buffers",
+    "mmap",
+    "draft",
+)
 """The settings that are tuned."""
+PLAIN_DRAFTS: Final = ("off", "lookup")
+"""Values of `draft` that are no file."""
 MAX_BYTES: Final = 1 << 20
 MAX_ENTRIES: Final = 64
 
@@ -46,6 +59,8 @@ class Tuned:
     prompt_tps: float
     noise: float
     """Relative spread of repeated decode measurements."""
+    draft_bytes: int | None = None
+    """Size of the draft model that was measured, where the choice is one."""
 
     def summary(self) -> str:
         """The values in one line."""
@@ -61,6 +76,8 @@ class Lookup:
     """There is an entry for the model, but of another engine or device."""
     problem: str | None = None
     """Why the file was not believed."""
+    dropped: str | None = None
+    """Why the measured draft model is not used; the other settings are."""
 
 
 def tuned_file() -> Path:
@@ -78,8 +95,30 @@ def look_up(model: str, device: str, engine: str, file: Path | None = None) -> L
     here = [entry for entry in ours if entry.device == device]
     for entry in here:
         if entry.engine == engine:
-            return Lookup(entry)
+            return _without_missing_drafter(entry)
     return Lookup(stale="engine" if here else "device" if ours else None)
+
+
+def _without_missing_drafter(entry: Tuned) -> Lookup:
+    """Another file in the drafter's place was never measured."""
+    draft = entry.settings.get("draft")
+    if draft is None or draft in PLAIN_DRAFTS:
+        return Lookup(entry)
+    try:
+        status = Path(draft).stat()
+    except (OSError, ValueError):
+        reason = f"the draft model {draft!r} is not there"
+    else:
+        if S_ISREG(status.st_mode) and status.st_size == entry.draft_bytes:
+            return Lookup(entry)
+        reason = f"the draft model {draft!r} is another file than the one measured"
+    return Lookup(without_draft(entry), dropped=reason)
+
+
+def without_draft(entry: Tuned) -> Tuned:
+    """The other settings of a choice."""
+    rest = {name: value for name, value in entry.settings.items() if name != "draft"}
+    return replace(entry, settings=rest, draft_bytes=None)
 
 
 def keep(entry: Tuned, file: Path | None = None) -> Path:
@@ -146,8 +185,15 @@ def _entry(path: Path, raw: Any) -> Tuned:
         checked = from_mapping(settings, where=path)
     except UsageError as error:
         raise _bad(path, error.found) from error
+    draft, size = settings.get("draft", "off"), raw.get("draft_bytes")
+    if draft in PLAIN_DRAFTS:
+        size = None
+    elif type(size) is not int or not (Path(draft).is_absolute() and draft.endswith(SUFFIX)):
+        raise _bad(path, "an entry has no draft that could have been measured")
     values: dict[str, Any] = {name: raw[name] for name in (*texts, *numbers)}
-    return Tuned(settings={name: getattr(checked, name) for name in settings}, **values)
+    return Tuned(
+        settings={name: getattr(checked, name) for name in settings}, draft_bytes=size, **values
+    )
 
 
 def _bad(path: Path, reason: str) -> BadFileError:

@@ -103,6 +103,10 @@ def test_a_foreign_page_is_refused_even_with_the_token(
     assert not any(name.startswith("access-control") for name in found_headers)
 
 
+def test_a_link_on_another_page_may_open_the_page(server: Served) -> None:
+    assert server.call("GET", "/", Authorization="", Sec_Fetch_Site="cross-site")[0] == 200
+
+
 def test_there_is_no_cross_origin_permission(server: Served) -> None:
     """A preflight gets 405 and no header that would let a page go on."""
     status, headers, found = server.call("OPTIONS", "/v1/chat/completions")
@@ -152,6 +156,7 @@ def test_a_taken_port_is_said() -> None:
         (b'{"text": "\\ud800"}', "invalid_json"),
         (b'{"\\udfff": 1}', "invalid_json"),
         (b'{"text": "x", "more": 1}', "unknown_parameter"),
+        (b'{"text": "x", "": null}', "unknown_parameter"),
         (b'{"text": "  "}', "invalid_value"),
     ],
 )

@@ -18,6 +18,7 @@ from pedsup.intended_use import SHORT
 from pedsup.session import find_session, replay
 from pedsup.transcript import read_records
 
+pytestmark = pytest.mark.slow  # most start a server of their own
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
 """A text that goes on for long without going in circles."""
 
@@ -97,7 +98,10 @@ def test_the_api_leaves_nothing_on_the_disk(real: Served) -> None:
         {"role": "system", "content": "You answer in one word. " * 20},
         {"role": "user", "content": "SECRET"}], "max_tokens": 2}  # fmt: skip
     assert real.call("POST", "/v1/chat/completions", body)[0] == 200
-    assert [p.name for p in home.rglob("*") if p.is_file()] == ["intended-use.json"]
+    files = [p for p in home.rglob("*") if p.is_file()]
+    # The mark of a running program goes at its end, and holds no word of a conversation.
+    assert [p.name for p in files if p.parent.name != "running"] == ["intended-use.json"]
+    assert not any(b"SECRET" in p.read_bytes() for p in files)
 
 
 def environment_of(server: Served) -> dict[str, str]:

@@ -78,10 +78,10 @@ def measure_drafts(
         open_engine: how a model is loaded, e.g. `pedsup.engine.select.open_engine`.
         n_tokens: most tokens of each answer.
     """
-    plain = _run(replace(config, draft=DraftConfig()), open_engine, n_tokens, prompts)
+    plain = _load_and_time(replace(config, draft=DraftConfig()), open_engine, n_tokens, prompts)
     trials = []
     for draft in drafts:
-        found = _run(replace(config, draft=draft), open_engine, n_tokens, prompts)
+        found = _load_and_time(replace(config, draft=draft), open_engine, n_tokens, prompts)
         timings = {
             name: Timing(
                 plain[name].tokens_per_s,
@@ -102,29 +102,38 @@ def best_draft(trials: Sequence[DraftTrial]) -> DraftConfig:
     return max(good, key=lambda t: t.speed_up).draft if good else DraftConfig()
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """One greedy answer."""
+
     tokens: list[int]
     tokens_per_s: float
     n_drafted: int
     n_accepted: int
 
 
-def _run(
+def _load_and_time(
     config: EngineConfig,
     open_engine: Callable[[EngineConfig], Engine],
     n_tokens: int,
     prompts: Mapping[str, str],
-) -> dict[str, _Run]:
-    runs = {}
+) -> dict[str, Run]:
     with closing(open_engine(config)) as engine:
-        template = ChatTemplate.from_engine(engine, allow_unknown=True)
-        greedy = SamplingConfig(temperature=0)
-        for name, text in prompts.items():
-            messages = [{"role": "user", "content": text}]
-            prompt = build_prompt(engine, template, messages, think=False).tokens  # type: ignore[arg-type]
-            tokens = [t.id for t in engine.generate(prompt, greedy, max_tokens=n_tokens)]
-            stats = engine.last_stats
-            speed = len(tokens) / stats.decode_s if tokens and stats.decode_s else 1.0
-            drafts = stats.drafts
-            runs[name] = _Run(tokens, speed, drafts.n_drafted, drafts.n_accepted)
+        return time_answers(engine, n_tokens, prompts)
+
+
+def time_answers(
+    engine: Engine, n_tokens: int, prompts: Mapping[str, str] = PROMPTS
+) -> dict[str, Run]:
+    """Greedy answers of at most `n_tokens` tokens to each prompt, with the engine's own drafts."""
+    runs = {}
+    template = ChatTemplate.from_engine(engine, allow_unknown=True)
+    greedy = SamplingConfig(temperature=0)
+    for name, text in prompts.items():
+        messages = [{"role": "user", "content": text}]
+        prompt = build_prompt(engine, template, messages, think=False).tokens  # type: ignore[arg-type]
+        tokens = [t.id for t in engine.generate(prompt, greedy, max_tokens=n_tokens)]
+        stats = engine.last_stats
+        speed = len(tokens) / stats.decode_s if tokens and stats.decode_s else 1.0
+        drafts = stats.drafts
+        runs[name] = Run(tokens, speed, drafts.n_drafted, drafts.n_accepted)
     return runs

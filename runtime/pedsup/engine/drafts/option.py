@@ -33,3 +33,8 @@ def draft_config(asked: str, n_max: int) -> DraftConfig:
             remedy="check the path; --draft lookup needs no model",
         )
     return DraftConfig("model", model=path, n_max=n_max)
+
+
+def draft_text(draft: DraftConfig) -> str:
+    """The option that means it; the inverse of `draft_config`."""
+    return draft.kind if draft.model is None else str(draft.model)
