@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pedsup.errors import UntrustedError
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter
 from pedsup.i18n import system_language
 from pedsup.identity import identify
 from pedsup.render import clean
@@ -30,7 +30,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     settings = load_settings(None, {})
     store = load_store()
     required = settings.require_signature or key is not None
-    header = validate_model(model)
+    header = validate_drafter(model)
     identity = identify(header)
     if key is not None:
         # For this check only: nothing is trusted afterwards that was not before.

@@ -36,7 +36,10 @@ def validate_model(path: str | Path) -> GGUFHeader:
 
 
 def validate_drafter(path: str | Path) -> GGUFHeader:
-    """`validate_model` for a draft model, which may be one of Gemma 4's drafters too."""
+    """`validate_model` for a file that may be one of Gemma 4's drafters too.
+
+    For `--draft`, and for those who check a file without running it.
+    """
     return _validate(Path(path), drafter=True)
 
 

@@ -1,6 +1,6 @@
 """Drafts by Gemma 4's own drafter models, the architecture `gemma4-assistant`.
 
-Such a model (78 M parameters for E2B) has no keys and values: its few layers look at those of the
+Such a model has no keys and values: its few layers look at those of the
 target's last two layers. Its input is the target's embedding of the last token beside the
 target's last hidden state; its output is a next token and the next hidden state, from which the
 following token is drafted, always at the same position. Method: `Gemma4AssistantForCausalLM` and

@@ -131,7 +131,6 @@ def time_answers(
     for name, text in prompts.items():
         messages = [{"role": "user", "content": text}]
         prompt = build_prompt(engine, template, messages, think=False).tokens  # type: ignore[arg-type]
-        # At least two, to have a time: a model may have nothing to say to a prompt.
         tokens = [t.id for t in engine.generate(prompt, greedy, max_tokens=n_tokens)]
         stats = engine.last_stats
         speed = len(tokens) / stats.decode_s if tokens and stats.decode_s else 1.0
