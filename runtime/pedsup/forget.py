@@ -20,12 +20,20 @@ from pedsup.paths import cache_folder, data_folder
 from pedsup.trust import verified
 
 Kind = Literal[
-    "session", "prefix cache", "verified files", "left by a killed engine", "mark of a killed run"
-]
+    "session", "prefix cache", "verified files", "left by a killed engine", "mark of a killed run",
+    "unfinished measurement",
+]  # fmt: skip
 
 SESSION_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}\.jsonl")
 """How `session.new_session` names a transcript: a folder of the user's may hold other files."""
-CACHES: Final[dict[str, Kind]] = {"prefix": "prefix cache", verified.FOLDER: "verified files"}
+CACHES: Final[dict[str, Kind]] = {
+    "prefix": "prefix cache",
+    verified.FOLDER: "verified files",
+    # What `pedsup-bench` goes on with after an interruption: answers and figures.
+    "quality": "unfinished measurement",
+    "mcqa": "unfinished measurement",
+    "safety": "unfinished measurement",
+}
 """Folders below `cache_folder()`, and what lies in them."""
 _ENGINE_FOLDER: Final = re.compile(r"pedsup-(\d+)-.*")
 

@@ -206,6 +206,10 @@ class Repl:
     def _save(self, argument: str) -> None:
         session = self.conversation.session
         target = Path(argument or f"session-{session.id or 'unnamed'}.md").expanduser()
+        if target.exists():
+            raise OutputError(
+                "not saved: the file exists", where=target, remedy="/save with another name"
+            )
         try:
             save_copy(session, target)
         except OSError as error:

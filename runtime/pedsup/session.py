@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from pedsup.chat.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
+from pedsup.intended_use import SHORT
 from pedsup.transcript import MAX_LINE, Record, Transcript, now, read_records
 
 PARTIAL_EVERY_S: Final = 0.5
@@ -35,6 +36,8 @@ class Exchange:
     """None while unfinished; 'killed' when the program died in the middle."""
     forgotten: bool = False
     """Before a `/reset`: kept in the file, not shown to the model."""
+    notices: tuple[str, ...] = ()
+    """What was said beside the answer, by the guards too."""
 
 
 @dataclass
@@ -105,6 +108,7 @@ class Session:
         exchange = self._require_open()
         exchange.answer, exchange.reasoning = answer, reasoning
         exchange.stop_reason = stop_reason
+        exchange.notices = _notices(facts or {})
         self._open, self._unsaved = None, ["", ""]
         record = {
             "type": "assistant",
@@ -211,6 +215,7 @@ def replay(records: list[Record]) -> Session:
                 session._open.answer = _text(record, "answer")
                 session._open.reasoning = _text(record, "reasoning")
                 session._open.stop_reason = _text(record, "stop_reason")
+                session._open.notices = _notices(record)
                 session._open = None
             case "reset":
                 for exchange in session.exchanges:
@@ -268,8 +273,8 @@ def save_copy(session: Session, target: Path) -> None:
 
 
 def as_text(session: Session) -> str:
-    """A conversation to read, reasoning included."""
-    parts = [f"# pedsup session {session.id}\n"]
+    """A conversation to read, with the reasoning, the notices and the intended use."""
+    parts = [f"# pedsup session {session.id}\n", f"> {SHORT['en']}\n>\n> {SHORT['es']}\n"]
     if session.system:
         parts.append(f"## System\n\n{session.system}\n")
     for exchange in session.exchanges:
@@ -278,6 +283,8 @@ def as_text(session: Session) -> str:
             parts.append(f"### Reasoning\n\n{exchange.reasoning.strip()}\n")
         mark = "" if exchange.stop_reason == "end" else f" ({exchange.stop_reason or 'unfinished'})"
         parts.append(f"### Answer{mark}\n\n{exchange.answer.strip()}\n")
+        if exchange.notices:
+            parts.append("".join(f"> [{notice}]\n" for notice in exchange.notices))
     return "\n".join(parts)
 
 
@@ -292,6 +299,13 @@ def _check_model(path: Path, first: Record, digest: str | None) -> None:
             wanted=f"{name or 'the model'} ({str(recorded)[:16]}...)",
             remedy="run it with that model file, or start a new session without --resume",
         )
+
+
+def _notices(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts of a turn's notices; a transcript may hold anything."""
+    found = record.get("notices")
+    rows = found if isinstance(found, list) else []
+    return tuple(str(row["text"]) for row in rows if isinstance(row, dict) and "text" in row)
 
 
 def _text(record: Record, key: str) -> str:

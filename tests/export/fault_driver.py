@@ -64,8 +64,9 @@ def main(config: dict[str, str]) -> None:
 
     job = Job(out.parent, prepare, lambda: export(out, "new"), check, int(config["stride"]))
     report = sweep(job)
-    # For each kind: the folder's fsync after the first rename, and the second rename.
-    assert sum(between) <= 6, f"{sum(between)} points leave a new file with the old manifest"
+    # For each kind: the folder's fsync after the first rename, the manifest's last fsync and its
+    # rename; and for a kill the removal of the old signature.
+    assert sum(between) <= 10, f"{sum(between)} points leave a new file with the old manifest"
     finish({"export": report})
 
 

@@ -191,7 +191,7 @@ def test_commands(start: Any, tmp_path: Path) -> None:
         terminal.line(f"/save {copy}")
         terminal.expect("Saved: ")
         terminal.line(f"/save {copy}")
-        terminal.expect("already exists")  # an error, and the session goes on
+        terminal.expect("the file exists")  # an error, and the session goes on
         terminal.line("/lang es")
         terminal.expect("Los mensajes están en español")
         terminal.line("/hlep")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pedsup_testing import killable_session
 
 from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError, UsageError
+from pedsup.intended_use import SHORT
 from pedsup.session import (
     Session,
     as_text,
@@ -297,8 +298,14 @@ def test_copies_to_read(tmp_path: Path) -> None:
     save_copy(session, tmp_path / "copy.md")
     text = (tmp_path / "copy.md").read_text()
     assert text == as_text(session)
-    for part in ("q", "A", "hm", "S", session.id):
+    for part in ("q", "A", "hm", "S", session.id, SHORT["en"], SHORT["es"]):
         assert part in text
+    session.ask("dose?")
+    notice = {"code": "guard_dose_no_weight", "text": "no weight is given"}
+    session.finish("B", "", "end", {"notices": [notice]})
+    assert "> [no weight is given]" in as_text(session)
+    assert session.transcript is not None
+    assert as_text(replay(read_records(session.transcript.path))) == as_text(session)
     save_copy(session, tmp_path / "copy.jsonl")
     assert session.transcript is not None
     assert (tmp_path / "copy.jsonl").read_bytes() == session.transcript.path.read_bytes()

@@ -50,6 +50,6 @@ def _fit(plan: LaunchPlan) -> Finding:
 def _tuning(plan: LaunchPlan) -> Finding:
     tuned = plan.tuned
     if tuned is None:
-        return Finding("tuning", "note", "not_tuned", {"file": plan.header.path.name})
+        return Finding("tuning", "note", "not_tuned", {"file": str(plan.header.path)})
     values = {"date": tuned.measured[:10], "values": tuned.summary()}
     return Finding("tuning", "ok", "tuned", values)

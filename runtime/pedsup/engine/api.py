@@ -106,7 +106,8 @@ class DraftStats:
     @property
     def speed_up(self) -> float | None:
         """Estimated speed beside that without drafts (1: as fast), None when unknown."""
-        return self.without_s / self.with_s if self.with_s and self.without_s else None
+        measured = self.n_drafted and self.with_s and self.without_s
+        return self.without_s / self.with_s if measured else None
 
     def __add__(self, other: DraftStats) -> DraftStats:
         return DraftStats(

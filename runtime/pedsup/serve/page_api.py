@@ -22,6 +22,7 @@ from pedsup.serve.fields import Fields
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
+from pedsup.trust.assess import Trust
 
 MAX_QUESTION: Final = 200_000
 """Characters."""
@@ -46,6 +47,7 @@ class PageApi:
                 "version": __version__,
                 "model": clean(identity.name),
                 "lines": loaded.lines(self.language or "en"),
+                "warning": _warning(loaded.trust),
                 "language": self.language,
                 "acknowledged": self.served.acknowledged,
                 "thinks": loaded.template.supports_thinking,
@@ -179,6 +181,13 @@ def _facts(result: TurnResult) -> Document:
 
 def _event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _warning(trust: Trust | None) -> dict[Language, str] | None:
+    """That nobody vouches for the model, in both languages; None where somebody does."""
+    if trust is None or not trust.warns:
+        return None
+    return {"en": clean(" ".join(trust.lines("en"))), "es": clean(" ".join(trust.lines("es")))}
 
 
 def _both(notice: Notice) -> dict[Language, str]:
