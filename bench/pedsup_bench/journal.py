@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pedsup.gguf_file import read_header
 from pedsup.paths import cache_folder
+from pedsup.prefix_cache import ModelIdentity
 
 Item = TypeVar("Item")
 
@@ -68,8 +70,4 @@ def file_identity(path: Path) -> dict[str, Any]:
 
     Size, time of change, and SHA-256 of the header (metadata and tensor table).
     """
-    header = read_header(path)
-    stat = path.stat()
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(header.data_offset)).hexdigest()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "header_sha256": digest}
+    return asdict(ModelIdentity.of(read_header(path)))
