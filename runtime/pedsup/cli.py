@@ -11,12 +11,14 @@ import click
 
 from pedsup import __version__
 from pedsup.errors import border
+from pedsup.i18n import listen, spoken
 from pedsup.intended_use import FULL
 from pedsup.verbs import VERBS, load_verb, verbs_help
 
 if TYPE_CHECKING:
     from pedsup.app import RunRequest
 
+_HELP = frozenset({"-h", "--help"})
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -105,6 +107,11 @@ def _program() -> int:
     # Whatever is written, by us or by a child: for its owner only.
     os.umask(0o077)
     words = sys.argv[1:]
+    listen(words)
+    if not _HELP.isdisjoint(words) and spoken() == "es":
+        from pedsup.spanish_help import speak_spanish
+
+        speak_spanish()
     if words and words[0] in VERBS:
         verb = load_verb(words[0])
         done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)

@@ -10,7 +10,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import click
 
 
 class PedsupError(Exception):
@@ -113,7 +116,14 @@ def report(error: PedsupError) -> None:
 
     Names in it come from files: control characters, which could drive the terminal, are dropped.
     """
-    text = "".join(c for c in str(error) if c == "\n" or c.isprintable())
+    from pedsup.i18n import spoken
+
+    text = str(error)
+    if spoken() == "es":
+        from pedsup.spanish import error_text
+
+        text = error_text(error)
+    text = "".join(c for c in text if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
 
@@ -125,10 +135,12 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     """
     import click  # here, because importing it is a third of the start-up of `--version`
 
+    from pedsup.i18n import local
+
     try:
         code = program() or 0
     except click.ClickException as error:
-        error.show()
+        _show(error)
         code = error.exit_code
     except click.Abort:
         code = 128 + signal.SIGINT
@@ -136,7 +148,7 @@ def border(program: Callable[[], int | None]) -> NoReturn:
         report(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(local("interrupted"), file=sys.stderr)
         code = 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our stdout is gone: nothing can be said there any more, and the
@@ -148,6 +160,18 @@ def border(program: Callable[[], int | None]) -> NoReturn:
         report(known)
         code = known.exit_code
     sys.exit(code)
+
+
+def _show(error: click.ClickException) -> None:
+    """Print what click has to say of a command line."""
+    from pedsup.i18n import spoken
+
+    if spoken() == "en":
+        error.show()
+        return
+    from pedsup.spanish_help import usage_text
+
+    print(usage_text(error), file=sys.stderr)
 
 
 def from_os_error(error: OSError) -> PedsupError:

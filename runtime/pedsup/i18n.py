@@ -1,8 +1,10 @@
-"""The words of the interactive session, in English and Spanish."""
+"""The words of the interactive session, in English and Spanish, and which of the two is spoken."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pedsup.intended_use import Language
@@ -218,6 +220,71 @@ _NOTICES_ES: Final[dict[str, str]] = {
 def notice(code: str, english: str, language: Language) -> str:
     """A notice of a turn in the user's language, in English where there is no translation."""
     return _NOTICES_ES.get(code, english) if language == "es" else english
+
+
+def pairs() -> Iterator[tuple[str, str]]:
+    """Every text here in English and in Spanish."""
+    for texts in _TEXTS.values():
+        yield texts["en"], texts["es"]
+
+
+# ---- the language of this process ---------------------------------------------------------
+
+
+class _Spoken:
+    """What `pedsup-run` was told. Other programs tell nothing, and stay English."""
+
+    words: Sequence[str] | None = None
+    chosen: Language | None = None
+
+
+def listen(words: Sequence[str]) -> None:
+    """`pedsup-run` begins with this command line: until `use` it is asked for the language."""
+    _Spoken.words, _Spoken.chosen = words, None
+
+
+def use(language: Language) -> None:
+    """From now on messages are in this language."""
+    _Spoken.chosen = language
+
+
+def spoken() -> Language:
+    """The language of messages now: chosen, or as command line, settings file or locale say."""
+    if _Spoken.chosen is None:
+        if _Spoken.words is None:
+            return "en"
+        _Spoken.chosen = _asked_for(_Spoken.words) or _kept() or system_language()
+    return _Spoken.chosen
+
+
+def local(english: str, language: Language | None = None) -> str:
+    """A message in the language spoken now, or in the one given."""
+    if (language or spoken()) == "en":
+        return english
+    from pedsup.spanish import spanish
+
+    return spanish(english)
+
+
+def _asked_for(words: Sequence[str]) -> Language | None:
+    """`--lang`, even on a command line that is wrong elsewhere."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        value = following if word == "--lang" else word.removeprefix("--lang=")
+        if value in ("en", "es") and (word == "--lang" or word != value):
+            return "es" if value == "es" else "en"
+    return None
+
+
+def _kept() -> Language | None:
+    """`lang` of the settings file, even where another line of it is wrong."""
+    from pedsup.paths import config_folder
+
+    try:
+        with (config_folder() / "settings.toml").open(encoding="utf-8") as file:
+            found = re.search(r"^lang *= *[\"'](en|es)[\"']", file.read(1 << 16), re.MULTILINE)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else "es" if found[1] == "es" else "en"
 
 
 def system_language() -> Language:

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from pedsup.commands.options import LANG
 from pedsup.errors import UsageError
+from pedsup.i18n import local
 from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.transcript import now
@@ -29,6 +31,7 @@ def command() -> None:
 @click.option("--name", help="Whose key it is; default: the file's name.")
 @click.option("--yes", is_flag=True, help="The fingerprint was compared with the signer's.")
 @_json
+@LANG
 def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
     """Trust the signatures of a key, after comparing its words with the signer."""
     key = read_public_key(file)
@@ -44,6 +47,7 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
 
 @command.command("list")
 @_json
+@LANG
 def list_keys(as_json: bool) -> int:
     """The trusted keys, and the models that are known to be signed."""
     store = load_store()
@@ -54,6 +58,7 @@ def list_keys(as_json: bool) -> int:
 @command.command()
 @click.argument("key")
 @_json
+@LANG
 def remove(key: str, as_json: bool) -> int:
     """Trust a key no more: KEY is its name, or how its fingerprint begins.
 
@@ -69,6 +74,7 @@ def remove(key: str, as_json: bool) -> int:
 @command.command()
 @click.argument("model")
 @_json
+@LANG
 def unpin(model: str, as_json: bool) -> int:
     """Forget who signed a model, so that it may come from someone else or unsigned."""
     load_store().without_model(model).save()
@@ -83,7 +89,7 @@ def _confirm(yes: bool, question: str) -> None:
         raise UsageError(
             "the key was not confirmed", remedy="compare the words with the signer and give --yes"
         )
-    print(question, end="", file=sys.stderr, flush=True)
+    print(local(question), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
         raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
@@ -124,4 +130,4 @@ def _text(store: TrustStore) -> str:
 
 
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1) if as_json else text, flush=True)
+    print(json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text), flush=True)

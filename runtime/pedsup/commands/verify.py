@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from pedsup.commands.options import LANG
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.i18n import system_language
+from pedsup.i18n import local, spoken
 from pedsup.identity import identify
 from pedsup.render import clean
 from pedsup.settings import load_settings
@@ -25,6 +26,7 @@ from pedsup.trust.store import TrustedKey, load_store
     help="It must be signed by this public key; default: by a trusted one, or unsigned.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@LANG
 def command(model: Path, key: Path | None, as_json: bool) -> int:
     """Read all of MODEL and compare it with its manifest and its signature."""
     settings = load_settings(None, {})
@@ -49,6 +51,6 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
                     "trust": trust.describe()}  # fmt: skip
         print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
     else:
-        for line in (*identity.lines(), *map(clean, trust.lines(system_language()))):
-            print(line, flush=True)
+        for line in (*identity.lines(), *map(clean, trust.lines(spoken()))):
+            print(local(line), flush=True)
     return 0

@@ -12,6 +12,7 @@ from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.conversation import Conversation, turn_facts
 from pedsup.guards import check_answer, check_question, notices
+from pedsup.i18n import local
 from pedsup.i18n import notice as translated
 from pedsup.intended_use import Language
 from pedsup.render import clean
@@ -167,7 +168,8 @@ def _shown(event: JobEvent, language: Language) -> bytes:
         case Notice(code, english):
             return _event("notice", {"code": code, "text": translated(code, english, language)})
         case Failed(error):
-            return _event("error", error.document["error"])
+            said = error.document["error"]
+            return _event("error", {**said, "message": local(said["message"], language)})
         case Done(result):
             return _event("done", _facts(result))
 
