@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pedsup.engine.drafts.option import draft_text
-from pedsup.i18n import local
+from pedsup.i18n import local, spoken
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.render import clean
@@ -56,7 +56,7 @@ def check_text(plan: LaunchPlan) -> str:
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
-        *map(clean, plan.trust.lines("en")),
+        *map(clean, plan.trust.lines(spoken())),
         f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
         f"trained for a context of {plan.shape.n_ctx_train} tokens",
         "",

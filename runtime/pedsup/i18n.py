@@ -12,7 +12,7 @@ from pedsup.intended_use import Language
 _TEXTS: Final[dict[str, dict[Language, str]]] = {
     "ready": {
         "en": "Ready. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.",
-        "es": "Listo. /help muestra las órdenes; Ctrl-C detiene una respuesta, Ctrl-D sale.",
+        "es": "Listo. /help muestra los comandos; Ctrl-C detiene una respuesta, Ctrl-D sale.",
     },
     "help": {
         "en": (
@@ -131,7 +131,7 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
     "lang_is": {"en": "Messages are in English.", "es": "Los mensajes están en español."},
     "bad_command": {
         "en": "No such command: {text}. /help lists them.",
-        "es": "No existe esa orden: {text}. /help las muestra.",
+        "es": "No existe ese comando: {text}. /help los muestra.",
     },
     "bad_argument": {"en": "{command} takes: {text}", "es": "{command} admite: {text}"},
     "thinking": {"en": "reasoning", "es": "razonamiento"},

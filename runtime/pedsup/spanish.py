@@ -2,8 +2,9 @@
 
 Errors are raised far from where they are shown, by code that does not know who reads them. So they
 stay English in the program, in transcripts and in JSON, and are put into Spanish where they are
-shown. The catalogue is `spanish.json`: English text to Spanish text, with the same `{names}` where
-values stand. A value is put into Spanish too if it is one of our words.
+shown. The catalogue is `spanish.json`: English text to Spanish text, with the same `{words}` where
+values stand. A value is put into Spanish too if it is one of our texts, but for those that are the
+user's own, such as `{name}` and `{path}` (`OWN`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ LABELS: Final = ("dónde:      ", "se esperaba:", "qué hacer:  ")
 """Of an error's parts, in the order of `PedsupError`."""
 MAX_LINE: Final = 4000
 """Longer lines are none of ours."""
+OWN: Final = frozenset({"file", "id", "key", "model", "name", "names", "path", "values"})
+"""Values that stay as they are: names of files, keys, models, options."""
 DEPTH: Final = 4
 """A message, its reason, a part of it."""
 _NAME: Final = re.compile(r"\{([a-z]\w*)\}")
@@ -103,7 +106,8 @@ def _looked_up(body: str, depth: int) -> str | None:
     for template in templates:
         values = template.values(body)
         if values is not None:
-            own = {n: _line(v, depth - 1) for n, v in zip(template.names, values, strict=True)}
+            named = zip(template.names, values, strict=True)
+            own = {n: v if n in OWN else _line(v, depth - 1) for n, v in named}
             return _NAME.sub(lambda name: own[name[1]], template.spanish)
     for mark in ("; ", ", "):
         if mark in body:

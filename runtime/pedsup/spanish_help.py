@@ -15,8 +15,8 @@ from pedsup.spanish import catalogue, spanish
 PLAIN: Final = "\b"
 """How click marks a paragraph that is not to be wrapped."""
 _KINDS: Final = {
-    "OPTIONS": "OPCIONES", "COMMAND": "ORDEN", "ARGS": "ARGUMENTOS", "MODEL": "MODELO",
-    "INTEGER": "ENTERO", "RANGE": "ENTRE", "FLOAT": "NÚMERO", "TEXT": "TEXTO", "FILE": "ARCHIVO",
+    "OPTIONS": "OPCIONES", "COMMAND": "COMANDO", "ARGS": "ARGUMENTOS", "MODEL": "MODELO",
+    "INTEGER RANGE": "ENTERO", "INTEGER": "ENTERO", "FLOAT RANGE": "NÚMERO", "FLOAT": "NÚMERO", "TEXT": "TEXTO", "FILE": "ARCHIVO",
     "PATH": "RUTA", "FOLDER": "CARPETA", "HOW": "CÓMO", "KEY": "CLAVE",
 }  # fmt: skip
 _KIND: Final = re.compile(r"\b(?:" + "|".join(_KINDS) + r")\b")
@@ -50,6 +50,7 @@ def speak_spanish() -> None:
 
 def usage_text(error: click.ClickException) -> str:
     """What `error.show()` writes, in Spanish."""
+    speak_spanish()
     shown = io.StringIO()
     error.show(shown)
     return spanish(shown.getvalue()).rstrip("\n")

@@ -22,6 +22,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@LANG
 def command() -> None:
     """Whose signatures are believed on this device."""
 
