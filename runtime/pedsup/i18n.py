@@ -117,7 +117,7 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
     },
     "saved": {"en": "Saved: {path}", "es": "Guardado: {path}"},
     "system_is": {"en": "System prompt: {text}", "es": "Instrucciones del sistema: {text}"},
-    "none": {"en": "(none)", "es": "(ninguno)"},
+    "none": {"en": "(none)", "es": "(no hay)"},
     "think_is": {"en": "Reasoning: {text}", "es": "Razonamiento: {text}"},
     "no_thinking": {
         "en": "This model has no reasoning channel.",
@@ -203,9 +203,9 @@ _NOTICES_ES: Final[dict[str, str]] = {
     "guard_emergency": "la pregunta contiene un signo de urgencia: este programa no es para "
     "urgencias; siga su protocolo local y pida ayuda ya",
     "guard_dose_no_weight": "se pide una dosis y no se da el peso: ninguna dosis para un niño sin "
-    "su peso; compruebe cualquier cifra en su formulario",
+    "su peso; compruebe cualquier cifra en su formulario terapéutico",
     "guard_dose_in_answer": "la respuesta nombra una cantidad que dar y no se dio el peso: no la "
-    "use; calcule la dosis con el peso y su formulario",
+    "use; calcule la dosis con el peso y su formulario terapéutico",
     "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
     "governor_lower": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
     "calienta y se usan menos hilos (/stats)",
@@ -220,6 +220,22 @@ _NOTICES_ES: Final[dict[str, str]] = {
 def notice(code: str, english: str, language: Language) -> str:
     """A notice of a turn in the user's language, in English where there is no translation."""
     return _NOTICES_ES.get(code, english) if language == "es" else english
+
+
+def kept_notice(english: str, language: Language) -> str:
+    """`notice` for one that a transcript kept, which has the English text only."""
+    if language == "en":
+        return english
+    from pedsup.chat.events import NOTICES as OF_TURNS
+    from pedsup.governor.engine import NOTICES as OF_HEAT
+    from pedsup.guards import GUARDS
+    from pedsup.prefix_cache import NOTICES as OF_CACHE
+
+    for texts in (OF_TURNS, OF_HEAT, OF_CACHE, GUARDS):
+        for code, text_ in texts.items():
+            if english == text_:
+                return notice(code, english, language)
+    return english
 
 
 def pairs() -> Iterator[tuple[str, str]]:

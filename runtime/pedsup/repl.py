@@ -211,7 +211,7 @@ class Repl:
                 "not saved: the file exists", where=target, remedy="/save with another name"
             )
         try:
-            save_copy(session, target)
+            save_copy(session, target, self._language)
         except OSError as error:
             raise OutputError(f"not saved: {error.strerror}", where=target) from error
         self._say(self._text("saved", path=target))

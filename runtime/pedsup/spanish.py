@@ -97,6 +97,12 @@ def _line(line: str, depth: int) -> str:
     return line if found is None else line.replace(body, found, 1)
 
 
+def _filled(template: Template, values: list[str], depth: int) -> str:
+    named = dict(zip(template.names, values, strict=True))
+    own = {name: v if name in OWN else _line(v, depth) for name, v in named.items()}
+    return _NAME.sub(lambda name: own[name[1]], template.spanish)
+
+
 def _looked_up(body: str, depth: int) -> str | None:
     plain, templates = _texts()
     if body in plain:
@@ -106,9 +112,7 @@ def _looked_up(body: str, depth: int) -> str | None:
     for template in templates:
         values = template.values(body)
         if values is not None:
-            named = zip(template.names, values, strict=True)
-            own = {n: v if n in OWN else _line(v, depth - 1) for n, v in named}
-            return _NAME.sub(lambda name: own[name[1]], template.spanish)
+            return _filled(template, values, depth - 1)
     for mark in ("; ", ", "):
         if mark in body:
             return mark.join(_line(part, depth - 1) for part in body.split(mark))

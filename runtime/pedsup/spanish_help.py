@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -16,8 +16,9 @@ PLAIN: Final = "\b"
 """How click marks a paragraph that is not to be wrapped."""
 _KINDS: Final = {
     "OPTIONS": "OPCIONES", "COMMAND": "COMANDO", "ARGS": "ARGUMENTOS", "MODEL": "MODELO",
-    "INTEGER RANGE": "ENTERO", "INTEGER": "ENTERO", "FLOAT RANGE": "NÚMERO", "FLOAT": "NÚMERO", "TEXT": "TEXTO", "FILE": "ARCHIVO",
-    "PATH": "RUTA", "FOLDER": "CARPETA", "HOW": "CÓMO", "KEY": "CLAVE",
+    "INTEGER RANGE": "ENTERO", "INTEGER": "ENTERO", "FLOAT RANGE": "NÚMERO", "FLOAT": "NÚMERO",
+    "TEXT": "TEXTO", "FILE": "ARCHIVO", "PATH": "RUTA", "FOLDER": "CARPETA", "HOW": "CÓMO",
+    "KEY": "CLAVE",
 }  # fmt: skip
 _KIND: Final = re.compile(r"\b(?:" + "|".join(_KINDS) + r")\b")
 _VERB_ROW: Final = re.compile(r"(\s*pedsup-run \w+\s+)(.+)")
@@ -37,7 +38,7 @@ class SpanishFormatter(click.HelpFormatter):
         super().write_text("\n\n".join(map(_paragraph, text.split("\n\n"))))
 
     def write_dl(
-        self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
     ) -> None:
         own = [(_kinds(name), _help(text)) for name, text in rows]
         super().write_dl(own, col_max, col_spacing)

@@ -131,4 +131,5 @@ def _text(store: TrustStore) -> str:
 
 
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text), flush=True)
+    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
+    print(shown, flush=True)
