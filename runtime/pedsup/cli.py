@@ -108,7 +108,8 @@ def _program() -> int:
     os.umask(0o077)
     words = sys.argv[1:]
     listen(words)
-    if not _HELP.isdisjoint(words) and spoken() == "es":
+    # A verb without its own verb shows its help unasked.
+    if words and (words[0] in VERBS or not _HELP.isdisjoint(words)) and spoken() == "es":
         from pedsup.spanish_help import speak_spanish
 
         speak_spanish()
