@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pedsup.i18n import local, text
+from pedsup.i18n import text
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.marker import CRASH, SIZE, SUFFIX, RunFacts, boot_id, oom_kills, read_facts, try_lock
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
 

@@ -17,8 +17,9 @@ from pedsup.check import check_document, check_text
 from pedsup.consent import accepted_by_environment, require_consent
 from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
-from pedsup.i18n import local, system_language, text, use
+from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
+from pedsup.language import local, system_language, use
 from pedsup.marker import RunMarker
 from pedsup.memory import available_memory
 from pedsup.paths import data_folder, make_private

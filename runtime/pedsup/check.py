@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pedsup.engine.drafts.option import draft_text
-from pedsup.i18n import local, spoken
+from pedsup.language import local, spoken
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.render import clean

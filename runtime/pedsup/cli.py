@@ -11,8 +11,8 @@ import click
 
 from pedsup import __version__
 from pedsup.errors import border
-from pedsup.i18n import listen, spoken
 from pedsup.intended_use import FULL
+from pedsup.language import listen, spoken
 from pedsup.verbs import VERBS, load_verb, verbs_help
 
 if TYPE_CHECKING:

@@ -116,7 +116,7 @@ def report(error: PedsupError) -> None:
 
     Names in it come from files: control characters, which could drive the terminal, are dropped.
     """
-    from pedsup.i18n import spoken
+    from pedsup.language import spoken
 
     text = str(error)
     if spoken() == "es":
@@ -135,7 +135,7 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     """
     import click  # here, because importing it is a third of the start-up of `--version`
 
-    from pedsup.i18n import local
+    from pedsup.language import local
 
     try:
         code = program() or 0
@@ -164,7 +164,7 @@ def border(program: Callable[[], int | None]) -> NoReturn:
 
 def _show(error: click.ClickException) -> None:
     """Print what click has to say of a command line."""
-    from pedsup.i18n import spoken
+    from pedsup.language import spoken
 
     if spoken() == "en":
         error.show()

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pedsup.i18n import local
+from pedsup.language import local
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from typing import Final
 from pedsup.chat.turn import TurnResult, TurnSettings
 from pedsup.conversation import Conversation
 from pedsup.errors import EngineError, OutputError, PedsupError, report
-from pedsup.i18n import local, text, use
+from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
+from pedsup.language import local, use
 from pedsup.render import Renderer, clean
 from pedsup.session import save_copy
 from pedsup.startup import LoadedModel

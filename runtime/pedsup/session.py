@@ -14,8 +14,9 @@ from typing import Any, Final, Literal
 from pedsup.chat.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
-from pedsup.i18n import kept_notice, local
+from pedsup.i18n import kept_notice
 from pedsup.intended_use import SHORT, Language
+from pedsup.language import local
 from pedsup.transcript import MAX_LINE, Record, Transcript, now, read_records
 
 PARTIAL_EVERY_S: Final = 0.5

@@ -89,6 +89,12 @@ def _texts() -> tuple[dict[str, str], tuple[Template, ...]]:
     return plain, tuple(templates)
 
 
+@cache
+def _beginning(character: str) -> tuple[Template, ...]:
+    """The texts with values that can begin so."""
+    return tuple(t for t in _texts()[1] if t.literals[0][:1] in ("", character))
+
+
 def _line(line: str, depth: int) -> str:
     body = line.strip()
     if not body or len(body) > MAX_LINE or depth == 0:
@@ -104,12 +110,12 @@ def _filled(template: Template, values: list[str], depth: int) -> str:
 
 
 def _looked_up(body: str, depth: int) -> str | None:
-    plain, templates = _texts()
+    plain, _ = _texts()
     if body in plain:
         return plain[body]
     if " " not in body:
         return None
-    for template in templates:
+    for template in _beginning(body[0]):
         values = template.values(body)
         if values is not None:
             return _filled(template, values, depth - 1)

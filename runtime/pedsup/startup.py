@@ -20,9 +20,9 @@ from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_model
 from pedsup.governor.engine import Governor, govern
-from pedsup.i18n import local
 from pedsup.identity import ModelIdentity, identify
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess

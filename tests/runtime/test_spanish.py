@@ -23,8 +23,8 @@ from pedsup.cli import main
 from pedsup.engine.server_process import _DEATHS, explain_death
 from pedsup.errors import ContextFullError, PedsupError, ResourceError, report
 from pedsup.gguf_file.header import _OTHERS
-from pedsup.i18n import _Spoken, listen, local, spoken, use
 from pedsup.intended_use import SHORT
+from pedsup.language import _Spoken, listen, local, spoken, use
 from pedsup.memory.paging import Paging
 from pedsup.spanish import FILE, OWN, catalogue, error_text, spanish
 from pedsup.verbs import VERBS

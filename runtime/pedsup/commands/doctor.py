@@ -12,8 +12,8 @@ from pedsup.doctor.device import Device
 from pedsup.doctor.examine import examine
 from pedsup.doctor.finding import Finding
 from pedsup.errors import UsageError
-from pedsup.i18n import spoken, use
 from pedsup.intended_use import Language
+from pedsup.language import spoken, use
 from pedsup.paths import config_folder
 from pedsup.settings import FILE, Settings, load_settings
 

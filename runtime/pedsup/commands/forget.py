@@ -13,7 +13,7 @@ from pedsup.app import history_folder
 from pedsup.commands.options import LANG
 from pedsup.errors import OutputError, UsageError
 from pedsup.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
-from pedsup.i18n import local
+from pedsup.language import local
 from pedsup.progress import human_bytes, say
 from pedsup.session import find_session
 from pedsup.settings import load_settings

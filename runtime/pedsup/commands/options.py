@@ -13,4 +13,4 @@ LANG: Final[Callable[[Any], Any]] = click.option(
     expose_value=False,
     help="Language of the messages.",
 )
-"""For verbs that only print: `pedsup.i18n` reads its value from the command line."""
+"""For verbs that only print: `pedsup.language` reads its value from the command line."""

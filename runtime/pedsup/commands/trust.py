@@ -11,7 +11,7 @@ import click
 
 from pedsup.commands.options import LANG
 from pedsup.errors import UsageError
-from pedsup.i18n import local
+from pedsup.language import local
 from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.transcript import now

@@ -15,8 +15,8 @@ from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.option import draft_config
 from pedsup.errors import EngineError
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.i18n import local, system_language, use
 from pedsup.intended_use import Language
+from pedsup.language import local, system_language, use
 from pedsup.memory import available_memory
 from pedsup.progress import say
 from pedsup.settings import Settings, load_settings

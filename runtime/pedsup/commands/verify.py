@@ -10,8 +10,8 @@ import click
 from pedsup.commands.options import LANG
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.i18n import local, spoken
 from pedsup.identity import identify
+from pedsup.language import local, spoken
 from pedsup.render import clean
 from pedsup.settings import load_settings
 from pedsup.trust.assess import Policy, assess, verify_weights

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pedsup.doctor.texts import TEXTS, TOPICS
-from pedsup.i18n import local
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.render import clean
 
 Level = Literal["ok", "note", "problem"]

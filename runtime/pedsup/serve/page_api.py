@@ -12,9 +12,9 @@ from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.conversation import Conversation, turn_facts
 from pedsup.guards import check_answer, check_question, notices
-from pedsup.i18n import local
 from pedsup.i18n import notice as translated
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.render import clean
 from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held

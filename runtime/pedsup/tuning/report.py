@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any, Final
 
 from pedsup.engine.drafts.measure import PROMPTS
-from pedsup.i18n import local
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.render import clean
 from pedsup.tuning.noise import MIN_SAMPLES
 from pedsup.tuning.plan import Metric, TunePlan
