@@ -10,10 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    import click
+from typing import NoReturn
 
 
 class PedsupError(Exception):
@@ -116,14 +113,9 @@ def report(error: PedsupError) -> None:
 
     Names in it come from files: control characters, which could drive the terminal, are dropped.
     """
-    from pedsup.language import spoken
+    from pedsup.language import error_text
 
-    text = str(error)
-    if spoken() == "es":
-        from pedsup.spanish import error_text
-
-        text = error_text(error)
-    text = "".join(c for c in text if c == "\n" or c.isprintable())
+    text = "".join(c for c in error_text(error) if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
 
@@ -135,12 +127,10 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     """
     import click  # here, because importing it is a third of the start-up of `--version`
 
-    from pedsup.language import local
-
     try:
         code = program() or 0
     except click.ClickException as error:
-        _show(error)
+        error.show()
         code = error.exit_code
     except click.Abort:
         code = 128 + signal.SIGINT
@@ -148,7 +138,7 @@ def border(program: Callable[[], int | None]) -> NoReturn:
         report(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        print(local("interrupted"), file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         code = 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our stdout is gone: nothing can be said there any more, and the
@@ -160,18 +150,6 @@ def border(program: Callable[[], int | None]) -> NoReturn:
         report(known)
         code = known.exit_code
     sys.exit(code)
-
-
-def _show(error: click.ClickException) -> None:
-    """Print what click has to say of a command line."""
-    from pedsup.language import spoken
-
-    if spoken() == "en":
-        error.show()
-        return
-    from pedsup.spanish_help import usage_text
-
-    print(usage_text(error), file=sys.stderr)
 
 
 def from_os_error(error: OSError) -> PedsupError:

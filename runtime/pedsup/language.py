@@ -44,6 +44,15 @@ def local(english: str, language: Language | None = None) -> str:
     return spanish(english)
 
 
+def error_text(error: Exception) -> str:
+    """What `str(error)` is, in the language spoken now."""
+    if spoken() == "en":
+        return str(error)
+    from pedsup.spanish import described
+
+    return described(error)
+
+
 def _asked_for(words: Sequence[str]) -> Language | None:
     """`--lang`, even on a command line that is wrong elsewhere."""
     for word, following in zip(words, [*words[1:], ""], strict=True):

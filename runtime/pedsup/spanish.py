@@ -59,8 +59,10 @@ def spanish(text: str) -> str:
     return "\n".join(_line(line, DEPTH) for line in text.split("\n"))
 
 
-def error_text(error: PedsupError) -> str:
-    """What `str(error)` is in English."""
+def described(error: Exception) -> str:
+    """An error in Spanish, in the form that `str(error)` has in English."""
+    if not isinstance(error, PedsupError):
+        return spanish(str(error))
     parts = (error.where, error.wanted, error.remedy)
     rows = [f"  {label} {spanish(part)}" for label, part in zip(LABELS, parts, strict=True) if part]
     return "\n".join([spanish(error.found), *rows])

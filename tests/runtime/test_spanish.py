@@ -26,7 +26,7 @@ from pedsup.gguf_file.header import _OTHERS
 from pedsup.intended_use import SHORT
 from pedsup.language import _Spoken, listen, local, spoken, use
 from pedsup.memory.paging import Paging
-from pedsup.spanish import FILE, OWN, catalogue, error_text, spanish
+from pedsup.spanish import FILE, OWN, catalogue, described, spanish
 from pedsup.verbs import VERBS
 
 PACKAGE: Final = FILE.parent
@@ -163,7 +163,7 @@ def test_an_error_in_spanish_keeps_its_values() -> None:
         wanted="fewer than the context of 1024 tokens",
         remedy="ask a shorter question, start afresh (/reset) or give a larger --ctx",
     )
-    assert error_text(error) == (
+    assert described(error) == (
         "con esta pregunta la conversación tiene 2438 tokens\n"
         "  dónde:       /tmp/the file of mine.gguf\n"
         "  se esperaba: menos que el contexto de 1024 tokens\n"
@@ -180,7 +180,7 @@ def test_too_little_memory_is_said_in_spanish_with_what_it_costs() -> None:
         remedy="close other programs, or export a smaller type or model (Q4_0, E2B), or give "
         "--ctx 512 --ubatch 128 --allow-paging to run it slowly",
     )
-    said = error_text(refusal)
+    said = described(refusal)
     assert english_in(said) == []
     for kept in ("2048", "5.10 GiB", "1.20 GiB", "200.00 MiB", "545.00 MiB", "300 MB/s", "0.52",
                  "3.00 GiB", "/a b", "--ctx 512 --ubatch 128 --allow-paging"):  # fmt: skip
@@ -189,7 +189,7 @@ def test_too_little_memory_is_said_in_spanish_with_what_it_costs() -> None:
 
 @pytest.mark.parametrize("code", [*(-number for number in _DEATHS), -1, 3])
 def test_every_death_of_the_engine_is_said_in_spanish(code: int) -> None:
-    assert english_in(error_text(explain_death(code, ""))) == []
+    assert english_in(described(explain_death(code, ""))) == []
 
 
 def test_reported_errors_follow_the_language_of_the_process(

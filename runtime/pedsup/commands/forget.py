@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from pedsup.app import history_folder
-from pedsup.commands.options import LANG
 from pedsup.errors import OutputError, UsageError
 from pedsup.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.language import local
 from pedsup.progress import human_bytes, say
 from pedsup.session import find_session
 from pedsup.settings import load_settings
+from pedsup.verbs import LANG
 
 _KINDS: tuple[Kind, ...] = (
     "session", *CACHES.values(), "left by a killed engine", "mark of a killed run",

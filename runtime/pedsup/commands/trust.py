@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from pedsup.commands.options import LANG
 from pedsup.errors import UsageError
 from pedsup.language import local
 from pedsup.progress import say
@@ -17,12 +16,12 @@ from pedsup.render import clean
 from pedsup.transcript import now
 from pedsup.trust.keys import fingerprint_lines, read_public_key
 from pedsup.trust.store import TrustedKey, TrustStore, check_name, load_store
+from pedsup.verbs import LANG
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@LANG
 def command() -> None:
     """Whose signatures are believed on this device."""
 
@@ -133,3 +132,6 @@ def _text(store: TrustStore) -> str:
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
     shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
     print(shown, flush=True)
+
+
+LANG(command)  # before the verb of the verb as well as behind it

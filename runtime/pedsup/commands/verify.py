@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from pedsup.commands.options import LANG
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.identity import identify
@@ -17,6 +16,7 @@ from pedsup.settings import load_settings
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup.verbs import LANG
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
