@@ -107,16 +107,23 @@ class PageApi:
         think = fields.flag("think", self.served.settings.think)
         language = _language(fields)
         fields.end()
-        self.served.require_acknowledged()
-        held = self.conversations.get(name) if name else self.conversations.new()
-        job = Job(lambda job: self._run(held, text, think, job))
+        try:
+            self.served.require_acknowledged()
+            held = self.conversations.get(name) if name else self.conversations.new()
+            job = Job(lambda job: self._run(held, text, think, job))
+            self._submit(held, job)
+        except ApiError as error:
+            error.message = local(error.message, language)
+            raise
+        return Reply(200, EVENTS, self._events(held, job, request, language))
+
+    def _submit(self, held: Held, job: Job) -> None:
         held.begin(job)
         try:
             self.queue.submit(job)
         except ApiError:
             held.end(job)
             raise
-        return Reply(200, EVENTS, self._events(held, job, request, language))
 
     def _run(self, held: Held, text: str, think: bool, job: Job) -> TurnResult:
         """In the engine's thread: one turn, on the disk before it is shown as done."""
