@@ -239,6 +239,7 @@ def test_max_tokens_cuts_a_draft(pair, n):
     assert positions(on) == len(on.cached) <= len(prompt) + n
 
 
+@pytest.mark.slow
 def test_a_grammar_holds_inside_drafts(pair):
     off, on = pair
     note = json.dumps({"weight": [14.2] * 4, "fever": [39.1] * 4})
@@ -261,6 +262,7 @@ def test_a_grammar_holds_inside_drafts(pair):
     require_same_text(off, prompt, found, ids(off, prompt, strict, n=80), strict)
 
 
+@pytest.mark.slow
 def test_banned_tokens_and_the_repeat_penalty_hold_inside_drafts(pair):
     off, on = pair
     prompt = on.tokenize(QUOTE, parse_special=True)
@@ -284,6 +286,7 @@ def test_a_state_saved_after_drafts_goes_on_without_them(pair, tmp_path):
     require_same_text(off, [*text, 30], found, wanted)
 
 
+@pytest.mark.slow
 def test_the_json_document_tells_drafts(smollm2, tmp_path):
     # What it shall quote is no matter of luck.
     (tmp_path / "quote.gbnf").write_text(f'root ::= "{NOTE}"', encoding="utf-8")

@@ -19,7 +19,7 @@ def greedy(engine, prompt, n=24, keep=None):
     return [t.id for t in engine.generate(prompt, GREEDY, max_tokens=n, keep=keep)]
 
 
-@pytest.fixture(params=["inprocess", "server"])
+@pytest.fixture(params=["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def open_engine(request):
     return request.getfixturevalue(f"open_{request.param}")
 

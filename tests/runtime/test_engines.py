@@ -36,7 +36,7 @@ ASK: list[Message] = [
 ]
 
 
-@pytest.fixture(params=["inprocess", "server"])
+@pytest.fixture(params=["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 
@@ -62,6 +62,7 @@ def transcript(engine):
     return {"facts": facts, "prompts": prompts, "texts": texts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
 def test_same_greedy_text_from_both_engines(
     model, request, open_inprocess, open_server, native_tool
@@ -320,6 +321,7 @@ def test_the_child_dies_with_a_killed_parent(native_tool, smollm2):
 # ---- choices --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_auto_takes_the_server_when_the_bindings_are_missing(monkeypatch, smollm2, native_tool):
     monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
     config = EngineConfig(smollm2, n_ctx=256, n_threads=1)

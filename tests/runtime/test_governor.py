@@ -302,6 +302,7 @@ VISITS = " ".join(
 """A text of the test's own, about 780 tokens."""
 
 
+@pytest.mark.slow
 def test_greedy_text_is_identical_while_threads_change(  # type: ignore[no-untyped-def]
     open_inprocess, smollm2
 ) -> None:

@@ -14,7 +14,7 @@ SYSTEM: Message = {"role": "system", "content": "Eres breve. Responde en españo
 ASK: list[Message] = [SYSTEM, {"role": "user", "content": "¿Cuál es la capital de Perú?"}]
 
 
-@pytest.fixture(params=["inprocess", "server"])
+@pytest.fixture(params=["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 
@@ -97,6 +97,7 @@ def test_ctrl_c_and_go_on(open_any, smollm2):
     assert play(engine, ASK, max_tokens=16).answer == whole.answer
 
 
+@pytest.mark.slow
 def test_the_answer_is_what_transformers_would_write(open_inprocess, gemma4_folder, gemma4_gguf):
     """Greedy ids of the whole chain (template, tokens, cache, sampler) against transformers."""
     torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
