@@ -13,7 +13,8 @@ from pedsup.gguf_file import read_header
 from pedsup_bench.bandwidth import measure_bandwidth
 from pedsup_bench.commands.compare import compare_documents
 from pedsup_bench.speed import svg
-from pedsup_bench.speed.measure import entry, how_it_ended
+from pedsup_bench.speed.child import how_it_ended
+from pedsup_bench.speed.measure import entry
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.traffic import traffic
 
@@ -81,7 +82,7 @@ def run_document(tiny_quantized, tmp_path_factory):  # type: ignore[no-untyped-d
         tiny_quantized["llama"], n_threads=1, prompts=(16, 64), depths=(0, 64), n_decode=8,
         repeats=3, loads=2, first_prompt=16, sustained=1.0,
     )  # fmt: skip
-    return {**measure(plan, lambda text: None), "limits": None}
+    return {**measure(plan), "limits": None}
 
 
 def test_document_follows_the_published_schema(run_document) -> None:
@@ -196,7 +197,7 @@ def test_the_schema_in_the_docs_is_the_packaged_one() -> None:
 
 def test_the_server_engine_s_memory_is_counted(tiny_quantized, native_tool, monkeypatch) -> None:
     """On a phone the model lives in a `llama-server` child: its memory is the model's."""
-    from pedsup_bench.speed.measure import child
+    from pedsup_bench.speed.child import child
 
     monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
     plan = SpeedPlan(tiny_quantized["llama"], n_threads=1, first_prompt=16)
