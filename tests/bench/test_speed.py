@@ -184,7 +184,16 @@ def test_side_by_side_with_llama_bench(smollm2, native_tool, bench, tmp_path) ->
           PEDSUP_LLAMA_BENCH=str(native_tool("llama-bench")))  # fmt: skip
     rows = json.loads(out.read_text("utf-8"))["against"]
     assert {row["test"] for row in rows} == {"prompt_32", "prompt_128", "decode_0"}
-    assert all(row["ratio"] > 0 for row in rows)
+    assert all(row["ratio"] > 0 and row["ratio_same_build"] > 0 for row in rows)
+    assert all(len(row["ours_same_build"]) == len(row["samples"]) for row in rows)
+
+
+def test_ratios_are_of_rounds_and_the_median_of_them() -> None:
+    from pedsup_bench.speed.llama_bench import _row
+
+    row = _row("prompt_32", [[10.0, 30.0, 10.0], [20.0, 40.0, 8.0]], [20.0, 40.0, 10.0])
+    assert (row["ratio"], row["ratio_same_build"]) == (0.75, 1.0)
+    assert _row("prompt_32", [[10.0]], [20.0])["ratio_same_build"] is None
 
 
 def test_the_schema_in_the_docs_is_the_packaged_one() -> None:
