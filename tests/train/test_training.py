@@ -184,6 +184,7 @@ def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
     assert read_recipe(str(out / "recipe.toml")) == trained.plan.recipe
     rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
     assert len(rows) == 6 + 3
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "to be shared, all of it"
     assert len((out / "training_log.csv").read_text().splitlines()) == 1 + len(rows)
     assert (out / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     card = (out / "adapter_card.md").read_text()
@@ -192,8 +193,21 @@ def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
         facts["data"]["digest"], facts["files"]["adapter_model.safetensors"],
         f"{facts['tokens_seen']:,}", facts["versions"]["transformers"], "not a medical device",
         "No son un dispositivo médico", f"{facts['eval_loss_after']:.4f}",
+        "| epochs, steps | 2, 6 |", facts["base_digest"],
     ):  # fmt: skip
         assert fact.lower() in card.lower(), fact
+
+
+@pytest.mark.skipif(
+    shutil.which("sha256sum") is None, reason="needs sha256sum: apt install coreutils"
+)
+def test_the_base_s_digest_is_the_one_of_sha256sum(trained: Result, gemma: Path) -> None:
+    kinds = [
+        f"*.{kind}" for kind in ("jinja", "json", "safetensors") if any(gemma.glob(f"*.{kind}"))
+    ]
+    command = f"LC_ALL=C sha256sum {' '.join(kinds)} | sha256sum"
+    wanted = subprocess.run(command, shell=True, cwd=gemma, capture_output=True, text=True).stdout
+    assert wanted.split()[0] == trained.base_digest
 
 
 def test_tokens_seen_are_the_unpadded_ones(trained: Result) -> None:
