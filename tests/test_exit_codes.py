@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pedsup.command_line import say_range
+from pedsup.command_line import readable
 from pedsup.errors import ContextFullError, MissingFileError, PedsupError
 from pedsup.exit_codes import ExitCode
 
@@ -100,8 +100,9 @@ def test_a_range_is_written_as_people_do(kind: click.ParamType, value: str, mess
     command = click.Command("x", params=[click.Option(["--n"], type=kind)])
     with pytest.raises(click.BadParameter) as caught:
         command.main(["--n", value], standalone_mode=False)
-    say_range(caught.value)
-    assert caught.value.message == message
+    found = readable(caught.value)
+    assert found.message == message
+    assert found.format_message() == f"Invalid value for '--n': {message}"
 
 
 def test_a_limit_of_the_settings_is_a_plain_number() -> None:

@@ -19,16 +19,19 @@ class Commands(click.Group):
                 formatter.write_dl(rows)
 
 
-def say_range(error: click.ClickException) -> None:
-    """Put a range as people write it, 1–64, into click's message about a value outside of it."""
-    kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+def readable(error: click.ClickException) -> click.ClickException:
+    """click's message about a value outside of a range, with the range as people write it: 1–64."""
+    if not isinstance(error, click.BadParameter) or error.param is None:
+        return error
+    kind = error.param.type
     if not isinstance(kind, click.IntRange | click.FloatRange):
-        return
+        return error
     # What click says where the value is no number at all: "'x' is not a valid integer range."
-    error.message = error.message.replace(" range.", ".")
-    head, marker, _ = error.message.partition("is not in the range ")
+    message = error.message.replace(" range.", ".")
+    head, marker, _ = message.partition("is not in the range ")
     if marker:
-        error.message = f"{head}{marker}{_range(kind)}."
+        message = f"{head}{marker}{_range(kind)}."
+    return click.BadParameter(message, error.ctx, error.param, error.param_hint)
 
 
 def _range(kind: click.IntRange | click.FloatRange) -> str:

@@ -136,13 +136,12 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     """
     import click  # here, because importing it is a third of the start-up of `--version`
 
-    from pedsup.command_line import say_range
+    from pedsup.command_line import readable
 
     try:
         code = program() or ExitCode.DONE
     except click.ClickException as error:
-        say_range(error)
-        error.show()
+        readable(error).show()
         code = error.exit_code
     except click.Abort:
         code = ExitCode.INTERRUPTED
