@@ -81,7 +81,12 @@ def test_the_report_names_every_tensor(tmp_path: Path) -> None:
         imatrix.report({"a.weight": (96, 8)})
 
 
-@pytest.mark.parametrize("quant", ["Q4_K_M", "Q3_K_M", "Q2_K", "Q4_0", "IQ4_XS", "Q6_K", "Q5_K_M"])
+@pytest.mark.parametrize(
+    "quant",
+    ["Q4_K_M",
+     *(pytest.param(q, marks=pytest.mark.slow)
+       for q in ("Q3_K_M", "Q2_K", "Q4_0", "IQ4_XS", "Q6_K", "Q5_K_M"))],
+)  # fmt: skip
 def test_bytes_and_metadata_equal_llama_quantize(
     tmp_path: Path, native_tool: Any, quant: str
 ) -> None:

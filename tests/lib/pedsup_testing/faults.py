@@ -103,7 +103,9 @@ def sweep(job: Job, kinds: tuple[str, ...] = tuple(KINDS)) -> Report:
             try:
                 job.check(kind)
             except Exception as error:
-                raise AssertionError(f"{kind} at point {point} of {len(calls)}: {error!r}") from error
+                raise AssertionError(
+                    f"{kind} at point {point} of {len(calls)}: {error!r}"
+                ) from error
             report.tried[kind] = report.tried.get(kind, 0) + 1
     return report
 
