@@ -184,7 +184,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     engine = open_engine(plan.config, settings.engine)
     governor = None
     if plan.governed and plan.config.n_threads > 1:
-        engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
+        drafts = plan.config.draft.kind != "off"
+        engine = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
         governor = engine.governor
     try:
         confirm_loaded(trust)

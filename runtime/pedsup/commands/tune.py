@@ -42,7 +42,7 @@ _WORDS: dict[str, dict[Language, str]] = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--seconds", type=click.FloatRange(5, 3600), default=180.0, show_default=True,
+    "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
     help="Time to measure in; loading the model the first time comes on top.",
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
