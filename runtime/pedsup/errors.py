@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
+
+MAX_LINE: Final = 8192
 
 
 class PedsupError(Exception):
@@ -111,9 +113,11 @@ class UntrustedError(PedsupError):
 def report(error: PedsupError) -> None:
     """Print an error to stderr in the one form that all commands share.
 
-    Names in it come from files: control characters, which could drive the terminal, are dropped.
+    Names in it come from files: control characters, which could drive the terminal, are dropped,
+    and a line of more than 8 KiB (twice the longest path) is cut.
     """
-    text = "".join(c for c in str(error) if c == "\n" or c.isprintable())
+    lines = (line[:MAX_LINE] for line in str(error).split("\n"))
+    text = "".join(c for c in "\n".join(lines) if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
 
