@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
+
+MAX_LINE: Final = 8192
 
 from pedsup.exit_codes import ExitCode
 
@@ -122,9 +124,11 @@ class HubError(PedsupError):
 def report(error: PedsupError) -> None:
     """Print an error to stderr in the one form that all commands share.
 
-    Names in it come from files: control characters, which could drive the terminal, are dropped.
+    Names in it come from files: control characters, which could drive the terminal, are dropped,
+    and a line of more than 8 KiB (twice the longest path) is cut.
     """
-    text = "".join(c for c in str(error) if c == "\n" or c.isprintable())
+    lines = (line[:MAX_LINE] for line in str(error).split("\n"))
+    text = "".join(c for c in "\n".join(lines) if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
 
