@@ -127,7 +127,9 @@ def report(error: PedsupError) -> None:
     Names in it come from files: control characters, which could drive the terminal, are dropped,
     and a line of more than 8 KiB (twice the longest path) is cut.
     """
-    lines = (line[:MAX_LINE] for line in str(error).split("\n"))
+    from pedsup.language import error_text
+
+    lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
     text = "".join(c for c in "\n".join(lines) if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
