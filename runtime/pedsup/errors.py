@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-MAX_LINE: Final = 8192
-
 from pedsup.exit_codes import ExitCode
+
+MAX_LINE: Final = 8192
 
 
 class PedsupError(Exception):
