@@ -147,6 +147,10 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "es": "ATENCIÓN: este modelo está firmado con una clave en la que no se confía aquí "
         "({hint}); la firma no se puede comprobar (pedsup-run trust add CLAVE.pub).",
     },
+    "trust_drafter": {
+        "en": "Its draft model, {name}:",
+        "es": "Su modelo borrador, {name}:",
+    },
     "trust_weights_unread": {
         "en": "Its bytes are compared before it is loaded.",
         "es": "Sus bytes se comparan antes de cargarlo.",

@@ -245,7 +245,9 @@ def find_session(folder: Path, wanted: str) -> Path:
     matches = [path for path in found if path.name.startswith(wanted)]
     if len(matches) != 1:
         raise UsageError(
-            f"{len(matches)} sessions are named '{wanted}'",
+            f"no session is named '{wanted}'"
+            if not matches
+            else f"{len(matches)} sessions are named '{wanted}...'",
             where=folder,
             wanted="the beginning of one id"
             + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),

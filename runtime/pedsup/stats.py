@@ -97,9 +97,10 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     now = governor.clock()
     for action in governor.actions[-3:]:
         would = "would take" if action.kind == "report" else "took"
+        unit = f"passes/s with {action.guessed} guesses" if action.guessed else "tokens/s"
         lines.append(
             f"  {(now - action.at_s) / 60:.0f} min ago {would} {action.threads} threads "
-            f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
+            f"({action.reason}: {action.now_tps:.1f} {unit}, best {action.best_tps:.1f})"
         )
     return lines
 

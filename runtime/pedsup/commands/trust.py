@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pedsup.command_line import Commands
 from pedsup.errors import UsageError
 from pedsup.language import local
 from pedsup.progress import say
@@ -21,7 +22,10 @@ from pedsup.verbs import LANG
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 def command() -> None:
     """Whose signatures are believed on this device."""
 

@@ -32,8 +32,8 @@ _REASONS: Final[dict[str, dict[Language, str]]] = {
         "es": "se mantiene, nada fue mejor más allá del ruido",
     },
     "no time": {
-        "en": "kept, the time did not suffice to tell (give more --seconds)",
-        "es": "se mantiene, el tiempo no bastó para saberlo (dé más --seconds)",
+        "en": "kept, the time did not suffice to tell (give --seconds {advised})",
+        "es": "se mantiene, el tiempo no bastó para saberlo (dé --seconds {advised})",
     },
     "failed": {
         "en": "kept, the alternative does not run here",
@@ -66,7 +66,8 @@ def report_lines(plan: TunePlan, outcome: Outcome, language: Language) -> list[s
     lines: list[str] = []
     for result in outcome.stages:
         lines += [f"{_STAGES[result.stage.name][language]}:", *_table(result, language)]
-        lines += [f"  => {_REASONS[result.reason][language]}", ""]
+        reason = _REASONS[result.reason][language].format(advised=outcome.advised_s)
+        lines += [f"  => {reason}", ""]
     lines += [
         f"{_STAGES[name][language]}: {_SKIPPED[language]} ({local(reason, language)})"
         for name, reason in plan.skipped
@@ -80,6 +81,7 @@ def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) ->
         "schema": SCHEMA,
         "engine": engine,
         "seconds": round(outcome.seconds, 1),
+        "advised_seconds": outcome.advised_s,
         "settings": outcome.best.settings(),
         "kept_in": file,
         "stages": [
