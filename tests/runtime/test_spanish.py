@@ -224,7 +224,7 @@ def test_help_is_in_spanish(run: Run, verb: str) -> None:
 def test_wrong_words_of_a_command_line_are_answered_in_spanish(run: Run) -> None:
     for words in (["--chek"], ["--ctx", "abc", "m.gguf"], ["--think", "x"], ["trust"],
                   ["trust", "lst"], ["trust", "add"], ["a.gguf", "b.gguf"], ["-p"],
-                  ["tune", "--seconds", "1", "m.gguf"]):  # fmt: skip
+                  ["tune", "--seconds", "1", "m.gguf"], ["--port", "70000"]):  # fmt: skip
         done = run(*words)
         assert done.returncode == 2, words
         assert "Uso: " in done.stderr or words == ["-p"]
