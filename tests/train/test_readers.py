@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pedsup.errors import BadFileError, ResourceError, UsageError
+from pedsup.errors import BadFileError, HubError, UsageError
 from pedsup_train.examples import Example, clean_text, fold
 from pedsup_train.readers import limit, read_source, said_answer
 from pedsup_train.recipe import SourceConfig
@@ -267,7 +267,7 @@ def test_hub_out_of_reach_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ResourceError) as error:
+    with pytest.raises(HubError) as error:
         read_source(SourceConfig(format="medmcqa", hub="someone/something"), seed=0)
     assert "path=" in str(error.value) and "someone/something" in str(error.value)
 

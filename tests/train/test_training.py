@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup.errors import MismatchError, OutputError, ResourceError, UnsupportedError
+from pedsup.errors import HubError, MismatchError, OutputError, ResourceError, UnsupportedError
 from pedsup_train import backends, probe
 from pedsup_train.facts import Result, result_facts
 from pedsup_train.loop import changed_recompute, clean_history, out_of_memory
@@ -396,7 +396,7 @@ def test_known_bad_versions_are_refused(
 
 
 def test_no_such_base(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="the base could not be read") as error:
+    with pytest.raises(HubError, match="the base could not be read") as error:
         make_plan(recipe(tmp_path / "nothing", data), tmp_path / "adapter")
     assert "default-base" in str(error.value)
 
