@@ -139,7 +139,7 @@ def test_gemma_s_own_vocabulary_is_used_for_the_full_size() -> None:
     assert (real.tokens[2], real.tokens[105], real.tokens[107]) == ("<bos>", "<|turn>", "\n")
 
 
-@pytest.mark.parametrize("size", [4096, 65536, 262144])
+@pytest.mark.parametrize("size", [4096, 65536, pytest.param(262144, marks=pytest.mark.slow)])
 def test_made_up_vocabulary_is_a_sound_bpe(size: int) -> None:
     made_up = vocabulary(size)
     known = set(made_up.tokens)
