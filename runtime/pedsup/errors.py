@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pedsup.exit_codes import ExitCode
+
+MAX_LINE: Final = 8192
 
 
 class PedsupError(Exception):
@@ -122,9 +124,13 @@ class HubError(PedsupError):
 def report(error: PedsupError) -> None:
     """Print an error to stderr in the one form that all commands share.
 
-    Names in it come from files: control characters, which could drive the terminal, are dropped.
+    Names in it come from files: control characters, which could drive the terminal, are dropped,
+    and a line of more than 8 KiB (twice the longest path) is cut.
     """
-    text = "".join(c for c in str(error) if c == "\n" or c.isprintable())
+    from pedsup.language import error_text
+
+    lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
+    text = "".join(c for c in "\n".join(lines) if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
 

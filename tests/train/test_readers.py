@@ -111,6 +111,28 @@ def test_bad_rows_are_reported_by_line(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_no_text_is_not_trained_on_in_python_s_spelling(tmp_path: Path) -> None:
+    lines = [
+        '{"question": ["a"], "answer": "b"}',
+        "no",
+        '{"question": "a", "answer": {"b": 1}}',
+        '{"question": true, "answer": "b"}',
+        '{"question": "a", "answer": NaN}',
+        '{"question": "How many kg?", "answer": 5}',
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines))
+    result = read_source(SourceConfig(path=str(path)), seed=0)
+    assert [(e.question, e.explanation) for e in result.examples] == [("How many kg?", "5")]
+    assert [(bad.where, bad.reason) for bad in result.bad] == [
+        ("a.jsonl:1", "'question' is a list, no text"),
+        ("a.jsonl:2", "not JSON: Expecting value"),
+        ("a.jsonl:3", "'answer' is a dict, no text"),
+        ("a.jsonl:4", "'question' is a bool, no text"),
+        ("a.jsonl:5", "the answer is empty"),
+    ]
+
+
 def test_subject_filter_ignores_case_and_accents(tmp_path: Path) -> None:
     rows = [medmcqa(1, cop=4, subject_name="PEDIATRÍA"), medmcqa(2, subject_name="Surgery")]
     path = tmp_path / "a.jsonl"

@@ -5,6 +5,7 @@ Both return the same thing, a PEFT model and its tokenizer; everything above is 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import warnings
@@ -20,6 +21,7 @@ from pedsup.errors import (
     UnsupportedError,
     UsageError,
 )
+from pedsup.fsio import sha256_file
 from pedsup.optional import require
 from pedsup_train import unsloth_backend
 from pedsup_train.recipe import Recipe
@@ -233,6 +235,19 @@ def base_commit(config: Any, recipe: Recipe) -> str:
     """What identifies the base: the hub's commit, or 'local'."""
     commit = getattr(config, "_commit_hash", None)
     return str(commit) if commit and not Path(recipe.model.base).exists() else "local"
+
+
+def base_digest(recipe: Recipe) -> str | None:
+    """SHA-256 over names and digests of a local base's weights, configs and tokenizer.
+
+    The same as `sha256sum *.jinja *.json *.safetensors | sha256sum` in the folder (C locale).
+    """
+    folder = Path(recipe.model.base)
+    files = [
+        p for kind in ("jinja", "json", "safetensors") for p in sorted(folder.glob(f"*.{kind}"))
+    ]
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if files else None
 
 
 def refuse_missing() -> None:

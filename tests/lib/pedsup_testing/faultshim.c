@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static char root[PATH_MAX];
@@ -78,6 +79,16 @@ ssize_t write(int fd, const void *data, size_t n) {
     return real(fd, data, n);
 }
 
+/* C++ streams, and so torch.save, write their buffer and what exceeds it in one call. */
+ssize_t writev(int fd, const struct iovec *parts, int n) {
+    REAL(ssize_t, "writev", int, const struct iovec *, int);
+    if (atomic_load(&armed) && fd_below(fd) && hit()) {
+        if (n > 1) (void)!real(fd, parts, n / 2); /* the parts are of unlike size: not in the middle */
+        return fail();
+    }
+    return real(fd, parts, n);
+}
+
 static ssize_t positioned(ssize_t (*real)(int, const void *, size_t, off_t), int fd,
                           const void *data, size_t n, off_t at) {
     if (atomic_load(&armed) && fd_below(fd) && hit('p')) {
@@ -126,4 +137,12 @@ int unlink(const char *path) {
     REAL(int, "unlink", const char *);
     if (atomic_load(&armed) && error < 0 && below(path) && hit('u')) return fail();
     return real(path);
+}
+
+/* Python's shutil.rmtree: a name in an open folder, or with AT_REMOVEDIR the folder itself. */
+int unlinkat(int folder, const char *path, int flags) {
+    REAL(int, "unlinkat", int, const char *, int);
+    if (atomic_load(&armed) && error < 0 && (below(path) || fd_below(folder)) && hit())
+        return fail();
+    return real(folder, path, flags);
 }
