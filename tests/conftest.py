@@ -6,7 +6,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pedsup_testing import native
+
+# Examples take as long as the machine is busy: 200 ms, the default, is no property of the program.
+settings.register_profile("pedsup", deadline=None)
+settings.load_profile("pedsup")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

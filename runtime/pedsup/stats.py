@@ -92,7 +92,8 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     known = (("cpu", heat.cpu), ("battery", heat.battery))
     degrees = "".join(f", {name} {value:.0f} °C" for name, value in known if value is not None)
     busy = ", other programs have the cores" if governor.state.crowded else ""
-    lines = [f"governor: {governor.state.threads} of {governor.limits.most} threads{degrees}{busy}"]
+    more = degrees + busy
+    lines = [f"governor: {governor.state.threads} of {governor.limits.most} threads{more}"]
     now = governor.clock()
     for action in governor.actions[-3:]:
         would = "would take" if action.kind == "report" else "took"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from pedsup_testing import sized_models
+from pedsup_testing import near_ties, sized_models
 from pedsup_testing.fake_engine import FakeEngine
 
 from pedsup.engine.api import DraftConfig, SamplingConfig, Token
@@ -385,29 +385,60 @@ def test_the_sliding_layers_of_gemma_do_not_grow(tmp_path: Path) -> None:
     assert depth_share(header) == pytest.approx(2 * (2 * 2 * 128 * 2 * 2) / weights)
 
 
-@pytest.mark.parametrize(("start", "n"), [(20, 24), pytest.param(480, 60, marks=pytest.mark.slow)])
+VISITS = " ".join(
+    f"Visit {n}: the child weighs {10 + 0.7 * n:.1f} kg and drank {37 * n % 90 + 5} ml of water."
+    for n in range(40)
+)
+"""A text of the test's own, about 780 tokens."""
+
+
+@pytest.mark.slow
 def test_greedy_text_is_identical_while_threads_change(  # type: ignore[no-untyped-def]
-    open_inprocess, smollm2, start: int, n: int
+    open_inprocess, smollm2
 ) -> None:
-    """Past 512 positions attention is split among the threads: the text stays the same."""
-    engine = open_inprocess(smollm2, n_ctx=1024, n_threads=2, n_threads_batch=2)
+    """Below 256 tokens in the cache no sum is split among the threads: the same bits."""
+    engine = open_inprocess(smollm2, n_ctx=512, n_threads=2, n_threads_batch=2)
     sampling = SamplingConfig(temperature=0, banned=tuple(engine.info.end_of_generation))
-    words = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    prompt = engine.tokenize(words, parse_special=False)[:start]
-    assert len(prompt) == start
+    prompt = engine.tokenize(VISITS, parse_special=False)[:20]
 
     def text(change: Callable[[int], None]) -> list[int]:
         tokens = []
-        for token in engine.generate(prompt, sampling, max_tokens=n):
+        for token in engine.generate(prompt, sampling, max_tokens=24):
             change(len(tokens))
             tokens.append(token.id)
         return tokens
 
     engine.set_threads(1)
-    list(engine.generate(prompt, sampling, max_tokens=1))  # the prompt is read once, for both
     alone = text(lambda n: None)
+    assert len(alone) == 24
     # Two threads in a third of the steps: beside other programs they wait for each other.
     assert text(lambda n: engine.set_threads(1 + (n % 12 > 7))) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [230, 490])
+def test_a_long_text_scores_the_same_while_threads_change(  # type: ignore[no-untyped-def]
+    open_inprocess, smollm2, start: int
+) -> None:
+    """Longer texts' attention is split among the threads: the same scores within rounding."""
+    engine = open_inprocess(smollm2, n_ctx=1024, n_threads=2, n_threads_batch=2)
+    text = engine.tokenize(VISITS, parse_special=False)[: start + 32]
+    assert len(text) == start + 32
+    prompt, tokens = text[:start], text[start:]
+
+    def apart(before: Callable[[int], object] = lambda n: None) -> list[float]:
+        engine.set_threads(1)
+        found = near_ties.rows(engine, prompt, tokens, before)
+        return [near_ties.distance(a, b) for a, b in zip(found, wanted, strict=True)]
+
+    engine.set_threads(1)
+    near_ties.rows(engine, prompt, tokens[:1])  # the prompt is read once, for all
+    wanted = near_ties.rows(engine, prompt, tokens)
+    assert apart() == [0] * len(tokens)
+    assert max(apart(lambda n: engine.set_threads(1 + (n % 12 > 7)))) < near_ties.bound(engine)
+    # It can fail: one other token far back is no rounding.
+    prompt[start - 40] += 1
+    assert max(apart()) > near_ties.bound(engine)
 
 
 @pytest.mark.slow

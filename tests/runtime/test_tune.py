@@ -663,6 +663,7 @@ def test_a_real_child_measures_and_its_death_is_a_result(bench: ChildBench) -> N
     assert child.process.returncode == -signal.SIGILL
 
 
+@pytest.mark.slow
 def test_a_real_child_answers_with_and_without_drafts(bench: ChildBench) -> None:
     for draft in (DraftConfig(), DraftConfig("lookup")):
         speed = bench.measure(replace(PLAIN, draft=draft), "answers")

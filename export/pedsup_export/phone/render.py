@@ -128,7 +128,7 @@ def _command(advice: Advice, chosen: Candidate, width: int) -> list[str]:
 def _table(advice: Advice, width: int) -> list[str]:
     letters = _letters(advice)
     rows = [_row(c, advice, letters) for c in advice.candidates]
-    heads = _HEADS
+    heads: tuple[str, ...] = _HEADS
     if width < WIDE:
         rows = [(*row[:5], row[-1]) for row in rows]
         heads = _NARROW

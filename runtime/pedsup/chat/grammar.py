@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
 
 MAX_BYTES: Final = 1 << 20
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> str:
             raise BadFileError(f"a file of more than {MAX_BYTES} bytes", where=path)
         return path.read_text("utf-8")
     except FileNotFoundError as error:
-        raise UsageError("no such file", where=path) from error
+        raise MissingFileError("no such file", where=path, remedy="check the path") from error
     except UnicodeDecodeError as error:
         raise BadFileError("the file is not UTF-8 text", where=path) from error
 
