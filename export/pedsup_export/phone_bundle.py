@@ -201,6 +201,13 @@ def _plan_model(
     model = request.model
     if model is None:
         return 0, (), (), None
+    if not os.path.lexists(model):
+        raise BadFileError(
+            "there is no such model",
+            where=model,
+            wanted="a GGUF file",
+            remedy="give --model the path of one (make: MODEL=), or make it first with `make gguf`",
+        )
     read_header(model)
     if set(model.name) & FAT_FORBIDDEN or not model.name.isascii():
         raise UsageError(

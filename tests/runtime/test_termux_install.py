@@ -468,6 +468,18 @@ def test_the_folder_fits_an_sd_card(sealed, model):
     assert [p.stat().st_size for p in parts[:-1]] == [2 * MIB] * (len(parts) - 1)
 
 
+def test_a_model_that_is_not_there_is_said_with_the_remedy(tmp_path):
+    """And make says it too, not `No rule to make target`."""
+    with pytest.raises(BadFileError, match="no such model") as caught:
+        plan_bundle(BundleRequest(tmp_path / "out", ROOT, tmp_path / "missing.gguf"))
+    assert "make gguf" in str(caught.value.remedy)
+    asked = subprocess.run(
+        ["make", "-n", "phone-bundle", "MODEL=missing.gguf"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "phone-bundle --model 'missing.gguf'" in asked.stdout
+
+
 def test_the_folder_replaces_its_like_and_nothing_else(model, tmp_path):
     """`--out /media/card --force` must not empty the card."""
     out = tmp_path / "pedsup"

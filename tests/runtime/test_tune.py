@@ -32,7 +32,7 @@ from pedsup.settings import Settings, given_names
 from pedsup.startup import plan_launch
 from pedsup.tuning.apply import apply_tuned, origin_text
 from pedsup.tuning.bench import ChildBench
-from pedsup.tuning.budget import Lengths
+from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.noise import Series, beats
 from pedsup.tuning.plan import (
@@ -44,7 +44,8 @@ from pedsup.tuning.plan import (
     thread_counts,
 )
 from pedsup.tuning.report import document, report_lines
-from pedsup.tuning.search import NothingMeasuredError, Outcome, Search
+from pedsup.tuning.results import Outcome
+from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.store import NAMES, Lookup, Tuned, keep, look_up, read_entries
 from pedsup.tuning.worker import config_from_json, config_to_json
@@ -212,6 +213,56 @@ def test_a_child_that_dies_is_a_result(patient: TunePlan) -> None:
     assert (
         json.loads(json.dumps(document(patient, outcome, "e", None)))["settings"]["ubatch"] == 128
     )
+
+
+def test_a_champion_that_fails_midway_is_no_fault_of_the_alternatives(a15: TunePlan) -> None:
+    """Another program takes the cores for a while: nothing is concluded from that."""
+    device = Simulated(lambda c: Speed(40, 10))
+    late = Failure("no result within 9 s")
+    device.speed = lambda c: late if 40 < device.now < 90 else Speed(40, 10)
+    outcome = device.search(a15)
+    assert outcome.best == a15.base
+    assert "disturbed" in {result.reason for result in outcome.stages}
+    assert "run tune again" in "\n".join(report_lines(a15, outcome, "en"))
+
+
+def test_a_slow_phone_decides_what_it_can_and_says_what_all_needs(a15: TunePlan) -> None:
+    """E2B on a budget phone: two minutes are enough for all but batches and drafts."""
+    outcome = Simulated(lambda c: Speed(15, 5)).search(a15)
+    reasons = {result.stage.name: result.reason for result in outcome.stages}
+    assert {name for name, why in reasons.items() if why == "no time"} == {"ubatch", "draft"}
+    assert outcome.seconds <= 120
+    drafts = outcome.stages[-1]
+    assert all(row.untried for row in drafts.rows)  # not begun only to be broken off
+    advised = outcome.advised_s
+    assert advised is not None and 300 < advised <= 900 and advised % 60 == 0
+    assert f"--seconds {advised}" in "\n".join(report_lines(a15, outcome, "en"))
+    patient = replace(a15, seconds=float(advised))
+    assert Simulated(lambda c: Speed(15, 5)).search(patient).advised_s is None
+
+
+@pytest.mark.parametrize(
+    ("speed", "seconds", "n_prompt", "n_decode", "n_answer"),
+    [
+        (Speed(350, 125), 120, 247, 64, 96),  # 0.7 s of each, and no longer answer than 96
+        (Speed(350, 125), 600, 350, 64, 96),  # never more than a second of it
+        (Speed(15, 5), 120, 16, 4, 24),  # the shortest that tell anything
+    ],
+)
+def test_lengths_of_measurements(
+    speed: Speed, seconds: float, n_prompt: int, n_decode: int, n_answer: int
+) -> None:
+    assert lengths_for(speed, seconds) == Lengths(n_prompt, n_decode, n_answer)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n_long"), [(600, 512), (250, 512), (120, 256), (40, 128), (5, 128)]
+)
+def test_long_prompts_hold_more_than_the_steps_they_compare(seconds: float, n_long: int) -> None:
+    """At 40 tokens/s. One step holds a prompt of 128 tokens as well as any larger step would."""
+    usual = Speed(40, 10)
+    found = long_prompts(lengths_for(usual, 600), usual, (256, 128, 64), seconds)
+    assert found.n_long == n_long
 
 
 def test_repack_is_taken_when_it_is_better(a15: TunePlan) -> None:

@@ -27,7 +27,8 @@ from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.noise import Series
 from pedsup.tuning.plan import MemoryQuestion, TunePlan, make_plan
 from pedsup.tuning.report import document, report_lines
-from pedsup.tuning.search import NothingMeasuredError, Outcome, Search
+from pedsup.tuning.results import Outcome
+from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.store import Tuned, keep
 
 _WORDS: dict[str, dict[Language, str]] = {

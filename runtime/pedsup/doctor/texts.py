@@ -237,6 +237,18 @@ TEXTS: Final[dict[str, Text]] = {
         "pedsup-run doctor MODELO dice si un modelo cabe",
     ),
     "model_bad": _text("{reason}", "{reason}", "{remedy}", "{remedy}"),
+    "model_missing": _text(
+        "there is no file {path}",
+        "no existe el archivo {path}",
+        "give the path of a .gguf file; install.sh puts it into ~/pedsup",
+        "indique la ruta de un archivo .gguf; install.sh lo deja en ~/pedsup",
+    ),
+    "model_elsewhere": _text(
+        "there is no file {path}",
+        "no existe el archivo {path}",
+        "pedsup-run doctor {near}",
+        "pedsup-run doctor {near}",
+    ),
     "model_fits": _text(
         "{name} needs {need} for a context of {ctx} tokens and fits; the largest context that "
         "fits is {largest}",

@@ -11,7 +11,7 @@ from pedsup.language import local
 from pedsup.render import clean
 from pedsup.tuning.noise import MIN_SAMPLES
 from pedsup.tuning.plan import Metric, TunePlan
-from pedsup.tuning.search import Outcome, Row, StageResult
+from pedsup.tuning.results import Outcome, Row, StageResult
 
 SCHEMA: Final = "pedsup-tune/1"
 _STAGES: Final[dict[str, dict[Language, str]]] = {
@@ -36,8 +36,14 @@ _REASONS: Final[dict[str, dict[Language, str]]] = {
         "es": "se mantiene, el tiempo no bastó para saberlo (dé --seconds {advised})",
     },
     "failed": {
-        "en": "kept, the alternative does not run here",
-        "es": "se mantiene, la alternativa no funciona aquí",
+        "en": "kept, the alternative does not run here, or not in bearable time",
+        "es": "se mantiene, la alternativa no funciona aquí, o no en un tiempo soportable",
+    },
+    "disturbed": {
+        "en": "kept, but it gave no result either this time: something else had the cores or the "
+        "memory; close other apps and run tune again",
+        "es": "se mantiene, pero esta vez tampoco dio resultado: otra cosa ocupaba los núcleos o "
+        "la memoria; cierre otras aplicaciones y repita tune",
     },
 }
 _STATES: Final[dict[str, dict[Language, str]]] = {

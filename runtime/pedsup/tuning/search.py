@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final, Protocol
 
@@ -13,13 +13,13 @@ from pedsup.engine.drafts.measure import NO_PROMPT_SLOWER
 from pedsup.tuning.budget import (
     MOST_SURVIVORS,
     Lengths,
-    advised_s,
     decision_s,
     lengths_for,
     long_prompts,
 )
-from pedsup.tuning.noise import MIN_SAMPLES, Series, beats
+from pedsup.tuning.noise import MIN_SAMPLES, beats
 from pedsup.tuning.plan import SHARES, Candidate, Metric, Stage, TunePlan
+from pedsup.tuning.results import Outcome, Row, StageResult
 from pedsup.tuning.speed import Failure, Speed
 
 MOST_ROUNDS: Final = 7
@@ -44,53 +44,16 @@ class Bench(Protocol):
         """About the seconds to load what these need and is not loaded."""
 
 
-@dataclass
-class Row:
-    """All that was measured of a candidate in a stage."""
-
-    candidate: Candidate
-    speeds: list[Speed] = field(default_factory=list)
-    failure: str | None = None
-    dropped: bool = False
-    """Clearly slower at first, or more threads than a number that was."""
-    seconds: float = 0.0
-    """What the last measurement took."""
-    untried: bool = False
-    """The time was over."""
-
-    def series(self, metric: Metric) -> Series:
-        """Its speeds, one per round."""
-        return Series(tuple(speed.by(metric) for speed in self.speeds))
-
-
 @dataclass(frozen=True)
-class StageResult:
-    """What a stage measured and chose."""
+class _Prepared:
+    """A stage before anything of it is measured."""
 
     stage: Stage
-    rows: tuple[Row, ...]
-    chosen: Candidate
-    reason: str
-    """A key of the words: 'kept', 'better', 'no time', 'failed'."""
-    missing_s: float = 0.0
-    """What it would have needed to be decided, beyond what it had."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The end of the search."""
-
-    best: Candidate
-    stages: tuple[StageResult, ...]
-    seconds: float
-    speeds: tuple[Speed, ...]
-    """Of the best candidate without drafts, from the last stage that measured it so."""
-
-    @property
-    def advised_s(self) -> int | None:
-        """The time in which all would be decided; None where all is."""
-        missing = sum(stage.missing_s for stage in self.stages)
-        return advised_s(self.seconds, missing) if missing else None
+    candidates: tuple[Candidate, ...]
+    """The champion first."""
+    lengths: Lengths
+    need_s: float
+    """About the seconds in which it can be decided."""
 
 
 class NothingMeasuredError(Exception):
@@ -121,11 +84,14 @@ class Search:
         # The first load reads the file: as long as that takes, and no part of the measuring.
         started = self.clock()
         end = started + self.plan.seconds
-        shares = [SHARES[stage.name] for stage in self.plan.stages]
-        for number, stage in enumerate(self.plan.stages):
+        stages = self.plan.stages
+        for number, stage in enumerate(stages):
             left = end - self.clock()
-            share = left * shares[number] / sum(shares[number:])
-            result = self._start(stage, best, usual, (share, left))
+            needs = [self._prepare(later, best, usual, 0.0).need_s for later in stages[number:]]
+            share = SHARES[stage.name] / sum(SHARES[later.name] for later in stages[number:])
+            # What all the rest needs is left for it; what is over is shared.
+            seconds = needs[0] + max(0.0, left - sum(needs)) * share
+            result = self._run(self._prepare(stage, best, usual, seconds), usual, seconds, left)
             results.append(result)
             best = result.chosen
             chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
@@ -138,32 +104,33 @@ class Search:
         )  # fmt: skip
         return Outcome(best, tuple(results), self.clock() - started, speeds)
 
-    def _start(
-        self, stage: Stage, champion: Candidate, usual: Speed, times: tuple[float, float]
-    ) -> StageResult:
-        """A stage in its share of the time, or in more of what is left where it needs that.
-
-        One that cannot be decided in all that is left is not begun: the later ones may need less.
-        Numbers of threads are always tried, because a collapse is seen at once.
-        """
-        share, left = times
+    def _prepare(
+        self, stage: Stage, champion: Candidate, usual: Speed, seconds: float
+    ) -> _Prepared:
+        """Who is compared, by measurements of which length, and what that needs."""
         others = [c for change in stage.changes if (c := _changed(champion, change)) != champion]
         lengths = lengths_for(usual, self.plan.seconds)
-        if stage.metric == "prompt":
+        if stage.metric == "prompt" and others:
             sizes = tuple(c.ubatch for c in others)
-            lengths = long_prompts(lengths, usual, sizes, max(share, left / 2))
+            lengths = long_prompts(lengths, usual, sizes, seconds)
             others = [c for c in others if c.ubatch < lengths.n_long]
-        self.bench.start_stage(lengths, usual)
-        rows = [Row(champion), *(Row(c) for c in others)]
-        need = decision_s(len(rows), lengths.seconds(stage.metric, usual))
-        need += self.bench.load_s([row.candidate for row in rows])
+        candidates = (champion, *others)
+        need = decision_s(len(candidates), lengths.seconds(stage.metric, usual))
+        return _Prepared(stage, candidates, lengths, need + self.bench.load_s(candidates))
+
+    def _run(self, prepared: _Prepared, usual: Speed, seconds: float, left: float) -> StageResult:
+        """A stage. One that cannot be decided in all that is left is not begun: the later ones may
+        need less. Numbers of threads are always tried, because a collapse is seen at once."""
+        stage, need = prepared.stage, prepared.need_s
+        self.bench.start_stage(prepared.lengths, usual)
+        rows = [Row(candidate) for candidate in prepared.candidates]
         if need > left and stage.name != "threads":
             for row in rows:
                 row.untried = True
-            return StageResult(stage, tuple(rows), champion, "no time", need)
+            return StageResult(stage, tuple(rows), rows[0].candidate, "no time", need)
         self.on_stage(stage)
         begun = self.clock()
-        result = self._stage(stage, rows, begun + max(share, min(left, need)))
+        result = self._stage(stage, rows, begun + min(seconds, left))
         if result.reason == "no time":
             spent = self.clock() - begun
             return replace(result, missing_s=max(need - spent, need / 2))
@@ -307,6 +274,8 @@ def _best(metric: Metric, rows: list[Row], n_big: int) -> Row:
 def _reason(winner: Row, rows: list[Row]) -> str:
     if winner is not rows[0]:
         return "better"
+    if rows[0].failure is not None:  # it ran before
+        return "disturbed"
     others = rows[1:]
     if others and all(row.failure for row in others):
         return "failed"
