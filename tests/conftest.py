@@ -6,7 +6,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pedsup_testing import native
+
+# No test is timed: hypothesis' limit of 200 ms for each example fails on a busy machine.
+settings.register_profile("pedsup", deadline=None)
+settings.load_profile("pedsup")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

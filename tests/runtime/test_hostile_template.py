@@ -353,6 +353,13 @@ def test_half_a_surrogate_pair_is_text() -> None:
     process.close()
 
 
+def test_half_a_surrogate_pair_never_reaches_the_tokenizer() -> None:
+    template = ChatTemplate.from_model("{{ '\\ud83e' }}", allow_unknown=True)
+    with pytest.raises(PedsupError, match="cannot be rendered"):
+        template.render(HELLO, think=False)
+    template.close()
+
+
 def test_a_long_dialogue_goes_through() -> None:
     """More than a pipe's buffer in both directions."""
     long: list[Message] = [{"role": "user", "content": "¿Cómo está? " * 200_000}]
