@@ -11,12 +11,16 @@ from typing import Any
 import click
 
 import pedsup
+from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import say
 from pedsup_export.request import ExportRequest, ModelRef
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(pedsup.__version__, prog_name="pedsup-export")
 def cli() -> None:
     """Turn a base model and a LoRA adapter into one verified GGUF file.

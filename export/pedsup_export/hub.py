@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import PedsupError, UsageError
+from pedsup.errors import HubError, UsageError
 from pedsup.optional import require
 from pedsup_export.request import ModelRef
 
@@ -16,12 +16,6 @@ BASE_FILES: Final = (
 )
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-
-
-class HubError(PedsupError):
-    """A hub repository could not be had."""
-
-    exit_code = 10
 
 
 def resolve(reference: str, files: tuple[str, ...], *, revision: str | None = None) -> ModelRef:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,11 +13,13 @@ import click
 from pedsup import __version__
 from pedsup.errors import border
 from pedsup.intended_use import FULL
+from pedsup.language import listen, local, spoken
 from pedsup.verbs import VERBS, load_verb, verbs_help
 
 if TYPE_CHECKING:
     from pedsup.app import RunRequest
 
+_HELP = frozenset({"-h", "--help"})
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -98,13 +101,37 @@ def run(**options: Any) -> RunRequest:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    border(_program)
+    border(_in_own_language)
+
+
+def _in_own_language() -> int:
+    """The program; what click and Ctrl-C say is said here where that is not English."""
+    try:
+        return _program()
+    except click.ClickException as error:
+        if spoken() == "en":
+            raise
+        from pedsup.spanish_help import usage_text
+
+        print(usage_text(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if spoken() == "en":
+            raise
+        print(local("interrupted"), file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _program() -> int:
     # Whatever is written, by us or by a child: for its owner only.
     os.umask(0o077)
     words = sys.argv[1:]
+    listen(words)
+    # A verb without its own verb shows its help unasked.
+    if words and (words[0] in VERBS or not _HELP.isdisjoint(words)) and spoken() == "es":
+        from pedsup.spanish_help import speak_spanish
+
+        speak_spanish()
     if words and words[0] in VERBS:
         verb = load_verb(words[0])
         done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)

@@ -22,6 +22,7 @@ from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
@@ -94,7 +95,8 @@ class LoadedModel:
     def lines(self, language: Language) -> list[str]:
         """Which model this is and who vouches for it; said at the start of each session."""
         trust = self.trust.lines(language) if self.trust is not None else []
-        return [*self.identity.lines(), *map(clean, trust)]
+        identity = [local(line, language) for line in self.identity.lines()]
+        return [*identity, *map(clean, trust)]
 
 
 def plan_launch(
@@ -198,7 +200,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     engine = open_engine(plan.config, settings.engine)
     governor = None
     if plan.governed and plan.config.n_threads > 1:
-        engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
+        drafts = plan.config.draft.kind != "off"
+        engine = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
         governor = engine.governor
     try:
         confirm_loaded(trust)

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pedsup_testing.near_ties import require_same_text
 
+from pedsup.chat.prompt import build_prompt
 from pedsup.chat.template import ChatTemplate, Message
-from pedsup.chat.turn import Turn, TurnSettings
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import extra_buffers_policy, open_engine
@@ -35,47 +36,38 @@ ASK: list[Message] = [
 ]
 
 
-@pytest.fixture(params=["inprocess", "server"])
+@pytest.fixture(params=["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 
 
-def dialogue(engine, n_turns=2, max_tokens=24):
-    """Greedy answers and token ids of a few turns."""
-    template = ChatTemplate.from_engine(engine)
-    messages = list(ASK)
-    out = []
-    for _ in range(n_turns):
-        turn = Turn(
-            engine, template, messages, TurnSettings(sampling=GREEDY, max_tokens=max_tokens)
-        )
-        list(turn.stream())
-        out.append((turn.result.answer, turn.result.n_prompt, turn.result.stop_reason))
-        messages += [
-            {"role": "assistant", "content": turn.result.answer},
-            {"role": "user", "content": "Otra vez, más breve."},
-        ]
-    return out
-
-
 WORDS = "El niño 🫁 tiene"
+MORE: list[Message] = [
+    {"role": "assistant", "content": "París."},
+    {"role": "user", "content": "Otra vez, más breve."},
+]
 
 
 def transcript(engine):
-    """What both engines must agree on."""
-    prompt = engine.tokenize(WORDS, parse_special=False)
+    """What both engines say of a model, and what they write after the same prompts."""
+    template = ChatTemplate.from_engine(engine)
+    prompts = [
+        engine.tokenize(WORDS, parse_special=False),
+        *(build_prompt(engine, template, messages, think=False).tokens
+          for messages in (ASK, [*ASK, *MORE])),
+    ]  # fmt: skip
+    texts = [[t.id for t in engine.generate(p, GREEDY, max_tokens=32)] for p in prompts]
     info = engine.info
-    return [
-        dialogue(engine),
-        prompt,
-        [t.id for t in engine.generate(prompt, GREEDY, max_tokens=40)],
-        [info.architecture, info.bos, info.eos, info.n_vocab, info.chat_template],
-    ]
+    facts = [info.architecture, info.bos, info.eos, info.n_vocab, info.chat_template]
+    return {"facts": facts, "prompts": prompts, "texts": texts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
-def test_same_greedy_text_from_both_engines(model, request, open_server, native_tool):
-    """On one build of llama.cpp: another one rounds otherwise, and greedy text follows."""
+def test_same_greedy_text_from_both_engines(
+    model, request, open_inprocess, open_server, native_tool
+):
+    """On one build of llama.cpp, whose server reads a prompt in other batches than we do."""
     path = request.getfixturevalue(model)
     child = open_server(path)
     code = (
@@ -98,7 +90,14 @@ def test_same_greedy_text_from_both_engines(model, request, open_server, native_
             "LLAMA_CPP_LIB_PATH": str(native_tool("llama-server").parent),
         },
     )
-    assert json.loads(here.stdout) == json.loads(json.dumps(transcript(child)))
+    found, wanted = transcript(child), json.loads(here.stdout)
+    assert found["facts"] == wanted["facts"]
+    assert found["prompts"] == wanted["prompts"]
+    judge = open_inprocess(path)
+    for prompt, text, other in zip(found["prompts"], found["texts"], wanted["texts"], strict=True):
+        # The server keeps back the beginning of a character that the limit cuts.
+        assert len(text) >= len(other) - 3 > 0
+        require_same_text(judge, prompt, text, other[: len(text)])
 
 
 def test_both_engines_know_the_same_ends(open_inprocess, open_server, smollm2, gemma4_gguf):
@@ -115,6 +114,7 @@ def test_same_seed_same_text(open_any, smollm2):
         sampling = SamplingConfig(temperature=1.5, seed=seed)
         return [t.id for t in engine.generate(prompt, sampling, max_tokens=16)]
 
+    draw(0)  # the prompt is read once, for all
     assert draw(3) == draw(3)
     assert len({tuple(draw(seed)) for seed in range(4)}) > 1
 
@@ -194,6 +194,7 @@ def test_prompt_progress_reaches_the_end(open_any, smollm2):
 def test_leaving_early_does_no_harm(open_any, smollm2):
     engine = open_any(smollm2)
     prompt = engine.tokenize("Count: one, two,", parse_special=False)
+    list(engine.generate(prompt, GREEDY, max_tokens=0))  # it is read once, for all
     whole = [t.id for t in engine.generate(prompt, GREEDY, max_tokens=12)]
     stream = engine.generate(prompt, GREEDY, max_tokens=400)
     assert [next(stream).id for _ in range(3)] == whole[:3]
@@ -320,6 +321,7 @@ def test_the_child_dies_with_a_killed_parent(native_tool, smollm2):
 # ---- choices --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_auto_takes_the_server_when_the_bindings_are_missing(monkeypatch, smollm2, native_tool):
     monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
     config = EngineConfig(smollm2, n_ctx=256, n_threads=1)

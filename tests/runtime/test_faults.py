@@ -11,6 +11,7 @@ from pedsup_testing import faults
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs gcc: apt install gcc")
 
 
+@pytest.mark.slow
 def test_no_finished_turn_is_lost(tmp_path: Path) -> None:
     config = {"root": str(tmp_path)}
     report = faults.drive(

@@ -41,7 +41,7 @@ class Start:
         return turn.result
 
 
-@pytest.fixture(params=["inprocess", "server"])
+@pytest.fixture(params=["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 

@@ -90,6 +90,7 @@ def written(tmp_path: Path) -> dict[str, Path]:
     return {str(path.relative_to(tmp_path)): path for path in paths}
 
 
+@pytest.mark.slow
 def test_all_that_is_written_is_for_its_owner_only(
     env: dict[str, str], model: Path, tmp_path: Path, engine: str
 ) -> None:

@@ -49,6 +49,7 @@ def smollm2_tokenizer(smollm2: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(str(smollm2.parent), gguf_file=smollm2.name)
 
 
+@pytest.mark.slow
 def test_smollm2_tokens_equal_transformers(smollm2, smollm2_tokenizer, open_inprocess):
     engine = open_inprocess(smollm2)
     template = ChatTemplate.from_engine(engine)

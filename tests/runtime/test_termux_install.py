@@ -19,7 +19,7 @@ import pytest
 from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
-from pedsup.errors import BadFileError, MismatchError, OutputError, ResourceError, UsageError
+from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.manifest import manifest_document, manifest_path
 from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.phone_wheels import needed
@@ -511,7 +511,7 @@ def test_a_manifest_of_another_file_is_refused(model, tmp_path):
         document = manifest_document({"tensors": {}}, file, "today")
         manifest_path(copy).write_text(json.dumps(document))
         out = tmp_path / "pedsup"
-        with pytest.raises(MismatchError, match="another file"):
+        with pytest.raises(UntrustedError, match="another file"):
             write_bundle(plan_bundle(BundleRequest(out, ROOT, copy)), stand_in_wheels)
         assert not out.exists()
 

@@ -250,6 +250,7 @@ def test_a_file_that_is_swapped_while_it_loads_is_refused(
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_warning_stands_at_the_start_of_each_session(
     env: dict[str, str], smollm2: Path
 ) -> None:

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import harmonic_mean
@@ -32,18 +32,20 @@ from pedsup.settings import Settings, given_names
 from pedsup.startup import plan_launch
 from pedsup.tuning.apply import apply_tuned, origin_text
 from pedsup.tuning.bench import ChildBench
+from pedsup.tuning.budget import Lengths
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.noise import Series, beats
-from pedsup.tuning.plan import MemoryQuestion, Metric, TunePlan, make_plan, thread_counts
-from pedsup.tuning.report import document, report_lines
-from pedsup.tuning.search import (
+from pedsup.tuning.plan import (
     Candidate,
-    Failure,
-    NothingMeasuredError,
-    Outcome,
-    Search,
-    Speed,
+    MemoryQuestion,
+    Metric,
+    TunePlan,
+    make_plan,
+    thread_counts,
 )
+from pedsup.tuning.report import document, report_lines
+from pedsup.tuning.search import NothingMeasuredError, Outcome, Search
+from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.store import NAMES, Lookup, Tuned, keep, look_up, read_entries
 from pedsup.tuning.worker import config_from_json, config_to_json
 
@@ -84,7 +86,7 @@ def test_thread_counts_are_coarse_and_within_the_cores() -> None:
 
 
 def phone_plan(
-    tmp_path: Path, name: str, model: Path, seconds: float = 180, memory: int = 8 << 30
+    tmp_path: Path, name: str, model: Path, seconds: float = 120, memory: int = 8 << 30
 ) -> TunePlan:
     phone = PHONES[name]
     cores = read_cores(frozenset(range(n_cores(phone))), write_tree(tmp_path / name, phone))
@@ -121,17 +123,20 @@ class Simulated:
 
     speed: Callable[[Candidate], Speed | Failure]
     noise: float = 0.01
-    each_s: float = 2.0
+    each_s: float | None = None
+    """None: as long as so many tokens take at this speed."""
+    lengths: Lengths = field(default_factory=lambda: Lengths(16, 4, 24))
     now: float = 0.0
     draw: random.Random = field(default_factory=lambda: random.Random(1))
     measured: list[Candidate] = field(default_factory=list)
 
     def measure(self, candidate: Candidate, metric: Metric) -> Speed | Failure:
         self.measured.append(candidate)
-        self.now += self.each_s
         speed = self.speed(candidate)
         if isinstance(speed, Failure):
+            self.now += self.each_s or 1.0
             return speed
+        self.now += self.each_s or self.lengths.seconds(metric, speed)
         answers = speed.answers or (speed.decode, speed.decode)
         noisy = [
             v * self.draw.lognormvariate(0, self.noise)
@@ -139,8 +144,12 @@ class Simulated:
         ]
         return Speed(noisy[0], noisy[1], tuple(noisy[2:]))
 
-    def start_stage(self, usual: Speed) -> None:
+    def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         assert usual.decode > 0
+        self.lengths = lengths
+
+    def load_s(self, candidates: Sequence[Candidate]) -> float:
+        return 0.0
 
     def search(self, plan: TunePlan) -> Outcome:
         return Search(plan, self, clock=lambda: self.now).run()
@@ -150,6 +159,12 @@ class Simulated:
 def a15(tmp_path: Path, smollm2: Path) -> TunePlan:
     """Two big cores and six little ones."""
     return phone_plan(tmp_path, "dimensity-6100+", smollm2)
+
+
+@pytest.fixture
+def patient(a15: TunePlan) -> TunePlan:
+    """With time for long prompts and answers on a device of some tokens per second."""
+    return replace(a15, seconds=600.0)
 
 
 def test_threads_past_the_big_cores_that_collapse_are_not_pursued(a15: TunePlan) -> None:
@@ -184,17 +199,19 @@ def test_a_gain_within_the_noise_changes_nothing(a15: TunePlan) -> None:
     assert changed <= 15
 
 
-def test_a_child_that_dies_is_a_result(a15: TunePlan) -> None:
+def test_a_child_that_dies_is_a_result(patient: TunePlan) -> None:
     died = Failure("it crashed (invalid memory access) (SIGSEGV)")
     device = Simulated(lambda c: died if c.extra_buffers else Speed(40 + (c.ubatch == 128) * 9, 10))
-    outcome = device.search(a15)
+    outcome = device.search(patient)
     results = {result.stage.name: result for result in outcome.stages}
     assert results["extra_buffers"].reason == "failed"
     assert results["extra_buffers"].rows[1].failure == died.reason
     assert outcome.best.ubatch == 128  # it went on
     for language in ("en", "es"):
-        assert any("SIGSEGV" in line for line in report_lines(a15, outcome, language))
-    assert json.loads(json.dumps(document(a15, outcome, "e", None)))["settings"]["ubatch"] == 128
+        assert any("SIGSEGV" in line for line in report_lines(patient, outcome, language))
+    assert (
+        json.loads(json.dumps(document(patient, outcome, "e", None)))["settings"]["ubatch"] == 128
+    )
 
 
 def test_repack_is_taken_when_it_is_better(a15: TunePlan) -> None:
@@ -281,32 +298,32 @@ def drafting(lookup: tuple[float, float], plain: tuple[float, float] = (10, 10))
     ],
 )
 def test_drafts_must_gain_on_the_whole_and_harm_nowhere(
-    a15: TunePlan, lookup: tuple[float, float], kind: str, reason: str
+    patient: TunePlan, lookup: tuple[float, float], kind: str, reason: str
 ) -> None:
-    outcome = drafting(lookup).search(a15)
+    outcome = drafting(lookup).search(patient)
     result = outcome.stages[-1]
     assert (outcome.best.draft.kind, result.reason) == (kind, reason)
     assert outcome.best.settings()["draft"] == kind
     assert outcome.speeds[0].answers == ()  # the speed that is kept is that without drafts
-    rows = document(a15, outcome, "e", None)["stages"][-1]["rows"]
+    rows = document(patient, outcome, "e", None)["stages"][-1]["rows"]
     assert rows[1]["answers_tps"] == pytest.approx(
         {"quote": lookup[0], "free": lookup[1]}, rel=0.05
     )
     words = {"en": ("from the text", "answer that quotes"), "es": ("propio texto", "que cita")}
     for language in ("en", "es"):
-        text = "\n".join(report_lines(a15, outcome, language))
+        text = "\n".join(report_lines(patient, outcome, language))
         assert all(word in text for word in words[language])
 
 
 @pytest.mark.parametrize(("speed", "least", "most"), [(10, 0, 2), (12, 90, 100)])
 def test_noisy_answers_choose_drafts_only_for_a_gain(
-    a15: TunePlan, speed: float, least: int, most: int
+    patient: TunePlan, speed: float, least: int, most: int
 ) -> None:
     taken = 0
     for seed in range(100):
         device = drafting((speed, speed))
         device.noise, device.draw = 0.06, random.Random(seed)
-        taken += device.search(a15).best.draft.kind != "off"
+        taken += device.search(patient).best.draft.kind != "off"
     assert least <= taken <= most
 
 
@@ -595,6 +612,7 @@ def test_a_real_child_measures_and_its_death_is_a_result(bench: ChildBench) -> N
     assert child.process.returncode == -signal.SIGILL
 
 
+@pytest.mark.slow
 def test_a_real_child_answers_with_and_without_drafts(bench: ChildBench) -> None:
     for draft in (DraftConfig(), DraftConfig("lookup")):
         speed = bench.measure(replace(PLAIN, draft=draft), "answers")

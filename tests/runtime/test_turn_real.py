@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pedsup_testing.near_ties import require_same_text
 
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.chat.turn import AnswerText, Turn, TurnSettings
@@ -13,7 +14,7 @@ SYSTEM: Message = {"role": "system", "content": "Eres breve. Responde en españo
 ASK: list[Message] = [SYSTEM, {"role": "user", "content": "¿Cuál es la capital de Perú?"}]
 
 
-@pytest.fixture(params=["inprocess", "server"])
+@pytest.fixture(params=["inprocess", pytest.param("server", marks=pytest.mark.slow)])
 def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 
@@ -83,6 +84,7 @@ def test_timings_are_there_when_the_answer_was_cut(open_any, smollm2):
 def test_ctrl_c_and_go_on(open_any, smollm2):
     engine = open_any(smollm2)
     template = ChatTemplate.from_engine(engine)
+    play(engine, ASK, max_tokens=1)  # the prompt is read once, for all
     whole = play(engine, ASK, max_tokens=16)
     turn = Turn(engine, template, ASK, TurnSettings(sampling=GREEDY, max_tokens=200))
     stream = turn.stream()
@@ -95,6 +97,7 @@ def test_ctrl_c_and_go_on(open_any, smollm2):
     assert play(engine, ASK, max_tokens=16).answer == whole.answer
 
 
+@pytest.mark.slow
 def test_the_answer_is_what_transformers_would_write(open_inprocess, gemma4_folder, gemma4_gguf):
     """Greedy ids of the whole chain (template, tokens, cache, sampler) against transformers."""
     torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
@@ -110,5 +113,5 @@ def test_the_answer_is_what_transformers_would_write(open_inprocess, gemma4_fold
     theirs = out[0, prompt.shape[1] :].tolist()
     engine = open_inprocess(gemma4_gguf)
     ours = [t.id for t in engine.generate(prompt[0].tolist(), GREEDY, max_tokens=24)]
-    assert ours == theirs[: len(ours)]
     assert len(ours) == 24
+    require_same_text(engine, prompt[0].tolist(), ours, theirs)

@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 import click
 
 from pedsup import __version__
+from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import human_bytes, say
 from pedsup_train.recipe import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe_toml import to_toml
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pedsup-train")
 def program() -> None:
     """Train a LoRA adapter with a recipe; research only, not a medical device."""

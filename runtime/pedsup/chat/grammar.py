@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.json_file import read_bounded
 
 MAX_BYTES: Final = 1 << 20
@@ -74,7 +74,7 @@ def to_gbnf(schema: str) -> str:
 
 def _read(path: Path) -> str:
     if not path.exists():
-        raise UsageError("no such file", where=path)
+        raise MissingFileError("no such file", where=path, remedy="check the path")
     try:
         return read_bounded(path, "the file", MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:

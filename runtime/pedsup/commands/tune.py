@@ -15,8 +15,8 @@ from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.option import draft_config
 from pedsup.errors import EngineError
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.i18n import system_language
 from pedsup.intended_use import Language
+from pedsup.language import local, system_language, use
 from pedsup.memory import available_memory
 from pedsup.progress import say
 from pedsup.settings import Settings, load_settings
@@ -43,7 +43,7 @@ _WORDS: dict[str, dict[Language, str]] = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--seconds", type=click.FloatRange(5, 3600), default=180.0, show_default=True,
+    "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
     help="Time to measure in; loading the model the first time comes on top.",
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
@@ -62,9 +62,10 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     """
     settings = load_settings(None, {"engine": engine, "lang": lang})
     language: Language = settings.lang or system_language()
+    use(language)
     launch, plan, bench = _prepare(model, settings, seconds, more["draft"])
     if more["dry_run"]:
-        print("\n".join(plan.lines()), flush=True)
+        print(local("\n".join(plan.lines())), flush=True)
         return 0
     trust = verify_weights(launch.trust)
     if trust.warns:
@@ -80,7 +81,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
         print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
         return 0
     lines = report_lines(plan, outcome, language)
-    lines.append(_WORDS["best"][language].format(label=outcome.best.label()))
+    lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))
     lines.append(_WORDS["kept"][language].format(path=path))
     print("\n".join(lines), flush=True)
     return 0
@@ -124,7 +125,7 @@ def _prepare(
 
 def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
     search = Search(
-        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=stage.name))
+        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=local(stage.name)))
     )
     try:
         return search.run()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pedsup.errors import BadFileError
+from pedsup.errors import BadFileError, MissingFileError
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.limits import (
     DEFAULT_ALIGNMENT,
@@ -101,12 +101,13 @@ def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     """Open a file that a user named, without waiting for the writer of a pipe.
 
     Raises:
-        BadFileError: it does not exist, is no regular file, or cannot be opened.
+        MissingFileError: it does not exist.
+        BadFileError: it is no regular file, or cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadFileError("no such file", where=path, remedy="check the path") from error
+        raise MissingFileError("no such file", where=path, remedy="check the path") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFileError(

@@ -110,9 +110,9 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
     """Every check that does not read the weights.
 
     Raises:
-        UntrustedError: signature, manifest or file do not fit together, the model is known to be
-            signed by another key, or a signature is required and there is none that is trusted.
-        BadFileError: the signature file is damaged.
+        UntrustedError: signature, manifest or file do not fit together or are damaged, the model is
+            known to be signed by another key, or a signature is required and there is none that
+            is trusted.
     """
     path = header.path
     state = FileState.of(path)

@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Final, Protocol
 
 from pedsup.engine.api import DraftConfig
 from pedsup.engine.drafts.measure import NO_PROMPT_SLOWER
+from pedsup.tuning.budget import (
+    MOST_SURVIVORS,
+    Lengths,
+    advised_s,
+    decision_s,
+    lengths_for,
+    long_prompts,
+)
 from pedsup.tuning.noise import MIN_SAMPLES, Series, beats
-from pedsup.tuning.plan import SHARES, TURN_DECODE, TURN_PROMPT, Candidate, Metric, Stage, TunePlan
+from pedsup.tuning.plan import SHARES, Candidate, Metric, Stage, TunePlan
+from pedsup.tuning.speed import Failure, Speed
 
 MOST_ROUNDS: Final = 7
 """With the screening."""
 KEEP: Final = 0.85
 """Share of the best speed of the screening below which a candidate is dropped."""
-MOST_SURVIVORS: Final = 3
 GIVE_UP: Final = 0.8
 """Past the big cores, larger numbers of threads are not tried after one that is so much slower."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens per second of one measurement."""
-
-    prompt: float
-    decode: float
-    answers: tuple[float, ...] = ()
-    """Tokens per second of each answer of the prompts that drafts are judged by."""
-
-    def by(self, metric: Metric) -> float:
-        """The speed that a stage compares; 'turn' in turns per second."""
-        if metric == "prompt":
-            return self.prompt
-        if metric == "decode":
-            return self.decode
-        if metric == "answers":  # for as many tokens each
-            return len(self.answers) / sum(1 / speed for speed in self.answers)
-        return 1 / (TURN_PROMPT / self.prompt + TURN_DECODE / self.decode)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A measurement that did not come about: the child died, or took too long."""
-
-    reason: str
 
 
 class Bench(Protocol):
@@ -56,8 +37,11 @@ class Bench(Protocol):
         """One measurement, some seconds long; of 'prompt' with a long prompt, of 'answers' with
         `Speed.answers`."""
 
-    def start_stage(self, usual: Speed) -> None:
-        """Choose the length of measurements for a stage whose champion has this speed."""
+    def start_stage(self, lengths: Lengths, usual: Speed) -> None:
+        """Measure so from now on; the champion has the speed `usual`."""
+
+    def load_s(self, candidates: Sequence[Candidate]) -> float:
+        """About the seconds to load what these need and is not loaded."""
 
 
 @dataclass
@@ -88,6 +72,8 @@ class StageResult:
     chosen: Candidate
     reason: str
     """A key of the words: 'kept', 'better', 'no time', 'failed'."""
+    missing_s: float = 0.0
+    """What it would have needed to be decided, beyond what it had."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +85,12 @@ class Outcome:
     seconds: float
     speeds: tuple[Speed, ...]
     """Of the best candidate without drafts, from the last stage that measured it so."""
+
+    @property
+    def advised_s(self) -> int | None:
+        """The time in which all would be decided; None where all is."""
+        missing = sum(stage.missing_s for stage in self.stages)
+        return advised_s(self.seconds, missing) if missing else None
 
 
 class NothingMeasuredError(Exception):
@@ -120,20 +112,20 @@ class Search:
         Raises:
             NothingMeasuredError: the start did not run.
         """
-        started = self.clock()
-        self._end = started + self.plan.seconds
         best: Candidate = self.plan.base
         results: list[StageResult] = []
         first = self.bench.measure(best, "turn")
         if isinstance(first, Failure):
             raise NothingMeasuredError(first.reason)
         usual = first
+        # The first load reads the file: as long as that takes, and no part of the measuring.
+        started = self.clock()
+        end = started + self.plan.seconds
         shares = [SHARES[stage.name] for stage in self.plan.stages]
         for number, stage in enumerate(self.plan.stages):
-            left = self._end - self.clock()
-            self.on_stage(stage)
-            self.bench.start_stage(usual)
-            result = self._stage(stage, best, left * shares[number] / sum(shares[number:]))
+            left = end - self.clock()
+            share = left * shares[number] / sum(shares[number:])
+            result = self._start(stage, best, usual, (share, left))
             results.append(result)
             best = result.chosen
             chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
@@ -146,12 +138,38 @@ class Search:
         )  # fmt: skip
         return Outcome(best, tuple(results), self.clock() - started, speeds)
 
-    def _stage(self, stage: Stage, champion: Candidate, seconds: float) -> StageResult:
-        deadline = self.clock() + seconds
-        rows = [Row(champion)]
-        rows += [
-            Row(c) for change in stage.changes if (c := _changed(champion, change)) != champion
-        ]
+    def _start(
+        self, stage: Stage, champion: Candidate, usual: Speed, times: tuple[float, float]
+    ) -> StageResult:
+        """A stage in its share of the time, or in more of what is left where it needs that.
+
+        One that cannot be decided in all that is left is not begun: the later ones may need less.
+        Numbers of threads are always tried, because a collapse is seen at once.
+        """
+        share, left = times
+        others = [c for change in stage.changes if (c := _changed(champion, change)) != champion]
+        lengths = lengths_for(usual, self.plan.seconds)
+        if stage.metric == "prompt":
+            sizes = tuple(c.ubatch for c in others)
+            lengths = long_prompts(lengths, usual, sizes, max(share, left / 2))
+            others = [c for c in others if c.ubatch < lengths.n_long]
+        self.bench.start_stage(lengths, usual)
+        rows = [Row(champion), *(Row(c) for c in others)]
+        need = decision_s(len(rows), lengths.seconds(stage.metric, usual))
+        need += self.bench.load_s([row.candidate for row in rows])
+        if need > left and stage.name != "threads":
+            for row in rows:
+                row.untried = True
+            return StageResult(stage, tuple(rows), champion, "no time", need)
+        self.on_stage(stage)
+        begun = self.clock()
+        result = self._stage(stage, rows, begun + max(share, min(left, need)))
+        if result.reason == "no time":
+            spent = self.clock() - begun
+            return replace(result, missing_s=max(need - spent, need / 2))
+        return result
+
+    def _stage(self, stage: Stage, rows: list[Row], deadline: float) -> StageResult:
         self._screen(stage, rows, deadline)
         finalists = self._finalists(stage, rows)
         for number in range(1, MOST_ROUNDS):

@@ -65,12 +65,18 @@ def ask(server: Served, word: str, *, stream: bool) -> tuple[int, str, float]:
     return 200, answer_of(raw, stream=stream), 0.0
 
 
-def serial(server: Served) -> dict[str, str]:
-    """The greedy answer to each word, asked one after the other."""
-    return {word: ask(server, word, stream=False)[1] for word in WORDS}
+def serial(server: Served) -> dict[str, frozenset[str]]:
+    """The greedy answers to each word, after another word and after itself.
+
+    One text unless two tokens are nearly as likely: a prompt in the cache has its last token read
+    alone, and that rounds otherwise than in a batch.
+    """
+    return {word: frozenset(ask(server, word, stream=False)[1] for _ in range(2)) for word in WORDS}
 
 
-def hammer(server: Served, wanted: dict[str, str], *, clients: int, seconds: float) -> Report:
+def hammer(
+    server: Served, wanted: dict[str, frozenset[str]], *, clients: int, seconds: float
+) -> Report:
     """`clients` threads ask until the time is over; every tenth leaves in the middle of a reply."""
     report, lock = Report(), threading.Lock()
     report.rss_before_kib, report.threads_before = server.rss_kib(), n_threads(server)
@@ -90,8 +96,8 @@ def hammer(server: Served, wanted: dict[str, str], *, clients: int, seconds: flo
                     report.refused += 1
                 elif status != 200:
                     report.wrong.append(f"{word}: status {status}")
-                elif answer != wanted[word]:
-                    report.wrong.append(f"{word}: {answer!r} is not {wanted[word]!r}")
+                elif answer not in wanted[word]:
+                    report.wrong.append(f"{word}: {answer!r} is none of {wanted[word]}")
                 else:
                     report.answers += 1
             # Half of what the server asks for: it must stand impatient clients.
