@@ -87,7 +87,7 @@ SIGNS: Final[dict[str, re.Pattern[str]]] = {
         "anaphylaxis": r"\b(?:anaphyla(?:xis|ctic)|anafila(?:xia|ctic[oa])|"
         r"(?:tongue|lips|throat|face) (?:is |are )?swelling|"
         r"swollen (?:tongue|lips|throat)|(?:lengua|labios) (?:hinchad|inflamad)[oa]s?|"
-        r"edema de (?:labios|lengua|glotis)"
+        r"edema de (?:labios|lengua|glotis)|"
         r"(?:se le )?hincha(?:n)? (?:la lengua|los labios|la cara))\b",
         "poisoning": r"\b(?:swallowed|ingested|drank|drunk|ate|took|ingirio|tomo|(?:se )?trago|"
         rf"bebio|comio)\b(?:\W+\w+){{0,4}}?\W+{_TOXIC}\b"
