@@ -15,7 +15,7 @@ import click
 import pytest
 
 from pedsup.command_line import readable
-from pedsup.errors import ContextFullError, MissingFileError, PedsupError
+from pedsup.errors import PedsupError
 from pedsup.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,9 @@ def test_one_kind_of_error_has_one_code() -> None:
     assert len(set(own.values())) == len(own)
     rest = set(ExitCode) - set(own.values())
     assert rest == {ExitCode.DONE, ExitCode.PROBLEM, ExitCode.INTERRUPTED, ExitCode.PIPE_CLOSED}
-    assert set(kinds()) - set(own) == {MissingFileError, ContextFullError}
+    inheriting = {kind.__name__ for kind in set(kinds()) - set(own)}
+    # The last one is known when another test has imported its module.
+    assert inheriting - {"NonFiniteError"} == {"MissingFileError", "ContextFullError"}
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

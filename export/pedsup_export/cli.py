@@ -91,9 +91,12 @@ def run(**options: Any) -> None:
     from pedsup_export.plan import make_plan
     from pedsup_export.verify import verify
 
+    _refuse_without_effect(options)
     request = _request(options)
     plan, inputs = make_plan(request)
     if options["dry_run"]:
+        if request.out.exists() and not request.force:
+            say(f"note: {request.out} exists: the export itself will want --force")
         _show(render.plan_json(plan), render.plan_text(plan), options["as_json"])
         return
     check_output(plan)
@@ -101,6 +104,17 @@ def run(**options: Any) -> None:
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
     _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
+
+
+def _refuse_without_effect(options: dict[str, Any]) -> None:
+    """An option that would do nothing is a mistake, not to be passed over."""
+    pairs = (("thresholds", "gate", "--gate"), ("adapter_revision", "adapter", "--adapter"))
+    for name, needed, option in pairs:
+        if options[name] is not None and options[needed] is None:
+            given = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{given} has no effect without {option}", remedy=f"give both, or leave {given} out"
+            )
 
 
 def _request(options: dict[str, Any]) -> ExportRequest:
@@ -166,8 +180,8 @@ def choose_merge_base(
 
 
 def _split(text: str) -> tuple[str, str]:
-    pattern, _, kind = text.rpartition("=")
-    return pattern, kind
+    pattern, equals, kind = text.rpartition("=")
+    return (pattern, kind) if equals else (text, "")  # what is missing is said by the plan
 
 
 def _show(document: dict[str, Any], text: str, as_json: bool) -> None:

@@ -62,6 +62,13 @@ def check_output(plan: ExportPlan) -> None:
         OutputError, ResourceError: with what to do.
     """
     out = plan.request.out
+    if out.is_dir():
+        raise OutputError(
+            "the output is a folder",
+            where=out,
+            wanted="the name of a file",
+            remedy=f"give --out {out / 'model.gguf'}",
+        )
     refuse_existing(out, force=plan.request.force)
     folder = out.parent
     try:
@@ -138,9 +145,14 @@ def read_back(partial: Path, tensors: dict[str, str]) -> str:
         return whole.result()
 
 
+def _create(path: str, _flags: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
 def open_partial(partial: Path, out: Path) -> BinaryIO:
     """Open the partial file for reading and writing without truncating it, and lock it."""
-    file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    # By name, so that the file knows its path: what is there already is read past the cache.
+    file = open(partial, "r+b", opener=_create)  # noqa: SIM115 - the caller's, locked
     try:
         lock_or_refuse(file, out)
         # The holder of the lock may have published and renamed it meanwhile.

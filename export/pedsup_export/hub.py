@@ -27,11 +27,18 @@ def resolve(reference: str, files: tuple[str, ...], *, revision: str | None = No
         revision: branch, tag or commit of the hub repository.
 
     Raises:
-        UsageError: neither a folder nor shaped like a hub id.
+        UsageError: neither a folder nor shaped like a hub id; a revision of a folder.
         HubError: offline and not in the cache, no such repository, or no access to it.
     """
     folder = Path(reference).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise UsageError(
+                f"the revision '{revision}' is asked for of a folder",
+                where=folder,
+                wanted="a hub id owner/name with a revision",
+                remedy="leave the revision out, or give the hub id",
+            )
         return _local(folder)
     if not _HUB_ID.fullmatch(reference):
         raise UsageError(

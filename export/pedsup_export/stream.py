@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pedsup.fsio import CHUNK
+from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.optional import require
 from pedsup_export.gguf_out import header_bytes, padded
 from pedsup_export.plan import ExportPlan, Inputs, TensorPlan
@@ -103,27 +103,15 @@ def _resume(plan: ExportPlan, file: BinaryIO, journal: Journal, start: int) -> d
     """The leading tensors whose bytes in the partial file still have the recorded digest."""
     recorded = journal.read(plan.digest)
     size = os.fstat(file.fileno()).st_size
-    kept: dict[str, str] = {}
+    partial, kept = DirectFile(Path(file.name)), dict[str, str]()
     for slot in plan.slots:
         expected = recorded.get(slot.name)
         if expected is None or start + slot.offset + slot.n_bytes > size:
             break
-        if _digest_at(file, start + slot.offset, slot.n_bytes) != expected:
+        if sha256_range(partial, start + slot.offset, slot.n_bytes) != expected:
             break
         kept[slot.name] = expected
     return kept
-
-
-def _digest_at(file: BinaryIO, offset: int, n_bytes: int) -> str:
-    digest = hashlib.sha256()
-    file.seek(offset)
-    while n_bytes:
-        piece = file.read(min(CHUNK, n_bytes))
-        if not piece:
-            return ""
-        digest.update(piece)
-        n_bytes -= len(piece)
-    return digest.hexdigest()
 
 
 def _in_order(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +11,7 @@ import click
 
 from pedsup import __version__
 from pedsup.errors import border
+from pedsup.exit_codes import ExitCode
 from pedsup.intended_use import FULL
 from pedsup.language import listen, local, spoken
 from pedsup.verbs import VERBS, load_verb, verbs_help
@@ -111,15 +111,16 @@ def _in_own_language() -> int:
     except click.ClickException as error:
         if spoken() == "en":
             raise
+        from pedsup.command_line import readable
         from pedsup.spanish_help import usage_text
 
-        print(usage_text(error), file=sys.stderr)
+        print(usage_text(readable(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if spoken() == "en":
             raise
         print(local("interrupted"), file=sys.stderr)
-        return 128 + signal.SIGINT
+        return ExitCode.INTERRUPTED
 
 
 def _program() -> int:

@@ -57,6 +57,7 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "en": "The last answer was cut off when the program died; this is what was kept of it:",
         "es": "La última respuesta se cortó al morir el programa; esto es lo que se conservó:",
     },
+    "no_answer": {"en": "(no answer)", "es": "(sin respuesta)"},
     "unanswered": {
         "en": "Your last question was not answered before the program died: {text}",
         "es": "Su última pregunta quedó sin respuesta al morir el programa: {text}",

@@ -59,19 +59,27 @@ class ModelIdentity:
         return lines
 
 
+def header_digest(header: GGUFHeader) -> str:
+    """Hex SHA-256 of the file's size and of its bytes before the first tensor, read anew."""
+    digest = hashlib.sha256(header.file_size.to_bytes(8, "little"))
+    with header.path.open("rb") as file:
+        left = header.data_offset
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
 def identify(header: GGUFHeader) -> ModelIdentity:
     """The identity of a model whose header was read and checked."""
     path = header.path
-    digest = hashlib.sha256(header.file_size.to_bytes(8, "little"))
-    with path.open("rb") as file:
-        digest.update(file.read(header.data_offset))
     manifest, problem = _manifest(header)
     name = header.get("general.name")
     return ModelIdentity(
         name=(label(name) if isinstance(name, str) else "") or label(path.stem) or "model",
         file=path.name,
         size=header.file_size,
-        digest=digest.hexdigest(),
+        digest=header_digest(header),
         manifest=manifest,
         problem=problem,
     )

@@ -25,6 +25,7 @@ from pedsup.engine.api import Engine, EngineConfig, PromptProgress, SamplingConf
 from pedsup.errors import EngineError, PedsupError
 from pedsup.fsio import atomic_file, sha256_file
 from pedsup.gguf_file import GGUFHeader
+from pedsup.identity import header_digest
 from pedsup.json_file import read_json_object
 from pedsup.paths import make_private
 
@@ -55,21 +56,16 @@ class Warmed:
 class ModelIdentity:
     """Which file a state belongs to, cheap enough for every start."""
 
-    header_sha256: str
+    digest: str
+    """`identity.header_digest`: metadata, vocabulary, template, tensor table and size."""
     size: int
     mtime_ns: int
 
     @classmethod
-    def of(cls, header: GGUFHeader) -> ModelIdentity:
-        """The identity of a file whose header was read."""
+    def of(cls, header: GGUFHeader, digest: str | None = None) -> ModelIdentity:
+        """The identity of a file whose header was read; `digest` if it is known already."""
         status = header.path.stat()
-        digest = hashlib.sha256()
-        with header.path.open("rb") as file:
-            left = header.data_offset
-            while left > 0 and (block := file.read(min(left, 1 << 20))):
-                digest.update(block)
-                left -= len(block)
-        return cls(digest.hexdigest(), status.st_size, status.st_mtime_ns)
+        return cls(digest or header_digest(header), status.st_size, status.st_mtime_ns)
 
 
 class PrefixCache:
@@ -182,7 +178,7 @@ class PrefixCache:
         config, identity = self._config, self._identity
         parts = [
             FORMAT,
-            [identity.header_sha256, identity.size, identity.mtime_ns],
+            [identity.digest, identity.size, identity.mtime_ns],
             engine.name,
             template.digest,
             # Other batch sizes and buffer types round otherwise.

@@ -16,6 +16,7 @@ from pedsup.errors import EngineError, OutputError, PedsupError, report
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
 from pedsup.language import local, use
+from pedsup.recap import recap
 from pedsup.render import Renderer, clean
 from pedsup.session import save_copy
 from pedsup.startup import LoadedModel
@@ -243,12 +244,8 @@ class Repl:
         if not session.exchanges:
             return
         self._say(self._text("resumed", id=session.id, n=len(session.exchanges)))
-        last = session.exchanges[-1]
-        if last.stop_reason == "killed" and (last.answer or last.reasoning):
-            self._say(self._text("killed"))
-            self._say(clean(last.answer or last.reasoning))
-        elif last.stop_reason == "killed":
-            self._say(self._text("unanswered", text=clean(last.user)))
+        for line in recap(session, self._language):
+            self._say(line)
 
     def _say_kept(self, key: str) -> None:
         session = self.conversation.session

@@ -281,7 +281,8 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
     """What must leave no trace leaves none here either."""
     if not (settings.cache and settings.history):
         return None
-    return PrefixCache(cache_folder() / "prefix", plan.config, FileIdentity.of(plan.header))
+    identity = FileIdentity.of(plan.header, plan.identity.digest)
+    return PrefixCache(cache_folder() / "prefix", plan.config, identity)
 
 
 def _uses_server(settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from pedsup.gguf_file import read_header
 from pedsup_bench import bars
 from pedsup_bench.forecast import Rates, human_seconds
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.progress import Step, Work, foresee, load_steps, speed_steps
+from pedsup_bench.speed.progress import Step, Work, load_steps, speed_steps
 
 
 @pytest.mark.parametrize(
@@ -58,26 +58,6 @@ def test_a_plan_s_steps_hold_every_token_once(tmp_path) -> None:  # type: ignore
     assert sum(s.amount for s in steps if s.kind == "decode") == 2 * 3 * 16
     assert sum(s.amount for s in steps if s.kind == "prompt") == 32 + 3 * (32 + 128) + 1 + 512
     assert [s.kind for s in load_steps(plan)] == ["load", "prompt"]
-
-
-def test_the_child_tells_of_each_step(tiny_quantized) -> None:  # type: ignore[no-untyped-def]
-    """The steps foreseen and the steps done are the same number: the bar ends at its end."""
-    from pedsup_bench.speed.measure import measure
-
-    plan = SpeedPlan(
-        tiny_quantized["llama"], n_threads=1, prompts=(16,), depths=(0, 32), n_decode=4, repeats=2,
-        loads=1, first_prompt=16, sustained=0.1,
-    )  # fmt: skip
-    works = []
-
-    def watched(header, plan):  # type: ignore[no-untyped-def]
-        works.append(foresee(header, plan))
-        return works[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pedsup_bench.speed.measure.foresee", watched)
-        measure(plan)
-    assert works[0].left() == 0
 
 
 def test_a_bar_moves_while_an_item_takes_long(capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]

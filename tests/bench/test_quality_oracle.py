@@ -12,7 +12,7 @@ import pytest
 from pedsup_bench.quality.reference import LogitFile
 from pedsup_bench.quality.texts import default_texts
 
-N_CTX, CHUNKS = 128, 6
+N_CTX, CHUNKS = 128, 4
 TRIES = 6
 LAST_LINE = re.compile(r"^Same top p: +[0-9.]+ ± +[0-9.]+ %", re.MULTILINE)
 """Its messages come in order: with this one all are there."""

@@ -77,12 +77,23 @@ def test_death_by_a_signal_in_words() -> None:
 @pytest.fixture(scope="module")
 def run_document(tiny_quantized, tmp_path_factory):  # type: ignore[no-untyped-def]
     from pedsup_bench.speed.measure import measure
+    from pedsup_bench.speed.progress import foresee
 
     plan = SpeedPlan(
         tiny_quantized["llama"], n_threads=1, prompts=(16, 64), depths=(0, 64), n_decode=8,
-        repeats=3, loads=2, first_prompt=16, sustained=1.0,
+        repeats=3, loads=1, first_prompt=16, sustained=0.3,
     )  # fmt: skip
-    return {**measure(plan), "limits": None}
+    works = []
+
+    def watched(header, plan):  # type: ignore[no-untyped-def]
+        works.append(foresee(header, plan))
+        return works[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pedsup_bench.speed.measure.foresee", watched)
+        document = measure(plan)
+    assert works[0].left() == 0, "every step foreseen was done, and no other"
+    return {**document, "limits": None}
 
 
 def test_document_follows_the_published_schema(run_document) -> None:

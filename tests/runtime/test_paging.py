@@ -8,6 +8,7 @@ import mmap
 import os
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 from pedsup_testing import paging_probe, sized_models
 from pedsup_testing.cgroups import drop_from_cache, memory_limit
+from pedsup_testing.near_ties import GREEDY, require_same_text
 from pedsup_testing.sized_models import SMALL_GEMMA, Sizes
 
-from pedsup.engine.api import EngineConfig
+from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.engine.streaming import plan_stream
 from pedsup.errors import ResourceError
 from pedsup.gguf_file import GGUFHeader, read_header
@@ -188,6 +190,57 @@ def test_the_split_never_touches_the_per_layer_table(tmp_path: Path) -> None:
     largest = max(layer_bytes(header, i) for i in range(SMALL_GEMMA.n_layer))
     assert not plan_stream(header, rest + 2 * largest, PER_LAYER_TABLE).layers
     assert plan_stream(header, rest + 2 * largest - 1, PER_LAYER_TABLE).layers
+
+
+def test_a_draft_model_s_pages_come_off_what_may_stay(model: Path, smollm2: Path) -> None:
+    header = read_header(model)
+    config = EngineConfig(model, n_ctx=512)
+    alone = estimate(header, config)
+    both = estimate(header, replace(config, draft=DraftConfig("model", model=smollm2)))
+    weights = sum(t.n_bytes for t in read_header(smollm2).tensors.values())
+    assert both.draft_weights == weights > 90 * MIB
+    free = alone.total + both.draft - 20 * MIB
+    cost = paging(both, free, streamed=True, rate=None)
+    assert cost is not None
+    # As if the model were alone with that much less memory.
+    less = paging(
+        alone, free - both.anonymous + alone.anonymous - weights, streamed=True, rate=None
+    )
+    assert less is not None
+    assert (cost.resident, cost.missing) == (less.resident, less.missing)
+    assert plan_stream(header, cost.resident, PER_LAYER_TABLE).n_bytes >= cost.missing
+    # Left to the kernel, a token reads both again.
+    kernel = paging(both, free, streamed=False, rate=None)
+    assert kernel is not None
+    assert kernel.read_per_token >= both.weights + weights
+
+
+@pytest.mark.parametrize("drafter", ["lookup", "itself"])
+def test_drafts_and_layers_let_go_together(smollm2: Path, drafter: str) -> None:
+    """The same text; nothing that was drafted or let go is missing from it."""
+    from pedsup.engine.inprocess import InProcessEngine
+
+    draft = DraftConfig("lookup") if drafter == "lookup" else DraftConfig("model", model=smollm2)
+    plain = EngineConfig(smollm2, n_ctx=512, n_threads=1, n_threads_batch=1)
+    both = replace(plain, draft=draft, resident=70 * MIB)
+    with closing(InProcessEngine(plain)) as one, closing(InProcessEngine(both)) as other:
+        streamer = other._streamer
+        assert streamer is not None and len(streamer._plan.layers) > 5
+        gone: list[int] = []
+        let_go = streamer._let_go
+        streamer._let_go = lambda n: (gone.append(n), let_go(n))  # type: ignore[assignment]
+        prompt = one.tokenize("Fever of 39.1 C, 14.2 kg. " * 6, parse_special=False)
+        texts = [
+            [t.id for t in engine.generate(prompt, GREEDY, max_tokens=24)]
+            for engine in (one, other)
+        ]
+        drafts = other.last_stats.drafts
+        assert drafts.n_accepted > 0
+        require_same_text(one, prompt, texts[1], texts[0])
+        # A pass per drawn token that was no right guess: each lets each planned layer go once.
+        n_passes = 1 + len(texts[1]) - 1 - drafts.n_accepted
+        assert set(gone) == set(streamer._plan.layers)
+        assert abs(len(gone) / len(set(gone)) - n_passes) <= 1
 
 
 def test_the_storage_s_rate(model: Path, tmp_path: Path) -> None:

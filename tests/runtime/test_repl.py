@@ -231,6 +231,33 @@ def test_a_killed_session_resumes_with_its_partial_answer(start: Any) -> None:
     assert second.answer == "sigo"
 
 
+def test_a_resumed_session_shows_its_last_two_turns_shortened(start: Any) -> None:
+    long = " ".join(str(n * n) for n in range(300))
+    with start([["uno", END], ["dos", END], [*long, END]], think="off") as terminal:
+        for question in ("primera", "segunda", "tercera"):
+            terminal.expect(PROMPT)
+            terminal.line(question)
+        terminal.expect(PROMPT)
+        terminal.press("D")
+        assert terminal.wait() == 0
+    with start([], think="off", resume=True) as terminal:
+        greeting = terminal.expect(PROMPT)
+        terminal.line("/reset")
+        terminal.expect(PROMPT)
+        terminal.press("D")
+        assert terminal.wait() == 0
+    shown = greeting.replace("\r", "").partition("with 3 turns.\n")[2].splitlines()
+    assert shown[:3] == ["  > segunda", "dos", "  > tercera"]
+    assert "primera" not in greeting
+    answer = "".join(shown[3:-1])
+    assert answer.endswith(" [...]")
+    assert long.startswith(answer.removesuffix("[...]")), "cut between words"
+    assert 550 < len(answer) < 620
+    # What was reset the model does not see, nor is it shown as going on.
+    with start([], think="off", resume=True) as terminal:
+        assert "tercera" not in terminal.expect(PROMPT)
+
+
 def test_an_engine_that_dies_leaves_the_transcript_and_says_how_to_go_on(start: Any) -> None:
     with start([["half an ", "DIE"]], think="off") as terminal:
         terminal.expect(PROMPT)

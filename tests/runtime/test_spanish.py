@@ -174,22 +174,21 @@ def test_an_error_in_spanish_keeps_its_values() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("missing", "mapped"), [(1 << 20, True), (1 << 20, False), (30 << 20, True)]
-)
+@pytest.mark.parametrize("rate", [None, 1e6])
+@pytest.mark.parametrize("mapped", [True, False])
 def test_too_little_memory_is_said_in_spanish_with_what_it_costs(
-    smollm2: Path, missing: int, mapped: bool
+    smollm2: Path, rate: float | None, mapped: bool
 ) -> None:
     header = validate_model(smollm2)
     config = EngineConfig(smollm2, n_ctx=512, n_ubatch=128, use_mmap=mapped)
     need = estimate(header, config, IN_PROCESS).total
+    available = Available(need - (1 << 20), "the memory limit of the group /a b")
     with pytest.raises(ResourceError) as refused:
-        require_fit(header, config, Available(need - missing, "the memory limit of the group /a b"))
+        require_fit(header, config, available, rate=rate)
     said = described(refused.value)
     assert english_in(said) == []
-    assert set(re.findall(r"--\S+|/a b|[\d.]+ MiB", said)) == set(
-        re.findall(r"--\S+|/a b|[\d.]+ MiB", str(refused.value))
-    )
+    figures = re.compile(r"--\S+|/a b|[\d.]+ (?:MiB|MB/s|tokens)")
+    assert sorted(figures.findall(said)) == sorted(figures.findall(str(refused.value)))
 
 
 @pytest.mark.parametrize("code", [*(-number for number in _DEATHS), -1, 3])
@@ -225,7 +224,7 @@ def test_help_is_in_spanish(run: Run, verb: str) -> None:
 def test_wrong_words_of_a_command_line_are_answered_in_spanish(run: Run) -> None:
     for words in (["--chek"], ["--ctx", "abc", "m.gguf"], ["--think", "x"], ["trust"],
                   ["trust", "lst"], ["trust", "add"], ["a.gguf", "b.gguf"], ["-p"],
-                  ["tune", "--seconds", "1", "m.gguf"]):  # fmt: skip
+                  ["tune", "--seconds", "1", "m.gguf"], ["--port", "70000"]):  # fmt: skip
         done = run(*words)
         assert done.returncode == 2, words
         assert "Uso: " in done.stderr or words == ["-p"]

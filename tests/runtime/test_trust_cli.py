@@ -190,6 +190,7 @@ def test_tune_hands_no_changed_or_unsigned_file_to_llama_cpp(
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_draft_model_is_trusted_no_more_than_a_model(
     run: Run,
     model: Path,

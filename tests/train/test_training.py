@@ -265,7 +265,7 @@ def test_resume_refuses_another_recipe(trained: Result, tmp_path: Path) -> None:
     other = dataclasses.replace(
         plan, out=out, recipe=dataclasses.replace(plan.recipe, name="another")
     )
-    with pytest.raises(MismatchError, match="another recipe"):
+    with pytest.raises(MismatchError, match=r"another recipe \(name = \"demo\"\)"):
         train_adapter(other, resume=True)
 
 

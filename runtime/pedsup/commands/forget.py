@@ -19,7 +19,7 @@ from pedsup.settings import load_settings
 from pedsup.verbs import LANG
 
 _KINDS: tuple[Kind, ...] = (
-    "session", *CACHES.values(), "left by a killed engine", "mark of a killed run",
+    "session", *dict.fromkeys(CACHES.values()), "left by a killed engine", "mark of a killed run",
 )  # fmt: skip
 NOT_ERASED = (
     "Not erased: files that you saved with /save, your settings, the trusted keys, the "

@@ -97,7 +97,7 @@ def read_header(path: str | Path) -> GGUFHeader:
         return parse_header(file, os.fstat(file.fileno()).st_size, path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     """Open a file that a user named, without waiting for the writer of a pipe.
 
     Raises:
@@ -117,7 +117,7 @@ def open_regular(path: Path) -> BinaryIO:
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadFileError("this is no regular file", where=path, wanted="a GGUF model file")
+        raise BadFileError("this is no regular file", where=path, wanted=wanted)
     return os.fdopen(fd, "rb")
 
 

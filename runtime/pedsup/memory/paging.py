@@ -40,7 +40,7 @@ class Paging:
     read_per_token: int
     """Weights read from storage again for each token."""
     resident: int
-    """Mapped bytes that may stay in memory."""
+    """Bytes of the mapped model that may stay in memory, beside a draft model's."""
     rate: float | None
     """Of the storage, measured or from a profile; None if it is not known."""
 
@@ -78,9 +78,10 @@ def paging(
     if need.total <= available or not need.mapped or need.anonymous + LEAST_PAGES > available:
         return None
     missing, room = need.total - available, available - need.anonymous
-    read = need.weights
+    # A draft model's pages stay as well as they can: only the model's own layers are let go.
+    read = need.file_backed
     if streamed:
         # Kept are whole layers, beside a window of two for the one in use and the next.
-        read = min(need.weights, missing + SLACK + 2 * need.largest_layer)
+        read = min(need.file_backed, missing + SLACK + 2 * need.largest_layer)
     again = max(1.0, CROWDED / room)
-    return Paging(missing, int(read * again), max(0, room - SLACK), rate)
+    return Paging(missing, int(read * again), max(0, room - SLACK - need.draft_weights), rate)
