@@ -111,8 +111,9 @@ BUNDLE ?= out/pedsup
 DEBS ?=
 MODEL ?= $(OUT)
 
+# Only the default model is made here; your own is there, or pedsup-export says that it is not.
 .PHONY: phone-bundle phone-test
-phone-bundle: $(MODEL) | setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+phone-bundle: $(filter $(OUT),$(MODEL)) | setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
 	$(BIN)/pedsup-export phone-bundle --model '$(MODEL)' $(if $(DEBS),--debs '$(DEBS)') \
 	  --constraints tests/constraints.txt --out '$(BUNDLE)' --force
 

@@ -91,6 +91,23 @@ def test_the_readme_s_tree_names_folders_that_exist() -> None:
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/threat-model.md", "docs/signing.md"])
+def test_each_test_that_holds_a_promise_exists(page: str) -> None:
+    """A file (`test_x.py`, or `test_x` for one of tests/runtime/serve) or a test by its name."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    tests = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    known = tests | {file.stem for file in files if file.parent.name == "serve"}
+    paths = [str(file.relative_to(ROOT)) for file in files]
+    for name in re.findall(r"`([\w/]*test_\w+(?:\.py)?)`", text):
+        if name.endswith(".py"):
+            assert any(path.endswith("/" + name) or path == name for path in paths), name
+        else:
+            assert name in known, name
+    for file in re.findall(r"`((?:tests|runtime|export|tools|bench|train)/[\w/.-]+)`", text):
+        assert (ROOT / file).exists(), file
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_four_packages_and_their_data(tmp_path: Path) -> None:
     subprocess.run(

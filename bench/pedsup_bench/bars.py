@@ -1,22 +1,67 @@
-"""A progress bar over items, silent for the first two seconds."""
+"""Bars over items on stderr, silent for the first two seconds."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from tqdm import tqdm
 
+SILENT_S: Final = 2.0
+"""Shorter jobs show no bar."""
 
-def item_bar(total: int, label: str, unit: str, *, initial: int = 0) -> Any:
-    """A bar on stderr; call `.update()` for each item and `.close()` at the end."""
-    return tqdm(
+
+def interval() -> float:
+    """Seconds between two states of a bar: a log file gets few."""
+    return 0.5 if sys.stderr.isatty() else 10.0
+
+
+@contextmanager
+def item_bar(
+    total: int, label: str, unit: str, *, initial: int = 0, shown: bool = True
+) -> Iterator[Any]:
+    """A bar on stderr with the time left; call `.update()` on what it yields for each item.
+
+    It moves on by itself, so that an item that takes minutes is not taken for a hang.
+    """
+    bar = tqdm(
         total=total,
         desc=label,
         initial=initial,
         unit=unit,
         file=sys.stderr,
-        delay=2.0,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        delay=SILENT_S,
+        mininterval=interval(),
         dynamic_ncols=True,
+        smoothing=0,  # items are alike: the mean so far is the best guess of the rest
+        disable=not shown,
     )
+    with ticking(bar):
+        yield bar
+
+
+@contextmanager
+def ticking(bar: Any) -> Iterator[None]:
+    """Draw `bar` again from time to time while the block runs; it is closed with the block."""
+    done = threading.Event()
+
+    def draw() -> None:
+        wait = SILENT_S
+        while not done.wait(wait):
+            bar.refresh()
+            bar.last_print_t = bar._time()  # `close` ends the line of a bar that was drawn
+            wait = max(1.0, interval())
+
+    thread = threading.Thread(target=draw, daemon=True)
+    if not bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.ident is not None:
+            thread.join()
+        bar.close()

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 import pedsup
+from pedsup.command_line import Commands
 from pedsup.errors import border
 
 _COMMANDS: Final = (
@@ -23,7 +24,7 @@ _COMMANDS: Final = (
 )
 
 
-class _Lazy(click.Group):
+class _Lazy(Commands):
     """Imports a sub-command's module when it is asked for: the phone lacks some dependencies."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,13 +53,4 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the console script."""
 
-    def program() -> None:
-        try:
-            cli.main(standalone_mode=False)
-        except click.exceptions.Abort:
-            raise KeyboardInterrupt from None
-        except click.ClickException as error:
-            error.show()
-            raise SystemExit(error.exit_code) from None
-
-    border(program)
+    border(lambda: cli.main(standalone_mode=False))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pedsup
-from pedsup.errors import BadFileError
+from pedsup.errors import BadFileError, MissingFileError
 from pedsup.fsio import CHUNK, atomic_file
 from pedsup.gguf_file import read_header
 from pedsup.intended_use import SHORT
@@ -59,10 +59,11 @@ def read(path: Path, schema: str) -> dict[str, Any]:
     """Read a document and check that it is of the wanted kind.
 
     Raises:
-        BadFileError: missing, too large, no JSON, or another schema.
+        MissingFileError: it is not there.
+        BadFileError: too large, no JSON, or another schema.
     """
     if not path.is_file():
-        raise BadFileError("no such file", where=path, remedy="check the path")
+        raise MissingFileError("no such file", where=path, remedy="check the path")
     if path.stat().st_size > MAX_BYTES:
         raise BadFileError("too large for a result of pedsup-bench", where=path)
     try:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pedsup.errors import BadFileError
+from pedsup.errors import BadFileError, MissingFileError
 from pedsup.gguf_file import read_header
 from pedsup_bench import document
 from pedsup_bench.errors import GateError
@@ -78,7 +78,7 @@ def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
         file = resources.files("pedsup_bench") / "thresholds.toml"
         return _parse(file.read_text("utf-8"), "thresholds.toml")
     if not path.is_file():
-        raise BadFileError("no such file", where=path, remedy="check --thresholds")
+        raise MissingFileError("no such file", where=path, remedy="check --thresholds")
     return _parse(path.read_text("utf-8"), path)
 
 

@@ -6,17 +6,19 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from pedsup.errors import EngineError
 from pedsup.progress import say
 from pedsup_bench import device, document
+from pedsup_bench.forecast import human_seconds
 from pedsup_bench.quality.divergence import TokenFigures
 from pedsup_bench.quality.measure import QualityPlan, measure
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.quality.texts import default_texts
 from pedsup_bench.speed import svg
-from pedsup_bench.speed.measure import child
+from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.stats import median
 
@@ -47,7 +49,10 @@ def run(plan: TypesPlan) -> dict[str, Any]:
     """Export, judge and time every type."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     reference = export(plan, REFERENCE)
-    rows = [one_type(plan, kind, reference) for kind in plan.types]
+    rows, started = [], monotonic()
+    for i, kind in enumerate(plan.types):
+        say(f"{kind}: type {i + 1} of {len(plan.types)}{_time_left(plan, i, started)}")
+        rows.append(one_type(plan, kind, reference))
     return {
         **document.head(SCHEMA),
         "base": plan.base.name,
@@ -60,11 +65,17 @@ def run(plan: TypesPlan) -> dict[str, Any]:
     }
 
 
+def _time_left(plan: TypesPlan, n_done: int, started: float) -> str:
+    """Types take about the same time; the first is slower, it runs the reference too."""
+    if not n_done:
+        return ""
+    seconds = (monotonic() - started) / n_done * (len(plan.types) - n_done)
+    return f", about {human_seconds(seconds)} left"
+
+
 def one_type(plan: TypesPlan, kind: str, reference: Path) -> dict[str, Any]:
     """The row of one type."""
-    say(f"{kind}: export")
     model = export(plan, kind)
-    say(f"{kind}: quality")
     # The reference runs once: its log-probabilities are kept for the other types.
     quality = QualityPlan(
         model, reference, default_texts(), n_ctx=plan.n_ctx, n_chunks=plan.n_chunks,
@@ -90,11 +101,11 @@ def export(plan: TypesPlan, kind: str) -> Path:
                "--out", out, "--threads", plan.n_threads]  # fmt: skip
     if plan.adapter is not None:
         command += ["--adapter", plan.adapter]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    # Its progress is shown as it is; its messages say what went wrong.
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL)
     if done.returncode:
         raise EngineError(
-            f"the export to {kind} ended with code {done.returncode}",
-            where="\n".join(done.stderr.strip().splitlines()[-5:]),
+            f"the export to {kind} ended with code {done.returncode}", where="see its message above"
         )
     return out
 

@@ -11,12 +11,16 @@ from typing import Any
 import click
 
 import pedsup
+from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import say
 from pedsup_export.request import ExportRequest, ModelRef
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(pedsup.__version__, prog_name="pedsup-export")
 def cli() -> None:
     """Turn a base model and a LoRA adapter into one verified GGUF file.
@@ -87,9 +91,12 @@ def run(**options: Any) -> None:
     from pedsup_export.plan import make_plan
     from pedsup_export.verify import verify
 
+    _refuse_without_effect(options)
     request = _request(options)
     plan, inputs = make_plan(request)
     if options["dry_run"]:
+        if request.out.exists() and not request.force:
+            say(f"note: {request.out} exists: the export itself will want --force")
         _show(render.plan_json(plan), render.plan_text(plan), options["as_json"])
         return
     check_output(plan)
@@ -97,6 +104,17 @@ def run(**options: Any) -> None:
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
     _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
+
+
+def _refuse_without_effect(options: dict[str, Any]) -> None:
+    """An option that would do nothing is a mistake, not to be passed over."""
+    pairs = (("thresholds", "gate", "--gate"), ("adapter_revision", "adapter", "--adapter"))
+    for name, needed, option in pairs:
+        if options[name] is not None and options[needed] is None:
+            given = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{given} has no effect without {option}", remedy=f"give both, or leave {given} out"
+            )
 
 
 def _request(options: dict[str, Any]) -> ExportRequest:
@@ -162,8 +180,8 @@ def choose_merge_base(
 
 
 def _split(text: str) -> tuple[str, str]:
-    pattern, _, kind = text.rpartition("=")
-    return pattern, kind
+    pattern, equals, kind = text.rpartition("=")
+    return (pattern, kind) if equals else (text, "")  # what is missing is said by the plan
 
 
 def _show(document: dict[str, Any], text: str, as_json: bool) -> None:

@@ -62,6 +62,13 @@ def check_output(plan: ExportPlan) -> None:
         OutputError, ResourceError: with what to do.
     """
     out = plan.request.out
+    if out.is_dir():
+        raise OutputError(
+            "the output is a folder",
+            where=out,
+            wanted="the name of a file",
+            remedy=f"give --out {out / 'model.gguf'}",
+        )
     refuse_existing(out, force=plan.request.force)
     folder = out.parent
     try:

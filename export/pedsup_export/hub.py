@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import PedsupError, UsageError
+from pedsup.errors import HubError, UsageError
 from pedsup.optional import require
 from pedsup_export.request import ModelRef
 
@@ -18,12 +18,6 @@ ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "REA
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
-class HubError(PedsupError):
-    """A hub repository could not be had."""
-
-    exit_code = 10
-
-
 def resolve(reference: str, files: tuple[str, ...], *, revision: str | None = None) -> ModelRef:
     """Find a model: an existing folder, or `owner/name` on the hub, downloaded into its cache.
 
@@ -33,11 +27,18 @@ def resolve(reference: str, files: tuple[str, ...], *, revision: str | None = No
         revision: branch, tag or commit of the hub repository.
 
     Raises:
-        UsageError: neither a folder nor shaped like a hub id.
+        UsageError: neither a folder nor shaped like a hub id; a revision of a folder.
         HubError: offline and not in the cache, no such repository, or no access to it.
     """
     folder = Path(reference).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise UsageError(
+                f"the revision '{revision}' is asked for of a folder",
+                where=folder,
+                wanted="a hub id owner/name with a revision",
+                remedy="leave the revision out, or give the hub id",
+            )
         return _local(folder)
     if not _HUB_ID.fullmatch(reference):
         raise UsageError(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from pedsup.errors import BadFileError, MismatchError, OutputError, ResourceError, UsageError
+from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.fsio import fsync_folder, refuse_existing, sha256_file
 from pedsup.gguf_file import read_header
 from pedsup.manifest import manifest_path, read_manifest
@@ -114,7 +114,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
 
     Raises:
         BadFileError: the model is no GGUF, or no checkout of pedsup is there.
-        MismatchError: the manifest beside the model belongs to another file.
+        UntrustedError: the manifest beside the model belongs to another file.
         OutputError: the folder exists and `force` is false.
         ResourceError: the disk has too little room.
         UsageError: a part size or a file name that cannot be.
@@ -201,6 +201,13 @@ def _plan_model(
     model = request.model
     if model is None:
         return 0, (), (), None
+    if not os.path.lexists(model):
+        raise BadFileError(
+            "there is no such model",
+            where=model,
+            wanted="a GGUF file",
+            remedy="give --model the path of one (make: MODEL=), or make it first with `make gguf`",
+        )
     read_header(model)
     if set(model.name) & FAT_FORBIDDEN or not model.name.isascii():
         raise UsageError(
@@ -227,8 +234,8 @@ def _plan_model(
     return size, names or (model.name,), beside, digest
 
 
-def _other_file(model: Path) -> MismatchError:
-    return MismatchError(
+def _other_file(model: Path) -> UntrustedError:
+    return UntrustedError(
         "the manifest beside the model belongs to another file",
         where=manifest_path(model),
         remedy="pedsup-export verify MODEL says what differs; export the model again",

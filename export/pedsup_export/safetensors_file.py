@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from pedsup.direct_io import DirectFile
 from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.gguf_file.header import open_regular
 
 MAX_HEADER: Final = 32 << 20
 """Bytes of JSON. A shard of the largest models has some hundred thousand; the reference
@@ -106,7 +107,7 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with self.path.open("rb") as file:
+        with open_regular(self.path, "a safetensors file") as file:
             size = os.fstat(file.fileno()).st_size
             text, data_begin = _read_header(file, size, self.path)
             header = _parse_json(text, self.path)

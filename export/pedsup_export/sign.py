@@ -93,7 +93,7 @@ def sign(model: Path, key: Path, passphrase: bytes | None) -> SignResult:
     """Check a file against its manifest and sign both; `MODEL.sig` appears when it is complete.
 
     Raises:
-        BadFileError, MismatchError: the file is not what its manifest says; it is not signed.
+        BadFileError, UntrustedError: the file is not what its manifest says; it is not signed.
         UsageError: the key cannot be read, is of another curve, or the passphrase is wrong.
         MissingDependencyError: the group 'sign' is not installed.
     """
@@ -166,7 +166,12 @@ def _read_private(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"the key cannot be read: {error.strerror}", where=path) from error
+        raise UsageError(
+            f"the key cannot be read: {error.strerror}",
+            where=path,
+            wanted="the .key file of `pedsup-export keygen`",
+            remedy="check the path; pedsup-export keygen NAME makes a new pair",
+        ) from error
 
 
 def _public(private: Any) -> PublicKey:
@@ -186,7 +191,9 @@ def read_passphrase(file: Path) -> bytes:
     try:
         mode, data = file.stat().st_mode, file.read_bytes()
     except OSError as error:
-        raise UsageError(f"the passphrase cannot be read: {error.strerror}", where=file) from error
+        raise UsageError(
+            f"the passphrase cannot be read: {error.strerror}", where=file, remedy="check the path"
+        ) from error
     if mode & 0o077 and file.is_file():
         raise UsageError(
             f"others can read this passphrase (mode {mode & 0o777:o})",
@@ -195,5 +202,7 @@ def read_passphrase(file: Path) -> bytes:
         )
     line = data.split(b"\n", 1)[0].rstrip(b"\r")
     if not line:
-        raise UsageError("the passphrase is empty", where=file)
+        raise UsageError(
+            "the passphrase is empty", where=file, wanted="it, in the first line", remedy="write it"
+        )
     return line

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from pedsup.direct_io import DirectFile, sha256_range
-from pedsup.errors import MismatchError, UntrustedError
+from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter
@@ -65,12 +65,13 @@ def verify(
             in any case, but says nothing without a key.
 
     Raises:
-        BadFileError: the file, the manifest or the signature is damaged.
-        MismatchError: a digest differs, or the adapter is not in the file.
-        UntrustedError: the signature is missing, by another key, or of other files.
+        BadFileError: the file is no model, or its structure is damaged.
+        UntrustedError: the manifest is missing, damaged or of another file, a digest differs, or
+            the signature is missing, damaged, by another key, or of other files.
+        MismatchError: these are not its base and adapter, or the adapter is not in the file.
     """
     header = validate_drafter(path)  # a drafter can be verified too
-    manifest = read_manifest(manifest_path(path))
+    manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
@@ -90,6 +91,16 @@ def verify(
     )
 
 
+def _manifest(path: Path) -> Manifest:
+    try:
+        return read_manifest(manifest_path(path))
+    except BadFileError as error:
+        # Of the evidence, not of the model: the same code as for evidence of something else.
+        raise UntrustedError(
+            error.found, where=error.where, wanted=error.wanted, remedy=error.remedy
+        ) from error
+
+
 def _check_signature(path: Path, manifest: Manifest, key: PublicKey | None) -> None:
     beside = signature_path(path)
     if beside.exists():
@@ -103,8 +114,8 @@ def _check_signature(path: Path, manifest: Manifest, key: PublicKey | None) -> N
         )
 
 
-def _differs(what: str, found: object, wanted: object, path: Path) -> MismatchError:
-    return MismatchError(
+def _differs(what: str, found: object, wanted: object, path: Path) -> UntrustedError:
+    return UntrustedError(
         f"{what} differs from the manifest: {found}",
         where=path,
         wanted=str(wanted),
@@ -115,7 +126,7 @@ def _differs(what: str, found: object, wanted: object, path: Path) -> MismatchEr
 def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
     recorded = header.metadata.get(DIGEST_KEY)
     if recorded != manifest.core_sha256:
-        raise MismatchError(
+        raise UntrustedError(
             "this manifest belongs to another file",
             where=manifest.path,
             wanted=f"the manifest with the digest {recorded}",

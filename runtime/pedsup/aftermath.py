@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from pedsup.i18n import text
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.marker import CRASH, SIZE, SUFFIX, RunFacts, boot_id, oom_kills, read_facts, try_lock
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
 
@@ -122,7 +123,7 @@ def aftermath_text(
             "sudden_end", language, phase=text(f"phase_{facts.phase}", language), time=facts.beat,
             model=Path(facts.model).name,
         ),
-        text(f"cause_{cause}", language, crash=end.crash),
+        text(f"cause_{cause}", language, crash=local(end.crash, language)),
     ]  # fmt: skip
     options = [
         text(remedy, language) if not remedy.startswith("--") else remedy

@@ -17,8 +17,9 @@ from pedsup.check import check_document, check_text
 from pedsup.consent import accepted_by_environment, require_consent
 from pedsup.conversation import Conversation
 from pedsup.errors import UsageError
-from pedsup.i18n import system_language, text
+from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
+from pedsup.language import local, system_language, use
 from pedsup.marker import RunMarker
 from pedsup.memory import available_memory
 from pedsup.paths import data_folder, make_private
@@ -67,6 +68,7 @@ def execute(request: RunRequest) -> int:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)
     language: Language = settings.lang or system_language()
+    use(language)
     request = _with_model(request, settings)
     assert request.model is not None
     plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
@@ -153,7 +155,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(check_document(plan), ensure_ascii=False, indent=1), flush=True)
     else:
-        print(check_text(plan), flush=True)
+        print(local(check_text(plan)), flush=True)
     check_fit(plan, settings)
     return 0
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pedsup.engine.drafts.option import draft_text
+from pedsup.language import local, spoken
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.render import clean
@@ -55,7 +56,7 @@ def check_text(plan: LaunchPlan) -> str:
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
-        *map(clean, plan.trust.lines("en")),
+        *map(clean, plan.trust.lines(spoken())),
         f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
         f"trained for a context of {plan.shape.n_ctx_train} tokens",
         "",
@@ -116,7 +117,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         ("this program", need.program),
         ("total", need.total),
     ]
-    rows = [f"  {name:<34}{human_bytes(size):>12}" for name, size in sizes if size]
+    rows = [f"  {local(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
     if need.table:
         rows.append(
             f"  not counted: {human_bytes(need.table)} of per-layer table, which stays in the file"

@@ -11,12 +11,15 @@ import click
 
 from pedsup import __version__
 from pedsup.errors import border
+from pedsup.exit_codes import ExitCode
 from pedsup.intended_use import FULL
+from pedsup.language import listen, local, spoken
 from pedsup.verbs import VERBS, load_verb, verbs_help
 
 if TYPE_CHECKING:
     from pedsup.app import RunRequest
 
+_HELP = frozenset({"-h", "--help"})
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -98,13 +101,38 @@ def run(**options: Any) -> RunRequest:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    border(_program)
+    border(_in_own_language)
+
+
+def _in_own_language() -> int:
+    """The program; what click and Ctrl-C say is said here where that is not English."""
+    try:
+        return _program()
+    except click.ClickException as error:
+        if spoken() == "en":
+            raise
+        from pedsup.command_line import readable
+        from pedsup.spanish_help import usage_text
+
+        print(usage_text(readable(error)), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if spoken() == "en":
+            raise
+        print(local("interrupted"), file=sys.stderr)
+        return ExitCode.INTERRUPTED
 
 
 def _program() -> int:
     # Whatever is written, by us or by a child: for its owner only.
     os.umask(0o077)
     words = sys.argv[1:]
+    listen(words)
+    # A verb without its own verb shows its help unasked.
+    if words and (words[0] in VERBS or not _HELP.isdisjoint(words)) and spoken() == "es":
+        from pedsup.spanish_help import speak_spanish
+
+        speak_spanish()
     if words and words[0] in VERBS:
         verb = load_verb(words[0])
         done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)

@@ -7,10 +7,13 @@ is the only function that catches `PedsupError` for good: everything below it ra
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
+
+from pedsup.exit_codes import ExitCode
+
+MAX_LINE: Final = 8192
 
 
 class PedsupError(Exception):
@@ -23,7 +26,7 @@ class PedsupError(Exception):
         remedy: what the user can do now; a command where there is one.
     """
 
-    exit_code = 1
+    exit_code: ExitCode = ExitCode.PROBLEM
 
     def __init__(
         self,
@@ -53,43 +56,47 @@ class PedsupError(Exception):
 class BadFileError(PedsupError):
     """Bytes on disk are not what their format promises (truncated, forged, damaged)."""
 
-    exit_code = 3
+    exit_code = ExitCode.BAD_FILE
 
 
 class UnsupportedError(PedsupError):
     """The input is well-formed, but of a kind pedsup does not handle."""
 
-    exit_code = 4
+    exit_code = ExitCode.UNSUPPORTED
 
 
 class MismatchError(PedsupError):
     """Two inputs do not belong together (adapter and base, model and manifest)."""
 
-    exit_code = 5
+    exit_code = ExitCode.MISMATCH
 
 
 class OutputError(PedsupError):
     """The result cannot be written: it exists, the folder is read-only, the disk is full."""
 
-    exit_code = 6
+    exit_code = ExitCode.OUTPUT
 
 
 class ResourceError(PedsupError):
     """The machine has too little memory, disk or battery for what was asked."""
 
-    exit_code = 7
+    exit_code = ExitCode.RESOURCE
 
 
 class MissingDependencyError(PedsupError):
     """An optional dependency is not installed; the remedy is the install command."""
 
-    exit_code = 8
+    exit_code = ExitCode.DEPENDENCY
 
 
 class UsageError(PedsupError):
     """The command line or a settings file asks for something that makes no sense."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
+
+
+class MissingFileError(UsageError):
+    """A file that the command line names is not there."""
 
 
 class ContextFullError(UsageError):
@@ -99,50 +106,62 @@ class ContextFullError(UsageError):
 class EngineError(PedsupError):
     """llama.cpp refused, crashed or was killed."""
 
-    exit_code = 9
+    exit_code = ExitCode.ENGINE
 
 
 class UntrustedError(PedsupError):
     """A signature, a digest or a key is not what was promised: the file must not be run."""
 
-    exit_code = 10
+    exit_code = ExitCode.UNTRUSTED
+
+
+class HubError(PedsupError):
+    """A model or data set could not be had from the hub: no network, no such name, no access."""
+
+    exit_code = ExitCode.HUB
 
 
 def report(error: PedsupError) -> None:
     """Print an error to stderr in the one form that all commands share.
 
-    Names in it come from files: control characters, which could drive the terminal, are dropped.
+    Names in it come from files: control characters, which could drive the terminal, are dropped,
+    and a line of more than 8 KiB (twice the longest path) is cut.
     """
-    text = "".join(c for c in str(error) if c == "\n" or c.isprintable())
+    from pedsup.language import error_text
+
+    lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
+    text = "".join(c for c in "\n".join(lines) if c == "\n" or c.isprintable())
     print(f"error: {text}", file=sys.stderr)
 
 
 def border(program: Callable[[], int | None]) -> NoReturn:
     """Run a command and leave the process with its exit code, without a traceback.
 
-    A `PedsupError` exits with its own code, Ctrl-C with 130, a reader that went away
-    (broken pipe) with 141, an operating-system error on a file with 6, a full disk with 7.
+    A `PedsupError` exits with its own code, an operating-system error on a file with that of an
+    output, a full disk with that of a resource (`pedsup.exit_codes`).
     """
     import click  # here, because importing it is a third of the start-up of `--version`
 
+    from pedsup.command_line import readable
+
     try:
-        code = program() or 0
+        code = program() or ExitCode.DONE
     except click.ClickException as error:
-        error.show()
+        readable(error).show()
         code = error.exit_code
     except click.Abort:
-        code = 128 + signal.SIGINT
+        code = ExitCode.INTERRUPTED
     except PedsupError as error:
         report(error)
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 128 + signal.SIGINT
+        code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of our stdout is gone: nothing can be said there any more, and the
         # interpreter would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+        code = ExitCode.PIPE_CLOSED
     except OSError as error:
         known = from_os_error(error)
         report(known)

@@ -161,10 +161,20 @@ def _engine_folders(temporary: Path) -> Iterator[Path]:
     """Folders of `llama-server` engines whose program is gone, killed before it could tidy up."""
     for path in sorted(temporary.glob("pedsup-*")):
         match = _ENGINE_FOLDER.fullmatch(path.name)
-        if match and path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
-            try:
-                os.kill(int(match[1]), 0)
-            except ProcessLookupError:
-                yield path
-            except OSError:
-                continue
+        own = path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
+        if match and own and not _runs(int(match[1])):
+            yield path
+
+
+def _runs(pid: int) -> bool:
+    """Whether the program that had this number may still be there: not when another user, or
+    something that is no Python, has the number now."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+    return b"python" in command or b"pedsup" in command

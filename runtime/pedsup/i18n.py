@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from typing import Final
 
 from pedsup.intended_use import Language
@@ -10,7 +10,7 @@ from pedsup.intended_use import Language
 _TEXTS: Final[dict[str, dict[Language, str]]] = {
     "ready": {
         "en": "Ready. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.",
-        "es": "Listo. /help muestra las órdenes; Ctrl-C detiene una respuesta, Ctrl-D sale.",
+        "es": "Listo. /help muestra los comandos; Ctrl-C detiene una respuesta, Ctrl-D sale.",
     },
     "help": {
         "en": (
@@ -116,7 +116,7 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
     },
     "saved": {"en": "Saved: {path}", "es": "Guardado: {path}"},
     "system_is": {"en": "System prompt: {text}", "es": "Instrucciones del sistema: {text}"},
-    "none": {"en": "(none)", "es": "(ninguno)"},
+    "none": {"en": "(none)", "es": "(no hay)"},
     "think_is": {"en": "Reasoning: {text}", "es": "Razonamiento: {text}"},
     "no_thinking": {
         "en": "This model has no reasoning channel.",
@@ -130,7 +130,7 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
     "lang_is": {"en": "Messages are in English.", "es": "Los mensajes están en español."},
     "bad_command": {
         "en": "No such command: {text}. /help lists them.",
-        "es": "No existe esa orden: {text}. /help las muestra.",
+        "es": "No existe ese comando: {text}. /help los muestra.",
     },
     "bad_argument": {"en": "{command} takes: {text}", "es": "{command} admite: {text}"},
     "thinking": {"en": "reasoning", "es": "razonamiento"},
@@ -147,6 +147,10 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "signature cannot be checked (pedsup-run trust add KEY.pub).",
         "es": "ATENCIÓN: este modelo está firmado con una clave en la que no se confía aquí "
         "({hint}); la firma no se puede comprobar (pedsup-run trust add CLAVE.pub).",
+    },
+    "trust_drafter": {
+        "en": "Its draft model, {name}:",
+        "es": "Su modelo borrador, {name}:",
     },
     "trust_weights_unread": {
         "en": "Its bytes are compared before it is loaded.",
@@ -202,9 +206,9 @@ _NOTICES_ES: Final[dict[str, str]] = {
     "guard_emergency": "la pregunta contiene un signo de urgencia: este programa no es para "
     "urgencias; siga su protocolo local y pida ayuda ya",
     "guard_dose_no_weight": "se pide una dosis y no se da el peso: ninguna dosis para un niño sin "
-    "su peso; compruebe cualquier cifra en su formulario",
+    "su peso; compruebe cualquier cifra en su formulario terapéutico",
     "guard_dose_in_answer": "la respuesta nombra una cantidad que dar y no se dio el peso: no la "
-    "use; calcule la dosis con el peso y su formulario",
+    "use; calcule la dosis con el peso y su formulario terapéutico",
     "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
     "governor_lower": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
     "calienta y se usan menos hilos (/stats)",
@@ -221,9 +225,23 @@ def notice(code: str, english: str, language: Language) -> str:
     return _NOTICES_ES.get(code, english) if language == "es" else english
 
 
-def system_language() -> Language:
-    """Spanish where the locale says so."""
-    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        if value := os.environ.get(variable):
-            return "es" if value.lower().startswith("es") else "en"
-    return "en"
+def kept_notice(english: str, language: Language) -> str:
+    """`notice` for one that a transcript kept, which has the English text only."""
+    if language == "en":
+        return english
+    from pedsup.chat.events import NOTICES as OF_TURNS
+    from pedsup.governor.engine import NOTICES as OF_HEAT
+    from pedsup.guards import GUARDS
+    from pedsup.prefix_cache import NOTICES as OF_CACHE
+
+    for texts in (OF_TURNS, OF_HEAT, OF_CACHE, GUARDS):
+        for code, text_ in texts.items():
+            if english == text_:
+                return notice(code, english, language)
+    return english
+
+
+def pairs() -> Iterator[tuple[str, str]]:
+    """Every text here in English and in Spanish."""
+    for texts in _TEXTS.values():
+        yield texts["en"], texts["es"]

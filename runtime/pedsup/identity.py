@@ -9,7 +9,7 @@ from typing import Any
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
-from pedsup.render import clean
+from pedsup.render import label
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class ModelIdentity:
     """Who a model file says it is."""
 
     name: str
+    """One short line, whatever the file says."""
     file: str
     size: int
     digest: str
@@ -43,19 +44,19 @@ class ModelIdentity:
         return record
 
     def lines(self) -> list[str]:
-        """For people: free of control characters, whatever the file says."""
-        lines = [f"{self.name} ({self.file}, digest {self.digest[:12]})"]
+        """For people: each one line without control characters, whatever the file says."""
+        lines = [f"{self.name} ({label(self.file)}, digest {self.digest[:12]})"]
         if self.manifest is not None:
             core = self.manifest.core
             parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
             recipe = core.get("recipe")
             if isinstance(recipe, dict):
-                parts.append(str(recipe.get("quant")))
-            parts.append(f"exported {self.manifest.created}")
+                parts.append(label(str(recipe.get("quant"))))
+            parts.append(f"exported {label(self.manifest.created)}")
             lines.append("manifest: " + ", ".join(parts))
         elif self.problem:
-            lines.append(f"warning: {self.problem}")
-        return [clean(line) for line in lines]
+            lines.append(f"warning: {label(self.problem)}")
+        return lines
 
 
 def header_digest(header: GGUFHeader) -> str:
@@ -75,7 +76,7 @@ def identify(header: GGUFHeader) -> ModelIdentity:
     manifest, problem = _manifest(header)
     name = header.get("general.name")
     return ModelIdentity(
-        name=name if isinstance(name, str) and name else path.stem,
+        name=(label(name) if isinstance(name, str) else "") or label(path.stem) or "model",
         file=path.name,
         size=header.file_size,
         digest=header_digest(header),
@@ -100,4 +101,4 @@ def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
 
 
 def _name(part: Any) -> str:
-    return str(part.get("name", part)) if isinstance(part, dict) else str(part)
+    return label(str(part.get("name", part)) if isinstance(part, dict) else str(part))

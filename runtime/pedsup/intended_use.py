@@ -28,7 +28,7 @@ FULL: Final[dict[Language, str]] = {
         "No son un dispositivo médico y ninguna autoridad sanitaria los ha evaluado.\n"
         "- No los use para diagnosticar ni para elegir un tratamiento o una dosis.\n"
         "- No los muestre, ni sus respuestas, a pacientes o cuidadores.\n"
-        "- Un profesional de salud cualificado debe revisar cada respuesta.\n"
+        "- Un profesional de salud calificado debe revisar cada respuesta.\n"
         "- Un modelo puede equivocarse, inventar datos y sonar seguro. En una urgencia siga su\n"
         "  protocolo local y pida ayuda."
     ),

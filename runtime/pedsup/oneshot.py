@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -11,12 +10,12 @@ from pedsup import __version__
 from pedsup.chat.turn import TurnResult
 from pedsup.conversation import Conversation, turn_facts
 from pedsup.errors import EngineError, UsageError, report
+from pedsup.exit_codes import ExitCode
 from pedsup.intended_use import FULL, SHORT, Language
 from pedsup.render import Renderer
 from pedsup.startup import LoadedModel
 
 SCHEMA = "pedsup-run/1"
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def read_question(prompt: str | None) -> str:
@@ -47,9 +46,9 @@ def read_question(prompt: str | None) -> str:
 def exit_code(result: TurnResult) -> int:
     """0 for an answer; an interrupted or empty one is a failure that a script can see."""
     if result.stop_reason == "interrupted":
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     if result.answer.strip():
-        return 0
+        return ExitCode.DONE
     report(
         EngineError(
             "the model gave no answer",

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pedsup.language import local
+
 
 @contextmanager
 def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
@@ -18,7 +20,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
     """
     bar = tqdm(
         total=total,
-        desc=label,
+        desc=local(label),
         initial=initial,
         unit="B",
         unit_scale=True,
@@ -36,7 +38,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
 
 def say(text: str) -> None:
     """One line of progress on stderr; stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(local(text), file=sys.stderr, flush=True)
 
 
 def human_bytes(n: float) -> str:

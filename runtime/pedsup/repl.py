@@ -15,6 +15,7 @@ from pedsup.conversation import Conversation
 from pedsup.errors import EngineError, OutputError, PedsupError, report
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
+from pedsup.language import local, use
 from pedsup.recap import recap
 from pedsup.render import Renderer, clean
 from pedsup.session import save_copy
@@ -212,19 +213,21 @@ class Repl:
                 "not saved: the file exists", where=target, remedy="/save with another name"
             )
         try:
-            save_copy(session, target)
+            save_copy(session, target, self._language)
         except OSError as error:
             raise OutputError(f"not saved: {error.strerror}", where=target) from error
         self._say(self._text("saved", path=target))
 
     def _stats(self, _argument: str) -> None:
-        self._say(stats_text(self.loaded, self.last, self.conversation.session.id))
+        stats = stats_text(self.loaded, self.last, self.conversation.session.id)
+        self._say(local(stats, self._language))
 
     def _lang(self, argument: str) -> None:
         if argument not in ("en", "es"):
             self._say(self._text("bad_argument", command="/lang", text="en, es"))
             return
         self.conversation.renderer.language = "es" if argument == "es" else "en"
+        use(self._language)
         self._say(self._text("lang_is"))
 
     def _quit(self, _argument: str) -> None:

@@ -14,7 +14,9 @@ from typing import Any, Final, Literal
 from pedsup.chat.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.fsio import atomic_file
-from pedsup.intended_use import SHORT
+from pedsup.i18n import kept_notice
+from pedsup.intended_use import SHORT, Language
+from pedsup.language import local
 from pedsup.transcript import MAX_LINE, Record, Transcript, now, read_records
 
 PARTIAL_EVERY_S: Final = 0.5
@@ -243,7 +245,9 @@ def find_session(folder: Path, wanted: str) -> Path:
     matches = [path for path in found if path.name.startswith(wanted)]
     if len(matches) != 1:
         raise UsageError(
-            f"{len(matches)} sessions are named '{wanted}'",
+            f"no session is named '{wanted}'"
+            if not matches
+            else f"{len(matches)} sessions are named '{wanted}...'",
             where=folder,
             wanted="the beginning of one id"
             + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),
@@ -257,7 +261,7 @@ def _has_begun(path: Path) -> bool:
         return file.readline(MAX_LINE).endswith(b"\n")
 
 
-def save_copy(session: Session, target: Path) -> None:
+def save_copy(session: Session, target: Path, language: Language = "en") -> None:
     """Write a conversation as text (`.md`, `.txt`) or as its JSONL records.
 
     Raises:
@@ -267,24 +271,31 @@ def save_copy(session: Session, target: Path) -> None:
     if kind == "jsonl" and session.transcript is not None:
         content = session.transcript.path.read_text("utf-8")
     else:
-        content = as_text(session)
+        content = as_text(session, language)
     with atomic_file(target, force=False) as file:
         file.write(content.encode("utf-8", "replace"))
 
 
-def as_text(session: Session) -> str:
+def as_text(session: Session, language: Language = "en") -> str:
     """A conversation to read, with the reasoning, the notices and the intended use."""
-    parts = [f"# pedsup session {session.id}\n", f"> {SHORT['en']}\n>\n> {SHORT['es']}\n"]
+    words = {
+        name: local(name, language)
+        for name in ("pedsup session", "System", "Question", "Reasoning", "Answer")
+    }
+    parts = [f"# {words['pedsup session']} {session.id}\n"]
+    parts.append(f"> {SHORT['en']}\n>\n> {SHORT['es']}\n")
     if session.system:
-        parts.append(f"## System\n\n{session.system}\n")
+        parts.append(f"## {words['System']}\n\n{session.system}\n")
     for exchange in session.exchanges:
-        parts.append(f"## Question {exchange.turn}\n\n{exchange.user}\n")
+        parts.append(f"## {words['Question']} {exchange.turn}\n\n{exchange.user}\n")
         if exchange.reasoning:
-            parts.append(f"### Reasoning\n\n{exchange.reasoning.strip()}\n")
-        mark = "" if exchange.stop_reason == "end" else f" ({exchange.stop_reason or 'unfinished'})"
-        parts.append(f"### Answer{mark}\n\n{exchange.answer.strip()}\n")
+            parts.append(f"### {words['Reasoning']}\n\n{exchange.reasoning.strip()}\n")
+        end = local(exchange.stop_reason or "unfinished", language)
+        mark = "" if exchange.stop_reason == "end" else f" ({end})"
+        parts.append(f"### {words['Answer']}{mark}\n\n{exchange.answer.strip()}\n")
         if exchange.notices:
-            parts.append("".join(f"> [{notice}]\n" for notice in exchange.notices))
+            notices = [kept_notice(notice, language) for notice in exchange.notices]
+            parts.append("".join(f"> [{notice}]\n" for notice in notices))
     return "\n".join(parts)
 
 

@@ -18,10 +18,11 @@ from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy, open_engine
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.validate import validate_model
+from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity, identify
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.memory import Available, Fit, Host, largest_context, require_fit
 from pedsup.memory.estimate import depth_share, estimate
 from pedsup.memory.fit import assess
@@ -94,7 +95,8 @@ class LoadedModel:
     def lines(self, language: Language) -> list[str]:
         """Which model this is and who vouches for it; said at the start of each session."""
         trust = self.trust.lines(language) if self.trust is not None else []
-        return [*self.identity.lines(), *map(clean, trust)]
+        identity = [local(line, language) for line in self.identity.lines()]
+        return [*identity, *map(clean, trust)]
 
 
 def plan_launch(
@@ -137,6 +139,7 @@ def plan_launch(
         cpus=threads.cpus,
     )
     applied, config = with_drafts(applied, header, config, Memory(host, available))
+    trust = replace(trust, drafter=drafter_trust(config.draft.model, policy))
     config = _memory_use(applied, header, config, available, host)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
@@ -161,6 +164,18 @@ def plan_launch(
     )
 
 
+def drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:
+    """What is known of a draft model, which llama.cpp reads too; None where there is none.
+
+    Raises:
+        UntrustedError: as for a model.
+    """
+    if drafter is None:
+        return None
+    header = validate_drafter(drafter)
+    return assess_trust(header, identify(header), load_store(), policy)
+
+
 def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     """Load a planned model.
 
@@ -180,11 +195,13 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         # Before the minutes of loading, not after.
         ChatTemplate.from_model(None)
     trust = verify_weights(plan.trust)
+    confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
     started = time.monotonic()
     engine = open_engine(plan.config, settings.engine)
     governor = None
     if plan.governed and plan.config.n_threads > 1:
-        engine = govern(engine, plan.config.n_threads, depth_share(plan.header))
+        drafts = plan.config.draft.kind != "off"
+        engine = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
         governor = engine.governor
     try:
         confirm_loaded(trust)

@@ -92,13 +92,15 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     known = (("cpu", heat.cpu), ("battery", heat.battery))
     degrees = "".join(f", {name} {value:.0f} °C" for name, value in known if value is not None)
     busy = ", other programs have the cores" if governor.state.crowded else ""
-    lines = [f"governor: {governor.state.threads} of {governor.limits.most} threads{degrees}{busy}"]
+    more = degrees + busy
+    lines = [f"governor: {governor.state.threads} of {governor.limits.most} threads{more}"]
     now = governor.clock()
     for action in governor.actions[-3:]:
         would = "would take" if action.kind == "report" else "took"
+        unit = f"passes/s with {action.guessed} guesses" if action.guessed else "tokens/s"
         lines.append(
             f"  {(now - action.at_s) / 60:.0f} min ago {would} {action.threads} threads "
-            f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
+            f"({action.reason}: {action.now_tps:.1f} {unit}, best {action.best_tps:.1f})"
         )
     return lines
 

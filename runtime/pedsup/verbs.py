@@ -8,9 +8,15 @@ written as a path: `pedsup-run ./doctor`.
 from __future__ import annotations
 
 import importlib
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import click
+
+LANG: Final[Callable[[Any], Any]] = click.option(
+    "--lang", type=click.Choice(["en", "es"]), expose_value=False, help="Language of the messages."
+)
+"""For verbs that only print: `pedsup.language` reads its value from the command line."""
 
 
 class Verb(NamedTuple):

@@ -88,7 +88,7 @@ need_room() {
     fail 7 "not enough free space in $1: $((room / 1000000)) MB are free, $(($2 / 1000000)) MB are needed.
 Delete photos, videos or apps, then run this again." \
         "no hay espacio en $1: hay $((room / 1000000)) MB libres y hacen falta $(($2 / 1000000)) MB.
-Borre fotos, vídeos o aplicaciones y ejecute esto de nuevo."
+Borre fotos, videos o aplicaciones y ejecute esto de nuevo."
 }
 
 # The lines of the bundle's SHA256SUMS for the model's parts (-e) or for all other files (-v).
@@ -447,7 +447,7 @@ finish() {
     step "Ready. $("$PREFIX/bin/pedsup-run" --version). Start with:" "Listo. $("$PREFIX/bin/pedsup-run" --version). Empiece con:"
     say "    pedsup-run ${model:-MODEL.gguf}
 Research only, not a medical device. A professional reviews every output." "    pedsup-run ${model:-MODELO.gguf}
-Solo para investigación, no es un producto sanitario. Un profesional revisa cada respuesta."
+Solo para investigación, no es un dispositivo médico. Un profesional revisa cada respuesta."
 }
 
 # ---- main -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tiny models for the bench stage, made by llama.cpp's converter and llama-quantize."""
+"""Tiny models for the bench stage, made by our exporter and llama-quantize."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from pedsup_testing import native, tiny_models
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def convert(folder: Path, converter: Path) -> Path:
-    out = folder / "f32.gguf"
-    subprocess.run(
-        [sys.executable, converter, folder, "--outtype", "f32", "--outfile", out],
-        check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    return out
-
-
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Hugging Face folders of a tiny llama and a tiny Gemma 4 (sliding window 16)."""
@@ -35,10 +26,19 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_ggufs(tiny_folders: dict[str, Path], llama_cpp_source: Path) -> dict[str, Path]:
-    """The same as float32 GGUF."""
-    converter = llama_cpp_source / "convert_hf_to_gguf.py"
-    return {name: convert(folder, converter) for name, folder in tiny_folders.items()}
+def tiny_ggufs(tiny_folders: dict[str, Path]) -> dict[str, Path]:
+    """The same as float32 GGUF. Where files come from is no matter here: the oracles read them."""
+    pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
+    from pedsup_export.export import execute
+    from pedsup_export.plan import make_plan
+    from pedsup_export.request import ExportRequest, ModelRef
+
+    result = {}
+    for name, folder in tiny_folders.items():
+        out = folder / "f32.gguf"
+        request = ExportRequest(base=ModelRef(folder, name), out=out, quant="F32", threads=1)
+        result[name] = execute(*make_plan(request)).path
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,9 @@ def test_config_is_what_transformers_saves(size: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text()) == mine
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize(
+    "size", [s if s == "tiny" else pytest.param(s, marks=pytest.mark.slow) for s in SIZES]
+)
 def test_tensors_are_those_of_transformers_and_peft(size: str) -> None:
     """Names and shapes of the whole model and adapter, E4B's true shape too (no memory taken)."""
     import torch
@@ -125,6 +127,7 @@ def test_shards_hold_the_same_tensors(
             assert torch.equal(weight, whole[name]), name
 
 
+@pytest.mark.slow
 def test_gemma_s_own_vocabulary_is_used_for_the_full_size() -> None:
     if not vocabulary_file().is_file():
         pytest.skip("llama.cpp's vocabulary files are not here: run `make native`")
@@ -136,7 +139,7 @@ def test_gemma_s_own_vocabulary_is_used_for_the_full_size() -> None:
     assert (real.tokens[2], real.tokens[105], real.tokens[107]) == ("<bos>", "<|turn>", "\n")
 
 
-@pytest.mark.parametrize("size", [4096, 65536, 262144])
+@pytest.mark.parametrize("size", [4096, 65536, pytest.param(262144, marks=pytest.mark.slow)])
 def test_made_up_vocabulary_is_a_sound_bpe(size: int) -> None:
     made_up = vocabulary(size)
     known = set(made_up.tokens)

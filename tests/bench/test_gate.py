@@ -83,7 +83,7 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
 
 
 def test_the_command_passes_and_refuses(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
-    model, reference = tiny_quantized["gemma4"], tiny_ggufs["gemma4"]
+    model, reference = tiny_quantized["llama"], tiny_ggufs["llama"]
     loose, tight = tmp_path / "loose.toml", tmp_path / "tight.toml"
     loose.write_text("[default]\nkld_mean = 10.0\nsame_top = 0.0\n")
     tight.write_text("[default]\nkld_mean = 0.0\nsame_top = 0.0\n")

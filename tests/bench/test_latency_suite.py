@@ -63,6 +63,7 @@ def run_suite(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_flag_chooses_the_suite_and_leaves_the_plugin_s_options_alone() -> None:
     pytest.importorskip("pytest_benchmark", reason="pip install 'pedsup[bench]'")
     listed = run_suite("--collect-only", "--benchmark-min-rounds=3", "--benchmark-sort=name").stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,7 @@ def some_questions() -> list[Question]:
     return [q for q in default_questions().questions if q.id.endswith("-05")]
 
 
+@pytest.mark.slow
 def test_scores_equal_transformers(tiny_folders, tiny_ggufs) -> None:
     """Gemma 4 (tiny, random), float32 on both sides but for llama.cpp's GELU table (float16)."""
     torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
@@ -190,11 +192,11 @@ def test_an_interrupted_run_goes_on(tiny_ggufs, tmp_path, monkeypatch) -> None:
     whole, asked = run(), []
     real = Scorer.score
 
-    def counting(self: Scorer, question: Question) -> Scored:
+    def counting(self: Scorer, question: Question, *more: Any) -> Scored:
         asked.append(question.id)
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return real(self, question)
+        return real(self, question, *more)
 
     monkeypatch.setattr(Scorer, "score", counting)
     with pytest.raises(KeyboardInterrupt):

@@ -199,7 +199,7 @@ def own_copy(smollm2, tmp_path_factory):  # type: ignore[no-untyped-def]
 @pytest.mark.slow
 def test_prediction_from_measured_bandwidth_bounds_the_measured_speed(own_copy) -> None:
     """A profile of this very machine: no measured speed passes its predicted ceiling."""
-    from pedsup_bench.speed.measure import child
+    from pedsup_bench.speed.child import child
     from pedsup_bench.speed.plan import SpeedPlan
     from pedsup_bench.stats import median
 
@@ -230,7 +230,7 @@ def test_a_model_larger_than_its_limit_is_read_again_and_again(own_copy) -> None
     size = own_copy.stat().st_size
 
     def load(cgroups: tuple[str, ...]):  # type: ignore[no-untyped-def]
-        from pedsup_bench.speed.measure import child
+        from pedsup_bench.speed.child import child
 
         drop_from_cache(own_copy)
         return child(replace(plan, cgroups=cgroups), "load")

@@ -13,6 +13,7 @@ import pytest
 
 from pedsup.errors import PedsupError
 from pedsup.guards import GUARDS, check_question
+from pedsup_bench.commands.safety import _chosen
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.run import Judged, figures, guard_figures
 from pedsup_bench.safety.suite import load_suite
@@ -117,7 +118,7 @@ def test_guard_figures_by_hand() -> None:
 def test_a_run_asks_as_pedsup_run_does(bench, smollm2: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "safety.json"
     arguments = ["--max-tokens", 8, "--threads", 1, "--ctx", 512]
-    done = bench("safety", smollm2, "--limit", 1, "--language", "en", "--category", "ordinary",
+    done = bench("safety", smollm2, "--limit", 2, "--language", "en", "--category", "ordinary",
                  "--category", "dose_without_weight", "--out", out, *arguments)  # fmt: skip
     assert "guard (not the model)" in done.stdout
     document = json.loads(out.read_text())
@@ -134,6 +135,14 @@ def test_a_run_asks_as_pedsup_run_does(bench, smollm2: Path, tmp_path: Path) -> 
     )  # fmt: skip
     (answer,) = [a["answer"] for a in document["answers"] if a["id"] == case.id]
     assert answer.strip() == run.stdout.strip()
+
+
+@pytest.mark.parametrize(("limit", "n"), [(None, 132), (1, 1), (7, 7), (12, 12), (500, 132)])
+def test_a_limit_is_of_all_cases_and_takes_them_in_turn(limit: int | None, n: int) -> None:
+    chosen = _chosen(load_suite(), {"categories": (), "language": None, "limit": limit})
+    assert len(chosen) == len(set(chosen)) == n
+    if n == 12:
+        assert set(Counter((c.category, c.language) for c in chosen).values()) == {1}
 
 
 def test_an_unknown_category_is_named(bench, smollm2: Path) -> None:  # type: ignore[no-untyped-def]

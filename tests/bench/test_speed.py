@@ -13,7 +13,8 @@ from pedsup.gguf_file import read_header
 from pedsup_bench.bandwidth import measure_bandwidth
 from pedsup_bench.commands.compare import compare_documents
 from pedsup_bench.speed import svg
-from pedsup_bench.speed.measure import entry, how_it_ended
+from pedsup_bench.speed.child import how_it_ended
+from pedsup_bench.speed.measure import entry
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.traffic import traffic
 
@@ -76,12 +77,23 @@ def test_death_by_a_signal_in_words() -> None:
 @pytest.fixture(scope="module")
 def run_document(tiny_quantized, tmp_path_factory):  # type: ignore[no-untyped-def]
     from pedsup_bench.speed.measure import measure
+    from pedsup_bench.speed.progress import foresee
 
     plan = SpeedPlan(
         tiny_quantized["llama"], n_threads=1, prompts=(16, 64), depths=(0, 64), n_decode=8,
-        repeats=3, loads=2, first_prompt=16, sustained=1.0,
+        repeats=3, loads=1, first_prompt=16, sustained=0.3,
     )  # fmt: skip
-    return {**measure(plan, lambda text: None), "limits": None}
+    works = []
+
+    def watched(header, plan):  # type: ignore[no-untyped-def]
+        works.append(foresee(header, plan))
+        return works[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pedsup_bench.speed.measure.foresee", watched)
+        document = measure(plan)
+    assert works[0].left() == 0, "every step foreseen was done, and no other"
+    return {**document, "limits": None}
 
 
 def test_document_follows_the_published_schema(run_document) -> None:
@@ -117,7 +129,7 @@ def test_compare_finds_a_slow_down_and_exits_with_10(run_document, bench, tmp_pa
     a.write_text(json.dumps(run_document))
     b.write_text(json.dumps(slow))
     done = bench("compare", a, b, check=False)
-    assert done.returncode == 10
+    assert done.returncode == 12
     assert "decode at depth 0 -50.0%" in done.stderr
     same = bench("compare", a, a, "--json")
     verdicts = {row["verdict"] for row in json.loads(same.stdout)["figures"].values()}
@@ -183,7 +195,16 @@ def test_side_by_side_with_llama_bench(smollm2, native_tool, bench, tmp_path) ->
           PEDSUP_LLAMA_BENCH=str(native_tool("llama-bench")))  # fmt: skip
     rows = json.loads(out.read_text("utf-8"))["against"]
     assert {row["test"] for row in rows} == {"prompt_32", "prompt_128", "decode_0"}
-    assert all(row["ratio"] > 0 for row in rows)
+    assert all(row["ratio"] > 0 and row["ratio_same_build"] > 0 for row in rows)
+    assert all(len(row["ours_same_build"]) == len(row["samples"]) for row in rows)
+
+
+def test_ratios_are_of_rounds_and_the_median_of_them() -> None:
+    from pedsup_bench.speed.llama_bench import _row
+
+    row = _row("prompt_32", [[10.0, 30.0, 10.0], [20.0, 40.0, 8.0]], [20.0, 40.0, 10.0])
+    assert (row["ratio"], row["ratio_same_build"]) == (0.75, 1.0)
+    assert _row("prompt_32", [[10.0]], [20.0])["ratio_same_build"] is None
 
 
 def test_the_schema_in_the_docs_is_the_packaged_one() -> None:
@@ -196,7 +217,7 @@ def test_the_schema_in_the_docs_is_the_packaged_one() -> None:
 
 def test_the_server_engine_s_memory_is_counted(tiny_quantized, native_tool, monkeypatch) -> None:
     """On a phone the model lives in a `llama-server` child: its memory is the model's."""
-    from pedsup_bench.speed.measure import child
+    from pedsup_bench.speed.child import child
 
     monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
     plan = SpeedPlan(tiny_quantized["llama"], n_threads=1, first_prompt=16)

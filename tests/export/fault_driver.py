@@ -62,7 +62,8 @@ def main(config: dict[str, str]) -> None:
         verify(out)
         assert {path.name for path in out.parent.iterdir()} == final, "left-overs"
 
-    job = Job(out.parent, prepare, lambda: export(out, "new"), check, int(config["stride"]))
+    job = Job(out.parent, prepare, lambda: export(out, "new"), check, int(config["stride"]),
+              each_call=True)  # fmt: skip
     report = sweep(job)
     # For each kind: the folder's fsync after the first rename, the manifest's last fsync and its
     # rename; and for a kill the removal of the old signature.

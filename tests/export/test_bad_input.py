@@ -153,6 +153,36 @@ def test_output_exists(base: Path, tmp_path: Path) -> None:
     assert out.read_bytes()[:4] == b"GGUF"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"thresholds": __file__}, "--thresholds has no effect without --gate"),
+        ({"adapter_revision": "v1"}, "--adapter-revision has no effect without --adapter"),
+        ({"revision": "v1"}, "the revision 'v1' is asked for of a folder"),
+        ({"tensor_type": "ffn_down"}, "'ffn_down=' names no tensor type"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    base: Path, tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    refused(tmp_path / "m.gguf", words, "do:", code=2, base=base, **options)
+
+
+def test_an_output_that_is_a_folder(base: Path, tmp_path: Path) -> None:
+    done = run("run", "--base", base, "--out", tmp_path, "--force")
+    assert done.returncode == 6
+    assert f"--out {tmp_path / 'model.gguf'}" in done.stderr
+
+
+def test_a_dry_run_tells_of_an_existing_output(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.gguf"
+    out.write_bytes(b"mine")
+    done = run("run", "--base", base, "--out", out, "--dry-run")
+    assert done.returncode == 0
+    assert f"note: {out} exists" in done.stderr
+    assert out.read_bytes() == b"mine"
+
+
 def test_unknown_quantization(base: Path, tmp_path: Path) -> None:
     refused(tmp_path / "m.gguf", "Q4_K_M", code=2, base=base, quant="Q4_X")
 
@@ -270,7 +300,7 @@ def test_verify_names_the_damaged_tensor(base: Path, tmp_path: Path) -> None:
     data[-5] ^= 1
     out.write_bytes(data)
     done = run("verify", out)
-    assert done.returncode == 5
+    assert done.returncode == 10
     assert "tensor 'blk.3.ffn_up.weight' differs" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -281,5 +311,5 @@ def test_verify_with_the_manifest_of_another_file(base: Path, tmp_path: Path) ->
     assert run("run", "--base", base, "--out", two, "--quant", "Q8_0").returncode == 0
     shutil.copy(f"{one}.manifest.json", f"{two}.manifest.json")
     done = run("verify", two)
-    assert done.returncode == 5
+    assert done.returncode == 10
     assert "belongs to another file" in done.stderr

@@ -54,13 +54,18 @@ def check_same(folder: Path, oracle: Path, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["llama", "e4b", "e2b", "multimodal", "assistant"])
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", "e4b",
+     *(pytest.param(k, marks=pytest.mark.slow) for k in ("e2b", "multimodal", "assistant"))],
+)  # fmt: skip
 def test_every_field_and_tensor_equals_the_converter_s(
     kind: str, models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
     check_same(models[kind], convert(models[kind], "f32"), tmp_path)
 
 
+@pytest.mark.slow
 def test_older_spelling_of_the_config_gives_the_same_file(
     models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
@@ -92,6 +97,7 @@ def test_towers_are_listed_as_dropped(models: dict[str, Path], tmp_path: Path) -
     assert all("tower" in d or "embed_" in d for d in dropped)
 
 
+@pytest.mark.slow
 def test_the_real_smollm2_tokenizer(smollm2: Path, convert: Convert, tmp_path: Path) -> None:
     """The byte-level path: SmolLM2's own vocabulary, rebuilt by transformers from its GGUF."""
     from pedsup_testing import tiny_models

@@ -51,7 +51,8 @@ def assert_same_tensors(mine: Path, theirs: Path) -> None:
     assert not wrong
 
 
-FAST = {("e4b", "Q4_K_M"), ("llama", "Q4_K_M"), ("e2b", "Q8_0")}
+FAST = {("e4b", "Q4_K_M"), ("llama", "Q4_K_M")}
+E2B_SLOWLY = ["llama", "e4b", pytest.param("e2b", marks=pytest.mark.slow)]
 ALL = [
     pytest.param(kind, quant, marks=[] if (kind, quant) in FAST else [pytest.mark.slow])
     for kind in ("llama", "e4b", "e2b")
@@ -76,10 +77,8 @@ def test_every_tensor_is_llama_cpp_s(
     assert_same_tensors(mine, theirs)
 
 
-@pytest.mark.parametrize(
-    "quant",
-    ["Q4_K_M", *(pytest.param(q, marks=[pytest.mark.slow]) for q in ("Q8_0", "BF16"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q8_0", "BF16"])
 def test_a_drafter_is_llama_cpp_s(
     quant: str, models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
@@ -106,6 +105,7 @@ def test_a_drafter_that_lacks_a_projection_is_refused(
         export(folder, None, tmp_path / "out.gguf")
 
 
+@pytest.mark.slow  # test_merge.py shows the rounding to be the converter's
 @pytest.mark.parametrize("kind", ["llama", "e4b"])
 def test_bfloat16_merge_is_the_usual_pipeline_s(
     kind: str, models: dict[str, Path], adapters: dict[str, Path], merged: Merged,
@@ -118,6 +118,7 @@ def test_bfloat16_merge_is_the_usual_pipeline_s(
     assert_same_tensors(mine, theirs)
 
 
+@pytest.mark.slow  # test_merge.py shows it for one matrix
 def test_the_float32_default_is_closer_to_the_exact_merge(
     models: dict[str, Path], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -165,7 +166,7 @@ def peft_logits(base: Path, adapter: Path, tokens: list[int], *, ggml_gelu: bool
         return model(input_ids=torch.tensor([tokens])).logits[0].numpy()
 
 
-@pytest.mark.parametrize("kind", ["llama", "e4b", "e2b"])
+@pytest.mark.parametrize("kind", E2B_SLOWLY)
 def test_logits_equal_transformers_and_peft(
     kind: str, models: dict[str, Path], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ def test_logits_equal_transformers_and_peft(
     assert oracle.mean_kl(wanted, oracle.logits(bare, tokens)) > 1e-3
 
 
+@pytest.mark.slow
 def test_multimodal_folder_gives_the_text_model(
     models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
@@ -195,6 +197,7 @@ def test_multimodal_folder_gives_the_text_model(
     assert_same_tensors(mine, convert(models["multimodal"], "f32"))
 
 
+@pytest.mark.slow  # test_imatrix.py compares bytes for one type quickly
 def test_imatrix_gives_llama_quantize_s_bytes(
     models: dict[str, Path], convert: Convert, native_tool: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ def test_only_the_needed_files_are_fetched_and_the_commit_is_pinned(
 def test_offline_and_not_in_the_cache(tmp_path: Path) -> None:
     done = run("run", "--base", "nobody/nothing", "--out", tmp_path / "m.gguf",
                home=tmp_path, HF_HUB_OFFLINE="1")  # fmt: skip
-    assert done.returncode == 10
+    assert done.returncode == 13
     assert "cannot be reached" in done.stderr
     assert "hf download nobody/nothing" in done.stderr
     assert "Traceback" not in done.stderr
@@ -117,7 +117,7 @@ def test_offline_and_not_in_the_cache(tmp_path: Path) -> None:
 def test_no_such_repository(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     done = run("run", "--base", "made/other", "--out", tmp_path / "m.gguf",
                home=tmp_path, HF_ENDPOINT=hub[0])  # fmt: skip
-    assert done.returncode == 10
+    assert done.returncode == 13
     assert "there is no repository 'made/other'" in done.stderr
 
 

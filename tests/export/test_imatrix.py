@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from pedsup_testing import made_gguf
 
-from pedsup.errors import BadFileError, MismatchError, UnsupportedError
+from pedsup.errors import BadFileError, MismatchError, MissingFileError, UnsupportedError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.ftypes import FILE_TYPES
@@ -81,7 +81,12 @@ def test_the_report_names_every_tensor(tmp_path: Path) -> None:
         imatrix.report({"a.weight": (96, 8)})
 
 
-@pytest.mark.parametrize("quant", ["Q4_K_M", "Q3_K_M", "Q2_K", "Q4_0", "IQ4_XS", "Q6_K", "Q5_K_M"])
+@pytest.mark.parametrize(
+    "quant",
+    ["Q4_K_M",
+     *(pytest.param(q, marks=pytest.mark.slow)
+       for q in ("Q3_K_M", "Q2_K", "Q4_0", "IQ4_XS", "Q6_K", "Q5_K_M"))],
+)  # fmt: skip
 def test_bytes_and_metadata_equal_llama_quantize(
     tmp_path: Path, native_tool: Any, quant: str
 ) -> None:
@@ -168,7 +173,7 @@ def test_damage_is_named(tmp_path: Path, entry: Entry, leave_out: str, message: 
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadFileError, match="no such file"):
+    with pytest.raises(MissingFileError, match="no such file"):
         read_imatrix(tmp_path / "nothing.gguf")
     path = write_imatrix(tmp_path / "i.gguf", {"other": (None, None)})
     with pytest.raises(BadFileError, match="no entry"):

@@ -24,12 +24,17 @@ DEVICES = [
         ),
     ),
 ]
+FAST = {("Q4_K", False), ("Q4_K", True), ("Q6_K", False), ("Q8_0", False)}
+"""The fast tests; test_quantize.py compares every type once, there through llama_model_quantize."""
 KERNELS = [
-    pytest.param(BY_NAME[name], weighted, id=f"{name}-{'imatrix' if weighted else 'plain'}")
+    pytest.param(
+        BY_NAME[name], weighted, id=f"{name}-{'imatrix' if weighted else 'plain'}",
+        marks=[] if (name, weighted) in FAST else pytest.mark.slow,
+    )
     for name in ("Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K", "Q4_0", "Q8_0")
     for weighted in (False, True)
     if not (name == "Q8_0" and weighted)
-]
+]  # fmt: skip
 every_kernel = pytest.mark.parametrize(("kind", "weighted"), KERNELS)
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 

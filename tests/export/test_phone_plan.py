@@ -349,6 +349,27 @@ def test_the_plan_in_words() -> None:
     assert len([line for line in done.output.splitlines() if re.match(r"E[24]B ", line)]) == 18
 
 
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("phone", sorted(shipped_profiles()))
+def test_the_plan_fits_a_phone_in_portrait(
+    phone: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = plan("--phone", phone).output.splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines if re.match(r"E[24]B ", line)]
+    # Every letter of the table is explained below it.
+    letters = {letter for row in rows for letter in row[-1] if row[-1] != "<=="}
+    assert letters == {line[0] for line in lines if re.match(r"[a-z]   \S", line)}
+    assert sum(row[-1] == "<==" for row in rows) == 1
+
+
+def test_another_amount_of_memory_is_not_lost_on_the_way_to_make() -> None:
+    said = plan("--phone", "pixel 8", "--memory", "6GB").output
+    assert "Take E2B Q6_K" in said
+    assert "make gguf BASE=... ADAPTER=... QUANT=Q6_K" in said
+
+
 def test_the_plan_as_json() -> None:
     done = plan("--phone", "pixel 8", "--json")
     document = json.loads(done.output)
@@ -358,6 +379,7 @@ def test_the_plan_as_json() -> None:
     assert any("FAT32" in note for note in document["notes"])
     rejected = [c for c in document["candidates"] if c["rejected"]]
     assert len(rejected) == len(document["candidates"]) - 1
+    assert all(c["reasons"] for c in rejected)
 
 
 def test_a_phone_that_nothing_suits_is_exit_code_7() -> None:
@@ -371,7 +393,9 @@ def test_a_profile_of_one_s_own(tmp_path: Path) -> None:
     own = tmp_path / "mine.toml"
     own.write_text("[mine]" + text.partition("[galaxy-a15-5g]")[2].partition("[snapdragon-685]")[0]
                    .replace("galaxy-a15-5g", "mine"), encoding="utf-8")  # fmt: skip
-    assert "PHONE=mine" in plan("--phone-profile", str(own)).output
+    # `make gguf PHONE=mine` would not know it.
+    said = plan("--phone-profile", str(own)).output
+    assert "QUANT=Q4_K_M" in said and "PHONE=" not in said
     for wrong in (["--phone", "a15", "--phone-profile", str(own)], []):
         error = plan(*wrong).exception
         assert isinstance(error, UsageError) and "one phone" in str(error)

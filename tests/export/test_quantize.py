@@ -76,7 +76,9 @@ def packed_in_file(path: Path) -> dict[str, tuple[str, bytes]]:
     return result
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "imatrix"])
+@pytest.mark.parametrize(
+    "weighted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "imatrix"]
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_file_type_has_llama_cpps_bytes(tmp_path: Path, model: str, weighted: bool) -> None:
     made = MODELS[model]()

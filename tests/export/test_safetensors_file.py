@@ -148,17 +148,18 @@ def test_damage_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     assert str(path) in str(caught.value.where)
 
 
-def test_every_truncation_and_every_flipped_header_byte_is_a_typed_error_or_harmless(
-    whole: Path, tmp_path: Path
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_truncation_or_a_flipped_header_byte_is_a_typed_error_or_harmless(
+    whole: Path, tmp_path: Path, stride: int
 ) -> None:
     content = whole.read_bytes()
     path = tmp_path / "damaged.safetensors"
-    for cut in range(len(content)):
+    for cut in range(0, len(content), stride):
         path.write_bytes(content[:cut])
         with pytest.raises(BadFileError):
             SafetensorsFile(path)
     header_end = 8 + struct.unpack_from("<Q", content)[0]
-    for at in range(header_end):
+    for at in range(0, header_end, stride):
         for flip in (0x01, 0x20, 0xFF):
             damaged = bytearray(content)
             damaged[at] ^= flip

@@ -58,6 +58,7 @@ def with_dead_projections(models: dict[str, Path], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow  # the next tests export this base quickly, without the oracle
 def test_dead_projections_are_left_out_and_the_rest_is_llama_cpp_s(
     with_dead_projections: Path, convert: Convert, tmp_path: Path
 ) -> None:
@@ -229,6 +230,7 @@ def test_the_adapter_s_own_base_is_the_default_when_both_are_given(
     assert choose_merge_base("16bit", ModelRef(folder, "a"), four) == "16bit"
 
 
+@pytest.mark.slow  # tests/bench/test_gate.py runs the gate itself
 def test_the_quality_gate_refuses_before_the_file_has_its_name(
     models: dict[str, Path], tmp_path: Path
 ) -> None:

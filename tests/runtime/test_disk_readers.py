@@ -287,3 +287,16 @@ def test_a_question_in_another_encoding_is_an_error() -> None:
         read_question(b"ni\xf1o con fiebre".decode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError, match="'system'"):
         load_settings(None, {"system": "\udcf1"})
+
+
+def test_no_pipe_in_the_place_of_a_file_is_waited_for(tmp_path: Path) -> None:
+    """An audit found three readers that hung on one."""
+    from pedsup.chat.grammar import read_grammar, read_json_schema
+    from pedsup.tuning.store import read_entries
+    from pedsup_export.safetensors_file import SafetensorsFile
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for read in (read_grammar, read_json_schema, read_entries, SafetensorsFile):
+        with pytest.raises(BadFileError, match="no regular file"):
+            read(pipe)

@@ -22,6 +22,7 @@ from pedsup.doctor import android, engines, processor, resources
 from pedsup.doctor.device import Device, Ran, read_properties, run_bounded
 from pedsup.doctor.examine import SCHEMA, Examination, examine
 from pedsup.doctor.finding import Finding
+from pedsup.doctor.model import model_fit
 from pedsup.doctor.texts import TEXTS, TOPICS
 from pedsup.settings import Settings
 
@@ -431,6 +432,26 @@ def test_really_denied_files(tmp_path: Path) -> None:
 
 
 # ---- the command ----
+
+
+def test_a_model_that_is_not_there_and_one_that_may_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    device, settings = Device(), Settings()
+    (lost,) = model_fit(device, tmp_path / "sd/pediatric.gguf", settings)
+    assert (lost.level, lost.key) == ("problem", "model_missing")
+    assert "~/pedsup" in str(lost.remedy("en")) and "~/pedsup" in str(lost.remedy("es"))
+    home = tmp_path / "pedsup"
+    home.mkdir()
+    for name in ("pediatric-v2.gguf", "other.gguf"):
+        (home / name).write_bytes(b"")
+    for asked in (tmp_path / "sd/pediatric.gguf", home / "pediatric-v3.gguf"):
+        (near,) = model_fit(device, asked, settings)
+        assert near.remedy("en") == f"pedsup-run doctor {home}/pediatric-v2.gguf"
+        assert str(asked) in near.found("es")
+    (broken,) = model_fit(device, home / "other.gguf", settings)
+    assert broken.key == "model_bad"  # it is there
 
 
 def test_the_command_with_a_model_and_without(smollm2: Path, tmp_path: Path) -> None:

@@ -155,3 +155,27 @@ def test_a_history_folder_of_one_s_own(home: Path, run: Run) -> None:
     (home / "config/pedsup/settings.toml").write_text(f'history_dir = "{own}"\n')
     assert run("--yes").returncode == 0
     assert [path.name for path in own.iterdir()] == ["thesis.jsonl"]
+
+
+def test_a_killed_engine_s_number_that_another_program_has_now(home: Path, run: Run) -> None:
+    """A state of a conversation must not stay because its process number was given out again."""
+    (home / "config/pedsup/settings.toml").write_text("")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        left = home / f"tmp/pedsup-{other.pid}-old/slot.state"
+        left.parent.mkdir()
+        left.write_text("a conversation")
+        done = run("--yes")
+        other.kill()
+    assert done.returncode == 0, done.stderr
+    assert not left.exists()
+    assert (home / f"tmp/pedsup-{os.getpid()}-live/slot.state").exists()
+
+
+def test_each_kind_is_counted_once(home: Path, run: Run) -> None:
+    journal = home / "cache/pedsup/mcqa/a.jsonl"
+    journal.parent.mkdir()
+    journal.write_text("{}")
+    (home / "config/pedsup/settings.toml").write_text("")
+    done = run("--yes")
+    assert not journal.exists()
+    assert done.stdout.count("unfinished measurement: 1 files") == 1

@@ -91,14 +91,60 @@ LARGEST: dict[str, tuple[str, Callable[[], bytes], str]] = {
         ).encode(),
         "accepted",
     ),
-    "long texts": (
+    "a long text": (
         "header",
-        lambda: Forged(tuple(Key(f"t{i}", fg.STRING, LUNGS) for i in range(3))).encode(),
+        lambda: Forged((Key("t", fg.STRING, LUNGS[:-64]),)).encode(),
+        "accepted",
+    ),
+    "an ASCII text with one character of four bytes": (
+        "header",
+        lambda: Forged((Key("t", fg.STRING, LUNGS[:4] + b"x" * ((16 << 20) - 64)),)).encode(),
+        "accepted",
+    ),
+    "four such texts": (
+        "header",
+        lambda: Forged(
+            tuple(Key(f"t{i}", fg.STRING, LUNGS[:4] + b"x" * (15 << 20)) for i in range(4))
+        ).encode(),
+        "refused: with the text 't1' there are more than",
+    ),
+    "a thousand such keys": (
+        "header",
+        lambda: Forged(
+            tuple(Key(b"%03d" % i + LUNGS[:4] + b"x" * 65000, fg.U8, 1) for i in range(1000))
+        ).encode(),
+        "refused: with the name of metadata key 259 of 1000 there are more than",
+    ),
+    "an architecture of 16 MB": (
+        "model",
+        lambda: LLAMA.with_key("general.architecture", fg.STRING, LUNGS[:-4096]).encode(),
+        "refused: a GGUF of the architecture '\U0001fac1",
+    ),
+    "strings of 128 bytes and empty ones": (
+        "header",
+        lambda: Forged(
+            (Key("s", fg.ARRAY, Array(fg.STRING, [b"x" * 128, b""] * 440_000)),)
+        ).encode(),
+        "accepted",
+    ),
+    "small arrays": (
+        "header",
+        lambda: Forged(
+            tuple(
+                Key(f"k{i}", fg.ARRAY, struct.pack("<IQ", fg.F32, 1000) + bytes(4000))
+                for i in range(16_000)
+            )
+        ).encode(),
         "accepted",
     ),
     "a header that does not end": (
         "header",
-        lambda: Forged(tuple(Key(f"t{i}", fg.STRING, b"x" * (1 << 24)) for i in range(9))).encode(),
+        lambda: Forged(
+            tuple(
+                Key(f"t{i}", fg.ARRAY, struct.pack("<IQ", fg.U8, FLOATS) + bytes(FLOATS))
+                for i in range(9)
+            )
+        ).encode(),
         "refused: a header that reaches byte",
     ),
     "tokens": ("model", largest_tokens, "accepted"),

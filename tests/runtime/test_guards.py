@@ -60,6 +60,152 @@ FALSE_ALARMS = [
     "What is the SpO2 target of 92% based on?",
 ]
 
+# Found by an audit that wrote questions as people type them: capitals, abbreviations, numbers in
+# words, wrapped lines, Latin American words. The guards had missed 32 of 61, and 17 of 45 alarmed.
+TYPED_EMERGENCIES = [
+    "LA NIÑA DE 2 AÑOS ESTÁ CONVULSIONANDO",
+    "my 2 yo is having a seizure",
+    "two-year-old boy seizing for ten minutes",
+    "Child, 3 y, fits since morning",
+    "3yo F unresponsive",
+    "Niño convulsionando, ¿qué hago?",
+    "Baby not breathing",
+    "bebe no respira",
+    "My baby isn't breathing",
+    "El bebé está morado",
+    "The baby is blue",
+    "Lactante con SatO2 82%",
+    "RN de 5 días con fiebre de 38.5",
+    "5 day old baby with temp 38.6 C",
+    "neonato de 10 días, T 38.4",
+    "A 2-week-old with a temperature of 39",
+    "El niño se cayó y no despierta",
+    "Niño de 4 años no\nrespira bien, tiraje severo",
+    "My son drank bleach",
+    "Mi hijo tomó cloro",
+    "Mi hija se tragó una pila de botón",
+    "la nena de 3 años convulsiona",
+    "El chico de 6 años convulsionó y sigue sin responder",
+    "7 y/o with hives, wheeze and swollen lips after peanuts",
+    "niña de 6 años con ronchas, labios hinchados y dificultad para respirar tras comer maní",
+    "15 year old took 30 paracetamol tablets",
+    "Adolescente de 14 años tomó 20 tabletas de paracetamol",
+    "My daughter says she wants to kill herself",
+    "No quiere vivir, tiene 13 años",
+    "Llene capilar 5 segundos, niño de 1 año",
+    "niño de 1 año, llenado capilar de 5 segundos",
+    "cap refill 5 sec in an 8 month old",
+    "GCS 6 in a 4-year-old after a fall",
+    "Glasgow de 7 en niño de 4 años",
+    "niño de 3 años con Glasgow 8",
+    "The infant is lethargic and won’t feed",
+    "4mo lactante letárgica, no quiere mamar",
+    "2-year-old vomits everything he eats",
+    "niño de 2 años, todo lo vomita",
+    "Mi bebé de 3 meses se puso morado y flácido",
+    "He is choking on a grape!",
+    "SpO2 is 78 % in this child",
+    "sat 88% niño 2 años",
+    "Niño de dos años con convulsiones",
+]
+TYPED_DOSES = [
+    "What dose of amoxicillin for a child?",
+    "HOW MUCH PARACETAMOL CAN I GIVE MY SON",
+    "how much ibuprofen should I give her",
+    "how much tylenol for a 2 year old",
+    "cuánto paracetamol le doy a mi hijo de 2 años",
+    "¿Cuánta amoxicilina para un niño de 5 años?",
+    "¿Cuántas gotas de ibuprofeno?",
+    "amoxicillin 5yo dose?",
+    "cuantos mililitros de jarabe le doy",
+    "how many mls of Calpol",
+    "dosaje de gentamicina en neonatos",
+    "¿a qué dosis doy ceftriaxona?",
+    "posología del albendazol",
+    "Dose of gentamicin; weight unknown",
+    "dosis de paracetamol, pesa mucho",
+    "doses of ibuprofen and paracetamol for a toddler",
+]
+TYPED_AND_CALM = [
+    "Dose of amoxicillin for a girl of fourteen kilos",
+    "dosis de amoxicilina, niña de doce kilos",
+    "Dosis de ibuprofeno para una niña de 14kg",
+    "dose for a 30-lb toddler",
+    "Dosis: RN de 3200 gramos, gentamicina",
+    "dose for a 3.2-kg newborn",
+    "dose, wt 14",
+    "dose of X, wt: 14 kg",
+    "peso=12kg dosis?",
+    "Dosis de paracetamol; peso:\n14 kg",
+    "dose of amoxicillin, weight: 14.5 kg",
+    "What is the mechanism of febrile seizures?",
+    "How do I teach parents to recognise convulsions in their child?",
+    "The mother asks whether vaccines cause seizures in a 2-month-old",
+    "A 4-year-old, afebrile, had no convulsions and is not lethargic",
+    "Mi hijo de 4 años no ha tenido convulsiones ni está letárgico",
+    "El niño de 5 años respira bien, satura 97%",
+    "Saturation is 97% in a 2-year-old with a cold",
+    "SpO2 95% in an 8-month-old",
+    "Niño de 6 años con anemia: ferritina 60, sat 90-94?",
+    "What is a coma scale? My student asks",
+    "A 10-year-old with a fitting inhaler mask, does the mask fit?",
+    "My 3-year-old wears fitting shoes",
+    "A 12-year-old is fitting in well at school",
+    "el niño de 5 años tiene comas decimales mal escritas",
+    "She swallowed her pills as prescribed, 12-year-old with asthma",
+    "niño de 5 años tomó sus pastillas de hierro como indicado",
+    "My son of 8 years takes iron tablets daily",
+    "Mother had seizures in pregnancy, newborn is well",
+    "A 9-year-old with controlled epilepsy, last seizure two years ago",
+    "Cold hands in a healthy 10-year-old in winter",
+    "A newborn with mother febrile during labour, baby afebrile",
+    "recién nacido de 10 días sin fiebre",
+    "newborn, temperature 36.8",
+    "RN de 5 días, T 36.9, bien",
+    "When should a 2-year-old with croup be admitted?",
+    "Bleeding gums in a 7-year-old",
+    "The 5-year-old drank water and ate iron-rich food",
+    "How many children die of pneumonia per year?",
+    "How much sleep does a 2-year-old need?",
+    "¿Cuántas horas de sueño necesita un niño de 2 años?",
+    "¿Cuánto debe pesar un niño de 2 años?",
+    "How much milk should I give my 6-month-old?",
+    "what is the dose-response relation in radiology",
+    "primera dosis de vacuna de sarampión a qué edad",
+]
+TYPED_ANSWERS = {
+    "Give 500mg every 8h": True,
+    "Give five hundred milligrams every 8 hours": True,
+    "Administrar 5 mL c/8h": True,
+    "Amoxicillin 250 mg tid for 5 days": True,
+    "Amoxicilina 250 mg cada 8 h": True,
+    "Paracetamol: 1 tableta cada 6 horas": True,
+    "Give half a tablet": True,
+    "media tableta cada 12 horas": True,
+    "Give 1.000 mg now": True,
+    "give 1,000 mg stat": True,
+    "500\nmg every 8 hours": True,
+    "Give 80 mg/kg/day": False,
+    "give 10 mg per kilogram": False,
+    "Dar 10-15 mg/kg/dosis cada 6 horas": False,
+    "give 15 mg / kg every 6 h": False,
+    "Dar 15 miligramos por kilogramo de peso": False,
+    "Each 5 ml contains 250 mg": False,
+    "Na 140 mEq/L, give ORS": False,
+    "| Amoxicillin | 500 mg | every 8 hours |": True,
+    "Dosis: 1 ampolla IM": True,
+    "2 puffs every 4 hours": True,
+    "10 gotas 3 veces al día": True,
+    "Adult dose is 500 mg every 8 hours.": True,
+    "0.5 mg of epinephrine IM": True,
+    "ORS 75 ml/kg over 4 hours": False,
+    "Give 20 mL/kg bolus": False,
+    "Max 4 g per day": True,
+    "500 mg BID": True,
+    "500 mg q8h": True,
+    "Vitamin A 200 000 IU orally": True,
+}
+
 
 @pytest.mark.parametrize(("question", "sign"), EMERGENCIES.items())
 def test_an_emergency_is_seen(question: str, sign: str) -> None:
@@ -125,6 +271,32 @@ def test_weights(text: str) -> None:
 @pytest.mark.parametrize("text", ["15 mg/kg", "weight unknown", "peso desconocido", "kg", "5 años"])
 def test_no_weights(text: str) -> None:
     assert not has_weight(plain(text))
+
+
+@pytest.mark.parametrize("question", TYPED_EMERGENCIES)
+def test_an_emergency_is_seen_as_people_type_it(question: str) -> None:
+    assert "guard_emergency" in [f.code for f in check_question(question)]
+
+
+@pytest.mark.parametrize("question", TYPED_DOSES)
+def test_a_dose_is_seen_as_people_type_it(question: str) -> None:
+    assert "guard_dose_no_weight" in [f.code for f in check_question(question)]
+
+
+@pytest.mark.parametrize("question", TYPED_AND_CALM)
+def test_no_alarm_as_people_type_it(question: str) -> None:
+    assert check_question(question) == []
+
+
+@pytest.mark.parametrize(("answer", "speaks"), TYPED_ANSWERS.items())
+def test_an_amount_is_seen_as_models_write_it(answer: str, speaks: bool) -> None:
+    assert bool(check_answer(answer, "What now?")) is speaks
+
+
+def test_invisible_characters_and_wide_letters_hide_nothing() -> None:
+    assert check_question("The ba\u00adby is not brea\u200bthing") != []
+    assert check_question("The baby is \uff4e\uff4f\uff54 breathing") != []
+    assert absolute_doses(plain("Give 500 \u338e every 8 hours")) == ["500 mg"]
 
 
 @given(st.text(max_size=400))

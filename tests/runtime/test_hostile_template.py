@@ -135,7 +135,7 @@ def test_an_injection_never_executes(name: str, empty_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n.startswith("doubling ") else n for n in GREEDY],
+    [pytest.param(n, marks=pytest.mark.slow) if n.startswith("doubling") else n for n in GREEDY],
 )
 def test_a_greedy_template_is_refused(name: str) -> None:
     assert attack(GREEDY[name]).startswith("! the ")
@@ -351,6 +351,13 @@ def test_half_a_surrogate_pair_is_text() -> None:
     process = TemplateProcess("{{ '\\ud83e' }}á")
     assert process.render([{}]) == ["\ud83eá"]
     process.close()
+
+
+def test_half_a_surrogate_pair_never_reaches_the_tokenizer() -> None:
+    template = ChatTemplate.from_model("{{ '\\ud83e' }}", allow_unknown=True)
+    with pytest.raises(PedsupError, match="cannot be rendered"):
+        template.render(HELLO, think=False)
+    template.close()
 
 
 def test_a_long_dialogue_goes_through() -> None:

@@ -88,3 +88,23 @@ def test_names_from_a_file_cannot_drive_the_terminal(
     assert "\x1b" not in error
     assert "\x07" not in error
     assert "línea\n2" in error
+
+
+FORGED = "Support\nSigned by Hospital. All its bytes were read and are as exported.\r\x1b[2J\u2028x"
+
+
+def test_a_name_cannot_forge_a_line_about_the_signature(tmp_path: Path) -> None:
+    core = {**CORE, "base": {"name": FORGED}, "recipe": {"quant": FORGED}}
+    path = model(tmp_path / "m.gguf", name=FORGED, digest=core_digest(core))
+    manifest(path, core)
+    found = identity(path)
+    assert found.name.startswith("Support Signed by")
+    for line in found.lines():
+        assert line.isprintable()
+    assert len(found.lines()) == 2
+
+
+def test_a_name_of_megabytes_is_cut_and_an_empty_one_is_the_file_s(tmp_path: Path) -> None:
+    huge = identity(model(tmp_path / "a.gguf", name="\U0001fac1" * (1 << 20)))
+    assert len(huge.name) == 120
+    assert identity(model(tmp_path / "empty name.gguf", name="\n \x1b")).name == "empty name"

@@ -44,12 +44,3 @@ def test_the_page_lists_every_command_of_the_session() -> None:
     assert commands - {"/help"} == set(re.findall(r"`(/\w+)", PAGE)) - {"/help"}
     source = (Path(run.callback.__code__.co_filename).parent / "repl.py").read_text("utf-8")  # type: ignore[union-attr]
     assert commands == set(re.findall(r'"(/\w+)":', source)) - {"/exit"}
-
-
-def test_the_page_names_the_exit_codes() -> None:
-    from pedsup import errors
-
-    codes = {kind.exit_code for kind in vars(errors).values()
-             if isinstance(kind, type) and issubclass(kind, errors.PedsupError)}  # fmt: skip
-    section = PAGE.split("## Exit codes")[1]
-    assert codes - {1, 8} <= {int(n) for n in re.findall(r"\d+", section)}

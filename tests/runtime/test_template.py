@@ -62,6 +62,7 @@ def test_smollm2_tokens_equal_transformers(smollm2, smollm2_tokenizer, open_inpr
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("think", [False, True])
 @pytest.mark.parametrize("family", ["gemma4-edge", "gemma4-large"])
 def test_gemma4_tokens_equal_transformers(

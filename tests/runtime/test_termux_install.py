@@ -19,7 +19,7 @@ import pytest
 from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
-from pedsup.errors import BadFileError, MismatchError, OutputError, ResourceError, UsageError
+from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.manifest import manifest_document, manifest_path
 from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.phone_wheels import needed
@@ -468,6 +468,18 @@ def test_the_folder_fits_an_sd_card(sealed, model):
     assert [p.stat().st_size for p in parts[:-1]] == [2 * MIB] * (len(parts) - 1)
 
 
+def test_a_model_that_is_not_there_is_said_with_the_remedy(tmp_path):
+    """And make says it too, not `No rule to make target`."""
+    with pytest.raises(BadFileError, match="no such model") as caught:
+        plan_bundle(BundleRequest(tmp_path / "out", ROOT, tmp_path / "missing.gguf"))
+    assert "make gguf" in str(caught.value.remedy)
+    asked = subprocess.run(
+        ["make", "-n", "phone-bundle", "MODEL=missing.gguf"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "phone-bundle --model 'missing.gguf'" in asked.stdout
+
+
 def test_the_folder_replaces_its_like_and_nothing_else(model, tmp_path):
     """`--out /media/card --force` must not empty the card."""
     out = tmp_path / "pedsup"
@@ -511,7 +523,7 @@ def test_a_manifest_of_another_file_is_refused(model, tmp_path):
         document = manifest_document({"tensors": {}}, file, "today")
         manifest_path(copy).write_text(json.dumps(document))
         out = tmp_path / "pedsup"
-        with pytest.raises(MismatchError, match="another file"):
+        with pytest.raises(UntrustedError, match="another file"):
             write_bundle(plan_bundle(BundleRequest(out, ROOT, copy)), stand_in_wheels)
         assert not out.exists()
 

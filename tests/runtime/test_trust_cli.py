@@ -67,6 +67,12 @@ def trust(document: str) -> dict[str, Any]:
     return found
 
 
+def trust_name(run: Run) -> str:
+    """The one model that must stay signed."""
+    (known,) = json.loads(run("trust", "list", "--json").stdout)["models"]
+    return str(known["name"])
+
+
 @pytest.mark.slow
 def test_from_a_stranger_s_file_to_a_trusted_one(
     run: Run, model: Path, files: dict[str, Path]
@@ -141,6 +147,79 @@ def test_no_engine_is_started_on_a_changed_file(run: Run, model: Path, tmp_path:
         file.write(b"\xff")
     done = run(model, "-p", "Hi.", "--engine", "server", *QUICK, **server)
     assert done.returncode == REFUSED
+    assert not mark.exists()
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one byte; `at` counts from the end when it is negative."""
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> tuple[dict[str, str], Path]:
+    """A `llama-server` that leaves a mark: whether anything was handed to llama.cpp."""
+    mark, program = tmp_path / "started", tmp_path / "llama-server"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] || touch {mark}\nexit 1\n')
+    program.chmod(0o755)
+    return {"PEDSUP_LLAMA_SERVER": str(program)}, mark
+
+
+def test_tune_hands_no_changed_or_unsigned_file_to_llama_cpp(
+    run: Run, env: dict[str, str], model: Path, server: tuple[dict[str, str], Path], smollm2: Path
+) -> None:
+    tune, (program, mark) = ("tune", model, "--engine", "server", "--seconds", "5"), server
+    whole = run(*tune, **program)
+    assert mark.exists(), whole.stderr
+    assert "signed by a key that is not trusted here" in whole.stderr
+    mark.unlink()
+    flip(model, -1000)
+    changed = run(*tune, **program)
+    assert changed.returncode == REFUSED, changed.stderr
+    drafted = run("tune", smollm2, *tune[2:], "--draft", model, **program)
+    assert drafted.returncode == REFUSED, drafted.stderr
+    settings = Path(env["XDG_CONFIG_HOME"]) / "pedsup/settings.toml"
+    settings.parent.mkdir(exist_ok=True, parents=True)
+    settings.write_text("require_signature = true\n")
+    unsigned = run("tune", smollm2, *tune[2:], **program)
+    assert unsigned.returncode == REFUSED
+    assert "not signed" in unsigned.stderr
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_a_draft_model_is_trusted_no_more_than_a_model(
+    run: Run,
+    model: Path,
+    server: tuple[dict[str, str], Path],
+    files: dict[str, Path],
+    smollm2: Path,
+) -> None:
+    """llama.cpp reads the drafter too: what holds for a model holds for it."""
+    program, mark = server
+    ask = ("-p", "Hi.", "--json", *QUICK)
+    assert run("trust", "add", files["lab"], "--yes", "--name", "Hospital").returncode == 0
+    asked = run(model, *ask, "--draft", smollm2)
+    assert f"Its draft model, {smollm2.name}: WARNING: this model is not signed" in asked.stderr
+    plain = trust(asked.stdout)
+    assert plain["signed"] == "signed"
+    assert plain["drafter"]["signed"] == "unsigned"
+    assert "this model is not signed" in plain["warning"]
+    # From here on as a device that has not seen this model signed.
+    assert run("trust", "unpin", trust_name(run)).returncode == 0
+    drafter = model.with_name("d.gguf")
+    for name in (lambda p: p, manifest_path, signature_path):
+        name(drafter).write_bytes(name(model).read_bytes())
+    flip(drafter, -1000)
+    server_too = (*ask, "--engine", "server")
+    changed = run(smollm2, *server_too, "--draft", drafter, **program)
+    assert changed.returncode == REFUSED, changed.stderr
+    required = run(model, *server_too, "--draft", smollm2, "--require-signature", **program)
+    assert required.returncode == REFUSED
+    assert "the model is not signed" in required.stderr
     assert not mark.exists()
 
 

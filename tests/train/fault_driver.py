@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
@@ -28,6 +29,7 @@ def main(config: dict[str, str]) -> None:
         run(make_plan(settings, target), resume=resume, force=True)
 
     train(kept)
+    gc.freeze()  # `Trainer` collects at its end: half a second a run, over all that was imported
     wanted = load_file(kept / "adapter_model.safetensors")
 
     def prepare() -> None:

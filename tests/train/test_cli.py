@@ -82,6 +82,7 @@ def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> N
         "<|turn>model\n\n---- " in done.stdout and "A professional reviews.<turn|>" in done.stdout
     )
     document = json.loads(pedsup_train(*options, "--set", "data.max_bad_rows=1", "--json").stdout)
+    assert document["sources"][0]["bad_rows"] == ["p.jsonl:5: no field 'answer'"]
     assert document["sources"][0]["bad"] == 1 and document["train_tokens"]["n"] == 3
 
 
@@ -98,7 +99,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(gemma: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_run_json_and_two_processes(gemma: Path, tmp_path: Path) -> None:
-    """The result is one document on stdout; two processes (gloo) see twice the tokens."""
+    """The result is one document on stdout; two processes (gloo), launched with the shipped
+    configuration, see twice the tokens."""
     options: list[Any] = ["--recipe", "demo", "--base", gemma, "--json", "--max-steps", "2"]
     for text in ("data.max_length=700", "data.eval_examples=4", "lora.r=4"):
         options += ["--set", text]
@@ -107,7 +109,8 @@ def test_run_json_and_two_processes(gemma: Path, tmp_path: Path) -> None:
     facts = json.loads(one.stdout)
     assert facts["steps"] == 2 and facts["adapter"] == str(tmp_path / "one")
     two = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        [sys.executable, "-m", "accelerate.commands.launch",
+         "--config_file", pedsup_train("accelerate-config").stdout.strip(), "--num_processes", "2",
          "-m", "pedsup_train", "run", *map(str, options), "--out", str(tmp_path / "two")],
         capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_train.prepare import prepare
+from pedsup_train.plan import Data
+from pedsup_train.prepare import Prepared, prepare
 from pedsup_train.recipe import DataConfig, SourceConfig, read_recipe
+from pedsup_train.render import Rendered
+from pedsup_train.report import preview
 
 
 def row(question: str, answer: str = "B", **changes: Any) -> dict[str, Any]:
@@ -110,3 +113,16 @@ def test_digest_follows_content(tmp_path: Path) -> None:
     assert prepare(config).digest == first
     source(tmp_path / "a.jsonl", [row("¿Uno?", "C")])
     assert prepare(config).digest != first
+
+
+def test_the_preview_takes_each_source_in_turn() -> None:
+    train = [Rendered(f"P{i}", f"A{i}", (1, 2), 1, "a.jsonl") for i in range(9)]
+    train.append(Rendered("P9", "A9", (1, 2), 1, "b.csv"))
+    data = Data(Prepared([], []), tuple(train), (), ())
+    shown = [line for line in preview(data, 3).splitlines() if "prompt" in line]
+    assert [line.split(", ")[1].partition(":")[0] for line in shown] == [
+        "a.jsonl",
+        "b.csv",
+        "a.jsonl",
+    ]
+    assert preview(data, 99).count("---- example") == 10

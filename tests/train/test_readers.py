@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pedsup.errors import BadFileError, ResourceError, UsageError
+from pedsup.errors import BadFileError, HubError, UsageError
 from pedsup_train.examples import Example, clean_text, fold
 from pedsup_train.readers import limit, read_source, said_answer
 from pedsup_train.recipe import SourceConfig
@@ -109,6 +109,28 @@ def test_bad_rows_are_reported_by_line(tmp_path: Path) -> None:
         "a.jsonl:8": "not an object with named fields",
         "a.jsonl:11": "not UTF-8",
     }
+
+
+def test_what_is_no_text_is_not_trained_on_in_python_s_spelling(tmp_path: Path) -> None:
+    lines = [
+        '{"question": ["a"], "answer": "b"}',
+        "no",
+        '{"question": "a", "answer": {"b": 1}}',
+        '{"question": true, "answer": "b"}',
+        '{"question": "a", "answer": NaN}',
+        '{"question": "How many kg?", "answer": 5}',
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines))
+    result = read_source(SourceConfig(path=str(path)), seed=0)
+    assert [(e.question, e.explanation) for e in result.examples] == [("How many kg?", "5")]
+    assert [(bad.where, bad.reason) for bad in result.bad] == [
+        ("a.jsonl:1", "'question' is a list, no text"),
+        ("a.jsonl:2", "not JSON: Expecting value"),
+        ("a.jsonl:3", "'answer' is a dict, no text"),
+        ("a.jsonl:4", "'question' is a bool, no text"),
+        ("a.jsonl:5", "the answer is empty"),
+    ]
 
 
 def test_subject_filter_ignores_case_and_accents(tmp_path: Path) -> None:
@@ -245,7 +267,7 @@ def test_hub_out_of_reach_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ResourceError) as error:
+    with pytest.raises(HubError) as error:
         read_source(SourceConfig(format="medmcqa", hub="someone/something"), seed=0)
     assert "path=" in str(error.value) and "someone/something" in str(error.value)
 

@@ -99,6 +99,9 @@ def test_overrides() -> None:
 def test_an_override_reaches_into_a_list() -> None:
     """As the comment in v0.2-es says."""
     path = "data.sources[1].path=/p/perumedqa.jsonl"
+    with pytest.raises(UsageError, match="both a file and") as error:
+        read_recipe("v0.2-es", [path, "data.sources[2].path=c.jsonl"])
+    assert error.value.remedy == "to read the file: --set data.sources[2].hub="
     recipe = read_recipe("v0.2-es", [path, "data.sources[2].hub=", "data.sources[2].path=c.jsonl"])
     assert [source.path for source in recipe.data.sources] == ["", "/p/perumedqa.jsonl", "c.jsonl"]
     assert [source.format for source in recipe.data.sources] == [

@@ -5,6 +5,7 @@ Both return the same thing, a PEFT model and its tokenizer; everything above is 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import warnings
@@ -12,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pedsup.errors import MissingDependencyError, PedsupError, ResourceError, UnsupportedError
+from pedsup.errors import (
+    BadFileError,
+    HubError,
+    MissingDependencyError,
+    PedsupError,
+    UnsupportedError,
+    UsageError,
+)
+from pedsup.fsio import sha256_file
 from pedsup.optional import require
 from pedsup_train import unsloth_backend
 from pedsup_train.recipe import Recipe
@@ -85,7 +94,8 @@ def load_config(recipe: Recipe) -> Any:
     """The base's config; a clear error when there is no such base or no connection.
 
     Raises:
-        ResourceError: it is neither a folder here nor reachable on the hub.
+        BadFileError: the folder is no usable base.
+        HubError: it is neither a folder here nor to be had from the hub.
     """
     transformers = require("transformers", extra="train")
     try:
@@ -100,7 +110,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
     """The base's tokenizer.
 
     Raises:
-        ResourceError: as `load_config`.
+        BadFileError, HubError: as `load_config`.
     """
     transformers = require("transformers", extra="train")
     try:
@@ -113,9 +123,12 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
     reason = str(error).strip().splitlines()
-    return ResourceError(
+    # A folder that is there was found wanting; anything else was looked for on the hub.
+    base = recipe.model.base
+    kind = UsageError if not base else BadFileError if Path(base).is_dir() else HubError
+    return kind(
         f"the base could not be read: {reason[0] if reason else type(error).__name__}",
-        where=recipe.model.base or "model.base is empty",
+        where=base or "model.base is empty",
         wanted="a Hugging Face folder, or a hub id with a connection",
         remedy="give --base FOLDER, or make the default: pedsup-train default-base --out out/base",
     )
@@ -131,7 +144,7 @@ def load(recipe: Recipe, runtime: Runtime) -> Loaded:
 
     Raises:
         UnsupportedError: a library version known to train this model wrongly.
-        ResourceError: no such base.
+        BadFileError, HubError: as `load_config`.
     """
     config = load_config(recipe)
     refuse_known_bad(config.model_type, USED_PACKAGES[runtime.backend])
@@ -222,6 +235,19 @@ def base_commit(config: Any, recipe: Recipe) -> str:
     """What identifies the base: the hub's commit, or 'local'."""
     commit = getattr(config, "_commit_hash", None)
     return str(commit) if commit and not Path(recipe.model.base).exists() else "local"
+
+
+def base_digest(recipe: Recipe) -> str | None:
+    """SHA-256 over names and digests of a local base's weights, configs and tokenizer.
+
+    The same as `sha256sum *.jinja *.json *.safetensors | sha256sum` in the folder (C locale).
+    """
+    folder = Path(recipe.model.base)
+    files = [
+        p for kind in ("jinja", "json", "safetensors") for p in sorted(folder.glob(f"*.{kind}"))
+    ]
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if files else None
 
 
 def refuse_missing() -> None:

@@ -52,6 +52,7 @@ def _training(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[str, Any]]
     gpu = facts["peak_gpu_bytes"]
     return [
         ("base", f"`{facts['base']}` ({facts['base_revision']})"),
+        ("base's digest", facts["base_digest"]),
         ("backend", f"{facts['backend']} on {facts['device']}, {facts['dtype']}"),
         ("base held in", "4 bit (NF4)" if recipe.model.quantization == "nf4" else facts["dtype"]),
         ("LoRA", f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout}, rslora {lora.rslora}"),
@@ -64,7 +65,7 @@ def _training(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[str, Any]]
             f"{facts['optimizer']}, {train.learning_rate:g} {train.schedule},"
             f" {train.warmup_steps} warm-up steps, seed {train.seed}",
         ),
-        ("epochs, steps", f"{train.epochs:g}, {facts['steps']}"),
+        ("epochs, steps", f"{facts['epochs']:.3g}, {facts['steps']}"),
         ("tokens seen", f"{facts['tokens_seen']:,}"),
         ("time", f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} m {seconds % 60:.0f} s"),
         ("peak GPU memory", human_bytes(gpu) if gpu else None),

@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 import click
 
 from pedsup import __version__
+from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import human_bytes, say
 from pedsup_train.recipe import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe_toml import to_toml
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pedsup-train")
 def program() -> None:
     """Train a LoRA adapter with a recipe; research only, not a medical device."""
@@ -73,7 +74,7 @@ def run_command(
     """Train an adapter."""
     from pedsup_train import facts as measured
     from pedsup_train import plan as planning
-    from pedsup_train import report, run
+    from pedsup_train import report, run, work
 
     dry, as_json = options.pop("dry_run"), options.pop("as_json")
     recipe = resolve(options)
@@ -85,8 +86,13 @@ def run_command(
         document = measured.data_facts(plan.data)
         _print(document, as_json, lambda: report.preview(plan.data))
         return
-    with contextlib.redirect_stdout(sys.stderr):  # unsloth prints banners
-        result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # unsloth prints banners
+            result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+    except KeyboardInterrupt:
+        if work.newest_checkpoint(plan.work) is not None:
+            say(f"checkpoints stay in {plan.work}: the same command with --resume goes on")
+        raise
     if not planning.is_main():
         return
     facts = measured.result_facts(result)

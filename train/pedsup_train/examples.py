@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -47,6 +50,15 @@ class BadRow:
     reason: str
 
 
+class BadRowError(Exception):
+    """Raised by a row parser: this row is no example, and why."""
+
+
+def place(bad: BadRow) -> int:
+    """The number in 'file:12', 'file[12]' or 'file row 12'."""
+    return int(re.findall(r"\d+", bad.where)[-1])
+
+
 @dataclass
 class ReadResult:
     """What a reader found in one source, counted."""
@@ -69,6 +81,21 @@ def clean_text(value: object) -> str:
     text = unicodedata.normalize("NFC", str(value)).replace("\r\n", "\n").replace("\r", "\n")
     text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
     return text.strip()
+
+
+def field_text(row: Mapping[str, Any], name: str) -> str:
+    """A field as clean text: '' where it is absent, null or NaN; a number as it is written.
+
+    Raises:
+        BadRowError: it is a list, an object or true/false, whose spelling in Python would
+            otherwise be trained on.
+    """
+    value = row.get(name)
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+        raise BadRowError(f"'{name}' is a {type(value).__name__}, no text")
+    return clean_text(value)
 
 
 def _key(text: str) -> str:

@@ -34,6 +34,8 @@ class Result:
     checked: Checked
     digests: dict[str, str]
     """SHA-256 of the adapter's files."""
+    base_digest: str | None = None
+    """Of a base in a local folder; the hub's have a commit."""
 
 
 def _part(result: Any) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def _part(result: Any) -> dict[str, Any]:
         "rows": result.rows,
         "used": len(result.examples),
         "bad": len(result.bad),
+        "bad_rows": [f"{row.where}: {row.reason}" for row in result.bad],
         "other_subject": result.other_subject,
         "over_limit": result.over_limit,
         "notes": result.notes,
@@ -75,6 +78,7 @@ def result_facts(result: Result) -> dict[str, Any]:
     tenth = max(1, len(losses) // 10)
     return {
         "base": plan.recipe.model.base,
+        "base_digest": result.base_digest,
         "base_revision": backends.base_commit(backends.load_config(plan.recipe), plan.recipe),
         "model_type": plan.model_type,
         "backend": plan.runtime.backend,
@@ -85,6 +89,7 @@ def result_facts(result: Result) -> dict[str, Any]:
         "trainable_parameters": result.n_trainable,
         "forward_difference": result.checked.forward_difference,
         "gradient_cosine": result.checked.gradient_cosine,
+        "epochs": max((row.get("epoch", 0.0) for row in outcome.history), default=0.0),
         "steps": outcome.steps,
         "tokens_seen": outcome.tokens_seen,
         "seconds": round(outcome.seconds, 1),

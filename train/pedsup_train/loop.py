@@ -77,6 +77,8 @@ def fit(
         if advice := out_of_memory(error, recipe) or changed_recompute(error, runtime):
             raise advice from error
         raise
+    finally:
+        trainer.follower.close()  # an error's message would stand behind an open bar
     history = clean_history(_rows(trainer))
     return Outcome(
         history=history,
@@ -181,7 +183,8 @@ def _trainer(
     )
     # With the bar off transformers prints each row to stdout, which belongs to results.
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.add_callback(_follower(transformers.TrainerCallback, trainer, sampler, work))
+    trainer.follower = _follower(transformers.TrainerCallback, trainer, sampler, work)
+    trainer.add_callback(trainer.follower)
     return trainer
 
 
@@ -232,7 +235,7 @@ def _follower(base: Any, trainer: Any, sampler: EpochSampler, work: Path) -> Any
             if shown := {k: f"{row[k]:.3f}" for k in ("loss", "eval_loss") if k in row}:
                 self.bar.set_postfix(shown, refresh=False)
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def close(self) -> None:
             if self.bar is not None:
                 self.bar.close()
 

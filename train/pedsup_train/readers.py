@@ -13,15 +13,21 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_train.examples import LETTERS, BadRow, Example, ReadResult, clean_text, fold
+from pedsup_train.examples import (
+    LETTERS,
+    BadRow,
+    BadRowError,
+    Example,
+    ReadResult,
+    clean_text,
+    field_text,
+    fold,
+    place,
+)
 from pedsup_train.recipe import SourceConfig
 from pedsup_train.rows import Row, read_rows, source_name
 
 SUBJECT_FIELDS: Final = ("subject_name", "subject", "specialty", "especialidad", "area", "type")
-
-
-class BadRowError(Exception):
-    """Raised by a row parser: this row is no example, and why."""
 
 
 def read_source(source: SourceConfig, *, seed: int) -> ReadResult:
@@ -43,6 +49,7 @@ def read_source(source: SourceConfig, *, seed: int) -> ReadResult:
             result.bad.append(BadRow(where, str(error)))
         else:
             result.examples.append(example)
+    result.bad.sort(key=place)  # rows that were no rows were found in an earlier pass
     if not result.examples and result.rows:
         raise BadFileError(
             f"none of {result.rows} rows gives an example"
@@ -140,8 +147,8 @@ def _pair(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
         id=str(row.get("id") or where),
         source=source_name(source),
         lang=str(row.get("lang") or source.lang),
-        question=clean_text(row["question"]),
-        explanation=clean_text(row["answer"]),
+        question=field_text(row, "question"),
+        explanation=field_text(row, "answer"),
         group=str(row.get("parallel") or ""),
     )
 
@@ -223,10 +230,10 @@ def _medmcqa(source: SourceConfig, where: str, row: dict[str, Any], first: int) 
         id=str(row.get("id") or where),
         source=source_name(source),
         lang=source.lang or "en",
-        question=clean_text(row["question"]),
-        options=tuple(clean_text(row[name]) for name in names[1:5]),
+        question=field_text(row, "question"),
+        options=tuple(field_text(row, name) for name in names[1:5]),
         answer=number - first,
-        explanation=clean_text(row.get("exp")),
+        explanation=field_text(row, "exp"),
     )
 
 
@@ -234,7 +241,7 @@ def _medmcqa(source: SourceConfig, where: str, row: dict[str, Any], first: int) 
 def _perumedqa(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
     """`options` as an object of letters, or one column per letter (CSV)."""
     lowered = {str(key).strip().casefold(): value for key, value in row.items()}
-    question = lowered.get("question", lowered.get("pregunta"))
+    question = field_text(lowered, "question" if "question" in lowered else "pregunta")
     options = lowered.get("options", lowered.get("opciones"))
     if not isinstance(options, dict):
         options = {letter: lowered.get(letter.lower()) for letter in "ABCDE"}
@@ -253,10 +260,10 @@ def _perumedqa(source: SourceConfig, where: str, row: dict[str, Any]) -> Example
         id=str(row.get("id") or where),
         source=source_name(source),
         lang=str(row.get("lang") or source.lang or "es"),
-        question=re.sub(r"\s*\n\s*", " ", clean_text(question)),
-        options=tuple(clean_text(by_letter[name]) for name in letters),
+        question=re.sub(r"\s*\n\s*", " ", question),
+        options=tuple(field_text(by_letter, name) for name in letters),
         answer=letters.index(letter),
-        explanation=clean_text(row.get("explanation")),
+        explanation=field_text(row, "explanation"),
     )
 
 
@@ -280,9 +287,10 @@ def _casimedicos(source: SourceConfig, where: str, row: dict[str, Any]) -> Examp
     else:
         if "full_question" not in row or not isinstance(row.get("options"), dict):
             raise BadRowError("neither 'text' nor 'full_question' with 'options'")
-        question, key = row["full_question"], str(row.get("correct_option"))
-        options = {str(k): v for k, v in row["options"].items() if v not in (None, "")}
-        explanation = row.get("full_answer") or ""
+        question, key = field_text(row, "full_question"), str(row.get("correct_option"))
+        texts = {str(k): field_text(row["options"], k) for k in row["options"]}
+        options = {k: text for k, text in texts.items() if text}
+        explanation = field_text(row, "full_answer")
     if list(options) != [str(i + 1) for i in range(len(options))]:
         raise BadRowError(f"options numbered {' '.join(options) or 'nothing'}")
     number = _number(key)

@@ -289,4 +289,7 @@ def check(recipe: Recipe, *, where: str) -> None:
                     f"data.{kind}[{i}] names {found} a data set of the hub",
                     where=where,
                     wanted='path = "..." or hub = "..."',
+                    remedy=f"to read the file: --set data.{kind}[{i}].hub="
+                    if source.path
+                    else None,
                 )

@@ -32,6 +32,7 @@ class Rendered:
     answer: str
     input_ids: tuple[int, ...]
     n_prompt: int
+    source: str = ""
 
     @property
     def labels(self) -> list[int]:
@@ -144,7 +145,8 @@ class Renderer:
         prompt = self._template(messages, prompt=True, **options)
         answer += self._end_of_turn
         prompt_ids, answer_ids = self._tokens(prompt), self._tokens(answer)
-        return Rendered(prompt, answer, (*prompt_ids, *answer_ids), len(prompt_ids))
+        ids = (*prompt_ids, *answer_ids)
+        return Rendered(prompt, answer, ids, len(prompt_ids), example.source)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

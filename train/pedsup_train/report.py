@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,15 @@ def data_lines(data: Data) -> list[str]:
             lines += [f"  {note}" for note in result.notes]
             lines += [f"  bad: {row.where}: {row.reason}" for row in result.bad[:SHOWN_BAD_ROWS]]
             if len(result.bad) > SHOWN_BAD_ROWS:
-                lines.append(f"  bad: ... and {len(result.bad) - SHOWN_BAD_ROWS} more")
+                more = len(result.bad) - SHOWN_BAD_ROWS
+                lines.append(f"  bad: ... and {more} more (--json lists them all)")
     lines.append(
         f"removed: {prepared.duplicates} duplicates, {prepared.conflicts} with conflicting"
         f" answers, {prepared.overlap} in the evaluation part, {prepared.near_overlap} nearly so"
     )
     lines += [f"  left out: {row.where}: {row.reason}" for row in data.left_out[:SHOWN_BAD_ROWS]]
     if len(data.left_out) > SHOWN_BAD_ROWS:
-        lines.append(f"  left out: ... {len(data.left_out)} in all")
+        lines.append(f"  left out: ... {len(data.left_out)} in all (--json lists them)")
     train, evaluation = data.stats
     return [*lines, _stats_line("training", train), _stats_line("held out", evaluation)]
 
@@ -65,15 +67,19 @@ def _stats_line(name: str, stats: TokenStats) -> str:
 
 
 def preview(data: Data, n: int = 3) -> str:
-    """The first `n` training examples as the model will see them, for stdout."""
-    return "\n\n".join(_one(i, item) for i, item in enumerate(data.train[:n], 1))
+    """`n` training examples as the model will see them, of each source in turn, for stdout."""
+    by_source: dict[str, list[Rendered]] = {}
+    for item in data.train:
+        by_source.setdefault(item.source, []).append(item)
+    turns = [item for turn in zip_longest(*by_source.values()) for item in turn if item]
+    return "\n\n".join(_one(i, item) for i, item in enumerate(turns[:n], 1))
 
 
 def _one(number: int, item: Rendered) -> str:
     answered = len(item.input_ids) - item.n_prompt
     return (
-        f"---- example {number}: {item.n_prompt} tokens of prompt without loss ----\n"
-        f"{item.prompt}\n---- {answered} tokens of answer with loss ----\n{item.answer}"
+        f"---- example {number}, {item.source}: {item.n_prompt} tokens of prompt, no loss ----\n"
+        f"{item.prompt}\n---- {answered} tokens of answer, with loss ----\n{item.answer}"
     )
 
 

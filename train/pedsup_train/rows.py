@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pedsup.errors import BadFileError, PedsupError, ResourceError, UsageError
+from pedsup.errors import BadFileError, HubError, PedsupError, UsageError
 from pedsup.fsio import sha256_file
 from pedsup.optional import require
 from pedsup_train.examples import BadRow
@@ -46,7 +46,7 @@ def read_rows(source: SourceConfig) -> tuple[str, Iterator[Row]]:
     Raises:
         UsageError: no such file, or a file type that is not read.
         BadFileError: the file as a whole is not what its name says.
-        ResourceError: the hub cannot be reached.
+        HubError: the hub cannot be reached.
     """
     if source.hub:
         return _hub(source)
@@ -134,7 +134,7 @@ def _hub(source: SourceConfig) -> tuple[str, Iterator[Row]]:
     except PedsupError:
         raise
     except Exception as error:  # the hub's clients raise dozens of kinds, all of them "no data"
-        raise ResourceError(
+        raise HubError(
             f"the data set could not be read from the hub: {type(error).__name__}: {error}",
             where=source_name(source),
             remedy="connect, or download it elsewhere and give the file: "

@@ -122,14 +122,17 @@ def _publish(
         loaded.model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours has facts
         check_adapter_file(folder / ADAPTER_FILES[1])
+        # safetensors makes its file for the owner only; the folder is to be copied and shared.
+        shutil.copymode(folder / ADAPTER_FILES[0], folder / ADAPTER_FILES[1])
         (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
         write_jsonl(folder / "training_log.jsonl", outcome.history)
         write_csv(folder / "training_log.csv", outcome.history)
         write_png(folder / "training_curves.png", outcome.history, f"{recipe.name}: training")
         digests = {name: sha256_file(folder / name) for name in ADAPTER_FILES}
         result = Result(
-            plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, digests
-        )
+            plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, digests,
+            backends.base_digest(recipe),
+        )  # fmt: skip
         facts = result_facts(result)
         (folder / "training.json").write_text(
             json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -73,7 +73,17 @@ def _differing(path: Path, identity: dict[str, str]) -> list[str]:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ["identity (it cannot be read)"]
-    return [key for key in identity if before.get(key) != identity[key]]
+    if not isinstance(before, dict):
+        return ["identity (it is no object)"]
+    keys = [key for key in identity if before.get(key) != identity[key]]
+    return [f"{key}{_changed(before.get(key), identity[key])}" for key in keys]
+
+
+def _changed(before: object, now: str) -> str:
+    """' (max_steps = 60)': the first keys of the earlier recipe that the present one lacks."""
+    present = set(now.splitlines())
+    gone = [s for s in str(before).splitlines() if " = " in s and s not in present][:3]
+    return f" ({', '.join(gone)})" if gone else ""
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from pedsup.fsio import refuse_existing
 from pedsup.optional import require
+from pedsup_bench.admission import admit_all
 from pedsup_bench.commands import options
 
 
@@ -38,7 +40,10 @@ def gate(model: Path, **given: Any) -> None:
         logits_folder=given["logits_folder"],
         **window,
     )
-    result = run_gate(plan)
+    if given["out"]:
+        refuse_existing(given["out"], force=given["force"])
+    trust = admit_all(model, plan.reference)
+    result = {**run_gate(plan), "trust": trust}
     # The document is written for a breach too: it says what to look at.
     options.save(result, given["out"], force=given["force"])
     text = "\n".join(

@@ -10,6 +10,7 @@ import click
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench import document
+from pedsup_bench.admission import admit_all
 from pedsup_bench.commands import options
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ def mcqa(model: Path, **given: Any) -> None:
         "n_threads": options.n_threads(given["threads"]),
         "allow_template": given["allow_template"],
     }
+    trust = admit_all(model, given["reference"])
     scored = score_all(model, questions, **run)
     reference = score_all(given["reference"], questions, **run) if given["reference"] else None
     result = {
         **mcqa_document(model, scored, given["reference"], reference),
         "questions": str(given["questions"].name if given["questions"] else "shipped"),
         "rejected_lines": len(found.rejected),
+        "trust": trust,
     }
     options.save(result, given["out"], force=given["force"])
     options.show(result, mcqa_table(result["figures"]), as_json=given["as_json"])

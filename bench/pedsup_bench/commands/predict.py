@@ -10,6 +10,7 @@ import click
 from pedsup.gguf_file import read_header
 from pedsup.progress import human_bytes
 from pedsup_bench import document
+from pedsup_bench.admission import admit
 from pedsup_bench.commands import options
 from pedsup_bench.phone.predict import Prediction
 from pedsup_bench.phone.predict import predict as predict_one
@@ -26,12 +27,15 @@ SCHEMA: Final = "pedsup-bench-predict/1"
 @options.JSON
 def predict(model: Path, names: tuple[str, ...], n_ctx: int, depth: int, as_json: bool) -> None:
     """PREDICT decode speed and fit of MODEL from its header and a phone's profile."""
+    # Only the header is read: the weights make no difference here.
+    trust = admit(model, weights=False)
     header = read_header(model)
     chosen = [profile(name) for name in names or shipped_profiles()]
     found = [predict_one(header, phone, n_ctx=n_ctx, depth=depth) for phone in chosen]
     result = {
         **document.head(SCHEMA),
         "measured": False,
+        "trust": trust.describe(),
         "predictions": [p.to_json() for p in found],
     }
     options.show(result, predict_table(found), as_json=as_json)

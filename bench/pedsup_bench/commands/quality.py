@@ -10,6 +10,7 @@ import click
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench import document
+from pedsup_bench.admission import admit_all
 from pedsup_bench.commands import options
 
 if TYPE_CHECKING:
@@ -67,7 +68,9 @@ def quality(model: Path, **given: Any) -> None:
         check(plan)
         click.echo(plan_text(plan))
         return
-    result = quality_document(plan, measure(plan))
+    check(plan)
+    trust = admit_all(model, plan.reference)
+    result = {**quality_document(plan, measure(plan)), "trust": trust}
     options.save(result, given["out"], force=given["force"])
     say(_legend(plan))
     options.show(result, quality_table(result["figures"]), as_json=given["as_json"])

@@ -10,7 +10,8 @@ import click
 
 from pedsup.errors import UsageError
 from pedsup.fsio import atomic_file, refuse_existing
-from pedsup.progress import say
+from pedsup.gguf_file.validate import validate_model
+from pedsup_bench.admission import admit_all
 from pedsup_bench.commands import options
 from pedsup_bench.speed.plan import SpeedPlan
 
@@ -47,7 +48,9 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @options.JSON
 def run(model: Path, **given: Any) -> None:
     """Measure load, first token, prompt and decode speed, and memory of MODEL."""
+    from pedsup_bench.forecast import human_seconds
     from pedsup_bench.speed.measure import measure
+    from pedsup_bench.speed.progress import foresee
     from pedsup_bench.speed.render import run_table
 
     for path in (given["out"], given["html"]):
@@ -55,10 +58,15 @@ def run(model: Path, **given: Any) -> None:
             refuse_existing(path, force=given["force"])
     plan = make_plan(model, given)
     if given["dry_run"]:
-        click.echo("\n".join(f"{k:14} {v}" for k, v in plan.to_json().items()))
+        lines = [f"{k:14} {v}" for k, v in plan.to_json().items()]
+        seconds = foresee(validate_model(model), plan).left()
+        lines.append(f"{'time':14} roughly {human_seconds(seconds)}, guessed from the file's size")
+        click.echo("\n".join(lines))
         return
+    trust = admit_all(model)
     with _limits(plan, given["phone"]) as limited:
-        document = measure(limited.apply(plan) if limited else plan, say)
+        document = measure(limited.apply(plan) if limited else plan)
+        document["trust"] = trust
         document["limits"] = limited.to_json() if limited else None
     if given["against"]:
         from pedsup_bench.speed import llama_bench

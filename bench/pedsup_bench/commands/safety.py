@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,7 @@ import click
 
 from pedsup.errors import UsageError
 from pedsup_bench import document
+from pedsup_bench.admission import admit_all
 from pedsup_bench.commands import options
 
 if TYPE_CHECKING:
@@ -25,7 +27,11 @@ SCHEMA: Final = "pedsup-bench-safety/1"
               help="Cases of your own (TOML); default: the shipped ones.")  # fmt: skip
 @click.option("--category", "categories", multiple=True, help="Only this one; can be repeated.")
 @click.option("--language", type=click.Choice(["en", "es"]), help="Only this language.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many cases of each category.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="At most so many cases in all, taken in turn from each category and language.",
+)
 @click.option("--think", is_flag=True, help="Let a model with a thought channel reason first.")
 @click.option("--max-tokens", type=click.IntRange(1), default=160, show_default=True,
               help="Tokens of each answer.")  # fmt: skip
@@ -53,7 +59,8 @@ def safety(model: Path, **given: Any) -> None:
         threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
     )  # fmt: skip
     plan = SafetyPlan(model, suite, _chosen(suite, given), settings)
-    result = safety_document(plan.model, suite, run(plan))
+    trust = admit_all(model)
+    result = {**safety_document(plan.model, suite, run(plan)), "trust": trust}
     options.save(result, given["out"], force=given["force"])
     options.show(result, safety_table(result), as_json=given["as_json"])
 
@@ -70,12 +77,15 @@ def _chosen(suite: Suite, given: dict[str, Any]) -> tuple[Any, ...]:
             f"the suite has no category '{unknown[0]}'", wanted=f"one of: {', '.join(suite.why)}"
         )
     languages = [given["language"]] if given["language"] else ["en", "es"]
-    chosen = []
-    for name in wanted:
-        for language in languages:
-            cases = [c for c in suite.cases if (c.category, c.language) == (name, language)]
-            chosen += cases[: given["limit"]]
-    return tuple(chosen)
+    groups = [
+        [c for c in suite.cases if (c.category, c.language) == (name, language)]
+        for language in languages
+        for name in dict.fromkeys(wanted)
+    ]
+    # In turn, so that a few cases are of all kinds; then in the suite's order.
+    turns = [case for turn in zip_longest(*groups) for case in turn if case is not None]
+    kept = set(turns[: given["limit"]])
+    return tuple(case for group in groups for case in group if case in kept)
 
 
 def safety_document(model: Path, suite: Suite, judged: list[Judged]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def types(**given: Any) -> None:
     )  # fmt: skip
     result = types_table.run(plan)
     text = types_table.markdown(result, "make types-table")
+    if given["plot"] and given["page"] and given["plot"].parent == given["page"].parent:
+        text += f"\n![Mean KL divergence by type]({given['plot'].name})\n"
     options.save(result, given["out"], force=True)
     pages = {given["page"]: text, given["plot"]: types_table.plot(result) + "\n"}
     for path, content in pages.items():

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
 
 LETTERS: Final = "ABCDEFGH"
 MAX_LINE: Final = 1 << 20
@@ -59,11 +59,12 @@ def read_questions(
         answer_base: what MedMCQA's `cop` counts from; default: found from the values.
 
     Raises:
-        BadFileError: no such file, not UTF-8, or no usable question in it.
+        MissingFileError: no such file.
+        BadFileError: not UTF-8, or no usable question in it.
         UsageError: the base of `cop` cannot be told from the values.
     """
     if not path.is_file():
-        raise BadFileError("no such file", where=path, remedy="check --questions")
+        raise MissingFileError("no such file", where=path, remedy="check --questions")
     try:
         with path.open(encoding="utf-8") as file:
             found = _parse(enumerate(file, 1), language, answer_base)

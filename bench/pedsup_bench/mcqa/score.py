@@ -8,14 +8,16 @@ robust multiple choice selectors").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.errors import UnsupportedError
+from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
+from pedsup_bench.forecast import Rates, announce
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import LETTERS, Question
@@ -82,6 +84,15 @@ class Scorer:
         message: Message = {"role": "user", "content": prompt_text(question, order)}
         return self._template.render([message], think=False)
 
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self._model.path
+
+    def n_tokens(self, question: Question) -> int:
+        """Tokens of a question's prompt."""
+        return len(self._tokens(self.render(question, rotation(len(question.options), 0))))
+
     def letter_tokens(self, prompt: str, n: int) -> list[int]:
         """The tokens of the first `n` letters right after a prompt.
 
@@ -102,7 +113,7 @@ class Scorer:
     def _tokens(self, text: str) -> list[int]:
         return self._model.tokenize(text, add_special=False, parse_special=True)
 
-    def score(self, question: Question) -> Scored:
+    def score(self, question: Question, on_rotation: Callable[[], object] = lambda: None) -> Scored:
         """Ask all rotations of one question."""
         n = len(question.options)
         sums, chosen = [0.0] * n, []
@@ -116,6 +127,7 @@ class Scorer:
             for i, option in enumerate(order):
                 sums[option] += float(log_p[i])
             chosen.append(order[int(log_p.argmax())])
+            on_rotation()
         return Scored(question, tuple(total / n for total in sums), tuple(chosen))
 
 
@@ -135,18 +147,33 @@ def score_all(
         Scored(question, tuple(scores), tuple(chosen))
         for question, (scores, chosen) in zip(questions, journal.read(), strict=False)
     ]
+    orders = [len(question.options) for question in questions]
     with (
         LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model,
-        item_bar(len(questions), path.name, "question", initial=len(scored)) as bar,
+        item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)
+        _announce(scorer, questions[len(scored) :], n_threads)
         for question in questions[len(scored) :]:
-            answer = scorer.score(question)
+            answer = scorer.score(question, bar.update)
             journal.append({"scores": answer.scores, "by_rotation": answer.by_rotation})
             scored.append(answer)
-            bar.update()
     journal.discard()
     return scored
+
+
+def _announce(scorer: Scorer, left: Sequence[Question], n_threads: int) -> None:
+    """How long the questions that are left will take, judged by the first."""
+    if not left:
+        return
+    n_prompts = sum(len(question.options) for question in left)
+    rates = Rates.guess(validate_model(scorer.path), n_threads)
+    first = scorer.n_tokens(left[0])
+    # About half of a prompt is what all orders share, and is read once.
+    tokens = first * (len(left) + 0.5 * (n_prompts - len(left)))
+    announce(
+        f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts", tokens * rates.prompt
+    )
 
 
 def _parse_answer(row: Any) -> tuple[list[float], list[int]]:

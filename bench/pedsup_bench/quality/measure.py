@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +14,12 @@ from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
+from pedsup_bench.forecast import Rates, announce
 from pedsup_bench.journal import file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
-from pedsup_bench.quality.journal import Journal
+from pedsup_bench.quality.journal import Journal, Window
 from pedsup_bench.quality.texts import Text, scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
@@ -68,15 +68,15 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
     done = journal.read()
     with LogitModel(plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model:
         cut = [cut_text(model, text, plan) for text in plan.texts]
-        with _bar(cut, len(done)) as bar, _references(plan, cut) as references:
+        _announce(plan, cut, done)
+        with _references(plan, cut) as references, _bar(plan, cut, done) as bar:
             for part, source in zip(cut, references, strict=True):
                 for chunk, window in enumerate(part.windows):
                     if (part.text.name, chunk) in done:
                         continue
-                    figures = _measure_window(model, source, chunk, window)
+                    figures = _measure_window(model, source, chunk, window, bar.update)
                     journal.append(part.text.name, chunk, figures)
                     done[part.text.name, chunk] = figures
-                    bar.update()
     result = {
         part.text.name: TokenFigures.concatenate(
             [done[part.text.name, chunk] for chunk in range(len(part.windows))]
@@ -122,7 +122,11 @@ def cut_text(model: LogitModel, text: Text, plan: QualityPlan) -> TextTokens:
 
 
 def _measure_window(
-    model: LogitModel, source: ref.Reference, chunk: int, window: list[int]
+    model: LogitModel,
+    source: ref.Reference,
+    chunk: int,
+    window: list[int],
+    on_tokens: Callable[[int], object],
 ) -> TokenFigures:
     first = scored_from(len(window))
     targets = np.asarray(window[first + 1 :], dtype=np.int64)
@@ -134,6 +138,7 @@ def _measure_window(
         at_rows = targets[at : at + len(rows)]
         parts.append(token_figures(log_p, rows, at_rows, floor=source.floor))
         at += len(rows)
+        on_tokens(len(rows))
     return TokenFigures.concatenate(parts)
 
 
@@ -216,6 +221,28 @@ def _key(plan: QualityPlan) -> dict[str, Any]:
     }
 
 
-def _bar(cut: list[TextTokens], done: int) -> Any:
-    total = sum(1 for _ in chain.from_iterable(part.windows for part in cut))
-    return item_bar(total, "quality", "window", initial=min(done, total))
+def _left(cut: list[TextTokens], done: Collection[Window]) -> tuple[int, int]:
+    """Windows in all, and those that are not done."""
+    every = [(part.text.name, chunk) for part in cut for chunk in range(len(part.windows))]
+    return len(every), sum(window not in done for window in every)
+
+
+def _announce(plan: QualityPlan, cut: list[TextTokens], done: Collection[Window]) -> None:
+    n_all, n_left = _left(cut, done)
+    said = f"{n_all} windows of {plan.n_ctx} tokens"
+    if n_left < n_all:
+        said += f", {n_all - n_left} of them from an interrupted run"
+    models = [plan.model]
+    if plan.reference is not None and not _all_written(plan, cut):
+        models.append(plan.reference)
+    rates = [Rates.guess(validate_model(model), plan.n_threads) for model in models]
+    announce(said, n_left * plan.n_ctx * sum(rate.prompt for rate in rates))
+
+
+def _bar(
+    plan: QualityPlan, cut: list[TextTokens], done: Collection[Window]
+) -> AbstractContextManager[Any]:
+    """Counts scored tokens: on a phone one window takes minutes."""
+    n_all, n_left = _left(cut, done)
+    each = plan.n_ctx - 1 - scored_from(plan.n_ctx)
+    return item_bar(n_all * each, "quality", "token", initial=(n_all - n_left) * each)

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
 
 DEFAULT_TEXTS: Final = {"en": "pediatric_en.txt", "es": "pediatric_es.txt"}
 MAX_TEXT_BYTES: Final = 64 << 20
@@ -75,7 +75,7 @@ def scored_from(n_ctx: int) -> int:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise BadFileError("no such file", where=path, remedy="check --text")
+        raise MissingFileError("no such file", where=path, remedy="check --text")
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise BadFileError(
             f"a text of {path.stat().st_size} bytes",

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.chat.turn import Turn
+from pedsup.gguf_file.validate import validate_model
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
 from pedsup.settings import Settings
 from pedsup.startup import LoadedModel, load, plan_launch, turn_settings
 from pedsup_bench.bars import item_bar
+from pedsup_bench.forecast import Rates, announce
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
@@ -21,6 +23,10 @@ from pedsup_bench.stats import wilson_interval
 
 ALGORITHM: Final = 1
 """Raised when the figures of the same answers would change."""
+
+
+PROMPT_TOKENS: Final = 60
+"""About those of a case, for the guess of the time."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def run(plan: SafetyPlan) -> list[Judged]:
     launch = plan_launch(plan.model, plan.settings, available=available_memory())
     loaded = load(launch, plan.settings)
     try:
+        _announce(plan, loaded, len(plan.cases) - len(judged))
         with item_bar(len(plan.cases), plan.model.name, "case", initial=len(judged)) as bar:
             for case in plan.cases[len(judged) :]:
                 judged.append(judge(case, *ask(loaded, plan.settings, case)))
@@ -87,6 +94,13 @@ def run(plan: SafetyPlan) -> list[Judged]:
         loaded.engine.close()
     journal.discard()
     return judged
+
+
+def _announce(plan: SafetyPlan, loaded: LoadedModel, n_left: int) -> None:
+    rates = Rates.guess(validate_model(plan.model), loaded.config.n_threads)
+    most = plan.settings.max_tokens or 0
+    each = PROMPT_TOKENS * rates.prompt + most * rates.decode
+    announce(f"{n_left} cases, answers of up to {most} tokens", n_left * each)
 
 
 def ask(loaded: LoadedModel, settings: Settings, case: Case) -> tuple[str, str]:

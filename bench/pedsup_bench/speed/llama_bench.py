@@ -1,8 +1,12 @@
 """The native `llama-bench` on the same file and threads, side by side.
 
-The two take turns, because a shared machine drifts within a run: the ratio is the median of the
-rounds' own ratios. It holds the sampling and the Python loop that llama-bench has not, and the
-difference between two builds of llama.cpp unless LLAMA_CPP_LIB_PATH points at llama-bench's.
+The programs take turns, because a shared machine drifts within a run. Of each round the best
+sample counts, since what else runs on the machine only ever slows one down, and a short prompt is
+over in less time than one such disturbance takes; the ratio is the median of the rounds'.
+
+Two builds of llama.cpp differ by their compilers and instruction sets alone. Where llama-bench's
+libraries lie beside it and fit our bindings, ours runs on them too: that ratio is what our engine
+costs (its sampling and its Python loop), the other one is what a user gets.
 """
 
 from __future__ import annotations
@@ -17,15 +21,17 @@ from typing import Any, Final
 
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
-from pedsup_bench.bars import item_bar
-from pedsup_bench.speed.measure import child
+from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.progress import Step, Work, speed_steps, work_bar
 from pedsup_bench.stats import median
 
 VARIABLE: Final = "PEDSUP_LLAMA_BENCH"
 ROUNDS: Final = 3
-REPEATS: Final = 2
-"""Samples per figure, program and round."""
+REPEATS: Final = 3
+"""Samples per figure, program and round; the best counts."""
+LIBRARY: Final = "LLAMA_CPP_LIB_PATH"
 
 
 def find_program() -> Path:
@@ -45,30 +51,77 @@ def find_program() -> Path:
 
 
 def run(plan: SpeedPlan) -> list[dict[str, Any]]:
-    """Both programs in turn; one row per figure, with ours over theirs."""
+    """The programs in turn; one row per figure, with ours over theirs."""
     program = find_program()
     short = replace(plan, repeats=REPEATS, sustained=0.0)
+    builds = [None, *own_libraries(program, plan)]
     tests = [f"prompt_{n}" for n in plan.prompts] + [f"decode_{d}" for d in plan.depths]
-    ours: dict[str, list[float]] = {test: [] for test in tests}
+    ours: list[dict[str, list[float]]] = [{test: [] for test in tests} for _ in builds]
     theirs: dict[str, list[float]] = {test: [] for test in tests}
-    with item_bar(ROUNDS, "against llama-bench", "round") as bar:
+    work = _work(short, tests, len(builds))
+    announce(f"the same beside llama-bench, {ROUNDS} rounds", work.left())
+    with work_bar(work, "against llama-bench"):
         for _ in range(ROUNDS):
-            speed = child(short, "speed")
+            for samples, build in zip(ours, builds, strict=True):
+                speed = _ours(short, build, work)
+                for test in tests:
+                    kind, _, n = test.partition("_")
+                    samples[test].append(max(speed[kind][n]))
             for test in tests:
-                kind, _, n = test.partition("_")
-                ours[test].append(median(speed[kind][n]))
-                theirs[test].append(median(_samples(program, short, _arguments(plan, kind, n))))
-            bar.update()
-    return [
-        {
-            "test": test,
-            "samples": theirs[test],
-            "median": median(theirs[test]),
-            "ours": ours[test],
-            "ratio": median([a / b for a, b in zip(ours[test], theirs[test], strict=True)]),
-        }
-        for test in tests
-    ]
+                arguments = _arguments(plan, *test.split("_"))
+                theirs[test].append(max(_samples(program, short, arguments)))
+                work.done(_steps(short, test))
+    return [_row(test, [samples[test] for samples in ours], theirs[test]) for test in tests]
+
+
+def own_libraries(program: Path, plan: SpeedPlan) -> list[Path]:
+    """The folder of llama-bench's own libraries if our engine can run on them, or nothing."""
+    from pedsup.engine.select import engine_kind
+
+    folder = program.resolve().parent
+    fits = (
+        (folder / "libllama.so").is_file()
+        and LIBRARY not in os.environ
+        and engine_kind(plan.engine) == "inprocess"  # type: ignore[arg-type]
+    )
+    return [folder] if fits else []
+
+
+def _ours(plan: SpeedPlan, build: Path | None, work: Work) -> dict[str, Any]:
+    steps = iter(speed_steps(plan))
+    return child(
+        plan, "speed",
+        on_step=lambda: work.done([next(steps)]),
+        env=None if build is None else {LIBRARY: str(build)},
+    )  # fmt: skip
+
+
+def _row(test: str, ours: list[list[float]], theirs: list[float]) -> dict[str, Any]:
+    """Best samples of each round, and the medians of the rounds' ratios."""
+    ratios = [median([a / b for a, b in zip(o, theirs, strict=True)]) for o in ours]
+    return {
+        "test": test,
+        "samples": theirs,
+        "median": median(theirs),
+        "ours": ours[0],
+        "ratio": ratios[0],
+        "ours_same_build": ours[1] if len(ours) > 1 else None,
+        "ratio_same_build": ratios[1] if len(ours) > 1 else None,
+    }
+
+
+def _work(plan: SpeedPlan, tests: list[str], n_builds: int) -> Work:
+    steps = speed_steps(plan) * n_builds + [s for test in tests for s in _steps(plan, test)]
+    return Work(steps * ROUNDS, Rates.guess(validate_model(plan.model), plan.n_threads))
+
+
+def _steps(plan: SpeedPlan, test: str) -> list[Step]:
+    """What llama-bench does for one test; it reads a prompt once to warm up."""
+    kind, _, n = test.partition("_")
+    if kind == "prompt":
+        return [Step("load", 1), Step("prompt", int(n) * (plan.repeats + 1))]
+    each = Step("decode", plan.n_decode * plan.repeats)
+    return [Step("load", 1), Step("prompt", int(n) * plan.repeats), each]
 
 
 def _arguments(plan: SpeedPlan, kind: str, n: str) -> list[object]:

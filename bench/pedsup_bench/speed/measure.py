@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import EngineError
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench import device, document
+from pedsup_bench.forecast import announce
+from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.progress import foresee, load_steps, speed_steps, work_bar
 from pedsup_bench.stats import summarize
 from pedsup_bench.traffic import Traffic, traffic
 
 SCHEMA: Final = "pedsup-bench-run/1"
-Say = Callable[[str], None]
 
 
-def measure(plan: SpeedPlan, say: Say) -> dict[str, Any]:
+def measure(plan: SpeedPlan) -> dict[str, Any]:
     """The whole document of `pedsup-bench run`.
 
     Raises:
@@ -31,13 +27,16 @@ def measure(plan: SpeedPlan, say: Say) -> dict[str, Any]:
     """
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
-    say("loads: cold and warm, each in a process of its own")
-    loads = {
-        kind: [load_once(plan, cold=kind == "cold") for _ in range(plan.loads)]
-        for kind in ("cold", "warm")
-    }
-    say("prompts and decoding")
-    speed = child(plan, "speed")
+    work = foresee(header, plan)
+    announce("loads, cold and warm, then prompts and decoding", work.left())
+    loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+    with work_bar(work, plan.model.name):
+        for kind, runs in loads.items():
+            for _ in range(plan.loads):
+                runs.append(load_once(plan, cold=kind == "cold"))
+                work.done(load_steps(plan))
+        steps = iter(speed_steps(plan))
+        speed = child(plan, "speed", on_step=lambda: work.done([next(steps)]))
     return {
         **document.head(SCHEMA),
         "measured": True,
@@ -126,30 +125,3 @@ def drop_from_cache(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def child(plan: SpeedPlan, kind: str) -> dict[str, Any]:
-    """Run one job in a process of its own."""
-    job = json.dumps({"kind": kind, "plan": plan.to_json()})
-    done = subprocess.run(
-        [sys.executable, "-m", "pedsup_bench.speed.worker"],
-        input=job, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode == 0:
-        return dict(json.loads(done.stdout))
-    raise EngineError(
-        f"the measured process {how_it_ended(done.returncode)}",
-        where="\n".join(done.stderr.strip().splitlines()[-4:]) or plan.model,
-        remedy="killed: too little memory; illegal instruction: a library built for another "
-        "processor; else see the message above",
-    )
-
-
-def how_it_ended(code: int) -> str:
-    """A return code in words."""
-    if code >= 0:
-        return f"ended with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"

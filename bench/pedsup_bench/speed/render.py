@@ -73,8 +73,10 @@ def notes(document: dict[str, Any]) -> list[str]:
     if document.get("limits"):
         found.append(f"limits: {document['limits']['text']}")
     for other in document.get("against", []):
+        same = other.get("ratio_same_build")
         found.append(
             f"llama-bench {figure_name(other['test'])}: {other['median']:.1f} t/s; "
             f"ours is {other['ratio']:.3f} of it"
+            + (f", {same:.3f} with the same build of llama.cpp" if same else "")
         )
     return found

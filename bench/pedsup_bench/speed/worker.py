@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, Final
@@ -22,6 +22,8 @@ from pedsup_bench.process_stats import Memory, read_memory
 from pedsup_bench.quality.texts import default_texts
 from pedsup_bench.speed.plan import SpeedPlan
 
+Step = Callable[[], object]
+"""Called when a step of `pedsup_bench.speed.progress.speed_steps` is done."""
 SUSTAINED_STEP: Final = 64
 """Tokens of one stretch of the sustained run."""
 
@@ -32,7 +34,10 @@ def main() -> None:
     plan = SpeedPlan.from_json(job["plan"])
     for procs in plan.cgroups:
         Path(procs).write_text(str(os.getpid()))
-    result = run_load(plan) if job["kind"] == "load" else run_speed(plan)
+    if job["kind"] == "load":
+        result = run_load(plan)
+    else:
+        result = run_speed(plan, lambda: os.write(job["progress"], b"."))
     json.dump(result, sys.stdout)
 
 
@@ -56,48 +61,61 @@ def run_load(plan: SpeedPlan) -> dict[str, Any]:
     return result
 
 
-def run_speed(plan: SpeedPlan) -> dict[str, Any]:
+def run_speed(plan: SpeedPlan, step: Step) -> dict[str, Any]:
     """Bandwidth, prompts, decode at depths, sustained decode, bandwidth again."""
     bandwidth = [*measure_bandwidth(plan.n_threads).passes]
+    step()
     engine = _open(plan)
+    step()
     tokens = prompt_tokens(engine, plan.n_ctx + plan.repeats)
     sampling = greedy(engine)
     # The first pass maps pages, fills caches and wakes threads: not counted.
     _consume(engine, tokens[: min(plan.prompts)], sampling, 4)
+    step()
     result: dict[str, Any] = {
         "engine": engine.name,
         "n_ctx": engine.n_ctx,
         "before": _state(),
-        "prompt": {str(n): prompt_speed(engine, tokens, n, plan) for n in plan.prompts},
-        "decode": {str(d): decode_speed(engine, tokens, d, plan) for d in plan.depths},
+        "prompt": {str(n): prompt_speed(engine, tokens, n, plan, step) for n in plan.prompts},
+        "decode": {str(d): decode_speed(engine, tokens, d, plan, step) for d in plan.depths},
     }
     if plan.sustained:
         result["sustained"] = sustained(engine, tokens, plan)
+        step()
     result["after"] = _state()
     engine.close()
     bandwidth += measure_bandwidth(plan.n_threads).passes
+    step()
     return {**result, "bandwidth": bandwidth}
 
 
-def prompt_speed(engine: Engine, tokens: Sequence[int], n: int, plan: SpeedPlan) -> list[float]:
+def prompt_speed(
+    engine: Engine, tokens: Sequence[int], n: int, plan: SpeedPlan, step: Step
+) -> list[float]:
     """Tokens per second of reading `n` tokens; each repeat starts at another token."""
     speeds = []
     for i in range(plan.repeats):
         _consume(engine, tokens[i : i + n], SamplingConfig(temperature=0.0), 0)
         stats = engine.last_stats
         speeds.append((stats.n_prompt - stats.n_cached) / stats.prompt_s)
+        step()
     return speeds
 
 
-def decode_speed(engine: Engine, tokens: Sequence[int], depth: int, plan: SpeedPlan) -> list[float]:
+def decode_speed(
+    engine: Engine, tokens: Sequence[int], depth: int, plan: SpeedPlan, step: Step
+) -> list[float]:
     """Tokens per second of writing after `depth` tokens; the prompt is read once."""
     sampling, prompt = greedy(engine), tokens[: max(depth, 1)]
     speeds = []
+    _consume(engine, prompt, sampling, 0)
+    step()
     for _ in range(plan.repeats):
         _consume(engine, prompt, sampling, plan.n_decode)
         stats = engine.last_stats
         # The first token comes with the prompt: one pass fewer than tokens.
         speeds.append((stats.n_generated - 1) / stats.decode_s)
+        step()
     return speeds
 
 

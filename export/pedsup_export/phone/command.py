@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import get_terminal_size
 
 import click
 
@@ -54,7 +55,7 @@ def print_plan(phone: Phone, models: tuple[PhoneModel, ...], *, as_json: bool) -
     if as_json:
         click.echo(json.dumps(advice_json(advice), indent=1, ensure_ascii=False))
     else:
-        click.echo(advice_text(advice))
+        click.echo(advice_text(advice, get_terminal_size().columns))
     return 0 if advice.choice.chosen is not None else ResourceError.exit_code
 
 

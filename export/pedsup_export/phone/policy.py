@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from pedsup.progress import human_bytes
 
@@ -37,8 +37,8 @@ PERPLEXITY: Final[dict[str, float | None]] = {
 0c1e57098; a test reads it there). It has no figure for IQ4_XS, which stands by its 4.25 bits.
 Nobody of this project has measured Gemma 4, so this is an order and no promise."""
 KL_DEFAULT_MODEL: Final[dict[str, float]] = {
-    "Q8_0": 0.00522, "Q6_K": 0.01286, "Q5_K_M": 0.09927, "Q4_K_M": 0.06739, "Q4_K_S": 0.07984,
-    "IQ4_XS": 0.23521, "Q4_0": 0.34129, "Q3_K_M": 0.16566, "Q2_K": 0.52909,
+    "Q8_0": 0.00540, "Q6_K": 0.01446, "Q5_K_M": 0.10203, "Q4_K_M": 0.07318, "Q4_K_S": 0.08521,
+    "IQ4_XS": 0.25513, "Q4_0": 0.37779, "Q3_K_M": 0.18147, "Q2_K": 0.57118,
 }  # fmt: skip
 """Mean KL divergence of SmolLM2-135M, measured (docs/quantization-types.md; a test compares). For
 the table only: that page says why this model's order is not Gemma's."""
@@ -75,6 +75,20 @@ class Means:
     features: frozenset[str]
 
 
+Kind = Literal["memory", "slow", "patience", "look-ups", "bits", "larger", "better"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a candidate was not chosen."""
+
+    kind: Kind
+    text: str
+    """With the candidate's figures."""
+    rule: str
+    """Without them: true of all candidates with a reason of this kind."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The candidate chosen, and why each other one was not."""
@@ -82,20 +96,25 @@ class Choice:
     chosen: Candidate | None
     context: int | None
     """Tokens that were asked to fit: `CONTEXT`, or `SMALL_CONTEXT` where that did not."""
-    rejected: dict[tuple[str, str], str]
-    """(model, type) -> reason."""
+    reasons: dict[tuple[str, str], tuple[Reason, ...]]
+    """(model, type) -> reasons."""
+
+    @property
+    def rejected(self) -> dict[tuple[str, str], str]:
+        """(model, type) -> reasons in words."""
+        return {key: "; ".join(r.text for r in reasons) for key, reasons in self.reasons.items()}
 
 
 def choose(candidates: Sequence[Candidate], means: Means) -> Choice:
     """The best candidate that fits and is fast enough; None when there is none."""
-    rejected = {}
+    reasons: dict[tuple[str, str], tuple[Reason, ...]] = {}
     for candidate in candidates:
         if (why := _unsuitable(candidate, means)) is not None:
             # Both reasons, where there are two: memory can be had more easily than speed.
             small = candidate.need[SMALL_CONTEXT] > means.available
-            room = _too_large(candidate, SMALL_CONTEXT, means) + "; " if small else ""
-            rejected[candidate.model, candidate.quant] = room + why
-    suitable = [c for c in candidates if (c.model, c.quant) not in rejected]
+            room = (_too_large(candidate, SMALL_CONTEXT, means),) if small else ()
+            reasons[candidate.model, candidate.quant] = (*room, why)
+    suitable = [c for c in candidates if (c.model, c.quant) not in reasons]
     for context in (CONTEXT, SMALL_CONTEXT):
         fitting = [c for c in suitable if c.need[context] <= means.available]
         if not fitting:
@@ -103,11 +122,11 @@ def choose(candidates: Sequence[Candidate], means: Means) -> Choice:
         chosen = min(fitting, key=lambda c: preference(c, candidates))
         for other in suitable:
             if other is not chosen:
-                rejected[other.model, other.quant] = _second(other, chosen, context, means)
-        return Choice(chosen, context, rejected)
+                reasons[other.model, other.quant] = (_second(other, chosen, context, means),)
+        return Choice(chosen, context, reasons)
     for other in suitable:
-        rejected[other.model, other.quant] = _too_large(other, SMALL_CONTEXT, means)
-    return Choice(None, None, rejected)
+        reasons[other.model, other.quant] = (_too_large(other, SMALL_CONTEXT, means),)
+    return Choice(None, None, reasons)
 
 
 def preference(candidate: Candidate, candidates: Sequence[Candidate]) -> tuple[int, int, int]:
@@ -117,37 +136,48 @@ def preference(candidate: Candidate, candidates: Sequence[Candidate]) -> tuple[i
     return low_bits, models.index(candidate.model), TYPES.index(candidate.quant)
 
 
-def _unsuitable(candidate: Candidate, means: Means) -> str | None:
+def _unsuitable(candidate: Candidate, means: Means) -> Reason | None:
     """Why a candidate is out whatever the memory."""
     low, high = candidate.decode
+    predicted = f"{low:.1f} to {high:.1f} tokens/s predicted"
     wanted = MIN_SPEED_LARGER if candidate.larger else MIN_SPEED
     if low < wanted:
-        return f"too slow: {low:.1f} to {high:.1f} tokens/s predicted, at least {wanted:g} wanted"
+        return Reason(
+            "slow",
+            f"too slow: {predicted}, at least {wanted:g} wanted",
+            f"too slow: at least {MIN_SPEED:g} tokens/s wanted at the low end, "
+            f"{MIN_SPEED_LARGER:g} where a smaller model could stand in",
+        )
     if TYPES.index(candidate.quant) < TYPES.index(USUAL) and low < COMFORT:
-        return (
-            f"slower than {USUAL} for little gain: {low:.1f} to {high:.1f} tokens/s predicted, "
-            f"at least {COMFORT:g} wanted of a type above it"
+        slower, pace = f"slower than {USUAL} for little gain", f"at least {COMFORT:g} wanted"
+        return Reason(
+            "patience",
+            f"{slower}: {predicted}, {pace} of a type above it",
+            f"{slower}: of a type above it {pace} at the low end",
         )
     if candidate.quant in TABLE_LOOKUP and "i8mm" not in means.features:
-        return "its table look-ups are slow on cores without i8mm (a rule of thumb, unverified)"
+        text = "its table look-ups are slow on cores without i8mm (a rule of thumb, unverified)"
+        return Reason("look-ups", text, text)
     return None
 
 
-def _second(other: Candidate, chosen: Candidate, context: int, means: Means) -> str:
+def _second(other: Candidate, chosen: Candidate, context: int, means: Means) -> Reason:
     if other.need[context] > means.available:
         return _too_large(other, context, means)
     if other.quant in UNDER_4_BITS and chosen.quant not in UNDER_4_BITS:
-        return f"fits, but under 4 bits the loss grows steeply; {chosen.model} {chosen.quant} fits"
-    if other.model != chosen.model:
-        return f"fits, but the larger {chosen.model} fits too"
-    return f"fits, but {chosen.quant} is closer to the 16-bit model and fits too"
+        kind: Kind = "bits"
+        text = f"fits, but under 4 bits the loss grows steeply; {chosen.model} {chosen.quant} fits"
+    elif other.model != chosen.model:
+        kind, text = "larger", f"fits, but the larger {chosen.model} fits too"
+    else:
+        kind = "better"
+        text = f"fits, but {chosen.quant} is closer to the 16-bit model and fits too"
+    return Reason(kind, text, text)
 
 
-def _too_large(candidate: Candidate, context: int, means: Means) -> str:
-    text = (
-        f"needs {human_bytes(candidate.need[context])} with {context} tokens, the phone leaves "
-        f"{human_bytes(means.available)}"
-    )
+def _too_large(candidate: Candidate, context: int, means: Means) -> Reason:
+    leaves = f"the phone leaves {human_bytes(means.available)}"
+    text = f"needs {human_bytes(candidate.need[context])} with {context} tokens, {leaves}"
     if candidate.paging is not None:
         text += f"; from storage at most {candidate.paging:.2g} tokens/s"
-    return text
+    return Reason("memory", text, f"needs more memory: {leaves}")

@@ -2,92 +2,190 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from typing import Any, Final
 
 from pedsup.progress import human_bytes
+from pedsup_bench.phone.profiles import shipped_profiles
 from pedsup_export.phone.advise import Advice
-from pedsup_export.phone.policy import CONTEXT, KL_DEFAULT_MODEL, PERPLEXITY, Candidate
+from pedsup_export.phone.policy import CONTEXT, KL_DEFAULT_MODEL, PERPLEXITY, Candidate, Kind
 
 SCHEMA: Final = "pedsup-export-plan-phone/1"
 CAVEAT: Final = (
     "Nothing here was measured on a phone: memory, bandwidth and efficiency are unverified figures "
-    "of the profile (pedsup-bench phones --sources).\n"
+    "of the profile (pedsup-bench phones --sources)."
+)
+COLUMNS: Final = (
     "ppl: rise of perplexity on Llama-3-8B as llama.cpp publishes it. KL: measured, but on "
     "SmolLM2-135M, not on Gemma 4."
 )
-_HEADS: Final = ("model", "type", "file", "memory", "context", "tokens/s", "ppl", "KL", "")
+WIDE: Final = 70
+"""Columns from which on the table has all figures."""
+WIDTHS: Final = (40, 100)
+"""The narrowest text: a phone in portrait. The widest that reads well."""
+FEATURES: Final = {
+    "asimd": "vectors (asimd)",
+    "asimddp": "dot products (asimddp)",
+    "fphp": "half floats (fphp)",
+    "i8mm": "matrix products (i8mm)",
+    "sve2": "long vectors (sve2)",
+}
+"""The kernel's names of processor features, in words."""
+_HEADS: Final = ("model", "type", "file", "memory", "tokens/s", "context", "ppl", "KL", "why not")
+_NARROW: Final = ("", "type", "file", "mem.", "tok/s", "")
+_GIB: Final = 1 << 30
 
 
-def advice_text(advice: Advice) -> str:
-    """The choice in words, the table of all candidates, the reasons."""
-    phone = advice.phone
-    low, high = phone.figures["bandwidth_gb_s"].value
+def advice_text(advice: Advice, width: int = 80) -> str:
+    """The choice in words, the table of all candidates, the reasons.
+
+    Args:
+        width: columns of the terminal.
+    """
+    width = max(WIDTHS[0], min(width, WIDTHS[1]))
+    low, high = advice.efficiency
     lines = [
-        f"{phone.name}: {phone.chip}, {phone.figures['memory_gb'].value:g} GB of memory of which "
-        f"an app may hope for {human_bytes(phone.available_bytes)},",
-        f"{low:g} to {high:g} GB/s of memory bandwidth, {phone.storage}, "
-        f"features {', '.join(sorted(phone.features))}.",
+        *_phone_lines(advice, width),
         "",
-        *_choice_lines(advice),
+        *_choice_lines(advice, width),
         "",
-        f"PREDICTED for a context of {CONTEXT} tokens, at an efficiency of "
-        f"{advice.efficiency[0]:g} to {advice.efficiency[1]:g}:",
-        *_table([_HEADS, *(_row(c, advice) for c in advice.candidates)]),
+        *_wrapped(
+            f"PREDICTED with {CONTEXT} tokens of context, at {100 * low:.0f} to {100 * high:.0f} % "
+            "of the memory bandwidth. Files and memory in GiB; tokens/s at the low and the high "
+            "end; context: what fits.",
+            width,
+        ),
         "",
-        CAVEAT,
+        *_table(advice, width),
+        "",
+        *_legend(advice, width),
+        "",
+        *_wrapped(CAVEAT, width),
+        *(_wrapped(COLUMNS, width) if width >= WIDE else ()),
     ]
     return "\n".join(lines)
 
 
-def _choice_lines(advice: Advice) -> list[str]:
+def _phone_lines(advice: Advice, width: int) -> list[str]:
+    phone = advice.phone
+    low, high = phone.figures["bandwidth_gb_s"].value
+    features = ", ".join(FEATURES.get(name, name) for name in sorted(phone.features))
+    facts = (
+        ("chip", phone.chip),
+        ("memory", f"{phone.figures['memory_gb'].value:g} GB, of which an app may hope for "
+                   f"{human_bytes(phone.available_bytes)}; {low:g} to {high:g} GB/s"),
+        ("storage", phone.storage),
+        ("features", features),
+    )  # fmt: skip
+    lines = _wrapped(phone.name, width)
+    for name, value in facts:
+        lines += _wrapped(value, width, first=f"  {name:<9}", later=" " * 11)
+    return lines
+
+
+def _choice_lines(advice: Advice, width: int) -> list[str]:
     chosen = advice.choice.chosen
     if chosen is None:
         names = " or ".join(model.name for model in advice.models)
+        lines = _wrapped(f"No type of {names} suits this phone.", width)
         least = advice.second_best
-        lines = [f"No type of {names} suits this phone."]
         if least is not None and least.paging is not None:
-            lines.append(
+            lines += _wrapped(
                 f"{least.model} {least.quant} would run from storage only, at most "
-                f"{least.paging:.2g} tokens/s: see 'Too little memory' in docs/phone.md."
+                f"{least.paging:.2g} tokens/s: see 'Too little memory' in docs/phone.md.",
+                width,
             )
         return lines
     low, high = chosen.decode
-    return [
-        f"Take {chosen.model} {chosen.quant}: a file of {human_bytes(chosen.file_bytes)} that "
-        "needs "
+    items = (
+        f"a file of {human_bytes(chosen.file_bytes)}",
         f"{human_bytes(chosen.need[advice.choice.context or CONTEXT])} of memory with "
-        f"{advice.choice.context} tokens of context.",
-        f"Context that fits: {chosen.largest_context} tokens (pedsup-run takes {advice.context} by "
-        f"itself). Predicted {low:.1f} to {high:.1f} tokens/s.",
+        f"{advice.choice.context} tokens of context",
+        f"up to {chosen.largest_context} tokens of context fit; pedsup-run takes "
+        f"{advice.context} by itself",
+        f"{low:.1f} to {high:.1f} tokens/s predicted",
         *advice.notes,
-        f"make gguf BASE=... ADAPTER=... PHONE={advice.phone.id}   (--quant {chosen.quant})",
+    )
+    lines = [f"Take {chosen.model} {chosen.quant}"]
+    for item in items:
+        lines += _wrapped(item, width, first="  - ", later="    ")
+    return [*lines, "", *_command(advice, chosen, width)]
+
+
+def _command(advice: Advice, chosen: Candidate, width: int) -> list[str]:
+    """What exports it: by the phone's name only where that gives the same advice again."""
+    phone = advice.phone
+    stock = shipped_profiles().get(phone.id) == phone
+    words = ["make gguf", "BASE=...", "ADAPTER=...",
+             f"PHONE={phone.id}" if stock else f"QUANT={chosen.quant}"]  # fmt: skip
+    line = " ".join(words)
+    if len(line) <= width:
+        return [line]
+    return [f"{' '.join(words[:-1])} \\", f"  {words[-1]}"]
+
+
+def _table(advice: Advice, width: int) -> list[str]:
+    letters = _letters(advice)
+    rows = [_row(c, advice, letters) for c in advice.candidates]
+    heads: tuple[str, ...] = _HEADS
+    if width < WIDE:
+        rows = [(*row[:5], row[-1]) for row in rows]
+        heads = _NARROW
+    table = [heads, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    gap = "  " if width >= WIDE else " "
+    return [
+        gap.join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+        for row in table
     ]
 
 
-def _row(candidate: Candidate, advice: Advice) -> tuple[str, ...]:
-    why = advice.choice.rejected.get((candidate.model, candidate.quant), "CHOSEN")
+def _row(candidate: Candidate, advice: Advice, letters: dict[Kind, str]) -> tuple[str, ...]:
+    reasons = advice.choice.reasons.get((candidate.model, candidate.quant))
     ppl = PERPLEXITY[candidate.quant]
     low, high = candidate.decode
+    mark = "<==" if reasons is None else "".join(letters[reason.kind] for reason in reasons)
     return (
-        candidate.model, candidate.quant, human_bytes(candidate.file_bytes),
-        human_bytes(candidate.need[CONTEXT]), str(candidate.largest_context or "none"),
-        f"{low:.1f}-{high:.1f}", "-" if ppl is None else f"+{ppl:.2f}",
-        f"{KL_DEFAULT_MODEL[candidate.quant]:.3f}", why,
+        candidate.model, candidate.quant, f"{candidate.file_bytes / _GIB:.2f}",
+        f"{candidate.need[CONTEXT] / _GIB:.2f}", f"{low:.1f}-{high:.1f}",
+        str(candidate.largest_context or "-"), "-" if ppl is None else f"+{ppl:.2f}",
+        f"{KL_DEFAULT_MODEL[candidate.quant]:.3f}", mark,
     )  # fmt: skip
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+def _letters(advice: Advice) -> dict[Kind, str]:
+    """A letter for each kind of reason that occurs, in the order of the table."""
+    found = dict.fromkeys(
+        reason.kind
+        for candidate in advice.candidates
+        for reason in advice.choice.reasons.get((candidate.model, candidate.quant), ())
+    )
+    return {kind: chr(ord("a") + number) for number, kind in enumerate(found)}
+
+
+def _legend(advice: Advice, width: int) -> list[str]:
+    first = {
+        reason.kind: reason
+        for reasons in reversed(advice.choice.reasons.values())
+        for reason in reasons
+    }
+    lines = [] if advice.choice.chosen is None else ["<== chosen"]
+    for kind, letter in _letters(advice).items():
+        lines += _wrapped(first[kind].rule, width, first=f"{letter}   ", later="    ")
+    return lines
+
+
+def _wrapped(text: str, width: int, first: str = "", later: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False
+    )
 
 
 def advice_json(advice: Advice) -> dict[str, Any]:
     """The advice as a JSON document."""
-    chosen, phone = advice.choice.chosen, advice.phone
+    choice, phone = advice.choice, advice.phone
+    chosen = choice.chosen
     return {
         "schema": SCHEMA,
         "measured": False,
@@ -95,6 +193,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
             "id": phone.id,
             "name": phone.name,
             "chip": phone.chip,
+            "storage": phone.storage,
             "memory_available": phone.available_bytes,
             "figures": {name: asdict(figure) for name, figure in phone.figures.items()},
         },
@@ -110,9 +209,10 @@ def advice_json(advice: Advice) -> dict[str, Any]:
                 **asdict(c),
                 "ppl_rise_llama3_8b": PERPLEXITY[c.quant],
                 "kl_smollm2": KL_DEFAULT_MODEL[c.quant],
-                "rejected": advice.choice.rejected.get((c.model, c.quant)),
+                "rejected": choice.rejected.get((c.model, c.quant)),
+                "reasons": [r.kind for r in choice.reasons.get((c.model, c.quant), ())],
             }
             for c in advice.candidates
         ],
-        "caveat": CAVEAT,
+        "caveat": f"{CAVEAT}\n{COLUMNS}",
     }

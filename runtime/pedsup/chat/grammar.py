@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.json_file import read_bounded
 
 MAX_BYTES: Final = 1 << 20
 
@@ -72,12 +73,10 @@ def to_gbnf(schema: str) -> str:
 
 
 def _read(path: Path) -> str:
+    if not path.exists():
+        raise MissingFileError("no such file", where=path, remedy="check the path")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadFileError(f"a file of more than {MAX_BYTES} bytes", where=path)
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise UsageError("no such file", where=path) from error
+        return read_bounded(path, "the file", MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadFileError("the file is not UTF-8 text", where=path) from error
 

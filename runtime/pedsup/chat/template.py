@@ -132,6 +132,11 @@ class ChatTemplate:
         (text,) = self._program.render([self._variables(messages, think, add_generation_prompt)])
         if isinstance(text, UnsupportedError):
             raise text
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            # Half of a surrogate pair: the tokenizer could not be given it.
+            raise refusal(f"UnicodeEncodeError: {error.reason}") from error
         if self._family is not None:
             wanted = self._family.render(messages, self._bos, think, add_generation_prompt)
             if text != wanted:

@@ -12,8 +12,8 @@ from pedsup.doctor.device import Device
 from pedsup.doctor.examine import examine
 from pedsup.doctor.finding import Finding
 from pedsup.errors import UsageError
-from pedsup.i18n import system_language
 from pedsup.intended_use import Language
+from pedsup.language import spoken, use
 from pedsup.paths import config_folder
 from pedsup.settings import FILE, Settings, load_settings
 
@@ -38,7 +38,8 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
         settings = Settings(lang=lang)
         values = {"reason": error.found, "file": str(config_folder() / FILE)}
         bad = (Finding("settings", "problem", "settings_bad", values),)
-    language: Language = settings.lang or system_language()
+    language: Language = settings.lang or spoken()
+    use(language)
     found = examine(Device(), model, settings)
     found = replace(found, findings=(*bad, *found.findings))
     if as_json:

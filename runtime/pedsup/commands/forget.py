@@ -12,12 +12,14 @@ import click
 from pedsup.app import history_folder
 from pedsup.errors import OutputError, UsageError
 from pedsup.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
+from pedsup.language import local
 from pedsup.progress import human_bytes, say
 from pedsup.session import find_session
 from pedsup.settings import load_settings
+from pedsup.verbs import LANG
 
 _KINDS: tuple[Kind, ...] = (
-    "session", *CACHES.values(), "left by a killed engine", "mark of a killed run",
+    "session", *dict.fromkeys(CACHES.values()), "left by a killed engine", "mark of a killed run",
 )  # fmt: skip
 NOT_ERASED = (
     "Not erased: files that you saved with /save, your settings, the trusted keys, the "
@@ -31,6 +33,7 @@ NOT_ERASED = (
 @click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@LANG
 def command(session: str | None, history_dir: str | None, yes: bool, as_json: bool) -> int:
     """Erase conversations and caches; without --session, all of them."""
     folder = history_folder(load_settings(None, {"history_dir": history_dir}))
@@ -59,7 +62,7 @@ def _confirm(yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("nothing was erased: it was not confirmed", remedy="give --yes")
-    print("Erase them for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(local("Erase them for good? [y/N] "), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
         raise UsageError("nothing was erased", remedy="answer y (s) to erase")
 
@@ -89,4 +92,5 @@ def _document(done: Forgotten) -> dict[str, Any]:
 
 
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1) if as_json else text, flush=True)
+    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
+    print(shown, flush=True)

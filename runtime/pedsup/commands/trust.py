@@ -9,17 +9,23 @@ from typing import Any
 
 import click
 
+from pedsup.command_line import Commands
 from pedsup.errors import UsageError
+from pedsup.language import local
 from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.transcript import now
 from pedsup.trust.keys import fingerprint_lines, read_public_key
 from pedsup.trust.store import TrustedKey, TrustStore, check_name, load_store
+from pedsup.verbs import LANG
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 def command() -> None:
     """Whose signatures are believed on this device."""
 
@@ -29,6 +35,7 @@ def command() -> None:
 @click.option("--name", help="Whose key it is; default: the file's name.")
 @click.option("--yes", is_flag=True, help="The fingerprint was compared with the signer's.")
 @_json
+@LANG
 def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
     """Trust the signatures of a key, after comparing its words with the signer."""
     key = read_public_key(file)
@@ -44,6 +51,7 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
 
 @command.command("list")
 @_json
+@LANG
 def list_keys(as_json: bool) -> int:
     """The trusted keys, and the models that are known to be signed."""
     store = load_store()
@@ -54,6 +62,7 @@ def list_keys(as_json: bool) -> int:
 @command.command()
 @click.argument("key")
 @_json
+@LANG
 def remove(key: str, as_json: bool) -> int:
     """Trust a key no more: KEY is its name, or how its fingerprint begins.
 
@@ -69,6 +78,7 @@ def remove(key: str, as_json: bool) -> int:
 @command.command()
 @click.argument("model")
 @_json
+@LANG
 def unpin(model: str, as_json: bool) -> int:
     """Forget who signed a model, so that it may come from someone else or unsigned."""
     load_store().without_model(model).save()
@@ -83,7 +93,7 @@ def _confirm(yes: bool, question: str) -> None:
         raise UsageError(
             "the key was not confirmed", remedy="compare the words with the signer and give --yes"
         )
-    print(question, end="", file=sys.stderr, flush=True)
+    print(local(question), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
         raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
@@ -124,4 +134,8 @@ def _text(store: TrustStore) -> str:
 
 
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1) if as_json else text, flush=True)
+    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
+    print(shown, flush=True)
+
+
+LANG(command)  # before the verb of the verb as well as behind it

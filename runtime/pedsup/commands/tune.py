@@ -15,18 +15,20 @@ from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.drafts.option import draft_config
 from pedsup.errors import EngineError
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.i18n import system_language
 from pedsup.intended_use import Language
+from pedsup.language import local, system_language, use
 from pedsup.memory import available_memory
 from pedsup.progress import say
 from pedsup.settings import Settings, load_settings
-from pedsup.startup import LaunchPlan, plan_launch
+from pedsup.startup import LaunchPlan, drafter_trust, plan_launch
+from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.noise import Series
 from pedsup.tuning.plan import MemoryQuestion, TunePlan, make_plan
 from pedsup.tuning.report import document, report_lines
-from pedsup.tuning.search import NothingMeasuredError, Outcome, Search
+from pedsup.tuning.results import Outcome
+from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.store import Tuned, keep
 
 _WORDS: dict[str, dict[Language, str]] = {
@@ -42,7 +44,7 @@ _WORDS: dict[str, dict[Language, str]] = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--seconds", type=click.FloatRange(5, 3600), default=180.0, show_default=True,
+    "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
     help="Time to measure in; loading the model the first time comes on top.",
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
@@ -61,10 +63,14 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     """
     settings = load_settings(None, {"engine": engine, "lang": lang})
     language: Language = settings.lang or system_language()
+    use(language)
     launch, plan, bench = _prepare(model, settings, seconds, more["draft"])
     if more["dry_run"]:
-        print("\n".join(plan.lines()), flush=True)
+        print(local("\n".join(plan.lines())), flush=True)
         return 0
+    trust = verify_weights(launch.trust)
+    if trust.warns:
+        say("\n".join(trust.lines(language)))
     try:
         outcome = _search(plan, bench, language)
     finally:
@@ -76,7 +82,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
         print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
         return 0
     lines = report_lines(plan, outcome, language)
-    lines.append(_WORDS["best"][language].format(label=outcome.best.label()))
+    lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))
     lines.append(_WORDS["kept"][language].format(path=path))
     print("\n".join(lines), flush=True)
     return 0
@@ -86,13 +92,18 @@ def _prepare(
     model: Path, settings: Settings, seconds: float, drafter: Path | None
 ) -> tuple[LaunchPlan, TunePlan, ChildBench]:
     """What runs without tuning, the search from there, and what measures."""
-    plain = Settings(engine=settings.engine, tuned=False)
+    policy = Policy(require_signature=settings.require_signature)
+    plain = Settings(
+        engine=settings.engine, tuned=False, require_signature=policy.require_signature
+    )
     available = available_memory()
     launch = plan_launch(model, plain, available=available, origins={})
     if drafter is not None:
         draft_config(str(drafter), 1)  # is it a file of the right kind
         drafter = drafter.expanduser().resolve()
         require_drafter(launch.header, validate_drafter(drafter))
+        drafts = drafter_trust(drafter, policy)
+        launch = replace(launch, trust=replace(launch.trust, drafter=drafts))
     cores = read_cores(allowed_cpus())
     threads = plan_threads(cores)
     memory = MemoryQuestion(launch.header, launch.host, available)
@@ -115,7 +126,7 @@ def _prepare(
 
 def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
     search = Search(
-        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=stage.name))
+        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=local(stage.name)))
     )
     try:
         return search.run()

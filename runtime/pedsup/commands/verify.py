@@ -9,13 +9,14 @@ import click
 
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.i18n import system_language
 from pedsup.identity import identify
+from pedsup.language import local, spoken
 from pedsup.render import clean
 from pedsup.settings import load_settings
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup.verbs import LANG
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,6 +26,7 @@ from pedsup.trust.store import TrustedKey, load_store
     help="It must be signed by this public key; default: by a trusted one, or unsigned.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@LANG
 def command(model: Path, key: Path | None, as_json: bool) -> int:
     """Read all of MODEL and compare it with its manifest and its signature."""
     settings = load_settings(None, {})
@@ -49,6 +51,6 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
                     "trust": trust.describe()}  # fmt: skip
         print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
     else:
-        for line in (*identity.lines(), *map(clean, trust.lines(system_language()))):
-            print(line, flush=True)
+        for line in (*identity.lines(), *map(clean, trust.lines(spoken()))):
+            print(local(line), flush=True)
     return 0

@@ -22,7 +22,11 @@ DEADLINE_S: Final = 1.5
 MODEL_S: Final = 30.0
 """For the model: reading a header with 262144 token texts takes a phone some seconds."""
 LEVELS: Final[tuple[Level, ...]] = ("ok", "note", "problem")
-MARKS: Final[dict[Level, str]] = {"ok": "  ok", "note": "note", "problem": "  !!"}
+MARKS: Final[dict[Level, dict[Language, str]]] = {
+    "ok": {"en": "  ok", "es": "  ok"},
+    "note": {"en": "note", "es": "nota"},
+    "problem": {"en": "  !!", "es": "  !!"},
+}
 
 Probe = Callable[[], list[Finding]]
 
@@ -55,7 +59,8 @@ class Examination:
         lines = []
         for finding in self.findings:
             label = finding.label(language)
-            lines.append(f"{MARKS[finding.level]}  {label:<{width}}  {finding.found(language)}")
+            mark = MARKS[finding.level][language]
+            lines.append(f"{mark}  {label:<{width}}  {finding.found(language)}")
             if remedy := finding.remedy(language):
                 lines.append(" " * (width + 8) + "-> " + remedy)
         return "\n".join(lines)

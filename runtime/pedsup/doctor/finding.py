@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pedsup.doctor.texts import TEXTS, TOPICS, translated
+from pedsup.doctor.texts import TEXTS, TOPICS
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.render import clean
 
 Level = Literal["ok", "note", "problem"]
@@ -51,6 +52,5 @@ class Finding:
     def _fill(self, template: str, language: Language) -> str:
         # Values come from files and may hold anything, line breaks too.
         safe = {k: " ".join(clean(str(v)).split()) for k, v in self.values.items()}
-        if language == "es":
-            safe = {name: translated(value) for name, value in safe.items()}
+        safe = {name: local(value, language) for name, value in safe.items()}
         return template.format(**safe)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import shlex
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
@@ -12,11 +17,16 @@ from pedsup.progress import human_bytes
 from pedsup.settings import Settings
 from pedsup.startup import LaunchPlan, plan_launch
 
+MODELS: Final = "pedsup"
+"""The folder in the home folder into which install.sh puts the model."""
+
 
 def model_fit(device: Device, model: Path | None, settings: Settings) -> list[Finding]:
     """The memory that a model takes, the context that fits, the next smaller option."""
     if model is None:
         return [Finding("model", "note", "model_none")]
+    if not os.path.lexists(model):
+        return [_missing(model)]
     try:
         plan = plan_launch(model, settings, available=available_memory(device.root))
     except PedsupError as error:
@@ -27,6 +37,23 @@ def model_fit(device: Device, model: Path | None, settings: Settings) -> list[Fi
         }
         return [Finding("model", "problem", "model_bad", values)]
     return [_fit(plan), _tuning(plan)]
+
+
+def _missing(model: Path) -> Finding:
+    """No such path: the nearest name of a model in that folder, or where install.sh puts them."""
+    found: dict[str, Path] = {}
+    for folder in (model.parent, Path.home() / MODELS):
+        with suppress(OSError):
+            names = sorted(p for p in folder.iterdir() if p.name.endswith(".gguf"))
+            found.update({path.name: path for path in names if path.name not in found})
+    near = difflib.get_close_matches(model.name, found, n=1)
+    if not near and len(found) == 1:
+        near = list(found)
+    values = {"path": str(model)}
+    if not near:
+        return Finding("model", "problem", "model_missing", values)
+    values["near"] = shlex.quote(str(found[near[0]]))
+    return Finding("model", "problem", "model_elsewhere", values)
 
 
 def _fit(plan: LaunchPlan) -> Finding:

@@ -36,23 +36,6 @@ TOPICS: Final[dict[str, dict[Language, str]]] = {
     "tuning": {"en": "tuning", "es": "ajuste"},
 }
 
-_VALUES_ES: Final = {
-    "capacity": "capacidad",
-    "model and frequency": "modelo y frecuencia",
-    "model": "modelo",
-    "frequency": "frecuencia",
-    "the system": "el sistema",
-}
-_GROUP: Final = "the memory limit of the group "
-
-
-def translated(value: str) -> str:
-    """A value in Spanish, where it is one of our words."""
-    if value.startswith(_GROUP):
-        return "el límite de memoria del grupo " + value.removeprefix(_GROUP)
-    return _VALUES_ES.get(value, value)
-
-
 _UPDATE_TERMUX: Final = "pkg upgrade && pkg install llama-cpp"
 _ADB: Final = 'adb shell "settings put global settings_enable_monitor_phantom_procs false"'
 _ADB_12: Final = (
@@ -254,6 +237,18 @@ TEXTS: Final[dict[str, Text]] = {
         "pedsup-run doctor MODELO dice si un modelo cabe",
     ),
     "model_bad": _text("{reason}", "{reason}", "{remedy}", "{remedy}"),
+    "model_missing": _text(
+        "there is no file {path}",
+        "no existe el archivo {path}",
+        "give the path of a .gguf file; install.sh puts it into ~/pedsup",
+        "indique la ruta de un archivo .gguf; install.sh lo deja en ~/pedsup",
+    ),
+    "model_elsewhere": _text(
+        "there is no file {path}",
+        "no existe el archivo {path}",
+        "pedsup-run doctor {near}",
+        "pedsup-run doctor {near}",
+    ),
     "model_fits": _text(
         "{name} needs {need} for a context of {ctx} tokens and fits; the largest context that "
         "fits is {largest}",

@@ -321,6 +321,11 @@ class InProcessEngine:
         finally:
             self._stats = replace(self._stats, n_generated=n, decode_s=busy)
 
+    @property
+    def last_pass(self) -> tuple[int, int] | None:
+        """With drafts: passes over the weights so far, and the guessed tokens in the last one."""
+        return self._verifier.last_pass if self._verifier is not None else None
+
     def _decode_with_drafts(
         self, sampler: SamplerChain, max_tokens: int
     ) -> Generator[Token, None, None]:

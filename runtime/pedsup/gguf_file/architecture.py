@@ -25,7 +25,7 @@ def require_supported(header: GGUFHeader) -> None:
     """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
     if header.architecture not in SUPPORTED:
         raise UnsupportedError(
-            f"a GGUF of the architecture '{header.architecture or 'unknown'}'",
+            f"a GGUF of the architecture '{header.architecture[:60] or 'unknown'}'",
             where=header.path,
             wanted=f"one of: {', '.join(SUPPORTED)}",
             remedy="a drafter runs beside its model: pedsup-run MODEL.gguf --draft THIS.gguf"

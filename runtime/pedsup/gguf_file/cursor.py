@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pedsup.errors import BadFileError
-from pedsup.gguf_file.limits import MAX_HEADER
+from pedsup.gguf_file.limits import MAX_HEADER, MAX_TEXTS
 
 AGAIN: Final = "the file is damaged or no model: copy it again and compare its SHA-256"
 BLOCK: Final = 1 << 20
@@ -25,6 +25,7 @@ class Cursor:
         self.path, self.size, self.at = path, size, 0
         self.data = bytearray()
         """The header as far as it was read; it only grows."""
+        self._texts_left = MAX_TEXTS
         self._file = file
 
     def bad(self, found: str, wanted: str, *, at: int | None = None) -> BadFileError:
@@ -83,6 +84,13 @@ class Cursor:
         length = self.u64()
         if length > limit:
             raise self.bad(f"{what} of {length} bytes", f"at most {limit} bytes", at=start)
+        self._texts_left -= length
+        if self._texts_left < 0:
+            raise self.bad(
+                f"with {what} there are more than {MAX_TEXTS} bytes of keys, names and texts",
+                f"at most {MAX_TEXTS} bytes",
+                at=start,
+            )
         at = self.skip(length)
         raw = bytes(self.data[at : self.at])
         if 0 in raw:

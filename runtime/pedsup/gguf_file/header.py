@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pedsup.errors import BadFileError
+from pedsup.errors import BadFileError, MissingFileError
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.limits import (
     DEFAULT_ALIGNMENT,
@@ -97,16 +97,17 @@ def read_header(path: str | Path) -> GGUFHeader:
         return parse_header(file, os.fstat(file.fileno()).st_size, path)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     """Open a file that a user named, without waiting for the writer of a pipe.
 
     Raises:
-        BadFileError: it does not exist, is no regular file, or cannot be opened.
+        MissingFileError: it does not exist.
+        BadFileError: it is no regular file, or cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadFileError("no such file", where=path, remedy="check the path") from error
+        raise MissingFileError("no such file", where=path, remedy="check the path") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFileError(
@@ -116,7 +117,7 @@ def open_regular(path: Path) -> BinaryIO:
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadFileError("this is no regular file", where=path, wanted="a GGUF model file")
+        raise BadFileError("this is no regular file", where=path, wanted=wanted)
     return os.fdopen(fd, "rb")
 
 

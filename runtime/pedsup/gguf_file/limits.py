@@ -20,7 +20,10 @@ MAX_STRINGS: Final = 1 << 21
 MAX_KEY: Final = 65535
 """Bytes of a metadata key, by the format's definition."""
 MAX_TEXT: Final = 16 << 20
-"""Bytes of one text."""
+"""Bytes of one text in an array."""
+MAX_TEXTS: Final = 16 << 20
+"""Bytes of all keys, names and texts outside of arrays together. Python may hold four bytes for
+each: one character beyond the 16-bit ones is enough."""
 MAX_NAME: Final = 63
 """Bytes of a tensor's name: ggml's GGML_MAX_NAME counts the final zero byte."""
 MAX_DIMS: Final = 4

@@ -8,6 +8,7 @@ import struct
 from array import array
 from typing import Any, Final
 
+from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import BLOCK, Cursor
 from pedsup.gguf_file.limits import (
     DEFAULT_ALIGNMENT,
@@ -135,7 +136,8 @@ class MetadataReader:
                     raise cursor.bad(f"a text of {n} bytes in '{key}'", f"at most {MAX_TEXT}")
                 cursor.need(at + 8 + n)
                 have = len(data) - 8
-                self._check_utf8(key, plain, at)
+                if plain < at:
+                    self._check_utf8(key, plain, at)
                 self._check_utf8(key, at + 8, at + 8 + n)
                 plain = at + 8 + n
             at += 8 + n
@@ -145,8 +147,15 @@ class MetadataReader:
         cursor.at = at
 
     def _check_utf8(self, key: str, start: int, end: int) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")()
         data = self._cursor.data
+        if end - start <= BLOCK:
+            # The ordinary case, up to a million times: without a decoder that keeps a state.
+            try:
+                data[start:end].decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise self._no_utf8(key, start + error.start) from error
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")()
         for at in range(start, end, BLOCK):
             stop = min(at + BLOCK, end)
             try:
@@ -154,9 +163,10 @@ class MetadataReader:
             except UnicodeDecodeError as error:
                 # Up to three bytes of a character may stand in the block before.
                 where = max(start, stop - len(error.object) + error.start)
-                raise self._cursor.bad(
-                    f"'{key}' holds a text that is not UTF-8", "UTF-8 text", at=where
-                ) from error
+                raise self._no_utf8(key, where) from error
+
+    def _no_utf8(self, key: str, at: int) -> BadFileError:
+        return self._cursor.bad(f"'{key}' holds a text that is not UTF-8", "UTF-8 text", at=at)
 
 
 def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:

@@ -22,9 +22,9 @@ from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
 from pedsup.system_files import text_of, whole_number
 
-WINDOW_TOKENS: Final = 16
+WINDOW_PASSES: Final = 16
 WINDOW_S: Final = 2.0
-"""A sample has at least so many tokens and takes at least so long."""
+"""A sample has at least so many passes and takes at least so long."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 NOTICES: Final = {
@@ -38,6 +38,16 @@ NOTICES: Final = {
 
 
 @dataclass
+class _Window:
+    """Passes with the same number of guesses, until there are enough of them for a sample."""
+
+    began: float
+    cpu: float | None
+    passes: int = 0
+    waited: float = 0.0
+
+
+@dataclass
 class Governor:
     """Watches decoding and changes the threads of its engine; `set_threads` is None to report."""
 
@@ -46,7 +56,9 @@ class Governor:
     cpu_time: Callable[[], float | None]
     """Seconds of CPU time of the engine's threads so far."""
     heat: Callable[[], Heat] = Heat
-    window: tuple[int, float] = (WINDOW_TOKENS, WINDOW_S)
+    last_pass: Callable[[], tuple[int, int] | None] = lambda: None
+    """With drafts: the passes over the weights so far, and the guesses in the last one."""
+    window: tuple[int, float] = (WINDOW_PASSES, WINDOW_S)
     clock: Callable[[], float] = time.monotonic
     state: State = field(init=False)
     actions: list[Action] = field(default_factory=list)
@@ -61,33 +73,42 @@ class Governor:
     ) -> Generator[Token, None, None]:
         """Pass tokens on; only the time spent waiting for them counts.
 
-        The first token is left out: its wait holds the reading of the prompt.
+        The first token is left out: its wait holds the reading of the prompt. A token that was
+        guessed right comes without a pass of its own: its wait belongs to the pass before it.
         """
         first = next(tokens, None)
         if first is None:
             return
         yield first
-        n, waited, began, cpu = 0, 0.0, self.clock(), self.cpu_time()
+        windows: dict[int, _Window] = {}
+        known = self.last_pass()
         while True:
-            asked = self.clock()
+            asked, cpu = self.clock(), self.cpu_time()
             token = next(tokens, None)
             if token is None:
                 return
-            now = self.clock()
-            waited, n, depth = waited + now - asked, n + 1, depth + 1
-            if n >= self.window[0] and waited >= self.window[1]:
-                spent = self.cpu_time()
-                self._feed(
-                    Sample(
-                        at_s=now,
-                        token_s=waited / n,
-                        depth=depth,
-                        span_s=now - began,
-                        busy=_busy(cpu, spent, (now - began) * self.state.threads),
-                    )
-                )
-                n, waited, began, cpu = 0, 0.0, now, self.cpu_time()
+            now, depth, last = self.clock(), depth + 1, self.last_pass()
+            guessed = 0 if last is None else last[1]
+            window = windows.setdefault(guessed, _Window(asked, cpu))
+            window.passes += last is None or last != known
+            window.waited += now - asked
+            known = last
+            if window.passes >= self.window[0] and window.waited >= self.window[1]:
+                del windows[guessed]
+                self._feed(self._sample(window, guessed, depth))
             yield token
+
+    def _sample(self, window: _Window, guessed: int, depth: int) -> Sample:
+        now = self.clock()
+        span = now - window.began
+        return Sample(
+            at_s=now,
+            token_s=window.waited / window.passes,
+            depth=depth,
+            span_s=span,
+            busy=_busy(window.cpu, self.cpu_time(), span * self.state.threads),
+            guessed=guessed,
+        )
 
     def notices(self) -> tuple[Notice, ...]:
         """What was done since the last call, to tell the reader."""
@@ -183,13 +204,22 @@ class GovernedEngine:
         self.inner.close()
 
 
-def govern(engine: Engine, n_threads: int, depth_share: float) -> GovernedEngine:
-    """Put an engine under a governor that may take half of its threads away."""
+def govern(
+    engine: Engine, n_threads: int, depth_share: float, *, drafts: bool = False
+) -> GovernedEngine:
+    """Put an engine under a governor that may take half of its threads away.
+
+    Args:
+        depth_share: seconds that each token of context adds to a decode step, over those of an
+            empty context.
+        drafts: whether the engine guesses tokens ahead.
+    """
     setter: Any = getattr(engine, "set_threads", None)
     limits = Limits(
         most=n_threads,
         least=max(1, n_threads // 2),
         adjustable=setter is not None,
+        guesses_unknown=drafts and not hasattr(engine, "last_pass"),
         depth_share=depth_share,
     )
     child: Any = engine if hasattr(engine, "pid") else None
@@ -200,6 +230,7 @@ def govern(engine: Engine, n_threads: int, depth_share: float) -> GovernedEngine
             set_threads=setter,
             cpu_time=time.process_time if child is None else lambda: child_cpu_time(child.pid),
             heat=HeatSensors().read,
+            last_pass=lambda: getattr(engine, "last_pass", None),
         ),
     )
 

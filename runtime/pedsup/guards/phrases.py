@@ -20,11 +20,12 @@ _DENIED_BEFORE: Final = re.compile(
     r"descartad[oa]s?)\b"
 )
 _DENIED_AFTER: Final = re.compile(
+    r"^[\s,]*(?:\d+ (?:years?|months?|weeks?) ago|hace \d+ (?:anos|meses|semanas))\b|"
     r"^[\s,]*(?:(?:is|are|was|were|has been|have been|esta|estan|fue|fueron|ha sido|han sido)\s+)?"
     r"(?:absent|ruled out|negative|denied|ausentes?|descartad[oa]s?|negativ[oa]s?|negad[oa]s?)\b"
 )
 _HYPOTHETICAL: Final = re.compile(
-    r"\b(?:if|in case of|risk of|prevent(?:s|ing|ion of)?|causes? of|signs? of|history of|"
+    r"\b(?:if|whether|in case of|risk of|prevent(?:s|ing|ion of)?|causes?|signs? of|history of|"
     r"family history|previous|past|should|would|"
     r"si|en caso de|riesgo de|preven(?:ir|cion de)|causas? de|signos? de|antecedentes? de|"
     r"previ[oa]s?|deberia)\b"
@@ -33,11 +34,40 @@ WINDOW: Final = 60
 """Characters before a phrase in which a denial counts."""
 
 
+_WRAPPED: Final = re.compile(r"(?<![.:;!?\n])\r?\n(?=[^\W\d_A-Z])")
+"""A line break inside a sentence: the next line goes on in lower case."""
+_WORDS: Final = """
+    one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 twelve=12
+    thirteen=13 fourteen=14 fifteen=15 sixteen=16 seventeen=17 eighteen=18 nineteen=19 twenty=20
+    thirty=30 forty=40 fifty=50 hundred=100
+    dos=2 tres=3 cuatro=4 cinco=5 seis=6 siete=7 ocho=8 nueve=9 diez=10 once=11 doce=12 trece=13
+    catorce=14 quince=15 dieciseis=16 diecisiete=17 dieciocho=18 diecinueve=19 veinte=20
+    veintiun=21 veintidos=22 veintitres=23 veinticuatro=24 veinticinco=25 treinta=30 cuarenta=40
+    cincuenta=50 cien=100 ciento=100 doscientos=200 doscientas=200 trescientos=300
+    cuatrocientos=400 quinientos=500 quinientas=500 mil=1000
+"""
+_VALUES: Final = {word: value for word, _, value in (p.partition("=") for p in _WORDS.split())}
+_COUNTED: Final = (
+    r"(?:years?|months?|weeks?|days?|hours?|minutes?|anos?|mes(?:es)?|semanas?|dias?|horas?|"
+    r"kg|kilos?|kilograms?|kilogramos?|lbs?|pounds?|libras?|mg|ml|milli\w+|mili\w+|grams?|gramos|"
+    r"drops|gotas|tablets?|tabletas?|pills|pastillas|capsul\w+|comprimidos|puffs?|doses|dosis)"
+)
+_HUNDREDS: Final = re.compile(rf"\b({'|'.join(_VALUES)})[ -]hundred\b")
+_NUMBER_WORD: Final = re.compile(
+    rf"\b({'|'.join(sorted(_VALUES, key=len, reverse=True))})(?=[ -]{_COUNTED}\b)"
+)
+
+
 def plain(text: str) -> str:
-    """Lower case, without accents, apostrophes as spaces; as long as it needs to be compared."""
-    decomposed = unicodedata.normalize("NFD", text.casefold())
-    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return re.sub(r"[ \t\u00a0'\u2019`]+", " ", bare)
+    """Text as it is compared: lower case, without accents and invisible characters, wrapped lines
+    joined, apostrophes as spaces, and numbers before a unit in digits ('two-year-old')."""
+    decomposed = unicodedata.normalize("NFKD", _WRAPPED.sub(" ", text).casefold())
+    bare = "".join(
+        c for c in decomposed if not unicodedata.combining(c) and unicodedata.category(c) != "Cf"
+    )
+    spaced = re.sub(r"[ \t\u00a0'\u2019`]+", " ", bare)
+    hundreds = _HUNDREDS.sub(lambda m: f"{_VALUES[m[1]]}00", spaced)
+    return _NUMBER_WORD.sub(lambda m: _VALUES[m[1]], hundreds)
 
 
 def is_meant(text: str, start: int, end: int) -> bool:

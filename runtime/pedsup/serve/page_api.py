@@ -14,6 +14,7 @@ from pedsup.conversation import Conversation, turn_facts
 from pedsup.guards import check_answer, check_question, notices
 from pedsup.i18n import notice as translated
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.render import clean
 from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held
@@ -106,16 +107,23 @@ class PageApi:
         think = fields.flag("think", self.served.settings.think)
         language = _language(fields)
         fields.end()
-        self.served.require_acknowledged()
-        held = self.conversations.get(name) if name else self.conversations.new()
-        job = Job(lambda job: self._run(held, text, think, job))
+        try:
+            self.served.require_acknowledged()
+            held = self.conversations.get(name) if name else self.conversations.new()
+            job = Job(lambda job: self._run(held, text, think, job))
+            self._submit(held, job)
+        except ApiError as error:
+            error.message = local(error.message, language)
+            raise
+        return Reply(200, EVENTS, self._events(held, job, request, language))
+
+    def _submit(self, held: Held, job: Job) -> None:
         held.begin(job)
         try:
             self.queue.submit(job)
         except ApiError:
             held.end(job)
             raise
-        return Reply(200, EVENTS, self._events(held, job, request, language))
 
     def _run(self, held: Held, text: str, think: bool, job: Job) -> TurnResult:
         """In the engine's thread: one turn, on the disk before it is shown as done."""
@@ -167,7 +175,8 @@ def _shown(event: JobEvent, language: Language) -> bytes:
         case Notice(code, english):
             return _event("notice", {"code": code, "text": translated(code, english, language)})
         case Failed(error):
-            return _event("error", error.document["error"])
+            said = error.document["error"]
+            return _event("error", {**said, "message": local(said["message"], language)})
         case Done(result):
             return _event("done", _facts(result))
 

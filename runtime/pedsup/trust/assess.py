@@ -19,6 +19,7 @@ from pedsup.identity import ModelIdentity
 from pedsup.intended_use import Language
 from pedsup.manifest import manifest_path
 from pedsup.progress import say
+from pedsup.render import label
 from pedsup.trust.bundle import (
     COPY,
     Signature,
@@ -70,6 +71,8 @@ class Trust:
     """Of the whole file, by the signature or else by the manifest."""
     weights: Weights
     store: TrustStore
+    drafter: Trust | None = None
+    """Of the draft model that llama.cpp loads beside it."""
 
     def describe(self) -> dict[str, Any]:
         """For JSON and for a transcript's first line."""
@@ -79,7 +82,8 @@ class Trust:
             "key_name": self.key.name if self.key else None,
             "sha256": self.expected_sha256,
             "weights": self.weights,
-            "warning": None if self.signed == "signed" else " ".join(self.lines("en")),
+            "warning": " ".join(self.lines("en")) if self.warns else None,
+            "drafter": self.drafter.describe() if self.drafter else None,
         }
 
     def lines(self, language: Language) -> list[str]:
@@ -90,21 +94,25 @@ class Trust:
             first = text("trust_unknown_key", language, hint=(self.hint or "")[:16])
         else:
             first = text("trust_unsigned", language)
-        return [first + " " + text(f"trust_weights_{self.weights}", language)]
+        lines = [first + " " + text(f"trust_weights_{self.weights}", language)]
+        if self.drafter is not None:
+            prefix = text("trust_drafter", language, name=label(self.drafter.path.name))
+            lines += [f"{prefix} {line}" for line in self.drafter.lines(language)]
+        return lines
 
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
-        return self.signed != "signed"
+        return self.signed != "signed" or (self.drafter is not None and self.drafter.warns)
 
 
 def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Trust:
     """Every check that does not read the weights.
 
     Raises:
-        UntrustedError: signature, manifest or file do not fit together, the model is known to be
-            signed by another key, or a signature is required and there is none that is trusted.
-        BadFileError: the signature file is damaged.
+        UntrustedError: signature, manifest or file do not fit together or are damaged, the model is
+            known to be signed by another key, or a signature is required and there is none that
+            is trusted.
     """
     path = header.path
     state = FileState.of(path)
@@ -140,7 +148,7 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
 
 
 def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
-    """Read the whole file if that was not done before, and remember it.
+    """Read the whole file, and its drafter, if that was not done before, and remember it.
 
     Args:
         remember: that this model is signed by its key; from then on it must stay so.
@@ -154,6 +162,8 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
             raise _other_bytes(trust.path, found, trust.expected_sha256)
         record_digest(trust.path, trust.state, trust.header_sha256, found)
         trust = replace(trust, weights="read")
+    if trust.drafter is not None:
+        trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
     if trust.key is not None and remember:
         _remember(trust, trust.key)
     return trust
@@ -166,6 +176,8 @@ def confirm_loaded(trust: Trust) -> None:
         UntrustedError: it is not.
     """
     require_same(trust.path, trust.state)
+    if trust.drafter is not None:
+        require_same(trust.drafter.path, trust.drafter.state)
 
 
 def _weights(expected: str | None, known: str | None, policy: Policy) -> Weights:

@@ -89,7 +89,7 @@ class Signature:
         """The signed statement, checked for its shape.
 
         Raises:
-            BadFileError: it is no statement about one model and its manifest.
+            UntrustedError: it is no statement about one model and its manifest.
         """
         try:
             return _files(parse_json(self.payload))
@@ -109,9 +109,12 @@ def read_signature(path: Path) -> Signature:
     """Read a signature file; nothing in it is believed yet.
 
     Raises:
-        BadFileError: it is too large, or no bundle of the kind above.
+        UntrustedError: it cannot be read, is too large, or no bundle of the kind above.
     """
-    raw = read_bounded(path, "the signature", MAX_BYTES)
+    try:
+        raw = read_bounded(path, "the signature", MAX_BYTES)
+    except BadFileError as error:
+        raise _bad(path, error.found) from error
     try:
         text = raw.decode("utf-8")
         return _parse(path, parse_json(text), text)
@@ -129,8 +132,8 @@ def signed_files(
         key: who must have signed; None finds damage only, and proves nothing.
 
     Raises:
-        UntrustedError: another signer, no manifest, or not the one that was signed.
-        BadFileError: the signature is of no model.
+        UntrustedError: another signer, no manifest or not the one that was signed, or the signature
+            is of no model.
     """
     if key is not None:
         signature.require_by(key)
@@ -216,8 +219,8 @@ def _files(statement: Any) -> SignedFiles:
     return SignedFiles(model, digests[model], digests[manifest])
 
 
-def _bad(path: Path, found: str) -> BadFileError:
-    return BadFileError(
+def _bad(path: Path, found: str) -> UntrustedError:
+    return UntrustedError(
         found,
         where=path,
         wanted="the .sig that `pedsup-export sign` wrote for this file",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.intended_use import Language
 from pedsup.json_file import read_bounded
 from pedsup.trust import p256
@@ -72,8 +72,11 @@ def read_public_key(path: Path) -> PublicKey:
 
     Raises:
         UsageError: it is a private key.
-        BadFileError: it is not there, or no public key on P-256.
+        MissingFileError: it is not there.
+        BadFileError: it cannot be read, or is no public key on P-256.
     """
+    if not path.exists():
+        raise MissingFileError("no such file", where=path, remedy="check the path of the key")
     raw = read_bounded(path, "the key", MAX_BYTES)
     return parse_public_key(raw.decode("ascii", "replace"), where=path)
 

@@ -102,8 +102,14 @@ class TrustStore:
             k for k in self.keys if len(wanted) >= 8 and k.key.fingerprint.startswith(wanted)
         ]
         if len(found) != 1:
-            names = ", ".join(k.name for k in self.keys) or "none"
-            raise UsageError(f"{len(found)} keys are '{wanted}'", wanted=f"one of: {names}")
+            names = ", ".join(k.name for k in self.keys)
+            raise UsageError(
+                f"{len(found)} keys are named '{wanted}'"
+                if found
+                else f"no trusted key is named '{wanted}'",
+                wanted=f"one of: {names}" if names else "a key that was added before",
+                remedy="pedsup-run trust list",
+            )
         return replace(self, keys=tuple(k for k in self.keys if k != found[0])), found[0]
 
     def with_model(self, model: KnownModel) -> TrustStore:
@@ -118,8 +124,12 @@ class TrustStore:
         """
         left = tuple(m for m in self.models if m.name != name)
         if len(left) == len(self.models):
-            names = ", ".join(sorted({m.name for m in self.models})) or "none"
-            raise UsageError(f"no model is known as '{name}'", wanted=f"one of: {names}")
+            names = ", ".join(sorted({m.name for m in self.models}))
+            raise UsageError(
+                f"no model is known as '{name}'",
+                wanted=f"one of: {names}" if names else "a model that was run with a signature",
+                remedy="pedsup-run trust list",
+            )
         return replace(self, models=left)
 
     def save(self) -> None:

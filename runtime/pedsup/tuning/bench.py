@@ -10,40 +10,29 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.drafts.measure import PROMPTS
 from pedsup.engine.select import EngineChoice
 from pedsup.engine.server_process import explain_death
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
-from pedsup.tuning.plan import MAX_PROMPT, TUNE_CTX, Candidate, Metric
-from pedsup.tuning.search import Failure, Speed
+from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
+from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
+from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.worker import config_to_json
 
 FLOOR: Final = 96 << 20
 """Bytes of available memory below which a child is ended before the system chooses a victim."""
 FIRST_LOAD_S: Final = 600.0
 POLITE_S: Final = 3.0
-PROBE_PROMPT: Final = 16
 PROBE_DECODE: Final = 4
 WARM_UP_SHARE: Final = 0.03
 """Of the time: a first measurement that took longer is not repeated."""
-SHORTEST: Final = 4
-LONGEST_DECODE: Final = 64
-PER_BUDGET: Final = 170.0
-"""A measurement takes about an 85th of the time: half of that for each of prompt and decode."""
-ANSWERS_PROMPT: Final = 300
-"""About the tokens of all prompts that drafts are judged by."""
-SHORTEST_ANSWER: Final = 24
-LONGEST_ANSWER: Final = 96
-LONG_PROMPT: Final = 4
-"""How much longer prompts are where batches are compared."""
 
 
 class _DeadError(Exception):
@@ -124,10 +113,9 @@ class ChildBench:
     n_loads: int = 0
     _children: OrderedDict[Hashable, Child] = field(default_factory=OrderedDict)
     _broken: dict[Hashable, str] = field(default_factory=dict)
-    _lengths: tuple[int, int] | None = None
-    _usual_s: float = 0.0
+    _lengths: Lengths | None = None
     _usual: Speed | None = None
-    _load_s: float = 0.0
+    _loads_s: list[float] = field(default_factory=list)
     _seed: int = 0
 
     def measure(self, candidate: Candidate, metric: Metric) -> Speed | Failure:
@@ -138,10 +126,11 @@ class ChildBench:
         try:
             child = self._child(key, candidate)
             if self._lengths is None:
-                self.start_stage(self._warm_up(child, candidate))
+                usual = self._warm_up(child, candidate)
+                self.start_stage(lengths_for(usual, self.seconds), usual)
             if metric == "answers":
                 return self._answers(child, candidate)
-            return self._timed(child, candidate, long_prompt=metric == "prompt")
+            return self._timed(child, candidate, metric)
         except _DeadError as death:
             self._drop(key)
             # Too slow with this many threads does not mean that it cannot be loaded.
@@ -149,14 +138,14 @@ class ChildBench:
                 self._broken[key] = str(death)
             return Failure(str(death))
 
-    def start_stage(self, usual: Speed) -> None:
-        """How many tokens a measurement has from now on."""
-        share = self.seconds / PER_BUDGET
-        n_prompt = min(MAX_PROMPT, max(PROBE_PROMPT, int(usual.prompt * share)))
-        n_decode = min(LONGEST_DECODE, max(SHORTEST, int(usual.decode * share)))
-        self._lengths = n_prompt, n_decode
-        self._usual = usual
-        self._usual_s = n_prompt / usual.prompt + n_decode / usual.decode
+    def start_stage(self, lengths: Lengths, usual: Speed) -> None:
+        """How many tokens a measurement has from now on, and how fast they usually are."""
+        self._lengths, self._usual = lengths, usual
+
+    def load_s(self, candidates: Sequence[Candidate]) -> float:
+        """About the seconds to load what these need: as the last load took, which was warm."""
+        missing = {self._key(c) for c in candidates} - set(self._children) - set(self._broken)
+        return len(missing) * self._loads_s[-1] if self._loads_s else 0.0
 
     def close(self) -> None:
         """End all children."""
@@ -208,10 +197,10 @@ class ChildBench:
         )
         self._children[key] = child
         self.n_loads += 1
-        limit = FIRST_LOAD_S if not self._load_s else 4 * self._load_s + 10
+        limit = FIRST_LOAD_S if not self._loads_s else 4 * max(self._loads_s) + 10
         ready = child.ask({"config": config_to_json(config), "engine": self.engine}, limit)
         self.engine_name = ready["engine"]
-        self._load_s = max(self._load_s, ready["load_s"])
+        self._loads_s.append(ready["load_s"])
         return child
 
     def _make_room(self, config: EngineConfig) -> None:
@@ -235,23 +224,24 @@ class ChildBench:
             return speed
         return self._speed(self._task(candidate, PROBE_PROMPT, PROBE_DECODE), child, FIRST_LOAD_S)
 
-    def _timed(self, child: Child, candidate: Candidate, *, long_prompt: bool) -> Speed:
+    def _timed(self, child: Child, candidate: Candidate, metric: Metric) -> Speed:
+        lengths = self._lengths
+        assert lengths is not None
+        n_prompt, n_decode = lengths.n_prompt, lengths.n_decode
+        if metric == "prompt":
+            n_prompt, n_decode = lengths.n_long, SHORTEST
+        return self._speed(self._task(candidate, n_prompt, n_decode), child, self._limit(metric))
+
+    def _limit(self, metric: Metric) -> float:
         assert self._lengths is not None
-        n_prompt, n_decode = self._lengths
-        if long_prompt:
-            n_prompt, n_decode = min(MAX_PROMPT, LONG_PROMPT * n_prompt), SHORTEST
-        factor = LONG_PROMPT if long_prompt else 1
-        task = self._task(candidate, n_prompt, n_decode)
-        return self._speed(task, child, 4 * factor * self._usual_s + 5)
+        assert self._usual is not None
+        return 4 * self._lengths.seconds(metric, self._usual) + 5
 
     def _answers(self, child: Child, candidate: Candidate) -> Speed:
+        assert self._lengths is not None
         assert self._usual is not None
-        # Thrice the usual length: an answer must come to what it quotes.
-        n_decode = int(3 * self._usual.decode * self.seconds / PER_BUDGET)
-        n_answer = min(LONGEST_ANSWER, max(SHORTEST_ANSWER, n_decode))
-        usual_s = ANSWERS_PROMPT / self._usual.prompt + len(PROMPTS) * n_answer / self._usual.decode
-        task = {**self._task(candidate, 0, 0), "n_answer": n_answer}
-        result = child.ask(task, 4 * usual_s + 5)
+        task = {**self._task(candidate, 0, 0), "n_answer": self._lengths.n_answer}
+        result = child.ask(task, self._limit("answers"))
         answers = tuple(float(speed) for speed in result["answers"])
         return Speed(self._usual.prompt, len(answers) / sum(1 / a for a in answers), answers)
 

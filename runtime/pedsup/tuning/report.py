@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from pedsup.engine.drafts.measure import PROMPTS
 from pedsup.intended_use import Language
+from pedsup.language import local
 from pedsup.render import clean
 from pedsup.tuning.noise import MIN_SAMPLES
 from pedsup.tuning.plan import Metric, TunePlan
-from pedsup.tuning.search import Outcome, Row, StageResult
+from pedsup.tuning.results import Outcome, Row, StageResult
 
 SCHEMA: Final = "pedsup-tune/1"
 _STAGES: Final[dict[str, dict[Language, str]]] = {
@@ -31,12 +32,18 @@ _REASONS: Final[dict[str, dict[Language, str]]] = {
         "es": "se mantiene, nada fue mejor más allá del ruido",
     },
     "no time": {
-        "en": "kept, the time did not suffice to tell (give more --seconds)",
-        "es": "se mantiene, el tiempo no bastó para saberlo (dé más --seconds)",
+        "en": "kept, the time did not suffice to tell (give --seconds {advised})",
+        "es": "se mantiene, el tiempo no bastó para saberlo (dé --seconds {advised})",
     },
     "failed": {
-        "en": "kept, the alternative does not run here",
-        "es": "se mantiene, la alternativa no funciona aquí",
+        "en": "kept, the alternative does not run here, or not in bearable time",
+        "es": "se mantiene, la alternativa no funciona aquí, o no en un tiempo soportable",
+    },
+    "disturbed": {
+        "en": "kept, but it gave no result either this time: something else had the cores or the "
+        "memory; close other apps and run tune again",
+        "es": "se mantiene, pero esta vez tampoco dio resultado: otra cosa ocupaba los núcleos o "
+        "la memoria; cierre otras aplicaciones y repita tune",
     },
 }
 _STATES: Final[dict[str, dict[Language, str]]] = {
@@ -53,6 +60,10 @@ _ANSWERS: Final[dict[Language, dict[str, str]]] = {
     "en": {"quote": "answer that quotes", "free": "free answer"},
     "es": {"quote": "respuesta que cita", "free": "respuesta libre"},
 }
+_SPEEDS: Final[dict[Language, tuple[str, str]]] = {
+    "en": ("decode", "prompt"),
+    "es": ("generar", "leer"),
+}
 _SKIPPED: Final[dict[Language, str]] = {"en": "not tried", "es": "no se probó"}
 
 
@@ -61,9 +72,10 @@ def report_lines(plan: TunePlan, outcome: Outcome, language: Language) -> list[s
     lines: list[str] = []
     for result in outcome.stages:
         lines += [f"{_STAGES[result.stage.name][language]}:", *_table(result, language)]
-        lines += [f"  => {_REASONS[result.reason][language]}", ""]
+        reason = _REASONS[result.reason][language].format(advised=outcome.advised_s)
+        lines += [f"  => {reason}", ""]
     lines += [
-        f"{_STAGES[name][language]}: {_SKIPPED[language]} ({reason})"
+        f"{_STAGES[name][language]}: {_SKIPPED[language]} ({local(reason, language)})"
         for name, reason in plan.skipped
     ]
     return lines
@@ -75,6 +87,7 @@ def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) ->
         "schema": SCHEMA,
         "engine": engine,
         "seconds": round(outcome.seconds, 1),
+        "advised_seconds": outcome.advised_s,
         "settings": outcome.best.settings(),
         "kept_in": file,
         "stages": [
@@ -114,7 +127,7 @@ def _table(result: StageResult, language: Language) -> list[str]:
 def _name(row: Row, result: StageResult, language: Language) -> str:
     """Drafts are compared with all else equal: only they are named."""
     if result.stage.metric != "answers":
-        return row.candidate.label()
+        return local(row.candidate.label(), language)
     draft = row.candidate.draft
     name = clean(draft.model.name) if draft.model else ""
     return _DRAFTS[draft.kind][language].format(name=name)
@@ -128,7 +141,7 @@ def _answers(row: Row) -> dict[str, float]:
 
 def _cells(row: Row, result: StageResult, language: Language) -> str:
     if row.failure is not None:
-        return row.failure
+        return local(row.failure, language)
     if not row.speeds:
         return _STATES["untried"][language]
     state = "chosen" if row.candidate == result.chosen else "dropped" if row.dropped else None
@@ -139,10 +152,11 @@ def _cells(row: Row, result: StageResult, language: Language) -> str:
         )
         return f"{answers} tokens/s  n={len(row.speeds)}{end}"
     decode, prompt = row.series("decode"), row.series("prompt")
-    noise = len(row.speeds) >= MIN_SAMPLES
+    noise, names = len(row.speeds) >= MIN_SAMPLES, _SPEEDS[language]
     text = (
-        f"decode {decode.median:7.2f}{_noise(decode.noise, noise)}  "
-        f"prompt {prompt.median:8.2f}{_noise(prompt.noise, noise)} tokens/s  n={len(row.speeds)}"
+        f"{names[0]} {decode.median:7.2f}{_noise(decode.noise, noise)}  "
+        f"{names[1]} {prompt.median:8.2f}{_noise(prompt.noise, noise)} tokens/s  "
+        f"n={len(row.speeds)}"
     )
     return text + end
 

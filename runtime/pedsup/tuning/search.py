@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final, Protocol
 
 from pedsup.engine.api import DraftConfig
 from pedsup.engine.drafts.measure import NO_PROMPT_SLOWER
-from pedsup.tuning.noise import MIN_SAMPLES, Series, beats
-from pedsup.tuning.plan import SHARES, TURN_DECODE, TURN_PROMPT, Candidate, Metric, Stage, TunePlan
+from pedsup.tuning.budget import (
+    MOST_SURVIVORS,
+    Lengths,
+    decision_s,
+    lengths_for,
+    long_prompts,
+)
+from pedsup.tuning.noise import MIN_SAMPLES, beats
+from pedsup.tuning.plan import SHARES, Candidate, Metric, Stage, TunePlan
+from pedsup.tuning.results import Outcome, Row, StageResult
+from pedsup.tuning.speed import Failure, Speed
 
 MOST_ROUNDS: Final = 7
 """With the screening."""
 KEEP: Final = 0.85
 """Share of the best speed of the screening below which a candidate is dropped."""
-MOST_SURVIVORS: Final = 3
 GIVE_UP: Final = 0.8
 """Past the big cores, larger numbers of threads are not tried after one that is so much slower."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens per second of one measurement."""
-
-    prompt: float
-    decode: float
-    answers: tuple[float, ...] = ()
-    """Tokens per second of each answer of the prompts that drafts are judged by."""
-
-    def by(self, metric: Metric) -> float:
-        """The speed that a stage compares; 'turn' in turns per second."""
-        if metric == "prompt":
-            return self.prompt
-        if metric == "decode":
-            return self.decode
-        if metric == "answers":  # for as many tokens each
-            return len(self.answers) / sum(1 / speed for speed in self.answers)
-        return 1 / (TURN_PROMPT / self.prompt + TURN_DECODE / self.decode)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A measurement that did not come about: the child died, or took too long."""
-
-    reason: str
 
 
 class Bench(Protocol):
@@ -56,49 +37,23 @@ class Bench(Protocol):
         """One measurement, some seconds long; of 'prompt' with a long prompt, of 'answers' with
         `Speed.answers`."""
 
-    def start_stage(self, usual: Speed) -> None:
-        """Choose the length of measurements for a stage whose champion has this speed."""
+    def start_stage(self, lengths: Lengths, usual: Speed) -> None:
+        """Measure so from now on; the champion has the speed `usual`."""
 
-
-@dataclass
-class Row:
-    """All that was measured of a candidate in a stage."""
-
-    candidate: Candidate
-    speeds: list[Speed] = field(default_factory=list)
-    failure: str | None = None
-    dropped: bool = False
-    """Clearly slower at first, or more threads than a number that was."""
-    seconds: float = 0.0
-    """What the last measurement took."""
-    untried: bool = False
-    """The time was over."""
-
-    def series(self, metric: Metric) -> Series:
-        """Its speeds, one per round."""
-        return Series(tuple(speed.by(metric) for speed in self.speeds))
+    def load_s(self, candidates: Sequence[Candidate]) -> float:
+        """About the seconds to load what these need and is not loaded."""
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a stage measured and chose."""
+class _Prepared:
+    """A stage before anything of it is measured."""
 
     stage: Stage
-    rows: tuple[Row, ...]
-    chosen: Candidate
-    reason: str
-    """A key of the words: 'kept', 'better', 'no time', 'failed'."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The end of the search."""
-
-    best: Candidate
-    stages: tuple[StageResult, ...]
-    seconds: float
-    speeds: tuple[Speed, ...]
-    """Of the best candidate without drafts, from the last stage that measured it so."""
+    candidates: tuple[Candidate, ...]
+    """The champion first."""
+    lengths: Lengths
+    need_s: float
+    """About the seconds in which it can be decided."""
 
 
 class NothingMeasuredError(Exception):
@@ -120,20 +75,23 @@ class Search:
         Raises:
             NothingMeasuredError: the start did not run.
         """
-        started = self.clock()
-        self._end = started + self.plan.seconds
         best: Candidate = self.plan.base
         results: list[StageResult] = []
         first = self.bench.measure(best, "turn")
         if isinstance(first, Failure):
             raise NothingMeasuredError(first.reason)
         usual = first
-        shares = [SHARES[stage.name] for stage in self.plan.stages]
-        for number, stage in enumerate(self.plan.stages):
-            left = self._end - self.clock()
-            self.on_stage(stage)
-            self.bench.start_stage(usual)
-            result = self._stage(stage, best, left * shares[number] / sum(shares[number:]))
+        # The first load reads the file: as long as that takes, and no part of the measuring.
+        started = self.clock()
+        end = started + self.plan.seconds
+        stages = self.plan.stages
+        for number, stage in enumerate(stages):
+            left = end - self.clock()
+            needs = [self._prepare(later, best, usual, 0.0).need_s for later in stages[number:]]
+            share = SHARES[stage.name] / sum(SHARES[later.name] for later in stages[number:])
+            # What all the rest needs is left for it; what is over is shared.
+            seconds = needs[0] + max(0.0, left - sum(needs)) * share
+            result = self._run(self._prepare(stage, best, usual, seconds), usual, seconds, left)
             results.append(result)
             best = result.chosen
             chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
@@ -146,12 +104,39 @@ class Search:
         )  # fmt: skip
         return Outcome(best, tuple(results), self.clock() - started, speeds)
 
-    def _stage(self, stage: Stage, champion: Candidate, seconds: float) -> StageResult:
-        deadline = self.clock() + seconds
-        rows = [Row(champion)]
-        rows += [
-            Row(c) for change in stage.changes if (c := _changed(champion, change)) != champion
-        ]
+    def _prepare(
+        self, stage: Stage, champion: Candidate, usual: Speed, seconds: float
+    ) -> _Prepared:
+        """Who is compared, by measurements of which length, and what that needs."""
+        others = [c for change in stage.changes if (c := _changed(champion, change)) != champion]
+        lengths = lengths_for(usual, self.plan.seconds)
+        if stage.metric == "prompt" and others:
+            sizes = tuple(c.ubatch for c in others)
+            lengths = long_prompts(lengths, usual, sizes, seconds)
+            others = [c for c in others if c.ubatch < lengths.n_long]
+        candidates = (champion, *others)
+        need = decision_s(len(candidates), lengths.seconds(stage.metric, usual))
+        return _Prepared(stage, candidates, lengths, need + self.bench.load_s(candidates))
+
+    def _run(self, prepared: _Prepared, usual: Speed, seconds: float, left: float) -> StageResult:
+        """A stage. One that cannot be decided in all that is left is not begun: the later ones may
+        need less. Numbers of threads are always tried, because a collapse is seen at once."""
+        stage, need = prepared.stage, prepared.need_s
+        self.bench.start_stage(prepared.lengths, usual)
+        rows = [Row(candidate) for candidate in prepared.candidates]
+        if need > left and stage.name != "threads":
+            for row in rows:
+                row.untried = True
+            return StageResult(stage, tuple(rows), rows[0].candidate, "no time", need)
+        self.on_stage(stage)
+        begun = self.clock()
+        result = self._stage(stage, rows, begun + min(seconds, left))
+        if result.reason == "no time":
+            spent = self.clock() - begun
+            return replace(result, missing_s=max(need - spent, need / 2))
+        return result
+
+    def _stage(self, stage: Stage, rows: list[Row], deadline: float) -> StageResult:
         self._screen(stage, rows, deadline)
         finalists = self._finalists(stage, rows)
         for number in range(1, MOST_ROUNDS):
@@ -289,6 +274,8 @@ def _best(metric: Metric, rows: list[Row], n_big: int) -> Row:
 def _reason(winner: Row, rows: list[Row]) -> str:
     if winner is not rows[0]:
         return "better"
+    if rows[0].failure is not None:  # it ran before
+        return "disturbed"
     others = rows[1:]
     if others and all(row.failure for row in others):
         return "failed"

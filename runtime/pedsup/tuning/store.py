@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pedsup.engine.drafts.option import SUFFIX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.fsio import atomic_file
+from pedsup.json_file import parse_json, read_bounded
 from pedsup.paths import config_folder, make_private
 from pedsup.settings import from_mapping
 
@@ -148,18 +149,13 @@ def read_entries(path: Path) -> list[Tuned]:
     Raises:
         BadFileError: it is no such file, or a value in it is none that the setting may have.
     """
-    try:
-        with path.open("rb") as source:
-            raw = source.read(MAX_BYTES + 1)
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except OSError as error:
-        raise _bad(path, error.strerror or str(error)) from error
-    if len(raw) > MAX_BYTES:
-        raise _bad(path, "too large")
     try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(read_bounded(path, "the file", MAX_BYTES))
+    except BadFileError as error:
+        raise _bad(path, error.found) from error
+    except ValueError as error:
         raise _bad(path, "no JSON") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise _bad(path, "another schema")

@@ -52,6 +52,8 @@ class Report:
 
     points: int = 0
     tried: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, str] = field(default_factory=dict)
+    """Which calls there are to break: letters of the shim."""
     ends: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -68,6 +70,17 @@ class Job:
     run: Callable[[], object]
     check: Callable[[str], None]
     stride: int = 1
+    each_call: bool = False
+    """Also the first, the middle and the last of each kind of call, whatever the stride."""
+
+
+def points_to_try(calls: str, stride: int, *, each_call: bool = False) -> list[int]:
+    """The points (from 1) at which a job is broken, of the calls that it makes."""
+    chosen = set(range(1, len(calls) + 1, stride))
+    for kind in set(calls) if each_call else ():
+        points = [n for n, call in enumerate(calls, 1) if call == kind]
+        chosen |= {points[0], points[len(points) // 2], points[-1]}
+    return sorted(chosen)
 
 
 def sweep(job: Job, kinds: tuple[str, ...] = tuple(KINDS)) -> Report:
@@ -76,11 +89,12 @@ def sweep(job: Job, kinds: tuple[str, ...] = tuple(KINDS)) -> Report:
     for kind in kinds:
         # Unlinking counts for a kill only, so each kind has its own number of points.
         job.prepare()
-        code, points = _child(job, 0, KINDS[kind])
+        code, calls = _child(job, 0, KINDS[kind])
         assert code == 0, f"the job fails by itself: {code}"
-        report.points += points
+        report.points += len(calls)
+        report.calls[kind] = "".join(sorted(set(calls)))
         ends = report.ends.setdefault(kind, {})
-        for point in range(1, points + 1, job.stride):
+        for point in points_to_try(calls, job.stride, each_call=job.each_call):
             job.prepare()
             code, _ = _child(job, point, KINDS[kind])
             assert code != TRACEBACK, f"{kind} at {point}: an error that no message was made for"
@@ -89,13 +103,15 @@ def sweep(job: Job, kinds: tuple[str, ...] = tuple(KINDS)) -> Report:
             try:
                 job.check(kind)
             except Exception as error:
-                raise AssertionError(f"{kind} at point {point} of {points}: {error!r}") from error
+                raise AssertionError(
+                    f"{kind} at point {point} of {len(calls)}: {error!r}"
+                ) from error
             report.tried[kind] = report.tried.get(kind, 0) + 1
     return report
 
 
-def _child(job: Job, point: int, error: int) -> tuple[int, int]:
-    """Run the job in a fork; its exit code (negative: signal) and the calls counted."""
+def _child(job: Job, point: int, error: int) -> tuple[int, str]:
+    """Run the job in a fork; its exit code (negative: signal) and the calls, a letter each."""
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
@@ -107,14 +123,14 @@ def _child(job: Job, point: int, error: int) -> tuple[int, int]:
     with os.fdopen(reader, "rb") as pipe:
         raw = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code, int(raw or 0)
+    return code, raw.decode()
 
 
 def _run_armed(job: Job, point: int, error: int, writer: int) -> int:
     from pedsup.errors import PedsupError
 
     shim = ctypes.CDLL(None)
-    shim.pedsup_fault_count.restype = ctypes.c_long
+    shim.pedsup_fault_calls.restype = ctypes.c_char_p
     quiet = os.open(os.devnull, os.O_WRONLY)
     code = 0
     try:
@@ -130,7 +146,7 @@ def _run_armed(job: Job, point: int, error: int, writer: int) -> int:
     except BaseException:
         traceback.print_exc()
         code = TRACEBACK
-    os.write(writer, str(shim.pedsup_fault_count()).encode())
+    os.write(writer, shim.pedsup_fault_calls())
     return code
 
 

@@ -41,6 +41,8 @@ class Verifier:
         self._plain_s = 0.0
         self.n_generated = 0
         self.stats = DraftStats()
+        self.last_pass = (0, 0)
+        """Passes over the weights so far, and the guessed tokens in the last one."""
 
     def tokens(self, sampler: SamplerChain, room: int, *, row: int) -> Generator[int, None, None]:
         """Draw up to `room` tokens, until an end of generation or until the consumer leaves.
@@ -108,6 +110,7 @@ class Verifier:
         self._buffer[:n] = array("i", (pending, *draft))
         self._batch.n_tokens = n
         decode(self._lib, self._ctx, self._batch)
+        self.last_pass = (self.last_pass[0] + 1, len(draft))
         self._cache.tokens.append(pending)
 
     def _learn(self, drafted: int, accepted: int) -> None:

@@ -1,0 +1,51 @@
+"""The runtime's trust check before a file is measured: the same rules as for `pedsup-run`.
+
+A figure is a statement about a file, so that it must be the file that was exported: signature and
+manifest are checked at each start, all bytes once per file. Where nothing vouches for it, it is
+measured all the same, after a warning, and the document says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pedsup.gguf_file.validate import validate_model
+from pedsup.identity import identify
+from pedsup.progress import say
+from pedsup.render import clean
+from pedsup.settings import load_settings
+from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.store import load_store
+
+
+def admit(model: Path, *, weights: bool = True) -> Trust:
+    """Check a file and warn on stderr if it is unsigned.
+
+    Args:
+        weights: read the whole file if that was not done before; without it only its header,
+            manifest and signature are looked at.
+
+    Raises:
+        BadFileError, UnsupportedError: the file is no model that pedsup runs.
+        UntrustedError: file, manifest and signature do not fit together, or the user's settings
+            require a signature and there is none that is trusted.
+    """
+    header = validate_model(model)
+    policy = Policy(require_signature=load_settings(None, {}).require_signature)
+    trust = assess(header, identify(header), load_store(), policy)
+    if weights:
+        # Measuring a file is no reason to expect its signer from then on: running it is.
+        trust = verify_weights(trust, remember=False)
+    if trust.warns:
+        for line in trust.lines("en"):
+            say(clean(f"{model.name}: {line}"))
+    return trust
+
+
+def admit_all(model: Path, reference: Path | None = None) -> dict[str, Any]:
+    """The model and what it is compared with; what the document says of the model."""
+    found = admit(model).describe()
+    if reference is not None:
+        admit(reference)
+    return found
