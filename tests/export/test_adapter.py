@@ -433,7 +433,7 @@ options = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(changes=st.dictionaries(options, values, max_size=4))
 def test_forged_configurations_raise_typed_errors_only(changes: dict[str, Any]) -> None:
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8} | changes
@@ -443,7 +443,7 @@ def test_forged_configurations_raise_typed_errors_only(changes: dict[str, Any]) 
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     names=st.lists(

@@ -24,7 +24,7 @@ DEVICES = [
         ),
     ),
 ]
-FAST = {("Q4_K", False), ("Q4_K", True), ("Q6_K", False), ("Q8_0", False)}
+FAST = {("Q4_K", True), ("Q6_K", False), ("Q8_0", False)}
 """The fast tests; test_quantize.py compares every type once, there through llama_model_quantize."""
 KERNELS = [
     pytest.param(

@@ -176,7 +176,7 @@ def test_a_missing_short_or_broken_part_is_named(tmp_path: Path, part: str) -> N
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4))
 def test_damaged_state_bytes_raise_typed_errors_only(

@@ -195,7 +195,7 @@ lines = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     header=st.dictionaries(st.text(max_size=6), lines | json_values, max_size=4) | json_values,
@@ -211,7 +211,7 @@ def test_forged_headers_raise_typed_errors_only(
 
 
 @settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     edits=st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), max_size=6),
