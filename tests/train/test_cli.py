@@ -54,7 +54,7 @@ def test_usage_errors() -> None:
 @pytest.mark.slow
 def test_no_base(tmp_path: Path) -> None:
     done = pedsup_train("run", "--recipe", "demo", "--base", tmp_path / "none", HF_HUB_OFFLINE="1")
-    failed(done, 7, "the base could not be read", "default-base")
+    failed(done, 13, "the base could not be read", "default-base")
 
 
 def test_default_base_refuses_to_overwrite(smollm2: Path, tmp_path: Path) -> None:

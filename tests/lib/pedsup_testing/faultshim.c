@@ -82,7 +82,7 @@ ssize_t write(int fd, const void *data, size_t n) {
 /* C++ streams, and so torch.save, write their buffer and what exceeds it in one call. */
 ssize_t writev(int fd, const struct iovec *parts, int n) {
     REAL(ssize_t, "writev", int, const struct iovec *, int);
-    if (atomic_load(&armed) && fd_below(fd) && hit()) {
+    if (atomic_load(&armed) && fd_below(fd) && hit('w')) {
         if (n > 1) (void)!real(fd, parts, n / 2); /* the parts are of unlike size: not in the middle */
         return fail();
     }
@@ -142,7 +142,7 @@ int unlink(const char *path) {
 /* Python's shutil.rmtree: a name in an open folder, or with AT_REMOVEDIR the folder itself. */
 int unlinkat(int folder, const char *path, int flags) {
     REAL(int, "unlinkat", int, const char *, int);
-    if (atomic_load(&armed) && error < 0 && (below(path) || fd_below(folder)) && hit())
+    if (atomic_load(&armed) && error < 0 && (below(path) || fd_below(folder)) && hit('u'))
         return fail();
     return real(folder, path, flags);
 }
