@@ -156,6 +156,8 @@ benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 # ---- quality ------------------------------------------------------------------------------
 # Two workers on two cores: the oracles (transformers, llama.cpp) are single-threaded for the most.
 WORKERS ?= 2
+# torch's threads spin between the small matrices of the tests: three times the processor time.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
 .PHONY: lint test test-all native browser check
 lint: setup  ## ruff and mypy --strict
@@ -175,15 +177,15 @@ browser:  ## Chromium for the tests of the page, where apt and the right to use 
 	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
 
 test: setup  ## the fast tests
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+	$(TESTS)
 
 test-all: setup native  ## every test but the huge ones
-	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile
+	$(TESTS) --slow
 
 check: lint native browser  ## what CI runs: lint, types, all tests with branch coverage
 	# The latency suite judges times: alone, and first, while the machine is quiet.
 	$(BIN)/pytest -q --slow tests/bench/test_latency_suite.py
-	$(BIN)/pytest -q --slow -n $(WORKERS) --dist loadfile --ignore tests/bench/test_latency_suite.py \
+	$(TESTS) --slow --ignore tests/bench/test_latency_suite.py \
 	  --cov --cov-report=term:skip-covered
 
 FUZZ_RUNS ?= 100000

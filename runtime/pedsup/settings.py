@@ -172,7 +172,7 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
     if name in _LIMITS:
         low, high = _LIMITS[name]
         if not low <= value <= high:
-            return f"from {low} to {high}"
+            return f"from {low:.12g} to {high:.12g}"
     return None
 
 
