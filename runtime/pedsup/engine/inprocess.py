@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from pedsup.engine import llama_bindings
 from pedsup.engine.api import (
@@ -21,77 +21,41 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
-from pedsup.engine.ends import end_tokens
 from pedsup.engine.kv_cache import KVCache, common_prefix
-from pedsup.engine.native import Native, context_params, decode, load_model, make_context
+from pedsup.engine.limits import check_prompt
+from pedsup.engine.loading import load
+from pedsup.engine.native import decode
 from pedsup.engine.sampler import SamplerChain
-from pedsup.engine.streaming import LayerStreamer, plan_stream
-from pedsup.errors import BadFileError, EngineError, UsageError
+from pedsup.errors import BadFileError, EngineError
 from pedsup.fsio import partial_path, publish
 from pedsup.gguf_file.validate import validate_model
-from pedsup.memory.shape import PER_LAYER_TABLE
 
 if TYPE_CHECKING:
     from pedsup.engine.drafts.verify import Verifier
-
-MAX_PIECE: Final = 512
-"""Bytes: the longest token text of a sane vocabulary; longer ones take a second call."""
 
 
 class InProcessEngine:
     """An `Engine` on llama-cpp-python. See `pedsup.engine.api.Engine` for the contract."""
 
     def __init__(self, config: EngineConfig) -> None:
-        validate_model(config.model)
-        self._lib = llama_bindings.load()
-        self._model: Any = None
-        self._ctx: Any = None
+        header = validate_model(config.model)
+        self._lib = lib = llama_bindings.load()
+        self._loaded = load(lib, header, config)
+        self._ctx, self._vocabulary = self._loaded.native.ctx, self._loaded.vocabulary
         self._verifier: Verifier | None = None
-        self._pool: ctypes.c_void_p | None = None
-        self._streamer: LayerStreamer | None = None
-        self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         self._most_threads = config.n_threads, config.n_threads_batch
-        llama_bindings.clear_log()
-        if config.cpus:
-            # Before any thread starts: llama.cpp's threads inherit the mask.
-            os.sched_setaffinity(0, config.cpus)
         try:
-            self._load(config)
+            self._prepare(config)
         except BaseException:
             self.close()
             raise
 
-    # ---- loading ------------------------------------------------------------------------
-
-    def _load(self, config: EngineConfig) -> None:
-        lib = self._lib
-        self._model = load_model(lib, config.model, config)
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self._info = self._read_info()
-        if config.n_ctx > self._info.n_ctx_train:
-            raise UsageError(
-                f"a context of {config.n_ctx} tokens was asked for",
-                where=config.model,
-                wanted=f"at most {self._info.n_ctx_train}, the model's own",
-                remedy=f"give --ctx {self._info.n_ctx_train} or less",
-            )
-        params = context_params(lib, config)
-        # With drafts, every token of one is a row to draw from.
-        params.n_outputs_max = config.draft.n_rows
-        self._streamer = _streamer(lib, config)
-        if self._streamer is not None:
-            params.cb_eval = self._streamer.callback
-        self._ctx = make_context(lib, self._model, params, config.model)
-        if self._streamer is not None:
-            self._streamer.attach()
-        self._pool = llama_bindings.make_threadpool(
-            lib, max(config.n_threads, config.n_threads_batch)
-        )
-        if self._pool is not None:
-            lib._lib.llama_attach_threadpool(self._ctx, self._pool, None)
+    def _prepare(self, config: EngineConfig) -> None:
+        """The cache, the batch and, if asked for, the drafts of a loaded model."""
+        lib, native = self._lib, self._loaded.native
         self._n_ctx, self._n_batch = lib.llama_n_ctx(self._ctx), lib.llama_n_batch(self._ctx)
-        self._cache = KVCache(lib, self._ctx, n_swa=lib.llama_model_n_swa(self._model))
+        self._cache = KVCache(lib, self._ctx, n_swa=lib.llama_model_n_swa(native.model))
         self._buffer = (lib.llama_token * self._n_batch)()
         # One batch for all calls: positions and sequence are llama.cpp's defaults, only the
         # last token's logits are computed.
@@ -99,38 +63,7 @@ class InProcessEngine:
         if config.draft.kind != "off":
             from pedsup.engine.drafts.choose import make_verifier
 
-            target = Native(lib, self._model, self._ctx, self._pool)
-            self._verifier = make_verifier(target, self._cache, config)
-
-    def _read_info(self) -> ModelInfo:
-        lib, vocab = self._lib, self._vocab
-        n_vocab = lib.llama_vocab_n_tokens(vocab)
-        template = lib.llama_model_chat_template(self._model, None)
-        return ModelInfo(
-            architecture=self._metadata("general.architecture"),
-            n_vocab=n_vocab,
-            n_ctx_train=lib.llama_model_n_ctx_train(self._model),
-            bos=lib.llama_vocab_bos(vocab),
-            eos=lib.llama_vocab_eos(vocab),
-            end_of_generation=self._ends(),
-            chat_template=template.decode("utf-8", "replace") if template else None,
-        )
-
-    def _ends(self) -> frozenset[int]:
-        lib, vocab = self._lib, self._vocab
-        declared = {lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)}
-
-        def is_end(token: int) -> bool:
-            return bool(lib.llama_vocab_is_eog(vocab, token))
-
-        return end_tokens(self, is_end) | {t for t in declared if t >= 0 and is_end(t)}
-
-    def _metadata(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        n = self._lib.llama_model_meta_val_str(
-            self._model, key.encode(), buffer, ctypes.sizeof(buffer)
-        )
-        return buffer.value.decode("utf-8", "replace") if n >= 0 else ""
+            self._verifier = make_verifier(native, self._cache, config)
 
     # ---- the Engine protocol ------------------------------------------------------------
 
@@ -141,7 +74,7 @@ class InProcessEngine:
 
     @property
     def info(self) -> ModelInfo:
-        return self._info
+        return self._loaded.info
 
     @property
     def n_ctx(self) -> int:
@@ -156,22 +89,10 @@ class InProcessEngine:
         return self._stats
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        raw = text.encode("utf-8")
-        room = len(raw) + 8
-        while True:
-            buffer = (self._lib.llama_token * room)()
-            n = self._lib.llama_tokenize(
-                self._vocab, raw, len(raw), buffer, room, False, parse_special
-            )
-            if n >= 0:
-                return list(buffer[:n])
-            room = -n
+        return self._vocabulary.tokenize(text, parse_special=parse_special)
 
     def piece(self, token: int) -> bytes:
-        found = self._pieces.get(token)
-        if found is None:
-            found = self._pieces[token] = self._render(token)
-        return found
+        return self._vocabulary.piece(token)
 
     def generate(
         self,
@@ -182,8 +103,8 @@ class InProcessEngine:
         keep: int | None = None,
         on_prompt: PromptProgress | None = None,
     ) -> Generator[Token, None, None]:
-        self._check_prompt(prompt)
-        sampler = SamplerChain(self._lib, self._vocab, sampling, prompt)
+        check_prompt(prompt, self._n_ctx)
+        sampler = SamplerChain(self._lib, self._vocabulary.native, sampling, prompt)
         try:
             self._read(prompt, len(prompt) if keep is None else keep, on_prompt)
             decoding = self._decode if self._verifier is None else self._decode_with_drafts
@@ -252,27 +173,10 @@ class InProcessEngine:
             # Before the context, which a drafter may share.
             self._verifier.close()
             self._verifier = None
-        if self._ctx:
-            self._lib.llama_free(self._ctx)
-        if self._pool is not None:
-            llama_bindings.free_threadpool(self._lib, self._pool)
-        if self._model:
-            self._lib.llama_model_free(self._model)
-        if self._streamer is not None:
-            self._streamer.close()
-        self._ctx = self._model = self._pool = self._streamer = None
+        self._loaded.close()
+        self._ctx = None
 
     # ---- inside -------------------------------------------------------------------------
-
-    def _check_prompt(self, prompt: Sequence[int]) -> None:
-        if not prompt:
-            raise UsageError("the prompt is empty", wanted="at least one token")
-        if len(prompt) >= self._n_ctx:
-            raise UsageError(
-                f"the prompt has {len(prompt)} tokens",
-                wanted=f"fewer than the context's {self._n_ctx}",
-                remedy="shorten the text, start a new session, or give a larger --ctx",
-            )
 
     def _read(self, prompt: Sequence[int], keep: int, on_prompt: PromptProgress | None) -> None:
         """Bring the cache to `prompt`, with a checkpoint at `keep` if it is read on the way."""
@@ -297,9 +201,9 @@ class InProcessEngine:
 
     def _decode(self, sampler: SamplerChain, max_tokens: int) -> Generator[Token, None, None]:
         """The loop that runs once per token: everything it needs is a local name."""
-        cache, buffer, ctx, vocab = self._cache.tokens, self._buffer, self._ctx, self._vocab
-        is_end = self._lib.llama_vocab_is_eog
-        sample, step, piece = sampler.sample, self._step, self.piece
+        cache, buffer, ctx = self._cache.tokens, self._buffer, self._ctx
+        is_end, vocab = self._lib.llama_vocab_is_eog, self._vocabulary.native
+        sample, step, piece = sampler.sample, self._step, self._vocabulary.piece
         n, busy = 0, 0.0
         room = min(max_tokens, self._n_ctx - len(cache))
         try:
@@ -350,20 +254,3 @@ class InProcessEngine:
     def _step(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
         decode(self._lib, self._ctx, self._batch)
-
-    def _render(self, token: int) -> bytes:
-        size = MAX_PIECE
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            n = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, True)
-            if n >= 0:
-                return buffer.raw[:n]
-            size = -n
-
-
-def _streamer(lib: Any, config: EngineConfig) -> LayerStreamer | None:
-    """What lets layers go when the mapped file does not fit; None when it does."""
-    if config.resident is None or not config.use_mmap:
-        return None
-    plan = plan_stream(validate_model(config.model), config.resident, PER_LAYER_TABLE)
-    return LayerStreamer(lib, plan, config.model) if plan.layers else None

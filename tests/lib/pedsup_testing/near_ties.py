@@ -41,7 +41,7 @@ def bound(engine: InProcessEngine) -> float:
     two threads beside one, up to 730 tokens: 0.049 at most; this: 0.113. One other token 40
     places back: 0.22 to 0.78.)
     """
-    n_layers = engine._lib.llama_model_n_layer(engine._model)
+    n_layers = engine._lib.llama_model_n_layer(engine._loaded.native.model)
     return 2 * math.sqrt(PRODUCTS * n_layers) * HALF_STEP
 
 
