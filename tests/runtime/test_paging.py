@@ -224,7 +224,7 @@ def test_drafts_and_layers_let_go_together(smollm2: Path, drafter: str) -> None:
     plain = EngineConfig(smollm2, n_ctx=512, n_threads=1, n_threads_batch=1)
     both = replace(plain, draft=draft, resident=70 * MIB)
     with closing(InProcessEngine(plain)) as one, closing(InProcessEngine(both)) as other:
-        streamer = other._streamer
+        streamer = other._loaded.streamer
         assert streamer is not None and len(streamer._plan.layers) > 5
         gone: list[int] = []
         let_go = streamer._let_go

@@ -24,6 +24,8 @@ class Loaded:
     native: Native
     vocabulary: Vocabulary
     info: ModelInfo
+    streamer: LayerStreamer | None
+    """Lets layers go when the file does not fit; None when it does."""
     resources: ExitStack
     """What `close` frees: context, thread pool, streamer, model, in this order."""
 
@@ -61,7 +63,8 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
             streamer.attach()
         if pool is not None:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
-        return Loaded(Native(lib, model, ctx, pool), vocabulary, info, stack.pop_all())
+        native = Native(lib, model, ctx, pool)
+        return Loaded(native, vocabulary, info, streamer, resources=stack.pop_all())
 
 
 def _params(lib: Any, config: EngineConfig, streamer: LayerStreamer | None) -> Any:
