@@ -6,19 +6,16 @@ pin: fields that an answer may lack have a fallback.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
 from pedsup.engine.api import (
-    NO_DRAFTS,
-    DraftStats,
     EngineConfig,
     GenerationStats,
     ModelInfo,
@@ -28,16 +25,21 @@ from pedsup.engine.api import (
 )
 from pedsup.engine.drafts.fit import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
-from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
+from pedsup.engine.limits import check_context, check_prompt
 from pedsup.engine.server_client import ServerClient
 from pedsup.engine.server_process import ServerProcess, require_program
+from pedsup.engine.server_wire import (
+    completion_request,
+    report_progress,
+    tokens_of,
+    updated_stats,
+)
 from pedsup.engine.state_file import bad_state, pack_state, unpack_state
-from pedsup.errors import EngineError, UsageError
+from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 
 SLOT_FILE: Final = "slot.state"
-SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 
 
 class ServerEngine:
@@ -52,7 +54,9 @@ class ServerEngine:
         self._pieces: dict[int, bytes] = {}
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         try:
-            _check_context(config, header)
+            own = header.get("%s.context_length")
+            if isinstance(own, int):
+                check_context(config, own)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
             self._start()
@@ -114,17 +118,8 @@ class ServerEngine:
         keep: int | None = None,  # the server makes its checkpoints by itself
         on_prompt: PromptProgress | None = None,
     ) -> Generator[Token, None, None]:
-        self._check_prompt(prompt)
-        request = {
-            "prompt": list(prompt),
-            "n_predict": max_tokens,
-            "stream": True,
-            "cache_prompt": True,
-            "return_tokens": True,
-            "return_progress": True,
-            "id_slot": 0,
-            **_sampling_fields(sampling),
-        }
+        check_prompt(prompt, self._n_ctx)
+        request = completion_request(prompt, sampling, max_tokens)
         self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0)
         self._cached = list(prompt)
         n, last, waited = 0, -1, perf_counter()
@@ -132,10 +127,12 @@ class ServerEngine:
             # The server says its times in its last event only, which a reader who leaves
             # early never gets: the time spent waiting for it stands in until then.
             self._add_time(perf_counter() - waited, n)
-            self._note(event, on_prompt)
+            if on_prompt is not None:
+                report_progress(event, len(prompt), on_prompt)
+            self._stats = updated_stats(self._stats, event)
             if event.get("stop"):
                 return
-            for token in self._tokens_of(event, n + 1):
+            for token in tokens_of(event, n + 1, self._plain_tokens):
                 if n >= max_tokens:
                     return
                 if n:
@@ -212,37 +209,6 @@ class ServerEngine:
             chat_template=template if isinstance(template, str) else None,
         )
 
-    def _check_prompt(self, prompt: Sequence[int]) -> None:
-        if not prompt:
-            raise UsageError("the prompt is empty", wanted="at least one token")
-        if len(prompt) >= self._n_ctx:
-            raise UsageError(
-                f"the prompt has {len(prompt)} tokens",
-                wanted=f"fewer than the context's {self._n_ctx}",
-                remedy="shorten the text, start a new session, or give a larger --ctx",
-            )
-
-    def _note(self, event: dict[str, Any], on_prompt: PromptProgress | None) -> None:
-        """Take the counts and times from an event that has some."""
-        progress, timings = event.get("prompt_progress"), event.get("timings")
-        stats = self._stats
-        if isinstance(progress, dict):
-            cached = int(progress.get("cache", 0))
-            stats = replace(stats, n_cached=cached)
-            if on_prompt is not None:
-                total = int(progress.get("total", stats.n_prompt)) - cached
-                on_prompt(int(progress.get("processed", cached)) - cached, total)
-        if isinstance(timings, dict):
-            stats = replace(
-                stats,
-                n_cached=int(timings.get("cache_n", stats.n_cached)),
-                n_generated=int(timings.get("predicted_n", stats.n_generated)),
-                prompt_s=timings.get("prompt_ms", 0.0) / 1e3,
-                decode_s=timings.get("predicted_ms", 0.0) / 1e3,
-                drafts=_drafts(timings),
-            )
-        self._stats = stats
-
     def _add_time(self, seconds: float, n: int) -> None:
         """Count time waited for the server, for the prompt or, after its first token, for those."""
         stats = self._stats
@@ -251,24 +217,8 @@ class ServerEngine:
         else:
             self._stats = replace(stats, prompt_s=stats.prompt_s + seconds)
 
-    def _tokens_of(self, event: dict[str, Any], number: int) -> Iterator[Token]:
-        """The tokens of one event, which `number` says the first should be.
-
-        The server holds back tokens that end inside a character and then sends the whole
-        character with the last token's id only: the others are found by tokenizing it.
-        """
-        ids = [int(token) for token in event.get("tokens") or ()]
-        text = str(event.get("content") or "")
-        if not ids or (not text and "prompt_progress" in event):
-            return
-        missing = int(event.get("tokens_predicted", number)) - number
-        if missing > 0 and text:
-            found = self.tokenize(text, parse_special=False)
-            if len(found) == missing + len(ids) and found[-len(ids) :] == ids:
-                ids = found
-        for token in ids[:-1]:
-            yield Token(token, b"")
-        yield Token(ids[-1], text.encode("utf-8"))
+    def _plain_tokens(self, text: str) -> list[int]:
+        return self.tokenize(text, parse_special=False)
 
     def _slot(self, action: str) -> dict[str, Any]:
         try:
@@ -277,41 +227,3 @@ class ServerEngine:
             if action == "restore" and self._running().alive:
                 raise bad_state(self._states / SLOT_FILE, error.found) from error
             raise
-
-
-def _drafts(timings: dict[str, Any]) -> DraftStats:
-    drafted, accepted = timings.get("draft_n"), timings.get("draft_n_accepted")
-    if not isinstance(drafted, int) or not isinstance(accepted, int):
-        return NO_DRAFTS
-    return DraftStats(drafted, accepted)
-
-
-def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:
-    check_sampling(config)
-    fields: dict[str, Any] = {
-        "samplers": SAMPLERS,
-        "temperature": config.temperature,
-        "top_k": config.top_k if config.temperature else 1,
-        "top_p": config.top_p,
-        "min_p": config.min_p,
-        "repeat_penalty": config.repeat_penalty,
-        "repeat_last_n": PENALTY_WINDOW,
-        "seed": config.seed,
-        "logit_bias": [[token, False] for token in config.banned],
-    }
-    if config.grammar is not None:
-        fields["grammar"] = config.grammar
-    elif config.json_schema is not None:
-        fields["json_schema"] = json.loads(config.json_schema)
-    return fields
-
-
-def _check_context(config: EngineConfig, header: GGUFHeader) -> None:
-    own = header.get("%s.context_length")
-    if isinstance(own, int) and config.n_ctx > own:
-        raise UsageError(
-            f"a context of {config.n_ctx} tokens was asked for",
-            where=config.model,
-            wanted=f"at most {own}, the model's own",
-            remedy=f"give --ctx {own} or less",
-        )
