@@ -27,6 +27,7 @@ from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
 from pedsup.json_file import parse_json, read_bounded
 
 SCHEMA: Final = 1
+SUFFIX: Final = ".jsonl"
 MAX_LINE: Final = 1 << 26
 """Bytes; a longer line was not written by this program."""
 
