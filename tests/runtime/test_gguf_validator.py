@@ -251,6 +251,7 @@ EXEMPT = {
 }
 CALLED_AFTER = {
     "server_process.py": ["server.py"],
+    # loading.py, between native.py and inprocess.py, takes a checked header
     "native.py": ["inprocess.py", "drafts/choose.py"],
 }
 """Modules that load what their callers have validated."""
