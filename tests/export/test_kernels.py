@@ -294,16 +294,30 @@ def test_no_place_for_a_cache_is_no_error(tmp_path: Path) -> None:
 WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None
+"""
+NOT_TO_BE_COMPILED = """
+import numba
+from pedsup_export.kernels import q45_k
+q45_k.quantize_q4_k = numba.njit(lambda x, importance, per_row, out, odd: x.no_such_attribute)
+"""
+QUANTIZE = """
+import sys
 import numpy as np
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.kernels import dispatch
 from pedsup_export.quantize import quantize_rows
 sys.stdout.buffer.write(quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes())
-assert "numba" in dispatch.why_ggml()["Q4_K", False]
+assert sys.argv[1] in dispatch.why_ggml()["Q4_K", False]
 """
 
 
-def test_without_numba_ggml_does_it_and_says_so() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, check=True)
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [(WITHOUT_NUMBA, "numba cannot be imported"), (NOT_TO_BE_COMPILED, "TypingError")],
+)
+def test_without_a_kernel_ggml_does_it_and_says_so(start: str, reason: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", start + QUANTIZE, reason], capture_output=True, check=True
+    )
     assert done.stdout == quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes()
     assert b"ggml's own code" in done.stderr

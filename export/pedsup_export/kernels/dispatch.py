@@ -5,8 +5,8 @@ ones: blocks of zeros, blocks whose scale rounds to zero, numbers that overflow 
 ggml makes of those depends on conversions that C leaves undefined, so ggml makes it.
 
 The first use of a kernel in a process compares it with ggml on a fixed set of nasty rows. If
-this machine's ggml was compiled to other arithmetic (fused multiply-add, say), the type is left
-to ggml altogether, with a warning in the log.
+this machine's ggml was compiled to other arithmetic (fused multiply-add, say), or the kernel
+cannot be compiled here, the type is left to ggml altogether, with a warning in the log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from pedsup.errors import UsageError
+from pedsup.errors import PedsupError, UsageError
 from pedsup.gguf_file.ggml_types import GGMLType
 from pedsup.optional import require
 from pedsup_export import ggml
@@ -148,7 +148,16 @@ def _make(kind: GGMLType, weighted: bool, switch: str) -> Quantizer | None:
     except ImportError as error:
         _leave_to_ggml(kind, weighted, f"numba cannot be imported: {error}")
         return None
-    if agrees_with_ggml(made):
+    try:
+        agrees = agrees_with_ggml(made)
+    except (PedsupError, MemoryError):
+        raise
+    # The first call compiles: numba, LLVM and torch each have errors of their own.
+    except Exception as error:
+        _leave_to_ggml(kind, weighted, f"its kernel does not run here: {type(error).__name__}")
+        log.debug("the kernel of %s", kind.name, exc_info=error)
+        return None
+    if agrees:
         return made
     _leave_to_ggml(kind, weighted, "its bytes differ from those of this machine's ggml")
     return None

@@ -59,11 +59,15 @@ class PublicKey:
 
 
 def fingerprint_lines(key: PublicKey) -> list[str]:
-    """A key's fingerprint in hex and in words, for people to compare."""
+    """A key's fingerprint in hex and in words, for people to compare, and its name in a .sig.
+
+    The last is what pedsup-run calls a key that it does not know.
+    """
     return [
         f"fingerprint  {key.fingerprint}",
         f"in words     {key.words('en')}",
         f"en palabras  {key.words('es')}",
+        f"in the .sig  {key.hint[:16]}",
     ]
 
 
