@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from pedsup_testing import faults
 
 from pedsup_bench.quality.reference import LogitFile
 from pedsup_bench.quality.texts import default_texts
 
 N_CTX, CHUNKS = 128, 4
-TRIES = 6
 LAST_LINE = re.compile(r"^Same top p: +[0-9.]+ ± +[0-9.]+ %", re.MULTILINE)
 """Its messages come in order: with this one all are there."""
 
 
-def perplexity(program: Path, model: Path, *arguments: object) -> str:
-    """All it says.
+@pytest.fixture(scope="session")
+def flush_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = Path(faults.__file__).with_name("flushlog.c")
+    return faults.build(tmp_path_factory.mktemp("flushlog"), source)
 
-    llama.cpp writes its log from a thread that it leaves behind on purpose (`common_log_main` in
-    common/log.cpp, llama.cpp #22142): on a busy machine the process may be gone before the
-    last lines are out, code 0. The figures are the last thing it says, so it is asked again.
-    """
-    for _ in range(TRIES):
+
+@pytest.fixture(scope="session")
+def perplexity(native_tool, flush_log):  # type: ignore[no-untyped-def]
+    """A function that runs llama-perplexity and gives all it says."""
+    program = native_tool("llama-perplexity")
+
+    def run(model: Path, *arguments: object) -> str:
         done = subprocess.run(
             [program, "-m", model, "-t", "1", "-c", str(N_CTX), "-b", str(N_CTX), "-fa", "off",
              "--no-repack", *map(str, arguments)],
+            env={**os.environ, "LD_PRELOAD": str(flush_log)},
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
         said = done.stdout + done.stderr
-        if "--kl-divergence" not in arguments or LAST_LINE.search(said):
-            return said
-    raise AssertionError(f"no figures in {TRIES} runs; the last one said: {said[-2000:]}")
+        assert done.returncode == 0, said[-2000:]
+        assert "--kl-divergence" not in arguments or LAST_LINE.search(said), said
+        return said
+
+    return run
 
 
 def number(text: str, label: str) -> float:
@@ -52,13 +59,12 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma4"])
-def oracle(request, tiny_ggufs, tiny_quantized, native_tool, text_file):  # type: ignore[no-untyped-def]
-    program = native_tool("llama-perplexity")
+def oracle(request, tiny_ggufs, tiny_quantized, perplexity, text_file):  # type: ignore[no-untyped-def]
     reference, model = tiny_ggufs[request.param], tiny_quantized[request.param]
     base = reference.with_name("oracle.kld")
-    perplexity(program, reference, "-f", text_file, "--chunks", CHUNKS,
+    perplexity(reference, "-f", text_file, "--chunks", CHUNKS,
                "--kl-divergence-base", base)  # fmt: skip
-    said = perplexity(program, model, "--kl-divergence", "--kl-divergence-base", base)
+    said = perplexity(model, "--kl-divergence", "--kl-divergence-base", base)
     return reference, model, base, said
 
 
@@ -106,7 +112,7 @@ def test_its_file_of_logits_is_read(oracle, bench, native_libraries, text_file, 
 
 
 def test_our_file_of_logits_is_its_file(
-    oracle, bench, native_libraries, native_tool, text_file, tmp_path
+    oracle, bench, native_libraries, perplexity, text_file, tmp_path
 ) -> None:
     """We write the same bytes but for codes that round the other way, and it reads them."""
     reference, model, base, said = oracle
@@ -118,7 +124,7 @@ def test_our_file_of_logits_is_its_file(
     assert len(mine) == len(theirs)
     head = LogitFile(base).data_offset
     assert mine[:head] == theirs[:head]
-    again = perplexity(native_tool("llama-perplexity"), model, "--kl-divergence",
+    again = perplexity(model, "--kl-divergence",
                        "--kl-divergence-base", tmp_path / "es.kld")  # fmt: skip
     assert number(again, "Mean    KLD") == pytest.approx(number(said, "Mean    KLD"), rel=1e-3)
 
@@ -199,7 +205,7 @@ def test_a_model_is_its_own_perfect_copy(tiny_ggufs, bench) -> None:
 
 @pytest.mark.slow
 def test_real_smollm2_equals_llama_perplexity(
-    smollm2, native_tool, bench, native_libraries, tmp_path
+    smollm2, native_tool, perplexity, bench, native_libraries, tmp_path
 ) -> None:
     """Real weights and a 49152-token vocabulary, Q3_K_M against F16, Spanish text."""
     reference, model = tmp_path / "f16.gguf", tmp_path / "q3.gguf"
@@ -209,10 +215,9 @@ def test_real_smollm2_equals_llama_perplexity(
                        capture_output=True)  # fmt: skip
     text = tmp_path / "es.txt"
     text.write_text(default_texts()[1].content, encoding="utf-8")
-    program = native_tool("llama-perplexity")
     base = tmp_path / "base.kld"
-    perplexity(program, reference, "-f", text, "--chunks", 3, "--kl-divergence-base", base)
-    said = perplexity(program, model, "--kl-divergence", "--kl-divergence-base", base)
+    perplexity(reference, "-f", text, "--chunks", 3, "--kl-divergence-base", base)
+    said = perplexity(model, "--kl-divergence", "--kl-divergence-base", base)
     done = bench(
         "quality", model, "--reference", reference, "--text", f"es={text}", "--ctx", N_CTX,
         "--chunks", 3, "--threads", 1, "--json", **native_libraries,

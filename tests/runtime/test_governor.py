@@ -447,44 +447,46 @@ def test_a_long_text_scores_the_same_while_threads_change(  # type: ignore[no-un
 def test_a_real_engine_is_lowered_when_it_is_slowed_and_says_the_same(  # type: ignore[no-untyped-def]
     open_inprocess, smollm2
 ) -> None:
-    """A competitor slows decoding. With the judgement of who has the cores left out it counts as
-    heat: threads are lowered for real, and the text does not change. With it they are not."""
+    """Decoding is slowed eight times. Where nothing tells who has the cores that counts as heat:
+    threads are lowered for real, and the text goes on the same. Where the process got an eighth
+    of the processor time that its wall time would give, others had the cores: nothing is done.
+    """
     engine = open_inprocess(smollm2, n_ctx=2048, n_threads=2, n_threads_batch=2)
     sampling = SamplingConfig(temperature=0, banned=tuple(engine.info.end_of_generation))
     prompt = engine.tokenize("Once upon a time", parse_special=False)
     engine.set_threads(1)
     alone = [t.id for t in engine.generate(prompt, sampling, max_tokens=MOST)]
-    engine.set_threads(2)
-    code = "import time\nt=time.time()\nwhile time.time()-t<40: pass"
 
-    def run(cpu_time: Callable[[], float | None], n_tokens: int) -> tuple[list[int], Governor]:
-        # The clock runs 30 times as fast, so that minutes of the policy pass within the test.
+    def run(cpu_time: Callable[[], float | None]) -> Governor:
+        engine.set_threads(2)
+        clock = ScaledClock(30)  # minutes of the policy pass within the test
         governor = Governor(
-            Limits(2, 1), engine.set_threads, cpu_time, window=(1, 0.0),
-            clock=lambda: 30 * time.monotonic(),
-        )  # fmt: skip
-        tokens, busy = [], []
-        stream = GovernedEngine(engine, governor).generate(prompt, sampling, max_tokens=n_tokens)
-        try:
-            for token in stream:
-                if len(tokens) == SUSTAINED + 4:
-                    busy = [subprocess.Popen([sys.executable, "-c", code])]
-                tokens.append(token.id)
-                if governor.state.threads == 1:
-                    break
-        finally:
-            stream.close()
-            for child in busy:
-                child.kill()
-                child.wait()
-            engine.set_threads(2)
-        return tokens, governor
+            Limits(2, 1), engine.set_threads, cpu_time, window=(1, 0.0), clock=clock
+        )
+        tokens = []
+        for token in GovernedEngine(engine, governor).generate(prompt, sampling, max_tokens=MOST):
+            tokens.append(token.id)
+            if len(tokens) == SUSTAINED + 4:
+                clock.run_at(8 * 30)
+        assert tokens == alone
+        return governor
 
-    tokens, governor = run(lambda: None, MOST)
-    assert tokens == alone[: len(tokens)]
-    assert any(a.kind == "lower" and a.threads == 1 for a in governor.actions)
-    assert governor.notices()[0].code == "governor_lower"
-    # As many tokens beside the same competitor.
-    tokens, governor = run(lambda: 30 * time.process_time(), len(tokens))
-    assert tokens == alone[: len(tokens)]
-    assert [a for a in governor.actions if a.reason == "heat"] == []
+    lowered = run(lambda: None)
+    assert any(a.kind == "lower" and a.threads == 1 for a in lowered.actions)
+    assert lowered.notices()[0].code == "governor_lower"
+    left = run(lambda: 30 * time.process_time())
+    assert [a for a in left.actions if a.reason == "heat"] == []
+
+
+class ScaledClock:
+    """The monotonic clock at a pace of choice, without a jump where the pace changes."""
+
+    def __init__(self, pace: float) -> None:
+        self.pace, self._since, self._before = pace, time.monotonic(), 0.0
+
+    def __call__(self) -> float:
+        return self._before + self.pace * (time.monotonic() - self._since)
+
+    def run_at(self, pace: float) -> None:
+        self._before = self()
+        self.pace, self._since = pace, time.monotonic()

@@ -26,11 +26,11 @@ TRACEBACK = 70
 REFUSED = 71
 
 
-def build(folder: Path) -> Path:
-    """Compile the shim."""
-    out = folder / "faultshim.so"
+def build(folder: Path, source: Path = SOURCE) -> Path:
+    """Compile a shim."""
+    out = folder / f"{source.stem}.so"
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", out, SOURCE, "-ldl"], check=True)
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", out, source, "-ldl"], check=True)
     return out
 
 
