@@ -19,12 +19,14 @@ from pedsup.trust.assess import Policy, Trust, assess, verify_weights
 from pedsup.trust.store import load_store
 
 
-def admit(model: Path, *, weights: bool = True) -> Trust:
+def admit(model: Path, *, weights: bool = True, as_before: bool = True) -> Trust:
     """Check a file and warn on stderr if it is unsigned.
 
     Args:
         weights: read the whole file if that was not done before; without it only its header,
             manifest and signature are looked at.
+        as_before: refuse it if a model of its name came signed before. A reference is the same
+            model in 16 bits, of the same name, and hardly ever signed.
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
@@ -32,7 +34,8 @@ def admit(model: Path, *, weights: bool = True) -> Trust:
             require a signature and there is none that is trusted.
     """
     header = validate_model(model)
-    policy = Policy(require_signature=load_settings(None, {}).require_signature)
+    required = load_settings(None, {}).require_signature
+    policy = Policy(require_signature=required, as_before=as_before)
     trust = assess(header, identify(header), load_store(), policy)
     if weights:
         # Measuring a file is no reason to expect its signer from then on: running it is.
@@ -47,5 +50,5 @@ def admit_all(model: Path, reference: Path | None = None) -> dict[str, Any]:
     """The model and what it is compared with; what the document says of the model."""
     found = admit(model).describe()
     if reference is not None:
-        admit(reference)
+        admit(reference, as_before=False)
     return found

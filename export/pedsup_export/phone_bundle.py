@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,6 +149,13 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     request, partial = plan.request, plan.partial
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    sums: dict[str, str] = {}
+    # First what may be refused: gigabytes of a damaged model are not left behind either.
+    try:
+        whole = _write_model(plan, partial / "models", sums) if request.model else None
+    except UntrustedError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     for name in TEXTS:
         shutil.copyfile(request.project / "runtime" / "termux" / name, partial / name)
     (partial / "wheels").mkdir()
@@ -156,8 +164,6 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
         (partial / "debs").mkdir()
         for path in plan.debs:
             shutil.copyfile(path, partial / "debs" / path.name)
-    sums: dict[str, str] = {}
-    whole = _write_model(plan, partial / "models", sums) if request.model else None
     for path in _files(partial):
         name = path.relative_to(partial).as_posix()
         sums.setdefault(name, sha256_file(path))
@@ -230,16 +236,13 @@ def _plan_model(
         manifest = read_manifest(manifest_path(model))
         digest = str(manifest.file["sha256"])
         if manifest.file["size"] != size:
-            raise _other_file(model)
+            raise UntrustedError(
+                "the manifest beside the model belongs to another file",
+                where=manifest_path(model),
+                wanted=f"{manifest.file['size']} bytes; the model has {size}",
+                remedy="copy model and manifest again, or export the model again",
+            )
     return size, names or (model.name,), beside, digest
-
-
-def _other_file(model: Path) -> UntrustedError:
-    return UntrustedError(
-        "the manifest beside the model belongs to another file",
-        where=manifest_path(model),
-        remedy="pedsup-export verify MODEL says what differs; export the model again",
-    )
 
 
 def _debs(folder: Path | None) -> tuple[Path, ...]:
@@ -289,7 +292,13 @@ def _write_model(plan: BundlePlan, folder: Path, sums: dict[str, str]) -> str:
                 os.fsync(out.fileno())
             sums[f"models/{name}"] = part.hexdigest()
     if plan.manifest_sha256 not in (None, whole.hexdigest()):
-        raise _other_file(model)
+        raise UntrustedError(
+            "the model is damaged or was changed: its SHA-256 is not the manifest's",
+            where=model,
+            wanted=f"{plan.manifest_sha256}; it has {whole.hexdigest()}",
+            remedy="copy it again; what differs is said by pedsup-export verify "
+            + shlex.quote(str(model)),
+        )
     for path in plan.beside:
         shutil.copyfile(path, folder / path.name)
     (folder / "MODEL").write_text(

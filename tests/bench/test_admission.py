@@ -9,8 +9,13 @@ import pytest
 from pedsup_testing import signed_models
 
 from pedsup.errors import UntrustedError
+from pedsup.gguf_file import read_header
+from pedsup.identity import identify
 from pedsup.manifest import manifest_path
-from pedsup_bench.admission import admit
+from pedsup.trust.keys import read_public_key
+from pedsup.trust.store import KnownModel, TrustedKey, load_store
+from pedsup_bench.admission import admit, admit_all
+from pedsup_export.sign import sign
 
 UNTRUSTED = 10
 COMMANDS = ("run", "quality", "mcqa", "gate", "safety", "predict")
@@ -78,6 +83,19 @@ def test_a_reference_is_checked_too(exported: Path, home: Path, bench) -> None: 
     done = bench("mcqa", exported, "--reference", other, check=False)
     assert done.returncode == UNTRUSTED
     assert "other.gguf.manifest.json" in done.stderr
+
+
+def test_a_reference_of_a_signed_model_needs_no_signature(exported: Path, home: Path) -> None:
+    """Both have one name, and the signed one was run: only the model itself must stay signed."""
+    private, public = signed_models.key_pair(home / "lab")
+    sign(exported, private, None)
+    reference = signed_models.with_manifest(home / "t.gguf", home / "reference.gguf")
+    key = read_public_key(public)
+    store = load_store().with_key(TrustedKey("lab", key, ""))
+    store.with_model(KnownModel.of(identify(read_header(exported)).name, exported, key)).save()
+    admit_all(exported, reference)
+    with pytest.raises(UntrustedError, match="was signed by lab"):
+        admit(reference)
 
 
 @pytest.mark.slow

@@ -116,7 +116,10 @@ def test_the_verify_verb(run: Run, model: Path, files: dict[str, Path]) -> None:
     signed = run("verify", model, "--key", files["lab"], "--json")
     assert trust(signed.stdout)["signed"] == "signed"
     assert json.loads(run("trust", "list", "--json").stdout)["keys"] == []
-    assert run("verify", model, "--key", files["stranger"]).returncode == REFUSED
+    other = run("verify", model, "--key", files["stranger"])
+    assert other.returncode == REFUSED
+    assert "signed by another key than the one given" in other.stderr
+    assert "require_signature" not in other.stderr
     with model.open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         byte = file.read(1)

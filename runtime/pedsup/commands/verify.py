@@ -37,7 +37,8 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     if key is not None:
         # For this check only: nothing is trusted afterwards that was not before.
         store = type(store)(store.path, (TrustedKey(key.name, read_public_key(key), ""),))
-    trust = assess(header, identity, store, Policy(require_signature=required, verify=True))
+    policy = Policy(require_signature=required, verify=True, key_given=key is not None)
+    trust = assess(header, identity, store, policy)
     if trust.expected_sha256 is None:
         raise UntrustedError(
             "there is neither a manifest nor a signature to compare this file with",

@@ -281,7 +281,7 @@ TEXTS: Final[dict[str, Text]] = {
     "not_tuned": _text(
         "this model was not measured on this device",
         "este modelo no se ha medido en este dispositivo",
-        "pedsup-run tune {file} takes about 3 minutes",
-        "pedsup-run tune {file} tarda unos 3 minutos",
+        "pedsup-run tune {file} takes about 2 minutes",
+        "pedsup-run tune {file} tarda unos 2 minutos",
     ),
 }

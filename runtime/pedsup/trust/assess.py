@@ -52,6 +52,10 @@ class Policy:
     require_signature: bool = False
     verify: bool = False
     """Read the whole file even if it was read before."""
+    key_given: bool = False
+    """The signature must be by the one key in the store, which the user named for this check."""
+    as_before: bool = True
+    """Refuse a model that came signed before and does not now."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,10 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         key = store.by_hint(signature.hint)
         files = signed_files(signature, identity.manifest, key.key if key else None)
     signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
-    _require_as_before(store, identity, path, key)
+    if policy.as_before:
+        _require_as_before(store, identity, path, key)
     if policy.require_signature and signed != "signed":
-        raise _signature_required(beside, signature)
+        raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
     expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
     known = recorded_digest(path, state, identity.digest)
@@ -216,7 +221,16 @@ def _remember(trust: Trust, key: TrustedKey) -> None:
         say(f"note: the signer of this model cannot be remembered ({str(error).splitlines()[0]})")
 
 
-def _signature_required(beside: Path, signature: Signature | None) -> UntrustedError:
+def _signature_required(
+    beside: Path, signature: Signature | None, policy: Policy
+) -> UntrustedError:
+    if signature is not None and policy.key_given:
+        return UntrustedError(
+            f"the model is signed by another key than the one given ({signature.hint[:16]})",
+            where=beside,
+            wanted="a signature by the key of --key",
+            remedy="ask the signer whose key has this in its line `in the .sig`",
+        )
     if signature is not None:
         return UntrustedError(
             f"the model is signed by a key that is not trusted here ({signature.hint[:16]})",
