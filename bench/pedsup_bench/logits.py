@@ -6,7 +6,6 @@ Gemma 4 is 262144 floats (1 MiB), so rows are handed out in slices and never kep
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from pedsup.engine import llama_bindings
 from pedsup.engine.kv_cache import common_prefix
+from pedsup.engine.vocabulary import Vocabulary
 from pedsup.errors import EngineError, UsageError
 from pedsup.gguf_file.validate import validate_model
 
@@ -62,16 +62,17 @@ class LogitModel:
         try:
             self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
             self._require(self._model, "llama.cpp cannot load the model")
-            self._vocab = lib.llama_model_get_vocab(self._model)
+            self._vocabulary = Vocabulary(lib, self._model)
             self._ctx = lib.llama_init_from_model(self._model, self._context(n_ctx, n_threads))
             self._require(self._ctx, "llama.cpp cannot make a context for the model")
             self._batch = lib.llama_batch_init(N_BATCH, 0, 1)
         except BaseException:
             self.close()
             raise
-        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
-        self.add_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
-        self.bos = int(lib.llama_vocab_bos(self._vocab))
+        vocab = self._vocabulary.native
+        self.n_vocab = int(lib.llama_vocab_n_tokens(vocab))
+        self.add_bos = bool(lib.llama_vocab_get_add_bos(vocab))
+        self.bos = int(lib.llama_vocab_bos(vocab))
 
     def __enter__(self) -> LogitModel:
         return self
@@ -91,22 +92,11 @@ class LogitModel:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids; `add_special` adds bos where the vocabulary asks for it."""
-        raw = text.encode("utf-8")
-        room = len(raw) + 8
-        while True:
-            buffer = (self._lib.llama_token * room)()
-            n = self._lib.llama_tokenize(
-                self._vocab, raw, len(raw), buffer, room, add_special, parse_special
-            )
-            if n >= 0:
-                return list(buffer[:n])
-            room = -n
+        return self._vocabulary.tokenize(text, parse_special=parse_special, add_special=add_special)
 
     def piece(self, token: int) -> str:
         """The text of one token, special tokens included."""
-        buffer = ctypes.create_string_buffer(1024)
-        n = self._lib.llama_token_to_piece(self._vocab, token, buffer, 1024, 0, True)
-        return buffer.raw[: max(n, 0)].decode("utf-8", "replace")
+        return self._vocabulary.piece(token).decode("utf-8", "replace")
 
     @property
     def chat_template(self) -> str | None:

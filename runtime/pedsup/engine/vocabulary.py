@@ -21,14 +21,15 @@ class Vocabulary:
         """llama.cpp's own handle of it."""
         self._pieces: dict[int, bytes] = {}
 
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """See `pedsup.engine.api.Engine.tokenize`."""
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """See `pedsup.engine.api.Engine.tokenize`; `add_special` adds bos where the vocabulary
+        asks for it."""
         raw = text.encode("utf-8")
         room = len(raw) + 8
         while True:
             buffer = (self._lib.llama_token * room)()
             n = self._lib.llama_tokenize(
-                self.native, raw, len(raw), buffer, room, False, parse_special
+                self.native, raw, len(raw), buffer, room, add_special, parse_special
             )
             if n >= 0:
                 return list(buffer[:n])
