@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pedsup.errors import OutputError
 from pedsup.progress import byte_bar, human_bytes, say
+from pedsup_bench.process_memory import Memory
 from pedsup_export.phone.gemma4_shapes import SIZES, describe, model_bytes
 from pedsup_maintain.exporting import report
 from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor
@@ -29,7 +30,7 @@ from pedsup_maintain.exporting.steps import (
     peer_steps,
     vocabulary_file,
 )
-from pedsup_maintain.exporting.usage import Memory, measure
+from pedsup_maintain.exporting.usage import measure
 
 MADE: Final = "made.json"
 PACKAGES: Final = ("pedsup", "torch", "transformers", "peft", "numpy", "numba", "llama-cpp-python")
