@@ -20,12 +20,15 @@ TORCH ?= torch==2.13.0
 LOCK ?= tests/lock.txt
 EXTRAS := export train bench sign test dist
 
+# llama-cpp-python comes first, built with options of its own: whatever the environment holds, it
+# has this processor's vector units (tools/pedsup_tools/llama_cpp.py).
 .PHONY: setup lock
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
 
-$(VENV)/.installed: pyproject.toml tests/constraints.txt tests/lock.txt
+$(VENV)/.installed: pyproject.toml tests/constraints.txt tests/lock.txt tools/pedsup_tools/llama_cpp.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	PYTHONPATH=runtime:tools $(BIN)/python -m pedsup_tools.llama_cpp $(LOCK)
 ifneq ($(LOCK),)
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(LOCK)
 	$(BIN)/pip install --quiet $(if $(TORCH),--no-deps $(TORCH),torch)
@@ -159,14 +162,19 @@ WORKERS ?= 2
 # torch's threads spin between the small matrices of the tests: three times the processor time.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: lint test test-all native browser check
+.PHONY: lint test test-all source native browser check
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+NATIVE := PYTHONPATH=tools:tests/lib $(BIN)/python -m pedsup_testing.native
+
+source: setup  ## llama.cpp's source, where the official converter lives: nothing is compiled
+	$(NATIVE) --source
+
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
-	$(BIN)/python tests/lib/pedsup_testing/native.py
+	$(NATIVE)
 
 browser:  ## Chromium for the tests of the page, where apt and the right to use it are there
 	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
@@ -176,7 +184,7 @@ browser:  ## Chromium for the tests of the page, where apt and the right to use 
 	  || echo "no Chromium could be installed: the tests of the page are skipped" >&2; \
 	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
 
-test: setup  ## the fast tests
+test: source  ## the fast tests; those that need llama.cpp's programs are skipped without `make native`
 	$(TESTS)
 
 test-all: setup native  ## every test but the huge ones
@@ -198,8 +206,9 @@ fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not par
 
 # ---- supply chain -------------------------------------------------------------------------
 # Two builds of one commit give one digest: times come from the commit, modes are set by hatchling,
-# the build tools from tests/lock.txt.
-export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+# the build tools from tests/lock.txt. For this recipe alone: compilers change what they build by
+# SOURCE_DATE_EPOCH, and ggml's leaves out all vector units.
+DIST_EPOCH = $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600))
 
 .PHONY: audit dist
 audit: setup  ## dependencies: fit together, as locked, licences, known vulnerabilities (offline)
@@ -207,8 +216,8 @@ audit: setup  ## dependencies: fit together, as locked, licences, known vulnerab
 
 dist: setup  ## wheel and sdist with an SBOM (CycloneDX) and SHA-256 sums, in dist/
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist .
-	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.sbom \
+	SOURCE_DATE_EPOCH=$(DIST_EPOCH) $(BIN)/python -m build --no-isolation --outdir dist .
+	SOURCE_DATE_EPOCH=$(DIST_EPOCH) PYTHONPATH=tools $(BIN)/python -m pedsup_tools.sbom \
 	  "$$(ls dist/*.whl | sed 's/-py3-none-any.whl$$/.cdx.json/')"
 	cd dist && sha256sum *.whl *.tar.gz *.cdx.json > SHA256SUMS
 

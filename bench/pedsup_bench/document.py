@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pedsup
+from pedsup.engine.build_probe import library_build
+from pedsup.engine.vector_units import Build
 from pedsup.errors import BadFileError, MissingFileError
 from pedsup.fsio import CHUNK, atomic_file
 from pedsup.gguf_file import read_header
@@ -25,7 +27,13 @@ def head(schema: str) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "pedsup": pedsup.__version__,
         "intended_use": SHORT["en"],
+        "build": describe_build(library_build()),
     }
+
+
+def describe_build(build: Build | None) -> dict[str, Any] | None:
+    """How llama.cpp was built, beside this processor; None where it does not tell."""
+    return build.describe() if build else None
 
 
 def describe_model(path: Path, *, digest: bool = True) -> dict[str, Any]:

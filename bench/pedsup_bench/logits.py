@@ -19,6 +19,7 @@ from pedsup.engine.kv_cache import common_prefix
 from pedsup.engine.vocabulary import Vocabulary
 from pedsup.errors import EngineError, UsageError
 from pedsup.gguf_file.validate import validate_model
+from pedsup_bench.forecast import seconds_per_token
 
 ROWS: Final = 16
 """Rows of logits handed out at a time: 16 MiB for Gemma 4's vocabulary, twice that in float64."""
@@ -117,6 +118,15 @@ class LogitModel:
             rows = self._rows(len(part))
             for row in range(0, len(part), ROWS):
                 yield rows[row : row + ROWS]
+
+    def seconds_per_token(self) -> float:
+        """How long a token of a prompt takes here, measured on a short one."""
+
+        def read(tokens: Sequence[int]) -> None:
+            self._rewind(0)
+            self._feed(tokens)
+
+        return seconds_per_token(read)
 
     def next_logits(self, tokens: Sequence[int]) -> FloatRows:
         """Logits of the token after `tokens`; the part it shares with the last call is reused.

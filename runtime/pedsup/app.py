@@ -16,6 +16,8 @@ from pedsup.chat.grammar import read_grammar, read_json_schema
 from pedsup.check import check_document, check_text
 from pedsup.consent import accepted_by_environment, require_consent
 from pedsup.conversation import Conversation
+from pedsup.engine.build_probe import engine_build
+from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
@@ -158,10 +160,11 @@ def _warn(loaded: LoadedModel, language: Language) -> None:
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
+    build = engine_build(engine_kind(settings.engine))
     if as_json:
-        print(json.dumps(check_document(plan), ensure_ascii=False, indent=1), flush=True)
+        print(json.dumps(check_document(plan, build), ensure_ascii=False, indent=1), flush=True)
     else:
-        print(local(check_text(plan)), flush=True)
+        print(local(check_text(plan, build)), flush=True)
     check_fit(plan, settings)
     return 0
 

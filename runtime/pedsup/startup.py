@@ -11,6 +11,7 @@ from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
+from pedsup.engine.vector_units import Build
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity
 from pedsup.intended_use import Language
@@ -55,6 +56,11 @@ class LoadedModel:
     trust: Trust | None = None
     """None for a model that came by another way than `load`."""
 
+    @property
+    def build(self) -> Build | None:
+        """How the engine's library was built; None where it does not say."""
+        return self.engine.build
+
     def lines(self, language: Language) -> list[str]:
         """Which model this is and who vouches for it; said at the start of each session."""
         trust = self.trust.lines(language) if self.trust is not None else []
@@ -93,7 +99,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     except BaseException:
         engine.close()
         raise
-    return LoadedModel(
+    loaded = LoadedModel(
         engine=engine,
         template=template,
         identity=plan.identity,
@@ -106,6 +112,9 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         origins=plan.origins,
         trust=trust,
     )
+    if loaded.build is not None and (warning := loaded.build.warning()):
+        say(warning)
+    return loaded
 
 
 def check_fit(plan: LaunchPlan, settings: Settings) -> None:

@@ -15,9 +15,8 @@ from typing import Any, Final
 
 from pedsup.chat.template import ChatTemplate, Message
 from pedsup.errors import UnsupportedError
-from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.forecast import announce
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import LETTERS, Question
@@ -89,6 +88,10 @@ class Scorer:
         """The model's file."""
         return self._model.path
 
+    def seconds_per_token(self) -> float:
+        """How long a token of a prompt takes here."""
+        return self._model.seconds_per_token()
+
     def n_tokens(self, question: Question) -> int:
         """Tokens of a question's prompt."""
         return len(self._tokens(self.render(question, rotation(len(question.options), 0))))
@@ -153,7 +156,7 @@ def score_all(
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)
-        _announce(scorer, questions[len(scored) :], n_threads)
+        _announce(scorer, questions[len(scored) :])
         for question in questions[len(scored) :]:
             answer = scorer.score(question, bar.update)
             journal.append({"scores": answer.scores, "by_rotation": answer.by_rotation})
@@ -162,18 +165,16 @@ def score_all(
     return scored
 
 
-def _announce(scorer: Scorer, left: Sequence[Question], n_threads: int) -> None:
+def _announce(scorer: Scorer, left: Sequence[Question]) -> None:
     """How long the questions that are left will take, judged by the first."""
     if not left:
         return
     n_prompts = sum(len(question.options) for question in left)
-    rates = Rates.guess(validate_model(scorer.path), n_threads)
     first = scorer.n_tokens(left[0])
     # About half of a prompt is what all orders share, and is read once.
     tokens = first * (len(left) + 0.5 * (n_prompts - len(left)))
-    announce(
-        f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts", tokens * rates.prompt
-    )
+    seconds = tokens * scorer.seconds_per_token()
+    announce(f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts", seconds)
 
 
 def _parse_answer(row: Any) -> tuple[list[float], list[int]]:

@@ -68,7 +68,7 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
     done = journal.read()
     with LogitModel(plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model:
         cut = [cut_text(model, text, plan) for text in plan.texts]
-        _announce(plan, cut, done)
+        _announce(plan, model, cut, done)
         with _references(plan, cut) as references, _bar(plan, cut, done) as bar:
             for part, source in zip(cut, references, strict=True):
                 for chunk, window in enumerate(part.windows):
@@ -227,16 +227,21 @@ def _left(cut: list[TextTokens], done: Collection[Window]) -> tuple[int, int]:
     return len(every), sum(window not in done for window in every)
 
 
-def _announce(plan: QualityPlan, cut: list[TextTokens], done: Collection[Window]) -> None:
+def _announce(
+    plan: QualityPlan, model: LogitModel, cut: list[TextTokens], done: Collection[Window]
+) -> None:
+    """Say how long it takes; the reference is as much off the guess as the model is."""
     n_all, n_left = _left(cut, done)
     said = f"{n_all} windows of {plan.n_ctx} tokens"
     if n_left < n_all:
         said += f", {n_all - n_left} of them from an interrupted run"
-    models = [plan.model]
+    guess = Rates.guess(validate_model(plan.model), plan.n_threads).prompt
+    measured = model.seconds_per_token() if n_left else guess
+    each = measured
     if plan.reference is not None and not _all_written(plan, cut):
-        models.append(plan.reference)
-    rates = [Rates.guess(validate_model(model), plan.n_threads) for model in models]
-    announce(said, n_left * plan.n_ctx * sum(rate.prompt for rate in rates))
+        other = Rates.guess(validate_model(plan.reference), plan.n_threads).prompt
+        each += other * measured / guess
+    announce(said, n_left * plan.n_ctx * each)
 
 
 def _bar(

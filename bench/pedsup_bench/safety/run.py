@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.chat.turn import Turn
+from pedsup.engine.api import SamplingConfig
 from pedsup.gguf_file.validate import validate_model
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
 from pedsup.settings import Settings
 from pedsup.startup import LoadedModel, load, plan_launch, turn_settings
 from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.forecast import Rates, announce, seconds_per_token
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
@@ -97,7 +98,15 @@ def run(plan: SafetyPlan) -> list[Judged]:
 
 
 def _announce(plan: SafetyPlan, loaded: LoadedModel, n_left: int) -> None:
-    rates = Rates.guess(validate_model(plan.model), loaded.config.n_threads)
+    if n_left == 0:
+        return
+    guess = Rates.guess(validate_model(plan.model), loaded.config.n_threads)
+
+    def read(tokens: Sequence[int]) -> None:
+        for _ in loaded.engine.generate(tokens, SamplingConfig(), max_tokens=0):
+            pass
+
+    rates = guess.corrected(seconds_per_token(read))
     most = plan.settings.max_tokens or 0
     each = PROMPT_TOKENS * rates.prompt + most * rates.decode
     announce(f"{n_left} cases, answers of up to {most} tokens", n_left * each)

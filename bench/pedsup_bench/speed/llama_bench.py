@@ -19,8 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
+from pedsup.paths import cache_folder
 from pedsup_bench.forecast import Rates, announce
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
@@ -40,7 +42,7 @@ def find_program() -> Path:
     Raises:
         MissingDependencyError: there is none.
     """
-    built = Path.home() / ".cache/pedsup/llama-cpp-0.3.36/build/bin/llama-bench"
+    built = cache_folder() / f"llama-cpp-{VERSION}/build/bin/llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):
         if found and os.access(found, os.X_OK):
             return Path(found)
@@ -59,7 +61,11 @@ def run(plan: SpeedPlan) -> list[dict[str, Any]]:
     ours: list[dict[str, list[float]]] = [{test: [] for test in tests} for _ in builds]
     theirs: dict[str, list[float]] = {test: [] for test in tests}
     work = _work(short, tests, len(builds))
-    announce(f"the same beside llama-bench, {ROUNDS} rounds", work.left())
+    announce(
+        f"the same beside llama-bench, {ROUNDS} rounds",
+        work.left(),
+        "guessed from the size of the file",
+    )
     with work_bar(work, "against llama-bench"):
         for _ in range(ROUNDS):
             for samples, build in zip(ours, builds, strict=True):

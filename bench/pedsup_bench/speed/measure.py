@@ -28,13 +28,14 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
     work = foresee(header, plan)
-    announce("loads, cold and warm, then prompts and decoding", work.left())
     loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
     with work_bar(work, plan.model.name):
         for kind, runs in loads.items():
             for _ in range(plan.loads):
                 runs.append(load_once(plan, cold=kind == "cold"))
                 work.done(load_steps(plan))
+                if not loads["warm"] and len(runs) == 1:  # the first one tells how fast it is here
+                    announce("loads, cold and warm, then prompts and decoding", work.left())
         steps = iter(speed_steps(plan))
         speed = child(plan, "speed", on_step=lambda: work.done([next(steps)]))
     return {
@@ -44,6 +45,7 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
         "device": device.describe(),
         "settings": {k: v for k, v in plan.to_json().items() if k != "model"},
         "engine": speed["engine"],
+        "build": speed["build"],
         "n_ctx": speed["n_ctx"],
         "bandwidth": bandwidth_entry(speed["bandwidth"], plan.n_threads),
         "bytes_per_token": {

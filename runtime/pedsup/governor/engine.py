@@ -18,6 +18,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.vector_units import Build
 from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
 from pedsup.system_files import text_of, whole_number
@@ -140,6 +141,10 @@ class GovernedEngine:
     @property
     def name(self) -> str:
         return self.inner.name
+
+    @property
+    def build(self) -> Build | None:
+        return self.inner.build
 
     @property
     def info(self) -> ModelInfo:

@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError, UsageError, border
+from pedsup.paths import cache_folder
 from pedsup_maintain import child_environment
 
-LLAMA_CPP_VERSION: Final = "0.3.36"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def native_root() -> Path:
     """Where `make native` puts llama.cpp; `PEDSUP_NATIVE` names another place."""
-    default = Path.home() / ".cache" / "pedsup" / f"llama-cpp-{LLAMA_CPP_VERSION}"
-    return Path(os.environ.get("PEDSUP_NATIVE", default))
+    return Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
 
 
 def converter() -> Path:
