@@ -11,8 +11,8 @@
 PEFT saves a trained table up to three times when the vocabulary was resized: as PATH.weight,
 PATH.modules_to_save.weight (the same) and PATH.original_module.weight (the base's own); it loads
 the first, and so do we. Every tensor must be one of these and be explained by the configuration;
-the rest is refused by name. LoRA matrices are held as float32 (an adapter is small); tensors that replace a
-base tensor stay in the file and are read by rows.
+the rest is refused by name. LoRA matrices are held as float32 (an adapter is small); tensors that
+replace a base tensor stay in the file and are read by rows.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def check_planned(metadata: Sequence[KV], slots: Sequence[TensorSlot], size: int
         check_architecture(header, drafter=True)
         check_tokenizer(header)
     except (BadFileError, UnsupportedError) as error:
-        field = str(error.where or "").removeprefix(f"{_PLANNED}: ")
-        source = "tokenizer.json, tokenizer_config.json" if "tokenizer" in field else "config.json"
-        error.where = f"{field}, made from the base's {source}"
-        error.remedy = f"correct {source} of the base: nothing has been written"
+        of_tokenizer = "tokenizer" in f"{error.found} {error.where}"
+        source = "tokenizer.json and tokenizer_config.json" if of_tokenizer else "config.json"
+        error.where = f"the header of the planned file, made from {source} of the base"
+        error.remedy = f"correct {source}: nothing has been written"
         raise
