@@ -39,6 +39,8 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorSource] = field(repr=False)
     files: tuple[Path, ...]
+    listed: frozenset[str] = field(default=frozenset(), repr=False)
+    """Tensor names of the index; a head or table among them may be in no shard."""
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -64,7 +66,7 @@ class Checkpoint:
         if listed is not None:
             _compare_index(listed, by_tensor, index)
         files = (folder / "config.json", *([index] if listed is not None else []), *paths)
-        return cls(folder, config, _sources(by_tensor, folder), files)
+        return cls(folder, config, _sources(by_tensor, folder), files, frozenset(listed or ()))
 
     @cached_property
     def n_bytes(self) -> int:
@@ -201,10 +203,15 @@ def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
     return result
 
 
+_MAY_BE_SHARED: Final = ("lm_head.weight", "embed_tokens.weight")
+
+
 def _compare_index(
     listed: Mapping[str, str], by_tensor: Mapping[str, SafetensorsFile], index: Path
 ) -> None:
     for name, shard in listed.items():
+        if name not in by_tensor and name.endswith(_MAY_BE_SHARED):
+            continue  # the index names both of two tied tensors; `embeddings.resolve` decides
         if name not in by_tensor or by_tensor[name].path.name != shard:
             raise BadFileError(
                 f"tensor '{name}' is not in its shard {shard}", where=index, remedy=_INCOMPLETE

@@ -76,6 +76,16 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
 )
 @click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
+@click.option(
+    "--allow-no-effect", is_flag=True, help="Export although the adapter changes nothing."
+)
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["adapter", "base"]),
+    default="adapter",
+    show_default=True,
+    help="Whose tokenizer and chat template, where the adapter's folder has others.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
@@ -140,6 +150,8 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         gate_reference=options["gate"],
         gate_thresholds=options["thresholds"],
         allow_unused=options["allow_unused"],
+        allow_no_effect=options["allow_no_effect"],
+        tokenizer=options["tokenizer"],
         force=options["force"],
         threads=options["threads"] or len(os.sched_getaffinity(0)),
         name=options["name"],

@@ -193,8 +193,7 @@ def input_digests(plan: ExportPlan, inputs: Inputs) -> dict[str, dict[str, str]]
     found = {"base": inputs.checkpoint.digest()}
     if inputs.adapter is not None:
         found["adapter"] = inputs.adapter.digest()
-    tokenizer = plan.request.base.folder / "tokenizer.json"
-    found["tokenizer"] = {tokenizer.name: sha256_file(tokenizer)}
+    found["tokenizer"] = dict(inputs.tokenizer)
     if plan.request.imatrix:
         found["imatrix"] = {plan.request.imatrix.name: sha256_file(plan.request.imatrix)}
     return found
@@ -232,6 +231,7 @@ def build_core(
         "versions": {"pedsup": pedsup.__version__, "python": platform.python_version()},
         "mixture": plan.mixture(),
         "dropped": [asdict(d) for d in plan.dropped],
+        "warnings": list(plan.warnings),
         "tensors": {
             t.slot.name: {
                 "type": t.slot.type.name,

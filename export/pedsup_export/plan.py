@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,19 +17,18 @@ import numpy as np
 
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
-from pedsup_export import arch
 from pedsup_export.adapter import Adapter
+from pedsup_export.adapter_effect import Effect, check_effect
 from pedsup_export.adapter_match import (
     DEAD_KV_NOTE,
     MatchReport,
     UnusedDelta,
     base_name_warning,
-    match,
 )
 from pedsup_export.arch import Dropped, ModelTensors, OutputTensor
 from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.ftypes import FileType, file_type
-from pedsup_export.general import chosen_base, general_entries
+from pedsup_export.general import chosen_base, general_entries, sampling_entries
 from pedsup_export.gguf_out import KV, TensorSlot, header_bytes, lay_out, string, u32
 from pedsup_export.imatrix import Imatrix, ImatrixReport, read_imatrix
 from pedsup_export.mixture import (
@@ -41,8 +40,9 @@ from pedsup_export.mixture import (
     parse_override,
     why_not_quantized,
 )
+from pedsup_export.model import Model, open_model
+from pedsup_export.planned_header import check_planned
 from pedsup_export.request import ExportRequest
-from pedsup_export.vocab import load_tokenizer
 
 BLOCK_FLOATS = 2 << 20
 """Weights worked on at once by one thread: 8 MiB in float32."""
@@ -121,6 +121,8 @@ class Inputs:
     adapter: Adapter | None
     matches: MatchReport | None
     imatrix: Imatrix | None
+    tokenizer: Mapping[str, str]
+    """SHA-256 of the tokenizer files that were read, by name."""
 
 
 def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
@@ -130,62 +132,49 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         PedsupError: an input is damaged, unsupported, or does not belong to the others.
     """
     kind = file_type(request.quant)
-    reference = Checkpoint.open(chosen_base(request).folder)
-    architecture = arch.find(reference.config, reference.folder)
-    vocabulary = architecture.vocabulary(load_tokenizer(request.base.folder))
-    shapes = {name: source.shape for name, source in reference.tensors.items()}
-    model = architecture.tensors(reference.config, shapes, _n_tokens(vocabulary))
-    adapter = Adapter.open(request.adapter.folder) if request.adapter else None
-    matches = _match(request, adapter, reference, architecture, model)
+    model = open_model(
+        chosen_base(request).folder,
+        request.base.folder,
+        request.adapter.folder if request.adapter else None,
+        adapter_tokenizer=request.tokenizer == "adapter",
+    )
+    reference, adapter, hyper = model.checkpoint, model.adapter, model.hyper
+    effect = _effect(request, model)
+    matches = effect.matches if effect else None
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
-    hyper = architecture.metadata(reference.config)
-    choices = _choose(request, kind, reference, model, hyper, imatrix is not None)
-    tensors = _tensor_plans(model, choices, reference, matches)
+    choices = _choose(request, kind, reference, model.tensors, hyper, imatrix is not None)
+    tensors = _tensor_plans(model.tensors, choices, reference, matches)
     n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
     metadata = (
-        string("general.architecture", architecture.name),
+        string("general.architecture", model.architecture.name),
         *general_entries(request, n_params, kind.number),
         *hyper,
-        *vocabulary,
+        *model.vocabulary.entries,
         *_imatrix_entries(imatrix),
     )
     plan = ExportPlan(
         request=request,
-        architecture=architecture.name,
+        architecture=model.architecture.name,
         file_type=kind,
         metadata=metadata,
         tensors=tensors,
-        dropped=model.dropped,
+        dropped=model.tensors.dropped,
         unused=matches.unused if matches else (),
         imatrix=_imatrix_report(imatrix, tensors, kind),
-        warnings=_warnings(request, adapter, matches),
+        warnings=_warnings(request, model, effect),
         input_bytes=reference.n_bytes,
         output_bytes=_output_bytes(metadata, tensors),
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
     )
-    return plan, Inputs(reference, adapter, matches, imatrix)
+    check_planned(plan.metadata, plan.slots, plan.output_bytes)
+    return plan, Inputs(reference, adapter, matches, imatrix, model.tokenizer.digests)
 
 
-def _n_tokens(vocabulary: Sequence[KV]) -> int:
-    return next(len(e.value) for e in vocabulary if e.key == "tokenizer.ggml.tokens")
-
-
-def _match(
-    request: ExportRequest,
-    adapter: Adapter | None,
-    reference: Checkpoint,
-    architecture: arch.Architecture,
-    model: ModelTensors,
-) -> MatchReport | None:
-    """Bring the adapter's deltas to base tensors; unused ones are refused unless allowed."""
-    if adapter is None:
+def _effect(request: ExportRequest, model: Model) -> Effect | None:
+    """The adapter's changes; unused parts, and a change of nothing, are refused unless allowed."""
+    adapter, report = model.adapter, model.matches
+    if adapter is None or report is None:
         return None
-    placed = {o.source for o in model.outputs if o.source}
-    report = match(
-        adapter,
-        {n: s.shape for n, s in reference.tensors.items() if n in placed},
-        is_dead=lambda name: architecture.is_dead(reference.config, name),
-    )
     if report.unused and not request.allow_unused:
         listed = "\n".join(f"    {unused_text(u)}" for u in report.unused[:40])
         more = f"\n    and {len(report.unused) - 40} more" if len(report.unused) > 40 else ""
@@ -198,7 +187,12 @@ def _match(
             + "train on the language model's own projections only, or give --allow-unused to "
             "export without these",
         )
-    return report
+    return check_effect(
+        adapter,
+        report,
+        model.checkpoint.tensors,
+        allow_no_effect=request.allow_no_effect,
+    )
 
 
 def unused_text(unused: UnusedDelta) -> str:
@@ -206,15 +200,14 @@ def unused_text(unused: UnusedDelta) -> str:
     return f"{unused.module} (norm {unused.norm:.4g}): {unused.reason}"
 
 
-def _warnings(
-    request: ExportRequest, adapter: Adapter | None, matches: MatchReport | None
-) -> tuple[str, ...]:
-    if adapter is None or matches is None:
-        return ()
-    warnings = list(matches.warnings)
-    if matches.wrong_forward_pass:
+def _warnings(request: ExportRequest, model: Model, effect: Effect | None) -> tuple[str, ...]:
+    warnings = [*model.notes, *sampling_entries(request.base.folder)[1]]
+    if model.adapter is None or effect is None:
+        return tuple(warnings)
+    warnings += [*effect.matches.warnings, *effect.notes]
+    if effect.matches.wrong_forward_pass:
         warnings.append(DEAD_KV_NOTE)
-    if other := base_name_warning(adapter, chosen_base(request).name):
+    if other := base_name_warning(model.adapter, chosen_base(request).name):
         warnings.append(other)
     return tuple(warnings)
 

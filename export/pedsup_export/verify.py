@@ -190,6 +190,7 @@ def _prove_again(
         out=path,
         merge_dtype=_merge_dtype(manifest),
         allow_unused=True,
+        allow_no_effect=True,
     )
     plan, inputs = make_plan(request)
     _check_sources(manifest, "base", inputs.checkpoint.digest())
