@@ -32,9 +32,6 @@ class TensorSource(Protocol):
         """
         ...
 
-    def release(self, lo: int = 0, hi: int | None = None) -> None: ...
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None: ...
-
 
 def n_rows(source: TensorSource) -> int:
     """Length of the first axis; 1 for a scalar."""
@@ -83,9 +80,3 @@ class PlainSource:
                 remedy="export from the bf16 checkpoint of this model",
             )
         return to_float32(self.file.read_rows(self.name, lo, hi), self.entry.dtype, out)
-
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        self.file.release(self.name, lo, hi)
-
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        self.file.prefetch(self.name, lo, hi)
