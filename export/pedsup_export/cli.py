@@ -228,10 +228,16 @@ def plan(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--base", help="The base it was made from, to prove the adapter again.")
 @click.option("--adapter", help="The adapter that must be in it.")
+@click.option("--imatrix", type=_FILE, help="The importance matrix that it was made with.")
 @click.option("--key", type=_FILE, help="Public key of the one who must have signed it.")
 @_json
 def verify(
-    file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool
+    file: Path,
+    base: str | None,
+    adapter: str | None,
+    imatrix: Path | None,
+    key: Path | None,
+    as_json: bool,
 ) -> None:
     """Check a file against its manifest and signature, and that the adapter is in it."""
     from pedsup.trust.keys import read_public_key
@@ -241,10 +247,15 @@ def verify(
 
     if (base is None) != (adapter is None):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
+    if imatrix is not None and base is None:
+        raise UsageError(
+            "--imatrix has no effect without --base and --adapter", remedy="give all three"
+        )
     report = check(
         file,
         base=resolve(base, BASE_FILES) if base else None,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
+        imatrix=imatrix,
         key=read_public_key(key) if key else None,
     )
     _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import lcm
 from pathlib import Path
 
 import numpy as np
 
+import pedsup
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.adapter import Adapter
@@ -22,6 +25,7 @@ from pedsup_export.adapter_effect import Effect, check_effect
 from pedsup_export.adapter_match import (
     DEAD_KV_NOTE,
     MatchReport,
+    TensorChange,
     UnusedDelta,
     base_name_warning,
 )
@@ -31,6 +35,7 @@ from pedsup_export.ftypes import FileType, file_type
 from pedsup_export.general import chosen_base, general_entries, sampling_entries
 from pedsup_export.gguf_out import KV, TensorSlot, header_bytes, lay_out, string, u32
 from pedsup_export.imatrix import Imatrix, ImatrixReport, read_imatrix
+from pedsup_export.merge import rows_at_once
 from pedsup_export.mixture import (
     ModelShape,
     StoredTensor,
@@ -42,10 +47,11 @@ from pedsup_export.mixture import (
 )
 from pedsup_export.model import Model, open_model
 from pedsup_export.planned_header import check_planned
+from pedsup_export.provenance import Digests, held, small_inputs
 from pedsup_export.request import ExportRequest
 
-BLOCK_FLOATS = 2 << 20
-"""Weights worked on at once by one thread: 8 MiB in float32."""
+BLOCK_FLOATS = 1 << 20
+"""Weights worked on at once by one thread: 4 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -82,27 +88,33 @@ class ExportPlan:
     output_bytes: int
     memory_bytes: int
     """Expected peak beside the mapped input."""
+    sources: Digests
+    """SHA-256 of the files that were read whole for this plan; those of the shards come with the
+    pass that merges them."""
 
     @property
     def slots(self) -> list[TensorSlot]:
         return [t.slot for t in self.tensors]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over all that decides the output's bytes but the inputs' contents."""
+        """SHA-256 over all that decides the output's bytes but the shards' contents."""
         request = self.request
         facts = [
-            str(request.base.folder.resolve()),
-            str(request.adapter.folder.resolve()) if request.adapter else None,
-            str(request.base_4bit.folder.resolve()) if request.base_4bit else None,
+            pedsup.__version__,
+            {role: sorted(files.values()) for role, files in sorted(self.sources.items())},
             request.merge_base,
             request.merge_dtype,
-            str(request.imatrix.resolve()) if request.imatrix else None,
             self.input_bytes,
         ]
         text = hashlib.sha256(json.dumps(facts).encode())
-        text.update(header_bytes(self.metadata, self.slots))
+        text.update(self.header)
         return text.hexdigest()
+
+    @cached_property
+    def header(self) -> bytes:
+        """The GGUF's header; its digest of the manifest is still blank."""
+        return header_bytes(self.metadata, self.slots)
 
     def mixture(self) -> dict[str, dict[str, int]]:
         """Type name -> how many tensors and bytes."""
@@ -121,8 +133,6 @@ class Inputs:
     adapter: Adapter | None
     matches: MatchReport | None
     imatrix: Imatrix | None
-    tokenizer: Mapping[str, str]
-    """SHA-256 of the tokenizer files that were read, by name."""
 
 
 def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
@@ -131,6 +141,11 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
     Raises:
         PedsupError: an input is damaged, unsupported, or does not belong to the others.
     """
+    with held(small_inputs(request)) as sources:
+        return _make_plan(request, sources)
+
+
+def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, Inputs]:
     kind = file_type(request.quant)
     model = open_model(
         chosen_base(request).folder,
@@ -165,9 +180,10 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         input_bytes=reference.n_bytes,
         output_bytes=_output_bytes(metadata, tensors),
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
+        sources={**sources, "tokenizer": model.tokenizer.digests},
     )
     check_planned(plan.metadata, plan.slots, plan.output_bytes)
-    return plan, Inputs(reference, adapter, matches, imatrix, model.tokenizer.digests)
+    return plan, Inputs(reference, adapter, matches, imatrix)
 
 
 def _effect(request: ExportRequest, model: Model) -> Effect | None:
@@ -288,11 +304,18 @@ def _tensor_plans(
     for slot in slots:
         origin = by_name[slot.name]
         source = origin.source
-        group = origin.head_rows or 1
-        rows = max(1, BLOCK_FLOATS // slot.shape[0] // group) * group
+        rows = _rows_per_block(slot, origin, adapted.get(source) if source else None)
         dtype = reference.tensors[source].dtype_name if source else "computed"
         plans.append(TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows))
     return tuple(plans)
+
+
+def _rows_per_block(slot: TensorSlot, origin: OutputTensor, change: TensorChange | None) -> int:
+    """Whole heads, and whole products of the adapter's halves."""
+    unit = origin.head_rows or 1
+    if change is not None and change.lora is not None:
+        unit = lcm(unit, rows_at_once(slot.shape[0]))
+    return max(1, BLOCK_FLOATS // slot.shape[0] // unit) * unit
 
 
 def _imatrix_entries(imatrix: Imatrix | None) -> list[KV]:
@@ -326,8 +349,8 @@ def _output_bytes(metadata: Sequence[KV], tensors: Sequence[TensorPlan]) -> int:
 def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
     """Expected peak in bytes beside the mapped input: interpreter, vocabulary, blocks in flight.
 
-    Each thread holds one float32 block, its delta and its packed form; as many packed blocks
-    wait for the writer. The adapter is held in float32.
+    Each thread holds one float32 block, its bytes as they were read, its delta and its packed
+    form; as many packed blocks wait for the writer. The adapter is held in float32.
     """
     floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
     fixed = 250 << 20

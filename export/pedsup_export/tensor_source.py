@@ -35,9 +35,6 @@ class TensorSource(Protocol):
         """
         ...
 
-    def release(self, lo: int = 0, hi: int | None = None) -> None: ...
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None: ...
-
 
 def n_rows(source: TensorSource) -> int:
     """Length of the first axis; 1 for a scalar."""
@@ -87,12 +84,6 @@ class PlainSource:
             )
         return to_float32(self.file.read_rows(self.name, lo, hi), self.entry.dtype, out)
 
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        self.file.release(self.name, lo, hi)
-
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        self.file.prefetch(self.name, lo, hi)
-
 
 @dataclass(frozen=True)
 class ResizedSource:
@@ -135,12 +126,6 @@ class ResizedSource:
 
     def _own(self, row: int) -> int:
         return min(row, n_rows(self.source))
-
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        self.source.release(self._own(lo), self._own(self.n if hi is None else hi))
-
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        self.source.prefetch(self._own(lo), self._own(self.n if hi is None else hi))
 
 
 def equal(a: TensorSource, b: TensorSource) -> bool:

@@ -86,4 +86,5 @@ def atomic_file(final: Path, *, force: bool = True, private: bool = False) -> It
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file, read past the page cache where that is possible."""
-    return sha256_range(DirectFile(path), 0, path.stat().st_size)
+    file = DirectFile(path)
+    return sha256_range(file, 0, file.stat().st_size)
