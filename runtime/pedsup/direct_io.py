@@ -13,6 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,11 @@ class DirectFile:
                 raise
             self._fd = os.open(path, os.O_RDONLY)  # tmpfs and others know no direct reads
         weakref.finalize(self, os.close, self._fd)
+
+    def sync(self) -> None:
+        """Have what mappings wrote to the file written out first, where that can be asked for."""
+        with suppress(OSError):
+            os.fsync(self._fd)
 
     def read(self, begin: int, n_bytes: int) -> memoryview:
         """`n_bytes` from byte `begin`, fewer at the end of the file.

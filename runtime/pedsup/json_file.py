@@ -19,7 +19,8 @@ def parse_json(data: bytes | str) -> Any:
     Raises:
         ValueError: no UTF-8, no JSON, nested too deep, or half of a surrogate pair in a text.
     """
-    text = data.decode("utf-8") if isinstance(data, bytes) else data
+    # A byte order mark, as Windows programs write it, is not part of the text.
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
     try:
         value = json.loads(text)
         if "\\u" in text:

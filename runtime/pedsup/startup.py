@@ -10,6 +10,7 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.proxy import CheckedEngine
 from pedsup.engine.select import open_engine
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity
@@ -24,7 +25,7 @@ from pedsup.prefix_cache import PrefixCache
 from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.settings import Origin, Settings
-from pedsup.trust.assess import Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 
 __all__ = [
     "DEFAULT_CTX",
@@ -93,6 +94,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     try:
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
+        engine = _watched(engine, trust)
     except BaseException:
         engine.close()
         raise
@@ -143,6 +145,23 @@ def turn_settings(
         grammar=grammar,
         json_schema=json_schema,
     )
+
+
+def _watched(engine: Engine, trust: Trust) -> Engine:
+    """The engine, which ends when a byte of the model turns out to be another one."""
+    watches = watch(trust, lambda error: say(f"warning: {error.found}: this session ends"))
+    if not watches:
+        return engine
+
+    def check() -> None:
+        for one in watches:
+            one.require_unchanged()
+
+    def close() -> None:
+        for one in watches:
+            one.close()
+
+    return CheckedEngine(engine, check, close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

@@ -75,7 +75,9 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             "memory: "
             + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
         )
-    engine = getattr(loaded.engine, "inner", loaded.engine)
+    engine: object = loaded.engine
+    while hasattr(engine, "inner"):  # under a governor, or checked
+        engine = engine.inner
     read = storage_read(getattr(engine, "pid", os.getpid()))
     if read is not None:
         lines.append(f"read from storage so far: {human_bytes(read)}")
