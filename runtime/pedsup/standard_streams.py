@@ -201,18 +201,14 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return "".join(_spell(c, error.encoding) for c in characters), error.end
+    return "".join(map(_spell, characters)), error.end
 
 
-def _spell(character: str, encoding: str) -> str:
+def _spell(character: str) -> str:
     if "\ud800" <= character <= "\udfff":
         return "?"
     if character in _SPELLED:
         return _SPELLED[character]
     # An accent that the encoding lacks costs the accent, not the letter.
-    for part in unicodedata.normalize("NFKD", character):
-        with suppress(UnicodeEncodeError):
-            part.encode(encoding)
-            if part not in '"\\':
-                return part
-    return "?"
+    plain = (c for c in unicodedata.normalize("NFKD", character) if c.isascii() and c.isalnum())
+    return next(plain, "?")
