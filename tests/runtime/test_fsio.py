@@ -39,7 +39,7 @@ def test_a_file_is_written_whole_without_locks(tmp_path: Path) -> None:
     with atomic_file(path) as file:
         file.write(b"whole")
     assert path.read_bytes() == b"whole"
-    assert os.listdir(tmp_path) == ["copy.md"]
+    assert [left.name for left in tmp_path.iterdir()] == ["copy.md"]
     with path.open("rb") as file:
         assert try_lock(file.fileno()) is None
 
