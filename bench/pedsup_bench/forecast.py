@@ -1,9 +1,9 @@
-"""How long a measurement will take: a guess from the file's header, then a short measured rate.
+"""How long a measurement will take: from a short measured rate, or a guess that is said to be one.
 
-Reading a prompt is arithmetic, two operations per weight and token; writing a token is one pass
-over the weights. What a core can do is assumed: right within a factor of three or so on the
-machines we have seen, and 80 times too fast where llama.cpp was built without vector units. So
-what is announced is the rate of a few tokens, read when the model is loaded.
+What a core can do differs by a factor of a hundred between builds of llama.cpp, so where a model
+is loaded anyway, part of the work is timed (`seconds_per_token`). A guess is made only where
+nothing may be loaded (`--dry-run`) and as the first value of bars, which learn: reading a prompt
+is arithmetic, two operations per weight and token; writing a token is one pass over the weights.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic
 from typing import Final
 
 from pedsup.gguf_file import GGUFHeader
@@ -25,8 +25,9 @@ BYTES_PER_S: Final = {"x86": 10e9, "arm": 8e9}
 """Memory bandwidth that decoding gets."""
 STORAGE_BYTES_PER_S: Final = 1e9
 WORTH_SAYING_S: Final = 5.0
-PROBE_TOKENS: Final = 16
-"""Of the prompt that is timed: a phone reads them in a second or two."""
+FIRST_PART: Final = 8
+"""Tokens."""
+LONG_ENOUGH_S: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,6 @@ class Rates:
             load=0.5 + header.file_size / STORAGE_BYTES_PER_S,
         )
 
-    def corrected(self, prompt: float) -> Rates:
-        """With a measured time per prompt token; decoding is off by as much, at the most."""
-        return Rates(prompt, self.decode * max(1.0, prompt / self.prompt), self.load)
-
-
-def seconds_per_token(read: Callable[[Sequence[int]], object]) -> float:
-    """The time of a prompt token, of a loaded model that `read`s a prompt.
-
-    The first prompt maps the file and is not counted. The second has another first token, so that
-    nothing of it is in a cache.
-    """
-    read([0] * PROBE_TOKENS)
-    started = perf_counter()
-    read([1] * PROBE_TOKENS)
-    return (perf_counter() - started) / PROBE_TOKENS
-
 
 def human_seconds(seconds: float) -> str:
     """'40 s', '3 min', '2 h 10 min': a guess deserves no more digits."""
@@ -74,7 +59,30 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def announce(what: str, seconds: float, by: str = "by the speed of a short prompt") -> None:
+def seconds_per_token(
+    read: Callable[[Sequence[int]], object],
+    tokens: Sequence[int],
+    clock: Callable[[], float] = monotonic,
+) -> float:
+    """The time of one token, measured on parts of `tokens` that double until one took long enough.
+
+    Args:
+        read: does the work on some of the tokens; it is called at least twice, because the first
+            call also brings the weights into memory.
+        tokens: at least `FIRST_PART` of them.
+    """
+    read(tokens[:FIRST_PART])
+    n = min(2 * FIRST_PART, len(tokens))
+    while True:
+        start = clock()
+        read(tokens[:n])
+        took = clock() - start
+        if took >= LONG_ENOUGH_S or n == len(tokens):
+            return took / n
+        n = min(2 * n, len(tokens))
+
+
+def announce(what: str, seconds: float) -> None:
     """Say on stderr what comes and roughly how long it takes, unless it is short."""
     if seconds >= WORTH_SAYING_S:
-        say(f"{what}: roughly {human_seconds(seconds)}, {by}")
+        say(f"{what}: roughly {human_seconds(seconds)}, by a short measurement")

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pedsup.fsio import sync_file
 from pedsup.gguf_file import read_header
 from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity
@@ -58,7 +59,7 @@ class LineJournal(Generic[Item]):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
 
     def discard(self) -> None:
         """Forget what was measured."""

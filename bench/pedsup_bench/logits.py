@@ -19,7 +19,6 @@ from pedsup.engine.kv_cache import common_prefix
 from pedsup.engine.vocabulary import Vocabulary
 from pedsup.errors import EngineError, UsageError
 from pedsup.gguf_file.validate import validate_model
-from pedsup_bench.forecast import seconds_per_token
 
 ROWS: Final = 16
 """Rows of logits handed out at a time: 16 MiB for Gemma 4's vocabulary, twice that in float64."""
@@ -119,14 +118,8 @@ class LogitModel:
             for row in range(0, len(part), ROWS):
                 yield rows[row : row + ROWS]
 
-    def seconds_per_token(self) -> float:
-        """How long a token of a prompt takes here, measured on a short one."""
-
-        def read(tokens: Sequence[int]) -> None:
-            self._rewind(0)
-            self._feed(tokens)
-
-        return seconds_per_token(read)
+    def read(tokens: Sequence[int]) -> None:
+        self._rewind(0)
 
     def next_logits(self, tokens: Sequence[int]) -> FloatRows:
         """Logits of the token after `tokens`; the part it shares with the last call is reused.
@@ -143,6 +136,12 @@ class LogitModel:
         self._decode(tokens[-1:], outputs=1)
         row: FloatRows = self._rows(1)[0]
         return row
+
+    def read_only(self, tokens: Sequence[int]) -> None:
+        """Read a prompt from its start and forget it, to take its time."""
+        self._rewind(0)
+        self._feed(tokens)
+        self._rewind(0)
 
     def _context(self, n_ctx: int, n_threads: int) -> Any:
         params = self._lib.llama_context_default_params()

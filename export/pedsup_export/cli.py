@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pedsup
 from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import say
+from pedsup.standard_streams import json_text
 from pedsup_export.request import ExportRequest, ModelRef
 
 
@@ -197,7 +197,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+    click.echo(json_text(document) if as_json else text)
 
 
 @cli.command()

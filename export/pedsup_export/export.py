@@ -24,6 +24,7 @@ from pedsup.fsio import (
     partial_path,
     publish,
     refuse_existing,
+    sync_file,
 )
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.intended_use import FULL
@@ -116,7 +117,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         if gate is not None:
             core["quality"] = gate
         _set_digest(plan, file, core_digest(core))
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, done.tensors)
         document = manifest_document(
             core, {"name": out.name, "size": size, "sha256": sha256}, _now()
@@ -273,6 +274,6 @@ def publish_both(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
     with atomic_file(manifest_path(out)) as file:
         file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         publish(partial, out)
         signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before

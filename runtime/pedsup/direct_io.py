@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +60,11 @@ class DirectFile:
     def stat(self) -> os.stat_result:
         """The state of the open file, whatever its name refers to by now."""
         return os.fstat(self._fd)
+
+    def sync(self) -> None:
+        """Have what mappings wrote to the file written out first, where that can be asked for."""
+        with suppress(OSError):
+            os.fsync(self._fd)
 
     def read(self, begin: int, n_bytes: int) -> memoryview:
         """`n_bytes` from byte `begin`, fewer at the end of the file.

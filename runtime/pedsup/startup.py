@@ -10,6 +10,7 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.proxy import CheckedEngine
 from pedsup.engine.select import open_engine
 from pedsup.engine.vector_units import Build
 from pedsup.governor.engine import Governor, govern
@@ -25,7 +26,7 @@ from pedsup.prefix_cache import PrefixCache
 from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.settings import Origin, Settings
-from pedsup.trust.assess import Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 
 __all__ = [
     "DEFAULT_CTX",
@@ -87,15 +88,16 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     trust = verify_weights(plan.trust)
     confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
     started = time.monotonic()
-    engine = open_engine(plan.config, settings.engine)
+    engine: Engine = open_engine(plan.config, settings.engine)
     governor = None
     if plan.governed and plan.config.n_threads > 1:
         drafts = plan.config.draft.kind != "off"
-        engine = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
-        governor = engine.governor
+        governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
+        engine, governor = governed, governed.governor
     try:
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
+        engine = _watched(engine, trust)
     except BaseException:
         engine.close()
         raise
@@ -149,6 +151,23 @@ def turn_settings(
         grammar=grammar,
         json_schema=json_schema,
     )
+
+
+def _watched(engine: Engine, trust: Trust) -> Engine:
+    """The engine, which ends when a byte of the model turns out to be another one."""
+    watches = watch(trust, lambda error: say(f"warning: {error.found}: this session ends"))
+    if not watches:
+        return engine
+
+    def check() -> None:
+        for one in watches:
+            one.require_unchanged()
+
+    def close() -> None:
+        for one in watches:
+            one.close()
+
+    return CheckedEngine(engine, check, close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

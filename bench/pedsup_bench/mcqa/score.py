@@ -8,15 +8,16 @@ robust multiple choice selectors").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.chat.template import ChatTemplate, Message
-from pedsup.errors import UnsupportedError
+from pedsup.errors import EngineError, UnsupportedError
 from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import announce
+from pedsup_bench.forecast import announce, seconds_per_token
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import LETTERS, Question
@@ -88,13 +89,11 @@ class Scorer:
         """The model's file."""
         return self._model.path
 
-    def seconds_per_token(self) -> float:
-        """How long a token of a prompt takes here."""
-        return self._model.seconds_per_token()
-
-    def n_tokens(self, question: Question) -> int:
-        """Tokens of a question's prompt."""
-        return len(self._tokens(self.render(question, rotation(len(question.options), 0))))
+    def seconds(self, question: Question) -> float:
+        """How long one prompt of this question takes, by a part of it."""
+        tokens = self._tokens(self.render(question, rotation(len(question.options), 0)))
+        each = seconds_per_token(self._model.read_only, tokens)
+        return each * len(tokens)
 
     def letter_tokens(self, prompt: str, n: int) -> list[int]:
         """The tokens of the first `n` letters right after a prompt.
@@ -127,6 +126,13 @@ class Scorer:
             self._letters[n] = letters
             logits = self._model.next_logits(self._tokens(prompt))
             log_p = log_softmax(logits)[letters]
+            if not all(map(math.isfinite, log_p)):
+                raise EngineError(
+                    f"the model's answer to question {question.id} is not a number",
+                    where=self._model.path,
+                    wanted="finite logits",
+                    remedy="export the model again: its weights or their type are damaged",
+                )
             for i, option in enumerate(order):
                 sums[option] += float(log_p[i])
             chosen.append(order[int(log_p.argmax())])
@@ -170,11 +176,12 @@ def _announce(scorer: Scorer, left: Sequence[Question]) -> None:
     if not left:
         return
     n_prompts = sum(len(question.options) for question in left)
-    first = scorer.n_tokens(left[0])
     # About half of a prompt is what all orders share, and is read once.
-    tokens = first * (len(left) + 0.5 * (n_prompts - len(left)))
-    seconds = tokens * scorer.seconds_per_token()
-    announce(f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts", seconds)
+    prompts = len(left) + 0.5 * (n_prompts - len(left))
+    announce(
+        f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts",
+        scorer.seconds(left[0]) * prompts,
+    )
 
 
 def _parse_answer(row: Any) -> tuple[list[float], list[int]]:

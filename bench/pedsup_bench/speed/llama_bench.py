@@ -52,20 +52,20 @@ def find_program() -> Path:
     )
 
 
-def run(plan: SpeedPlan) -> list[dict[str, Any]]:
-    """The programs in turn; one row per figure, with ours over theirs."""
+def run(plan: SpeedPlan, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The programs in turn; one row per figure, with ours over theirs.
+
+    Args:
+        figures: of `speed.measure` with this plan, from which the time is foreseen.
+    """
     program = find_program()
     short = replace(plan, repeats=REPEATS, sustained=0.0)
     builds = [None, *own_libraries(program, plan)]
     tests = [f"prompt_{n}" for n in plan.prompts] + [f"decode_{d}" for d in plan.depths]
     ours: list[dict[str, list[float]]] = [{test: [] for test in tests} for _ in builds]
     theirs: dict[str, list[float]] = {test: [] for test in tests}
-    work = _work(short, tests, len(builds))
-    announce(
-        f"the same beside llama-bench, {ROUNDS} rounds",
-        work.left(),
-        "guessed from the size of the file",
-    )
+    work = _work(short, tests, len(builds), figures)
+    announce(f"the same beside llama-bench, {ROUNDS} rounds", work.left())
     with work_bar(work, "against llama-bench"):
         for _ in range(ROUNDS):
             for samples, build in zip(ours, builds, strict=True):
@@ -116,9 +116,15 @@ def _row(test: str, ours: list[list[float]], theirs: list[float]) -> dict[str, A
     }
 
 
-def _work(plan: SpeedPlan, tests: list[str], n_builds: int) -> Work:
+def _work(plan: SpeedPlan, tests: list[str], n_builds: int, figures: dict[str, Any]) -> Work:
     steps = speed_steps(plan) * n_builds + [s for test in tests for s in _steps(plan, test)]
-    return Work(steps * ROUNDS, Rates.guess(validate_model(plan.model), plan.n_threads))
+    medians = {name: float(figure["median"]) for name, figure in figures.items()}
+    rates = Rates(
+        prompt=1 / min(medians[f"prompt_{n}"] for n in plan.prompts),
+        decode=1 / min(medians[f"decode_{n}"] for n in plan.depths),
+        load=medians["load_warm"],
+    )
+    return Work(steps * ROUNDS, rates)
 
 
 def _steps(plan: SpeedPlan, test: str) -> list[Step]:
@@ -146,7 +152,7 @@ def _samples(program: Path, plan: SpeedPlan, arguments: list[object]) -> list[fl
     if done.returncode:
         raise EngineError(
             f"llama-bench ended with code {done.returncode}",
-            where="\n".join(done.stderr.strip().splitlines()[-3:]),
+            where=done.stderr.strip().splitlines()[-3:],
         )
     (result,) = json.loads(done.stdout)
     return [float(speed) for speed in result["samples_ts"]]
