@@ -118,9 +118,6 @@ class LogitModel:
             for row in range(0, len(part), ROWS):
                 yield rows[row : row + ROWS]
 
-    def read(tokens: Sequence[int]) -> None:
-        self._rewind(0)
-
     def next_logits(self, tokens: Sequence[int]) -> FloatRows:
         """Logits of the token after `tokens`; the part it shares with the last call is reused.
 
