@@ -21,7 +21,8 @@ LOCK ?= tests/lock.txt
 EXTRAS := export train bench sign test dist
 
 # llama-cpp-python comes first, built with options of its own: whatever the environment holds, it
-# has this processor's vector units (tools/pedsup_tools/llama_cpp.py).
+# has this processor's vector units (tools/pedsup_tools/llama_cpp.py). Bytecode is left to the first import (--no-compile): compiling
+# every module of every package is most of what an installation costs.
 .PHONY: setup lock
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
 
@@ -30,8 +31,8 @@ $(VENV)/.installed: pyproject.toml tests/constraints.txt tests/lock.txt tools/pe
 	$(BIN)/pip install --quiet --upgrade pip
 	PYTHONPATH=runtime:tools $(BIN)/python -m pedsup_tools.llama_cpp $(LOCK)
 ifneq ($(LOCK),)
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(LOCK)
-	$(BIN)/pip install --quiet $(if $(TORCH),--no-deps $(TORCH),torch)
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/pip install --quiet --no-compile $(if $(TORCH),--no-deps $(TORCH),torch)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 else
 	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH),)

@@ -19,11 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
-from pedsup.paths import cache_folder
 from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.peer_steps import native_root
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, speed_steps, work_bar
@@ -42,7 +41,7 @@ def find_program() -> Path:
     Raises:
         MissingDependencyError: there is none.
     """
-    built = cache_folder() / f"llama-cpp-{VERSION}/build/bin/llama-bench"
+    built = native_root() / "build/bin/llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):
         if found and os.access(found, os.X_OK):
             return Path(found)
