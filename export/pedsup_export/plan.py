@@ -152,6 +152,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         *model.vocabulary.entries,
         *_imatrix_entries(imatrix),
     )
+    header = header_bytes(metadata, [t.slot for t in tensors])
     plan = ExportPlan(
         request=request,
         architecture=model.architecture.name,
@@ -163,10 +164,10 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         imatrix=_imatrix_report(imatrix, tensors, kind),
         warnings=_warnings(request, model, effect),
         input_bytes=reference.n_bytes,
-        output_bytes=_output_bytes(metadata, tensors),
+        output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
     )
-    check_planned(plan.metadata, plan.slots, plan.output_bytes)
+    check_planned(header, plan.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix, model.tokenizer.digests)
 
 
@@ -315,12 +316,6 @@ def _imatrix_report(
         if kind.is_quantized and not why_not_quantized(t.slot.name, t.slot.shape)
     }
     return imatrix.report(quantized)
-
-
-def _output_bytes(metadata: Sequence[KV], tensors: Sequence[TensorPlan]) -> int:
-    slots = [t.slot for t in tensors]
-    last = slots[-1]
-    return len(header_bytes(metadata, slots)) + last.offset + last.n_bytes
 
 
 def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
