@@ -167,6 +167,7 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         *model.vocabulary.entries,
         *_imatrix_entries(imatrix),
     )
+    header = header_bytes(metadata, [t.slot for t in tensors])
     plan = ExportPlan(
         request=request,
         architecture=model.architecture.name,
@@ -178,11 +179,11 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         imatrix=_imatrix_report(imatrix, tensors, kind),
         warnings=_warnings(request, model, effect),
         input_bytes=reference.n_bytes,
-        output_bytes=_output_bytes(metadata, tensors),
+        output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
         sources={**sources, "tokenizer": model.tokenizer.digests},
     )
-    check_planned(plan.metadata, plan.slots, plan.output_bytes)
+    check_planned(header, plan.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
 
 
@@ -338,12 +339,6 @@ def _imatrix_report(
         if kind.is_quantized and not why_not_quantized(t.slot.name, t.slot.shape)
     }
     return imatrix.report(quantized)
-
-
-def _output_bytes(metadata: Sequence[KV], tensors: Sequence[TensorPlan]) -> int:
-    slots = [t.slot for t in tensors]
-    last = slots[-1]
-    return len(header_bytes(metadata, slots)) + last.offset + last.n_bytes
 
 
 def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:

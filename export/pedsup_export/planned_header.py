@@ -5,29 +5,35 @@ What llama.cpp would not load is refused while it is still a plan, by the inputs
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.architecture import check_architecture
 from pedsup.gguf_file.header import parse_header
 from pedsup.gguf_file.tokenizer import check_tokenizer
-from pedsup_export.gguf_out import KV, TensorSlot, header_bytes
-
-_PLANNED = Path("the planned file")
 
 
-def check_planned(metadata: Sequence[KV], slots: Sequence[TensorSlot], size: int) -> None:
-    """Check metadata, tokenizer and tensor table as `validate_model` does for a file of `size`.
+def check_planned(header: bytes, size: int) -> None:
+    """Check metadata, tokenizer and tensor table as `validate_model` does.
+
+    Args:
+        header: the header of the planned GGUF.
+        size: bytes of the whole file.
 
     Raises:
         BadFileError, UnsupportedError: llama.cpp could not use such a file; which inputs to mend.
     """
     try:
-        header = parse_header(io.BytesIO(header_bytes(metadata, slots)), size, _PLANNED)
-        check_architecture(header, drafter=True)
-        check_tokenizer(header)
+        # In a file, because the arrays of a header are read again by its name.
+        with tempfile.NamedTemporaryFile(suffix=".gguf-header") as file:
+            file.write(header)
+            file.flush()
+            path = Path(file.name)
+            with path.open("rb") as written:
+                parsed = parse_header(written, size, path)
+            check_architecture(parsed, drafter=True)
+            check_tokenizer(parsed)
     except (BadFileError, UnsupportedError) as error:
         of_tokenizer = "tokenizer" in f"{error.found} {error.where}"
         source = "tokenizer.json and tokenizer_config.json" if of_tokenizer else "config.json"
