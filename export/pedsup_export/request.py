@@ -30,6 +30,7 @@ class ExportRequest:
         merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
             or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        replace_foreign: with `force`, also what pedsup did not write; only after a question.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -44,6 +45,7 @@ class ExportRequest:
     imatrix: Path | None = None
     allow_unused: bool = False
     force: bool = False
+    replace_foreign: bool = False
     threads: int = 2
     gate_reference: Path | None = None
     gate_thresholds: Path | None = None
