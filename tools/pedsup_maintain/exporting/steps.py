@@ -10,7 +10,6 @@ script, this module is the first step, or the third one where `llama-quantize` i
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,17 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError, UsageError, border
-from pedsup.paths import cache_folder
+from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-
-
-def native_root() -> Path:
-    """Where `make native` puts llama.cpp; `PEDSUP_NATIVE` names another place."""
-    return Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
 
 
 def converter() -> Path:
