@@ -24,6 +24,7 @@ import click
 from pedsup.errors import EngineError, MissingDependencyError, border
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import human_bytes, say
+from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
 
 N_PROMPT: Final = 512
