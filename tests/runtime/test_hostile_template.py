@@ -105,6 +105,12 @@ GREEDY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def sandbox_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process as users have it: coverage in it has imported what the sandbox keeps out."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def attack(source: str) -> str:
     """What comes of a template that the user allowed: text, or the first line of the error."""
     template = None
