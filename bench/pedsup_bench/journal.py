@@ -69,6 +69,7 @@ class LineJournal(Generic[Item]):
 def file_identity(path: Path) -> dict[str, Any]:
     """What tells one model file from another without reading all of it.
 
-    Size, time of change, and SHA-256 of the header (metadata and tensor table).
+    Size, time of change, and SHA-256 of the header (metadata and tensor table) and of 64 pieces of
+    the weights.
     """
     return asdict(ModelIdentity.of(read_header(path)))
