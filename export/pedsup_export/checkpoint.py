@@ -94,7 +94,7 @@ class Checkpoint:
                 continue
             if path in opened:
                 self._digests[path.name] = opened[path].sha256(on_bytes)
-                opened[path].require_unchanged()
+                opened[path].require_unchanged(self._digests[path.name])
             else:
                 size = path.stat().st_size
                 self._digests[path.name] = sha256_range(DirectFile(path), 0, size, on_bytes)

@@ -31,7 +31,7 @@ from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.progress import byte_bar, human_bytes
 from pedsup.trust.bundle import signature_path
-from pedsup_export.adapter import Adapter
+from pedsup_export.adapter import WEIGHTS, Adapter
 from pedsup_export.finished_file import read_finished
 from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
@@ -138,7 +138,7 @@ def _stream(
         if inputs.adapter is not None:
             for source in inputs.adapter.replacements.values():
                 if isinstance(source, PlainSource):
-                    source.file.require_unchanged()
+                    source.file.require_unchanged(plan.sources["adapter"][WEIGHTS])
     except MismatchError:
         # What was written is not what the inputs are now: nothing of it may be kept.
         journal.path.unlink(missing_ok=True)

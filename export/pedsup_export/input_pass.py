@@ -202,14 +202,13 @@ class InputPass:
         Raises:
             MismatchError: a shard was changed while it was read.
         """
-        for shard in self._shards:
-            shard.require_unchanged()
         if self._turn.at != (len(self._shards), 0):
             raise AssertionError(f"the inputs were read to {self._turn.at} only")
-        return {
-            shard.path.name: digest.hexdigest()
-            for shard, digest in zip(self._shards, self._digests, strict=True)
-        }
+        found = {}
+        for shard, digest in zip(self._shards, self._digests, strict=True):
+            found[shard.path.name] = digest.hexdigest()
+            shard.require_unchanged(digest.hexdigest())
+        return found
 
     def _take(self, number: int, begin: int, octets: memoryview) -> None:
         """Digest what was read when its turn comes; nothing if it was digested before."""

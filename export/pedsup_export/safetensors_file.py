@@ -145,13 +145,18 @@ class SafetensorsFile:
         """Hex SHA-256 of the open file, read once from its first byte to its last."""
         return sha256_range(self._direct, 0, self.size, on_bytes)
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, sha256: str) -> None:
         """Compare the open file's size and times with those at its opening.
+
+        Args:
+            sha256: of what was read. A file that has lost its name or got another has another
+                change time, too: it is then read again and compared.
 
         Raises:
             MismatchError: it was written to since.
         """
-        if file_state(self._direct.stat()) != self._state:
+        now = file_state(self._direct.stat())
+        if now != self._state and (now[:-1] != self._state[:-1] or self.sha256() != sha256):
             raise MismatchError(
                 "the file was changed while it was read",
                 where=self.path,

@@ -131,8 +131,10 @@ def stream(
                     journal.add(Entry(name, digest, reading.mark(places[name])))
             shares = writer.shares()
             flush.finish()
-        finally:
+        except BaseException:
             reading.stop()  # whoever still waits for a block that will not come
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return Streamed(writer.digests, reading.digests(), shares)
 
 

@@ -18,6 +18,7 @@ from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
 from pedsup_export.finished_file import read_finished
@@ -177,7 +178,9 @@ def _read(
 ) -> tuple[str, tuple[AdapterShare, ...] | None]:
     """Read the file once: compare all digests with the manifest, and its rows with the inputs."""
     file = DirectFile(header.path)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    # Each thread of the proof multiplies on its own: a BLAS with threads of its own would spin.
+    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
+    with blas, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         samples = _Samples(proof, pool)
         found = read_finished(file, header, samples.take)
         for name, digest in found.tensors.items():
