@@ -75,6 +75,15 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
 )
+@click.option("--languages", metavar="CODES", help="Cut the vocabulary to these: es,en,pt,fr,qu,ay.")
+@click.option(
+    "--vocabulary", metavar="SIZE|FILE",
+    help="Tokens to keep: a number (96k), a list, or a GGUF whose vocabulary is taken over.",
+)  # fmt: skip
+@click.option(
+    "--keep-text", "keep_texts", multiple=True, type=_FILE,
+    help="Keep every token that this text uses; can be repeated.",
+)  # fmt: skip
 @click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -119,6 +128,7 @@ def _refuse_without_effect(options: dict[str, Any]) -> None:
 
 def _request(options: dict[str, Any]) -> ExportRequest:
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.vocabulary_cut.request import vocabulary_request
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
     quant = _quant(options, base)
@@ -144,6 +154,9 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         threads=options["threads"] or len(os.sched_getaffinity(0)),
         name=options["name"],
         license=options["licence"],
+        vocabulary=vocabulary_request(
+            options["languages"], options["vocabulary"], options["keep_texts"]
+        ),
     )
 
 
@@ -222,12 +235,14 @@ def verify(
     file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool
 ) -> None:
     """Check a file against its manifest and signature, and that the adapter is in it."""
+    from pedsup.gguf_file import read_header
+    from pedsup.gguf_file.cut_vocabulary import is_cut
     from pedsup.trust.keys import read_public_key
     from pedsup_export import render
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.verify import verify as check
 
-    if (base is None) != (adapter is None):
+    if (base is None) != (adapter is None) and not (base and is_cut(read_header(file))):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
     report = check(
         file,

@@ -39,6 +39,7 @@ from pedsup_export.quality_gate import pass_gate
 from pedsup_export.request import ModelRef
 from pedsup_export.stream import Journal, stream
 from pedsup_export.verify import tensor_digests
+from pedsup_export.vocabulary_cut.proof import prove_vocabulary
 
 SPARE = 64 << 20
 """Bytes left free on the output disk: manifest, journal, file system."""
@@ -111,8 +112,11 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
             tensors = stream(plan, inputs, file, journal, bar.update)
         data_offset = len(header_bytes(plan.metadata, plan.slots))
         shares = prove_adapter(plan, inputs, partial, data_offset)
+        vocabulary = prove_vocabulary(plan.cut, partial)
         gate = pass_gate(plan.request, partial)
         core = build_core(plan, inputs, tensors, shares, _finished(digests))
+        if vocabulary is not None:
+            core["vocabulary"] = vocabulary
         if gate is not None:
             core["quality"] = gate
         _set_digest(plan, file, core_digest(core))

@@ -43,6 +43,8 @@ from pedsup_export.mixture import (
 )
 from pedsup_export.request import ExportRequest
 from pedsup_export.vocab import load_tokenizer
+from pedsup_export.vocabulary_cut.cut import VocabularyCut
+from pedsup_export.vocabulary_cut.plan import plan_vocabulary
 
 BLOCK_FLOATS = 2 << 20
 """Weights worked on at once by one thread: 8 MiB in float32."""
@@ -82,6 +84,7 @@ class ExportPlan:
     output_bytes: int
     memory_bytes: int
     """Expected peak beside the mapped input."""
+    cut: VocabularyCut | None = None
 
     @property
     def slots(self) -> list[TensorSlot]:
@@ -132,13 +135,19 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
     kind = file_type(request.quant)
     reference = Checkpoint.open(chosen_base(request).folder)
     architecture = arch.find(reference.config, reference.folder)
-    vocabulary = architecture.vocabulary(load_tokenizer(request.base.folder))
+    tokenizer = load_tokenizer(request.base.folder)
+    vocabulary = architecture.vocabulary(tokenizer)
     shapes = {name: source.shape for name, source in reference.tensors.items()}
     model = architecture.tensors(reference.config, shapes, _n_tokens(vocabulary))
     adapter = Adapter.open(request.adapter.folder) if request.adapter else None
     matches = _match(request, adapter, reference, architecture, model)
+    cut = plan_vocabulary(request.vocabulary, tokenizer, vocabulary)
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
     hyper = architecture.metadata(reference.config)
+    if cut is not None:
+        cut.require_trained_rows(matches)
+        model, hyper = cut.tensors(model), cut.hyperparameters(hyper)
+        vocabulary = cut.entries(vocabulary)
     choices = _choose(request, kind, reference, model, hyper, imatrix is not None)
     tensors = _tensor_plans(model, choices, reference, matches)
     n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
@@ -162,6 +171,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         input_bytes=reference.n_bytes,
         output_bytes=_output_bytes(metadata, tensors),
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
+        cut=cut,
     )
     return plan, Inputs(reference, adapter, matches, imatrix)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pedsup_export.floats import RoundTo
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ExportRequest:
         merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
             or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        vocabulary: which tokens to keep; None keeps them all.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -49,3 +51,4 @@ class ExportRequest:
     gate_thresholds: Path | None = None
     name: str | None = None
     license: str | None = None
+    vocabulary: VocabularyRequest | None = None

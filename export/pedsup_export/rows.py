@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pedsup_export.floats import RoundTo
 from pedsup_export.merge import merged
 from pedsup_export.plan import Inputs, TensorPlan
+from pedsup_export.tensor_source import TensorSource
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +75,35 @@ def _rows(
         values = source.rows(0, source.shape[0] if source.shape else 1)
         return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
     shape = (hi - lo, *source.shape[1:])
+    if tensor.origin.kept_rows is not None:
+        return picked_rows(source, tensor.origin.kept_rows[lo:hi], _scratch(shape))
     return _interleaved(source.rows(lo, hi, _scratch(shape)), tensor)
+
+
+GAP: Final = 8
+"""Rows between two wanted ones that are read along: cheaper than another read."""
+
+
+def picked_rows(source: TensorSource, wanted: NDArray[np.int64], out: Rows) -> Rows:
+    """Some rows of a source, in one read for each stretch of them that lie close together.
+
+    Args:
+        wanted: int64 [n], ascending.
+        out: float32 [n, ...], filled and returned.
+    """
+    starts = np.flatnonzero(np.diff(wanted, prepend=wanted[0]) > GAP)
+    for at, end in pairwise((0, *starts.tolist(), len(wanted))):
+        first, last = int(wanted[at]), int(wanted[end - 1])
+        if last - first == end - at - 1:
+            source.rows(first, last + 1, out[at:end])
+            continue
+        # A stretch may be longer than what the memory is planned for.
+        step = max(1, len(out))
+        for lo in range(first, last + 1, step):
+            hi = min(lo + step, last + 1)
+            inside = slice(*np.searchsorted(wanted[at:end], (lo, hi)) + at)
+            out[inside] = source.rows(lo, hi)[wanted[inside] - lo]
+    return out
 
 
 def _interleaved(rows: Rows, tensor: TensorPlan) -> Rows:

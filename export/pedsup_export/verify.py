@@ -13,6 +13,7 @@ from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.progress import byte_bar
@@ -23,6 +24,8 @@ from pedsup_export.gguf_out import TensorSlot
 from pedsup_export.plan import make_plan
 from pedsup_export.proof import AdapterShare, prove_adapter
 from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.vocabulary_cut.proof import check_map, prove_cut
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 _COPY = "copy the file and its manifest again from where they were exported"
 
@@ -76,8 +79,9 @@ def verify(
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
     sha256 = read_sha256 or _check_digests(header, manifest)
+    check_map(header, manifest)
     shares = None
-    if base is not None and adapter is not None:
+    if base is not None and (adapter is not None or is_cut(header)):
         shares = tuple(_prove_again(path, header, manifest, base, adapter))
     return VerifyReport(
         path,
@@ -181,7 +185,7 @@ def _check_digests(header: GGUFHeader, manifest: Manifest) -> str:
 
 
 def _prove_again(
-    path: Path, header: GGUFHeader, manifest: Manifest, base: ModelRef, adapter: ModelRef
+    path: Path, header: GGUFHeader, manifest: Manifest, base: ModelRef, adapter: ModelRef | None
 ) -> list[AdapterShare]:
     """Merge the sampled rows again and compare them with the file's own tensors."""
     request = ExportRequest(
@@ -190,6 +194,7 @@ def _prove_again(
         out=path,
         merge_dtype=_merge_dtype(manifest),
         allow_unused=True,
+        vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
     )
     plan, inputs = make_plan(request)
     _check_sources(manifest, "base", inputs.checkpoint.digest())
@@ -197,6 +202,8 @@ def _prove_again(
         _check_sources(manifest, "adapter", inputs.adapter.digest())
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
         raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), path)
+    if plan.cut is not None:
+        prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
     tensors = tuple(
         replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))

@@ -115,7 +115,7 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
         return "file.sha256"
     if not isinstance(file.get("size"), int) or isinstance(file["size"], bool):
         return "file.size"
-    for name in ("base", "adapter", "recipe", "quality", "tokenizer"):
+    for name in ("base", "adapter", "recipe", "quality", "tokenizer", "vocabulary"):
         if not isinstance(core.get(name), dict | None):
             return f"core.{name}"
     shares = (core.get("adapter") or {}).get("shares", {})
