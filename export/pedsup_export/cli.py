@@ -75,7 +75,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
 )
-@click.option("--languages", metavar="CODES", help="Cut the vocabulary to these: es,en,pt,fr,qu,ay.")
+@click.option(
+    "--languages", metavar="CODES", help="Cut the vocabulary to these: es,en,pt,fr,qu,ay."
+)
 @click.option(
     "--vocabulary", metavar="SIZE|FILE",
     help="Tokens to keep: a number (96k), a list, or a GGUF whose vocabulary is taken over.",

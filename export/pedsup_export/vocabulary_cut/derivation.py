@@ -11,6 +11,7 @@ SentencePiece in llama.cpp, which ranks a pair by the score of the token that it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from pedsup_export.vocabulary_cut.token_list import SENTENCEPIECE, TokenList
 
@@ -32,7 +33,7 @@ def last_pair(token: str, rank: Rank) -> Pair | None:
     parts = list(token)
     if len(parts) < 2:
         return None
-    ranks = [rank(a, b) for a, b in zip(parts, parts[1:], strict=False)]
+    ranks = [rank(a, b) for a, b in pairwise(parts)]
     while len(parts) > 2:
         best, at = None, -1
         for i, value in enumerate(ranks):

@@ -51,7 +51,8 @@ UNITS: Final = (
     *("BCG", "DTP", "MMR", "SRP", "OPV", "IPV", "HPV", "VPH", "HIV", "VIH", "TB", "RSV", "VSR"),
     *("ORS", "SRO", "IMCI", "AIEPI", "WHO", "OMS", "OPS", "PAHO", "MINSA", "UCI", "ICU", "NICU"),
     *("ECG", "EKG", "EEG", "CSF", "LCR", "CBC", "CRP", "ESR", "VSG", "ALT", "AST", "TSH", "LDH"),
-    *("IgG", "IgM", "IgA", "IgE", "α", "β", "γ", "Δ", "β2", "β-hCG", "α-fetoprotein", "±", "≥", "≤"),
+    *("IgG", "IgM", "IgA", "IgE", "α", "β", "γ", "Δ", "β2", "β-hCG", "α-fetoprotein"),
+    *("±", "≥", "≤"),
 )  # fmt: skip
 """Units, routes, laboratory values and abbreviations; the pieces of each are kept, with a space
 before it and without."""

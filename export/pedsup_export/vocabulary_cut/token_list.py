@@ -97,8 +97,10 @@ def token_list(entries: Sequence[KV], python_merges: Sequence[str] = ()) -> Toke
     kind, merges = values.get("model"), tuple(values.get("merges") or ())
     scores = values.get("scores")
     known = kind in (GEMMA4, BYTE_LEVEL, SENTENCEPIECE)
-    if not known or (kind == SENTENCEPIECE and scores is None) or (
-        kind != SENTENCEPIECE and not merges
+    if (
+        not known
+        or (kind == SENTENCEPIECE and scores is None)
+        or (kind != SENTENCEPIECE and not merges)
     ):
         raise UnsupportedError(
             f"a tokenizer of kind {kind!r:.40} with {len(merges)} merges",

@@ -28,6 +28,9 @@ FORMS: Final[tuple[tuple[float, Form], ...]] = (
 )
 """How a word of the list, which is in lower case, stands in text, and how often (a rough share:
 only the order of rare tokens depends on it)."""
+RAREST: Final = 2e-8
+"""Share of a word in one form below which it is left out: three in four of the list, one word in
+two hundred of text."""
 MAX_TEXT: Final = 256 << 20
 SHIPPED: Final = (
     ("pedsup_bench", "data/pediatric_en.txt"),
@@ -61,11 +64,10 @@ def word_weights(language: Language, encoder: Encoder) -> TokenWeights | None:
     words: Mapping[str, float] = require("wordfreq", extra="vocabulary").get_frequency_dict(
         language.words, wordlist="best"
     )
-    texts = list(words)
     counts: Counter[int] = Counter()
     for weight, form in FORMS:
-        found = encoder.encode_all([form(word) for word in texts])
-        for word, ids in zip(texts, found, strict=True):
+        texts = [word for word, share in words.items() if share * weight >= RAREST]
+        for word, ids in zip(texts, encoder.encode_all([*map(form, texts)]), strict=True):
             share = words[word] * weight
             for token in ids:
                 counts[token] += share  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 from typing import Final
 
 from pedsup.errors import BadFileError
@@ -40,12 +41,10 @@ def base_ids(header: GGUFHeader) -> array[int] | None:
     size = header.get(BASE_SIZE)
     if not isinstance(size, int) or not ids or ids[0] < 0 or ids[-1] >= size:
         raise _bad(header, "has an id out of range", f"ids below '{BASE_SIZE}'")
-    if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(ids)):
         raise _bad(header, "does not ascend", "each id of the full model at most once")
     return ids
 
 
 def _bad(header: GGUFHeader, found: str, wanted: str) -> BadFileError:
-    return BadFileError(
-        f"'{BASE_IDS}' {found}", where=header.path, wanted=wanted, remedy=AGAIN
-    )
+    return BadFileError(f"'{BASE_IDS}' {found}", where=header.path, wanted=wanted, remedy=AGAIN)

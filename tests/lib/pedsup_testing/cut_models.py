@@ -1,9 +1,15 @@
-"""A tiny Gemma 4 and a tiny llama with 3072 tokens of five scripts, so that there is what to cut."""
+"""A tiny Gemma 4 and a tiny llama with 3072 tokens of four scripts: there is what to cut."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from pedsup_export.export import execute
+from pedsup_export.plan import make_plan
+from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.vocabulary_cut.cut import VocabularyCut
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 from pedsup_testing import tiny_models
 
 N_TOKENS = 3072
@@ -44,3 +50,30 @@ def llama(folder: Path) -> Path:
 def _with_tokenizer(folder: Path) -> Path:
     tiny_models.write_tokenizer(folder, text=texts(), n_merges=2000, vocab_size=N_TOKENS)
     return folder
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two exports of one base."""
+
+    base: Path
+    full: Path
+    cut: Path
+    vocabulary: VocabularyCut
+
+
+def export_pair(base: Path, folder: Path, quant: str = "Q4_K_M") -> Pair:
+    """Export `base` with its whole vocabulary and with what the shipped texts need."""
+    listed = folder / "tokens.txt"
+    listed.write_text("▁fiebre\n▁child\n", encoding="utf-8")
+    found = []
+    for name, vocabulary in (("full", None), ("cut", VocabularyRequest(file=listed))):
+        request = ExportRequest(
+            base=ModelRef(base, base.name), out=folder / f"{name}.gguf", quant=quant,
+            vocabulary=vocabulary, threads=1,
+        )  # fmt: skip
+        plan, inputs = make_plan(request)
+        execute(plan, inputs)
+        found.append(plan)
+    assert found[1].cut is not None
+    return Pair(base, folder / "full.gguf", folder / "cut.gguf", found[1].cut)

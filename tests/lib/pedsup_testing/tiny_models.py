@@ -48,7 +48,8 @@ def write_tokenizer(
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    alphabet = sorted(set(text.replace(" ", "▁").replace("\n", "")) | {chr(c) for c in range(33, 127)})
+    letters = set(text.replace(" ", "▁").replace("\n", ""))
+    alphabet = sorted(letters | {chr(c) for c in range(33, 127)})
     trained.train_from_iterator(
         text.split("\n"),
         trainers.BpeTrainer(
