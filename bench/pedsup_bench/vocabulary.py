@@ -146,11 +146,15 @@ def _measure_text(
             _add(cut, models[0], _tokens(models[0], part))
             _add(full, models[1], theirs, lambda log_p: 1 - np.exp(log_p[:, kept]).sum(axis=-1))
             bar.update()
-    bits = [s.nats / log(2) / n_bytes for s in (full, cut)]
     return VocabularyFigures(
-        n_bytes, full.tokens, cut.tokens, changed / full.tokens, *bits,
-        max(0.0, full.removed / full.tokens),
-    )  # fmt: skip
+        n_bytes=n_bytes,
+        tokens_full=full.tokens,
+        tokens_cut=cut.tokens,
+        changed=changed / full.tokens,
+        bits_per_byte_full=full.nats / log(2) / n_bytes,
+        bits_per_byte_cut=cut.nats / log(2) / n_bytes,
+        removed_mass=max(0.0, full.removed / full.tokens),
+    )
 
 
 def _add(

@@ -36,18 +36,14 @@ class LlamaTokens:
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         raw = text.encode()
         room = (self._lib.llama_token * (len(raw) + 8))()
-        n = self._lib.llama_tokenize(
-            self.vocab, raw, len(raw), room, len(raw) + 8, False, special
-        )
+        n = self._lib.llama_tokenize(self.vocab, raw, len(raw), room, len(raw) + 8, False, special)
         assert n >= 0
         return room[:n]
 
     def decode(self, ids: list[int]) -> bytes:
         tokens = (self._lib.llama_token * len(ids))(*ids)
         room = ctypes.create_string_buffer(16 * len(ids) + 1024)
-        n = self._lib.llama_detokenize(
-            self.vocab, tokens, len(ids), room, len(room), False, True
-        )
+        n = self._lib.llama_detokenize(self.vocab, tokens, len(ids), room, len(room), False, True)
         assert n >= 0
         return room.raw[:n]
 
