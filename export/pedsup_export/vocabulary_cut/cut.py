@@ -70,6 +70,17 @@ class VocabularyCut:
         return np.asarray(self.base_ids, dtype=np.int64)
 
     @property
+    def saved_metadata(self) -> int:
+        """Bytes that the tokenizer's metadata is shorter, the map of ids counted."""
+        base, kept = self.base, self.kept
+        gone = [i for i in range(len(base.tokens)) if i not in kept]
+        per_token = 8 + 4 + (4 if base.scores is not None else 0)
+        saved = sum(len(base.tokens[i].encode()) + per_token for i in gone)
+        merges = set(self.merges(base.merges)) if base.merges else set()
+        saved += sum(8 + len(m.encode()) for m in base.merges if m not in merges)
+        return saved - 4 * self.n_tokens
+
+    @property
     def map_sha256(self) -> str:
         """Digest of the base ids."""
         return ids_digest(self.base_ids)

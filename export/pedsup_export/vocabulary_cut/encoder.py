@@ -41,7 +41,8 @@ class Encoder:
         """Of the tokenizer in a GGUF, with tokenizers' own parts put together as for that kind."""
         module = require("tokenizers", extra="export")
         spelled = tokens.kind != BYTE_LEVEL
-        merges = [split_merge(m) for m in tokens.merges] or _merges_by_score(tokens)
+        scored = tokens.kind == SENTENCEPIECE
+        merges = _merges_by_score(tokens) if scored else [split_merge(m) for m in tokens.merges]
         model = module.models.BPE(
             vocab=tokens.ids, merges=merges, byte_fallback=spelled, fuse_unk=spelled,
             unk_token="<unk>" if "<unk>" in tokens.ids else None,

@@ -6,9 +6,8 @@ from array import array
 from itertools import pairwise
 from typing import Final
 
-from pedsup.errors import BadFileError
-from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.header import GGUFHeader
+from pedsup.gguf_file.rules import bad_field
 from pedsup.gguf_file.values import ArrayValue, ValueType
 
 BASE_IDS: Final = "pedsup.vocabulary.base_ids"
@@ -33,18 +32,18 @@ def base_ids(header: GGUFHeader) -> array[int] | None:
         return None
     value, tokens = header.get(BASE_IDS), header.get(_TOKENS)
     if not isinstance(value, ArrayValue) or value.element is not ValueType.INT32:
-        raise _bad(header, "is not an array of INT32", "one number for each token")
+        raise bad_field(header, BASE_IDS, "is not an array of INT32", "one number for each token")
     n_tokens = len(tokens) if isinstance(tokens, ArrayValue) else 0
     if len(value) != n_tokens:
-        raise _bad(header, f"has {len(value)} values", f"{n_tokens}, one for each token")
+        raise bad_field(
+            header, BASE_IDS, f"has {len(value)} values", f"{n_tokens}, one for each token"
+        )
     ids = array("i", value.values())
     size = header.get(BASE_SIZE)
     if not isinstance(size, int) or not ids or ids[0] < 0 or ids[-1] >= size:
-        raise _bad(header, "has an id out of range", f"ids below '{BASE_SIZE}'")
+        raise bad_field(header, BASE_IDS, "has an id out of range", f"ids below '{BASE_SIZE}'")
     if any(a >= b for a, b in pairwise(ids)):
-        raise _bad(header, "does not ascend", "each id of the full model at most once")
+        raise bad_field(
+            header, BASE_IDS, "does not ascend", "each id of the full model at most once"
+        )
     return ids
-
-
-def _bad(header: GGUFHeader, found: str, wanted: str) -> BadFileError:
-    return BadFileError(f"'{BASE_IDS}' {found}", where=header.path, wanted=wanted, remedy=AGAIN)
