@@ -18,7 +18,7 @@ TORCH ?= torch==2.13.0
 # Everything else comes by exact version and SHA-256 from tests/lock.txt; LOCK= installs without
 # hashes, by the versions of tests/constraints.txt alone (another Python, another platform).
 LOCK ?= tests/lock.txt
-EXTRAS := export train bench sign test dist
+EXTRAS := export vocabulary train bench sign test dist
 
 .PHONY: setup lock
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
@@ -50,9 +50,13 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # ---- the main job -------------------------------------------------------------------------
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
+# make gguf ... LANGUAGES=es,en              a vocabulary cut to these (docs/vocabulary.md)
 # make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
 PHONE ?=
 QUANT ?= $(if $(PHONE),,Q4_K_M)
+LANGUAGES ?=
+VOCABULARY ?=
+EXPORT_VOCABULARY = $(if $(LANGUAGES),--languages '$(LANGUAGES)') $(if $(VOCABULARY),--vocabulary '$(VOCABULARY)')
 EXPORT_TYPE = $(if $(PHONE),--phone '$(PHONE)') $(if $(QUANT),--quant $(QUANT))
 TYPE_NAME := $(or $(QUANT),$(subst $() ,-,$(PHONE)))
 DEFAULT_BASE := out/smollm2-base
@@ -89,7 +93,7 @@ gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER=
 
 $(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+	  $(EXPORT_TYPE) $(EXPORT_VOCABULARY) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
 
 $(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
 	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)

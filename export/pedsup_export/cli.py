@@ -15,6 +15,7 @@ from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import say
 from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 
 @click.group(
@@ -133,7 +134,10 @@ def _request(options: dict[str, Any]) -> ExportRequest:
     from pedsup_export.vocabulary_cut.request import vocabulary_request
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
-    quant = _quant(options, base)
+    vocabulary = vocabulary_request(
+        options["languages"], options["vocabulary"], options["keep_texts"]
+    )
+    quant = _quant(options, base, vocabulary)
     adapter = base_4bit = None
     if options["adapter"]:
         adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
@@ -156,13 +160,11 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         threads=options["threads"] or len(os.sched_getaffinity(0)),
         name=options["name"],
         license=options["licence"],
-        vocabulary=vocabulary_request(
-            options["languages"], options["vocabulary"], options["keep_texts"]
-        ),
+        vocabulary=vocabulary,
     )
 
 
-def _quant(options: dict[str, Any], base: ModelRef) -> str:
+def _quant(options: dict[str, Any], base: ModelRef, vocabulary: VocabularyRequest | None) -> str:
     """The type asked for, or the one that suits `--phone`."""
     asked: str = options["quant"]
     if options["phone"] is None:
@@ -172,7 +174,7 @@ def _quant(options: dict[str, Any], base: ModelRef) -> str:
     source = click.get_current_context().get_parameter_source("quant")
     explicit = source is not click.core.ParameterSource.DEFAULT
     phone = find_phone(options["phone"], None, None)
-    return quant_for(phone, base, asked if explicit else None)
+    return quant_for(phone, base, asked if explicit else None, vocabulary)
 
 
 def choose_merge_base(
@@ -212,19 +214,23 @@ def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
 )
 @click.option("--memory", metavar="SIZE", help="The phone's memory, if it has another: 6GB.")
 @click.option("--base", help="Only this base: a folder, or a hub id; default: Gemma 4 E4B and E2B.")
+@click.option("--languages", metavar="CODES", help="With a vocabulary cut to these: es,en.")
+@click.option("--vocabulary", metavar="SIZE", help="Tokens to keep; default: 96k.")
 @_json
 def plan(
     phone: str | None,
     phone_profile: Path | None,
     memory: str | None,
     base: str | None,
-    as_json: bool,
+    **given: Any,
 ) -> int:
     """Choose model, type and context for a phone; nothing is read but shapes."""
     from pedsup_export.phone.command import find_phone, models_for, print_plan
+    from pedsup_export.vocabulary_cut.request import vocabulary_request
 
+    wish = vocabulary_request(given["languages"], given["vocabulary"])
     found = find_phone(phone, phone_profile, memory)
-    return print_plan(found, models_for(base), as_json=as_json)
+    return print_plan(found, models_for(base), wish, as_json=given["as_json"])
 
 
 @cli.command()

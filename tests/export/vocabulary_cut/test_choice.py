@@ -20,7 +20,7 @@ from pedsup_export.cli import cli
 from pedsup_export.plan import make_plan
 from pedsup_export.request import ExportRequest, ModelRef
 from pedsup_export.vocab import load_tokenizer
-from pedsup_export.vocabulary_cut.choose import MULTIPLE, Wish, choose, required
+from pedsup_export.vocabulary_cut.choose import MULTIPLE, required
 from pedsup_export.vocabulary_cut.derivation import Derivations, last_pair, merge_rank
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.languages import LANGUAGES, letters_of, parse_languages
