@@ -63,10 +63,10 @@ class Candidate:
     largest_context: int | None
     """The largest that fits the phone whole."""
     decode: tuple[float, float]
-    read_per_token: int
-    """Bytes that decoding one token reads."""
     paging: float | None
     """Bound in tokens/s if it were run from storage; None where it cannot be."""
+    read_per_token: int = 0
+    """Bytes that decoding one token reads."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pedsup_export.vocabulary_cut.token_file import ids_of_gguf, ids_of_list, is
 from pedsup_export.vocabulary_cut.token_list import TokenList, token_list
 from pedsup_export.vocabulary_cut.weights import (
     TokenWeights,
+    clinical_terms,
     read_text,
     shipped_texts,
     text_counts,
@@ -62,8 +63,10 @@ def texts_to_keep(request: VocabularyRequest, vocabulary: Sequence[KV]) -> dict[
     templates = [e.value for e in vocabulary if e.key.startswith("tokenizer.chat_template")
                  and isinstance(e.value, str)]  # fmt: skip
     units = "\n".join(f"{unit} {unit}" for unit in UNITS)
+    terms = "\n".join(f"{term.capitalize()} {term}" for term in clinical_terms())
     user = {path.name: read_text(path) for path in request.keep_texts}
-    return {**shipped_texts(), "chat template": "\n".join(templates), "units": units, **user}
+    return {**shipped_texts(), "chat template": "\n".join(templates), "units": units,
+            "clinical terms": terms, **user}  # fmt: skip
 
 
 def cut_tokens(

@@ -22,9 +22,9 @@ Form = Callable[[str], str]
 FORMS: Final[tuple[tuple[float, Form], ...]] = (
     (0.80, lambda word: f" {word}"),
     (0.10, lambda word: f" {word[:1].upper()}{word[1:]}"),
-    (0.05, lambda word: word),
-    (0.04, lambda word: word[:1].upper() + word[1:]),
-    (0.01, lambda word: f" {word.upper()}"),
+    (0.02, lambda word: word),
+    (0.02, lambda word: word[:1].upper() + word[1:]),
+    (0.02, lambda word: f" {word.upper()}"),
 )
 """How a word of the list, which is in lower case, stands in text, and how often (a rough share:
 only the order of rare tokens depends on it)."""
@@ -89,6 +89,13 @@ def shipped_texts() -> dict[str, str]:
         name.rpartition("/")[2]: (resources.files(package) / name).read_text("utf-8")
         for package, name in SHIPPED
     }
+
+
+def clinical_terms() -> list[str]:
+    """Words of child health, English and Spanish, that come with pedsup."""
+    text = (resources.files(__package__) / "clinical_terms.txt").read_text("utf-8")
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return list(dict.fromkeys(word for line in lines for word in line.split()))
 
 
 def read_text(path: Path) -> str:
