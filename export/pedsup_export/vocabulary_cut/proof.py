@@ -21,7 +21,7 @@ import numpy as np
 
 from pedsup.errors import MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.cut_vocabulary import base_ids
+from pedsup.gguf_file.cut_vocabulary import BASE_SIZE, base_ids
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.manifest import Manifest
 from pedsup.progress import say
@@ -194,13 +194,14 @@ def check_map(header: GGUFHeader, manifest: Manifest) -> None:
         UntrustedError: one has a cut vocabulary and the other not, or another one.
     """
     ids = base_ids(header)
-    recorded = (manifest.core.get("vocabulary") or {}).get("base_ids_sha256")
-    found = ids_digest(ids) if ids is not None else None
-    if found != recorded:
+    recorded = manifest.core.get("vocabulary") or {}
+    names = ("base_ids_sha256", "tokens", "base_tokens")
+    found = [ids_digest(ids), len(ids), header.get(BASE_SIZE)] if ids is not None else [None] * 3
+    if found != [recorded.get(name) for name in names]:
         raise UntrustedError(
             f"the map of token ids differs from the manifest: {found}",
             where=header.path,
-            wanted=str(recorded),
+            wanted=repr([recorded.get(name) for name in names])[:200],
             remedy="copy the file and its manifest again from where they were exported",
         )
 

@@ -255,6 +255,66 @@ def test_dry_run_says_what_it_saves(pair: Pair, tmp_path: Path) -> None:
     assert shown["read_per_token"] < shown["read_per_token_full"]
 
 
+def test_a_drafter_of_the_full_vocabulary_is_refused(pair: Pair) -> None:
+    from pedsup.engine.drafts.fit import require_drafter
+    from pedsup.gguf_file import read_header
+
+    cut, full = read_header(pair.cut), read_header(pair.full)
+    with pytest.raises(MismatchError, match="the model's vocabulary was cut") as caught:
+        require_drafter(cut, full)
+    assert "--vocabulary MODEL.gguf" in str(caught.value.remedy)
+    require_drafter(cut, cut)
+    require_drafter(full, full)
+    with pytest.raises(MismatchError):
+        require_drafter(full, cut)
+
+
+def test_languages_by_word_list(bases: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("wordfreq", reason="pip install 'pedsup[vocabulary]'")
+    request = ExportRequest(
+        base=ModelRef(bases["gemma4"], "tiny"), out=tmp_path / "out.gguf",
+        vocabulary=vocabulary_request("es,en,qu", None),
+    )  # fmt: skip
+    cut = make_plan(request)[0].cut
+    assert cut is not None and cut.n_tokens < cut_models.N_TOKENS
+    assert cut.lost.keys() == {"es", "en"} and all(share < 0.01 for share in cut.lost.values())
+    kept = {cut.base.tokens[i] for i in cut.base_ids}
+    assert "▁niño" in kept and "▁ребёнок" not in kept and "孩子" not in kept
+    small = make_plan(replace(request, vocabulary=vocabulary_request("es,en", "2304")))[0].cut
+    assert small is not None and small.n_tokens == 2304
+    assert all(small.lost[code] >= cut.lost[code] for code in small.lost)
+
+
+def test_without_the_word_lists_the_message_says_what_to_install(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    run = ["run", "--base", str(bases["gemma4"]), "--out", str(tmp_path / "x.gguf"),
+           "--languages", "es", "--dry-run"]  # fmt: skip
+    result = CliRunner().invoke(cli, run)
+    assert "pedsup[vocabulary]" in str(getattr(result.exception, "remedy", ""))
+
+
+def test_a_changed_map_is_found(pair: Pair, tmp_path: Path) -> None:
+    """The map in the file against the digest in the manifest."""
+    from pedsup.errors import UntrustedError
+    from pedsup.gguf_file import read_header
+    from pedsup.manifest import Manifest, manifest_path, read_manifest
+    from pedsup_export.vocabulary_cut.proof import check_map
+
+    header, manifest = read_header(pair.cut), read_manifest(manifest_path(pair.cut))
+    check_map(header, manifest)
+    for name, value in (("base_ids_sha256", "0" * 64), ("tokens", 1), ("base_tokens", "\x1b[2J")):
+        core = {**manifest.core, "vocabulary": {**manifest.core["vocabulary"], name: value}}
+        with pytest.raises(UntrustedError, match="map of token ids") as caught:
+            check_map(header, Manifest(manifest.path, core, "", {}, ""))
+        assert "\x1b" not in str(caught.value.wanted)
+    with pytest.raises(UntrustedError):
+        check_map(read_header(pair.full), manifest)
+
+
 def test_verify_proves_the_vocabulary_again(pair: Pair, tmp_path: Path) -> None:
     from pedsup_export.verify import verify
 
