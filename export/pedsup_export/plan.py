@@ -49,6 +49,9 @@ from pedsup_export.vocabulary_cut.plan import plan_vocabulary
 BLOCK_FLOATS = 2 << 20
 """Weights worked on at once by one thread: 8 MiB in float32."""
 
+CUT_BYTES = 400 << 20
+"""More memory while a vocabulary is chosen and proved: two tokenizers of Gemma 4's size."""
+
 
 @dataclass(frozen=True)
 class TensorPlan:
@@ -170,7 +173,8 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
         warnings=_warnings(request, adapter, matches),
         input_bytes=reference.n_bytes,
         output_bytes=_output_bytes(metadata, tensors),
-        memory_bytes=memory_estimate(tensors, request.threads, adapter),
+        memory_bytes=memory_estimate(tensors, request.threads, adapter)
+        + (CUT_BYTES if cut is not None else 0),
         cut=cut,
     )
     return plan, Inputs(reference, adapter, matches, imatrix)

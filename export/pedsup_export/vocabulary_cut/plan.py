@@ -77,13 +77,13 @@ def cut_tokens(
     Args:
         texts: every token that they use stays.
     """
-    derivations = Derivations(tokens)
     weights = [w for lang in request.languages if (w := word_weights(lang, encoder)) is not None]
     if request.file is not None and is_gguf(request.file):
         ids = ids_of_gguf(request.file, tokens)
     else:
-        wish = _wish(request, tokens, encoder, texts, weights)
-        ids = choose(tokens, derivations, wish)
+        used = set(text_counts(texts.values(), encoder))
+        del encoder  # it and the table of merges take 200 MB each: not both at once
+        ids = choose(tokens, Derivations(tokens), _wish(request, tokens, used, weights))
     kept = frozenset(ids)
     lost = {w.language.code: w.lost(kept) for w in weights}
     return VocabularyCut(tokens, ids, _recipe(request, texts), lost)
@@ -92,11 +92,10 @@ def cut_tokens(
 def _wish(
     request: VocabularyRequest,
     tokens: TokenList,
-    encoder: Encoder,
-    texts: dict[str, str],
+    used: set[int],
     weights: Sequence[TokenWeights],
 ) -> Wish:
-    must = required(tokens) | set(text_counts(texts.values(), encoder))
+    must = required(tokens) | used
     if request.file is not None:
         must |= ids_of_list(request.file, tokens)
     total: Counter[int] = Counter()
