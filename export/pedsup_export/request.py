@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pedsup_export.floats import RoundTo
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
@@ -30,8 +31,12 @@ class ExportRequest:
             into that one and all tensors come from it.
         merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
             or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
+        tokenizer: 'adapter' takes tokenizer and template from the adapter's folder where they
+            differ from the base's; 'base' never does.
+        allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
         vocabulary: which tokens to keep; None keeps them all.
+        replace_foreign: with `force`, also what pedsup did not write; only after a question.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -45,7 +50,10 @@ class ExportRequest:
     tensor_types: tuple[tuple[str, str], ...] = ()
     imatrix: Path | None = None
     allow_unused: bool = False
+    allow_no_effect: bool = False
+    tokenizer: Literal["adapter", "base"] = "adapter"
     force: bool = False
+    replace_foreign: bool = False
     threads: int = 2
     gate_reference: Path | None = None
     gate_thresholds: Path | None = None

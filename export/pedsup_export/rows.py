@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -67,7 +66,7 @@ def _rows(
     source = inputs.checkpoint.tensors[tensor.origin.source]
     is_matrix = len(source.shape) > 1
     if merge_dtype is not None:
-        change = inputs.matches.matched.get(source.name) if inputs.matches else None
+        change = inputs.matches.matched.get(tensor.origin.source) if inputs.matches else None
         # A 16-bit intermediate file keeps vectors and norms in float32.
         plain = not is_matrix or tensor.slot.name.endswith("_norm.weight")
         source = merged(source, change, "float32" if plain else merge_dtype)
@@ -76,33 +75,25 @@ def _rows(
         return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
     shape = (hi - lo, *source.shape[1:])
     if tensor.origin.kept_rows is not None:
-        return picked_rows(source, tensor.origin.kept_rows[lo:hi], _scratch(shape))
+        return picked_rows(source, tensor.origin.kept_rows, lo, hi, _scratch(shape))
     return _interleaved(source.rows(lo, hi, _scratch(shape)), tensor)
 
 
-GAP: Final = 8
-"""Rows between two wanted ones that are read along: cheaper than another read."""
+def picked_rows(source: TensorSource, kept: NDArray[np.int64], lo: int, hi: int, out: Rows) -> Rows:
+    """The kept rows number `lo` to `hi` of a source.
 
-
-def picked_rows(source: TensorSource, wanted: NDArray[np.int64], out: Rows) -> Rows:
-    """Some rows of a source, in one read for each stretch of them that lie close together.
+    The rows between them are read along, from behind the last one before `lo`: the digest of the
+    input takes every byte, in order.
 
     Args:
-        wanted: int64 [n], ascending.
-        out: float32 [n, ...], filled and returned.
+        kept: int64, ascending: the source's rows that the tensor has.
+        out: float32 [hi - lo, ...], filled and returned.
     """
-    starts = np.flatnonzero(np.diff(wanted, prepend=wanted[0]) > GAP)
-    for at, end in pairwise((0, *starts.tolist(), len(wanted))):
-        first, last = int(wanted[at]), int(wanted[end - 1])
-        if last - first == end - at - 1:
-            source.rows(first, last + 1, out[at:end])
-            continue
-        # A stretch may be longer than what the memory is planned for.
-        step = max(1, len(out))
-        for lo in range(first, last + 1, step):
-            hi = min(lo + step, last + 1)
-            inside = slice(*np.searchsorted(wanted[at:end], (lo, hi)) + at)
-            out[inside] = source.rows(lo, hi)[wanted[inside] - lo]
+    end = int(kept[hi - 1]) + 1
+    for at in range(int(kept[lo - 1]) + 1 if lo else 0, end, len(out)):
+        to = min(at + len(out), end)
+        first, last = np.searchsorted(kept[lo:hi], (at, to))
+        out[first:last] = source.rows(at, to)[kept[lo + first : lo + last] - at]
     return out
 
 

@@ -42,8 +42,8 @@ class Settings:
     tuned: bool = True
     """Use what `pedsup-run tune` measured for what is not given."""
     governor: Literal["auto", "on", "off"] = "auto"
-    draft: str = "auto"
-    """'off', 'lookup', the path of a draft model, or 'auto': what `tune` found faster, else off."""
+    draft: str = "off"
+    """'off', 'lookup' or the path of a draft model; all but 'off' choose `llama-server`."""
     draft_max: int = DEFAULT_DRAFT_MAX
     temp: float | None = None
     top_p: float | None = None
@@ -137,7 +137,7 @@ def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_bounded(file, "the settings file", MAX_BYTES).decode("utf-8"))
+        return tomllib.loads(read_bounded(file, "the settings file", MAX_BYTES).decode("utf-8-sig"))
     except BadFileError as error:
         raise UsageError(error.found, where=file, remedy=error.remedy) from error
     except RecursionError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pedsup.chat.turn import TurnResult
 from pedsup.conversation import turn_facts
 from pedsup.engine.api import DraftStats
-from pedsup.engine.drafts.option import draft_text
+from pedsup.engine.drafts import draft_text
 from pedsup.progress import human_bytes
 from pedsup.render import clean
 from pedsup.startup import LoadedModel
@@ -50,6 +50,7 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         *loaded.identity.lines(),
         f"engine: {loaded.engine.name}, {loaded.threads.n_threads} threads "
         f"(by {loaded.threads.evidence}), context {loaded.engine.n_ctx}",
+        *_build_lines(loaded),
         f"drafts: {clean(draft_text(loaded.config.draft))}",
         f"settings from: {origin_text(loaded.origins)}",
         *_governor_lines(loaded),
@@ -75,12 +76,20 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             "memory: "
             + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
         )
-    engine = getattr(loaded.engine, "inner", loaded.engine)
-    read = storage_read(getattr(engine, "pid", os.getpid()))
+    read = storage_read(loaded.engine.child_pid or os.getpid())
     if read is not None:
         lines.append(f"read from storage so far: {human_bytes(read)}")
     lines.append(f"session: {session or 'not kept'}")
     return "\n".join(lines)
+
+
+def _build_lines(loaded: LoadedModel) -> list[str]:
+    """What the engine's library was built with."""
+    build = loaded.build
+    if build is None:
+        return []
+    warning = build.warning()
+    return [f"built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
 
 
 def _governor_lines(loaded: LoadedModel) -> list[str]:
@@ -97,18 +106,16 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     now = governor.clock()
     for action in governor.actions[-3:]:
         would = "would take" if action.kind == "report" else "took"
-        unit = f"passes/s with {action.guessed} guesses" if action.guessed else "tokens/s"
         lines.append(
             f"  {(now - action.at_s) / 60:.0f} min ago {would} {action.threads} threads "
-            f"({action.reason}: {action.now_tps:.1f} {unit}, best {action.best_tps:.1f})"
+            f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
         )
     return lines
 
 
 def _drafts(drafts: DraftStats) -> str:
     share = f"{100 * (drafts.acceptance or 0):.0f} %"
-    faster = f", about {drafts.speed_up:.2f} times the speed without" if drafts.speed_up else ""
-    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share}){faster}"
+    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share})"
 
 
 def _rate(value: float | None) -> str:

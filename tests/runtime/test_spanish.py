@@ -36,6 +36,7 @@ PACKAGE: Final = FILE.parent
 NAME: Final = re.compile(r"\{[a-z]\w*\}")
 FOR_PROGRAMS: Final = (
     "serve/chat_request.py", "serve/fields.py", "serve/web.py",  # OpenAI's protocol
+    "multiple_choice.py", "table_rows.py",  # of training and evaluation, which speak English
     "chat/sandbox.py",  # what a hostile template tried, in Python's words
 )  # fmt: skip
 SHOWN: Final = {
@@ -46,10 +47,9 @@ SHOWN: Final = {
     "memory/fit.py": {"_no_smaller", "_smaller_option"},
     "commands/forget.py": {"_confirm", "_counts", "_plan_text", "_done_text"},
     "commands/trust.py": {"_text"},
-    "tuning/plan.py": {"label", "lines", "make_plan", "_drafts"},
+    "tuning/plan.py": {"label", "lines", "make_plan"},
     "tuning/bench.py": {"_death"},
-    "tuning/drafts.py": {"with_drafts"},
-    "tuning/store.py": {"look_up", "_without_missing_drafter"},
+    "tuning/store.py": {"look_up"},
     "forget.py": {"_erase"},
     "settings.py": {"_problem"},
 }
@@ -208,7 +208,7 @@ def test_reported_errors_follow_the_language_of_the_process(
     finally:
         forget_language()
     assert capsys.readouterr().err == (
-        "error: no existe ese archivo\n  dónde:       x[2J\nerror: no such file\n  where:  x\n"
+        "error: no existe ese archivo\n  dónde:       x\\x1b[2J\nerror: no such file\n  where:  x\n"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from shutil import get_terminal_size
@@ -11,6 +10,7 @@ import click
 
 from pedsup.errors import ResourceError, UsageError
 from pedsup.progress import human_bytes, say
+from pedsup.standard_streams import json_text
 from pedsup_bench.phone.profiles import Phone, profile
 from pedsup_export.hub import BASE_FILES, resolve
 from pedsup_export.phone.advise import Advice, advise, with_memory
@@ -74,7 +74,7 @@ def print_plan(
     if as_json:
         saved = comparison_json(found) if found is not None else None
         document = {**advice_json(advice), "vocabulary": saved}
-        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        click.echo(json_text(document))
     else:
         click.echo(advice_text(advice, get_terminal_size().columns))
         if found is not None:

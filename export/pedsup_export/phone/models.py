@@ -16,15 +16,14 @@ from typing import Any, Final
 
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
-from pedsup_bench import made_shape
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors
-from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.ftypes import FileType
 from pedsup_export.gguf_out import KV, header_bytes, lay_out
 from pedsup_export.mixture import choose_types
+from pedsup_export.model import open_model
+from pedsup_export.phone import gemma4_shapes
 from pedsup_export.plan import mixture_shape, stored_tensor
-from pedsup_export.vocab import load_tokenizer
 
 GEMMA4_MERGES: Final = 514906
 GEMMA4_VOCABULARY: Final = 15_776_467
@@ -84,9 +83,9 @@ def model_of_config(
 def gemma4_models() -> tuple[PhoneModel, ...]:
     """E2B and E4B, the larger one first."""
     found = []
-    for name, shape in (("E4B", made_shape.E4B), ("E2B", made_shape.E2B)):
-        shapes = {spec.name: spec.shape for spec in made_shape.model_tensors(shape)}
-        config = made_shape.text_config(shape)
+    for name, shape in (("E4B", gemma4_shapes.E4B), ("E2B", gemma4_shapes.E2B)):
+        shapes = {spec.name: spec.shape for spec in gemma4_shapes.model_tensors(shape)}
+        config = gemma4_shapes.text_config(shape)
         found.append(model_of_config(name, config, shapes, source="Gemma 4's published shape"))
     return tuple(found)
 
@@ -97,19 +96,16 @@ def model_of_folder(folder: Path, name: str) -> PhoneModel:
     Raises:
         BadFileError, UnsupportedError: the folder is no base that can be exported.
     """
-    checkpoint = Checkpoint.open(folder)
-    architecture = arch.find(checkpoint.config, checkpoint.folder)
-    vocabulary = architecture.vocabulary(load_tokenizer(folder))
-    arrays = {e.key: len(e.value) for e in vocabulary if e.type is ValueType.ARRAY}
-    shapes = {name: source.shape for name, source in checkpoint.tensors.items()}
+    model = open_model(folder, folder)
+    arrays = {e.key: len(e.value) for e in model.vocabulary.entries if e.type is ValueType.ARRAY}
     return PhoneModel(
         name=name,
-        architecture=architecture.name,
-        hyper=tuple(architecture.metadata(checkpoint.config)),
-        tensors=architecture.tensors(checkpoint.config, shapes, arrays["tokenizer.ggml.tokens"]),
-        dtypes={name: source.dtype_name for name, source in checkpoint.tensors.items()},
+        architecture=model.architecture.name,
+        hyper=model.hyper,
+        tensors=model.tensors,
+        dtypes={name: source.dtype_name for name, source in model.checkpoint.tensors.items()},
         n_merges=arrays.get("tokenizer.ggml.merges", 0),
-        vocabulary_bytes=len(header_bytes(vocabulary, ())),
+        vocabulary_bytes=len(header_bytes(model.vocabulary.entries, ())),
         source=str(folder),
     )
 

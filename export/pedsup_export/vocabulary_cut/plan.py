@@ -10,7 +10,9 @@ from importlib import metadata
 from typing import Any
 
 from pedsup_export.gguf_out import KV
-from pedsup_export.vocab import Tokenizer
+from pedsup_export.model import Model
+from pedsup_export.token_list import engine
+from pedsup_export.tokenizer_files import Tokenizer
 from pedsup_export.vocabulary_cut.choose import Wish, choose, required, short_pieces, usable
 from pedsup_export.vocabulary_cut.cut import VocabularyCut
 from pedsup_export.vocabulary_cut.derivation import Derivations
@@ -30,25 +32,45 @@ from pedsup_export.vocabulary_cut.weights import (
 )
 
 
-def plan_vocabulary(
-    request: VocabularyRequest | None, tokenizer: Tokenizer, vocabulary: Sequence[KV]
-) -> VocabularyCut | None:
-    """Choose the tokens that stay; None when the vocabulary stays whole.
+def cut_model(
+    request: VocabularyRequest | None, model: Model
+) -> tuple[Model, VocabularyCut | None]:
+    """Choose the tokens that stay, and leave the others out of the model.
 
-    Args:
-        vocabulary: the tokenizer's metadata entries of the full model.
+    Returns:
+        The model as it is and None when the vocabulary stays whole.
 
     Raises:
         UnsupportedError: the tokenizer cannot be cut.
         UsageError: the size is impossible.
-        BadFileError, MissingFileError, MismatchError: a text or list cannot be used.
+        BadFileError, MissingFileError: a text or list cannot be used.
+        MismatchError: the adapter trained the row of a token that would be cut.
         MissingDependencyError: the word lists are not installed.
     """
     if request is None:
-        return None
+        return model, None
+    cut = plan_vocabulary(request, model.tokenizer, model.vocabulary.entries)
+    cut.require_trained_rows(model.matches)
+    entries = tuple(cut.entries(model.vocabulary.entries))
+    return replace(
+        model,
+        vocabulary=replace(model.vocabulary, entries=entries),
+        tensors=cut.tensors(model.tensors),
+        hyper=tuple(cut.hyperparameters(model.hyper)),
+    ), cut
+
+
+def plan_vocabulary(
+    request: VocabularyRequest, tokenizer: Tokenizer, vocabulary: Sequence[KV]
+) -> VocabularyCut:
+    """Choose the tokens that stay.
+
+    Args:
+        vocabulary: the tokenizer's metadata entries of the full model.
+    """
     tokens = token_list(vocabulary, document_merges(tokenizer.document))
     texts = texts_to_keep(request, vocabulary)
-    cut = cut_tokens(request, tokens, Encoder.from_folder(tokenizer.folder), texts)
+    cut = cut_tokens(request, tokens, Encoder(engine(tokenizer)), texts)
     return replace(cut, document=tokenizer.document, texts=texts)
 
 

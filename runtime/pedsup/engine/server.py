@@ -23,7 +23,8 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
-from pedsup.engine.drafts.fit import require_drafter
+from pedsup.engine.build_probe import server_build
+from pedsup.engine.drafts import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.limits import check_context, check_prompt
 from pedsup.engine.server_client import ServerClient
@@ -35,6 +36,7 @@ from pedsup.engine.server_wire import (
     updated_stats,
 )
 from pedsup.engine.state_file import bad_state, pack_state, unpack_state
+from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter, validate_model
@@ -77,6 +79,10 @@ class ServerEngine:
         return f"llama-server {self._properties.get('build_info') or '(version unknown)'}"
 
     @property
+    def build(self) -> Build | None:
+        return server_build(self._program)
+
+    @property
     def info(self) -> ModelInfo:
         return self._info
 
@@ -93,9 +99,15 @@ class ServerEngine:
         return self._stats
 
     @property
-    def pid(self) -> int:
-        """The child's process id (for memory figures)."""
+    def child_pid(self) -> int | None:
         return self._running().pid
+
+    @property
+    def adjustable(self) -> bool:
+        return False
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        raise EngineError("llama-server cannot change its threads")
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         body = {"content": text, "add_special": False, "parse_special": parse_special}

@@ -19,7 +19,6 @@ from pedsup_export.adapter_match import MatchReport, TensorChange, TokenRows
 from pedsup_export.cli import cli
 from pedsup_export.plan import make_plan
 from pedsup_export.request import ExportRequest, ModelRef
-from pedsup_export.vocab import load_tokenizer
 from pedsup_export.vocabulary_cut.choose import MULTIPLE, required
 from pedsup_export.vocabulary_cut.derivation import Derivations, last_pair, merge_rank
 from pedsup_export.vocabulary_cut.encoder import Encoder
@@ -234,11 +233,11 @@ def test_trained_token_rows_are_not_cut_silently(pair: Pair) -> None:
 
 
 def test_a_tokenizer_without_merges_is_refused(bases: dict[str, Path]) -> None:
-    from pedsup_export.vocab import gemma4_vocabulary
+    from pedsup_export.model import open_model
 
     entries = [
         replace(e, value=[]) if e.key.endswith(".merges") else e
-        for e in gemma4_vocabulary(load_tokenizer(bases["gemma4"]))
+        for e in open_model(bases["gemma4"], bases["gemma4"]).vocabulary.entries
     ]
     with pytest.raises(UnsupportedError, match="0 merges"):
         token_list(entries)
@@ -256,7 +255,8 @@ def test_dry_run_says_what_it_saves(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_a_drafter_of_the_full_vocabulary_is_refused(pair: Pair) -> None:
-    from pedsup.engine.drafts.fit import require_drafter
+    from pedsup.engine.drafts import require_drafter
+
     from pedsup.gguf_file import read_header
 
     cut, full = read_header(pair.cut), read_header(pair.full)

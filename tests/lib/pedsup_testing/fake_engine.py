@@ -14,6 +14,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.vector_units import Build
 
 SPECIALS = (
     "<eos>", "<bos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<unused49>",
@@ -45,9 +46,12 @@ class FakeEngine:
     calls: list[Call] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
     name: str = "fake"
+    build: Build | None = None
     fail_after: int | None = None
     restartable: bool = False
     restarts: int = 0
+    adjustable: bool = False
+    child_pid: int | None = None
 
     def __post_init__(self) -> None:
         self.last_stats = GenerationStats(0, 0, 0, 0.0, 0.0)
@@ -104,6 +108,9 @@ class FakeEngine:
 
     def restart(self) -> None:
         self.restarts += 1
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         pass
