@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pedsup_export.floats import RoundTo
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ExportRequest:
             differ from the base's; 'base' never does.
         allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        vocabulary: which tokens to keep; None keeps them all.
         replace_foreign: with `force`, also what pedsup did not write; only after a question.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
@@ -57,3 +59,4 @@ class ExportRequest:
     gate_thresholds: Path | None = None
     name: str | None = None
     license: str | None = None
+    vocabulary: VocabularyRequest | None = None
