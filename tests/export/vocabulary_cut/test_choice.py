@@ -256,7 +256,6 @@ def test_dry_run_says_what_it_saves(pair: Pair, tmp_path: Path) -> None:
 
 def test_a_drafter_of_the_full_vocabulary_is_refused(pair: Pair) -> None:
     from pedsup.engine.drafts import require_drafter
-
     from pedsup.gguf_file import read_header
 
     cut, full = read_header(pair.cut), read_header(pair.full)
