@@ -131,7 +131,7 @@ train: setup  ## an adapter by a recipe (RECIPE= TRAIN_OUT= TRAIN_OPTIONS=; BASE
 	  $(TRAIN_OPTIONS)
 
 train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory of training on this GPU
-	$(BIN)/python -m pedsup_train.gpu_record --smollm2-base $(DEFAULT_BASE) --out out/gpu-record
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.training.gpu_record --smollm2-base $(DEFAULT_BASE) --out out/gpu-record
 
 # ---- measuring ----------------------------------------------------------------------------
 BENCH_SIZE ?= 2GB
@@ -141,10 +141,10 @@ bench: $(OUT)  ## speed and memory of the file here (OUT= for another file)
 	$(BIN)/pedsup-bench run '$(OUT)' --out out/bench.json --html out/bench.html
 
 bench-export: setup native  ## our export beside PEFT + converter + llama-quantize (BENCH_SIZE=15GB)
-	$(BIN)/python -m pedsup_bench.export_peer --size $(BENCH_SIZE)
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.exporting.peer --size $(BENCH_SIZE)
 
 bench-kernels: setup  ## quantizer speed beside ggml's
-	$(BIN)/python -m pedsup_bench.kernels
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.kernels
 
 types-table: $(DEFAULT_BASE)/config.json  ## docs/quantization-types.md and its plot: size, KL, flips, speed
 	$(BIN)/pedsup-bench types --base '$(DEFAULT_BASE)' --folder out/types \

@@ -94,7 +94,13 @@ def execute(request: RunRequest) -> int:
             _warn(loaded, language)
             renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
         conversation = Conversation(
-            loaded.engine, loaded.template, session, renderer, loaded.prefix, marker=marker
+            loaded.engine,
+            loaded.template,
+            session,
+            renderer,
+            loaded.prefix,
+            marker=marker,
+            governor=loaded.governor,
         )
         if question is None:
             earlier = [exchange.user for exchange in session.exchanges]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pedsup.engine.drafts.option import draft_text
+from pedsup.engine.drafts import draft_text
 from pedsup.language import local, spoken
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
@@ -45,7 +45,7 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
         "mmap": plan.config.use_mmap,
         "origins": {name: plan.origins.get(name, "default") for name in NAMES},
         "tuned": plan.tuned.measured if plan.tuned else None,
-        "tuned_problem": plan.lookup.problem or plan.lookup.stale or plan.lookup.dropped,
+        "tuned_problem": plan.lookup.problem or plan.lookup.stale,
         "governor": plan.governed,
     }
 
@@ -83,12 +83,9 @@ def _tuning(plan: LaunchPlan) -> list[str]:
         return [f"Tuned: no, {plan.lookup.problem}"]
     if plan.lookup.stale:
         return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
-    lines = (
-        [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")] if plan.tuned else []
-    )
-    if plan.lookup.dropped:
-        lines.append(clean(f"Tuned draft not used: {plan.lookup.dropped}"))
-    return lines
+    if plan.tuned is None:
+        return []
+    return [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")]
 
 
 def _paging(plan: LaunchPlan) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )  # fmt: skip
 @click.option(
     "--draft", metavar="HOW",
-    help="Guess tokens ahead: off, lookup, a draft model's GGUF, or auto (what tune found).",
+    help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",
 )  # fmt: skip
 @click.option("--draft-max", type=int, metavar="N", help="Most tokens guessed at once.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from pedsup.chat.turn import (
 )
 from pedsup.engine.api import Engine
 from pedsup.errors import PedsupError
+from pedsup.governor.engine import Governor
 from pedsup.guards import Finding, check_answer, check_question, notices
 from pedsup.interrupts import Interrupts
 from pedsup.marker import RunMarker
@@ -41,6 +42,8 @@ class Conversation(Generic[View]):
     """Where the read system prompt is kept; None to read it with each start."""
     marker: RunMarker | None = None
     """Told what is going on, for the start after a kill."""
+    governor: Governor | None = None
+    """Lowers the engine's threads when the device is hot; its notices come after the answer."""
     warmed: Warmed | None = None
     findings: list[Finding] = field(default_factory=list)
     """What the guards found in the last question and its answer."""
@@ -130,8 +133,7 @@ class Conversation(Generic[View]):
             self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
 
     def _follow(self, turn: Turn, interrupts: Interrupts) -> None:
-        stream = turn.stream()
-        try:
+        with closing(turn.stream()) as stream:
             for event in stream:
                 match event:
                     case ReasoningText(text):
@@ -146,15 +148,10 @@ class Conversation(Generic[View]):
                         self.renderer.notice(code, text)
                     case Done():
                         pass
-        finally:
-            close = getattr(stream, "close", None)
-            if close is not None:
-                close()
 
     def _with_engine_notices(self, result: TurnResult) -> TurnResult:
         """Tell, after the answer, what the governor did meanwhile."""
-        take = getattr(getattr(self.engine, "governor", None), "notices", None)
-        notices: tuple[Notice, ...] = take() if take is not None else ()
+        notices = self.governor.notices() if self.governor is not None else ()
         for notice in notices:
             self.renderer.notice(notice.code, notice.text)
         return replace(result, notices=(*result.notices, *notices))
@@ -193,7 +190,6 @@ def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str
         "drafts": {
             "drafted": result.drafts.n_drafted,
             "accepted": result.drafts.n_accepted,
-            "speed_up": _rounded(result.drafts.speed_up),
         },
         "notices": [asdict(notice) for notice in result.notices],
         "guards": [asdict(finding) for finding in findings],

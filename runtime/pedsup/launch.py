@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import EngineConfig, SamplingConfig
+from pedsup.engine.drafts import draft_config
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy
 from pedsup.errors import UsageError
@@ -27,7 +28,6 @@ from pedsup.trust.assess import Policy, Trust
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.store import load_store
 from pedsup.tuning.apply import Applied, apply_tuned
-from pedsup.tuning.drafts import Memory, with_drafts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up
 
@@ -82,6 +82,7 @@ def plan_launch(
         UntrustedError: its signature or manifest is not good, or a required one is missing.
         UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
         MismatchError: the draft model does not belong to the model.
+        MissingDependencyError: `--draft` needs `llama-server`, which is not there.
     """
     header = validate_model(model)
     identity = identify(header)
@@ -89,6 +90,7 @@ def plan_launch(
     trust = assess_trust(header, identity, load_store(), policy)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
+    draft = draft_config(settings.draft, settings.draft_max, header)
     features, server = cpu_features(), _uses_server(settings)
     host, cores = Host(features, server=server), read_cores(allowed_cpus())
     given = given_names(settings) if origins is None else origins
@@ -102,9 +104,9 @@ def plan_launch(
         n_threads=threads.n_threads,
         n_threads_batch=settings.threads_batch or threads.n_threads,
         cpus=threads.cpus,
+        draft=draft,
     )
-    applied, config = with_drafts(applied, header, config, Memory(host, available))
-    trust = replace(trust, drafter=drafter_trust(config.draft.model, policy))
+    trust = replace(trust, drafter=_drafter_trust(config.draft.model, policy))
     config = _memory_use(applied, header, config, available, host)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
@@ -129,7 +131,7 @@ def plan_launch(
     )
 
 
-def drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:
+def _drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:
     """What is known of a draft model, which llama.cpp reads too; None where there is none.
 
     Raises:
@@ -162,7 +164,7 @@ def _fit(header: GGUFHeader, config: EngineConfig, available: Available | None, 
 
 def _uses_server(settings: Settings) -> bool:
     """Which engine the model will run in; the file is not loaded to find out."""
-    return engine_kind(settings.engine) == "server"
+    return engine_kind(settings.engine, drafts=settings.draft != "off") == "server"
 
 
 def _threads(cores: tuple[Core, ...], applied: Applied) -> ThreadPlan:

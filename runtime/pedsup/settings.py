@@ -42,8 +42,8 @@ class Settings:
     tuned: bool = True
     """Use what `pedsup-run tune` measured for what is not given."""
     governor: Literal["auto", "on", "off"] = "auto"
-    draft: str = "auto"
-    """'off', 'lookup', the path of a draft model, or 'auto': what `tune` found faster, else off."""
+    draft: str = "off"
+    """'off', 'lookup' or the path of a draft model; all but 'off' choose `llama-server`."""
     draft_max: int = DEFAULT_DRAFT_MAX
     temp: float | None = None
     top_p: float | None = None

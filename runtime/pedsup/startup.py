@@ -15,7 +15,7 @@ from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity
 from pedsup.intended_use import Language
 from pedsup.language import local
-from pedsup.launch import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, drafter_trust, plan_launch
+from pedsup.launch import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
 from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
 from pedsup.paths import cache_folder
@@ -32,7 +32,6 @@ __all__ = [
     "LaunchPlan",
     "LoadedModel",
     "check_fit",
-    "drafter_trust",
     "load",
     "plan_launch",
     "turn_settings",
@@ -75,8 +74,6 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     check_fit(plan, settings)
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
-    if plan.lookup.dropped and settings.tuned:
-        say(f"what tune measured is used without its draft: {plan.lookup.dropped}")
     source = plan.header.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         # Before the minutes of loading, not after.

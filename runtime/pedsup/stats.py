@@ -8,7 +8,7 @@ from pathlib import Path
 from pedsup.chat.turn import TurnResult
 from pedsup.conversation import turn_facts
 from pedsup.engine.api import DraftStats
-from pedsup.engine.drafts.option import draft_text
+from pedsup.engine.drafts import draft_text
 from pedsup.progress import human_bytes
 from pedsup.render import clean
 from pedsup.startup import LoadedModel
@@ -75,8 +75,7 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             "memory: "
             + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
         )
-    engine = getattr(loaded.engine, "inner", loaded.engine)
-    read = storage_read(getattr(engine, "pid", os.getpid()))
+    read = storage_read(loaded.engine.child_pid or os.getpid())
     if read is not None:
         lines.append(f"read from storage so far: {human_bytes(read)}")
     lines.append(f"session: {session or 'not kept'}")
@@ -97,18 +96,16 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     now = governor.clock()
     for action in governor.actions[-3:]:
         would = "would take" if action.kind == "report" else "took"
-        unit = f"passes/s with {action.guessed} guesses" if action.guessed else "tokens/s"
         lines.append(
             f"  {(now - action.at_s) / 60:.0f} min ago {would} {action.threads} threads "
-            f"({action.reason}: {action.now_tps:.1f} {unit}, best {action.best_tps:.1f})"
+            f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
         )
     return lines
 
 
 def _drafts(drafts: DraftStats) -> str:
     share = f"{100 * (drafts.acceptance or 0):.0f} %"
-    faster = f", about {drafts.speed_up:.2f} times the speed without" if drafts.speed_up else ""
-    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share}){faster}"
+    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share})"
 
 
 def _rate(value: float | None) -> str:

@@ -15,16 +15,23 @@ import numpy as np
 import pytest
 
 from pedsup.errors import EngineError, OutputError, ResourceError
-from pedsup_bench import export_peer, made_checkpoint
-from pedsup_bench import export_report as report
-from pedsup_bench.disk_floor import Floor, drop_cache, measure_floor, read_once
-from pedsup_bench.made_checkpoint import adapter_tensors, write_adapter, write_base
-from pedsup_bench.made_shape import SIZES, model_bytes, model_tensors, text_config
-from pedsup_bench.made_tokenizer import vocabulary
-from pedsup_bench.peer_runs import made_checkpoint as made_checkpoint_in
-from pedsup_bench.peer_runs import same_tensors
-from pedsup_bench.peer_steps import vocabulary_file
-from pedsup_bench.process_stats import Usage, measure, session_pids
+from pedsup_export.phone.gemma4_shapes import SIZES, model_bytes, model_tensors, text_config
+from pedsup_maintain import child_environment
+from pedsup_maintain.exporting import peer, report
+from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor, read_once
+from pedsup_maintain.exporting.runs import made_checkpoint as made_checkpoint_in
+from pedsup_maintain.exporting.runs import same_tensors
+from pedsup_maintain.exporting.steps import vocabulary_file
+from pedsup_maintain.exporting.usage import Usage, measure, session_pids
+from pedsup_maintain.synthetic import checkpoint
+from pedsup_maintain.synthetic.checkpoint import adapter_tensors, write_adapter, write_base
+from pedsup_maintain.synthetic.tokenizer import vocabulary
+
+
+@pytest.fixture(autouse=True)
+def _children_find_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", child_environment()["PYTHONPATH"])
+
 
 MIB = 1 << 20
 TINY = SIZES["tiny"]
@@ -66,7 +73,7 @@ def test_tensors_are_those_of_transformers_and_peft(size: str) -> None:
     theirs = {k: tuple(v.shape) for k, v in model.state_dict().items() if k != "lm_head.weight"}
     assert {t.name: t.shape for t in model_tensors(shape)} == theirs
 
-    pattern = rf".*\.layers\.\d+\.({made_checkpoint._module_pattern(shape)})"
+    pattern = rf".*\.layers\.\d+\.({checkpoint._module_pattern(shape)})"
     wrapped = get_peft_model(model, LoraConfig(r=16, target_modules=pattern))
     halves = get_peft_model_state_dict(wrapped)
     assert dict(adapter_tensors(shape)) == {k: tuple(v.shape) for k, v in halves.items()}
@@ -103,7 +110,7 @@ def test_rounding_to_bf16_is_torch_s() -> None:
     ties = np.array([0x3F808000, 0x3F818000, 0x3F80C000, 0], np.uint32).view(np.float32)
     values = np.concatenate([values, ties])
     theirs = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
-    assert np.array_equal(made_checkpoint.to_bfloat16(values), theirs)
+    assert np.array_equal(checkpoint.to_bfloat16(values), theirs)
 
 
 def test_shards_hold_the_same_tensors(
@@ -112,7 +119,7 @@ def test_shards_hold_the_same_tensors(
     import torch
     from safetensors.torch import load_file
 
-    monkeypatch.setattr(made_checkpoint, "SHARD_BYTES", 3_000_000)
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 3_000_000)
     counted: list[int] = []
     write_base(tmp_path, TINY, on_bytes=counted.append)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -165,7 +172,14 @@ def test_transformers_and_peft_load_and_merge_it(made: tuple[Path, Path], tmp_pa
     from safetensors.torch import load_file
 
     subprocess.run(
-        [sys.executable, "-m", "pedsup_bench.peer_steps", "merge", *made, tmp_path / "merged"],
+        [
+            sys.executable,
+            "-m",
+            "pedsup_maintain.exporting.steps",
+            "merge",
+            *made,
+            tmp_path / "merged",
+        ],
         check=True,
         capture_output=True,
     )
@@ -356,9 +370,9 @@ def comparison() -> report.Comparison:
 
 def test_totals_and_ratios() -> None:
     found = comparison()
-    peer = report.combine(found.peer)
-    assert (peer.wall, peer.peak_anon, peer.peak_total) == (40.0, 400, 600)
-    assert (peer.cpu, peer.temp_disk, peer.written) == (40.0, 2000, 1800)
+    total = report.combine(found.peer)
+    assert (total.wall, total.peak_anon, total.peak_total) == (40.0, 400, 600)
+    assert (total.cpu, total.temp_disk, total.written) == (40.0, 2000, 1800)
     ours = report.combine(found.ours)
     assert (ours.wall, ours.temp_disk) == (5.0, 0)
     assert report.ratios(found) == {
@@ -385,10 +399,10 @@ def test_text_and_json_carry_the_figures() -> None:
 
 
 def test_space_is_checked_first(tmp_path: Path) -> None:
-    wanted = export_peer.needed_bytes(SIZES["15GB"], ("peer", "ours"), made=False)
+    wanted = peer.needed_bytes(SIZES["15GB"], ("peer", "ours"), made=False)
     assert 55e9 < wanted < 62e9
     with pytest.raises(ResourceError, match="free"):
-        export_peer.check_space(tmp_path, 1 << 60)
+        peer.check_space(tmp_path, 1 << 60)
 
 
 def test_a_checkpoint_of_another_size_is_not_touched(tmp_path: Path) -> None:
@@ -405,7 +419,7 @@ def test_a_checkpoint_of_another_size_is_not_touched(tmp_path: Path) -> None:
 
 
 def bench(*arguments: str | Path) -> list[str | Path]:
-    return [sys.executable, "-m", "pedsup_bench.export_peer", "--size", "tiny", *arguments]
+    return [sys.executable, "-m", "pedsup_maintain.exporting.peer", "--size", "tiny", *arguments]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pedsup.errors import BadFileError
-from pedsup_bench.latency import Baseline, judge, normalised, read_baseline, update_baseline
+from pedsup_maintain.latency import Baseline, judge, normalised, read_baseline, update_baseline
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "tests" / "bench" / "benchmarks" / "baseline.json"

@@ -247,7 +247,7 @@ def test_death_in_mid_answer_is_told(open_server, smollm2, number, words):
     engine = open_server(smollm2)
     stream = engine.generate([1, 2, 3], SamplingConfig(seed=1), max_tokens=400)
     next(stream)
-    os.kill(engine.pid, number)
+    os.kill(engine.child_pid, number)
     with pytest.raises(EngineError, match=words) as caught:
         list(stream)
     assert "transcript is kept" in str(caught.value)
@@ -268,7 +268,7 @@ def test_the_child_wants_the_key_and_listens_on_loopback_only(open_server, smoll
     connection.request("POST", "/completion", b'{"prompt": "x"}')
     assert connection.getresponse().status == http.client.UNAUTHORIZED
     connection.close()
-    arguments = Path(f"/proc/{engine.pid}/cmdline").read_bytes()
+    arguments = Path(f"/proc/{engine.child_pid}/cmdline").read_bytes()
     assert engine._process.key.encode() not in arguments
     listening = Path("/proc/net/tcp").read_text("ascii")
     rows = [row.split()[1] for row in listening.splitlines()[1:] if row.split()[3] == "0A"]
@@ -286,7 +286,7 @@ def gone(pid: int) -> bool:
 
 def test_close_ends_the_child(open_server, smollm2):
     engine = open_server(smollm2)
-    pid, folder = engine.pid, engine._states
+    pid, folder = engine.child_pid, engine._states
     assert folder.stat().st_mode & 0o077 == 0
     engine.close()
     assert not Path(f"/proc/{pid}").exists()
@@ -301,7 +301,7 @@ def test_the_child_dies_with_a_killed_parent(native_tool, smollm2):
         "from pedsup.engine.server import ServerEngine\n"
         "e = ServerEngine(EngineConfig(Path(sys.argv[1]), n_ctx=256, n_threads=1),"
         " program=Path(sys.argv[2]))\n"
-        "print(e.pid, flush=True)\ntime.sleep(60)\n"
+        "print(e.child_pid, flush=True)\ntime.sleep(60)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code, smollm2, native_tool("llama-server")],

@@ -215,14 +215,11 @@ def test_a_draft_model_s_pages_come_off_what_may_stay(model: Path, smollm2: Path
     assert kernel.read_per_token >= both.weights + weights
 
 
-@pytest.mark.parametrize("drafter", ["lookup", "itself"])
-def test_drafts_and_layers_let_go_together(smollm2: Path, drafter: str) -> None:
-    """The same text; nothing that was drafted or let go is missing from it."""
+def test_layers_that_are_let_go_change_no_text(smollm2: Path) -> None:
     from pedsup.engine.inprocess import InProcessEngine
 
-    draft = DraftConfig("lookup") if drafter == "lookup" else DraftConfig("model", model=smollm2)
     plain = EngineConfig(smollm2, n_ctx=512, n_threads=1, n_threads_batch=1)
-    both = replace(plain, draft=draft, resident=70 * MIB)
+    both = replace(plain, resident=70 * MIB)
     with closing(InProcessEngine(plain)) as one, closing(InProcessEngine(both)) as other:
         streamer = other._loaded.streamer
         assert streamer is not None and len(streamer._plan.layers) > 5
@@ -234,13 +231,10 @@ def test_drafts_and_layers_let_go_together(smollm2: Path, drafter: str) -> None:
             [t.id for t in engine.generate(prompt, GREEDY, max_tokens=24)]
             for engine in (one, other)
         ]
-        drafts = other.last_stats.drafts
-        assert drafts.n_accepted > 0
         require_same_text(one, prompt, texts[1], texts[0])
-        # A pass per drawn token that was no right guess: each lets each planned layer go once.
-        n_passes = 1 + len(texts[1]) - 1 - drafts.n_accepted
+        # A pass over the weights per token lets each planned layer go once.
         assert set(gone) == set(streamer._plan.layers)
-        assert abs(len(gone) / len(set(gone)) - n_passes) <= 1
+        assert abs(len(gone) / len(set(gone)) - len(texts[1])) <= 1
 
 
 def test_the_storage_s_rate(model: Path, tmp_path: Path) -> None:

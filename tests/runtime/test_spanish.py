@@ -46,10 +46,9 @@ SHOWN: Final = {
     "memory/fit.py": {"_no_smaller", "_smaller_option"},
     "commands/forget.py": {"_confirm", "_counts", "_plan_text", "_done_text"},
     "commands/trust.py": {"_text"},
-    "tuning/plan.py": {"label", "lines", "make_plan", "_drafts"},
+    "tuning/plan.py": {"label", "lines", "make_plan"},
     "tuning/bench.py": {"_death"},
-    "tuning/drafts.py": {"with_drafts"},
-    "tuning/store.py": {"look_up", "_without_missing_drafter"},
+    "tuning/store.py": {"look_up"},
     "forget.py": {"_erase"},
     "settings.py": {"_problem"},
 }

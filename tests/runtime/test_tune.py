@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import harmonic_mean
 from typing import Any
 
 import pytest
@@ -21,11 +20,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pedsup_testing.phones import PHONES, n_cores, write_tree
 
-from pedsup.check import check_text
 from pedsup.cores import plan_threads, read_cores
-from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.drafts.measure import PROMPTS
-from pedsup.errors import BadFileError, PedsupError
+from pedsup.engine.api import EngineConfig
+from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
 from pedsup.settings import Settings, given_names
@@ -47,7 +44,7 @@ from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.speed import Failure, Speed
-from pedsup.tuning.store import NAMES, Lookup, Tuned, keep, look_up, read_entries
+from pedsup.tuning.store import NAMES, Tuned, keep, look_up, read_entries
 from pedsup.tuning.worker import config_from_json, config_to_json
 
 # ---- noise ----
@@ -104,7 +101,7 @@ def test_the_plan_of_a_phone(tmp_path: Path, smollm2: Path) -> None:
     assert plan.base.pin
     assert plan.cpus == {6, 7}
     names = [stage.name for stage in plan.stages]
-    assert names == ["threads", "pin", "extra_buffers", "ubatch", "mmap", "draft"]
+    assert names == ["threads", "pin", "extra_buffers", "ubatch", "mmap"]
     for change in plan.stages[0].changes:
         assert change["pin"] is (change["threads"] <= 2)
     assert any("threads 8" in line for line in plan.lines())
@@ -126,7 +123,7 @@ class Simulated:
     noise: float = 0.01
     each_s: float | None = None
     """None: as long as so many tokens take at this speed."""
-    lengths: Lengths = field(default_factory=lambda: Lengths(16, 4, 24))
+    lengths: Lengths = field(default_factory=lambda: Lengths(16, 4))
     now: float = 0.0
     draw: random.Random = field(default_factory=lambda: random.Random(1))
     measured: list[Candidate] = field(default_factory=list)
@@ -138,12 +135,8 @@ class Simulated:
             self.now += self.each_s or 1.0
             return speed
         self.now += self.each_s or self.lengths.seconds(metric, speed)
-        answers = speed.answers or (speed.decode, speed.decode)
-        noisy = [
-            v * self.draw.lognormvariate(0, self.noise)
-            for v in (speed.prompt, speed.decode, *(answers if metric == "answers" else ()))
-        ]
-        return Speed(noisy[0], noisy[1], tuple(noisy[2:]))
+        prompt = speed.prompt * self.draw.lognormvariate(0, self.noise)
+        return Speed(prompt, speed.decode * self.draw.lognormvariate(0, self.noise))
 
     def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         assert usual.decode > 0
@@ -164,7 +157,7 @@ def a15(tmp_path: Path, smollm2: Path) -> TunePlan:
 
 @pytest.fixture
 def patient(a15: TunePlan) -> TunePlan:
-    """With time for long prompts and answers on a device of some tokens per second."""
+    """With time for long prompts on a device of some tokens per second."""
     return replace(a15, seconds=600.0)
 
 
@@ -227,32 +220,32 @@ def test_a_champion_that_fails_midway_is_no_fault_of_the_alternatives(a15: TuneP
 
 
 def test_a_slow_phone_decides_what_it_can_and_says_what_all_needs(a15: TunePlan) -> None:
-    """E2B on a budget phone: two minutes are enough for all but batches and drafts."""
+    """E2B on a budget phone: two minutes are enough for all but batches."""
     outcome = Simulated(lambda c: Speed(15, 5)).search(a15)
     reasons = {result.stage.name: result.reason for result in outcome.stages}
-    assert {name for name, why in reasons.items() if why == "no time"} == {"ubatch", "draft"}
+    assert {name for name, why in reasons.items() if why == "no time"} == {"ubatch"}
     assert outcome.seconds <= 120
-    drafts = outcome.stages[-1]
-    assert all(row.untried for row in drafts.rows)  # not begun only to be broken off
+    batches = next(result for result in outcome.stages if result.stage.name == "ubatch")
+    assert all(row.untried for row in batches.rows)  # not begun only to be broken off
     advised = outcome.advised_s
-    assert advised is not None and 300 < advised <= 900 and advised % 60 == 0
+    assert advised is not None and 120 < advised <= 900 and advised % 60 == 0
     assert f"--seconds {advised}" in "\n".join(report_lines(a15, outcome, "en"))
     patient = replace(a15, seconds=float(advised))
     assert Simulated(lambda c: Speed(15, 5)).search(patient).advised_s is None
 
 
 @pytest.mark.parametrize(
-    ("speed", "seconds", "n_prompt", "n_decode", "n_answer"),
+    ("speed", "seconds", "n_prompt", "n_decode"),
     [
-        (Speed(350, 125), 120, 247, 64, 96),  # 0.7 s of each, and no longer answer than 96
-        (Speed(350, 125), 600, 350, 64, 96),  # never more than a second of it
-        (Speed(15, 5), 120, 16, 4, 24),  # the shortest that tell anything
+        (Speed(350, 125), 120, 247, 64),  # 0.7 s of each
+        (Speed(350, 125), 600, 350, 64),  # never more than a second of it
+        (Speed(15, 5), 120, 16, 4),  # the shortest that tell anything
     ],
 )
 def test_lengths_of_measurements(
-    speed: Speed, seconds: float, n_prompt: int, n_decode: int, n_answer: int
+    speed: Speed, seconds: float, n_prompt: int, n_decode: int
 ) -> None:
-    assert lengths_for(speed, seconds) == Lengths(n_prompt, n_decode, n_answer)
+    assert lengths_for(speed, seconds) == Lengths(n_prompt, n_decode)
 
 
 @pytest.mark.parametrize(
@@ -328,150 +321,6 @@ def test_any_device_more_threads_only_when_measured_better(
         assert max(best.threads, best.threads_batch) <= a15.n_big
 
 
-# ---- drafts ----
-
-
-def drafting(lookup: tuple[float, float], plain: tuple[float, float] = (10, 10)) -> Simulated:
-    """Speeds of the two answers with guesses from the text, and without."""
-    speeds = {"off": plain, "lookup": lookup}
-    return Simulated(lambda c: Speed(40, 10, speeds[c.draft.kind]))
-
-
-@pytest.mark.parametrize(
-    ("lookup", "kind", "reason"),
-    [
-        ((18, 10), "lookup", "better"),
-        ((10, 10), "off", "kept"),
-        ((10.2, 10.2), "off", "kept"),  # 2 %
-        ((60, 9), "off", "kept"),  # much faster on the whole, but a tenth slower on free text
-        ((60, 9.8), "lookup", "better"),
-        ((6, 6), "off", "kept"),
-    ],
-)
-def test_drafts_must_gain_on_the_whole_and_harm_nowhere(
-    patient: TunePlan, lookup: tuple[float, float], kind: str, reason: str
-) -> None:
-    outcome = drafting(lookup).search(patient)
-    result = outcome.stages[-1]
-    assert (outcome.best.draft.kind, result.reason) == (kind, reason)
-    assert outcome.best.settings()["draft"] == kind
-    assert outcome.speeds[0].answers == ()  # the speed that is kept is that without drafts
-    rows = document(patient, outcome, "e", None)["stages"][-1]["rows"]
-    assert rows[1]["answers_tps"] == pytest.approx(
-        {"quote": lookup[0], "free": lookup[1]}, rel=0.05
-    )
-    words = {"en": ("from the text", "answer that quotes"), "es": ("propio texto", "que cita")}
-    for language in ("en", "es"):
-        text = "\n".join(report_lines(patient, outcome, language))
-        assert all(word in text for word in words[language])
-
-
-@pytest.mark.parametrize(("speed", "least", "most"), [(10, 0, 2), (12, 90, 100)])
-def test_noisy_answers_choose_drafts_only_for_a_gain(
-    patient: TunePlan, speed: float, least: int, most: int
-) -> None:
-    taken = 0
-    for seed in range(100):
-        device = drafting((speed, speed))
-        device.noise, device.draw = 0.06, random.Random(seed)
-        taken += device.search(patient).best.draft.kind != "off"
-    assert least <= taken <= most
-
-
-def test_what_drafts_are_tried(smollm2: Path, tmp_path: Path) -> None:
-    threads = plan_threads(read_cores(frozenset({0})))
-    base = EngineConfig(smollm2, n_threads=1)
-
-    def drafts(memory: int, drafter: Path | None = None) -> tuple[list[Any], dict[str, str]]:
-        question = MemoryQuestion(read_header(smollm2), Host(), Available(memory, "a test"))
-        plan = make_plan(base, threads, (), question, 60, drafter=drafter)
-        changes = [c["draft"] for s in plan.stages if s.name == "draft" for c in s.changes]
-        assert any(
-            line.startswith("draft (by answers speed): draft lookup") for line in plan.lines()
-        )
-        return changes, dict(plan.skipped)
-
-    own = DraftConfig("model", model=smollm2)
-    assert drafts(8 << 30)[0] == [DraftConfig("lookup")]
-    assert drafts(8 << 30, smollm2)[0] == [DraftConfig("lookup"), own]
-    tried, skipped = drafts(100 << 20, smollm2)
-    assert tried == [DraftConfig("lookup")]
-    assert smollm2.name in skipped["draft"]
-
-
-def test_a_configuration_with_drafts_reaches_the_child_whole() -> None:
-    for draft in (DraftConfig(), DraftConfig("lookup", n_max=3), DraftConfig("model", Path("/d"))):
-        config = EngineConfig(Path("/m"), cpus=frozenset({1}), draft=draft)
-        assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
-
-
-def test_an_old_file_without_drafts_stays_valid(tmp_path: Path) -> None:
-    file = tmp_path / "tuned.json"
-    keep(entry(), file)
-    data = json.loads(file.read_text())
-    del data["entries"][0]["draft_bytes"]
-    file.write_text(json.dumps(data))
-    assert look_up("m" * 64, "d", "e", file) == Lookup(entry())
-
-
-def test_a_draft_model_that_changed_is_dropped_alone(tmp_path: Path) -> None:
-    file, drafter = tmp_path / "tuned.json", tmp_path / "d.gguf"
-    drafter.write_bytes(b"x" * 10)
-    with_draft = entry(settings={"threads": 3, "draft": str(drafter)}, draft_bytes=10)
-    keep(with_draft, file)
-    assert look_up("m" * 64, "d", "e", file) == Lookup(with_draft)
-    drafter.write_bytes(b"x" * 11)
-    changed = look_up("m" * 64, "d", "e", file)
-    assert changed.tuned == entry(settings={"threads": 3})
-    assert "another file" in str(changed.dropped)
-    drafter.unlink()
-    assert "not there" in str(look_up("m" * 64, "d", "e", file).dropped)
-    drafter.mkdir()
-    assert look_up("m" * 64, "d", "e", file).dropped
-    # Another model's choice does not forget the drafter: it may be on a card that is out.
-    keep(entry(model="n"), file)
-    assert read_entries(file)[0] == with_draft
-
-
-def test_a_measured_draft_is_what_auto_means(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2: Path
-) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    plenty = Available(8 << 30, "a test")
-    size = smollm2.stat().st_size
-    keep(entry(**here(smollm2), settings={"draft": str(smollm2)}, draft_bytes=size))
-    own = DraftConfig("model", model=smollm2)
-    for origins in ({}, {"draft": "command line"}):
-        plan = plan_launch(smollm2, Settings(), available=plenty, origins=origins)
-        assert plan.config.draft == own
-        assert plan.origins["draft"] == "tuned"
-    assert f"Drafts: {smollm2}" in check_text(plan)
-    assert "draft: tuned" in check_text(plan)
-    for asked in (Settings(draft="off"), Settings(tuned=False)):
-        assert plan_launch(smollm2, asked, available=plenty).config.draft == DraftConfig()
-    lookup = plan_launch(smollm2, Settings(draft="lookup"), available=plenty)
-    assert lookup.config.draft == DraftConfig("lookup")
-    short = plan_launch(smollm2, Settings(ctx=512), available=Available(190 << 20, "a test"))
-    assert short.fit.verdict == "fits"
-    assert short.config.draft == DraftConfig()
-    assert "does not fit" in check_text(short)
-    assert "draft" not in short.origins
-
-
-def test_a_measured_draft_model_that_is_none_stops_no_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2: Path
-) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    drafter = tmp_path / "d.gguf"
-    drafter.write_bytes(b"GGUF, but not any more")
-    keep(entry(**here(smollm2), settings={"draft": str(drafter)}, draft_bytes=22))
-    plan = plan_launch(smollm2, Settings(), available=Available(8 << 30, "a test"))
-    assert plan.config.draft == DraftConfig()
-    assert plan.lookup.dropped
-    with pytest.raises(PedsupError):
-        plan_launch(smollm2, Settings(draft=str(drafter)), available=None)
-
-
 # ---- the file ----
 
 
@@ -523,9 +372,6 @@ def test_only_so_many_are_kept(tmp_path: Path) -> None:
         {"settings": {"threads": 100000}}, {"settings": {"threads": "2"}},
         {"settings": {"history_dir": "/"}}, {"settings": {"threads": True}}, {"settings": []},
         {"noise": "0"}, {"model": 1}, {"settings": {"batch": 1 << 40}},
-        {"settings": {"draft": "auto"}}, {"settings": {"draft": 1}},
-        {"settings": {"draft": "/d.gguf"}}, {"settings": {"draft": "d.gguf"}, "draft_bytes": 1},
-        {"settings": {"draft": "/d.gguf"}, "draft_bytes": "1"},
     ],
 )  # fmt: skip
 def test_a_forged_value_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -541,6 +387,21 @@ def test_a_forged_value_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     assert found.problem
     keep(entry(), file)  # and it is written anew
     assert read_entries(file) == [entry()]
+
+
+def test_the_drafts_that_older_versions_measured_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.json"
+    keep(entry(), file)
+    data = json.loads(file.read_text())
+    data["entries"][0]["settings"]["draft"] = "lookup"
+    data["entries"][0]["draft_bytes"] = None
+    file.write_text(json.dumps(data))
+    assert read_entries(file) == [entry()]
+
+
+def test_a_configuration_reaches_the_child_whole() -> None:
+    config = EngineConfig(Path("/m"), n_ctx=99, cpus=frozenset({1, 3}), extra_buffers=True)
+    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
@@ -571,7 +432,7 @@ def test_command_line_then_file_then_tuned_then_default() -> None:
     assert (done.settings.ubatch, done.settings.mmap) == (64, True)
     assert done.origins["threads"] == "tuned"
     assert "ubatch: settings file" in origin_text(done.origins)
-    assert "batch, extra-buffers, draft: default" in origin_text(done.origins)
+    assert "batch, extra-buffers: default" in origin_text(done.origins)
     own = apply_tuned(Settings(threads=1), {"threads": "command line"}, lookup).settings
     assert (own.threads, own.threads_batch, own.pin) == (1, None, "auto")
     off = apply_tuned(Settings(tuned=False), {}, lookup)
@@ -601,7 +462,7 @@ def test_a_launch_uses_what_was_measured(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     chosen = {"threads": 1, "threads_batch": 2, "pin": "off", "batch": 256, "ubatch": 64,
-              "extra_buffers": "off", "mmap": False, "draft": "lookup"}  # fmt: skip
+              "extra_buffers": "off", "mmap": False}  # fmt: skip
     assert set(chosen) == set(NAMES)
     keep(entry(**here(smollm2), settings=chosen))
     plenty = Available(8 << 30, "a test")
@@ -661,16 +522,6 @@ def test_a_real_child_measures_and_its_death_is_a_result(bench: ChildBench) -> N
     assert bench.n_loads == 2
     bench.close()
     assert child.process.returncode == -signal.SIGILL
-
-
-@pytest.mark.slow
-def test_a_real_child_answers_with_and_without_drafts(bench: ChildBench) -> None:
-    for draft in (DraftConfig(), DraftConfig("lookup")):
-        speed = bench.measure(replace(PLAIN, draft=draft), "answers")
-        assert isinstance(speed, Speed)
-        assert len(speed.answers) == len(PROMPTS)
-        assert speed.by("answers") == pytest.approx(harmonic_mean(speed.answers))
-    assert bench.n_loads == 2
 
 
 def test_a_server_that_dies_at_its_start_is_a_result(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pedsup_train.gpu_cell import (
+from pedsup_maintain import child_environment
+from pedsup_maintain.training.gpu_cell import (
     Cell,
     cell_recipe,
     measure,
@@ -19,7 +19,7 @@ from pedsup_train.gpu_cell import (
     rates,
     save_random,
 )
-from pedsup_train.gpu_record import markdown, run_cell
+from pedsup_maintain.training.gpu_record import markdown, run_cell
 
 
 def test_rates_by_hand() -> None:
@@ -100,10 +100,12 @@ def test_a_random_model_on_disk_gives_the_cell_of_one_in_memory(tmp_path: Path) 
 @pytest.mark.slow
 def test_small_record_on_the_cpu(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pedsup_train.gpu_record", "--model", "tiny", "--precision", "fp32",
-         "--precision", "nf4", "--steps", "4", "--max-length", "24", "--batch-size", "2",
+        [sys.executable, "-m", "pedsup_maintain.training.gpu_record", "--model", "tiny",
+         "--precision", "fp32", "--precision", "nf4", "--steps", "4",
+         "--max-length", "24", "--batch-size", "2",
          "--accumulation", "2", "--out", str(tmp_path)],
-        capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=500,
+        env={**child_environment(), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "gpu-record.json").read_text())

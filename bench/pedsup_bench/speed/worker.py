@@ -18,7 +18,7 @@ from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup_bench import device
 from pedsup_bench.bandwidth import measure_bandwidth
-from pedsup_bench.process_stats import Memory, read_memory
+from pedsup_bench.process_memory import Memory, read_memory
 from pedsup_bench.quality.texts import default_texts
 from pedsup_bench.speed.plan import SpeedPlan
 

@@ -1,4 +1,4 @@
-"""Numbers of ggml-quants.c that the numba kernels and the torch path share."""
+"""Numbers of ggml-quants.c that the kernels share."""
 
 from __future__ import annotations
 

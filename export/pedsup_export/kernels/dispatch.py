@@ -16,13 +16,12 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pedsup.errors import PedsupError, UsageError
 from pedsup.gguf_file.ggml_types import GGMLType
-from pedsup.optional import require
 from pedsup_export import ggml
 from pedsup_export.kernels.odd_blocks import redo
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SWITCH: Final = "PEDSUP_KERNELS"
-"""Environment variable: `auto` (numba, the default), `ggml` to use no kernel, `torch:cuda`."""
+"""Environment variable: `auto` (numba, the default), or `ggml` to use no kernel."""
 _MODULES: Final = {
     "Q4_K": "q45_k",
     "Q5_K": "q45_k",
@@ -47,26 +46,8 @@ _MODULES: Final = {
     "IQ4_NL": "iq4",
     "IQ4_XS": "iq4",
 }
-_NOT_IN_TORCH: Final = ("IQ4_NL", "IQ4_XS")
 _UNWEIGHTED: Final = ("Q8_0",)
 """Types for which llama.cpp ignores importances."""
-
-
-class Quantizer(Protocol):
-    """Something that packs one type as ggml does, with importances or without."""
-
-    @property
-    def kind(self) -> GGMLType:
-        """The type it packs."""
-
-    @property
-    def weighted(self) -> bool:
-        """Whether it takes importances."""
-
-    def quantize_into(
-        self, rows: Rows, kind: GGMLType, importance: Rows | None, out: Packed
-    ) -> None:
-        """As `ggml.quantize_into`."""
 
 
 @dataclass(frozen=True)
@@ -100,34 +81,28 @@ def _read_only(array: Rows) -> Rows:
     return view
 
 
-_found: dict[tuple[str, bool, str], Quantizer | None] = {}
+_found: dict[tuple[str, bool], Kernel | None] = {}
 _reasons: dict[tuple[str, bool], str] = {}
 _lock = threading.Lock()
 
 
-def kernel_for(kind: GGMLType, weighted: bool) -> Quantizer | None:
+def kernel_for(kind: GGMLType, weighted: bool) -> Kernel | None:
     """The kernel for a type, compiled and checked against ggml; None where ggml must do it.
 
     Raises:
-        UsageError: the environment variable PEDSUP_KERNELS has an unknown value, or names a
-            device that torch does not have.
-        MissingDependencyError: it asks for torch, which is not installed.
+        UsageError: the environment variable PEDSUP_KERNELS has an unknown value.
     """
     switch = os.environ.get(SWITCH, "auto")
-    if switch not in ("auto", "ggml", "torch") and not switch.startswith("torch:"):
+    if switch not in ("auto", "ggml"):
         raise UsageError(
-            f"{SWITCH}={switch} is unknown",
-            wanted="auto, ggml, torch or torch:cuda",
-            remedy=f"unset {SWITCH}",
+            f"{SWITCH}={switch} is unknown", wanted="auto or ggml", remedy=f"unset {SWITCH}"
         )
     if switch == "ggml" or kind.name not in _MODULES:
         return None
-    if switch != "auto" and kind.name in _NOT_IN_TORCH:
-        switch = "auto"
-    key = kind.name, weighted and kind.name not in _UNWEIGHTED, switch
+    key = kind.name, weighted and kind.name not in _UNWEIGHTED
     with _lock:
         if key not in _found:
-            _found[key] = _make(kind, *key[1:])
+            _found[key] = _make(kind, key[1])
         return _found[key]
 
 
@@ -136,15 +111,11 @@ def why_ggml() -> dict[tuple[str, bool], str]:
     return dict(_reasons)
 
 
-def _make(kind: GGMLType, weighted: bool, switch: str) -> Quantizer | None:
-    made: Quantizer
+def _make(kind: GGMLType, weighted: bool) -> Kernel | None:
     try:
-        if switch != "auto":
-            made = _torch_kernel(kind, weighted, switch.partition(":")[2] or "cpu")
-        else:
-            module = importlib.import_module(f"pedsup_export.kernels.{_MODULES[kind.name]}")
-            suffix = "_weighted" if weighted else ""
-            made = Kernel(kind, weighted, getattr(module, f"quantize_{kind.name.lower()}{suffix}"))
+        module = importlib.import_module(f"pedsup_export.kernels.{_MODULES[kind.name]}")
+        suffix = "_weighted" if weighted else ""
+        made = Kernel(kind, weighted, getattr(module, f"quantize_{kind.name.lower()}{suffix}"))
     except ImportError as error:
         _leave_to_ggml(kind, weighted, f"numba cannot be imported: {error}")
         return None
@@ -152,7 +123,7 @@ def _make(kind: GGMLType, weighted: bool, switch: str) -> Quantizer | None:
         agrees = agrees_with_ggml(made)
     except (PedsupError, MemoryError):
         raise
-    # The first call compiles: numba, LLVM and torch each have errors of their own.
+    # The first call compiles: numba and LLVM each have errors of their own.
     except Exception as error:
         _leave_to_ggml(kind, weighted, f"its kernel does not run here: {type(error).__name__}")
         log.debug("the kernel of %s", kind.name, exc_info=error)
@@ -163,25 +134,12 @@ def _make(kind: GGMLType, weighted: bool, switch: str) -> Quantizer | None:
     return None
 
 
-def _torch_kernel(kind: GGMLType, weighted: bool, device: str) -> Quantizer:
-    torch = require("torch", extra="train")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"torch has no device '{device}': {error}", where=SWITCH, remedy="use torch:cpu"
-        ) from error
-    from pedsup_export.kernels.torch_path import TorchKernel
-
-    return TorchKernel(kind, weighted, device)
-
-
 def _leave_to_ggml(kind: GGMLType, weighted: bool, reason: str) -> None:
     _reasons[kind.name, weighted] = reason
     log.warning("quantizing %s with ggml's own code: %s", kind.name, reason)
 
 
-def agrees_with_ggml(made: Quantizer) -> bool:
+def agrees_with_ggml(made: Kernel) -> bool:
     """Compare a kernel with ggml on `nasty_rows`."""
     rows = nasty_rows()
     importance = nasty_importance(rows.shape[1]) if made.weighted else None

@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
-from pedsup_bench import made_shape
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors
 from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.ftypes import FileType
 from pedsup_export.gguf_out import KV, header_bytes, lay_out
 from pedsup_export.mixture import choose_types
+from pedsup_export.phone import gemma4_shapes
 from pedsup_export.plan import mixture_shape, stored_tensor
 from pedsup_export.vocab import load_tokenizer
 
@@ -84,9 +84,9 @@ def model_of_config(
 def gemma4_models() -> tuple[PhoneModel, ...]:
     """E2B and E4B, the larger one first."""
     found = []
-    for name, shape in (("E4B", made_shape.E4B), ("E2B", made_shape.E2B)):
-        shapes = {spec.name: spec.shape for spec in made_shape.model_tensors(shape)}
-        config = made_shape.text_config(shape)
+    for name, shape in (("E4B", gemma4_shapes.E4B), ("E2B", gemma4_shapes.E2B)):
+        shapes = {spec.name: spec.shape for spec in gemma4_shapes.model_tensors(shape)}
+        config = gemma4_shapes.text_config(shape)
         found.append(model_of_config(name, config, shapes, source="Gemma 4's published shape"))
     return tuple(found)
 

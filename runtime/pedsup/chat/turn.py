@@ -102,7 +102,7 @@ class Turn:
             drafts=self._drafts,
         )
 
-    def stream(self) -> Iterator[TurnEvent]:
+    def stream(self) -> Generator[TurnEvent, None, None]:
         """Generate; yields text as it comes and ends with `Done`.
 
         Raises:

@@ -11,16 +11,13 @@ from typing import Any
 import click
 
 from pedsup.cores import allowed_cpus, cpu_features, plan_threads, read_cores
-from pedsup.engine.drafts.fit import require_drafter
-from pedsup.engine.drafts.option import draft_config
 from pedsup.errors import EngineError
-from pedsup.gguf_file.validate import validate_drafter
 from pedsup.intended_use import Language
 from pedsup.language import local, system_language, use
 from pedsup.memory import available_memory
 from pedsup.progress import say
 from pedsup.settings import Settings, load_settings
-from pedsup.startup import LaunchPlan, drafter_trust, plan_launch
+from pedsup.startup import LaunchPlan, plan_launch
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
@@ -48,14 +45,11 @@ _WORDS: dict[str, dict[Language, str]] = {
     help="Time to measure in; loading the model the first time comes on top.",
 )  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
-@click.option(
-    "--draft", type=click.Path(path_type=Path), help="A draft model (.gguf) to try as well."
-)
 @click.option("--dry-run", is_flag=True, help="Print what would be tried; load nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 def command(model: Path, seconds: float, engine: str | None, lang: Language, **more: Any) -> int:
-    """Measure threads, cores, batch size, repack, memory mapping and drafts for MODEL here.
+    """Measure threads, cores, batch size, repack and memory mapping for MODEL here.
 
     Close other apps and leave the phone alone meanwhile. What is best beyond the noise is kept for
     this model, device and version of the engine; pedsup-run uses it for all that neither its
@@ -64,7 +58,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     settings = load_settings(None, {"engine": engine, "lang": lang})
     language: Language = settings.lang or system_language()
     use(language)
-    launch, plan, bench = _prepare(model, settings, seconds, more["draft"])
+    launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
         print(local("\n".join(plan.lines())), flush=True)
         return 0
@@ -89,7 +83,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
 
 
 def _prepare(
-    model: Path, settings: Settings, seconds: float, drafter: Path | None
+    model: Path, settings: Settings, seconds: float
 ) -> tuple[LaunchPlan, TunePlan, ChildBench]:
     """What runs without tuning, the search from there, and what measures."""
     policy = Policy(require_signature=settings.require_signature)
@@ -98,16 +92,10 @@ def _prepare(
     )
     available = available_memory()
     launch = plan_launch(model, plain, available=available, origins={})
-    if drafter is not None:
-        draft_config(str(drafter), 1)  # is it a file of the right kind
-        drafter = drafter.expanduser().resolve()
-        require_drafter(launch.header, validate_drafter(drafter))
-        drafts = drafter_trust(drafter, policy)
-        launch = replace(launch, trust=replace(launch.trust, drafter=drafts))
     cores = read_cores(allowed_cpus())
     threads = plan_threads(cores)
     memory = MemoryQuestion(launch.header, launch.host, available)
-    plan = make_plan(launch.config, threads, cores, memory, seconds, drafter=drafter)
+    plan = make_plan(launch.config, threads, cores, memory, seconds)
     most = max(
         plan.base.threads,
         *(change.get("threads", 0) for stage in plan.stages for change in stage.changes),
@@ -141,7 +129,6 @@ def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
 def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
     decode = Series(tuple(speed.decode for speed in outcome.speeds))
     prompt = Series(tuple(speed.prompt for speed in outcome.speeds))
-    drafter = outcome.best.draft.model
     return Tuned(
         model=launch.identity.digest,
         device=device_digest(read_cores(allowed_cpus()), cpu_features()),
@@ -152,5 +139,4 @@ def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
         decode_tps=round(decode.median, 3),
         prompt_tps=round(prompt.median, 3),
         noise=round(decode.noise, 4),
-        draft_bytes=drafter.stat().st_size if drafter else None,
     )

@@ -93,29 +93,14 @@ class DraftStats:
     n_drafted: int = 0
     n_accepted: int = 0
     """Drafted tokens that the model itself drew, each one a pass over the weights saved."""
-    with_s: float = 0.0
-    """Seconds of decoding with drafts, those of drafting included."""
-    without_s: float = 0.0
-    """An estimate: the same tokens at the measured time of a step without a draft; 0 unknown."""
 
     @property
     def acceptance(self) -> float | None:
         """Accepted of drafted, None when nothing was drafted."""
         return self.n_accepted / self.n_drafted if self.n_drafted else None
 
-    @property
-    def speed_up(self) -> float | None:
-        """Estimated speed beside that without drafts (1: as fast), None when unknown."""
-        measured = self.n_drafted and self.with_s and self.without_s
-        return self.without_s / self.with_s if measured else None
-
     def __add__(self, other: DraftStats) -> DraftStats:
-        return DraftStats(
-            self.n_drafted + other.n_drafted,
-            self.n_accepted + other.n_accepted,
-            self.with_s + other.with_s,
-            self.without_s + other.without_s,
-        )
+        return DraftStats(self.n_drafted + other.n_drafted, self.n_accepted + other.n_accepted)
 
 
 NO_DRAFTS: Final = DraftStats()
@@ -204,6 +189,25 @@ class Engine(Protocol):
         Raises:
             EngineError: it died again, or it cannot be brought back.
         """
+
+    @property
+    def adjustable(self) -> bool:
+        """Whether threads can be changed after loading (a `llama-server`'s cannot)."""
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        """Use fewer threads than it was loaded with, from the next step on, or those again.
+
+        Args:
+            n_threads: for decoding.
+            n_threads_batch: for prompts, the same unless given.
+
+        Raises:
+            EngineError: the engine is not adjustable.
+        """
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process that holds the model; None where it is this one."""
 
     def close(self) -> None:
         """Free the model or end the child process."""

@@ -6,11 +6,9 @@ import ctypes
 import os
 from array import array
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from pedsup.engine import llama_bindings
 from pedsup.engine.api import (
@@ -30,9 +28,6 @@ from pedsup.errors import BadFileError, EngineError
 from pedsup.fsio import partial_path, publish
 from pedsup.gguf_file.validate import validate_model
 
-if TYPE_CHECKING:
-    from pedsup.engine.drafts.verify import Verifier
-
 
 class InProcessEngine:
     """An `Engine` on llama-cpp-python. See `pedsup.engine.api.Engine` for the contract."""
@@ -42,7 +37,6 @@ class InProcessEngine:
         self._lib = lib = llama_bindings.load()
         self._loaded = load(lib, header, config)
         self._ctx, self._vocabulary = self._loaded.native.ctx, self._loaded.vocabulary
-        self._verifier: Verifier | None = None
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         self._most_threads = config.n_threads, config.n_threads_batch
         try:
@@ -52,7 +46,7 @@ class InProcessEngine:
             raise
 
     def _prepare(self, config: EngineConfig) -> None:
-        """The cache, the batch and, if asked for, the drafts of a loaded model."""
+        """The cache and the batch of a loaded model."""
         lib, native = self._lib, self._loaded.native
         self._n_ctx, self._n_batch = lib.llama_n_ctx(self._ctx), lib.llama_n_batch(self._ctx)
         self._cache = KVCache(lib, self._ctx, n_swa=lib.llama_model_n_swa(native.model))
@@ -60,10 +54,6 @@ class InProcessEngine:
         # One batch for all calls: positions and sequence are llama.cpp's defaults, only the
         # last token's logits are computed.
         self._batch = lib.llama_batch_get_one(self._buffer, 1)
-        if config.draft.kind != "off":
-            from pedsup.engine.drafts.choose import make_verifier
-
-            self._verifier = make_verifier(native, self._cache, config)
 
     # ---- the Engine protocol ------------------------------------------------------------
 
@@ -107,25 +97,25 @@ class InProcessEngine:
         sampler = SamplerChain(self._lib, self._vocabulary.native, sampling, prompt)
         try:
             self._read(prompt, len(prompt) if keep is None else keep, on_prompt)
-            decoding = self._decode if self._verifier is None else self._decode_with_drafts
-            yield from decoding(sampler, max_tokens)
+            yield from self._decode(sampler, max_tokens)
         finally:
             sampler.close()
 
-    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
-        """Use fewer threads than it was loaded with, from the next step on, or those again.
+    @property
+    def adjustable(self) -> bool:
+        return True
 
-        Args:
-            n_threads: for decoding; `n_threads_batch`: for prompts, the same unless given. Both
-                are cut to what the thread pool was made for.
-        """
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        # The thread pool was made for so many.
         most, most_batch = self._most_threads
         batch = n_threads if n_threads_batch is None else n_threads_batch
         self._lib.llama_set_n_threads(
             self._ctx, max(1, min(n_threads, most)), max(1, min(batch, most_batch))
         )
-        if self._verifier is not None:
-            self._verifier.set_threads(max(1, min(n_threads, most)))
+
+    @property
+    def child_pid(self) -> int | None:
+        return None
 
     def save_state(self, path: Path) -> None:
         """Write the cached tokens and their state; the file is llama.cpp's own format."""
@@ -169,10 +159,6 @@ class InProcessEngine:
         raise EngineError("an engine in this process cannot be started again")
 
     def close(self) -> None:
-        if self._verifier is not None:
-            # Before the context, which a drafter may share.
-            self._verifier.close()
-            self._verifier = None
         self._loaded.close()
         self._ctx = None
 
@@ -224,32 +210,6 @@ class InProcessEngine:
                 busy += perf_counter() - started
         finally:
             self._stats = replace(self._stats, n_generated=n, decode_s=busy)
-
-    @property
-    def last_pass(self) -> tuple[int, int] | None:
-        """With drafts: passes over the weights so far, and the guessed tokens in the last one."""
-        return self._verifier.last_pass if self._verifier is not None else None
-
-    def _decode_with_drafts(
-        self, sampler: SamplerChain, max_tokens: int
-    ) -> Generator[Token, None, None]:
-        """The same tokens, several for one pass over the weights where a draft was right."""
-        verifier = self._verifier
-        assert verifier is not None
-        room = min(max_tokens, self._n_ctx - len(self._cache.tokens))
-        drawing = verifier.tokens(sampler, room, row=self._batch.n_tokens - 1)
-        try:
-            with closing(drawing):
-                for token in drawing:
-                    yield Token(token, self.piece(token))
-        finally:
-            drafts = verifier.stats
-            self._stats = replace(
-                self._stats,
-                n_generated=verifier.n_generated,
-                decode_s=drafts.with_s,
-                drafts=drafts,
-            )
 
     def _step(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pedsup.errors import EngineError
-
 PARTIAL_ONLY: Final = 1
 """LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the window layers' state without the full-attention one."""
 MAX_CHECKPOINTS: Final = 2
@@ -91,16 +89,6 @@ class KVCache:
             return 0
         del self.tokens[n_tokens:]
         return n_tokens
-
-    def drop_unnoted(self) -> None:
-        """Take out of llama.cpp's memory what is not in `tokens`: the rest of a draft.
-
-        A window needs no checkpoint for that: when a batch is read, llama.cpp overwrites only
-        what the batch's first token no longer looks at, and that token stays.
-        """
-        if not self._lib.llama_memory_seq_rm(self._memory, 0, len(self.tokens), -1):
-            self.clear()
-            raise EngineError("llama.cpp cannot take a draft back", remedy="give --draft off")
 
     def _pos_min(self) -> int:
         return int(self._lib.llama_memory_seq_pos_min(self._memory, 0))

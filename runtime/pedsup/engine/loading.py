@@ -69,8 +69,6 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
 
 def _params(lib: Any, config: EngineConfig, streamer: LayerStreamer | None) -> Any:
     params = context_params(lib, config)
-    # With drafts, every token of one is a row to draw from.
-    params.n_outputs_max = config.draft.n_rows
     if streamer is not None:
         params.cb_eval = streamer.callback
     return params

@@ -1,4 +1,4 @@
-"""The calls of llama.cpp that the model and its draft model share."""
+"""The calls of llama.cpp that load a model, make its context and read a batch."""
 
 from __future__ import annotations
 

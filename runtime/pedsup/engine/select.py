@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pedsup.engine.api import Engine, EngineConfig
-from pedsup.engine.server_process import find_program
-from pedsup.errors import EngineError, MissingDependencyError
+from pedsup.engine.server_process import PROGRAM_VARIABLE, find_program
+from pedsup.errors import EngineError, MissingDependencyError, UsageError
 from pedsup.progress import say
 
 EngineKind: TypeAlias = Literal["inprocess", "server"]
@@ -62,15 +62,23 @@ def this_machine() -> str:
     return platform.machine()
 
 
-def engine_kind(choice: EngineChoice = "auto") -> EngineKind:
+def engine_kind(choice: EngineChoice = "auto", *, drafts: bool = False) -> EngineKind:
     """Which engine a choice comes to on this machine; says why, where 'auto' has to give way.
 
     'auto' prefers the engine in this process and takes `llama-server` when the bindings are
     missing, do not load, or belong to another llama.cpp than the library that is there.
 
+    Args:
+        drafts: whether tokens are guessed ahead, which only `llama-server` does.
+
     Raises:
         EngineError: the bindings do not work, and there is no `llama-server` either.
+        UsageError: drafts were asked for together with the engine in this process.
+        MissingDependencyError: drafts were asked for, and there is no `llama-server`.
     """
+    if drafts:
+        _require_server(choice)
+        return "server"
     if choice != "auto":
         return choice
     if importlib.util.find_spec("llama_cpp") is None:
@@ -79,6 +87,22 @@ def engine_kind(choice: EngineChoice = "auto") -> EngineKind:
         # The library that was built together with the bindings: `open_engine` loads it.
         return "inprocess"
     return _checked()
+
+
+def _require_server(choice: EngineChoice) -> None:
+    """What `--draft` needs."""
+    if choice == "inprocess":
+        raise UsageError(
+            "the engine in this process does not guess tokens ahead",
+            remedy="give --engine server with --draft, or --draft off",
+        )
+    if find_program() is None:
+        raise MissingDependencyError(
+            "--draft needs the program 'llama-server', which was not found",
+            where=os.environ.get(PROGRAM_VARIABLE) or "PATH",
+            remedy="in Termux: pkg install llama-cpp; elsewhere install llama.cpp and set "
+            f"{PROGRAM_VARIABLE} to its llama-server; or give --draft off",
+        )
 
 
 @functools.cache
@@ -102,7 +126,7 @@ def open_engine(config: EngineConfig, choice: EngineChoice = "auto") -> Engine:
         MissingDependencyError: neither engine is installed.
         EngineError, BadFileError, UsageError: from the engine.
     """
-    kind = engine_kind(choice)
+    kind = engine_kind(choice, drafts=config.draft.kind != "off")
     if choice == "auto" and kind == "inprocess":
         kind = _checked()
     return _open_server(config) if kind == "server" else _open_inprocess(config)

@@ -23,7 +23,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
-from pedsup.engine.drafts.fit import require_drafter
+from pedsup.engine.drafts import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.limits import check_context, check_prompt
 from pedsup.engine.server_client import ServerClient
@@ -93,9 +93,15 @@ class ServerEngine:
         return self._stats
 
     @property
-    def pid(self) -> int:
-        """The child's process id (for memory figures)."""
+    def child_pid(self) -> int | None:
         return self._running().pid
+
+    @property
+    def adjustable(self) -> bool:
+        return False
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        raise EngineError("llama-server cannot change its threads")
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         body = {"content": text, "add_special": False, "parse_special": parse_special}

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.drafts.lookup import NGRAM
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.rules import ASSISTANT
@@ -30,6 +29,8 @@ LOOPBACK: Final = "127.0.0.1"
 LOAD_TIMEOUT_S: Final = 900.0
 """A phone may read a 5 GB file from a slow SD card."""
 PR_SET_PDEATHSIG: Final = 1
+NGRAM: Final = 3
+"""Tokens that must be equal for a lookup in the text; two are equal by chance too often."""
 MAX_FULL_WINDOW: Final = 8192
 """Tokens of context up to which sliding-window layers get a cache of full size.
 
@@ -94,6 +95,13 @@ def full_window(config: EngineConfig) -> bool:
 def explain_death(code: int, log: str) -> EngineError:
     """The error for a child that ended with `code` (negative: by that signal)."""
     where = log or None
+    if code >= 0 and "invalid argument: --spec" in log:
+        return EngineError(
+            "this llama-server does not know the options that --draft needs",
+            where=where,
+            wanted="a llama.cpp with --spec-type",
+            remedy="update it (in Termux: pkg upgrade), or give --draft off",
+        )
     if code >= 0:
         return EngineError(
             f"llama-server ended by itself (exit code {code})",
@@ -224,11 +232,7 @@ def _arguments(program: Path, config: EngineConfig, port: int, states: Path) -> 
         "--port": port,
         "--slot-save-path": states,
     }
-    if config.draft.kind == "lookup":
-        # As in this process: see pedsup.engine.drafts.lookup. An old server has no such options
-        # and says so.
-        options["--spec-ngram-simple-size-n"] = NGRAM
-        options["--spec-ngram-simple-size-m"] = config.draft.n_max
+    options |= _draft_options(config.draft)
     flat = [str(part) for pair in options.items() for part in pair]
     return [str(program), *flat, "--no-warmup"]
 
@@ -253,22 +257,26 @@ def _environment(config: EngineConfig, key: str) -> dict[str, str]:
         # The server need not parse the model's template: prompts come as tokens.
         "LLAMA_ARG_CHAT_TEMPLATE": "chatml",
     }
-    options |= _draft_environment(config.draft)
     if not config.use_mmap:
         options |= {"LLAMA_ARG_LOAD_MODE": "none", "LLAMA_ARG_MMAP": "0"}
     return {**inherited, **options}
 
 
-def _draft_environment(draft: DraftConfig) -> dict[str, str]:
-    if draft.kind == "lookup":
-        return {"LLAMA_ARG_SPEC_TYPE": "ngram-simple"}
-    if draft.kind == "off" or draft.model is None:
+def _draft_options(draft: DraftConfig) -> dict[str, object]:
+    """As arguments: a server that does not know one says so instead of leaving drafts out."""
+    if draft.kind == "off":
         return {}
+    if draft.kind == "lookup" or draft.model is None:
+        return {
+            "--spec-type": "ngram-simple",
+            "--spec-ngram-simple-size-n": NGRAM,
+            "--spec-ngram-simple-size-m": draft.n_max,
+        }
     assistant = read_header(draft.model).architecture == ASSISTANT
     return {
-        "LLAMA_ARG_SPEC_TYPE": "draft-mtp" if assistant else "draft-simple",
-        "LLAMA_ARG_SPEC_DRAFT_MODEL": str(draft.model),
-        "LLAMA_ARG_SPEC_DRAFT_N_MAX": str(draft.n_max),
+        "--spec-type": "draft-mtp" if assistant else "draft-simple",
+        "--model-draft": draft.model,
+        "--spec-draft-n-max": draft.n_max,
     }
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.events import Notice
 from pedsup.engine.api import (
@@ -22,9 +22,9 @@ from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
 from pedsup.system_files import text_of, whole_number
 
-WINDOW_PASSES: Final = 16
+WINDOW_TOKENS: Final = 16
 WINDOW_S: Final = 2.0
-"""A sample has at least so many passes and takes at least so long."""
+"""A sample has at least so many tokens and takes at least so long."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 NOTICES: Final = {
@@ -39,11 +39,11 @@ NOTICES: Final = {
 
 @dataclass
 class _Window:
-    """Passes with the same number of guesses, until there are enough of them for a sample."""
+    """Tokens until there are enough of them for a sample."""
 
     began: float
     cpu: float | None
-    passes: int = 0
+    n_tokens: int = 0
     waited: float = 0.0
 
 
@@ -56,9 +56,7 @@ class Governor:
     cpu_time: Callable[[], float | None]
     """Seconds of CPU time of the engine's threads so far."""
     heat: Callable[[], Heat] = Heat
-    last_pass: Callable[[], tuple[int, int] | None] = lambda: None
-    """With drafts: the passes over the weights so far, and the guesses in the last one."""
-    window: tuple[int, float] = (WINDOW_PASSES, WINDOW_S)
+    window: tuple[int, float] = (WINDOW_TOKENS, WINDOW_S)
     clock: Callable[[], float] = time.monotonic
     state: State = field(init=False)
     actions: list[Action] = field(default_factory=list)
@@ -73,41 +71,36 @@ class Governor:
     ) -> Generator[Token, None, None]:
         """Pass tokens on; only the time spent waiting for them counts.
 
-        The first token is left out: its wait holds the reading of the prompt. A token that was
-        guessed right comes without a pass of its own: its wait belongs to the pass before it.
+        The first token is left out: its wait holds the reading of the prompt.
         """
         first = next(tokens, None)
         if first is None:
             return
         yield first
-        windows: dict[int, _Window] = {}
-        known = self.last_pass()
+        window: _Window | None = None
         while True:
             asked, cpu = self.clock(), self.cpu_time()
             token = next(tokens, None)
             if token is None:
                 return
-            now, depth, last = self.clock(), depth + 1, self.last_pass()
-            guessed = 0 if last is None else last[1]
-            window = windows.setdefault(guessed, _Window(asked, cpu))
-            window.passes += last is None or last != known
-            window.waited += now - asked
-            known = last
-            if window.passes >= self.window[0] and window.waited >= self.window[1]:
-                del windows[guessed]
-                self._feed(self._sample(window, guessed, depth))
+            depth += 1
+            window = window or _Window(asked, cpu)
+            window.n_tokens += 1
+            window.waited += self.clock() - asked
+            if window.n_tokens >= self.window[0] and window.waited >= self.window[1]:
+                self._feed(self._sample(window, depth))
+                window = None
             yield token
 
-    def _sample(self, window: _Window, guessed: int, depth: int) -> Sample:
+    def _sample(self, window: _Window, depth: int) -> Sample:
         now = self.clock()
         span = now - window.began
         return Sample(
             at_s=now,
-            token_s=window.waited / window.passes,
+            token_s=window.waited / window.n_tokens,
             depth=depth,
             span_s=span,
             busy=_busy(window.cpu, self.cpu_time(), span * self.state.threads),
-            guessed=guessed,
         )
 
     def notices(self) -> tuple[Notice, ...]:
@@ -200,6 +193,17 @@ class GovernedEngine:
     def restart(self) -> None:
         self.inner.restart()
 
+    @property
+    def adjustable(self) -> bool:
+        return self.inner.adjustable
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        self.inner.set_threads(n_threads, n_threads_batch)
+
+    @property
+    def child_pid(self) -> int | None:
+        return self.inner.child_pid
+
     def close(self) -> None:
         self.inner.close()
 
@@ -212,27 +216,29 @@ def govern(
     Args:
         depth_share: seconds that each token of context adds to a decode step, over those of an
             empty context.
-        drafts: whether the engine guesses tokens ahead.
+        drafts: whether `llama-server` guesses tokens ahead.
     """
-    setter: Any = getattr(engine, "set_threads", None)
     limits = Limits(
         most=n_threads,
         least=max(1, n_threads // 2),
-        adjustable=setter is not None,
-        guesses_unknown=drafts and not hasattr(engine, "last_pass"),
+        adjustable=engine.adjustable,
+        guessing=drafts,
         depth_share=depth_share,
     )
-    child: Any = engine if hasattr(engine, "pid") else None
     return GovernedEngine(
         engine,
         Governor(
             limits,
-            set_threads=setter,
-            cpu_time=time.process_time if child is None else lambda: child_cpu_time(child.pid),
+            set_threads=engine.set_threads if engine.adjustable else None,
+            cpu_time=lambda: _cpu_time(engine),
             heat=HeatSensors().read,
-            last_pass=lambda: getattr(engine, "last_pass", None),
         ),
     )
+
+
+def _cpu_time(engine: Engine) -> float | None:
+    pid = engine.child_pid
+    return time.process_time() if pid is None else child_cpu_time(pid)
 
 
 def child_cpu_time(pid: int, root: Path = Path("/")) -> float | None:

@@ -5,8 +5,8 @@ reported). Decoding waits for memory more than for arithmetic, so fewer threads 
 than the heat they save. Seen from here heat is a lasting loss of speed while the threads keep
 their cores busy: what another app takes shows as cores that were not ours, what the storage takes
 as threads that slept, and what a longer context takes is known from the model's shape. Where tokens
-are guessed ahead (drafts) their speed swings with the share of right guesses: then the time of a
-pass over the weights is judged, and only beside that of passes with as many guesses.
+are guessed ahead (drafts) their speed swings with the share of right guesses, and `llama-server`
+does not say how many it guessed in which pass: then only sensors that say hot count.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ class Limits:
     least: int = 1
     adjustable: bool = True
     """False for `llama-server`, whose threads are fixed at its start: then only reports come."""
-    guesses_unknown: bool = False
-    """Tokens are guessed ahead and the engine does not say how many in which pass: nothing but
-    sensors that say hot tells heat then."""
+    guessing: bool = False
+    """Tokens are guessed ahead: nothing but sensors that say hot tells heat then."""
     depth_share: float = 0.0
     """Seconds that each token of context adds to a decode step, over those of an empty context."""
 
@@ -71,7 +70,6 @@ class Sample:
     at_s: float
     """Monotonic clock at its end."""
     token_s: float
-    """Seconds per pass over the weights, which is one per token unless tokens are guessed ahead."""
     depth: int
     """Tokens in the context."""
     span_s: float = 0.0
@@ -80,8 +78,6 @@ class Sample:
     """CPU time of the engine over the wall time of its threads; None where it cannot be read."""
     hot: bool | None = None
     """Whether the sensors call the device hot; None where none can be read, or in between."""
-    guessed: int = 0
-    """Tokens guessed ahead in each of its passes: they are read too, and so a pass takes longer."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +89,8 @@ class Action:
     reason: Reason
     at_s: float
     best_tps: float
-    """Passes (without drafts: tokens) per second of the best sustained stretch, at this depth."""
+    """Tokens per second of the best sustained stretch, at this depth."""
     now_tps: float
-    guessed: int = 0
-    """Tokens guessed ahead in each of these passes."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +98,15 @@ class State:
     """What the governor remembers. `State(n)` is a start with n threads."""
 
     threads: int
-    best: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    """By threads and guessed tokens: seconds per pass of the best sustained stretch, as with an
-    empty context."""
+    best: Mapping[int, float] = field(default_factory=dict)
+    """By threads: seconds per token of the best sustained stretch, as with an empty context."""
     recent: tuple[Sample, ...] = ()
-    """The last `SUSTAINED` windows of each number of guesses."""
+    """The last `SUSTAINED` windows."""
     slow_since: float | None = None
     slow_count: int = 0
     changed_at: float | None = None
-    before: Mapping[int, float] = field(default_factory=dict)
-    """By guessed tokens: corrected seconds per pass when threads were last lowered."""
+    before: float | None = None
+    """Corrected seconds per token when threads were last lowered; None after they came back."""
     patience_s: float = PATIENCE_S
     hold_until: float = 0.0
     """No lowering on suspicion before this time: the last one was not worth it."""
@@ -131,25 +124,23 @@ def observe(state: State, sample: Sample, limits: Limits) -> tuple[State, Action
             state = replace(state, last_at=sample.at_s)
             # The sample belongs to the old number of threads.
             return _change(state, sample, limits.most, "rested", limits)
-    others = tuple(s for s in state.recent if s.guessed != sample.guessed)
-    alike = (*_alike(state, sample), sample)[-SUSTAINED:]
-    state = replace(state, recent=(*others, *alike), last_at=sample.at_s, crowded=False)
-    if len(alike) < RECENT:
+    recent = (*state.recent, sample)[-SUSTAINED:]
+    state = replace(state, recent=recent, last_at=sample.at_s, crowded=False)
+    if len(recent) < RECENT:
         return state, None
-    state = _note_best(state, alike, limits)
+    state = _note_best(state, limits)
     settled = state.changed_at is None or sample.at_s - state.changed_at >= SETTLE_S
-    best = state.best.get((state.threads, sample.guessed))
+    best = state.best.get(state.threads)
     if not settled or best is None:
         return state, None
-    now = _speed(alike[-RECENT:], limits)
-    before = state.before.get(sample.guessed)
-    if before is not None and now * WORTH > before and limits.adjustable:
+    now = _speed(recent[-RECENT:], limits)
+    if state.before is not None and now * WORTH > state.before and limits.adjustable:
         held = replace(state, hold_until=sample.at_s + state.patience_s)
         return _change(_less_patient(held), sample, _more(state, limits), "not worth it", limits)
-    fewer = state.best.get((_fewer(state, limits), sample.guessed))
+    fewer = state.best.get(_fewer(state, limits))
     if fewer is not None and state.threads > limits.least and now > KNOWN_GAIN * fewer:
         return _suspect(state, sample, limits, "slower than fewer threads")
-    if now > max(SLOW, 1 + SPREADS * _spread(alike)) * best:
+    if now > max(SLOW, 1 + SPREADS * _spread(recent)) * best:
         return _suspect(state, sample, limits, "heat")
     state = replace(state, slow_since=None, slow_count=0, reported=False)
     return _maybe_restore(state, sample, limits)
@@ -159,14 +150,14 @@ def _suspect(
     state: State, sample: Sample, limits: Limits, reason: Reason
 ) -> tuple[State, Action | None]:
     """Slow: act when it lasts and when it is heat."""
-    alike = _alike(state, sample)[-RECENT:]
-    busy = [s.busy for s in alike if s.busy is not None]
+    recent = state.recent[-RECENT:]
+    busy = [s.busy for s in recent if s.busy is not None]
     if (busy and median(busy) < BUSY) or sample.hot is False:
         # Another app has the cores, or storage is waited for, or the sensors say cool.
         return replace(state, slow_since=None, slow_count=0, crowded=True), None
     if reason == "heat" and sample.at_s < state.hold_until:
         return state, None
-    if limits.guesses_unknown and not sample.hot:
+    if limits.guessing and not sample.hot:
         return state, None
     since = sample.at_s if state.slow_since is None else state.slow_since
     state = replace(state, slow_since=since, slow_count=state.slow_count + 1)
@@ -182,7 +173,7 @@ def _suspect(
         return told, _action("report", told, sample, _fewer(state, limits), reason, limits)
     if state.changed_at is not None and sample.at_s - state.changed_at < 2 * state.patience_s:
         state = _less_patient(state)
-    lowered = replace(state, before={sample.guessed: _speed(alike, limits)})
+    lowered = replace(state, before=_speed(recent, limits))
     return _change(lowered, sample, _fewer(state, limits), reason, limits)
 
 
@@ -208,7 +199,7 @@ def _change(
         slow_since=None,
         slow_count=0,
         changed_at=sample.at_s,
-        before=state.before if kind == "lower" else {},
+        before=state.before if kind == "lower" else None,
         patience_s=PATIENCE_S if reason == "rested" else state.patience_s,
     )
     return changed, action
@@ -218,28 +209,22 @@ def _action(
     kind: Kind, state: State, sample: Sample, threads: int, reason: Reason, limits: Limits
 ) -> Action:
     deeper = 1 + limits.depth_share * sample.depth
-    alike = _alike(state, sample)[-RECENT:]
-    now = _speed(alike, limits) if alike else sample.token_s / deeper
-    best = state.best.get((state.threads, sample.guessed), now)
-    tps = (1 / (best * deeper), 1 / (now * deeper))
-    return Action(kind, threads, reason, sample.at_s, *tps, guessed=sample.guessed)
+    recent = state.recent[-RECENT:]
+    now = _speed(recent, limits) if recent else sample.token_s / deeper
+    best = state.best.get(state.threads, now)
+    return Action(kind, threads, reason, sample.at_s, 1 / (best * deeper), 1 / (now * deeper))
 
 
-def _alike(state: State, sample: Sample) -> tuple[Sample, ...]:
-    """The recent windows with as many guesses: others cannot be compared with it."""
-    return tuple(s for s in state.recent if s.guessed == sample.guessed)
-
-
-def _note_best(state: State, alike: tuple[Sample, ...], limits: Limits) -> State:
-    if len(alike) < SUSTAINED:
+def _note_best(state: State, limits: Limits) -> State:
+    if len(state.recent) < SUSTAINED:
         return state
-    key = (state.threads, alike[-1].guessed)
-    sustained = _speed(alike, limits)
-    return replace(state, best={**state.best, key: min(sustained, state.best.get(key, sustained))})
+    sustained = _speed(state.recent, limits)
+    best = min(sustained, state.best.get(state.threads, sustained))
+    return replace(state, best={**state.best, state.threads: best})
 
 
 def _speed(samples: tuple[Sample, ...], limits: Limits) -> float:
-    """Seconds per pass as they would be with an empty context."""
+    """Seconds per token as they would be with an empty context."""
     return median(s.token_s / (1 + limits.depth_share * s.depth) for s in samples)
 
 

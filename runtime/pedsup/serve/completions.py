@@ -65,7 +65,11 @@ class Completions:
         loaded = served.loaded
         # No prefix cache: what a program asks leaves nothing on the disk.
         conversation = Conversation(
-            loaded.engine, loaded.template, RequestSession(history=history), job
+            loaded.engine,
+            loaded.template,
+            RequestSession(history=history),
+            job,
+            governor=loaded.governor,
         )
         settings = served.with_seed(chat.settings, seeded=chat.seeded)
         return conversation.ask(chat.question, settings)

@@ -135,7 +135,13 @@ class PageApi:
                 self.served.settings, think=think and loaded.template.supports_thinking
             )
             conversation = Conversation(
-                loaded.engine, loaded.template, session, job, loaded.prefix, warm_for=held.warm_for
+                loaded.engine,
+                loaded.template,
+                session,
+                job,
+                loaded.prefix,
+                governor=loaded.governor,
+                warm_for=held.warm_for,
             )
             result = conversation.ask(text, settings)
             held.warm_for = conversation.warm_for

@@ -22,19 +22,13 @@ def apply_tuned(settings: Settings, origins: Mapping[str, Origin], lookup: Looku
     """Command line and settings file win over what was measured, that over the defaults.
 
     Threads, their number for prompts and their cores were measured together: with a number of
-    threads of the user's own none of the three is taken. A measured draft is what `auto` means,
-    given or not.
+    threads of the user's own none of the three is taken.
     """
     if (tuned := lookup.tuned) is None or not settings.tuned:
         return Applied(settings, origins, lookup)
     taken = {name: v for name, v in tuned.settings.items() if name not in origins}
     if "threads" in origins:
         taken = {n: v for n, v in taken.items() if n not in ("threads_batch", "pin")}
-    if settings.draft != "auto":
-        taken.pop("draft", None)
-        lookup = replace(lookup, dropped=None)
-    elif "draft" in tuned.settings:
-        taken["draft"] = tuned.settings["draft"]
     marks: dict[str, Origin] = dict.fromkeys(taken, "tuned")
     return Applied(replace(settings, **taken), {**origins, **marks}, lookup)
 

@@ -128,8 +128,6 @@ class ChildBench:
             if self._lengths is None:
                 usual = self._warm_up(child, candidate)
                 self.start_stage(lengths_for(usual, self.seconds), usual)
-            if metric == "answers":
-                return self._answers(child, candidate)
             return self._timed(child, candidate, metric)
         except _DeadError as death:
             self._drop(key)
@@ -157,7 +155,7 @@ class ChildBench:
     def _key(self, candidate: Candidate) -> Hashable:
         """What needs a load of its own."""
         own = (candidate.pin, candidate.batch, candidate.ubatch)
-        load = (*own, candidate.extra_buffers, candidate.mmap, candidate.draft)
+        load = (*own, candidate.extra_buffers, candidate.mmap)
         if self.host.server:  # its threads are fixed at its start
             return (*load, candidate.threads, candidate.threads_batch)
         return load
@@ -177,7 +175,6 @@ class ChildBench:
             cpus=self.cpus if candidate.pin else None,
             use_mmap=candidate.mmap,
             extra_buffers=candidate.extra_buffers,
-            draft=candidate.draft,
         )
 
     def _child(self, key: Hashable, candidate: Candidate) -> Child:
@@ -236,14 +233,6 @@ class ChildBench:
         assert self._lengths is not None
         assert self._usual is not None
         return 4 * self._lengths.seconds(metric, self._usual) + 5
-
-    def _answers(self, child: Child, candidate: Candidate) -> Speed:
-        assert self._lengths is not None
-        assert self._usual is not None
-        task = {**self._task(candidate, 0, 0), "n_answer": self._lengths.n_answer}
-        result = child.ask(task, self._limit("answers"))
-        answers = tuple(float(speed) for speed in result["answers"])
-        return Speed(self._usual.prompt, len(answers) / sum(1 / a for a in answers), answers)
 
     def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> dict[str, Any]:
         self._seed += 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
-from pedsup.engine.drafts.measure import PROMPTS
 from pedsup.tuning.noise import MIN_SAMPLES
 from pedsup.tuning.plan import MAX_PROMPT, Metric
 from pedsup.tuning.speed import Speed
@@ -18,10 +17,6 @@ more than this: beyond it more rounds tell more than longer ones."""
 PROBE_PROMPT: Final = 16
 SHORTEST: Final = 4
 LONGEST_DECODE: Final = 64
-ANSWERS_PROMPT: Final = 300
-"""About the tokens of all prompts that drafts are judged by."""
-SHORTEST_ANSWER: Final = 24
-LONGEST_ANSWER: Final = 96
 MOST_SURVIVORS: Final = 3
 """Of a screening, by each measure."""
 SLACK: Final = 1.15
@@ -36,8 +31,6 @@ class Lengths:
 
     n_prompt: int
     n_decode: int
-    n_answer: int
-    """Of each answer that drafts are judged by."""
     n_long: int = MAX_PROMPT
     """Of the prompts by which batches are compared: a batch that holds all of it is as good as
     any larger one."""
@@ -46,8 +39,6 @@ class Lengths:
         """What one measurement takes at this speed."""
         if metric == "prompt":
             return self.n_long / usual.prompt + SHORTEST / usual.decode
-        if metric == "answers":
-            return ANSWERS_PROMPT / usual.prompt + len(PROMPTS) * self.n_answer / usual.decode
         return self.n_prompt / usual.prompt + self.n_decode / usual.decode
 
 
@@ -57,8 +48,6 @@ def lengths_for(usual: Speed, seconds: float) -> Lengths:
     return Lengths(
         n_prompt=min(MAX_PROMPT, max(PROBE_PROMPT, int(usual.prompt * part))),
         n_decode=min(LONGEST_DECODE, max(SHORTEST, int(usual.decode * part))),
-        # Thrice the usual length: an answer must come to what it quotes.
-        n_answer=min(LONGEST_ANSWER, max(SHORTEST_ANSWER, int(3 * usual.decode * part))),
     )
 
 

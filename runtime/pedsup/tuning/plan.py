@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pedsup.cores import Core, ThreadPlan
-from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.drafts.option import draft_text
+from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Available, Host, estimate
 from pedsup.memory.fit import assess
 
-Metric = Literal["decode", "prompt", "turn", "answers"]
-"""'answers': tokens per second of greedy answers to `pedsup.engine.drafts.measure.PROMPTS`."""
+Metric = Literal["decode", "prompt", "turn"]
 TURN_PROMPT: Final = 256
 TURN_DECODE: Final = 256
 """Tokens of the turn that a choice is judged by: a question is read, then answered."""
@@ -22,10 +19,9 @@ MAX_PROMPT: Final = 512
 TUNE_CTX: Final = 1024
 UBATCHES: Final = (512, 256, 128, 64)
 SHARES: Final = {
-    "threads": 0.45, "pin": 0.1, "extra_buffers": 0.2, "ubatch": 0.15, "mmap": 0.1, "draft": 0.4,
+    "threads": 0.45, "pin": 0.1, "extra_buffers": 0.2, "ubatch": 0.15, "mmap": 0.1,
 }  # fmt: skip
-"""Weights of the stages in the time; answers are long, so `draft` needs much. What a stage does
-not need goes to the later ones."""
+"""Weights of the stages in the time. What a stage does not need goes to the later ones."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,6 @@ class Candidate:
     ubatch: int
     extra_buffers: bool
     mmap: bool
-    draft: DraftConfig = field(default_factory=DraftConfig)
 
     def settings(self) -> dict[str, Any]:
         """As settings of `pedsup-run`."""
@@ -52,7 +47,6 @@ class Candidate:
             "ubatch": self.ubatch,
             "extra_buffers": "on" if self.extra_buffers else "off",
             "mmap": self.mmap,
-            "draft": draft_text(self.draft),
         }
 
     def label(self) -> str:
@@ -67,8 +61,6 @@ class Candidate:
             "repack" if self.extra_buffers else "no repack",
             "mmap" if self.mmap else "no mmap",
         ]
-        if self.draft.kind != "off":
-            parts.append(f"drafts by {draft_text(self.draft)}")
         return ", ".join(parts)
 
 
@@ -100,16 +92,12 @@ class TunePlan:
         lines = [f"start: {self.base.label()}", f"time: {self.seconds:.0f} s"]
         for stage in self.stages:
             tries = "; ".join(
-                ", ".join(f"{name} {_text(value)}" for name, value in change.items())
+                ", ".join(f"{name} {value}" for name, value in change.items())
                 for change in stage.changes
             )
             lines.append(f"{stage.name} (by {stage.metric} speed): {tries}")
         lines += [f"{name}: not tried, {reason}" for name, reason in self.skipped]
         return lines
-
-
-def _text(value: object) -> str:
-    return draft_text(value) if isinstance(value, DraftConfig) else str(value)
 
 
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
@@ -124,15 +112,12 @@ def make_plan(
     cores: tuple[Core, ...],
     memory: MemoryQuestion,
     seconds: float,
-    *,
-    drafter: Path | None = None,
 ) -> TunePlan:
     """The search for a device and a model.
 
     Args:
         base: what would run without tuning, `threads` with it planned for `cores`.
         memory: asks whether a configuration fits.
-        drafter: a draft model to try beside the lookup in the text.
     """
     start = Candidate(
         threads=threads.n_threads,
@@ -169,26 +154,7 @@ def make_plan(
         stages.append(Stage("mmap", "turn", ({"mmap": not base.use_mmap},)))
     else:
         skipped.append(("mmap", "the weights would not fit as memory of the program's own"))
-    drafts, reasons = _drafts(base, memory, drafter)
-    if drafts:
-        stages.append(Stage("draft", "answers", tuple({"draft": draft} for draft in drafts)))
-    skipped += [("draft", reason) for reason in reasons]
     return TunePlan(start, threads.n_threads, threads.cpus, seconds, tuple(stages), tuple(skipped))
-
-
-def _drafts(
-    base: EngineConfig, memory: MemoryQuestion, drafter: Path | None
-) -> tuple[list[DraftConfig], list[str]]:
-    """Who may draft here, and why others may not."""
-    if not memory.header.get("tokenizer.chat_template"):
-        return [], ["the model has no chat template to ask it by"]
-    drafts = [DraftConfig("lookup")]
-    if drafter is None:
-        return drafts, []
-    own = DraftConfig("model", model=drafter)
-    if not memory.fits(replace(base, draft=own)):
-        return drafts, [f"the draft model {drafter.name} would not fit beside the model"]
-    return [*drafts, own], []
 
 
 @dataclass(frozen=True)

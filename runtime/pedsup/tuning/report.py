@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any, Final
 
-from pedsup.engine.drafts.measure import PROMPTS
 from pedsup.intended_use import Language
 from pedsup.language import local
-from pedsup.render import clean
 from pedsup.tuning.noise import MIN_SAMPLES
 from pedsup.tuning.plan import Metric, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
@@ -20,7 +17,6 @@ _STAGES: Final[dict[str, dict[Language, str]]] = {
     "extra_buffers": {"en": "repacked weights", "es": "pesos reorganizados"},
     "ubatch": {"en": "prompt tokens per step", "es": "tokens de la pregunta por paso"},
     "mmap": {"en": "mapping of the file", "es": "archivo mapeado"},
-    "draft": {"en": "guessing tokens ahead", "es": "adivinar tokens por adelantado"},
 }
 _REASONS: Final[dict[str, dict[Language, str]]] = {
     "better": {
@@ -50,15 +46,6 @@ _STATES: Final[dict[str, dict[Language, str]]] = {
     "chosen": {"en": "chosen", "es": "elegido"},
     "dropped": {"en": "dropped", "es": "descartado"},
     "untried": {"en": "not tried", "es": "no probado"},
-}
-_DRAFTS: Final[dict[str, dict[Language, str]]] = {
-    "off": {"en": "no guesses", "es": "sin adivinar"},
-    "lookup": {"en": "from the text (lookup)", "es": "del propio texto (lookup)"},
-    "model": {"en": "by the draft model {name}", "es": "con el modelo borrador {name}"},
-}
-_ANSWERS: Final[dict[Language, dict[str, str]]] = {
-    "en": {"quote": "answer that quotes", "free": "free answer"},
-    "es": {"quote": "respuesta que cita", "free": "respuesta libre"},
 }
 _SPEEDS: Final[dict[Language, tuple[str, str]]] = {
     "en": ("decode", "prompt"),
@@ -111,32 +98,16 @@ def _row(row: Row) -> dict[str, Any]:
         "n": len(row.speeds),
         **{f"{kind}_tps": round(s.median, 2) if row.speeds else None for kind, s in speeds.items()},
         **{f"{kind}_noise": round(s.noise, 4) for kind, s in speeds.items()},
-        **({"answers_tps": _answers(row)} if row.speeds and row.speeds[0].answers else {}),
         "failure": row.failure,
         "dropped": row.dropped,
     }
 
 
 def _table(result: StageResult, language: Language) -> list[str]:
-    names = [_name(row, result, language) for row in result.rows]
+    names = [local(row.candidate.label(), language) for row in result.rows]
     width = max(map(len, names))
     return [f"  {name:<{width}}  {_cells(row, result, language)}"
             for name, row in zip(names, result.rows, strict=True)]  # fmt: skip
-
-
-def _name(row: Row, result: StageResult, language: Language) -> str:
-    """Drafts are compared with all else equal: only they are named."""
-    if result.stage.metric != "answers":
-        return local(row.candidate.label(), language)
-    draft = row.candidate.draft
-    name = clean(draft.model.name) if draft.model else ""
-    return _DRAFTS[draft.kind][language].format(name=name)
-
-
-def _answers(row: Row) -> dict[str, float]:
-    """Median tokens per second by the name of the prompt."""
-    by_prompt = zip(*(speed.answers for speed in row.speeds), strict=True)
-    return {n: round(median(s), 2) for n, s in zip(PROMPTS, by_prompt, strict=True)}
 
 
 def _cells(row: Row, result: StageResult, language: Language) -> str:
@@ -146,11 +117,6 @@ def _cells(row: Row, result: StageResult, language: Language) -> str:
         return _STATES["untried"][language]
     state = "chosen" if row.candidate == result.chosen else "dropped" if row.dropped else None
     end = f"  {_STATES[state][language]}" if state else ""
-    if result.stage.metric == "answers":
-        answers = "  ".join(
-            f"{_ANSWERS[language][name]} {speed:.2f}" for name, speed in _answers(row).items()
-        )
-        return f"{answers} tokens/s  n={len(row.speeds)}{end}"
     decode, prompt = row.series("decode"), row.series("prompt")
     noise, names = len(row.speeds) >= MIN_SAMPLES, _SPEEDS[language]
     text = (

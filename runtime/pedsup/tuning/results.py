@@ -50,7 +50,7 @@ class Outcome:
     stages: tuple[StageResult, ...]
     seconds: float
     speeds: tuple[Speed, ...]
-    """Of the best candidate without drafts, from the last stage that measured it so."""
+    """Of the best candidate, from the last stage that measured it."""
 
     @property
     def advised_s(self) -> int | None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any, Final, Protocol
 
-from pedsup.engine.api import DraftConfig
-from pedsup.engine.drafts.measure import NO_PROMPT_SLOWER
 from pedsup.tuning.budget import (
     MOST_SURVIVORS,
     Lengths,
@@ -34,8 +31,7 @@ class Bench(Protocol):
     """What measures; the real one runs children, tests simulate a device."""
 
     def measure(self, candidate: Candidate, metric: Metric) -> Speed | Failure:
-        """One measurement, some seconds long; of 'prompt' with a long prompt, of 'answers' with
-        `Speed.answers`."""
+        """One measurement, some seconds long; of 'prompt' with a long prompt."""
 
     def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         """Measure so from now on; the champion has the speed `usual`."""
@@ -96,10 +92,9 @@ class Search:
             best = result.chosen
             chosen = [r.speeds for r in result.rows if r.candidate == best and r.speeds]
             usual = chosen[0][0] if chosen and stage.metric != "prompt" else usual
-        plain = replace(best, draft=DraftConfig())
         speeds = next(
             (tuple(row.speeds) for result in reversed(results) for row in result.rows
-             if row.candidate == plain and row.speeds and result.stage.metric != "answers"),
+             if row.candidate == best and row.speeds),
             (first,),
         )  # fmt: skip
         return Outcome(best, tuple(results), self.clock() - started, speeds)
@@ -236,19 +231,7 @@ def _wins(challenger: Row, champion: Row, metric: Metric, n_big: int) -> bool:
         return False
     if challenger.candidate.threads > n_big and len(speeds) < MIN_SAMPLES:
         return False
-    if metric == "answers" and not _harmless(challenger, champion):
-        return False
     return beats(speeds, _compared(champion, metric))
-
-
-def _harmless(challenger: Row, champion: Row) -> bool:
-    """Whether no kind of text gets much slower, by the median of the rounds' ratios."""
-    pairs = list(zip(challenger.speeds, champion.speeds, strict=False))
-    by_prompt = zip(
-        *([a / b for a, b in zip(c.answers, p.answers, strict=True)] for c, p in pairs),
-        strict=True,
-    )
-    return all(median(ratios) >= NO_PROMPT_SLOWER for ratios in by_prompt)
 
 
 def _compared(row: Row, metric: Metric) -> tuple[float, ...]:

@@ -13,8 +13,6 @@ class Speed:
 
     prompt: float
     decode: float
-    answers: tuple[float, ...] = ()
-    """Tokens per second of each answer of the prompts that drafts are judged by."""
 
     def by(self, metric: Metric) -> float:
         """The speed that a stage compares; 'turn' in turns per second."""
@@ -22,8 +20,6 @@ class Speed:
             return self.prompt
         if metric == "decode":
             return self.decode
-        if metric == "answers":  # for as many tokens each
-            return len(self.answers) / sum(1 / speed for speed in self.answers)
         return 1 / (TURN_PROMPT / self.prompt + TURN_DECODE / self.decode)
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, Final, Literal
 
-from pedsup.engine.drafts.option import SUFFIX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.fsio import atomic_file
 from pedsup.json_file import parse_json, read_bounded
@@ -30,11 +28,10 @@ NAMES: Final = (
     "ubatch",
     "extra_buffers",
     "mmap",
-    "draft",
 )
 """The settings that are tuned."""
-PLAIN_DRAFTS: Final = ("off", "lookup")
-"""Values of `draft` that are no file."""
+FORMER: Final = ("draft",)
+"""Settings that older versions tuned: left out of what they wrote."""
 MAX_BYTES: Final = 1 << 20
 MAX_ENTRIES: Final = 64
 
@@ -60,8 +57,6 @@ class Tuned:
     prompt_tps: float
     noise: float
     """Relative spread of repeated decode measurements."""
-    draft_bytes: int | None = None
-    """Size of the draft model that was measured, where the choice is one."""
 
     def summary(self) -> str:
         """The values in one line."""
@@ -77,8 +72,6 @@ class Lookup:
     """There is an entry for the model, but of another engine or device."""
     problem: str | None = None
     """Why the file was not believed."""
-    dropped: str | None = None
-    """Why the measured draft model is not used; the other settings are."""
 
 
 def tuned_file() -> Path:
@@ -96,30 +89,8 @@ def look_up(model: str, device: str, engine: str, file: Path | None = None) -> L
     here = [entry for entry in ours if entry.device == device]
     for entry in here:
         if entry.engine == engine:
-            return _without_missing_drafter(entry)
-    return Lookup(stale="engine" if here else "device" if ours else None)
-
-
-def _without_missing_drafter(entry: Tuned) -> Lookup:
-    """Another file in the drafter's place was never measured."""
-    draft = entry.settings.get("draft")
-    if draft is None or draft in PLAIN_DRAFTS:
-        return Lookup(entry)
-    try:
-        status = Path(draft).stat()
-    except (OSError, ValueError):
-        reason = f"the draft model {draft!r} is not there"
-    else:
-        if S_ISREG(status.st_mode) and status.st_size == entry.draft_bytes:
             return Lookup(entry)
-        reason = f"the draft model {draft!r} is another file than the one measured"
-    return Lookup(without_draft(entry), dropped=reason)
-
-
-def without_draft(entry: Tuned) -> Tuned:
-    """The other settings of a choice."""
-    rest = {name: value for name, value in entry.settings.items() if name != "draft"}
-    return replace(entry, settings=rest, draft_bytes=None)
+    return Lookup(stale="engine" if here else "device" if ours else None)
 
 
 def keep(entry: Tuned, file: Path | None = None) -> Path:
@@ -174,22 +145,15 @@ def _entry(path: Path, raw: Any) -> Tuned:
         raise _bad(path, "an entry lacks a name")
     if not all(type(raw.get(name)) in (int, float) for name in numbers):
         raise _bad(path, "an entry lacks a number")
-    settings = raw["settings"]
+    settings = {name: v for name, v in raw["settings"].items() if name not in FORMER}
     if not set(settings) <= set(NAMES):
         raise _bad(path, "an entry has a setting that is not tuned")
     try:
         checked = from_mapping(settings, where=path)
     except UsageError as error:
         raise _bad(path, error.found) from error
-    draft, size = settings.get("draft", "off"), raw.get("draft_bytes")
-    if draft in PLAIN_DRAFTS:
-        size = None
-    elif type(size) is not int or not (Path(draft).is_absolute() and draft.endswith(SUFFIX)):
-        raise _bad(path, "an entry has no draft that could have been measured")
     values: dict[str, Any] = {name: raw[name] for name in (*texts, *numbers)}
-    return Tuned(
-        settings={name: getattr(checked, name) for name in settings}, draft_bytes=size, **values
-    )
+    return Tuned(settings={name: getattr(checked, name) for name in settings}, **values)
 
 
 def _bad(path: Path, reason: str) -> BadFileError:

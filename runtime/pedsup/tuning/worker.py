@@ -14,8 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pedsup.engine.api import DraftConfig, Engine, EngineConfig, SamplingConfig
-from pedsup.engine.drafts.measure import time_answers
+from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup.errors import PedsupError
 
@@ -24,8 +23,7 @@ def config_to_json(config: EngineConfig) -> dict[str, Any]:
     """`EngineConfig` as JSON values."""
     values = asdict(config)
     values["model"] = str(config.model)
-    draft = config.draft.model
-    values["draft"]["model"] = str(draft) if draft else None
+    del values["draft"]  # none is measured
     values["cpus"] = sorted(config.cpus) if config.cpus else None
     return values
 
@@ -34,16 +32,7 @@ def config_from_json(values: dict[str, Any]) -> EngineConfig:
     """The inverse."""
     cpus = values.pop("cpus")
     model = Path(values.pop("model"))
-    draft = values.pop("draft")
-    path = draft.pop("model")
-    values["draft"] = DraftConfig(model=Path(path) if path else None, **draft)
     return EngineConfig(model=model, cpus=frozenset(cpus) if cpus else None, **values)
-
-
-def measure_answers(engine: Engine, n_tokens: int) -> dict[str, Any]:
-    """Tokens per second of the answer to each shipped prompt, in their order."""
-    runs = time_answers(engine, n_tokens)
-    return {"answers": [run.tokens_per_s for run in runs.values()]}
 
 
 def measure(engine: Engine, task: dict[str, Any]) -> dict[str, float]:
@@ -70,10 +59,9 @@ def main() -> None:
         _say({"engine": engine.name, "load_s": time.perf_counter() - started})
         try:
             for task in lines:
-                if (set_threads := getattr(engine, "set_threads", None)) is not None:
-                    set_threads(task["threads"], task["threads_batch"])
-                answers = task.get("n_answer")
-                _say(measure_answers(engine, answers) if answers else measure(engine, task))
+                if engine.adjustable:
+                    engine.set_threads(task["threads"], task["threads_batch"])
+                _say(measure(engine, task))
         finally:
             engine.close()
     except PedsupError as error:

@@ -40,7 +40,7 @@ def planted(figure: str, function: Callable[[], Any]) -> Callable[[], Any]:
 @pytest.fixture(scope="session")
 def calibration():  # type: ignore[no-untyped-def]
     pytest.importorskip("numpy", reason="pip install 'pedsup[bench]'")
-    from pedsup_bench.latency import Calibration
+    from pedsup_maintain.latency import Calibration
 
     return Calibration()
 
@@ -49,7 +49,7 @@ def calibration():  # type: ignore[no-untyped-def]
 def latency(benchmark, calibration, request, record_property):  # type: ignore[no-untyped-def]
     """latency(figure, function, setup=..., rounds=...): measure, normalise, compare or store."""
     from pedsup_bench import device
-    from pedsup_bench.latency import judge, normalised, read_baseline, update_baseline
+    from pedsup_maintain.latency import judge, normalised, read_baseline, update_baseline
 
     def measure(
         figure: str,

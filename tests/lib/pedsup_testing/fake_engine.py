@@ -48,6 +48,8 @@ class FakeEngine:
     fail_after: int | None = None
     restartable: bool = False
     restarts: int = 0
+    adjustable: bool = False
+    child_pid: int | None = None
 
     def __post_init__(self) -> None:
         self.last_stats = GenerationStats(0, 0, 0, 0.0, 0.0)
@@ -104,6 +106,9 @@ class FakeEngine:
 
     def restart(self) -> None:
         self.restarts += 1
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Sizes of the made Gemma 4 checkpoints: shapes, tensor names and config, no values.
+"""Gemma 4 by its sizes: shapes, tensor names and config, no values.
 
 The tensor list and the config are those that transformers 5.23 saves for `Gemma4ForCausalLM`;
 a test holds them against transformers itself.

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from pedsup.errors import OutputError
 from pedsup.progress import byte_bar, human_bytes, say
-from pedsup_bench import export_report as report
-from pedsup_bench.disk_floor import Floor, drop_cache, measure_floor
-from pedsup_bench.made_shape import SIZES, describe, model_bytes
-from pedsup_bench.peer_steps import (
+from pedsup_bench.process_memory import Memory
+from pedsup_export.phone.gemma4_shapes import SIZES, describe, model_bytes
+from pedsup_maintain.exporting import report
+from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor
+from pedsup_maintain.exporting.steps import (
     Job,
     Step,
     environment,
@@ -29,7 +30,7 @@ from pedsup_bench.peer_steps import (
     peer_steps,
     vocabulary_file,
 )
-from pedsup_bench.process_stats import Memory, measure
+from pedsup_maintain.exporting.usage import measure
 
 MADE: Final = "made.json"
 PACKAGES: Final = ("pedsup", "torch", "transformers", "peft", "numpy", "numba", "llama-cpp-python")
@@ -61,7 +62,7 @@ def made_checkpoint(folder: Path, size: str) -> tuple[Path, Path]:
     Raises:
         OutputError: something else, or a checkpoint of another size, lies at that place.
     """
-    from pedsup_bench.made_checkpoint import write_adapter, write_base
+    from pedsup_maintain.synthetic.checkpoint import write_adapter, write_base
 
     shape = SIZES[size]
     base, adapter = folder / "base", folder / "adapter"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import EngineError, MissingDependencyError, UsageError, border
+from pedsup_maintain import child_environment
 
 LLAMA_CPP_VERSION: Final = "0.3.36"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -79,7 +80,7 @@ def peer_steps(job: Job) -> list[Step]:
     """
     merged, wide = job.out / "merged", job.out / "merged-bf16.gguf"
     result = job.out / f"peer-{job.quant}.gguf"
-    here: tuple[str | Path, ...] = (sys.executable, "-m", "pedsup_bench.peer_steps")
+    here: tuple[str | Path, ...] = (sys.executable, "-m", "pedsup_maintain.exporting.steps")
     tool = native_root() / "build" / "bin" / "llama-quantize"
     quantize: tuple[str | Path, ...] = (tool,) if tool.is_file() else (*here, "quantize")
     return [
@@ -113,7 +114,7 @@ def our_step(job: Job) -> Step:
 
 def environment(threads: int, temporary: Path) -> dict[str, str]:
     """The environment of every measured command: as many threads, temporary files in our sight."""
-    found = {k: v for k, v in os.environ.items() if k != "NO_LOCAL_GGUF"}
+    found = {k: v for k, v in child_environment().items() if k != "NO_LOCAL_GGUF"}
     return {
         **found,
         "OMP_NUM_THREADS": str(threads),

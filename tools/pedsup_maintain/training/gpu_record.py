@@ -1,6 +1,6 @@
 """Measure training on a GPU: steps/s, tokens/s and peak memory, each cell in its own process.
 
-    python -m pedsup_train.gpu_record --smollm2-base out/base --out out/gpu-record
+    python -m pedsup_maintain.training.gpu_record --smollm2-base out/base --out out/gpu-record
 
 A cell is (model, precision, backend): an E4B-shaped Gemma 4 with random weights (built on the
 GPU, or once on disk where unsloth is measured too) and the real SmolLM2, in 16 bit and in 4 bit,
@@ -30,7 +30,8 @@ import click
 from pedsup.errors import border
 from pedsup.fsio import atomic_file
 from pedsup.progress import say
-from pedsup_train.gpu_cell import Cell, measure, save_random
+from pedsup_maintain import child_environment
+from pedsup_maintain.training.gpu_cell import Cell, measure, save_random
 
 MARK: Final = "PEDSUP-CELL "
 """Before the JSON that a cell prints: libraries write to stdout as they like."""
@@ -45,10 +46,12 @@ def run_cell(cell: Cell, timeout: float) -> dict[str, Any]:
     A cell that takes too long says where it stood: it prints its stacks shortly before it is
     stopped, and its last lines are in the result.
     """
-    command = [sys.executable, "-m", "pedsup_train.gpu_record", "--timeout", str(timeout)]
-    command += ["--cell", json.dumps(dataclasses.asdict(cell))]
+    command = [sys.executable, "-m", "pedsup_maintain.training.gpu_record"]
+    command += ["--timeout", str(timeout), "--cell", json.dumps(dataclasses.asdict(cell))]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=child_environment()
+        )
     except subprocess.TimeoutExpired as late:
         stderr = (late.stderr or b"").decode(errors="replace").splitlines()
         return {
@@ -225,14 +228,21 @@ def _random_folder(shape: str, out: Path) -> str:
     """A random model on disk (E4B: 15 GB), made in a process of its own: the GPU is then free."""
     folder = (out / f"random-{shape}").resolve()
     say(f"making {folder}")
-    command = [sys.executable, "-m", "pedsup_train.gpu_record", "--save-random", shape, str(folder)]
-    subprocess.run(command, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pedsup_maintain.training.gpu_record",
+        "--save-random",
+        shape,
+        str(folder),
+    ]
+    subprocess.run(command, check=True, env=child_environment())
     return str(folder)
 
 
 def _write(out: Path, results: list[dict[str, Any]]) -> None:
     document = {
-        "command": " ".join(["python", "-m", "pedsup_train.gpu_record", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "pedsup_maintain.training.gpu_record", *sys.argv[1:]]),
         "machine": machine(),
         "cells": results,
     }
@@ -243,7 +253,7 @@ def _write(out: Path, results: list[dict[str, Any]]) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of `python -m pedsup_train.gpu_record`."""
+    """Entry point of `python -m pedsup_maintain.training.gpu_record`."""
     border(lambda: program(standalone_mode=False))
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pedsup_bench.made_shape import (
+from pedsup_export.phone.gemma4_shapes import (
     Shape,
     TensorSpec,
     model_bytes,
@@ -27,7 +27,7 @@ from pedsup_bench.made_shape import (
     projections,
     text_config,
 )
-from pedsup_bench.made_tokenizer import vocabulary, write_tokenizer
+from pedsup_maintain.synthetic.tokenizer import vocabulary, write_tokenizer
 
 WEIGHT_SCALE: Final = 0.02
 POOL_VALUES: Final = 1 << 23

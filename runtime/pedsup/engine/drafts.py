@@ -1,6 +1,8 @@
-"""Whether a draft model belongs to a model: decided by what is in the files, before loading.
+"""Speculative decoding: what `--draft` means, and whether a draft model belongs to a model.
 
-llama.cpp ends the process when the shapes of a drafter and its target do not fit together.
+llama.cpp's own implementation in `llama-server` guesses the tokens and reads them in one pass. It
+ends the process when the shapes of a drafter and its target do not fit together: that is decided
+here, by what is in the files, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -10,13 +12,47 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.errors import MismatchError
+from pedsup.engine.api import DraftConfig
+from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.rules import ASSISTANT
+from pedsup.gguf_file.validate import validate_drafter
 
+SUFFIX: Final = ".gguf"
 MAX_PADDING: Final = 128
 """Tokens that one vocabulary may have more at its end: llama.cpp's own bound."""
 TARGET: Final = "gemma4"
+
+
+def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
+    """What `--draft` and `--draft-max` mean for a model.
+
+    Args:
+        asked: 'off', 'lookup' or the path of a draft model.
+
+    Raises:
+        UsageError: it is none of these, or there is no such file.
+        BadFileError, UnsupportedError: the file is no model that can draft.
+        MismatchError: the draft model does not belong to `model`.
+    """
+    if asked == "off":
+        return DraftConfig()
+    if asked == "lookup":
+        return DraftConfig("lookup", n_max=n_max)
+    path = Path(asked).expanduser()
+    if path.suffix != SUFFIX or not path.is_file():
+        raise UsageError(
+            f"the option 'draft' is {asked!r}",
+            wanted="off, lookup, or the file of a draft model (.gguf)",
+            remedy="check the path; --draft lookup needs no model",
+        )
+    require_drafter(model, validate_drafter(path))
+    return DraftConfig("model", model=path, n_max=n_max)
+
+
+def draft_text(draft: DraftConfig) -> str:
+    """The option that means it; the inverse of `draft_config`."""
+    return draft.kind if draft.model is None else str(draft.model)
 
 
 def require_drafter(model: GGUFHeader, draft: GGUFHeader) -> None:

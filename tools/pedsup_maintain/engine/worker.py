@@ -1,4 +1,4 @@
-"""One measurement of our engine in a process of its own: `python -m pedsup_bench.engine_worker`.
+"""One measurement of our engine in a process of its own: `python -m pedsup_maintain.engine.worker`.
 
 Reads one JSON task from its argument and prints one JSON result. A fresh process is what a
 start-up time, a peak of memory and another build of llama.cpp (LLAMA_CPP_LIB_PATH) need.

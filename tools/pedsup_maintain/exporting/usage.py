@@ -5,7 +5,7 @@ starts count too. Anonymous memory (with shared memory and swap) is told apart f
 pages: the latter are mapped input that the system drops when it needs the room. Pages that two
 processes share count twice; the pipelines measured here each run in one process at a time.
 
-Fields: proc(5), /proc/pid/status (RssAnon, RssFile, RssShmem, VmSwap, VmHWM), /proc/pid/io.
+Fields: proc(5), /proc/pid/io.
 """
 
 from __future__ import annotations
@@ -24,36 +24,14 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import EngineError, UnsupportedError
+from pedsup_bench.process_memory import Memory, read_memory
 
 INTERVAL: Final = 0.1
 """Seconds between two samples."""
 DISK_EVERY: Final = 3
 """Walking a folder costs more than reading /proc: once in so many samples."""
 LOG_TAIL: Final = 1500
-_STATUS: Final = re.compile(rb"^(RssAnon|RssFile|RssShmem|VmSwap|VmHWM):\s+(\d+) kB", re.MULTILINE)
 _IO: Final = re.compile(rb"^(read_bytes|write_bytes): (\d+)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Resident memory in bytes.
-
-    Attributes:
-        anon: private and shared memory that no file backs, swapped-out pages included.
-        file: pages of mapped files.
-        peak: the kernel's own high-water mark, which no sampling misses.
-    """
-
-    anon: int = 0
-    file: int = 0
-    peak: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.anon + self.file
-
-    def __add__(self, other: Memory) -> Memory:
-        return Memory(self.anon + other.anon, self.file + other.file, self.peak + other.peak)
 
 
 @dataclass(frozen=True)
@@ -87,21 +65,6 @@ class _Peaks:
     disk: int = 0
     n: int = 0
     io: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-
-def read_memory(pid: int) -> Memory:
-    """Memory of one process; zeros when it is gone or a zombie.
-
-    Raises:
-        PermissionError: another user's process.
-    """
-    try:
-        text = Path(f"/proc/{pid}/status").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return Memory()
-    kib = {name: int(value) for name, value in _STATUS.findall(text)}
-    anon = kib.get(b"RssAnon", 0) + kib.get(b"RssShmem", 0) + kib.get(b"VmSwap", 0)
-    return Memory(anon << 10, kib.get(b"RssFile", 0) << 10, kib.get(b"VmHWM", 0) << 10)
 
 
 def _read_io(pid: int) -> tuple[int, int] | None:

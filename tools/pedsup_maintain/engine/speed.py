@@ -1,4 +1,4 @@
-"""Our engine against `llama-bench`: `python -m pedsup_bench.engine_speed MODEL`.
+"""Our engine against `llama-bench`: `python -m pedsup_maintain.engine.speed MODEL`.
 
 Both run the same build of llama.cpp, threads and settings, in turns, several rounds. Compared
 are the best rounds: what else runs on the machine only ever slows one down. `llama-bench` does
@@ -24,6 +24,7 @@ import click
 from pedsup.errors import EngineError, MissingDependencyError, border
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import human_bytes, say
+from pedsup_maintain import child_environment
 
 N_PROMPT: Final = 512
 N_GEN: Final = 128
@@ -109,10 +110,10 @@ def run_native(program: Path, model: Path, threads: int, repeats: int) -> tuple[
 
 def run_ours(mode: str, program: Path, task: dict[str, Any]) -> dict[str, Any]:
     """One task in a fresh process on llama-bench's own libraries."""
-    environment = {**os.environ, "LLAMA_CPP_LIB_PATH": str(program.parent)}
+    environment = {**child_environment(), "LLAMA_CPP_LIB_PATH": str(program.parent)}
     task = {"mode": mode, "n_ctx": N_CTX, "spawned": time.time(), **task}
     done = subprocess.run(
-        [sys.executable, "-m", "pedsup_bench.engine_worker", json.dumps(task)],
+        [sys.executable, "-m", "pedsup_maintain.engine.worker", json.dumps(task)],
         stdout=subprocess.PIPE,
         env=environment,
         check=False,

@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any, Final
 
 from pedsup.progress import human_bytes
-from pedsup_bench.disk_floor import Floor
-from pedsup_bench.process_stats import Usage
+from pedsup_maintain.exporting.disk_floor import Floor
+from pedsup_maintain.exporting.usage import Usage
 
 SCHEMA_VERSION: Final = 1
 
@@ -68,7 +68,7 @@ class Comparison:
     """All runs on one checkpoint.
 
     Attributes:
-        made: sizes of the made checkpoint (`made_shape.describe`).
+        made: sizes of the made checkpoint (`gemma4_shapes.describe`).
         cache: what left the page cache before each step ('inputs', 'all' or 'none').
         same_tensors: both results have the same tensors, shapes and types; None if not compared.
     """

@@ -1,6 +1,6 @@
 """Quantizer speed: our vector kernels against ggml's C code, one thread, in one run.
 
-    python -m pedsup_bench.kernels [--types Q4_K,Q6_K] [--seconds 1] [--threads 2] [--json]
+    python -m pedsup_maintain.kernels [--types Q4_K,Q6_K] [--seconds 1] [--threads 2] [--json]
 
 Both sides pack the same rows in turn, and the figures are of CPU time (`time.thread_time`), so
 that another program on the machine disturbs the ratio little. `--threads N` adds how much
@@ -131,7 +131,7 @@ def _rate(call: Callable[[], None], threads: int, seconds: float) -> tuple[float
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table, or with --json one document."""
-    parser = argparse.ArgumentParser(prog="pedsup_bench.kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pedsup_maintain.kernels", description=__doc__)
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--seconds", type=float, default=1.0, help="per type and side")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,4 +1,4 @@
-"""`python -m pedsup_bench.export_peer`: our export beside the usual pipeline, in one run.
+"""`python -m pedsup_maintain.exporting.peer`: our export beside the usual pipeline, in one run.
 
 Both start from the same made checkpoint (random weights, E4B's shape) and the same adapter and
 end in a quantized GGUF. Wall times of different days or machines do not compare; the ratios of
@@ -22,10 +22,10 @@ import click
 
 from pedsup.errors import ResourceError, border
 from pedsup.progress import human_bytes, say
-from pedsup_bench import export_report as report
-from pedsup_bench.disk_floor import DROP
-from pedsup_bench.made_shape import SIZES, Shape, model_bytes
-from pedsup_bench.peer_runs import Options, compare, holds_checkpoint, machine, peak_by_size
+from pedsup_export.phone.gemma4_shapes import SIZES, Shape, model_bytes
+from pedsup_maintain.exporting import report
+from pedsup_maintain.exporting.disk_floor import DROP
+from pedsup_maintain.exporting.runs import Options, compare, holds_checkpoint, machine, peak_by_size
 
 PEER_FACTOR: Final = 2.9
 """Disk the peer needs in models: merged and 16-bit GGUF (2), two results and one floor file."""

@@ -1,0 +1,1 @@
+"""Our export beside the usual pipeline."""

@@ -1,0 +1,1 @@
+"""Checkpoints of real shapes with random weights."""
