@@ -66,6 +66,14 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     help="Importance matrix (llama.cpp's GGUF format).",
 )
 @click.option(
+    "--calibrated",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Statistics of `calibrate`: round with error feedback (docs/calibration.md).",
+)
+@click.option("--budget", help="Choose types for a size: 3.5GB, 4.5bpw, or that of Q4_K_M.")
+@click.option("--allocation", type=_FILE, help="Take the types that --save-allocation kept.")
+@click.option("--save-allocation", type=_FILE, help="Keep the types that --budget chose.")
+@click.option(
     "--gate",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Refuse to publish a file too far from this one: the same merge in 16 or 32 bits.",
@@ -87,8 +95,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 def run(**options: Any) -> None:
     """Export: merge, quantize, write, prove, verify."""
     from pedsup_export import render
+    from pedsup_export.calibrated_plan import make_plan
     from pedsup_export.export import check_output, execute
-    from pedsup_export.plan import make_plan
     from pedsup_export.verify import verify
 
     _refuse_without_effect(options)
@@ -108,7 +116,18 @@ def run(**options: Any) -> None:
 
 def _refuse_without_effect(options: dict[str, Any]) -> None:
     """An option that would do nothing is a mistake, not to be passed over."""
-    pairs = (("thresholds", "gate", "--gate"), ("adapter_revision", "adapter", "--adapter"))
+    pairs = (
+        ("thresholds", "gate", "--gate"),
+        ("adapter_revision", "adapter", "--adapter"),
+        ("budget", "calibrated", "--calibrated"),
+        ("allocation", "calibrated", "--calibrated"),
+        ("save_allocation", "budget", "--budget"),
+    )
+    for first, second in (("imatrix", "calibrated"), ("budget", "allocation")):
+        if options[first] is not None and options[second] is not None:
+            raise UsageError(
+                f"--{first} and --{second} exclude each other", remedy="give one of them"
+            )
     for name, needed, option in pairs:
         if options[name] is not None and options[needed] is None:
             given = "--" + name.replace("_", "-")
@@ -118,6 +137,7 @@ def _refuse_without_effect(options: dict[str, Any]) -> None:
 
 
 def _request(options: dict[str, Any]) -> ExportRequest:
+    from pedsup_export.allocation.budget import parse_budget
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
@@ -137,6 +157,10 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         merge_dtype=options["merge_dtype"],
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
         imatrix=options["imatrix"],
+        calibrated=options["calibrated"],
+        budget=parse_budget(options["budget"]) if options["budget"] else None,
+        allocation=options["allocation"],
+        save_allocation=options["save_allocation"],
         gate_reference=options["gate"],
         gate_thresholds=options["thresholds"],
         allow_unused=options["allow_unused"],

@@ -197,6 +197,8 @@ def input_digests(plan: ExportPlan, inputs: Inputs) -> dict[str, dict[str, str]]
     found["tokenizer"] = {tokenizer.name: sha256_file(tokenizer)}
     if plan.request.imatrix:
         found["imatrix"] = {plan.request.imatrix.name: sha256_file(plan.request.imatrix)}
+    if plan.calibration:
+        found["calibrated"] = {plan.calibration.file.name: sha256_file(plan.calibration.file)}
     return found
 
 
@@ -244,6 +246,11 @@ def build_core(
             for t in plan.tensors
         },
     }
+    if plan.calibration and inputs.calibrated:
+        core["recipe"]["calibrated"] = {
+            **inputs.calibrated.record(digests["calibrated"][plan.calibration.file.name]),
+            "predicted_kl": plan.calibration.predicted_kl,
+        }
     if request.adapter and inputs.adapter:
         core["adapter"] = {
             **_model(request.adapter, digests["adapter"]),

@@ -42,6 +42,7 @@ from pedsup_export.mixture import (
     why_not_quantized,
 )
 from pedsup_export.request import ExportRequest
+from pedsup_export.rounding.calibrated import Calibrated
 from pedsup_export.vocab import load_tokenizer
 
 BLOCK_FLOATS = 2 << 20
@@ -66,6 +67,19 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Statistics that the rounding uses, and what was chosen with them."""
+
+    identity: str
+    """Digest of the statistics' data and of the method."""
+    file: Path
+    rounded: int
+    """Tensors that get error feedback."""
+    predicted_kl: float | None = None
+    """Of types chosen for a budget: nats per token."""
+
+
+@dataclass(frozen=True)
 class ExportPlan:
     """Everything an export will do. Sizes in bytes."""
 
@@ -82,6 +96,7 @@ class ExportPlan:
     output_bytes: int
     memory_bytes: int
     """Expected peak beside the mapped input."""
+    calibration: Calibration | None = None
 
     @property
     def slots(self) -> list[TensorSlot]:
@@ -99,6 +114,7 @@ class ExportPlan:
             request.merge_dtype,
             str(request.imatrix.resolve()) if request.imatrix else None,
             self.input_bytes,
+            self.calibration.identity if self.calibration else None,
         ]
         text = hashlib.sha256(json.dumps(facts).encode())
         text.update(header_bytes(self.metadata, self.slots))
@@ -121,6 +137,7 @@ class Inputs:
     adapter: Adapter | None
     matches: MatchReport | None
     imatrix: Imatrix | None
+    calibrated: Calibrated | None = None
 
 
 def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:

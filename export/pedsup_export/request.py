@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pedsup_export.allocation.budget import Budget
 from pedsup_export.floats import RoundTo
 
 
@@ -30,6 +31,9 @@ class ExportRequest:
         merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
             or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        calibrated: statistics of `calibrate`: matrices are rounded with error feedback.
+        budget, allocation: choose each tensor's type by the statistics, or take a saved choice.
+        save_allocation: where to keep the choice.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -42,6 +46,10 @@ class ExportRequest:
     merge_dtype: RoundTo = "float32"
     tensor_types: tuple[tuple[str, str], ...] = ()
     imatrix: Path | None = None
+    calibrated: Path | None = None
+    budget: Budget | None = None
+    allocation: Path | None = None
+    save_allocation: Path | None = None
     allow_unused: bool = False
     force: bool = False
     threads: int = 2

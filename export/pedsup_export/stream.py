@@ -121,6 +121,9 @@ def _in_order(
 
     def make(tensor: TensorPlan, lo: int, hi: int) -> NDArray[np.uint8]:
         rows = final_rows(tensor, inputs, lo, hi, plan.request.merge_dtype)
+        if inputs.calibrated is not None:
+            slot = tensor.slot
+            return inputs.calibrated.pack(rows, slot.type, slot.name, lo, tensor.n_rows)
         importance = None
         if inputs.imatrix is not None:
             importance = inputs.imatrix.for_tensor(tensor.slot.name, tensor.slot.shape)

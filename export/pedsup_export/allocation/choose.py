@@ -1,11 +1,11 @@
 """The types that give the least divergence within a number of bytes.
 
-The divergence (KL) of the file is taken as a sum over tensors of sensitivity times relative output
-error: both are measured, the first by `calibration.sensitivity`, the second by rounding some rows of
-the tensor onto each type. Over the choices of one type per tensor the sum is minimised for a given
-number of bytes by a Lagrange multiplier: each tensor takes the type with the least
-KL + multiplier * bytes, and the multiplier is the least that keeps the budget. What is left of the
-budget is spent on the best improvements that fit.
+The divergence (KL) of the file is taken as a sum over tensors of sensitivity times relative
+output error: both are measured, the first by `calibration.sensitivity`, the second by rounding
+some rows of the tensor onto each type. Over the choices of one type per tensor the sum is
+minimised for a given number of bytes by a Lagrange multiplier: each tensor takes the type with the
+least KL + multiplier * bytes, and the multiplier is the least that keeps the budget. What is left
+of the budget is spent on the best improvements that fit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> Allocation
     Raises:
         UsageError: the smallest choice is larger than the budget.
     """
-    smallest = {name: min(o, key=lambda x: (x.n_bytes, x.divergence)) for name, o in options.items()}
+    smallest = {
+        name: min(o, key=lambda x: (x.n_bytes, x.divergence)) for name, o in options.items()
+    }
     least = sum(o.n_bytes for o in smallest.values())
     if least > budget:
         raise UsageError(

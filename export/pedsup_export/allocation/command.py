@@ -25,7 +25,7 @@ from pedsup_export.allocation.choose import (
 )
 from pedsup_export.calibration.sensitivity import ROWS
 from pedsup_export.quantize import dequantize_rows, quantize_rows
-from pedsup_export.rounding.calibrated import LOOKED_UP, Calibrated, sampled
+from pedsup_export.rounding.calibrated import LOOKED_UP, Calibrated
 from pedsup_export.rounding.matrix import round_rows
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Choosable:
 
     name: str
     shape: tuple[int, ...]
-    rows: Callable[[Sequence[int]], Floats]
-    """Row numbers to float32 [n, n_per_row]."""
+    rows: Callable[[int], Floats]
+    """About so many rows, spread over the tensor: float32 [n, n_per_row]."""
 
     @property
     def n_rows(self) -> int:
@@ -81,7 +81,7 @@ def _options(tensor: Choosable, calibrated: Calibrated) -> list[Option]:
     types = TYPES if width % 256 == 0 else SMALL_BLOCK_TYPES
     table = tensor.name in LOOKED_UP
     wanted = SAMPLE_TABLE_ROWS if table else SAMPLE_ROWS
-    rows = tensor.rows(list(sampled(tensor.n_rows, wanted)))
+    rows = tensor.rows(wanted)
     found = []
     for name in types:
         kind = BY_NAME[name]

@@ -1,9 +1,9 @@
 """Sums over the inputs of every matrix, from llama.cpp's forward pass, in bounded memory.
 
-The products of E4B's inputs take about 8 GB. Matrices are therefore taken in the order in which they
-are computed, as many at a time as the memory holds; a pass over the windows for one such range ends
-behind its last matrix. What is finished is kept in a folder beside the output, so that a killed run
-goes on where it was.
+The products of E4B's inputs take about 8 GB. Matrices are therefore taken in the order in which
+they are computed, as many at a time as the memory holds; a pass over the windows for one such
+range ends behind its last matrix. What is finished is kept in a folder beside the output, so that
+a killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -183,9 +183,7 @@ def collect(
         folder.drop("now")
 
 
-def sums_in(
-    folder: Folder, parts: Sequence[Sequence[InputGroup]]
-) -> Mapping[str, Sums]:
+def sums_in(folder: Folder, parts: Sequence[Sequence[InputGroup]]) -> Mapping[str, Sums]:
     """The finished sums by owner; read when asked for, one range in memory at a time."""
     return _Lazy(folder, parts)
 

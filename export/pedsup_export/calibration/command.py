@@ -138,7 +138,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
         _announce(groups, parts, windows)
         with _blas(request.threads), _bar(len(parts) * len(windows), "statistics") as advance:
             collect.collect(model, windows, parts, folder, advance)
-        sensitivities = _sensitivities(model, windows, request)
+        sensitivities = _sensitivities(model, windows, request, folder)
     types, prints = _fingerprints(plan.header, groups)
     record = store.Record(
         model=request.model.name,
@@ -219,16 +219,24 @@ def _fingerprints(
 
 
 def _sensitivities(
-    model: ForwardPass, windows: Sequence[Sequence[int]], request: CalibrationRequest
+    model: ForwardPass,
+    windows: Sequence[Sequence[int]],
+    request: CalibrationRequest,
+    folder: collect.Folder,
 ) -> dict[str, float]:
     if not request.sensitivity_windows:
         return {}
+    name = f"sensitivities-{request.sensitivity_windows}"
+    if (saved := folder.load(name)) is not None:
+        return dict(zip(saved["names"].tolist(), saved["values"].tolist(), strict=True))
     # From the middle: the first windows of a text are often its preface.
     middle = len(windows) // 2
     used = windows[middle : middle + request.sensitivity_windows]
     sets = sensitivity.noise_sets(sensitivity.names_to_disturb(model, used[0]))
     with _bar((1 + len(sets)) * len(used), "sensitivities") as advance:
-        return sensitivity.measure(model, used, sets, advance)
+        found = sensitivity.measure(model, used, sets, advance)
+    folder.save(name, {"names": np.array(list(found)), "values": np.array(list(found.values()))})
+    return found
 
 
 def _check_space(request: CalibrationRequest, groups: Sequence[store.InputGroup]) -> None:

@@ -95,7 +95,11 @@ class ForwardPass:
         self._model = self._ctx = self._batch = None
 
     def run(
-        self, tokens: Sequence[int], wanted: Wanted, look: Look, outputs: Container[int] | None = None
+        self,
+        tokens: Sequence[int],
+        wanted: Wanted,
+        look: Look,
+        outputs: Container[int] | None = None,
     ) -> None:
         """Compute one window from an empty cache.
 

@@ -141,7 +141,8 @@ def _disturb(generator: np.random.Generator) -> Callable[[Any, str], bool]:
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 def _divergence(reference: NDArray[np.float64], logits: NDArray[np.float32]) -> float:

@@ -5,8 +5,8 @@
                                         columns in runs of b, shared by the matrices with this input
 
 llama.cpp passes over tensors with other names, so that the file serves `llama-quantize --imatrix`
-too. The metadata under `pedsup.calibration.` say which matrices it was made of (a fingerprint each),
-of which text, and how sensitive the model is to an error in each.
+too. The metadata under `pedsup.calibration.` say which matrices it was made of (a fingerprint
+each), of which text, and how sensitive the model is to an error in each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import BadFileError
-from pedsup.fsio import atomic_file
+from pedsup.fsio import atomic_file, partial_path
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
@@ -120,7 +120,7 @@ def write(
                 digest.update(part)
         file.flush()
         entries = _metadata(record, groups, digest.hexdigest())
-        with open(file.name, "r+b") as head:  # `file` appends
+        with partial_path(path).open("r+b") as head:  # `file` itself only appends
             head.write(header_bytes(entries, slots))
 
 
@@ -232,13 +232,9 @@ def _check_tensors(header: GGUFHeader, groups: Sequence[InputGroup]) -> None:
             raise _bad(header.path, "a group of inputs cannot be right")
         if not group.run:
             continue
-        shape = (group.run, group.run, group.n_columns // group.run)
         info = header.tensors.get(group.owner + PRODUCTS)
-        while len(shape) > 1 and shape[-1] == 1:
-            shape = shape[:-1]
-        found = tuple(info.shape) if info else ()
-        while len(found) > 1 and found[-1] == 1:
-            found = found[:-1]
+        shape = (group.run, group.run, group.n_columns // group.run)
+        found = (*info.shape, 1, 1)[:3] if info else ()
         fits = group.n_columns % group.run == 0 and found == shape
         if info is None or info.type.name != "F32" or not fits:
             raise _bad(header.path, f"the second moments of '{group.owner}' have another shape")

@@ -102,7 +102,7 @@ def _dialogue(name: str, number: int, line: str) -> tuple[Message, ...]:
         raise BadFileError(
             "this line is not a dialogue",
             where=f"{name}, line {number}",
-            wanted='{"question": ..., "answer": ...} or {"messages": [{"role": ..., "content": ...}]}',
+            wanted='{"question": ..., "answer": ...}, or "messages" of "role" and "content"',
         ) from error
     return tuple(found)
 

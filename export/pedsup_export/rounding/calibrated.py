@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -49,7 +49,7 @@ class Calibrated:
     """Statistics and what of them is in use; its methods may be called by several threads."""
 
     statistics: Statistics
-    effort: Effort = Effort()
+    effort: Effort
     _moments: OrderedDict[str, list[Moments]] = field(default_factory=OrderedDict)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,7 +98,7 @@ class Calibrated:
             MismatchError: all rows were seen, and they are not those that were calibrated.
             NonFiniteError: as `quantize_rows`.
         """
-        self._identify(rows, name, first, n_rows)
+        self.identify(rows, name, first, n_rows)
         shown = name if first == 0 else f"{name} from row {first} on"
         group = self.statistics.group_of.get(name)
         if group is not None and self.rounds(name, kind):
@@ -146,7 +146,12 @@ class Calibrated:
             return np.ones(rows.shape[1], np.float32)
         return None
 
-    def _identify(self, rows: Floats, name: str, first: int, n_rows: int) -> None:
+    def identify(self, rows: Floats, name: str, first: int, n_rows: int) -> None:
+        """Hold rows against the statistics; all of a tensor's rows, in any order of blocks.
+
+        Raises:
+            MismatchError: as `pack`.
+        """
         wanted = self.statistics.record.fingerprints.get(name)
         if wanted is None:
             return
@@ -181,8 +186,3 @@ class Calibrated:
             "window": record.window,
             "made_with": dict(record.versions),
         }
-
-
-def sampled(n_rows: int, wanted: int) -> Iterable[int]:
-    """Row numbers spread evenly over a matrix."""
-    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, wanted)).astype(np.int64)).tolist()

@@ -6,8 +6,8 @@ type here stores
 
     weight = d * (scale[part] - scale_offset) * value(level) - dmin * minimum[part]
 
-with `value(level) = level + lowest`, or a table of 16 values for the IQ4 types. The layouts are those
-of ggml-common.h; the drawings are in the modules of `kernels`.
+with `value(level) = level + lowest`, or a table of 16 values for the IQ4 types. The layouts
+are those of ggml-common.h; the drawings are in the modules of `kernels`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _from_two_bits(raw: Bytes) -> NDArray[np.int16]:
 def _to_two_bits(levels: NDArray[np.int16]) -> Bytes:
     runs = levels.astype(np.uint8).reshape(-1, 2, 4, 32)
     packed = runs[:, :, 0] | (runs[:, :, 1] << 2) | (runs[:, :, 2] << 4) | (runs[:, :, 3] << 6)
-    return packed.reshape(-1, 64)
+    return packed.reshape(-1, 64).astype(np.uint8, copy=False)
 
 
 def _unpack_q2(raw: Bytes) -> Grid:
@@ -177,7 +177,8 @@ def _nibbles(raw: Bytes) -> NDArray[np.int16]:
 
 def _to_nibbles(levels: NDArray[np.int16]) -> Bytes:
     pairs = levels.astype(np.uint8).reshape(len(levels), -1, 2, 32)
-    return (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).reshape(len(levels), -1)
+    packed = pairs[:, :, 0] | (pairs[:, :, 1] << 4)
+    return packed.reshape(len(levels), -1).astype(np.uint8, copy=False)
 
 
 def _unpack_q4k(raw: Bytes) -> Grid:
@@ -241,7 +242,7 @@ def _halves(raw: Bytes) -> NDArray[np.int16]:
 
 def _to_halves(levels: NDArray[np.int16]) -> Bytes:
     values = levels.astype(np.uint8)
-    return values[:, :16] | (values[:, 16:] << 4)
+    return (values[:, :16] | (values[:, 16:] << 4)).astype(np.uint8, copy=False)
 
 
 def _unpack_q4_0(raw: Bytes) -> Grid:
@@ -295,7 +296,12 @@ def _pack_iq4_xs(grid: Grid) -> Bytes:
     runs = grid.levels.astype(np.uint8).reshape(-1, 8, 32)
     packed = (runs[:, :, :16] | (runs[:, :, 16:] << 4)).reshape(-1, 128)
     return np.concatenate(
-        [_half_bytes(grid.d), np.ascontiguousarray(high).view(np.uint8).reshape(-1, 2), low, packed],
+        [
+            _half_bytes(grid.d),
+            np.ascontiguousarray(high).view(np.uint8).reshape(-1, 2),
+            low,
+            packed,
+        ],
         axis=1,
     )
 

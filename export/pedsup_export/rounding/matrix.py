@@ -21,8 +21,8 @@ import numpy as np
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.ggml_types import GGMLType
 from pedsup_export import ggml
+from pedsup_export.kernels import feedback
 from pedsup_export.quantize import quantize_rows, refuse_non_finite
-from pedsup_export.rounding import kernels
 from pedsup_export.rounding.layouts import LAYOUTS, Grid, Layout
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class _Tile:
         """Round with error feedback; the loss of each row, float32 [rows]."""
         at = self._columns(group)
         loss = np.zeros(y.shape[1], np.float32)
-        kernels.round_group(
+        feedback.round_group(
             self._weights[at], y, np.ascontiguousarray(self._moments.upper[at, at]), variance,
             self._d[group], self._dmin[group], self._scales[group], self._minima[group],
             (self._effort.scale_steps, self._effort.minimum_steps), self._format,
@@ -223,15 +223,15 @@ class _Tile:
         state = (self._errors[at], self._levels[at])
         d, dmin = self._d[group], self._dmin[group]
         if self._layout.scale_range != (1, 1):
-            kernels.tune_scales(gradient, hessian, d, dmin, *grid, *state)
+            feedback.tune_scales(gradient, hessian, d, dmin, *grid, *state)
         fitted = np.empty((2, len(d)), np.float32)
-        kernels.fit_factors(gradient, hessian, d, dmin, *grid, *state, fitted)
+        feedback.fit_factors(gradient, hessian, d, dmin, *grid, *state, fitted)
         with np.errstate(over="ignore"):
             fitted = fitted.astype(np.float16).astype(np.float32)
         good = np.isfinite(fitted).all(axis=0)
         new = np.where(good, fitted, np.stack([d, dmin])).astype(np.float32)
-        kernels.set_factors(gradient, hessian, d, dmin, new[0], new[1], *grid, *state)
-        kernels.descend_group(gradient, hessian, d, dmin, *grid, *state)
+        feedback.set_factors(gradient, hessian, d, dmin, new[0], new[1], *grid, *state)
+        feedback.descend_group(gradient, hessian, d, dmin, *grid, *state)
 
     def _packed(self) -> Packed:
         groups, rows = self._d.shape
