@@ -75,14 +75,14 @@ def test_importances_are_those_of_llama_imatrix(
     theirs = tmp_path / "theirs.gguf"
     subprocess.run(
         [native_tool("llama-imatrix"), "-m", merge, "-f", words, "-o", theirs, "-c", str(WINDOW),
-         "-b", str(WINDOW), "--output-format", "gguf", "-t", "1", "--no-ppl"],
+         "-b", str(WINDOW), "--output-format", "gguf", "-t", "1", "--no-ppl", "-fa", "off"],
         check=True, capture_output=True,
     )  # fmt: skip
     ours, oracle = read_imatrix(stats), read_imatrix(theirs)
     assert ours.importances.keys() == oracle.importances.keys()
     assert ours.chunk_count == oracle.chunk_count
     for name, values in oracle.importances.items():
-        np.testing.assert_allclose(ours.importances[name], values, rtol=2e-3, err_msg=name)
+        np.testing.assert_allclose(ours.importances[name], values, rtol=1e-4, err_msg=name)
 
 
 def test_second_moments_are_those_of_transformers(
