@@ -1,4 +1,4 @@
-"""The command `pedsup-export`: run, plan, verify, keygen, sign, compare-bases, phone-bundle."""
+"""The command `pedsup-export`: run, calibrate, plan, verify, keygen, sign, ..."""
 
 from __future__ import annotations
 
