@@ -77,6 +77,12 @@ endif
 
 # The quality gate needs the same merge in 16 bits: made for the default, for your own with GATE=1.
 GATE ?= $(if $(BASE),,1)
+# CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md), on the
+# shipped text or CALIBRATION_TEXT=FILE; BUDGET=Q4_K_M, 3.5GB or 4.5bpw chooses the types by them.
+CALIBRATE ?=
+CALIBRATION_TEXT ?=
+BUDGET ?=
+STATISTICS := $(if $(filter 1,$(CALIBRATE)),$(OUT:.gguf=)-statistics.gguf)
 REFERENCE := $(if $(filter 1,$(GATE)),$(if $(filter F32 F16 BF16,$(QUANT)),,$(OUT:.gguf=)-reference.gguf))
 
 # SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
@@ -87,9 +93,13 @@ SIGN_OPTIONS ?=
 gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
 	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
 
-$(OUT): $(EXPORT_INPUTS) $(REFERENCE) | $(VENV)/.installed
+$(OUT): $(EXPORT_INPUTS) $(REFERENCE) $(STATISTICS) | $(VENV)/.installed
 	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') $(EXPORT_OPTIONS)
+	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') \
+	  $(if $(STATISTICS),--calibrated '$(STATISTICS)' $(if $(BUDGET),--budget '$(BUDGET)')) $(EXPORT_OPTIONS)
+
+$(OUT:.gguf=)-statistics.gguf: $(OUT:.gguf=)-reference.gguf $(CALIBRATION_TEXT) | $(VENV)/.installed
+	$(BIN)/pedsup-export calibrate '$<' --out '$@' --force $(if $(CALIBRATION_TEXT),--text '$(CALIBRATION_TEXT)')
 
 $(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
 	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)

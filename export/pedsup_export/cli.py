@@ -335,22 +335,23 @@ def _passphrase(file: Path | None, *, new: bool) -> bytes:
 )  # fmt: skip
 @click.option("--window", type=click.IntRange(16, 8192), default=512, show_default=True)
 @click.option("--windows", "n_windows", type=click.IntRange(4), help="At most so many windows.")
-@click.option("--memory", default="2GB", show_default=True, help="For sums held at a time.")
+@click.option("--memory", help="For sums held at a time; default: half of what is free.")
 @click.option(
-    "--sensitivity-windows", type=click.IntRange(0), default=2, show_default=True,
+    "--sensitivity-windows", type=click.IntRange(0), default=1, show_default=True,
     help="Windows on which sensitivities (for --budget) are measured; 0: none.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Check model and texts and compute nothing.")
 @_json
-def calibrate(as_json: bool, dry_run: bool, memory: str, **options: Any) -> None:
+def calibrate(as_json: bool, dry_run: bool, memory: str | None, **options: Any) -> None:
     """Run the 16-bit merge MODEL over text; keep what `run --calibrated` needs."""
     from pedsup_export.allocation.budget import parse_size
     from pedsup_export.calibration import command
 
     options["threads"] = options["threads"] or len(os.sched_getaffinity(0))
-    request = command.CalibrationRequest(memory=parse_size(memory, "--memory"), **options)
+    held = parse_size(memory, "--memory") if memory else command.half_of_free_memory()
+    request = command.CalibrationRequest(memory=held, **options)
     plan = command.make_plan(request)
     if dry_run:
         document = {"model": str(request.model), "texts": [t.name for t in plan.texts]}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +54,7 @@ class CalibrationRequest:
     window: int = 512
     n_windows: int | None = None
     memory: int = 2 << 30
-    sensitivity_windows: int = 2
+    sensitivity_windows: int = 1
     threads: int = 2
     force: bool = False
 
@@ -231,7 +233,8 @@ def _sensitivities(
         return dict(zip(saved["names"].tolist(), saved["values"].tolist(), strict=True))
     # From the middle: the first windows of a text are often its preface.
     middle = len(windows) // 2
-    used = windows[middle : middle + request.sensitivity_windows]
+    chosen = windows[middle : middle + request.sensitivity_windows]
+    used = [window[: sensitivity.MAX_TOKENS] for window in chosen]
     sets = sensitivity.noise_sets(sensitivity.names_to_disturb(model, used[0]))
     with _bar((1 + len(sets)) * len(used), "sensitivities") as advance:
         found = sensitivity.measure(model, used, sets, advance)
@@ -239,9 +242,15 @@ def _sensitivities(
     return found
 
 
-def _check_space(request: CalibrationRequest, groups: Sequence[store.InputGroup]) -> None:
-    import shutil
+def half_of_free_memory() -> int:
+    """Bytes; 2 GiB where the system does not say."""
+    try:
+        return max(1 << 28, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    except (ValueError, OSError, AttributeError):
+        return 2 << 30
 
+
+def _check_space(request: CalibrationRequest, groups: Sequence[store.InputGroup]) -> None:
     request.out.parent.mkdir(parents=True, exist_ok=True)
     needed = 2 * sum(g.n_bytes for g in groups) + (64 << 20)
     free = shutil.disk_usage(request.out.parent).free

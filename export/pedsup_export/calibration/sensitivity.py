@@ -31,8 +31,10 @@ NOISE: Final = 0.01
 TABLES: Final = ("token_embd.weight", "per_layer_token_embd.weight")
 ROWS: Final = "@rows"
 """Marks the look-up in a table, apart from its use as output matrix."""
-MAX_SETS: Final = 64
-SCORED_EVERY: Final = 8
+MAX_SETS: Final = 48
+MAX_TOKENS: Final = 256
+"""Of each window: what a set costs is a forward pass over so many."""
+SCORED_EVERY: Final = 2
 SCORED_FROM: Final = 32
 
 

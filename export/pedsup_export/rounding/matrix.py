@@ -224,14 +224,43 @@ class _Tile:
         d, dmin = self._d[group], self._dmin[group]
         if self._layout.scale_range != (1, 1):
             feedback.tune_scales(gradient, hessian, d, dmin, *grid, *state)
-        fitted = np.empty((2, len(d)), np.float32)
-        feedback.fit_factors(gradient, hessian, d, dmin, *grid, *state, fitted)
-        with np.errstate(over="ignore"):
-            fitted = fitted.astype(np.float16).astype(np.float32)
-        good = np.isfinite(fitted).all(axis=0)
-        new = np.where(good, fitted, np.stack([d, dmin])).astype(np.float32)
-        feedback.set_factors(gradient, hessian, d, dmin, new[0], new[1], *grid, *state)
+        self._fit_factors(group, gradient, hessian)
         feedback.descend_group(gradient, hessian, d, dmin, *grid, *state)
+
+    def _fit_factors(self, group: int, gradient: Floats, hessian: Floats) -> None:
+        """The best d and dmin for these levels: the 2 by 2 normal equations of the output error.
+
+        The rounded weights are d u + dmin v, and a change x of them costs -2 x G + x H x.
+        """
+        at, part = self._columns(group), self._layout.part
+        d, dmin = self._d[group], self._dmin[group]
+        u = np.repeat(self._scales[group], part, axis=0) * self._values(self._levels[at])
+        v = -np.repeat(self._minima[group], part, axis=0)
+        uu, gu = _dot(u, hessian @ u), _dot(u, gradient)
+        safe = np.where(uu > 0, uu, 1)
+        new_d, new_dmin = d + np.where(uu > 0, gu / safe, 0), dmin
+        if self._layout.minimum_range[1]:
+            hv = hessian @ v
+            uv, vv, gv = _dot(u, hv), _dot(v, hv), _dot(v, gradient)
+            det = uu * vv - uv * uv
+            both = det > 1e-6 * uu * vv
+            det = np.where(both, det, 1)
+            new_d = np.where(both, d + (gu * vv - gv * uv) / det, new_d)
+            new_dmin = np.where(both, dmin + (gv * uu - gu * uv) / det, dmin)
+        with np.errstate(over="ignore"):
+            new = np.stack([new_d, new_dmin]).astype(np.float16).astype(np.float32)
+        new = np.where(np.isfinite(new).all(axis=0), new, np.stack([d, dmin]))
+        change = (new[0] - d) * u + (new[1] - dmin) * v
+        d[:], dmin[:] = new
+        self._errors[at] -= change
+        gradient -= hessian @ change
+
+    def _values(self, levels: Floats) -> Floats:
+        """What d * scale multiplies, for levels."""
+        table = self._layout.table
+        if table is not None:
+            return np.asarray(table[levels.astype(np.int64)])
+        return levels + np.float32(self._layout.lowest)
 
     def _packed(self) -> Packed:
         groups, rows = self._d.shape
@@ -250,6 +279,11 @@ class _Tile:
             by_row(self._levels, layout.group),
         )
         return layout.pack(grid).reshape(rows, groups * layout.size)
+
+
+def _dot(a: Floats, b: Floats) -> NDArray[np.float64]:
+    """Column-wise products summed, per row of the matrix."""
+    return np.asarray(np.einsum("kr,kr->r", a, b), np.float64)
 
 
 def _format(layout: Layout) -> tuple[Any, ...]:
