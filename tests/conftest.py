@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pedsup_testing import native
 # Examples take as long as the machine is busy: 200 ms, the default, is no property of the program.
 settings.register_profile("pedsup", deadline=None)
 settings.load_profile("pedsup")
+# Programs that tests start with a cache of their own find llama.cpp's programs all the same.
+os.environ.setdefault("PEDSUP_NATIVE", str(native.ROOT))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pedsup
+from pedsup.engine.build_probe import library_build
+from pedsup.engine.vector_units import Build
 from pedsup.errors import BadFileError, MissingFileError
 from pedsup.fsio import CHUNK, atomic_file
 from pedsup.gguf_file import read_header
@@ -25,7 +28,13 @@ def head(schema: str) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "pedsup": pedsup.__version__,
         "intended_use": SHORT["en"],
+        "build": describe_build(library_build()),
     }
+
+
+def describe_build(build: Build | None) -> dict[str, Any] | None:
+    """How llama.cpp was built, beside this processor; None where it does not tell."""
+    return build.describe() if build else None
 
 
 def describe_model(path: Path, *, digest: bool = True) -> dict[str, Any]:
@@ -52,7 +61,17 @@ def write(document: dict[str, Any], path: Path, *, force: bool) -> None:
 
 
 def dumps(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    """As JSON, which has no NaN and no infinity: they become null."""
+    return json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """The same, with None for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path, schema: str) -> dict[str, Any]:
@@ -67,7 +86,7 @@ def read(path: Path, schema: str) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise BadFileError("too large for a result of pedsup-bench", where=path)
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8-sig"))
         found = document["schema"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadFileError(

@@ -1,14 +1,17 @@
-"""How long a measurement will take, before anything is measured: a guess that is said to be one.
+"""How long a measurement will take: from a short measured rate, or a guess that is said to be one.
 
-Reading a prompt is arithmetic, two operations per weight and token; writing a token is one pass
-over the weights. What a core can do is assumed, and is right within a factor of three or so on
-the machines we have seen; bars know better as soon as the first item is done.
+What a core can do differs by a factor of a hundred between builds of llama.cpp, so where a model
+is loaded anyway, part of the work is timed (`seconds_per_token`). A guess is made only where
+nothing may be loaded (`--dry-run`) and as the first value of bars, which learn: reading a prompt
+is arithmetic, two operations per weight and token; writing a token is one pass over the weights.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
 from pedsup.gguf_file import GGUFHeader
@@ -22,6 +25,9 @@ BYTES_PER_S: Final = {"x86": 10e9, "arm": 8e9}
 """Memory bandwidth that decoding gets."""
 STORAGE_BYTES_PER_S: Final = 1e9
 WORTH_SAYING_S: Final = 5.0
+FIRST_PART: Final = 8
+"""Tokens."""
+LONG_ENOUGH_S: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,30 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def seconds_per_token(
+    read: Callable[[Sequence[int]], object],
+    tokens: Sequence[int],
+    clock: Callable[[], float] = monotonic,
+) -> float:
+    """The time of one token, measured on parts of `tokens` that double until one took long enough.
+
+    Args:
+        read: does the work on some of the tokens; it is called at least twice, because the first
+            call also brings the weights into memory.
+        tokens: at least `FIRST_PART` of them.
+    """
+    read(tokens[:FIRST_PART])
+    n = min(2 * FIRST_PART, len(tokens))
+    while True:
+        start = clock()
+        read(tokens[:n])
+        took = clock() - start
+        if took >= LONG_ENOUGH_S or n == len(tokens):
+            return took / n
+        n = min(2 * n, len(tokens))
+
+
 def announce(what: str, seconds: float) -> None:
     """Say on stderr what comes and roughly how long it takes, unless it is short."""
     if seconds >= WORTH_SAYING_S:
-        say(f"{what}: roughly {human_seconds(seconds)}, guessed from the size of the file")
+        say(f"{what}: roughly {human_seconds(seconds)}, by a short measurement")

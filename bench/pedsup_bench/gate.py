@@ -6,14 +6,16 @@ it returns says so, and `require_pass` turns that into an error.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pedsup.errors import BadFileError, MissingFileError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup_bench import document
 from pedsup_bench.errors import GateError
@@ -57,6 +59,12 @@ class Check:
     @property
     def sentence(self) -> str:
         """The figure, and for a breach how far it is on the wrong side."""
+        if not math.isfinite(self.value):
+            kind = "not a number" if math.isnan(self.value) else "infinite"
+            return (
+                f"{self.figure} is {kind}, {self.direction} {self.limit:.5g} is allowed: the model"
+                " or its reference gave logits that are not finite"
+            )
         text = f"{self.figure} is {self.value:.5g}, {self.direction} {self.limit:.5g} is allowed"
         if self.passed:
             return text
@@ -72,14 +80,19 @@ def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
     """Thresholds by file type from a TOML file, or the shipped ones.
 
     Raises:
-        BadFileError: not TOML, an unknown figure, or no number.
+        MissingFileError: no such file.
+        BadFileError: not TOML, no limit at all, an unknown table or figure, or a limit that is
+            not a finite number in the figure's range.
     """
     if path is None:
         file = resources.files("pedsup_bench") / "thresholds.toml"
         return _parse(file.read_text("utf-8"), "thresholds.toml")
     if not path.is_file():
         raise MissingFileError("no such file", where=path, remedy="check --thresholds")
-    return _parse(path.read_text("utf-8"), path)
+    try:
+        return _parse(path.read_text("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        raise BadFileError("the thresholds are not UTF-8 text", where=path) from error
 
 
 def thresholds_for(model: Path, table: Mapping[str, Thresholds]) -> tuple[str, Thresholds]:
@@ -126,6 +139,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     """Measure and compare. The document has 'passed', 'checks' and 'figures'.
 
     Raises:
+        BadFileError: the thresholds are not valid, or limit none of the figures measured.
         PedsupError: the file or its reference cannot be judged at all.
     """
     from pedsup_bench.quality.divergence import TokenFigures
@@ -134,6 +148,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     from pedsup_bench.quality.texts import default_texts
 
     name, limits = thresholds_for(plan.model, read_thresholds(plan.thresholds))
+    _require_a_check(plan, name, limits)
     quality = QualityPlan(
         plan.model, plan.reference, default_texts(), n_ctx=plan.n_ctx, n_chunks=plan.n_chunks,
         n_threads=plan.n_threads, logits_folder=plan.logits_folder,
@@ -147,7 +162,8 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
         "same_top": whole.same_top,
         "ppl_ratio": whole.ppl_ratio,
     }
-    if plan.questions is not None and plan.reference is not None:
+    if plan.questions is not None:
+        assert plan.reference is not None
         judged["accuracy_drop"] = _accuracy_drop(plan, plan.questions, plan.reference)
     checks = check_figures(judged, limits)
     return {
@@ -155,7 +171,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
         "model": document.describe_model(plan.model),
         "reference": plan.reference and plan.reference.name,
         "file_type": name,
-        "passed": all(check.passed for check in checks),
+        "passed": bool(checks) and all(check.passed for check in checks),
         "checks": [check.to_json() for check in checks],
         "figures": {**per_text, "all": whole.to_json()},
         "n_ctx": plan.n_ctx,
@@ -163,13 +179,19 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
 
 
 def require_pass(result: dict[str, Any]) -> None:
-    """Raise `GateError` naming every breach of a gate document."""
+    """Raise `GateError` naming every breach of a gate document, or that it checked nothing."""
+    if not result["checks"]:
+        raise GateError(
+            f"nothing was checked of {result['model']['file']}",
+            wanted="at least one threshold",
+            remedy="give a thresholds file with limits, or none for the shipped one",
+        )
     broken = [check["sentence"] for check in result["checks"] if not check["passed"]]
     if broken:
         raise GateError(
             f"{result['model']['file']} does not reach {len(broken)} of "
             f"{len(result['checks'])} thresholds",
-            where="\n          ".join(broken),
+            where=broken,
             wanted=f"the thresholds for {result['file_type']}",
             remedy="export with a larger type or an importance matrix, or change the thresholds "
             "file if you decide that this is good enough",
@@ -188,19 +210,68 @@ def _accuracy_drop(plan: GatePlan, questions: Path, reference: Path) -> float:
     return (pair[0] - pair[1]) / len(asked)
 
 
+def _require_a_check(plan: GatePlan, name: str, limits: Thresholds) -> None:
+    """Refuse what would pass unchecked, before anything is measured."""
+    if plan.questions is not None and plan.reference is None:
+        raise UsageError(
+            "questions need a reference: what is limited is the accuracy lost against it",
+            remedy="give --reference, or leave --questions out",
+        )
+    limited = {f.name for f in fields(Thresholds) if getattr(limits, f.name) is not None}
+    if plan.questions is None:
+        limited.discard("accuracy_drop")
+    elif "accuracy_drop" not in limited:
+        raise BadFileError(
+            f"the thresholds for {name} do not limit accuracy_drop, and questions were given",
+            where=plan.thresholds or "thresholds.toml",
+            remedy="add accuracy_drop, or leave --questions out",
+        )
+    if not limited:
+        raise BadFileError(
+            f"the thresholds limit nothing that is measured of a {name} file",
+            where=plan.thresholds or "thresholds.toml",
+            wanted=f"[{name}] or [default] with kld_mean, kld_p99, same_top or ppl_ratio",
+        )
+
+
 def _parse(text: str, where: object) -> dict[str, Thresholds]:
+    figures = ", ".join(f.name for f in fields(Thresholds))
     try:
         table = tomllib.loads(text)
         parsed = {name: Thresholds(**values) for name, values in table.items()}
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise BadFileError(
-            f"no thresholds ({error})",
-            where=where,
-            wanted=f"tables with {', '.join(f.name for f in fields(Thresholds))}",
+            f"not valid thresholds ({error})", where=where, wanted=f"tables with {figures}"
         ) from error
+    known = ["default", *FILE_TYPES.values()]
     for name, limits in parsed.items():
+        if name not in known:
+            near = get_close_matches(name.upper(), known[1:], 1) or get_close_matches(
+                name, known, 1
+            )
+            raise BadFileError(
+                f"[{name}] is not a file type",
+                where=where,
+                wanted=f"did you mean [{near[0]}]?" if near else f"one of: {', '.join(known)}",
+            )
         for field in fields(Thresholds):
-            value = getattr(limits, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
-                raise BadFileError(f"[{name}] {field.name} is {value!r}", where=where)
+            _require_limit(f"[{name}] {field.name}", getattr(limits, field.name), where)
+    if all(limits == Thresholds() for limits in parsed.values()):
+        raise BadFileError(
+            "the thresholds hold no limit", where=where, wanted=f"tables with {figures}"
+        )
     return parsed
+
+
+def _require_limit(name: str, value: object, where: object) -> None:
+    """A limit that is no finite number of the figure's range would let everything pass."""
+    if value is None:
+        return
+    highest = 1.0 if name.endswith("same_top") else math.inf
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (good and math.isfinite(value) and 0 <= value <= highest):  # type: ignore[arg-type,operator]
+        raise BadFileError(
+            f"{name} is {value!r}",
+            where=where,
+            wanted="a share from 0 to 1" if highest == 1 else "a finite number from 0",
+        )

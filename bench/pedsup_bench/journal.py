@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pedsup.fsio import sync_file
 from pedsup.gguf_file import read_header
 from pedsup.paths import cache_folder
 from pedsup.prefix_cache import ModelIdentity
@@ -58,7 +59,7 @@ class LineJournal(Generic[Item]):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
 
     def discard(self) -> None:
         """Forget what was measured."""
@@ -68,6 +69,7 @@ class LineJournal(Generic[Item]):
 def file_identity(path: Path) -> dict[str, Any]:
     """What tells one model file from another without reading all of it.
 
-    Size, time of change, and SHA-256 of the header (metadata and tensor table).
+    Size, time of change, and SHA-256 of the header (metadata and tensor table) and of 64 pieces of
+    the weights.
     """
     return asdict(ModelIdentity.of(read_header(path)))

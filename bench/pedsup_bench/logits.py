@@ -134,6 +134,12 @@ class LogitModel:
         row: FloatRows = self._rows(1)[0]
         return row
 
+    def read_only(self, tokens: Sequence[int]) -> None:
+        """Read a prompt from its start and forget it, to take its time."""
+        self._rewind(0)
+        self._feed(tokens)
+        self._rewind(0)
+
     def _context(self, n_ctx: int, n_threads: int) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_BATCH

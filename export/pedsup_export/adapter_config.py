@@ -21,21 +21,33 @@ _MERGE: Final = (
     "folder as the base, without an adapter"
 )
 
+LORA_BIAS: Final = (
+    "train again with lora_bias=False. (PEFT can merge it only where every adapted layer of the "
+    "base has a bias of its own; those of Gemma and Llama have none)"
+)
+_TRAIN_PLAIN: Final = "train a plain LoRA: PEFT cannot merge this adapter either"
+
 _UNMERGEABLE: Final = {
-    # option: why a plain merge would be wrong
-    "lora_bias": "the LoRA branch has a bias of its own",
-    "fan_in_fan_out": "its matrices are stored for transposed weights (GPT-2's Conv1D)",
-    "layer_replication": "it changes the number of layers",
-    "target_parameters": "it adapts parameters of experts",
-    "use_qalora": "its A works on groups of inputs",
-    "use_bdlora": "its matrices are block-diagonal",
-    "alora_invocation_tokens": "it is active only after its invocation tokens",
-    "arrow_config": "it routes between several adapters",
-    "kasa_config": "it rescales its singular values",
-    "monteclora_config": "it samples its weights",
-    "velora_config": "it keeps state of its own",
-    "megatron_config": "it belongs to Megatron's parallel layers",
+    # option: why a plain merge would be wrong, and what helps
+    "lora_bias": ("the LoRA branch has a bias of its own", LORA_BIAS),
+    "fan_in_fan_out": ("its matrices are stored for transposed weights (GPT-2's Conv1D)", _MERGE),
+    "layer_replication": ("it changes the number of layers", _MERGE),
+    "target_parameters": ("it adapts parameters of experts", _MERGE),
+    "use_qalora": ("its A works on groups of inputs", _TRAIN_PLAIN),
+    "use_bdlora": ("its matrices are block-diagonal", _MERGE),
+    "alora_invocation_tokens": ("it is active only after its invocation tokens", _TRAIN_PLAIN),
+    "arrow_config": ("it routes between several adapters", _TRAIN_PLAIN),
+    "kasa_config": ("it rescales its singular values", _MERGE),
+    "monteclora_config": ("it samples its weights", _MERGE),
+    "velora_config": ("it keeps state of its own", _MERGE),
+    "megatron_config": ("it belongs to Megatron's parallel layers", _MERGE),
 }
+
+_PROMPTS: Final = (
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE",
+    "ADAPTION_PROMPT", "XLORA", "CPT",
+)  # fmt: skip
+"""Methods that add inputs or routers: there is no merge of them at all."""
 
 _CHANGES_BASE: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initialisations that subtract from the base weights; the adapter alone does not say what."""
@@ -71,6 +83,7 @@ class LoraSettings:
     use_dora: bool
     bias: str
     modules_to_save: tuple[str, ...]
+    ensure_weight_tying: bool
     token_indices: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
     base_model_name: str | None
     revision: str | None
@@ -122,6 +135,7 @@ def parse_config(config: Mapping[str, Any], path: Path) -> LoraSettings:
         use_dora=_flag(config, "use_dora", path),
         bias=_text(config, "bias", path) or "none",
         modules_to_save=_names(config.get("modules_to_save"), "modules_to_save", path),
+        ensure_weight_tying=_flag(config, "ensure_weight_tying", path),
         token_indices=_token_indices(config.get("trainable_token_indices"), path),
         base_model_name=_text(config, "base_model_name_or_path", path),
         revision=_text(config, "revision", path),
@@ -133,12 +147,17 @@ def _check_method(config: Mapping[str, Any], path: Path) -> None:
     method = config.get("peft_type")
     if method != "LORA":
         raise UnsupportedError(
-            f"an adapter of type {method!r}", where=path, wanted="LORA", remedy=_MERGE
+            f"an adapter of type {method!r}",
+            where=path,
+            wanted="LORA",
+            remedy="train a LoRA adapter: this kind cannot be merged into weights"
+            if method in _PROMPTS
+            else _MERGE,
         )
-    for option, why in _UNMERGEABLE.items():
+    for option, (why, remedy) in _UNMERGEABLE.items():
         if config.get(option):
             raise UnsupportedError(
-                f"the adapter uses {option}: {why}", where=path, wanted="plain LoRA", remedy=_MERGE
+                f"the adapter uses {option}: {why}", where=path, wanted="plain LoRA", remedy=remedy
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):

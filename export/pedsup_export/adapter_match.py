@@ -7,6 +7,7 @@ layers; `.base_layer`). Nothing is guessed: a part that fits no name is reported
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Final, Literal, TypeVar
 
 import numpy as np
 
-from pedsup.errors import MismatchError, UnsupportedError
+from pedsup.errors import MismatchError
 from pedsup_export.adapter import Adapter
 from pedsup_export.adapter_tensors import LoraDelta, TokenRows
 from pedsup_export.tensor_source import TensorSource, n_rows
@@ -142,7 +143,6 @@ def match(
 
     Raises:
         MismatchError: a shape differs, or no part of the adapter fits this base.
-        UnsupportedError: the adapter changes one side of tied embeddings only.
     """
     unused: list[UnusedDelta] = []
 
@@ -181,7 +181,6 @@ def match(
         for name in base
         if name in whole or name in lora or name in tokens
     }
-    _check_tied(changes, unused, base, adapter)
     _check_any(changes, unused, adapter)
     return MatchReport(changes, tuple(unused), adapter.warnings)
 
@@ -234,40 +233,6 @@ def _check_tokens(tokens: TokenRows, base: tuple[int, ...], adapter: Adapter) ->
         )
 
 
-def _is(name: str, module: str) -> bool:
-    return f".{name}".endswith(f".{module}.weight")
-
-
-def _check_tied(
-    changes: dict[str, TensorChange],
-    unused: list[UnusedDelta],
-    base: Mapping[str, tuple[int, ...]],
-    adapter: Adapter,
-) -> None:
-    """Refuse a change of one side of tied embeddings (a base without an lm_head of its own).
-
-    PEFT trains only the side that is named, and its merge then changes both: a model that was
-    never trained. Replaced token rows are the exception, PEFT keeps both sides together.
-    """
-    if any(_is(name, "lm_head") for name in base):
-        return
-    head = [u.module for u in unused if _is(f"{u.module}.weight", "lm_head")]
-    table = [
-        name
-        for name, change in changes.items()
-        if _is(name, "embed_tokens") and (change.lora or change.replacement)
-    ]
-    if head or table:
-        raise UnsupportedError(
-            f"the adapter changes '{(head or table)[0]}', which is tied in this base: "
-            "input embedding and output head are one tensor",
-            where=adapter.folder,
-            wanted="an adapter without embed_tokens and lm_head",
-            remedy="train without them (trainable_token_indices is exported correctly), or "
-            "untie the embeddings of the base before training",
-        )
-
-
 def _check_any(
     changes: dict[str, TensorChange], unused: list[UnusedDelta], adapter: Adapter
 ) -> None:
@@ -292,7 +257,11 @@ def base_name_warning(adapter: Adapter, base_name: str | None) -> str | None:
 
 
 def _core(name: str) -> str:
-    core = name.rstrip("/").rpartition("/")[2].lower()
+    """The model's own name in a hub id, a path of any system, or a path of the hub's cache."""
+    parts = [part for part in re.split(r"[/\\]", name) if part]
+    cached = next((p for p in parts if p.startswith("models--")), None)
+    core = cached.rpartition("--")[2] if cached else (parts or [name])[-1]
+    core = core.lower()
     for suffix in ("-bnb-4bit", "-unsloth", "-4bit", "-bf16", "-qat"):
         core = core.removesuffix(suffix)
     return core

@@ -8,9 +8,11 @@
     base_model.model.PATH.token_adapter.trainable_tokens_delta  [n, dim]   new rows of an embedding
     base_model.model.PATH[.modules_to_save|.base_layer].weight  the base tensor replaced
 
-Every tensor must be one of these and be explained by the configuration; the rest is refused
-by name. LoRA matrices are held as float32 (an adapter is small); tensors that replace a
-base tensor stay in the file and are read by rows.
+PEFT saves a trained table up to three times when the vocabulary was resized: as PATH.weight,
+PATH.modules_to_save.weight (the same) and PATH.original_module.weight (the base's own); it loads
+the first, and so do we. Every tensor must be one of these and be explained by the configuration;
+the rest is refused by name. LoRA matrices are held as float32 (an adapter is small); tensors that
+replace a base tensor stay in the file and are read by rows.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from typing import Final
 import numpy as np
 
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
-from pedsup_export.adapter_config import LoraSettings
+from pedsup_export.adapter_config import LORA_BIAS, LoraSettings
 from pedsup_export.floats import Float32Array
 from pedsup_export.safetensors_file import SafetensorsFile
-from pedsup_export.tensor_source import PlainSource, TensorSource, n_rows, whole
+from pedsup_export.tensor_source import PlainSource, TensorSource, equal, n_rows, whole
 
 PREFIX: Final = "base_model.model."
 EMBEDDINGS: Final = ("embed_tokens", "lm_head")
@@ -46,10 +48,13 @@ _PATTERNS: Final = (
         "whole",
         re.compile(
             r"((?:(?!\.lora_|\.token_adapter).)+?)"
-            r"(?:\.modules_to_save(?:\.default)?|\.base_layer)?\.(weight|bias)"
+            r"(\.modules_to_save(?:\.default)?|(?:\.token_adapter)?\.base_layer|\.original_module)?"
+            r"\.(weight|bias)"
         ),
     ),
 )
+_COPIES: Final = ("", "modules_to_save", "base_layer", "original_module")
+"""Where one tensor may stand, in the order in which PEFT's `set_peft_model_state_dict` wants it."""
 
 
 @dataclass(frozen=True)
@@ -103,33 +108,57 @@ def _error(kind: type[PedsupError], found: str, file: SafetensorsFile, wanted: s
 
 
 def sort_tensors(file: SafetensorsFile) -> Parts:
-    """Which tensor is what."""
+    """Which tensor is what; of copies the one that PEFT loads."""
     parts: Parts = {role: {} for role, _ in _PATTERNS}
+    ranks: dict[str, int] = {}
     for name in file.tensors:
-        if name.endswith(("lora_B.bias", "lora_B.default.bias")):
-            raise UnsupportedError(
-                f"tensor '{name}' is a bias of the LoRA branch (lora_bias)",
-                where=file.path,
-                remedy="merge this adapter with PEFT and export the merged folder",
-            )
-        inner = name.removeprefix(PREFIX)
-        for role, pattern in _PATTERNS:
-            match = pattern.fullmatch(inner) if inner != name else None
-            if match is not None:
-                key = ".".join(match.groups())
-                if key in parts[role]:
-                    twice = f"'{name}' and '{parts[role][key]}' are the same tensor"
-                    raise _error(BadFileError, twice, file, "each tensor once")
-                parts[role][key] = name
-                break
-        else:
-            raise _error(
-                UnsupportedError,
-                f"unknown tensor '{name}' in the adapter",
-                file,
-                f"names that begin with '{PREFIX}' and end as PEFT's LoRA writes them",
-            )
+        role, key, rank = _place(name, file)
+        other = parts[role].get(key)
+        if other is not None and (role != "whole" or ranks[key] == rank):
+            twice = f"'{name}' and '{other}' are the same tensor"
+            raise _error(BadFileError, twice, file, "each tensor once")
+        if other is not None and {rank, ranks[key]} == {0, 1}:
+            _check_copies(name, other, file)
+        if other is None or rank < ranks[key]:
+            parts[role][key] = name
+            ranks[key] = rank
     return parts
+
+
+def _place(name: str, file: SafetensorsFile) -> tuple[str, str, int]:
+    """Role, module path (of 'whole', the base tensor's name) and rank among its copies."""
+    if name.endswith(("lora_B.bias", "lora_B.default.bias")):
+        raise UnsupportedError(
+            f"tensor '{name}' is a bias of the LoRA branch (lora_bias)",
+            where=file.path,
+            wanted="an adapter without lora_bias",
+            remedy=LORA_BIAS,
+        )
+    inner = name.removeprefix(PREFIX)
+    for role, pattern in _PATTERNS:
+        match = pattern.fullmatch(inner) if inner != name else None
+        if match is None:
+            continue
+        if role != "whole":
+            return role, match[1], 0
+        stands = (match[2] or "").strip(".").removeprefix("token_adapter.").removesuffix(".default")
+        return role, f"{match[1]}.{match[3]}", _COPIES.index(stands)
+    raise _error(
+        UnsupportedError,
+        f"unknown tensor '{name}' in the adapter",
+        file,
+        f"names that begin with '{PREFIX}' and end as PEFT's LoRA writes them",
+    )
+
+
+def _check_copies(name: str, other: str, file: SafetensorsFile) -> None:
+    if not equal(PlainSource(file, file.entry(name)), PlainSource(file, file.entry(other))):
+        raise _error(
+            BadFileError,
+            f"'{name}' and '{other}' are one tensor and hold different numbers",
+            file,
+            "two equal copies",
+        )
 
 
 def _read(name: str, n_dims: int, file: SafetensorsFile) -> Float32Array:
@@ -282,7 +311,14 @@ def _explained(base_name: str, settings: LoraSettings) -> bool:
         return True
     if module.rpartition(".")[2] in EMBEDDINGS:
         return True  # PEFT saves them unasked when they are adapted or were resized
-    # PEFT takes a module when its path ends with an entry; its parts are then saved below it.
+    return in_modules_to_save(module, settings)
+
+
+def in_modules_to_save(module: str, settings: LoraSettings) -> bool:
+    """Whether a module was trained whole.
+
+    PEFT takes a module when its path ends with an entry; its parts are then saved below it.
+    """
     parents = [module]
     while "." in parents[-1]:
         parents.append(parents[-1].rpartition(".")[0])

@@ -44,7 +44,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
     calibrated = Calibrated.open(request.calibrated, effort_for(n_weights))
     calibrated.check(made.architecture, {t.slot.name: t.slot.shape for t in made.tensors})
     inputs = replace(inputs, calibrated=calibrated)
-    _check_weights(made, inputs, calibrated)
+    _check_weights(made, inputs, Calibrated(calibrated.statistics, calibrated.effort))
     chosen = _chosen(made, inputs, calibrated)
     if chosen is not None:
         exact = tuple((f"^{re.escape(n)}$", t) for n, t in chosen.types.items())

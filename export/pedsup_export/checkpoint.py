@@ -6,7 +6,7 @@ that the code above never sees a dtype. Nothing is read but headers until rows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +33,16 @@ class Checkpoint:
         config: config.json as it is.
         tensors: sources by tensor name; the parts of a 4-bit weight count as one tensor.
         files: config, index and shards, in that order.
+        shards: the opened weights, in the order of their names.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorSource] = field(repr=False)
     files: tuple[Path, ...]
+    shards: tuple[SafetensorsFile, ...] = field(repr=False)
+    listed: frozenset[str] = field(default=frozenset(), repr=False)
+    """Tensor names of the index; a head or table among them may be in no shard."""
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -60,11 +64,14 @@ class Checkpoint:
             paths = [folder / shard for shard in sorted(set(listed.values()))]
         else:
             raise _no_weights(folder)
-        by_tensor = _by_tensor([SafetensorsFile(path) for path in paths])
+        shards = tuple(SafetensorsFile(path) for path in paths)
+        by_tensor = _by_tensor(shards)
         if listed is not None:
             _compare_index(listed, by_tensor, index)
         files = (folder / "config.json", *([index] if listed is not None else []), *paths)
-        return cls(folder, config, _sources(by_tensor, folder), files)
+        return cls(
+            folder, config, _sources(by_tensor, folder), files, shards, frozenset(listed or ())
+        )
 
     @cached_property
     def n_bytes(self) -> int:
@@ -81,8 +88,14 @@ class Checkpoint:
         Args:
             on_bytes: called with the number of bytes after each block, for a progress bar.
         """
+        opened = {shard.path: shard for shard in self.shards}
         for path in self.files:
-            if path.name not in self._digests:
+            if path.name in self._digests:
+                continue
+            if path in opened:
+                self._digests[path.name] = opened[path].sha256(on_bytes)
+                opened[path].require_unchanged(self._digests[path.name])
+            else:
                 size = path.stat().st_size
                 self._digests[path.name] = sha256_range(DirectFile(path), 0, size, on_bytes)
         return dict(self._digests)
@@ -187,7 +200,7 @@ def _check_quantization(config: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+def _by_tensor(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
     result: dict[str, SafetensorsFile] = {}
     for file in files:
         for name in file.tensors:
@@ -201,10 +214,15 @@ def _by_tensor(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
     return result
 
 
+_MAY_BE_SHARED: Final = ("lm_head.weight", "embed_tokens.weight")
+
+
 def _compare_index(
     listed: Mapping[str, str], by_tensor: Mapping[str, SafetensorsFile], index: Path
 ) -> None:
     for name, shard in listed.items():
+        if name not in by_tensor and name.endswith(_MAY_BE_SHARED):
+            continue  # the index names both of two tied tensors; `embeddings.resolve` decides
         if name not in by_tensor or by_tensor[name].path.name != shard:
             raise BadFileError(
                 f"tensor '{name}' is not in its shard {shard}", where=index, remedy=_INCOMPLETE

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,12 @@ import pedsup
 from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import say
+from pedsup.render import clean
+from pedsup.standard_streams import json_text
 from pedsup_export.request import ExportRequest, ModelRef
+
+if TYPE_CHECKING:
+    from pedsup_export.plan import ExportPlan
 
 
 @click.group(
@@ -84,7 +89,21 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
 )
 @click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option(
+    "--allow-no-effect", is_flag=True, help="Export although the adapter changes nothing."
+)
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["adapter", "base"]),
+    default="adapter",
+    show_default=True,
+    help="Whose tokenizer and chat template, where the adapter's folder has others.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing export.")
+@click.option(
+    "--if-changed", is_flag=True,
+    help="Do nothing where the output is what the same inputs, options and version make.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
 @click.option("--name", help="Name shown in the file; default: adapter on base.")
@@ -97,6 +116,7 @@ def run(**options: Any) -> None:
     from pedsup_export import render
     from pedsup_export.calibrated_plan import make_plan
     from pedsup_export.export import check_output, execute
+    from pedsup_export.unchanged import unchanged
     from pedsup_export.verify import verify
 
     _refuse_without_effect(options)
@@ -107,11 +127,33 @@ def run(**options: Any) -> None:
             say(f"note: {request.out} exists: the export itself will want --force")
         _show(render.plan_json(plan), render.plan_text(plan), options["as_json"])
         return
+    if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
+        say(f"{request.out} is up to date: nothing is written")
+        _show(render.verify_json(same), f"ok: {render.verified_text(same)}", options["as_json"])
+        return
+    plan = _ask_before_replacing(plan)
     check_output(plan)
     say(render.summary_text(plan))
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
     _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
+
+
+def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
+    """With `--force`, the plan that may replace a file of somebody else's, if the user says so.
+
+    Where there is nobody to ask, the plan stays as it is, and its execution refuses.
+    """
+    from pedsup_export.ownership import foreign_files
+
+    foreign = foreign_files(plan.request.out) if plan.request.force else ()
+    if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return plan
+    names = ", ".join(clean(str(path)) for path in foreign)
+    question = f"pedsup did not write {names}. Replace what is there?"
+    if not click.confirm(question, default=False, err=True):
+        return plan
+    return replace(plan, request=replace(plan.request, replace_foreign=True))
 
 
 def _refuse_without_effect(options: dict[str, Any]) -> None:
@@ -164,6 +206,8 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         gate_reference=options["gate"],
         gate_thresholds=options["thresholds"],
         allow_unused=options["allow_unused"],
+        allow_no_effect=options["allow_no_effect"],
+        tokenizer=options["tokenizer"],
         force=options["force"],
         threads=options["threads"] or len(os.sched_getaffinity(0)),
         name=options["name"],
@@ -209,7 +253,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+    click.echo(json_text(document) if as_json else text)
 
 
 @cli.command()
@@ -240,10 +284,16 @@ def plan(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--base", help="The base it was made from, to prove the adapter again.")
 @click.option("--adapter", help="The adapter that must be in it.")
+@click.option("--imatrix", type=_FILE, help="The importance matrix that it was made with.")
 @click.option("--key", type=_FILE, help="Public key of the one who must have signed it.")
 @_json
 def verify(
-    file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool
+    file: Path,
+    base: str | None,
+    adapter: str | None,
+    imatrix: Path | None,
+    key: Path | None,
+    as_json: bool,
 ) -> None:
     """Check a file against its manifest and signature, and that the adapter is in it."""
     from pedsup.trust.keys import read_public_key
@@ -253,10 +303,15 @@ def verify(
 
     if (base is None) != (adapter is None):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
+    if imatrix is not None and base is None:
+        raise UsageError(
+            "--imatrix has no effect without --base and --adapter", remedy="give all three"
+        )
     report = check(
         file,
         base=resolve(base, BASE_FILES) if base else None,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
+        imatrix=imatrix,
         key=read_public_key(key) if key else None,
     )
     _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)

@@ -10,35 +10,38 @@ import json
 import os
 import platform
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pedsup
-from pedsup.errors import OutputError, ResourceError
+from pedsup.direct_io import DirectFile
+from pedsup.errors import MismatchError, OutputError, ResourceError
 from pedsup.fsio import (
     atomic_file,
     lock_or_refuse,
     partial_path,
     publish,
     refuse_existing,
-    sha256_file,
+    sync_file,
 )
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.intended_use import FULL
 from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
-from pedsup.progress import byte_bar, human_bytes, say
+from pedsup.progress import byte_bar, human_bytes
 from pedsup.trust.bundle import signature_path
-from pedsup_export.adapter import Adapter
+from pedsup_export.adapter import WEIGHTS, Adapter
+from pedsup_export.finished_file import read_finished
 from pedsup_export.general import chosen_base
 from pedsup_export.gguf_out import KV, header_bytes, string
+from pedsup_export.ownership import refuse_foreign
 from pedsup_export.plan import ExportPlan, Inputs, text_of_path, unused_text
-from pedsup_export.proof import AdapterShare, prove_adapter
+from pedsup_export.proof import AdapterShare, require_present
 from pedsup_export.quality_gate import pass_gate
 from pedsup_export.request import ModelRef
-from pedsup_export.stream import Journal, stream
-from pedsup_export.verify import tensor_digests
+from pedsup_export.stream import Advance, Journal, Streamed, stream
+from pedsup_export.tensor_source import PlainSource
 
 SPARE = 64 << 20
 """Bytes left free on the output disk: manifest, journal, file system."""
@@ -56,7 +59,7 @@ class ExportResult:
 
 
 def check_output(plan: ExportPlan) -> None:
-    """Refuse before the first byte: output exists, folder not writable, disk too full.
+    """Refuse before the first byte: output exists or is not ours, folder not writable, disk full.
 
     Raises:
         OutputError, ResourceError: with what to do.
@@ -70,6 +73,8 @@ def check_output(plan: ExportPlan) -> None:
             remedy=f"give --out {out / 'model.gguf'}",
         )
     refuse_existing(out, force=plan.request.force)
+    if not plan.request.replace_foreign:
+        refuse_foreign(out)
     folder = out.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +89,8 @@ def check_output(plan: ExportPlan) -> None:
             remedy="choose another --out, or change the folder's permissions",
         )
     partial = partial_path(out)
-    there = partial.stat().st_size if partial.exists() else 0
+    # Blocks, not the size: the file has its full size from the start, with holes.
+    there = partial.stat().st_blocks * 512 if partial.exists() else 0
     needed, free = plan.output_bytes + SPARE - there, shutil.disk_usage(folder).free
     if needed > free:
         raise ResourceError(
@@ -105,44 +111,56 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
     out = plan.request.out
     partial = partial_path(out)
     journal = Journal(partial.with_name(partial.name + ".journal"))
-    with open_partial(partial, out) as file, ThreadPoolExecutor(1) as background:
-        digests = background.submit(input_digests, plan, inputs)
+    with open_partial(partial, out) as file:
         with byte_bar(plan.output_bytes, "export") as bar:
-            tensors = stream(plan, inputs, file, journal, bar.update)
-        data_offset = len(header_bytes(plan.metadata, plan.slots))
-        shares = prove_adapter(plan, inputs, partial, data_offset)
+            done = _stream(plan, inputs, file, journal, bar.update)
+        require_present(done.shares, partial)
         gate = pass_gate(plan.request, partial)
-        core = build_core(plan, inputs, tensors, shares, _finished(digests))
+        core = build_core(plan, inputs, done)
         if gate is not None:
             core["quality"] = gate
         _set_digest(plan, file, core_digest(core))
-        os.fsync(file.fileno())
-        size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, tensors)
+        sync_file(file.fileno())
+        size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, done.tensors)
         document = manifest_document(
             core, {"name": out.name, "size": size, "sha256": sha256}, _now()
         )
         publish_both(partial, out, document)
         journal.path.unlink(missing_ok=True)
-    return ExportResult(out, manifest_path(out), size, sha256, tuple(shares))
+    return ExportResult(out, manifest_path(out), size, sha256, done.shares)
 
 
-def read_back(partial: Path, tensors: dict[str, str]) -> str:
-    """Read the finished file from disk, compare every tensor's digest, and digest the whole.
+def _stream(
+    plan: ExportPlan, inputs: Inputs, file: BinaryIO, journal: Journal, advance: Advance
+) -> Streamed:
+    try:
+        done = stream(plan, inputs, file, journal, advance)
+        if inputs.adapter is not None:
+            for source in inputs.adapter.replacements.values():
+                if isinstance(source, PlainSource):
+                    source.file.require_unchanged(plan.sources["adapter"][WEIGHTS])
+    except MismatchError:
+        # What was written is not what the inputs are now: nothing of it may be kept.
+        journal.path.unlink(missing_ok=True)
+        raise
+    return done
+
+
+def read_back(partial: Path, tensors: Mapping[str, str]) -> str:
+    """Read the finished file from disk once, compare every tensor's digest; the file's own.
 
     Raises:
         OutputError: what is on the disk is not what was written.
     """
-    header = validate_drafter(partial)  # an export may be a drafter
-    with ThreadPoolExecutor(1) as background:
-        whole = background.submit(sha256_file, partial)
-        for name, digest in tensor_digests(header).items():
-            if digest != tensors[name]:
-                raise OutputError(
-                    f"tensor '{name}' is not on the disk as it was written",
-                    where=partial,
-                    remedy="the disk is failing or full: export to another one",
-                )
-        return whole.result()
+    found = read_finished(DirectFile(partial), validate_drafter(partial))  # it may be a drafter
+    for name, digest in found.tensors.items():
+        if digest != tensors[name]:
+            raise OutputError(
+                f"tensor '{name}' is not on the disk as it was written",
+                where=partial,
+                remedy="the disk is failing or full: export to another one",
+            )
+    return found.whole
 
 
 def _create(path: str, _flags: int) -> int:
@@ -168,12 +186,6 @@ def open_partial(partial: Path, out: Path) -> BinaryIO:
     return file
 
 
-def _finished(digests: Future[dict[str, dict[str, str]]]) -> dict[str, dict[str, str]]:
-    if not digests.done():
-        say("waiting for the digests of the inputs")
-    return digests.result()
-
-
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
 
@@ -183,45 +195,25 @@ def _set_digest(plan: ExportPlan, file: BinaryIO, digest: str) -> None:
     entries: list[KV] = [
         string(DIGEST_KEY, digest) if e.key == DIGEST_KEY else e for e in plan.metadata
     ]
-    file.seek(0)
-    file.write(header_bytes(entries, plan.slots))
-    file.flush()
+    header = header_bytes(entries, plan.slots)
+    if os.pwrite(file.fileno(), header, 0) != len(header):
+        raise OutputError("the header was not written whole", where=Path(file.name))
 
 
-def input_digests(plan: ExportPlan, inputs: Inputs) -> dict[str, dict[str, str]]:
-    """SHA-256 of every input file: 'base' and 'adapter' -> file name -> digest."""
-    found = {"base": inputs.checkpoint.digest()}
-    if inputs.adapter is not None:
-        found["adapter"] = inputs.adapter.digest()
-    tokenizer = plan.request.base.folder / "tokenizer.json"
-    found["tokenizer"] = {tokenizer.name: sha256_file(tokenizer)}
-    if plan.request.imatrix:
-        found["imatrix"] = {plan.request.imatrix.name: sha256_file(plan.request.imatrix)}
-    if plan.calibration:
-        found["calibrated"] = {plan.calibration.file.name: sha256_file(plan.calibration.file)}
-    return found
+def _model(ref: ModelRef, files: Mapping[str, str]) -> dict[str, Any]:
+    return {"name": ref.name, "revision": ref.revision, "files": dict(files)}
 
 
-def _model(ref: ModelRef, files: dict[str, str]) -> dict[str, Any]:
-    return {"name": ref.name, "revision": ref.revision, "files": files}
-
-
-def build_core(
-    plan: ExportPlan,
-    inputs: Inputs,
-    tensors: dict[str, str],
-    shares: list[AdapterShare],
-    digests: dict[str, dict[str, str]],
-) -> dict[str, Any]:
+def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, Any]:
     """The manifest's core: everything that made this file, and every tensor's digest."""
-    request = plan.request
+    request, digests = plan.request, plan.sources
     values = {e.key: e.value for e in plan.metadata}
     template = values.get("tokenizer.chat_template")
     core: dict[str, Any] = {
         "architecture": plan.architecture,
         "intended_use": FULL,
         "license": values["general.license"],
-        "base": _model(chosen_base(request), digests["base"]),
+        "base": _model(chosen_base(request), {**digests["base"], **done.shards}),
         "tokenizer": digests["tokenizer"],
         "chat_template_sha256": _text_digest(template),
         "recipe": {
@@ -234,6 +226,7 @@ def build_core(
         "versions": {"pedsup": pedsup.__version__, "python": platform.python_version()},
         "mixture": plan.mixture(),
         "dropped": [asdict(d) for d in plan.dropped],
+        "warnings": list(plan.warnings),
         "tensors": {
             t.slot.name: {
                 "type": t.slot.type.name,
@@ -241,7 +234,7 @@ def build_core(
                 "bytes": t.slot.n_bytes,
                 "source": t.origin.source,
                 "adapted": t.adapted,
-                "sha256": tensors[t.slot.name],
+                "sha256": done.tensors[t.slot.name],
             }
             for t in plan.tensors
         },
@@ -256,7 +249,7 @@ def build_core(
             **_model(request.adapter, digests["adapter"]),
             "config": adapter_summary(inputs.adapter),
             "unused_deltas": [unused_text(u) for u in plan.unused],
-            "shares": {s.name: round(s.share, 4) for s in shares},
+            "shares": {s.name: round(s.share, 4) for s in done.shares},
         }
     # Through JSON once, so that the digest is that of what a reader parses.
     return dict(json.loads(json.dumps(core)))
@@ -289,6 +282,6 @@ def publish_both(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
     with atomic_file(manifest_path(out)) as file:
         file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         publish(partial, out)
         signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before

@@ -15,7 +15,13 @@ from pedsup_export.gguf_out import KV, array, f32, string, u32
 from pedsup_export.request import ExportRequest, ModelRef
 
 DIGEST_PLACEHOLDER: Final = "0" * 64
-_SAMPLING: Final = {"top_k": u32, "top_p": f32, "min_p": f32, "temperature": f32}
+_SAMPLING: Final = {
+    # name: kind of entry, name in the GGUF, lowest and highest value that a sampler can use
+    "top_k": (u32, "top_k", 0, 1 << 24),
+    "top_p": (f32, "top_p", 0.0, 1.0),
+    "min_p": (f32, "min_p", 0.0, 1.0),
+    "temperature": (f32, "temp", 0.0, 100.0),
+}
 
 
 def general_entries(request: ExportRequest, n_params: int, file_type: int) -> list[KV]:
@@ -39,7 +45,7 @@ def general_entries(request: ExportRequest, n_params: int, file_type: int) -> li
     ]
     if base.revision:
         entries.append(string("general.base_model.0.version", base.revision))
-    entries += sampling_entries(base.folder)
+    entries += sampling_entries(base.folder)[0]
     entries += [
         string("pedsup.version", pedsup.__version__),
         string("pedsup.intended_use.en", FULL["en"]),
@@ -61,7 +67,7 @@ def licence_of(folder: Path) -> str:
     """The `license:` of the model card's front matter, 'unknown' when there is none."""
     card = folder / "README.md"
     if card.is_file():
-        lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = card.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         if lines and lines[0].strip() == "---":
             for line in lines[1:200]:
                 if line.strip() == "---":
@@ -72,15 +78,27 @@ def licence_of(folder: Path) -> str:
     return "unknown"
 
 
-def sampling_entries(folder: Path) -> list[KV]:
-    """`general.sampling.*` from generation_config.json, as llama.cpp's converter writes them."""
+def sampling_entries(folder: Path) -> tuple[list[KV], tuple[str, ...]]:
+    """`general.sampling.*` from generation_config.json, as llama.cpp's converter writes them.
+
+    A value that no sampler can use (not finite, negative, a top-p above 1) is left out; the second
+    part of the result says so.
+    """
     path = folder / "generation_config.json"
     if not path.is_file():
-        return []
+        return [], ()
     config = read_json_object(path, "generation_config.json", 1 << 20)
-    names = {"temperature": "temp"}
-    return [
-        make(f"general.sampling.{names.get(key, key)}", config[key])
-        for key, make in _SAMPLING.items()
-        if isinstance(config.get(key), int | float) and not isinstance(config.get(key), bool)
-    ]
+    entries, notes = [], []
+    for key, (make, name, low, high) in _SAMPLING.items():
+        value = config.get(key)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high or (make is u32 and value != int(value)):
+            notes.append(
+                f"generation_config.json has {key} {value!r:.40}, wanted a "
+                f"{'whole number' if make is u32 else 'number'} from {low} to {high}: left out"
+            )
+            continue
+        entries.append(make(f"general.sampling.{name}", int(value) if make is u32 else value))
+    return entries, tuple(notes)

@@ -10,11 +10,18 @@ from pedsup.errors import HubError, UsageError
 from pedsup.optional import require
 from pedsup_export.request import ModelRef
 
+TOKENIZER_FILES: Final = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
+    "additional_chat_templates/*.jinja",
+)
 BASE_FILES: Final = (
     *("config.json", "generation_config.json", "README.md", "model.safetensors.index.json"),
-    *("*.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("*.safetensors", *TOKENIZER_FILES),
 )
-ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+ADAPTER_FILES: Final = (
+    *("adapter_config.json", "adapter_model.safetensors", "README.md"),
+    *TOKENIZER_FILES,
+)
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 

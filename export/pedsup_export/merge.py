@@ -11,7 +11,7 @@ of the block, so that rows can be computed apart and still be PEFT's bits. Where
 - above r = 192 MKL splits the sum, above 320 OpenBLAS does: the last bit may differ;
 - below 16 columns or 4 rows torch leaves MKL and rounds the products: toy models only;
 - one row alone goes to another BLAS routine that sums in another order. `_product` never asks
-  for fewer than `_MIN_ROWS` rows where the matrix has them.
+  for fewer than `_MIN_ROWS` rows where the matrix has them, and always for the same ones.
 
 The measurements are in tests/export/test_merge.py.
 """
@@ -72,12 +72,6 @@ class MergedSource:
                     result[token - lo] = row
         return result
 
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        self._origin.release(lo, hi)
-
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        self._origin.prefetch(lo, hi)
-
 
 @dataclass(frozen=True)
 class RoundedSource:
@@ -106,12 +100,6 @@ class RoundedSource:
         """Rows `lo` to `hi` (exclusive), each value one of `target`'s."""
         return round_to(self.source.rows(lo, hi, out), self.target)
 
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        self.source.release(lo, hi)
-
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        self.source.prefetch(lo, hi)
-
 
 def merged(
     base: TensorSource, change: TensorChange | None, merge_dtype: RoundTo = "float32"
@@ -131,27 +119,34 @@ def merged(
     return source if merge_dtype == "float32" else RoundedSource(source, merge_dtype)
 
 
+def rows_at_once(n_in: int) -> int:
+    """Rows of B A that one product gives: products begin at multiples of it.
+
+    So a row goes through the same call of the BLAS whatever block it is asked for in, and has the
+    same bits: the proof makes a few rows again and compares them exactly.
+    """
+    return max(_MIN_ROWS, _BLOCK // n_in // _MIN_ROWS * _MIN_ROWS)
+
+
 def _add_delta(weight: Float32Array, lora: LoraDelta, first_row: int) -> None:
     """Add rows of the delta to `weight` in place; with DoRA rescale the sum, too."""
     scaling = np.float32(lora.scaling)
-    step = max(_MIN_ROWS, _BLOCK // lora.a.shape[1])
-    for at in range(0, len(weight), step):
-        part = weight[at : at + step]
-        lo = first_row + at
-        delta = _product(lora, lo, lo + len(part))
+    step, stop = rows_at_once(lora.a.shape[1]), first_row + len(weight)
+    for start in range(first_row - first_row % step, stop, step):
+        lo, hi = max(start, first_row), min(start + step, stop)
+        part = weight[lo - first_row : hi - first_row]
+        delta = _product(lora, start, step)[lo - start : hi - start]
         delta *= scaling
         if lora.magnitude is None:
             part += delta
         else:
-            _dora(part, delta, lora.magnitude[lo : lo + len(part)], lora.module)
+            _dora(part, delta, lora.magnitude[lo:hi], lora.module)
 
 
-def _product(lora: LoraDelta, lo: int, hi: int) -> Float32Array:
-    """Rows `lo` to `hi` of B A, computed among at least `_MIN_ROWS` rows."""
-    if hi - lo >= _MIN_ROWS:
-        return lora.b[lo:hi] @ lora.a
-    start = max(0, min(lo, len(lora.b) - _MIN_ROWS))
-    return (lora.b[start : max(hi, start + _MIN_ROWS)] @ lora.a)[lo - start : hi - start]
+def _product(lora: LoraDelta, start: int, step: int) -> Float32Array:
+    """`step` rows of B A from `start` on, fewer at the end, computed among at least `_MIN_ROWS`."""
+    first = max(0, min(start, len(lora.b) - _MIN_ROWS))
+    return (lora.b[first : start + step] @ lora.a)[start - first :]
 
 
 def _dora(weight: Float32Array, delta: Float32Array, magnitude: Float32Array, module: str) -> None:

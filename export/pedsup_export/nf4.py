@@ -147,6 +147,11 @@ class Bnb4bitSource:
     def n_bytes_on_disk(self) -> int:
         return sum(f.entry(self._part_name(part)).n_bytes for part, f in self.files.items())
 
+    @property
+    def stored_names(self) -> tuple[str, ...]:
+        """The tensors of the file that make up this one."""
+        return tuple(self._part_name(part) for part in self.files)
+
     def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
         """Dequantize rows `lo` to `hi` (exclusive) to float32 [hi - lo, ...].
 
@@ -157,19 +162,9 @@ class Bnb4bitSource:
         result = allocate((hi - lo, *self.shape[1:]), out)
         per_row = prod(self.shape[1:])
         self._elements(lo * per_row, result.reshape(-1))
-        self.release(lo, hi)
+        begin = self.files[""].entry(self.name).begin
+        self.files[""].release_bytes(begin + lo * per_row // 2, begin + (hi * per_row + 1) // 2)
         return result
-
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        """Give the pages of rows `lo` to `hi` of the packed weight back to the system."""
-        file, per_row = self.files[""], prod(self.shape[1:])
-        begin = file.entry(self.name).begin
-        stop = self.shape[0] if hi is None else hi
-        file.release_bytes(begin + lo * per_row // 2, begin + (stop * per_row + 1) // 2)
-
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        """Ask the system to read the packed weight in the background."""
-        self.files[""].prefetch(self.name)
 
     def _part_name(self, part: str) -> str:
         return f"{self.name}.{part}" if part else self.name

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
-from pedsup.fsio import fsync_folder, refuse_existing, sha256_file
+from pedsup.fsio import fsync_folder, refuse_existing, sha256_file, sync_file
 from pedsup.gguf_file import read_header
 from pedsup.manifest import manifest_path, read_manifest
 from pedsup.progress import byte_bar, human_bytes
@@ -289,7 +289,7 @@ def _write_model(plan: BundlePlan, folder: Path, sums: dict[str, str]) -> str:
                     left -= len(block)
                     bar.update(len(block))
                 out.flush()
-                os.fsync(out.fileno())
+                sync_file(out.fileno())
             sums[f"models/{name}"] = part.hexdigest()
     if plan.manifest_sha256 not in (None, whole.hexdigest()):
         raise UntrustedError(

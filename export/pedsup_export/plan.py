@@ -11,27 +11,31 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import lcm
 from pathlib import Path
 
 import numpy as np
 
+import pedsup
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
-from pedsup_export import arch
 from pedsup_export.adapter import Adapter
+from pedsup_export.adapter_effect import Effect, check_effect
 from pedsup_export.adapter_match import (
     DEAD_KV_NOTE,
     MatchReport,
+    TensorChange,
     UnusedDelta,
     base_name_warning,
-    match,
 )
 from pedsup_export.arch import Dropped, ModelTensors, OutputTensor
 from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.ftypes import FileType, file_type
-from pedsup_export.general import chosen_base, general_entries
+from pedsup_export.general import chosen_base, general_entries, sampling_entries
 from pedsup_export.gguf_out import KV, TensorSlot, header_bytes, lay_out, string, u32
 from pedsup_export.imatrix import Imatrix, ImatrixReport, read_imatrix
+from pedsup_export.merge import rows_at_once
 from pedsup_export.mixture import (
     ModelShape,
     StoredTensor,
@@ -41,12 +45,14 @@ from pedsup_export.mixture import (
     parse_override,
     why_not_quantized,
 )
+from pedsup_export.model import Model, open_model
+from pedsup_export.planned_header import check_planned
+from pedsup_export.provenance import Digests, held, small_inputs
 from pedsup_export.request import ExportRequest
 from pedsup_export.rounding.calibrated import Calibrated
-from pedsup_export.vocab import load_tokenizer
 
-BLOCK_FLOATS = 2 << 20
-"""Weights worked on at once by one thread: 8 MiB in float32."""
+BLOCK_FLOATS = 1 << 20
+"""Weights worked on at once by one thread: 4 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +102,35 @@ class ExportPlan:
     output_bytes: int
     memory_bytes: int
     """Expected peak beside the mapped input."""
+    sources: Digests
+    """SHA-256 of the files that were read whole for this plan; those of the shards come with the
+    pass that merges them."""
     calibration: Calibration | None = None
 
     @property
     def slots(self) -> list[TensorSlot]:
         return [t.slot for t in self.tensors]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over all that decides the output's bytes but the inputs' contents."""
+        """SHA-256 over all that decides the output's bytes but the shards' contents."""
         request = self.request
         facts = [
-            str(request.base.folder.resolve()),
-            str(request.adapter.folder.resolve()) if request.adapter else None,
-            str(request.base_4bit.folder.resolve()) if request.base_4bit else None,
+            pedsup.__version__,
+            {role: sorted(files.values()) for role, files in sorted(self.sources.items())},
             request.merge_base,
             request.merge_dtype,
-            str(request.imatrix.resolve()) if request.imatrix else None,
             self.input_bytes,
             self.calibration.identity if self.calibration else None,
         ]
         text = hashlib.sha256(json.dumps(facts).encode())
-        text.update(header_bytes(self.metadata, self.slots))
+        text.update(self.header)
         return text.hexdigest()
+
+    @cached_property
+    def header(self) -> bytes:
+        """The GGUF's header; its digest of the manifest is still blank."""
+        return header_bytes(self.metadata, self.slots)
 
     def mixture(self) -> dict[str, dict[str, int]]:
         """Type name -> how many tensors and bytes."""
@@ -146,63 +158,57 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
     Raises:
         PedsupError: an input is damaged, unsupported, or does not belong to the others.
     """
+    with held(small_inputs(request)) as sources:
+        return _make_plan(request, sources)
+
+
+def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, Inputs]:
     kind = file_type(request.quant)
-    reference = Checkpoint.open(chosen_base(request).folder)
-    architecture = arch.find(reference.config, reference.folder)
-    vocabulary = architecture.vocabulary(load_tokenizer(request.base.folder))
-    shapes = {name: source.shape for name, source in reference.tensors.items()}
-    model = architecture.tensors(reference.config, shapes, _n_tokens(vocabulary))
-    adapter = Adapter.open(request.adapter.folder) if request.adapter else None
-    matches = _match(request, adapter, reference, architecture, model)
+    model = open_model(
+        chosen_base(request).folder,
+        request.base.folder,
+        request.adapter.folder if request.adapter else None,
+        adapter_tokenizer=request.tokenizer == "adapter",
+    )
+    reference, adapter, hyper = model.checkpoint, model.adapter, model.hyper
+    effect = _effect(request, model)
+    matches = effect.matches if effect else None
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
-    hyper = architecture.metadata(reference.config)
-    choices = _choose(request, kind, reference, model, hyper, imatrix is not None)
-    tensors = _tensor_plans(model, choices, reference, matches)
+    choices = _choose(request, kind, reference, model.tensors, hyper, imatrix is not None)
+    tensors = _tensor_plans(model.tensors, choices, reference, matches)
     n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
     metadata = (
-        string("general.architecture", architecture.name),
+        string("general.architecture", model.architecture.name),
         *general_entries(request, n_params, kind.number),
         *hyper,
-        *vocabulary,
+        *model.vocabulary.entries,
         *_imatrix_entries(imatrix),
     )
+    header = header_bytes(metadata, [t.slot for t in tensors])
     plan = ExportPlan(
         request=request,
-        architecture=architecture.name,
+        architecture=model.architecture.name,
         file_type=kind,
         metadata=metadata,
         tensors=tensors,
-        dropped=model.dropped,
+        dropped=model.tensors.dropped,
         unused=matches.unused if matches else (),
         imatrix=_imatrix_report(imatrix, tensors, kind),
-        warnings=_warnings(request, adapter, matches),
+        warnings=_warnings(request, model, effect),
         input_bytes=reference.n_bytes,
-        output_bytes=_output_bytes(metadata, tensors),
+        output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
         memory_bytes=memory_estimate(tensors, request.threads, adapter),
+        sources={**sources, "tokenizer": model.tokenizer.digests},
     )
+    check_planned(header, plan.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
 
 
-def _n_tokens(vocabulary: Sequence[KV]) -> int:
-    return next(len(e.value) for e in vocabulary if e.key == "tokenizer.ggml.tokens")
-
-
-def _match(
-    request: ExportRequest,
-    adapter: Adapter | None,
-    reference: Checkpoint,
-    architecture: arch.Architecture,
-    model: ModelTensors,
-) -> MatchReport | None:
-    """Bring the adapter's deltas to base tensors; unused ones are refused unless allowed."""
-    if adapter is None:
+def _effect(request: ExportRequest, model: Model) -> Effect | None:
+    """The adapter's changes; unused parts, and a change of nothing, are refused unless allowed."""
+    adapter, report = model.adapter, model.matches
+    if adapter is None or report is None:
         return None
-    placed = {o.source for o in model.outputs if o.source}
-    report = match(
-        adapter,
-        {n: s.shape for n, s in reference.tensors.items() if n in placed},
-        is_dead=lambda name: architecture.is_dead(reference.config, name),
-    )
     if report.unused and not request.allow_unused:
         listed = "\n".join(f"    {unused_text(u)}" for u in report.unused[:40])
         more = f"\n    and {len(report.unused) - 40} more" if len(report.unused) > 40 else ""
@@ -215,7 +221,12 @@ def _match(
             + "train on the language model's own projections only, or give --allow-unused to "
             "export without these",
         )
-    return report
+    return check_effect(
+        adapter,
+        report,
+        model.checkpoint.tensors,
+        allow_no_effect=request.allow_no_effect,
+    )
 
 
 def unused_text(unused: UnusedDelta) -> str:
@@ -223,15 +234,14 @@ def unused_text(unused: UnusedDelta) -> str:
     return f"{unused.module} (norm {unused.norm:.4g}): {unused.reason}"
 
 
-def _warnings(
-    request: ExportRequest, adapter: Adapter | None, matches: MatchReport | None
-) -> tuple[str, ...]:
-    if adapter is None or matches is None:
-        return ()
-    warnings = list(matches.warnings)
-    if matches.wrong_forward_pass:
+def _warnings(request: ExportRequest, model: Model, effect: Effect | None) -> tuple[str, ...]:
+    warnings = [*model.notes, *sampling_entries(request.base.folder)[1]]
+    if model.adapter is None or effect is None:
+        return tuple(warnings)
+    warnings += [*effect.matches.warnings, *effect.notes]
+    if effect.matches.wrong_forward_pass:
         warnings.append(DEAD_KV_NOTE)
-    if other := base_name_warning(adapter, chosen_base(request).name):
+    if other := base_name_warning(model.adapter, chosen_base(request).name):
         warnings.append(other)
     return tuple(warnings)
 
@@ -312,11 +322,18 @@ def _tensor_plans(
     for slot in slots:
         origin = by_name[slot.name]
         source = origin.source
-        group = origin.head_rows or 1
-        rows = max(1, BLOCK_FLOATS // slot.shape[0] // group) * group
+        rows = _rows_per_block(slot, origin, adapted.get(source) if source else None)
         dtype = reference.tensors[source].dtype_name if source else "computed"
         plans.append(TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows))
     return tuple(plans)
+
+
+def _rows_per_block(slot: TensorSlot, origin: OutputTensor, change: TensorChange | None) -> int:
+    """Whole heads, and whole products of the adapter's halves."""
+    unit = origin.head_rows or 1
+    if change is not None and change.lora is not None:
+        unit = lcm(unit, rows_at_once(slot.shape[0]))
+    return max(1, BLOCK_FLOATS // slot.shape[0] // unit) * unit
 
 
 def _imatrix_entries(imatrix: Imatrix | None) -> list[KV]:
@@ -341,17 +358,11 @@ def _imatrix_report(
     return imatrix.report(quantized)
 
 
-def _output_bytes(metadata: Sequence[KV], tensors: Sequence[TensorPlan]) -> int:
-    slots = [t.slot for t in tensors]
-    last = slots[-1]
-    return len(header_bytes(metadata, slots)) + last.offset + last.n_bytes
-
-
 def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
     """Expected peak in bytes beside the mapped input: interpreter, vocabulary, blocks in flight.
 
-    Each thread holds one float32 block, its delta and its packed form; as many packed blocks
-    wait for the writer. The adapter is held in float32.
+    Each thread holds one float32 block, its bytes as they were read, its delta and its packed
+    form; as many packed blocks wait for the writer. The adapter is held in float32.
     """
     floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
     fixed = 250 << 20

@@ -44,6 +44,20 @@ def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
     }
 
 
+def same_gate(request: ExportRequest, passed: dict[str, Any] | None) -> bool:
+    """Whether the gate asked for (none: any) is one that a manifest says was passed."""
+    if request.gate_reference is None:
+        return True
+    if passed is None or passed.get("reference") != request.gate_reference.name:
+        return False
+    gate = require("pedsup_bench.gate", extra="bench")
+    _, limits = gate.thresholds_for(request.out, gate.read_thresholds(request.gate_thresholds))
+    wanted = {name: limit for name, limit in vars(limits).items() if limit is not None}
+    recorded = {check["figure"]: check["limit"] for check in passed.get("checks", ())}
+    # The gate of an export asks no questions: their limit is not judged.
+    return recorded == {name: limit for name, limit in wanted.items() if name != "accuracy_drop"}
+
+
 def gate_text(figures: dict[str, Any]) -> str:
     """One line for people: each figure and its limit."""
     checks = figures["checks"]

@@ -141,7 +141,10 @@ def verified_text(report: VerifyReport) -> str:
     shares = [s.share for s in report.shares] if report.shares is not None else []
     if shares:
         mean = sum(shares) / len(shares)
-        return f"{text}; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
+        text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
+        if report.remade:
+            return f"{text}; sampled rows made again from base and adapter are the same bytes"
+        return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
     if recorded := list(report.recorded_shares.values()):
         return (
             f"{text}; adapter in {sum(s > 0.5 for s in recorded)} of {len(recorded)} tensors when "
@@ -161,6 +164,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "core_sha256": report.manifest.core_sha256,
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
+        "rows_made_again": report.remade,
         "adapter_shares": (
             {s.name: s.share for s in report.shares}
             if report.shares is not None

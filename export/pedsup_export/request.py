@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.floats import RoundTo
@@ -30,10 +31,14 @@ class ExportRequest:
             into that one and all tensors come from it.
         merge_dtype: 'float32' keeps the merged weight exact until it is quantized; 'bfloat16'
             or 'float16' round it first, as a pipeline with a 16-bit intermediate file does.
+        tokenizer: 'adapter' takes tokenizer and template from the adapter's folder where they
+            differ from the base's; 'base' never does.
+        allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
         calibrated: statistics of `calibrate`: matrices are rounded with error feedback.
         budget, allocation: choose each tensor's type by the statistics, or take a saved choice.
         save_allocation: where to keep the choice.
+        replace_foreign: with `force`, also what pedsup did not write; only after a question.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
 
@@ -51,7 +56,10 @@ class ExportRequest:
     allocation: Path | None = None
     save_allocation: Path | None = None
     allow_unused: bool = False
+    allow_no_effect: bool = False
+    tokenizer: Literal["adapter", "base"] = "adapter"
     force: bool = False
+    replace_foreign: bool = False
     threads: int = 2
     gate_reference: Path | None = None
     gate_thresholds: Path | None = None

@@ -65,7 +65,7 @@ def _rows(
     source = inputs.checkpoint.tensors[tensor.origin.source]
     is_matrix = len(source.shape) > 1
     if merge_dtype is not None:
-        change = inputs.matches.matched.get(source.name) if inputs.matches else None
+        change = inputs.matches.matched.get(tensor.origin.source) if inputs.matches else None
         # A 16-bit intermediate file keeps vectors and norms in float32.
         plain = not is_matrix or tensor.slot.name.endswith("_norm.weight")
         source = merged(source, change, "float32" if plain else merge_dtype)

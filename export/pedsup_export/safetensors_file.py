@@ -9,7 +9,11 @@ Format: https://github.com/huggingface/safetensors#format
 The offsets count from the first byte after the header; the tensors must cover the data
 without overlap or hole, as the reference implementation demands. Nothing from the file
 sizes an allocation before it was compared with the bytes that are there, and no tensor is
-copied: a reader asks for rows and gives their pages back with `release`.
+copied: a reader asks for rows and gives their pages back with `release_bytes`.
+
+The name is opened once. Header, rows and digest come from that one open file, so that a file
+that takes its name later changes nothing; one that is changed in place is found by
+`require_unchanged`.
 """
 
 from __future__ import annotations
@@ -17,20 +21,20 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pedsup.direct_io import DirectFile
-from pedsup.errors import BadFileError, UnsupportedError
-from pedsup.gguf_file.header import open_regular
+from pedsup.direct_io import DirectFile, sha256_range
+from pedsup.errors import BadFileError, MismatchError, MissingFileError, UnsupportedError
 
 MAX_HEADER: Final = 32 << 20
 """Bytes of JSON. A shard of the largest models has some hundred thousand; the reference
@@ -70,6 +74,10 @@ DTYPES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
 )
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """One line of the header; `begin` and `end` are absolute positions in the file, in bytes."""
@@ -107,16 +115,54 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with open_regular(self.path, "a safetensors file") as file:
-            size = os.fstat(file.fileno()).st_size
-            text, data_begin = _read_header(file, size, self.path)
-            header = _parse_json(text, self.path)
-            self.metadata = _metadata(header.pop("__metadata__", {}), self.path)
-            self.tensors = _entries(header, data_begin, size, self.path)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._direct = DirectFile(self.path)
+        self._direct = _open(self.path)
+        self._state = file_state(self._direct.stat())
+        self.size = self._direct.stat().st_size
+        start, text = _read_header(self._direct, self.size, self.path)
+        self.header = start + text
+        header = _parse_json(text, self.path)
+        self.metadata = _metadata(header.pop("__metadata__", {}), self.path)
+        self.tensors = _entries(header, len(self.header), self.size, self.path)
+        self.on_read: Callable[[int, memoryview], None] = _nothing
+        """Told the position and the bytes of all that `read_rows` reads, before they are used."""
+        self._map = mmap.mmap(self._direct.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_SEQUENTIAL"):
             self._map.madvise(mmap.MADV_SEQUENTIAL)
+
+    def read(self, begin: int, end: int) -> memoryview:
+        """Bytes `begin` to `end` of the file, valid until the calling thread's next read.
+
+        Raises:
+            BadFileError: the file ends before: it was cut after it was opened.
+        """
+        octets = self._direct.read(begin, end - begin)
+        if len(octets) < end - begin:
+            raise _bad("the file was cut while it was read", self.path, "a whole file")
+        self.on_read(begin, octets)
+        return octets
+
+    def sha256(self, on_bytes: Callable[[int], object] = _nothing) -> str:
+        """Hex SHA-256 of the open file, read once from its first byte to its last."""
+        return sha256_range(self._direct, 0, self.size, on_bytes)
+
+    def require_unchanged(self, sha256: str) -> None:
+        """Compare the open file's size and times with those at its opening.
+
+        Args:
+            sha256: of what was read. A file that has lost its name or got another has another
+                change time, too: it is then read again and compared.
+
+        Raises:
+            MismatchError: it was written to since.
+        """
+        now = file_state(self._direct.stat())
+        if now != self._state and (now[:-1] != self._state[:-1] or self.sha256() != sha256):
+            raise MismatchError(
+                "the file was changed while it was read",
+                where=self.path,
+                wanted="inputs that nothing writes to during an export",
+                remedy="let the download or training end, then give the same command again",
+            )
 
     def entry(self, name: str) -> TensorEntry:
         """The entry of `name`.
@@ -174,9 +220,7 @@ class SafetensorsFile:
         numpy_name = DTYPES[entry.dtype][1]
         if not numpy_name or not 0 <= lo <= hi <= entry.n_rows or begin == end:
             return self.rows(name, lo, hi)  # which says what is wrong
-        octets = self._direct.read(begin, end - begin)
-        if len(octets) < end - begin:
-            raise _bad("the file was cut while it was read", self.path, "a whole file")
+        octets = self.read(begin, end)
         return np.frombuffer(octets, numpy_name).reshape(hi - lo, *entry.row_shape)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
@@ -186,44 +230,54 @@ class SafetensorsFile:
             return np.empty(0, np.uint8)
         return np.frombuffer(self._map, np.uint8, entry.n_bytes, entry.begin)
 
-    def release(self, name: str, lo: int = 0, hi: int | None = None) -> None:
-        """Give the pages of rows `lo` to `hi` back, so that resident memory does not grow.
+    def release_bytes(self, begin: int, end: int) -> None:
+        """Give the pages of these bytes back, so that resident memory does not grow.
 
         Views stay valid: a page that is touched again is read again.
         """
-        entry = self.entry(name)
-        begin, end = self._span(entry, lo, entry.n_rows if hi is None else hi)
-        self.release_bytes(begin, end)
-
-    def release_bytes(self, begin: int, end: int) -> None:
-        """Like `release`, for bytes `begin` to `end` of the file."""
         # Partial pages at both ends go too: a neighbour that needs one reads it again.
-        self._advise("MADV_DONTNEED", begin, end)
-
-    def prefetch(self, name: str, lo: int = 0, hi: int | None = None) -> None:
-        """Ask the system to read rows `lo` to `hi` in the background."""
-        entry = self.entry(name)
-        begin, end = self._span(entry, lo, entry.n_rows if hi is None else hi)
-        self._advise("MADV_WILLNEED", begin, end)
+        option = getattr(mmap, "MADV_DONTNEED", None)  # not on every system
+        start = begin - begin % mmap.PAGESIZE
+        if option is not None and end > start and start < len(self._map):
+            self._map.madvise(option, start, end - start)
 
     def _span(self, entry: TensorEntry, lo: int, hi: int) -> tuple[int, int]:
         per_row = entry.n_bytes // entry.n_rows if entry.n_rows else 0
         return entry.begin + lo * per_row, entry.begin + hi * per_row
 
-    def _advise(self, advice: str, begin: int, end: int) -> None:
-        option = getattr(mmap, advice, None)  # not on every system
-        start = begin - begin % mmap.PAGESIZE
-        if option is not None and end > start and start < len(self._map):
-            self._map.madvise(option, start, end - start)
+
+State = tuple[int, int, int, int, int]
+
+
+def file_state(found: os.stat_result) -> State:
+    """What tells one state of a file from another without reading it."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _open(path: Path) -> DirectFile:
+    try:
+        file = DirectFile(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError("no such file", where=path, remedy="check the path") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadFileError(
+            f"the file cannot be opened: {reason}",
+            where=path,
+            remedy="check the path and its permissions",
+        ) from error
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise BadFileError("this is no regular file", where=path, wanted="a safetensors file")
+    return file
 
 
 def _bad(found: str, path: Path, wanted: str, remedy: str = _AGAIN) -> BadFileError:
     return BadFileError(found, where=path, wanted=wanted, remedy=remedy)
 
 
-def _read_header(file: BinaryIO, size: int, path: Path) -> tuple[bytes, int]:
-    """The JSON bytes and the position of the data."""
-    start = file.read(24)
+def _read_header(file: DirectFile, size: int, path: Path) -> tuple[bytes, bytes]:
+    """The eight bytes of the length, and the JSON bytes."""
+    start = bytes(file.read(0, 24))
     if start.startswith(b"version https://git-lfs"):
         raise _bad(
             "a Git LFS pointer instead of the weights",
@@ -251,11 +305,10 @@ def _read_header(file: BinaryIO, size: int, path: Path) -> tuple[bytes, int]:
         raise _bad(
             f"a header of {length} bytes announced in a file of {size} bytes", path, "a whole file"
         )
-    file.seek(8)
-    text = file.read(length)
+    text = bytes(file.read(8, length))
     if len(text) != length:
         raise _bad("the file was cut while it was read", path, "a whole file")
-    return text, 8 + length
+    return start[:8], text
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def sign(model: Path, key: Path, passphrase: bytes | None) -> SignResult:
     public = _public(_load_private(key, passphrase))
     model = model.absolute()
     target = signature_path(model)
+    _require_own(target)
     target.unlink(missing_ok=True)  # of an earlier file, or by an earlier key
     report = verify(model)
     partial = partial_path(target)
@@ -122,6 +123,20 @@ def sign(model: Path, key: Path, passphrase: bytes | None) -> SignResult:
         raise
     publish(partial, target)
     return SignResult(model, target, report.sha256, public)
+
+
+def _require_own(target: Path) -> None:
+    """What lies at the signature's name is replaced only if it is a signature."""
+    if not target.exists():
+        return
+    try:
+        read_signature(target)
+    except UntrustedError as error:
+        raise OutputError(
+            "a file that is not a signature has the name of the signature",
+            where=target,
+            remedy="move it away, and sign again",
+        ) from error
 
 
 def _two_files(*paths: Path) -> Any:

@@ -2,16 +2,17 @@
 
 The rules follow gguf-py's SpecialVocab (llama.cpp 0c1e57098), which is the tests' oracle: the
 post-processor of tokenizer.json says what is added, tokenizer_config.json names the tokens,
-config.json fills in ids that are still missing.
+config.json fills in ids that are still missing. As there, a number outside the vocabulary is left
+out; -1, which some files write for "none", too. A wrong start or end token is refused.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
+from pedsup_export.tokenizer_files import Tokenizer
 
 NAMED: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -23,8 +24,8 @@ class SpecialTokens:
     ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
     """Whether the tokenizer adds 'bos', 'eos', 'sep' by itself."""
-    chat_template: str | None = None
-    more_templates: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What was left out of the files, and why."""
 
 
 def text_of(entry: Any) -> str | None:
@@ -34,37 +35,64 @@ def text_of(entry: Any) -> str | None:
     return entry if isinstance(entry, str) else None
 
 
-def read_special_tokens(
-    folder: Path, document: dict[str, Any], config: dict[str, Any], model_config: dict[str, Any]
-) -> SpecialTokens:
-    """Collect special tokens from tokenizer.json, tokenizer_config.json and config.json."""
+def read_special_tokens(tokenizer: Tokenizer, n_tokens: int) -> SpecialTokens:
+    """Collect special tokens from tokenizer.json, tokenizer_config.json and config.json.
+
+    Args:
+        n_tokens: the size of the vocabulary, which every number must be below.
+
+    Raises:
+        BadFileError: the start or end token of config.json is not in the vocabulary.
+    """
+    document, config = tokenizer.document, tokenizer.config
     found = SpecialTokens()
     names = {kind: text_of(config.get(f"{kind}_token")) for kind in NAMED}
     names["bos"] = names["bos"] or names["cls"]
     names["eos"] = names["eos"] or names["sep"]
     _read_post_processor(document.get("post_processor") or {}, names, found)
     if config:
-        _read_config(folder, document, config, names, found)
+        _read_config(document, config, names, found)
+    text_config = tokenizer.model_config.get("text_config")
     for kind in (*NAMED, *(k for k in ("eot",) if names.get(k))):
-        number = model_config.get(f"{kind}_token_id")
-        if number is None:
-            number = (model_config.get("text_config") or {}).get(f"{kind}_token_id")
-        if isinstance(number, int) and kind not in found.ids:
-            found.ids[kind] = number
-    for kind, number in found.ids.items():
-        if number < 0:
-            raise BadFileError(f"the {kind} token has the id {number}", where=folder)
+        key = f"{kind}_token_id"
+        number = tokenizer.model_config.get(key)
+        if number is None and isinstance(text_config, dict):
+            number = text_config.get(key)
+        if isinstance(number, int) and not isinstance(number, bool) and kind not in found.ids:
+            if 0 <= number < n_tokens:
+                found.ids[kind] = number
+            else:
+                _leave_out(key, number, n_tokens, tokenizer, found)
+    for kind, number in list(found.ids.items()):
+        if not 0 <= number < n_tokens:
+            _leave_out(f"{kind}_token", number, n_tokens, tokenizer, found)
+            del found.ids[kind]
     return found
 
 
+def _leave_out(
+    key: str, number: int, n_tokens: int, tokenizer: Tokenizer, found: SpecialTokens
+) -> None:
+    """Say that a number names no token of the model; refuse it where generation needs it."""
+    file = "config.json" if key.endswith("_id") else "tokenizer.json"
+    if number != -1 and key.startswith(("bos", "eos")):
+        raise BadFileError(
+            f"'{key}' is {number}, and the model has {n_tokens} tokens",
+            where=tokenizer.folder / file,
+            wanted=f"a number below {n_tokens}",
+            remedy=f"correct it there, or name the token in {key[:3]}_token of "
+            "tokenizer_config.json",
+        )
+    why = "which means none" if number == -1 else f"and the model has {n_tokens} tokens"
+    found.notes.append(f"{file} has '{key}' {number}, {why}: left out")
+
+
 def _read_config(
-    folder: Path,
     document: dict[str, Any],
     config: dict[str, Any],
     names: dict[str, str | None],
     found: SpecialTokens,
 ) -> None:
-    _read_template(folder, config, found)
     added = {t.get("content"): t.get("id") for t in document.get("added_tokens", [])}
     for kind, text in names.items():
         flag = config.get(f"add_{kind}_token")
@@ -72,19 +100,6 @@ def _read_config(
             found.add.setdefault(kind, flag)
         if text is not None and isinstance(number := added.get(text), int):
             found.ids.setdefault(kind, number)
-
-
-def _read_template(folder: Path, config: dict[str, Any], found: SpecialTokens) -> None:
-    template = config.get("chat_template")
-    jinja = folder / "chat_template.jinja"
-    if template is None and jinja.is_file():
-        template = jinja.read_text(encoding="utf-8")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        found.more_templates = {n: t for n, t in named.items() if n and t and n != "default"}
-        template = named.get("default")
-    if isinstance(template, str):
-        found.chat_template = template
 
 
 def _read_post_processor(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.floats import Float32Array, to_float32
@@ -31,9 +34,6 @@ class TensorSource(Protocol):
         float32 of that shape, is filled instead of a new array: about three times faster.
         """
         ...
-
-    def release(self, lo: int = 0, hi: int | None = None) -> None: ...
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None: ...
 
 
 def n_rows(source: TensorSource) -> int:
@@ -84,8 +84,57 @@ class PlainSource:
             )
         return to_float32(self.file.read_rows(self.name, lo, hi), self.entry.dtype, out)
 
-    def release(self, lo: int = 0, hi: int | None = None) -> None:
-        self.file.release(self.name, lo, hi)
 
-    def prefetch(self, lo: int = 0, hi: int | None = None) -> None:
-        self.file.prefetch(self.name, lo, hi)
+@dataclass(frozen=True)
+class ResizedSource:
+    """A table with another number of rows: rows of zeros behind its own, or the last ones left out.
+
+    The interface of `TensorSource`.
+    """
+
+    source: TensorSource
+    n: int
+    """Rows of the result."""
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.n, *self.source.shape[1:])
+
+    @property
+    def dtype_name(self) -> str:
+        return self.source.dtype_name
+
+    @property
+    def n_bytes_on_disk(self) -> int:
+        return self.source.n_bytes_on_disk
+
+    def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
+        """See `TensorSource.rows`."""
+        there = self._own(hi) - self._own(lo)
+        if there == hi - lo:
+            return self.source.rows(lo, hi, out)
+        if out is None:
+            out = np.empty((hi - lo, *self.shape[1:]), np.float32)
+        if there:
+            out[:there] = self.source.rows(lo, lo + there)
+        out[there:] = 0
+        return out
+
+    def _own(self, row: int) -> int:
+        return min(row, n_rows(self.source))
+
+
+def equal(a: TensorSource, b: TensorSource) -> bool:
+    """Whether two tensors hold the same numbers; reads until the first difference."""
+    if a.shape != b.shape:
+        return False
+    step = max(1, (1 << 20) // max(1, math.prod(a.shape[1:])))
+    for lo in range(0, n_rows(a), step):
+        hi = min(lo + step, n_rows(a))
+        if not np.array_equal(a.rows(lo, hi), b.rows(lo, hi)):
+            return False
+    return True

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from pedsup.direct_io import DirectFile, sha256_range
+import numpy as np
+
+from pedsup.direct_io import DirectFile
 from pedsup.errors import BadFileError, MismatchError, UntrustedError
-from pedsup.fsio import sha256_file
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
-from pedsup.progress import byte_bar
+from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
+from pedsup_export.finished_file import read_finished
 from pedsup_export.floats import RoundTo
 from pedsup_export.gguf_out import TensorSlot
-from pedsup_export.plan import make_plan
-from pedsup_export.proof import AdapterShare, prove_adapter
+from pedsup_export.plan import TensorPlan, make_plan
+from pedsup_export.proof import AdapterShare, Proof, ReadRows, Sample, require_present
 from pedsup_export.request import ExportRequest, ModelRef
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _COPY = "copy the file and its manifest again from where they were exported"
 
@@ -40,6 +47,8 @@ class VerifyReport:
     shares: tuple[AdapterShare, ...] | None
     signer: PublicKey | None = None
     """Whose signature was checked."""
+    remade: bool = False
+    """Whether sampled rows were made again from base and adapter and had the same bytes."""
 
     @property
     def recorded_shares(self) -> dict[str, float]:
@@ -53,12 +62,15 @@ def verify(
     *,
     base: ModelRef | None = None,
     adapter: ModelRef | None = None,
+    imatrix: Path | None = None,
     read_sha256: str | None = None,
     key: PublicKey | None = None,
 ) -> VerifyReport:
     """Check a model file against its manifest, and the adapter again when its sources are given.
 
     Args:
+        imatrix: the importance matrix that the file was made with, if it was made with one;
+            without it sampled rows cannot be made again, only the adapter's share measured.
         read_sha256: the file's digest if this process has just read it back and compared every
             tensor (`export.read_back`); it is then not read a second time.
         key: who must have signed it. A signature that lies there is compared with the manifest
@@ -75,10 +87,17 @@ def verify(
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
-    sha256 = read_sha256 or _check_digests(header, manifest)
-    shares = None
+    proof = None
     if base is not None and adapter is not None:
-        shares = tuple(_prove_again(path, header, manifest, base, adapter))
+        proof = _proof(header, manifest, ExportRequest(
+            base=base, adapter=adapter, out=path, merge_dtype=_merge_dtype(manifest),
+            imatrix=imatrix, allow_unused=True, allow_no_effect=True,
+        ))  # fmt: skip
+    shares = None
+    if read_sha256 is None or proof is not None:
+        sha256, shares = _read(header, manifest, proof)
+    else:
+        sha256 = read_sha256
     return VerifyReport(
         path,
         header.file_size,
@@ -88,6 +107,7 @@ def verify(
         manifest,
         shares,
         key,
+        remade=proof is not None and proof.exact,
     )
 
 
@@ -153,56 +173,90 @@ def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
             raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
 
 
-def tensor_digests(header: GGUFHeader) -> dict[str, str]:
-    """SHA-256 of every tensor's bytes as they are on the disk."""
-    total = sum(t.n_bytes for t in header.tensors.values())
-    file, found = DirectFile(header.path), {}
-    with byte_bar(total, "verify") as bar:
-        for tensor in header.tensors.values():
-            found[tensor.name] = sha256_range(
-                file, header.data_offset + tensor.offset, tensor.n_bytes
-            )
-            bar.update(tensor.n_bytes)
-    return found
-
-
-def _check_digests(header: GGUFHeader, manifest: Manifest) -> str:
-    """Compare every tensor and the whole file with the manifest; the file's SHA-256."""
-    with ThreadPoolExecutor(1) as background:
-        whole = background.submit(sha256_file, header.path)
-        for name, digest in tensor_digests(header).items():
+def _read(
+    header: GGUFHeader, manifest: Manifest, proof: Proof | None
+) -> tuple[str, tuple[AdapterShare, ...] | None]:
+    """Read the file once: compare all digests with the manifest, and its rows with the inputs."""
+    file = DirectFile(header.path)
+    # Each thread of the proof multiplies on its own: a BLAS with threads of its own would spin.
+    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
+    with blas, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        samples = _Samples(proof, pool)
+        found = read_finished(file, header, samples.take)
+        for name, digest in found.tensors.items():
             wanted = manifest.tensors[name]["sha256"]
             if digest != wanted:
                 raise _differs(f"tensor '{name}'", digest, wanted, header.path)
-        sha256 = whole.result()
-    if sha256 != manifest.file["sha256"]:
-        raise _differs("the whole file", sha256, manifest.file["sha256"], header.path)
-    return sha256
+        if found.whole != manifest.file["sha256"]:
+            raise _differs("the whole file", found.whole, manifest.file["sha256"], header.path)
+        if proof is None:
+            return found.whole, None
+        shares = samples.shares()
+    require_present(shares, header.path)
+    return found.whole, shares
 
 
-def _prove_again(
-    path: Path, header: GGUFHeader, manifest: Manifest, base: ModelRef, adapter: ModelRef
-) -> list[AdapterShare]:
-    """Merge the sampled rows again and compare them with the file's own tensors."""
-    request = ExportRequest(
-        base=base,
-        adapter=adapter,
-        out=path,
-        merge_dtype=_merge_dtype(manifest),
-        allow_unused=True,
-    )
+class _Samples:
+    """The sampled rows of each tensor, proved in the background as soon as they were read."""
+
+    def __init__(self, proof: Proof | None, pool: ThreadPoolExecutor) -> None:
+        self._proof, self._pool = proof, pool
+        tensors = proof.plan.tensors if proof is not None else ()
+        self._tensors = {t.slot.name: t for t in tensors}
+        self._sample: Sample | None = None
+        self._futures: dict[str, Future[AdapterShare | None]] = {}
+
+    def take(self, name: str, at: int, octets: memoryview) -> None:
+        """See `read_finished`."""
+        tensor = self._tensors.get(name)
+        if self._proof is None or tensor is None:
+            return
+        if self._sample is None:
+            self._sample = Sample(tensor, self._proof.inputs)
+        self._sample.take(at, octets)
+        if at + len(octets) == tensor.slot.n_bytes:
+            self._futures[name] = self._pool.submit(self._proof.prove, self._sample)
+            self._sample = None
+
+    def shares(self) -> tuple[AdapterShare, ...]:
+        """The adapter's shares in the order of the file.
+
+        Raises:
+            MismatchError: a tensor is not what the inputs give.
+        """
+        found = [self._futures[name].result() for name in self._tensors]
+        return tuple(share for share in found if share is not None)
+
+
+def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Proof:
+    """What is needed to make sampled rows again, from the inputs that the manifest names."""
     plan, inputs = make_plan(request)
-    _check_sources(manifest, "base", inputs.checkpoint.digest())
-    if inputs.adapter is not None:
-        _check_sources(manifest, "adapter", inputs.adapter.digest())
+    _check_sources(manifest.core.get("base"), "base", inputs.checkpoint.digest())
+    _check_sources(manifest.core.get("adapter"), "adapter", plan.sources["adapter"])
+    weighted = (manifest.core.get("recipe") or {}).get("imatrix")
+    if request.imatrix is not None:
+        _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
-        raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), path)
+        raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
     tensors = tuple(
         replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
-    return prove_adapter(replace(plan, tensors=tensors), inputs, path, header.data_offset)
+    exact = _files(weighted) is None or request.imatrix is not None
+    return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
+
+
+def _row_reader(header: GGUFHeader) -> ReadRows:
+    file = DirectFile(header.path)
+
+    def read(tensor: TensorPlan, lo: int, hi: int) -> NDArray[np.uint8]:
+        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
+        begin = header.data_offset + tensor.slot.offset + lo * row_bytes
+        octets = bytes(file.read(begin, (hi - lo) * row_bytes))
+        return np.frombuffer(octets, np.uint8).reshape(hi - lo, row_bytes)
+
+    return read
 
 
 def _merge_dtype(manifest: Manifest) -> RoundTo:
@@ -213,9 +267,13 @@ def _merge_dtype(manifest: Manifest) -> RoundTo:
     raise _differs("the recipe's merge_dtype", repr(found)[:60], get_args(RoundTo), manifest.path)
 
 
-def _check_sources(manifest: Manifest, what: str, found: dict[str, str]) -> None:
-    wanted = (manifest.core.get(what) or {}).get("files")
-    if found != wanted:
+def _files(recorded: Any) -> Any:
+    return recorded.get("files") if isinstance(recorded, dict) else None
+
+
+def _check_sources(recorded: Any, what: str, found: Mapping[str, str]) -> None:
+    wanted = _files(recorded)
+    if dict(found) != wanted:
         raise MismatchError(
             f"this {what} is not the one that was exported",
             wanted=json.dumps(wanted),

@@ -12,7 +12,16 @@ from typing import Final, Literal
 from pedsup.i18n import text
 from pedsup.intended_use import Language
 from pedsup.language import local
-from pedsup.marker import CRASH, SIZE, SUFFIX, RunFacts, boot_id, oom_kills, read_facts, try_lock
+from pedsup.marker import (
+    CRASH,
+    SIZE,
+    SUFFIX,
+    RunFacts,
+    boot_id,
+    is_abandoned,
+    oom_kills,
+    read_facts,
+)
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
 
 Cause = Literal["restart", "crash", "oom", "memory", "killed"]
@@ -52,7 +61,7 @@ def take_sudden_ends(folder: Path) -> list[SuddenEnd]:
         except OSError:
             continue
         try:
-            if not try_lock(fd):
+            if not is_abandoned(fd):
                 continue
             facts = read_facts(os.pread(fd, SIZE, 0))
             crash = path.with_suffix(CRASH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -16,6 +15,8 @@ from pedsup.chat.grammar import read_grammar, read_json_schema
 from pedsup.check import check_document, check_text
 from pedsup.consent import accepted_by_environment, require_consent
 from pedsup.conversation import Conversation
+from pedsup.engine.build_probe import engine_build
+from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
@@ -28,6 +29,7 @@ from pedsup.render import clean, pipe_renderer, terminal_renderer
 from pedsup.repl import Repl, terminal_reader
 from pedsup.session import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_with_origins
+from pedsup.standard_streams import json_text, require_stdout, separate_native_stderr
 from pedsup.startup import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
 from pedsup.watch import say_aftermath, watched
 
@@ -78,6 +80,7 @@ def execute(request: RunRequest) -> int:
     if request.serve:
         return _serve(request, settings, plan, language)
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
+    require_stdout()
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
     say_aftermath(language, resuming=request.resume is not None)
@@ -108,7 +111,7 @@ def execute(request: RunRequest) -> int:
         result = conversation.ask(question, turns)
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
-            print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
+            print(json_text(document), flush=True)
         if result.stop_reason in ("length", "context"):
             say(text("cut", language))
         return oneshot.exit_code(result)
@@ -158,10 +161,11 @@ def _warn(loaded: LoadedModel, language: Language) -> None:
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
+    build = engine_build(engine_kind(settings.engine))
     if as_json:
-        print(json.dumps(check_document(plan), ensure_ascii=False, indent=1), flush=True)
+        print(json_text(check_document(plan, build)), flush=True)
     else:
-        print(local(check_text(plan)), flush=True)
+        print(local(check_text(plan, build)), flush=True)
     check_fit(plan, settings)
     return 0
 
@@ -279,6 +283,7 @@ def _first_line(plan: LaunchPlan) -> dict[str, Any]:
 def _loaded(
     plan: LaunchPlan, settings: Settings, marker: RunMarker | None
 ) -> Iterator[LoadedModel]:
+    separate_native_stderr()
     loaded = load(plan, settings)
     if marker is not None:
         marker.set_phase("ready")

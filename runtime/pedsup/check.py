@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pedsup.engine.drafts import draft_text
+from pedsup.engine.vector_units import Build
 from pedsup.language import local, spoken
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
@@ -15,8 +16,8 @@ from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
 
 
-def check_document(plan: LaunchPlan) -> dict[str, Any]:
-    """The check as JSON values; sizes in bytes."""
+def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, Any]:
+    """The check as JSON values; sizes in bytes. `build`: of the engine's library, if known."""
     need, available = plan.fit.need, plan.fit.available
     return {
         "schema": "pedsup-check/1",
@@ -47,11 +48,12 @@ def check_document(plan: LaunchPlan) -> dict[str, Any]:
         "tuned": plan.tuned.measured if plan.tuned else None,
         "tuned_problem": plan.lookup.problem or plan.lookup.stale,
         "governor": plan.governed,
+        "build": build.describe() if build else None,
     }
 
 
-def check_text(plan: LaunchPlan) -> str:
-    """The check as a table."""
+def check_text(plan: LaunchPlan, build: Build | None = None) -> str:
+    """The check as a table. `build`: of the engine's library, if known."""
     available = plan.fit.available
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
@@ -73,8 +75,17 @@ def check_text(plan: LaunchPlan) -> str:
         clean(f"Drafts: {draft_text(plan.config.draft)}"),
         f"Settings from: {origin_text(plan.origins)}",
         *_tuning(plan),
+        *_built(build),
     ]
     return "\n".join(lines)
+
+
+def _built(build: Build | None) -> list[str]:
+    """What the engine's library was built with."""
+    if build is None:
+        return ["Built with: unknown, llama.cpp does not say"]
+    warning = build.warning()
+    return [f"Built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
 
 
 def _tuning(plan: LaunchPlan) -> list[str]:

@@ -7,12 +7,14 @@ copy and pushes something else out. Direct reads also show what really is on the
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,19 +32,39 @@ def _buffer(n_bytes: int) -> memoryview:
     return memoryview(buffer)
 
 
+_DIRECT: Final = getattr(os, "O_DIRECT", 0)
+
+
 class DirectFile:
-    """A file open for direct reads, or for ordinary ones where direct ones are not to be had."""
+    """A file open for direct reads, or for ordinary ones where direct ones are unavailable.
+
+    The name is opened once; whatever is read later comes from that very file, also when another
+    one has taken its name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        direct = getattr(os, "O_DIRECT", 0)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe must not wait for its writer
         try:
-            self._fd = os.open(path, os.O_RDONLY | direct)
+            self._fd = os.open(path, flags | _DIRECT)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._fd = os.open(path, os.O_RDONLY)  # tmpfs and others know no direct reads
+            self._fd = os.open(path, flags)  # some file systems have no direct reads
         weakref.finalize(self, os.close, self._fd)
+
+    def fileno(self) -> int:
+        """The descriptor, open as long as this object lives."""
+        return self._fd
+
+    def stat(self) -> os.stat_result:
+        """The state of the open file, whatever its name refers to by now."""
+        return os.fstat(self._fd)
+
+    def sync(self) -> None:
+        """Have what mappings wrote to the file written out first, where that can be asked for."""
+        with suppress(OSError):
+            os.fsync(self._fd)
 
     def read(self, begin: int, n_bytes: int) -> memoryview:
         """`n_bytes` from byte `begin`, fewer at the end of the file.
@@ -52,15 +74,19 @@ class DirectFile:
         start = begin - begin % ALIGNMENT
         stop = -(-(begin + n_bytes) // ALIGNMENT) * ALIGNMENT
         buffer = _buffer(stop - start)
-        at = 0
+        at, plain = 0, False
         while at < begin + n_bytes - start:
             try:
                 n = os.preadv(self._fd, [buffer[at : stop - start]], start + at)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                # A block size above ours: go on with ordinary reads.
-                os.dup2(os.open(self.path, os.O_RDONLY), self._fd)
+                # A block size above ours: go on with ordinary reads of the same open file.
+                if plain:
+                    raise
+                flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+                fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT)
+                plain = True
                 continue
             if n == 0:
                 break

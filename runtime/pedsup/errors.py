@@ -6,22 +6,26 @@ is the only function that catches `PedsupError` for good: everything below it ra
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from pedsup.escape import escaped
 from pedsup.exit_codes import ExitCode
 
 MAX_LINE: Final = 8192
+CONTINUED: Final = "\n          "
+"""Between the lines of one part: below the first, past the labels."""
 
 
 class PedsupError(Exception):
     """Base of every error that a user of pedsup can cause or mend.
 
+    What stands in it may come from a file: each part is one line, escaped.
+
     Args:
         found: what was found, one sentence.
-        where: the file, tensor, field or line it concerns.
+        where: the file, tensor, field or line it concerns; a list for several lines.
         wanted: what would have been right.
         remedy: what the user can do now; a command where there is one.
     """
@@ -36,11 +40,12 @@ class PedsupError(Exception):
         wanted: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        super().__init__(found)
-        self.found = found
-        self.where = None if where is None else str(where)
-        self.wanted = wanted
-        self.remedy = remedy
+        self.found = escaped(found)
+        super().__init__(self.found)
+        lines = where if isinstance(where, list) else [] if where is None else [where]
+        self.where = CONTINUED.join(escaped(str(line)) for line in lines) or None
+        self.wanted = None if wanted is None else escaped(wanted)
+        self.remedy = None if remedy is None else escaped(remedy)
 
     def __str__(self) -> str:
         parts = [self.found]
@@ -124,14 +129,12 @@ class HubError(PedsupError):
 def report(error: PedsupError) -> None:
     """Print an error to stderr in the one form that all commands share.
 
-    Names in it come from files: control characters, which could drive the terminal, are dropped,
-    and a line of more than 8 KiB (twice the longest path) is cut.
+    A line of more than 8 KiB (twice the longest path) is cut.
     """
     from pedsup.language import error_text
 
     lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
-    text = "".join(c for c in "\n".join(lines) if c == "\n" or c.isprintable())
-    print(f"error: {text}", file=sys.stderr)
+    print("error: " + "\n".join(lines), file=sys.stderr)
 
 
 def border(program: Callable[[], int | None]) -> NoReturn:
@@ -140,33 +143,44 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     A `PedsupError` exits with its own code, an operating-system error on a file with that of an
     output, a full disk with that of a resource (`pedsup.exit_codes`).
     """
+    from pedsup import standard_streams
+
+    standard_streams.prepare()
+    code = _exit_code(program)
+    # What is still buffered may not get out (a full disk, a reader that is gone): say it here,
+    # once, and not at the interpreter's end.
+    code = code or _exit_code(standard_streams.finish)
+    if code:
+        standard_streams.abandon_stdout()
+    sys.exit(code)
+
+
+def _exit_code(program: Callable[[], int | None]) -> int:
+    """What a program ends with; what it raised is said."""
     import click  # here, because importing it is a third of the start-up of `--version`
 
     from pedsup.command_line import readable
 
     try:
-        code = program() or ExitCode.DONE
+        return program() or ExitCode.DONE
     except click.ClickException as error:
         readable(error).show()
-        code = error.exit_code
+        return error.exit_code
     except click.Abort:
-        code = ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except PedsupError as error:
         report(error)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our stdout is gone: nothing can be said there any more, and the
-        # interpreter would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.PIPE_CLOSED
+        # The reader of our stdout is gone: nothing can be said there any more.
+        return ExitCode.PIPE_CLOSED
     except OSError as error:
         known = from_os_error(error)
         report(known)
-        code = known.exit_code
-    sys.exit(code)
+        return known.exit_code
 
 
 def from_os_error(error: OSError) -> PedsupError:

@@ -6,7 +6,6 @@ while, whatever a program writes over them: what protects those is the encryptio
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from pedsup.fsio import try_lock
 from pedsup.marker import MARKS, SUFFIX
 from pedsup.paths import cache_folder, data_folder
 from pedsup.trust import verified
@@ -111,7 +111,7 @@ def _erase(item: Item) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     try:
-        if _is_locked(fd):
+        if try_lock(fd) is False:
             return "open in another session"
         item.path.unlink(missing_ok=True)
     except OSError as error:
@@ -119,16 +119,6 @@ def _erase(item: Item) -> str | None:
     finally:
         os.close(fd)
     return None
-
-
-def _is_locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # Android's shared storage has no locks
-    return False
 
 
 def _sessions(folder: Path) -> Iterator[Item]:
@@ -151,7 +141,7 @@ def _dead_marks(folder: Path) -> Iterator[Item]:
             yield item  # what a crash wrote, without its mark
             continue
         try:
-            if not _is_locked(fd):
+            if try_lock(fd) is not False:
                 yield item
         finally:
             os.close(fd)

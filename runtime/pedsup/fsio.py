@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import OutputError
 
 CHUNK = 1 << 22
+UNSUPPORTED: Final = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY}
+)
+"""What a file system answers that has no locks, or no fsync of folders."""
 
 
 def partial_path(final: Path) -> Path:
@@ -31,22 +36,52 @@ def refuse_existing(final: Path, *, force: bool) -> None:
 
 
 def lock_or_refuse(file: BinaryIO, path: Path) -> None:
-    """Take an exclusive lock on an open partial file, or say that another process is writing it."""
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    """Take an exclusive lock on an open file, or say that another process is writing it.
+
+    Android's shared storage, FAT and some network folders have no locks: there none is taken.
+    """
+    if try_lock(file.fileno()) is False:
         raise OutputError(
             "another process is writing this output",
             where=path,
             remedy="wait for it to end, or choose another output",
-        ) from error
+        )
+
+
+def try_lock(fd: int) -> bool | None:
+    """Lock a file for this process: False if another one holds it, None where nothing can lock."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if error.errno in UNSUPPORTED:
+            return None
+        raise
+    return True
+
+
+def sync_file(fd: int) -> None:
+    """fsync, where the file system has it.
+
+    Raises:
+        OSError: the data did not reach the disk.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make a rename in `folder` durable, where the file system can: shared storage cannot."""
     try:
-        os.fsync(fd)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return  # writable, not readable: as Android's app folders may be
+    try:
+        sync_file(fd)
     finally:
         os.close(fd)
 
@@ -54,7 +89,7 @@ def fsync_folder(folder: Path) -> None:
 def publish(partial: Path, final: Path) -> None:
     """fsync `partial`, rename it to `final` and make the rename durable."""
     with partial.open("rb") as file:
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     partial.replace(final)
     fsync_folder(final.parent)
 
@@ -86,4 +121,5 @@ def atomic_file(final: Path, *, force: bool = True, private: bool = False) -> It
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file, read past the page cache where that is possible."""
-    return sha256_range(DirectFile(path), 0, path.stat().st_size)
+    file = DirectFile(path)
+    return sha256_range(file, 0, file.stat().st_size)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.render import label
+
+SAMPLED: Final = 64
+PIECE: Final = 4096
+"""Bytes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,21 @@ def header_digest(header: GGUFHeader) -> str:
         while left > 0 and (block := file.read(min(left, 1 << 20))):
             digest.update(block)
             left -= len(block)
+    return digest.hexdigest()
+
+
+def content_sample(header: GGUFHeader, n: int = SAMPLED) -> str:
+    """Hex SHA-256 of `n` pieces of 4 KiB, evenly spread over the tensors' data, both ends included.
+
+    Two trainings of one model have the same header and size, and a copied file may keep its time:
+    only the weights differ, and in a training all of them do.
+    """
+    last = max(header.data_offset, header.file_size - PIECE)
+    digest = hashlib.sha256()
+    with header.path.open("rb", buffering=0) as file:
+        for i in range(n):
+            file.seek(header.data_offset + (last - header.data_offset) * i // (n - 1))
+            digest.update(file.read(PIECE))
     return digest.hexdigest()
 
 

@@ -11,15 +11,28 @@ from typing import Any, Final
 from pedsup.errors import BadFileError
 
 _REMEDY: Final = "the file is damaged: copy it again"
+_BOM: Final = "\ufeff"
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8 with or without a byte order mark, which programs on Windows write.
+
+    Raises:
+        ValueError: the bytes are not UTF-8.
+    """
+    if data.startswith(_UTF_16):
+        raise ValueError("the text is UTF-16: save it as UTF-8")
+    return data.decode("utf-8").removeprefix(_BOM)
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text whose texts are all encodable.
+    """The value of a JSON text whose texts are all encodable. A byte order mark is passed over.
 
     Raises:
         ValueError: no UTF-8, no JSON, nested too deep, or half of a surrogate pair in a text.
     """
-    text = data.decode("utf-8") if isinstance(data, bytes) else data
+    text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
     try:
         value = json.loads(text)
         if "\\u" in text:

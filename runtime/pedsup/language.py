@@ -67,7 +67,7 @@ def _kept() -> Language | None:
     from pedsup.paths import config_folder
 
     try:
-        with (config_folder() / "settings.toml").open(encoding="utf-8") as file:
+        with (config_folder() / "settings.toml").open(encoding="utf-8-sig") as file:
             found = re.search(r"^lang *= *[\"'](en|es)[\"']", file.read(1 << 16), re.MULTILINE)
     except (OSError, ValueError):
         return None

@@ -11,9 +11,11 @@ from typing import Final, Literal
 
 from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.engine.api import EngineConfig, SamplingConfig
+from pedsup.engine.build_probe import engine_build
 from pedsup.engine.drafts import draft_config
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy
+from pedsup.engine.vector_units import usable
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter, validate_model
@@ -92,11 +94,12 @@ def plan_launch(
     _check_ctx(settings, shape, model)
     draft = draft_config(settings.draft, settings.draft_max, header)
     features, server = cpu_features(), _uses_server(settings)
-    host, cores = Host(features, server=server), read_cores(allowed_cpus())
+    cores = read_cores(allowed_cpus())
     given = given_names(settings) if origins is None else origins
     lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
     applied = apply_tuned(settings, given, lookup)
     settings, threads = applied.settings, _threads(cores, applied)
+    host = Host(_used_features(features, settings, server=server), server=server)
     config = EngineConfig(
         model=model,
         n_batch=settings.batch,
@@ -165,6 +168,16 @@ def _fit(header: GGUFHeader, config: EngineConfig, available: Available | None, 
 def _uses_server(settings: Settings) -> bool:
     """Which engine the model will run in; the file is not loaded to find out."""
     return engine_kind(settings.engine, drafts=settings.draft != "off") == "server"
+
+
+def _used_features(features: frozenset[str], settings: Settings, *, server: bool) -> frozenset[str]:
+    """The processor's flags that llama.cpp was built for.
+
+    Only repacked copies depend on them; where they are not asked for, the library is not started.
+    """
+    if settings.extra_buffers != "on":
+        return features
+    return usable(features, engine_build("server" if server else "inprocess"))
 
 
 def _threads(cores: tuple[Core, ...], applied: Applied) -> ThreadPlan:

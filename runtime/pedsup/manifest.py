@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.3 MB."""
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 _AGAIN: Final = "copy the manifest again from where the model came from"
 
 
@@ -89,7 +91,7 @@ def read_manifest(path: Path) -> Manifest:
     wrong = _wrong_field(document)
     if wrong:
         raise BadFileError(
-            f"not a pedsup manifest: '{wrong}' is missing or of the wrong type",
+            f"not a pedsup manifest: '{wrong}' is missing or not valid",
             where=path,
             remedy=_AGAIN,
         )
@@ -111,9 +113,11 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
         if not isinstance(document.get(name), kind):
             return name
     core, file = document["core"], document["file"]
-    if not isinstance(file.get("sha256"), str):
+    if not _is_digest(document["core_sha256"]):
+        return "core_sha256"
+    if not _is_digest(file.get("sha256")):
         return "file.sha256"
-    if not isinstance(file.get("size"), int) or isinstance(file["size"], bool):
+    if not _is_count(file.get("size")):
         return "file.size"
     for name in ("base", "adapter", "recipe", "quality", "tokenizer"):
         if not isinstance(core.get(name), dict | None):
@@ -128,7 +132,21 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
 
 
 def _is_tensor(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+    """`bytes` and `type` are only shown, where they are there at all."""
+    return (
+        isinstance(entry, dict)
+        and _is_digest(entry.get("sha256"))
+        and _is_count(entry.get("bytes", 0))
+        and isinstance(entry.get("type", ""), str)
+    )
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: Any) -> bool:

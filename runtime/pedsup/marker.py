@@ -13,7 +13,6 @@ two seconds, in place and in one write; `pedsup.aftermath` reads them.
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import json
 import os
 import threading
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pedsup.fsio import sync_file, try_lock
 from pedsup.memory.available import available_memory
 from pedsup.transcript import now
 
@@ -84,7 +84,7 @@ class RunMarker:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             return None
-        if not try_lock(fd):
+        if try_lock(fd) is False:
             os.close(fd)
             return None
         time = now()
@@ -154,7 +154,7 @@ class RunMarker:
             text = json.dumps(asdict(self.facts), ensure_ascii=False).encode("utf-8", "replace")
             os.pwrite(self._fd, text[:SIZE].ljust(SIZE), 0)
             if durable:
-                os.fsync(self._fd)
+                sync_file(self._fd)
 
 
 def read_facts(raw: bytes) -> RunFacts | None:
@@ -175,13 +175,12 @@ def read_facts(raw: bytes) -> RunFacts | None:
     return RunFacts(**known)
 
 
-def try_lock(fd: int) -> bool:
-    """Take the lock of a mark; False when another process lives that has it."""
+def is_abandoned(fd: int) -> bool:
+    """Take the lock of a mark; False when another process lives that has it, or nobody can tell."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return try_lock(fd) is True
     except OSError:
         return False
-    return True
 
 
 def boot_id() -> str:

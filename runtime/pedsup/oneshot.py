@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +12,7 @@ from pedsup.errors import EngineError, UsageError, report
 from pedsup.exit_codes import ExitCode
 from pedsup.intended_use import FULL, SHORT, Language
 from pedsup.render import Renderer
+from pedsup.standard_streams import read_all, require_text
 from pedsup.startup import LoadedModel
 
 SCHEMA = "pedsup-run/1"
@@ -24,23 +24,14 @@ def read_question(prompt: str | None) -> str:
     With `-p` standard input is left alone: it may be the list that a shell loop reads from.
 
     Raises:
-        UsageError: there is no text, or it is no UTF-8.
+        UsageError: there is no text, or it is not text in a known encoding.
     """
-    try:
-        text = prompt if prompt is not None or sys.stdin is None else sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text: {error}") from error
+    text = prompt if prompt is not None else read_all()
     if not text or not text.strip():
         raise UsageError(
             "there is no question", remedy='give -p "..." or write the text to standard input'
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            "the question is not UTF-8 text", remedy="check the terminal's encoding"
-        ) from error
-    return text.strip()
+    return require_text(text).strip()
 
 
 def exit_code(result: TurnResult) -> int:
@@ -83,6 +74,7 @@ def one_document(
         "context": loaded.engine.n_ctx,
         "threads": loaded.threads.n_threads,
         "engine": loaded.engine.name,
+        "build": loaded.build.describe() if loaded.build else None,
         "template": loaded.template.name,
         "model": loaded.identity.describe(),
         "trust": loaded.trust.describe() if loaded.trust else None,

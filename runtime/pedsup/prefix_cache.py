@@ -25,7 +25,7 @@ from pedsup.engine.api import Engine, EngineConfig, PromptProgress, SamplingConf
 from pedsup.errors import EngineError, PedsupError
 from pedsup.fsio import atomic_file, sha256_file
 from pedsup.gguf_file import GGUFHeader
-from pedsup.identity import header_digest
+from pedsup.identity import content_sample, header_digest
 from pedsup.json_file import read_json_object
 from pedsup.paths import make_private
 
@@ -60,12 +60,19 @@ class ModelIdentity:
     """`identity.header_digest`: metadata, vocabulary, template, tensor table and size."""
     size: int
     mtime_ns: int
+    sample: str
+    """`identity.content_sample`."""
 
     @classmethod
     def of(cls, header: GGUFHeader, digest: str | None = None) -> ModelIdentity:
         """The identity of a file whose header was read; `digest` if it is known already."""
         status = header.path.stat()
-        return cls(digest or header_digest(header), status.st_size, status.st_mtime_ns)
+        return cls(
+            digest or header_digest(header),
+            status.st_size,
+            status.st_mtime_ns,
+            content_sample(header),
+        )
 
 
 class PrefixCache:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pedsup.escape import escaped_lines
 from pedsup.language import local
 
 
@@ -37,8 +38,8 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
 
 
 def say(text: str) -> None:
-    """One line of progress on stderr; stdout is for results."""
-    print(local(text), file=sys.stderr, flush=True)
+    """Progress on stderr; stdout is for results. Names from files go through `render.label`."""
+    print(escaped_lines(local(text)), file=sys.stderr, flush=True)
 
 
 def human_bytes(n: float) -> str:

@@ -12,13 +12,14 @@ from typing import Final
 
 from pedsup.chat.turn import TurnResult, TurnSettings
 from pedsup.conversation import Conversation
-from pedsup.errors import EngineError, OutputError, PedsupError, report
+from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError, report
 from pedsup.i18n import text
 from pedsup.intended_use import SHORT, Language
 from pedsup.language import local, use
 from pedsup.recap import recap
 from pedsup.render import Renderer, clean
 from pedsup.session import save_copy
+from pedsup.standard_streams import require_text
 from pedsup.startup import LoadedModel
 from pedsup.stats import stats_text
 
@@ -99,7 +100,7 @@ class Repl:
         self._greet()
         while not self.leaving:
             try:
-                message = read_message(self.read_line)
+                message = require_text(read_message(self.read_line))
                 if message.startswith("/"):
                     self._command(message)
                 elif message:
@@ -115,7 +116,7 @@ class Repl:
                 report(error)
                 self.engine_gone = True
                 self._say(self._text("engine_gone"))
-            except BrokenPipeError:
+            except (BrokenPipeError, UntrustedError):
                 self._say_kept("still_there")
                 raise
             except PedsupError as error:

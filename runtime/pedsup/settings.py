@@ -137,7 +137,7 @@ def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_bounded(file, "the settings file", MAX_BYTES).decode("utf-8"))
+        return tomllib.loads(read_bounded(file, "the settings file", MAX_BYTES).decode("utf-8-sig"))
     except BadFileError as error:
         raise UsageError(error.found, where=file, remedy=error.remedy) from error
     except RecursionError as error:

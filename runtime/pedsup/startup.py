@@ -10,7 +10,9 @@ from pedsup.chat.template import ChatTemplate
 from pedsup.chat.turn import TurnSettings
 from pedsup.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.proxy import CheckedEngine
 from pedsup.engine.select import open_engine
+from pedsup.engine.vector_units import Build
 from pedsup.governor.engine import Governor, govern
 from pedsup.identity import ModelIdentity
 from pedsup.intended_use import Language
@@ -24,7 +26,7 @@ from pedsup.prefix_cache import PrefixCache
 from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.settings import Origin, Settings
-from pedsup.trust.assess import Trust, confirm_loaded, verify_weights
+from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 
 __all__ = [
     "DEFAULT_CTX",
@@ -55,6 +57,11 @@ class LoadedModel:
     trust: Trust | None = None
     """None for a model that came by another way than `load`."""
 
+    @property
+    def build(self) -> Build | None:
+        """How the engine's library was built; None where it does not say."""
+        return self.engine.build
+
     def lines(self, language: Language) -> list[str]:
         """Which model this is and who vouches for it; said at the start of each session."""
         trust = self.trust.lines(language) if self.trust is not None else []
@@ -81,19 +88,20 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     trust = verify_weights(plan.trust)
     confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
     started = time.monotonic()
-    engine = open_engine(plan.config, settings.engine)
+    engine: Engine = open_engine(plan.config, settings.engine)
     governor = None
     if plan.governed and plan.config.n_threads > 1:
         drafts = plan.config.draft.kind != "off"
-        engine = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
-        governor = engine.governor
+        governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
+        engine, governor = governed, governed.governor
     try:
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
+        engine = _watched(engine, trust)
     except BaseException:
         engine.close()
         raise
-    return LoadedModel(
+    loaded = LoadedModel(
         engine=engine,
         template=template,
         identity=plan.identity,
@@ -106,6 +114,9 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         origins=plan.origins,
         trust=trust,
     )
+    if loaded.build is not None and (warning := loaded.build.warning()):
+        say(warning)
+    return loaded
 
 
 def check_fit(plan: LaunchPlan, settings: Settings) -> None:
@@ -140,6 +151,23 @@ def turn_settings(
         grammar=grammar,
         json_schema=json_schema,
     )
+
+
+def _watched(engine: Engine, trust: Trust) -> Engine:
+    """The engine, which ends when a byte of the model turns out to be another one."""
+    watches = watch(trust, lambda error: say(f"warning: {error.found}: this session ends"))
+    if not watches:
+        return engine
+
+    def check() -> None:
+        for one in watches:
+            one.require_unchanged()
+
+    def close() -> None:
+        for one in watches:
+            one.close()
+
+    return CheckedEngine(engine, check, close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

@@ -50,6 +50,7 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         *loaded.identity.lines(),
         f"engine: {loaded.engine.name}, {loaded.threads.n_threads} threads "
         f"(by {loaded.threads.evidence}), context {loaded.engine.n_ctx}",
+        *_build_lines(loaded),
         f"drafts: {clean(draft_text(loaded.config.draft))}",
         f"settings from: {origin_text(loaded.origins)}",
         *_governor_lines(loaded),
@@ -80,6 +81,15 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         lines.append(f"read from storage so far: {human_bytes(read)}")
     lines.append(f"session: {session or 'not kept'}")
     return "\n".join(lines)
+
+
+def _build_lines(loaded: LoadedModel) -> list[str]:
+    """What the engine's library was built with."""
+    build = loaded.build
+    if build is None:
+        return []
+    warning = build.warning()
+    return [f"built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
 
 
 def _governor_lines(loaded: LoadedModel) -> list[str]:

@@ -14,7 +14,6 @@ Times are UTC. This module knows lines; `pedsup.session` knows what they mean.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
+from pedsup.fsio import fsync_folder, sync_file, try_lock
 from pedsup.json_file import parse_json, read_bounded
 
 SCHEMA: Final = 1
@@ -54,7 +54,7 @@ class Transcript:
         transcript = cls(path, _open(path, flags))
         transcript._lock()
         transcript.append({"type": "session", "schema": SCHEMA, **first})
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
         return transcript
 
     @classmethod
@@ -87,7 +87,7 @@ class Transcript:
         try:
             _write_all(self._fd, _line(record))
             if durable:
-                os.fsync(self._fd)
+                sync_file(self._fd)
         except OSError as error:
             # Half a line would be damage as soon as another one follows it.
             with suppress(OSError):
@@ -102,16 +102,12 @@ class Transcript:
             self._fd = -1
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK):
-                return  # Android's shared storage has no locks
+        if try_lock(self._fd) is False:
             raise OutputError(
                 "this conversation is open in another session",
                 where=self.path,
                 remedy="end that session first, or start a new one without --resume",
-            ) from error
+            )
 
     def _mend(self, at: int, torn: bytes, records: list[Record]) -> None:
         """Replace a torn last line by a record that holds its bytes: nothing is thrown away."""
@@ -119,7 +115,7 @@ class Transcript:
         os.lseek(self._fd, at, os.SEEK_SET)
         _write_all(self._fd, _line(record))
         # The record holds the torn text, escaped: it is never shorter than what it replaces.
-        os.fsync(self._fd)
+        sync_file(self._fd)
         records.append(record)
 
 
@@ -222,14 +218,3 @@ def _write_all(fd: int, data: bytes) -> None:
     """One write call in the ordinary case: a SIGKILL then falls before or after the line."""
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # FUSE folders cannot be fsynced
-            raise
-    finally:
-        os.close(fd)

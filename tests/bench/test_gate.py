@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from pedsup.errors import BadFileError
+from pedsup.errors import BadFileError, UsageError
+from pedsup_bench.document import dumps
 from pedsup_bench.errors import GateError
 from pedsup_bench.gate import (
     Check,
+    GatePlan,
     Thresholds,
     check_figures,
     read_thresholds,
     require_pass,
+    run_gate,
     thresholds_for,
 )
+from pedsup_bench.quality.divergence import token_figures
+from pedsup_bench.quality.summary import summarize
 
 
 def test_shipped_thresholds_get_stricter_with_larger_types() -> None:
@@ -55,13 +61,79 @@ def test_limit_itself_passes_and_nan_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[default]\nkld = 1", "[default]\nkld_mean = 'x'", "not toml", "[a]\nkld_mean = true"]
+    "text",
+    [
+        "[default]\nkld = 1",
+        "[default]\nkld_mean = 'x'",
+        "not toml",
+        "[Q8_0]\nkld_mean = true",
+        "",
+        "# no limits\n",
+        "[default]\n",
+        "[Q4_KM]\nkld_mean = 0.1",
+        "[defaults]\nkld_mean = 0.1",
+        "[default]\nkld_mean = inf",
+        "[default]\nkld_mean = nan",
+        "[default]\nkld_p99 = -1",
+        "[default]\nsame_top = 1.5",
+        "[default]\nsame_top = -inf",
+        "kld_mean = 0.1",
+        "[default]\nkld_mean = 1e999",
+        "\xff",
+    ],
 )
 def test_bad_thresholds_are_refused(text, tmp_path) -> None:
     path = tmp_path / "t.toml"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(BadFileError):
         read_thresholds(path)
+
+
+def test_a_mistyped_table_is_named_with_what_was_meant(tmp_path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text("\ufeff[q4_km]\r\nkld_mean = 0.1\r\n", encoding="utf-8")
+    with pytest.raises(BadFileError, match=r"\[q4_km\] is not a file type") as error:
+        read_thresholds(path)
+    assert "did you mean [Q4_K_M]?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(float("nan"), "is not a number"), (float("inf"), "is infinite")]
+)
+def test_a_figure_that_is_no_number_says_so(value, said) -> None:
+    for direction in ("at most", "at least"):
+        check = Check("kld_mean", value, 0.1, direction)
+        assert said in check.sentence
+        assert check.passed == (value > 0 and direction == "at least")
+    text = dumps({"checks": [Check("kld_mean", value, 0.1, "at most").to_json()]})
+    assert json.loads(text)["checks"][0]["value"] is None
+
+
+def test_models_without_a_single_number_do_not_agree() -> None:
+    nothing = np.full((3, 5), np.nan)
+    figures = token_figures(nothing, nothing.astype(np.float32), np.zeros(3, dtype=np.int64))
+    assert figures.same.tolist() == [0.0] * 3
+    whole = summarize(figures)
+    (check,) = check_figures({"kld_mean": whole.kld.mean}, Thresholds(kld_mean=1e9))
+    assert not check.passed and "not a number" in check.sentence
+
+
+def test_what_would_check_nothing_is_refused_before_anything_is_measured(
+    tiny_quantized, tmp_path
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("[F32]\nkld_mean = 0.1\n")
+    drop = tmp_path / "drop.toml"
+    drop.write_text("[default]\naccuracy_drop = 0.1\n")
+    missing = tmp_path / "there is no such reference"
+    for thresholds, found in ((other, "limit nothing"), (drop, "limit nothing")):
+        with pytest.raises(BadFileError, match=found):
+            run_gate(GatePlan(tiny_quantized["llama"], missing, thresholds))
+    with pytest.raises(UsageError, match="need a reference"):
+        run_gate(GatePlan(tiny_quantized["llama"], None, questions=tmp_path / "q"))
+    document = {"model": {"file": "m.gguf"}, "file_type": "Q4_K_M", "checks": []}
+    with pytest.raises(GateError, match="nothing was checked"):
+        require_pass(document)
 
 
 def test_a_type_s_limits_fall_back_to_the_default_s(tiny_quantized) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import Any
 
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
+from pedsup.gguf_file import read_header
+from pedsup_bench.journal import file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
 from pedsup_bench.mcqa.report import by_language, figures
@@ -206,3 +209,19 @@ def test_an_interrupted_run_goes_on(tiny_ggufs, tmp_path, monkeypatch) -> None:
     assert [s.chosen for s in run()] == [s.chosen for s in whole]
     assert asked[3:] == [q.id for q in questions[2:]]
     assert not journal.exists()
+
+
+def test_a_journal_of_another_model_of_the_same_shape_and_time_is_not_gone_on_with(
+    tiny_quantized, tmp_path
+) -> None:
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    raw = bytearray(tiny_quantized["llama"].read_bytes())
+    first.write_bytes(raw)
+    start = read_header(first).data_offset
+    for at in range(start, len(raw), 64):  # as another training would: a little everywhere
+        raw[at] ^= 1
+    second.write_bytes(raw)
+    for path in (first, second):
+        os.utime(path, ns=(1, 1))
+    one, two = file_identity(first), file_identity(second)
+    assert {name for name in one if one[name] != two[name]} == {"sample"}

@@ -8,7 +8,7 @@ import pytest
 
 from pedsup.gguf_file import read_header
 from pedsup_bench import bars
-from pedsup_bench.forecast import Rates, human_seconds
+from pedsup_bench.forecast import Rates, human_seconds, seconds_per_token
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, load_steps, speed_steps
 
@@ -70,3 +70,18 @@ def test_a_bar_moves_while_an_item_takes_long(capsys, monkeypatch) -> None:  # t
     with bars.item_bar(3, "short", "window") as bar:
         bar.update(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_rate_is_measured_on_parts_that_double_until_they_take_long_enough() -> None:
+    now, parts = 0.0, []
+
+    def read(tokens: list[int]) -> None:
+        nonlocal now
+        parts.append(len(tokens))
+        now += 100.0 if len(parts) == 1 else 0.001 * len(tokens)  # the first one loads pages
+
+    assert seconds_per_token(read, list(range(1000)), lambda: now) == pytest.approx(0.001)
+    assert parts == [8, 16, 32, 64, 128, 256]
+    parts.clear()
+    assert seconds_per_token(read, list(range(20)), lambda: now) == pytest.approx(0.001)
+    assert parts == [8, 16, 20]

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pedsup.exit_codes import ExitCode
 from pedsup.gguf_file import read_header
 from pedsup_bench.bandwidth import measure_bandwidth
 from pedsup_bench.commands.compare import compare_documents
@@ -118,7 +119,7 @@ def test_figures_are_there_and_possible(run_document) -> None:
     assert run_document["device"]["cores"]
 
 
-def test_compare_finds_a_slow_down_and_exits_with_10(run_document, bench, tmp_path) -> None:
+def test_compare_finds_a_slow_down_and_exits_as_documented(run_document, bench, tmp_path) -> None:
     slow = json.loads(json.dumps(run_document))
     for name in ("decode_0", "decode_64"):
         f = slow["figures"][name]
@@ -129,7 +130,11 @@ def test_compare_finds_a_slow_down_and_exits_with_10(run_document, bench, tmp_pa
     a.write_text(json.dumps(run_document))
     b.write_text(json.dumps(slow))
     done = bench("compare", a, b, check=False)
-    assert done.returncode == 12
+    assert done.returncode == ExitCode.REGRESSION
+    assert f"exit code {ExitCode.REGRESSION}" in " ".join(bench("compare", "--help").stdout.split())
+    for tolerance in ("nan", "inf", "-0.1", "1"):
+        lax = bench("compare", a, b, "--tolerance", tolerance, check=False)
+        assert lax.returncode == ExitCode.USAGE, "within it nothing would ever be worse"
     assert "decode at depth 0 -50.0%" in done.stderr
     same = bench("compare", a, a, "--json")
     verdicts = {row["verdict"] for row in json.loads(same.stdout)["figures"].values()}

@@ -144,13 +144,14 @@ def test_tokenizer_missing(base: Path, tmp_path: Path) -> None:
 
 def test_output_exists(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
-    out.write_bytes(b"mine")
-    done = run("run", "--base", base, "--out", out)
+    assert run("run", "--base", base, "--out", out).returncode == 0
+    old = out.read_bytes()
+    done = run("run", "--base", base, "--out", out, "--quant", "Q8_0")
     assert done.returncode == 6
     assert "--force" in done.stderr
-    assert out.read_bytes() == b"mine"
-    assert run("run", "--base", base, "--out", out, "--force").returncode == 0
-    assert out.read_bytes()[:4] == b"GGUF"
+    assert out.read_bytes() == old
+    assert run("run", "--base", base, "--out", out, "--quant", "Q8_0", "--force").returncode == 0
+    assert out.read_bytes() != old
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,10 @@ def test_disk_too_small_is_seen_before_the_first_byte(base: Path, small_disk: Pa
 def test_disk_full_while_writing(base: Path, small_disk: Path) -> None:
     """Another program fills the disk after the check (made so by switching the check off)."""
     old = small_disk / "m.gguf"
-    old.write_bytes(b"the old file")
+    made = small_disk.parent / "made.gguf"
+    assert run("run", "--base", base, "--out", made, "--quant", "Q2_K").returncode == 0
+    shutil.copy(made, old)
+    content = old.read_bytes()
     code = (
         "import sys; from pedsup_export import export; export.SPARE = -(1 << 40);"
         "from pedsup_export.cli import main; main()"
@@ -239,7 +243,7 @@ def test_disk_full_while_writing(base: Path, small_disk: Path) -> None:
     assert done.returncode == 7
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
-    assert old.read_bytes() == b"the old file"
+    assert old.read_bytes() == content
 
 
 def start_and_kill(base: Path, out: Path, n_lines: int) -> None:
@@ -263,11 +267,12 @@ def test_killed_in_mid_write_and_gone_on(models: dict[str, Path], tmp_path: Path
     base, out = models["e2b"], tmp_path / "m.gguf"
     fresh = tmp_path / "fresh.gguf"
     assert run("run", "--base", base, "--out", fresh, "--quant", "IQ4_XS").returncode == 0
-    out.write_bytes(b"the old file")
+    assert run("run", "--base", base, "--out", out, "--quant", "Q8_0").returncode == 0
+    manifest = out.with_name(out.name + ".manifest.json")
+    old = out.read_bytes(), manifest.read_bytes()
     for n_lines in (1, 2, 20, 60):
         start_and_kill(base, out, n_lines)
-        assert out.read_bytes() == b"the old file"
-        assert not out.with_name(out.name + ".manifest.json").exists()
+        assert (out.read_bytes(), manifest.read_bytes()) == old
     # A torn line and damaged bytes behind the journal's back are found, too.
     partial = out.with_name(f".{out.name}.partial")
     with partial.open("r+b") as file:

@@ -13,7 +13,8 @@ from pedsup.gguf_file import ArrayValue, read_header
 from pedsup_export import arch
 from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.gguf_out import header_bytes, lay_out
-from pedsup_export.vocab import load_tokenizer
+from pedsup_export.model import open_model
+from pedsup_export.tokenizer_files import load_tokenizer
 
 Convert = Callable[[Path, str], Path]
 
@@ -24,13 +25,9 @@ def plain(value: object) -> object:
 
 def ours(folder: Path, tmp_path: Path):
     """Our metadata and tensor table, written and read back as a header."""
-    checkpoint = Checkpoint.open(folder)
-    architecture = arch.find(dict(checkpoint.config), folder)
-    vocabulary = architecture.vocabulary(load_tokenizer(folder))
-    n_tokens = next(len(e.value) for e in vocabulary if e.key == "tokenizer.ggml.tokens")
-    shapes = {n: s.shape for n, s in checkpoint.tensors.items()}
-    model = architecture.tensors(dict(checkpoint.config), shapes, n_tokens)
-    entries = [*architecture.metadata(dict(checkpoint.config)), *vocabulary]
+    opened = open_model(folder, folder)
+    model = opened.tensors
+    entries = [*opened.hyper, *opened.vocabulary.entries]
     from pedsup.gguf_file.ggml_types import BY_NAME
 
     slots = lay_out((o.name, o.ggml_shape, BY_NAME["F32"]) for o in model.outputs)
@@ -123,8 +120,8 @@ def test_a_template_s_control_tokens_stay_control_tokens(
     del config["extra_special_tokens"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     gemma4 = arch.find({"architectures": ["Gemma4ForCausalLM"]}, "")
-    complete = gemma4.vocabulary(load_tokenizer(models["e4b"]))
-    assert gemma4.vocabulary(load_tokenizer(folder)) == complete
-    types = next(e.value for e in complete if e.key == "tokenizer.ggml.token_type")
+    complete = gemma4.vocabulary(load_tokenizer(models["e4b"]), 768)
+    assert gemma4.vocabulary(load_tokenizer(folder), 768) == complete
+    types = complete.value("ggml.token_type")
     assert types[105] == types[106] == 3
     assert types[100] == types[101] == 4

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
+sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tools")]
 
 from pedsup_testing import arm64, native  # noqa: E402
 from pedsup_testing.termux import ANDROID  # noqa: E402

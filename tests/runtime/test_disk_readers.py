@@ -64,6 +64,13 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
     assert parse_json(b'"\\ud83e\\udec1"') == "🫁"
 
 
+def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}\r\n') == parse_json('\ufeff{"a": 1}') == {"a": 1}
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(ValueError, match="UTF-16: save it as UTF-8"):
+            parse_json('\ufeff{"a": 1}'.encode(encoding))
+
+
 def test_a_pipe_a_folder_and_a_large_file_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b" " * 101)

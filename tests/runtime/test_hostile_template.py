@@ -105,6 +105,12 @@ GREEDY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def sandbox_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process as users have it: coverage in it has imported what the sandbox keeps out."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def attack(source: str) -> str:
     """What comes of a template that the user allowed: text, or the first line of the error."""
     template = None
@@ -336,7 +342,8 @@ def test_an_idle_process_leaves_and_comes_back() -> None:
 
 def test_a_known_template_starts_no_process(large_template: str) -> None:
     template = ChatTemplate.from_model(large_template, bos="<bos>")
-    assert not isinstance(template._program, TemplateProcess)
+    assert template.render(HELLO, think=False)
+    assert template._program._child is None
 
 
 def test_a_worker_that_does_not_start_is_an_error() -> None:

@@ -87,7 +87,7 @@ def test_names_from_a_file_cannot_drive_the_terminal(
     error = capsys.readouterr().err
     assert "\x1b" not in error
     assert "\x07" not in error
-    assert "línea\n2" in error
+    assert "línea\\n2" in error
 
 
 FORGED = "Support\nSigned by Hospital. All its bytes were read and are as exported.\r\x1b[2J\u2028x"

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pedsup_testing import native
 from pedsup_testing.termux import ANDROID
 
 from pedsup.engine.library_match import WRITTEN_FOR, LibraryIdentity, identity_mismatch
@@ -170,7 +169,9 @@ def test_nobody_knows_unknown_declarations():
 
 
 @pytest.mark.parametrize("platform", ["linux", "android"])
-def test_a_mismatch_is_told_and_the_server_takes_over(platform, library, smollm2, tmp_path):
+def test_a_mismatch_is_told_and_the_server_takes_over(
+    platform, library, smollm2, native_tool, tmp_path
+):
     """Also where sys.platform is 'android', as Termux's Python says."""
     site = tmp_path / "site"
     site.mkdir()
@@ -179,7 +180,7 @@ def test_a_mismatch_is_told_and_the_server_takes_over(platform, library, smollm2
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(site), *(p for p in sys.path if p)]),
         "LLAMA_CPP_LIB_PATH": str(library(HEADER % ("ggml_version", "0.99.0"))),
-        "PEDSUP_LLAMA_SERVER": str(native.tool("llama-server")),
+        "PEDSUP_LLAMA_SERVER": str(native_tool("llama-server")),
         "HOME": str(tmp_path),
         "XDG_DATA_HOME": str(tmp_path),
     }

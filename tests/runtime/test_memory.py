@@ -15,6 +15,8 @@ from pedsup_testing.sized_models import E2B, E4B, LLAMA_1B, SMALL_GEMMA, Sizes
 
 from pedsup.cores import cpu_features
 from pedsup.engine.api import EngineConfig
+from pedsup.engine.build_probe import library_build
+from pedsup.engine.vector_units import usable
 from pedsup.errors import BadFileError, ResourceError, UnsupportedError
 from pedsup.gguf_file import read_header
 from pedsup.memory import (
@@ -126,8 +128,18 @@ def test_repacked_copies_are_those_that_llama_cpp_makes(sized: Any, kind: str) -
     model = sized(replace(SMALL_GEMMA, n_layer=6, n_shared=0, head=64).with_kind(kind))
     real = probe("reported", model, n_ctx=512, extra_buffers=True)
     config = EngineConfig(model, n_ctx=512, extra_buffers=True)
-    need = estimate(read_header(model), config, Host(cpu_features()))
+    need = estimate(read_header(model), config, Host(usable(cpu_features(), library_build())))
     assert need.repacked / MIB == pytest.approx(real["repacked"], abs=0.05)
+
+
+def test_amx_packs_blocks_larger(sized: Any) -> None:
+    """88.24 MiB is what llama.cpp reports of its AMX buffer, built with all native flags."""
+    model = sized(replace(SMALL_GEMMA, n_layer=6, n_shared=0, head=64).with_kind("Q4_K"))
+    config = EngineConfig(model, n_ctx=512, extra_buffers=True)
+    amx = frozenset({"avx2", "avx512f", "avx512_vnni", "amx_int8", "amx_tile"})
+    for features, mib in ((amx, 88.24), (frozenset({"avx2"}), 85.85), (frozenset(), 0)):
+        need = estimate(read_header(model), config, Host(features))
+        assert need.repacked / MIB == pytest.approx(mib, abs=0.01)
 
 
 def test_cache_sizes_by_hand(sized: Any) -> None:

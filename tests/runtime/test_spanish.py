@@ -36,6 +36,7 @@ PACKAGE: Final = FILE.parent
 NAME: Final = re.compile(r"\{[a-z]\w*\}")
 FOR_PROGRAMS: Final = (
     "serve/chat_request.py", "serve/fields.py", "serve/web.py",  # OpenAI's protocol
+    "multiple_choice.py", "table_rows.py",  # of training and evaluation, which speak English
     "chat/sandbox.py",  # what a hostile template tried, in Python's words
 )  # fmt: skip
 SHOWN: Final = {
@@ -207,7 +208,7 @@ def test_reported_errors_follow_the_language_of_the_process(
     finally:
         forget_language()
     assert capsys.readouterr().err == (
-        "error: no existe ese archivo\n  dónde:       x[2J\nerror: no such file\n  where:  x\n"
+        "error: no existe ese archivo\n  dónde:       x\\x1b[2J\nerror: no such file\n  where:  x\n"
     )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pedsup.errors import BadFileError, HubError, UsageError
-from pedsup_train.examples import Example, clean_text, fold
-from pedsup_train.readers import limit, read_source, said_answer
+from pedsup.multiple_choice import clean_text, fold, said_answer
+from pedsup_train.examples import Example
+from pedsup_train.readers import limit, read_source
 from pedsup_train.recipe import SourceConfig
 
 SHARED = Path(os.environ.get("PEDSUP_SHARED", "/work/shared")) / "data"
@@ -46,7 +47,7 @@ def test_medmcqa_zero_based_as_on_the_hub(tmp_path: Path) -> None:
 
 def test_medmcqa_open_base_is_refused_until_said(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [medmcqa(1, cop=1), medmcqa(2, cop=2)])
-    with pytest.raises(BadFileError, match="from 0 or 1 is open"):
+    with pytest.raises(UsageError, match="from 0 or 1 is open"):
         read_source(source, seed=0)
     said = SourceConfig(format="medmcqa", path=source.path, answer_base="1")
     assert [e.answer for e in read_source(said, seed=0).examples] == [0, 1]

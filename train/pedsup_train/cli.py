@@ -15,6 +15,7 @@ from pedsup import __version__
 from pedsup.command_line import Commands
 from pedsup.errors import UsageError, border
 from pedsup.progress import human_bytes, say
+from pedsup.standard_streams import json_text
 from pedsup_train.recipe import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe_toml import to_toml
 
@@ -180,7 +181,7 @@ def _quiet() -> None:
 
 def _print(document: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
     if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        click.echo(json_text(document, indent=2))
     else:
         click.echo(text())
 

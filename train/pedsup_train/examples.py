@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)
@@ -50,10 +45,6 @@ class BadRow:
     reason: str
 
 
-class BadRowError(Exception):
-    """Raised by a row parser: this row is no example, and why."""
-
-
 def place(bad: BadRow) -> int:
     """The number in 'file:12', 'file[12]' or 'file row 12'."""
     return int(re.findall(r"\d+", bad.where)[-1])
@@ -74,36 +65,6 @@ class ReadResult:
     notes: list[str] = field(default_factory=list)
 
 
-def clean_text(value: object) -> str:
-    """NFC, Unix line ends, no control characters but newline and tab, stripped; '' for None."""
-    if value is None:
-        return ""
-    text = unicodedata.normalize("NFC", str(value)).replace("\r\n", "\n").replace("\r", "\n")
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    return text.strip()
-
-
-def field_text(row: Mapping[str, Any], name: str) -> str:
-    """A field as clean text: '' where it is absent, null or NaN; a number as it is written.
-
-    Raises:
-        BadRowError: it is a list, an object or true/false, whose spelling in Python would
-            otherwise be trained on.
-    """
-    value = row.get(name)
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
-        raise BadRowError(f"'{name}' is a {type(value).__name__}, no text")
-    return clean_text(value)
-
-
 def _key(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     return re.sub(r"[\W_]+", " ", folded).strip()
-
-
-def fold(text: str) -> str:
-    """Case and accents removed, for comparing subjects: 'Pediatría' equals 'PEDIATRIA'."""
-    decomposed = unicodedata.normalize("NFD", text.casefold())
-    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn").strip()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pedsup.errors import OutputError
-from pedsup.fsio import fsync_folder, lock_or_refuse, partial_path
+from pedsup.fsio import fsync_folder, lock_or_refuse, partial_path, sync_file
 
 
 def is_filled(folder: Path) -> bool:
@@ -38,7 +37,7 @@ def publish_folder(partial: Path, final: Path) -> None:
     for path in sorted(partial.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
         elif path.is_dir():
             fsync_folder(path)
     fsync_folder(partial)

@@ -10,20 +10,23 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_train.examples import (
-    LETTERS,
-    BadRow,
+from pedsup.multiple_choice import (
     BadRowError,
-    Example,
-    ReadResult,
+    Choice,
     clean_text,
     field_text,
+    find_key_base,
     fold,
-    place,
+    read_medmcqa,
+    read_perumedqa,
+    require_choice,
+    whole_number,
 )
+from pedsup_train.examples import BadRow, Example, ReadResult, place
 from pedsup_train.recipe import SourceConfig
 from pedsup_train.rows import Row, read_rows, source_name
 
@@ -115,7 +118,7 @@ def _parser(
     source: SourceConfig, rows: list[tuple[str, dict[str, Any]]], result: ReadResult
 ) -> Callable[[str, dict[str, Any]], Example]:
     if source.format == "medmcqa":
-        first = _medmcqa_first_option(source, [row for _, row in rows], result)
+        first = _key_base(source, [row for _, row in rows], result)
         return lambda where, row: _medmcqa(source, where, row, first)
     parsers = {"pairs": _pair, "perumedqa": _perumedqa, "casimedicos": _casimedicos}
     parse = parsers[source.format]
@@ -123,20 +126,13 @@ def _parser(
 
 
 def _check(example: Example) -> None:
-    if not example.question:
-        raise BadRowError("the question is empty")
     if not example.options:
+        if not example.question:
+            raise BadRowError("the question is empty")
         if not example.explanation:
             raise BadRowError("the answer is empty")
         return
-    if len(example.options) < 2:
-        raise BadRowError(f"{len(example.options)} option")
-    if empty := [LETTERS[i] for i, text in enumerate(example.options) if not text]:
-        raise BadRowError(f"option {empty[0]} is empty")
-    if len({fold(text) for text in example.options}) != len(example.options):
-        raise BadRowError("two options are the same")
-    if not 0 <= example.answer < len(example.options):
-        raise BadRowError(f"the answer key is no option of {len(example.options)}")
+    require_choice(example.question, example.options, example.answer)
 
 
 def _pair(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
@@ -153,118 +149,38 @@ def _pair(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
     )
 
 
-# ---- MedMCQA ------------------------------------------------------------------------------
-_SAID = re.compile(
-    r"^\W*(?:correct\s+)?ans(?:wer)?\b\.?\s*(?:is)?[\s.:\-–=]*(?:option\s*)?['\"‘’“”(\[]*([a-d])(?=\W)",
-    re.IGNORECASE,
-)
-
-
-def said_answer(explanation: str) -> int | None:
-    """The option that an explanation names at its start ("Ans. is 'c' i.e., ..."), from 0."""
-    match = _SAID.match(explanation)
-    return "abcd".index(match[1].lower()) if match else None
-
-
-def _number(value: object) -> int | None:
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    text = str(value).strip()
-    return int(text) if re.fullmatch(r"-?\d{1,3}", text) else None
-
-
-def _medmcqa_first_option(
-    source: SourceConfig, rows: list[dict[str, Any]], result: ReadResult
-) -> int:
-    """The number that `cop` gives the first option.
-
-    The authors' files count from 1, the hub's from 0. A wrong guess shifts every answer and
-    still trains without a complaint, so the numbers must say it (a 4, or a 0), and the
-    explanations that name their answer must agree.
-    """
-    numbers = Counter(number for row in rows if (number := _number(row.get("cop"))) is not None)
-    if source.answer_base != "auto":
-        first = int(source.answer_base)
-    elif numbers[0] and not numbers[4]:
-        first = 0
-    elif numbers[4] and not numbers[0]:
-        first = 1
-    else:
-        raise BadFileError(
-            f"the answer key 'cop' holds {sorted(numbers)}: whether it counts from 0 or 1 is open",
-            where=result.name,
-            remedy='say it in the recipe: answer_base = "1" (authors\' files) or "0" (hub)',
-        )
-    agree = total = 0
-    for row in rows:
-        said, number = said_answer(clean_text(row.get("exp"))), _number(row.get("cop"))
-        if said is not None and number is not None:
-            total += 1
-            agree += said == number - first
-    if total:
-        result.notes.append(
-            f"answer key counts from {first}; {agree} of {total} explanations that name an"
-            " option agree with it"
-        )
-    if total >= 10 and agree < total / 2:
-        raise BadFileError(
-            f"only {agree} of {total} explanations agree with the answer key",
-            where=result.name,
-            wanted=f"a key that counts from {first}",
-            remedy=f'set answer_base = "{1 - first}" if the key counts from {1 - first}',
-        )
-    return first
-
-
 def _medmcqa(source: SourceConfig, where: str, row: dict[str, Any], first: int) -> Example:
-    names = ("question", "opa", "opb", "opc", "opd", "cop")
-    missing = [name for name in names if row.get(name) is None]
-    if missing:
-        raise BadRowError(f"no '{missing[0]}'")
-    number = _number(row["cop"])
-    if number is None or not 0 <= number - first <= 3:
-        raise BadRowError(f"answer key {row['cop']!r}, wanted {first} to {first + 3}")
-    return Example(
-        id=str(row.get("id") or where),
-        source=source_name(source),
-        lang=source.lang or "en",
-        question=field_text(row, "question"),
-        options=tuple(field_text(row, name) for name in names[1:5]),
-        answer=number - first,
-        explanation=field_text(row, "exp"),
-    )
+    return _example(source, where, read_medmcqa(row, first), source.lang or "en")
 
 
-# ---- PeruMedQA ----------------------------------------------------------------------------
 def _perumedqa(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
-    """`options` as an object of letters, or one column per letter (CSV)."""
-    lowered = {str(key).strip().casefold(): value for key, value in row.items()}
-    question = field_text(lowered, "question" if "question" in lowered else "pregunta")
-    options = lowered.get("options", lowered.get("opciones"))
-    if not isinstance(options, dict):
-        options = {letter: lowered.get(letter.lower()) for letter in "ABCDE"}
-    by_letter = {str(key).strip().upper(): value for key, value in options.items()}
-    # The fifth option is absent in some years; a hole in the middle is an error of the row.
-    letters = [letter for letter in "ABCDE" if by_letter.get(letter) not in (None, "")]
-    if not question or not letters:
-        raise BadRowError("no question" if not question else "no options")
-    if letters != list("ABCDE")[: len(letters)]:
-        raise BadRowError(f"options {''.join(letters)}, one in between is missing")
-    key = lowered.get("answer", lowered.get("correct_answer", lowered.get("respuesta")))
-    letter = clean_text(key).upper()[:1]
-    if len(clean_text(key)) != 1 or letter not in letters:
-        raise BadRowError(f"answer key {key!r}, wanted one of {''.join(letters)}")
+    found = read_perumedqa(row)
+    found = replace(found, question=re.sub(r"\s*\n\s*", " ", found.question))
+    return _example(source, where, found, found.language or source.lang or "es")
+
+
+def _example(source: SourceConfig, where: str, found: Choice, lang: str) -> Example:
     return Example(
-        id=str(row.get("id") or where),
+        id=found.id or where,
         source=source_name(source),
-        lang=str(row.get("lang") or source.lang or "es"),
-        question=re.sub(r"\s*\n\s*", " ", question),
-        options=tuple(field_text(by_letter, name) for name in letters),
-        answer=letters.index(letter),
-        explanation=field_text(row, "explanation"),
+        lang=lang,
+        question=found.question,
+        options=found.options,
+        answer=found.answer,
+        explanation=found.explanation,
     )
+
+
+def _key_base(source: SourceConfig, rows: list[dict[str, Any]], result: ReadResult) -> int:
+    """The number that `cop` gives the first option."""
+    given = None if source.answer_base == "auto" else int(source.answer_base)
+    base = find_key_base(rows, given, where=result.name, option='answer_base = "{}"')
+    if base.said:
+        result.notes.append(
+            f"answer key counts from {base.first}; {base.agree} of {base.said} explanations that"
+            " name an option agree with it"
+        )
+    return base.first
 
 
 # ---- CasiMedicos --------------------------------------------------------------------------
@@ -293,7 +209,7 @@ def _casimedicos(source: SourceConfig, where: str, row: dict[str, Any]) -> Examp
         explanation = field_text(row, "full_answer")
     if list(options) != [str(i + 1) for i in range(len(options))]:
         raise BadRowError(f"options numbered {' '.join(options) or 'nothing'}")
-    number = _number(key)
+    number = whole_number(key)
     if number is None or not 1 <= number <= len(options):
         raise BadRowError(f"answer key {key!r}, wanted 1 to {len(options)}")
     return Example(

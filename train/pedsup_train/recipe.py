@@ -153,7 +153,7 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
             encoding="utf-8"
         )
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     else:
         raise UsageError(
             f"no recipe '{name_or_path}'",

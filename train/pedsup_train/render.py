@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pedsup.errors import UnsupportedError
-from pedsup_train.examples import LETTERS, BadRow, Example
+from pedsup.multiple_choice import LETTERS
+from pedsup_train.examples import BadRow, Example
 from pedsup_train.recipe import DataConfig
 
 IGNORE: Final = -100

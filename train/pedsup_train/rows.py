@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from pedsup.errors import BadFileError, HubError, PedsupError, UsageError
 from pedsup.fsio import sha256_file
 from pedsup.optional import require
+from pedsup.table_rows import read_table
 from pedsup_train.examples import BadRow
 from pedsup_train.recipe import SourceConfig
 
@@ -51,7 +50,7 @@ def read_rows(source: SourceConfig) -> tuple[str, Iterator[Row]]:
     if source.hub:
         return _hub(source)
     path = local_path(source)
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    readers = {".jsonl": _table, ".json": _table, ".csv": _table, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
@@ -62,46 +61,11 @@ def read_rows(source: SourceConfig) -> tuple[str, Iterator[Row]]:
     return f"sha256:{sha256_file(path)}", reader(path)
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            where = f"{path.name}:{number}"
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError:
-                yield where, BadRow(where, "not UTF-8")
-            except json.JSONDecodeError as error:
-                yield where, BadRow(where, f"not JSON: {error.msg}")
-            else:
-                yield where, _mapping(where, value)
-
-
-def _json(path: Path) -> Iterator[Row]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadFileError(f"not JSON: {error}", where=path) from error
-    if not isinstance(values, list):
-        raise BadFileError("not a list of rows", where=path, wanted="[{...}, ...] or a .jsonl file")
-    for number, value in enumerate(values):
-        where = f"{path.name}[{number}]"
-        yield where, _mapping(where, value)
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                where = f"{path.name}:{reader.line_num}"
-                if None in row or None in row.values():
-                    yield where, BadRow(where, "another number of fields than the header")
-                else:
-                    yield where, dict(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise BadFileError(f"not CSV in UTF-8: {error}", where=path) from error
+def _table(path: Path) -> Iterator[Row]:
+    style = "{}[{}]" if path.suffix.lower() == ".json" else "{}:{}"
+    for number, row in read_table(path):
+        where = style.format(path.name, number)
+        yield where, BadRow(where, row) if isinstance(row, str) else row
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -116,10 +80,6 @@ def _parquet(path: Path) -> Iterator[Row]:
                 number += 1
     except (arrow.ArrowException, OSError) as error:
         raise BadFileError(f"not a parquet file: {error}", where=path) from error
-
-
-def _mapping(where: str, value: object) -> dict[str, Any] | BadRow:
-    return value if isinstance(value, dict) else BadRow(where, "not an object with named fields")
 
 
 def _hub(source: SourceConfig) -> tuple[str, Iterator[Row]]:

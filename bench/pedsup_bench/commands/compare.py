@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from pedsup.errors import MismatchError
+from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.progress import say
 from pedsup_bench import document
 from pedsup_bench.commands import options
@@ -33,7 +34,11 @@ SCHEMA: Final = "pedsup-bench-compare/1"
 @options.FORCE
 @options.JSON
 def compare(before: Path, after: Path, **given: Any) -> None:
-    """Compare two documents of `pedsup-bench run`; exit code 10 if a figure is worse."""
+    """Compare two documents of `pedsup-bench run`; exit code 12 if a figure is worse."""
+    if not 0 <= given["tolerance"] < 1:  # NaN too, within which nothing is ever worse
+        raise UsageError(
+            f"a tolerance of {given['tolerance']}", wanted="a share from 0, below 1: 0.05 is 5 %"
+        )
     first, second = (document.read(path, RUN_SCHEMA) for path in (before, after))
     result = compare_documents(
         first, second, tolerance=given["tolerance"], normalise=given["normalise"]
@@ -58,7 +63,7 @@ def compare_documents(
     """A verdict for every figure both have.
 
     Raises:
-        MismatchError: they have none in common.
+        MismatchError: they have none in common that can be compared.
     """
     common = [name for name in first["figures"] if name in second["figures"]]
     if not common:
@@ -67,6 +72,11 @@ def compare_documents(
     for name in common:
         a, b = first["figures"][name], second["figures"][name]
         samples = [_scaled(d, f, normalise) for d, f in ((first, a), (second, b))]
+        if not all(math.isfinite(value) for side in samples for value in side):
+            raise BadFileError(
+                f"the samples of {figure_name(name)} are not finite numbers",
+                wanted="documents as `pedsup-bench run` writes them",
+            )
         if min(map(min, samples)) <= 0:
             continue  # nothing was read from storage: no ratio to speak of
         found = compare_samples(
@@ -77,6 +87,8 @@ def compare_documents(
             "interval": [found.low, found.high] if found.low > 0 else None,
             "verdict": found.verdict,
         }  # fmt: skip
+    if not rows:
+        raise MismatchError("none of the figures of the two runs is positive in both")
     return {
         **document.head(SCHEMA),
         "tolerance": tolerance,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pedsup.cores import allowed_cpus, plan_threads, read_cores
+from pedsup.standard_streams import json_text
 from pedsup_bench import document
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
@@ -28,7 +29,7 @@ def n_threads(asked: int | None) -> int:
 
 def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     """The result on stdout: a table, or the document."""
-    click.echo(document.dumps(result) if as_json else text)
+    click.echo(json_text(document.finite(result)) if as_json else text)
 
 
 def save(result: dict[str, Any], path: Path | None, *, force: bool) -> None:

@@ -71,7 +71,7 @@ def run(model: Path, **given: Any) -> None:
     if given["against"]:
         from pedsup_bench.speed import llama_bench
 
-        document["against"] = llama_bench.run(plan)
+        document["against"] = llama_bench.run(plan, document["figures"])
     options.save(document, given["out"], force=given["force"])
     if given["html"]:
         from pedsup_bench.speed.html import report

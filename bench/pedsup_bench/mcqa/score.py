@@ -8,16 +8,16 @@ robust multiple choice selectors").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.chat.template import ChatTemplate, Message
-from pedsup.errors import UnsupportedError
-from pedsup.gguf_file.validate import validate_model
+from pedsup.errors import EngineError, UnsupportedError
 from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.forecast import announce, seconds_per_token
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import LETTERS, Question
@@ -89,9 +89,11 @@ class Scorer:
         """The model's file."""
         return self._model.path
 
-    def n_tokens(self, question: Question) -> int:
-        """Tokens of a question's prompt."""
-        return len(self._tokens(self.render(question, rotation(len(question.options), 0))))
+    def seconds(self, question: Question) -> float:
+        """How long one prompt of this question takes, by a part of it."""
+        tokens = self._tokens(self.render(question, rotation(len(question.options), 0)))
+        each = seconds_per_token(self._model.read_only, tokens)
+        return each * len(tokens)
 
     def letter_tokens(self, prompt: str, n: int) -> list[int]:
         """The tokens of the first `n` letters right after a prompt.
@@ -124,6 +126,13 @@ class Scorer:
             self._letters[n] = letters
             logits = self._model.next_logits(self._tokens(prompt))
             log_p = log_softmax(logits)[letters]
+            if not all(map(math.isfinite, log_p)):
+                raise EngineError(
+                    f"the model's answer to question {question.id} is not a number",
+                    where=self._model.path,
+                    wanted="finite logits",
+                    remedy="export the model again: its weights or their type are damaged",
+                )
             for i, option in enumerate(order):
                 sums[option] += float(log_p[i])
             chosen.append(order[int(log_p.argmax())])
@@ -153,7 +162,7 @@ def score_all(
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)
-        _announce(scorer, questions[len(scored) :], n_threads)
+        _announce(scorer, questions[len(scored) :])
         for question in questions[len(scored) :]:
             answer = scorer.score(question, bar.update)
             journal.append({"scores": answer.scores, "by_rotation": answer.by_rotation})
@@ -162,17 +171,16 @@ def score_all(
     return scored
 
 
-def _announce(scorer: Scorer, left: Sequence[Question], n_threads: int) -> None:
+def _announce(scorer: Scorer, left: Sequence[Question]) -> None:
     """How long the questions that are left will take, judged by the first."""
     if not left:
         return
     n_prompts = sum(len(question.options) for question in left)
-    rates = Rates.guess(validate_model(scorer.path), n_threads)
-    first = scorer.n_tokens(left[0])
     # About half of a prompt is what all orders share, and is read once.
-    tokens = first * (len(left) + 0.5 * (n_prompts - len(left)))
+    prompts = len(left) + 0.5 * (n_prompts - len(left))
     announce(
-        f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts", tokens * rates.prompt
+        f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts",
+        scorer.seconds(left[0]) * prompts,
     )
 
 

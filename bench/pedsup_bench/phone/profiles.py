@@ -82,7 +82,7 @@ def read_profiles(path: Path) -> dict[str, Phone]:
         BadFileError: not TOML, a figure without a source, an unknown or missing field.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadFileError(f"the profile cannot be read: {error}", where=path) from error
     return _parse(text, path)

@@ -78,7 +78,8 @@ def token_figures(
     log_q = log_softmax(logits)
     rows = np.arange(len(targets))
     nll, nll_ref = -log_q[rows, targets], -log_p[rows, targets]
-    same = log_q.argmax(axis=-1) == log_p.argmax(axis=-1)
+    # argmax of NaN is the first one: two models without a single number would agree.
+    same = (log_q.argmax(axis=-1) == log_p.argmax(axis=-1)) & ~np.isnan(nll) & ~np.isnan(nll_ref)
     p = np.where(log_p > floor, np.exp(log_p), 0.0)
     kld = (p * (log_p - log_q)).sum(axis=-1)
     return TokenFigures(

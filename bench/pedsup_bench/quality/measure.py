@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.forecast import announce, seconds_per_token
 from pedsup_bench.journal import file_identity
 from pedsup_bench.logits import LogitModel
 from pedsup_bench.quality import reference as ref
@@ -68,15 +69,10 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
     done = journal.read()
     with LogitModel(plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model:
         cut = [cut_text(model, text, plan) for text in plan.texts]
-        _announce(plan, cut, done)
-        with _references(plan, cut) as references, _bar(plan, cut, done) as bar:
-            for part, source in zip(cut, references, strict=True):
-                for chunk, window in enumerate(part.windows):
-                    if (part.text.name, chunk) in done:
-                        continue
-                    figures = _measure_window(model, source, chunk, window, bar.update)
-                    journal.append(part.text.name, chunk, figures)
-                    done[part.text.name, chunk] = figures
+        with _references(plan, cut) as references:
+            _announce(plan, model, references, cut, done)
+            with _bar(plan, cut, done) as bar:
+                _measure_windows(model, cut, references, (journal, done), bar)
     result = {
         part.text.name: TokenFigures.concatenate(
             [done[part.text.name, chunk] for chunk in range(len(part.windows))]
@@ -85,6 +81,23 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
     }
     journal.discard()
     return result
+
+
+def _measure_windows(
+    model: LogitModel,
+    cut: list[TextTokens],
+    references: list[ref.Reference],
+    kept: tuple[Journal, dict[Window, TokenFigures]],
+    bar: Any,
+) -> None:
+    """Every window that is not done yet; each is on disk before the next begins."""
+    journal, done = kept
+    for part, source in zip(cut, references, strict=True):
+        for chunk, window in enumerate(part.windows):
+            if (part.text.name, chunk) not in done:
+                figures = _measure_window(model, source, chunk, window, bar.update)
+                journal.append(part.text.name, chunk, figures)
+                done[part.text.name, chunk] = figures
 
 
 def check(plan: QualityPlan) -> None:
@@ -156,6 +169,8 @@ def _references(plan: QualityPlan, cut: list[TextTokens]) -> Iterator[list[ref.R
             yield [ref.LiveReference(live)] * len(cut)
             return
         plan.logits_folder.mkdir(parents=True, exist_ok=True)
+        if live is not None:
+            _announce_reference(plan, live, cut)
         files = [logits_path(plan, part.text) for part in cut]
         for part, path in zip(cut, files, strict=True):
             _write_logits(part, path, live, plan)
@@ -227,16 +242,37 @@ def _left(cut: list[TextTokens], done: Collection[Window]) -> tuple[int, int]:
     return len(every), sum(window not in done for window in every)
 
 
-def _announce(plan: QualityPlan, cut: list[TextTokens], done: Collection[Window]) -> None:
+def _announce(
+    plan: QualityPlan,
+    model: LogitModel,
+    references: list[ref.Reference],
+    cut: list[TextTokens],
+    done: Collection[Window],
+) -> None:
+    """Say how long the windows that are left take, by a part of one of them."""
     n_all, n_left = _left(cut, done)
+    if not n_left:
+        return
     said = f"{n_all} windows of {plan.n_ctx} tokens"
     if n_left < n_all:
         said += f", {n_all - n_left} of them from an interrupted run"
-    models = [plan.model]
-    if plan.reference is not None and not _all_written(plan, cut):
-        models.append(plan.reference)
-    rates = [Rates.guess(validate_model(model), plan.n_threads) for model in models]
-    announce(said, n_left * plan.n_ctx * sum(rate.prompt for rate in rates))
+    live = next((r for r in references if isinstance(r, ref.LiveReference)), None)
+    source = live or ref.LiveReference(model)
+    # A reference from a file costs next to nothing: what is timed then is the model, twice.
+    models = 1.0 if live else 0.5
+    each = seconds_per_token(
+        lambda tokens: _measure_window(model, source, 0, list(tokens), lambda _n: None),
+        cut[0].windows[0],
+    )
+    announce(said, models * each * n_left * plan.n_ctx)
+
+
+def _announce_reference(plan: QualityPlan, live: LogitModel, cut: list[TextTokens]) -> None:
+    source = ref.LiveReference(live)
+    each = seconds_per_token(lambda t: deque(source.log_probs(0, t), 0), cut[0].windows[0])
+    n_windows = sum(len(part.windows) for part in cut)
+    announce(f"reference, {n_windows} windows of {plan.n_ctx} tokens",
+             each * n_windows * plan.n_ctx)  # fmt: skip
 
 
 def _bar(

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pedsup.errors import BadFileError, MismatchError
+from pedsup.fsio import sync_file
 from pedsup_bench.logits import ROWS, LogitModel
 from pedsup_bench.quality.divergence import Float64, log_softmax
 from pedsup_bench.quality.texts import scored_from
@@ -145,7 +146,7 @@ def append_chunk(path: Path, model: LogitModel, window: Sequence[int]) -> None:
         for rows in model.window_logits(window[:-1], scored_from(len(window))):
             file.write(encode_rows(rows).tobytes())
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
 
 
 def drop_partial_chunk(path: Path) -> int:

@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
             remedy="cut it: a few hundred thousand tokens are plenty",
         )
     try:
-        return _stripped(path.read_text("utf-8"))
+        return _stripped(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
 

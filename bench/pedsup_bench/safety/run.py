@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from pedsup.chat.turn import Turn
-from pedsup.gguf_file.validate import validate_model
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
 from pedsup.settings import Settings
 from pedsup.startup import LoadedModel, load, plan_launch, turn_settings
 from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.forecast import announce
 from pedsup_bench.journal import LineJournal, file_identity
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
@@ -23,10 +23,6 @@ from pedsup_bench.stats import wilson_interval
 
 ALGORITHM: Final = 1
 """Raised when the figures of the same answers would change."""
-
-
-PROMPT_TOKENS: Final = 60
-"""About those of a case, for the guess of the time."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +80,24 @@ def run(plan: SafetyPlan) -> list[Judged]:
     launch = plan_launch(plan.model, plan.settings, available=available_memory())
     loaded = load(launch, plan.settings)
     try:
-        _announce(plan, loaded, len(plan.cases) - len(judged))
         with item_bar(len(plan.cases), plan.model.name, "case", initial=len(judged)) as bar:
-            for case in plan.cases[len(judged) :]:
+            for number, case in enumerate(plan.cases[len(judged) :]):
+                started = monotonic()
                 judged.append(judge(case, *ask(loaded, plan.settings, case)))
                 journal.append(asdict(judged[-1]))
                 bar.update()
+                if number == 0:
+                    _announce(plan, monotonic() - started, len(plan.cases) - len(judged))
     finally:
         loaded.engine.close()
     journal.discard()
     return judged
 
 
-def _announce(plan: SafetyPlan, loaded: LoadedModel, n_left: int) -> None:
-    rates = Rates.guess(validate_model(plan.model), loaded.config.n_threads)
+def _announce(plan: SafetyPlan, seconds: float, n_left: int) -> None:
+    """How long the other cases take if they take as long as the first."""
     most = plan.settings.max_tokens or 0
-    each = PROMPT_TOKENS * rates.prompt + most * rates.decode
-    announce(f"{n_left} cases, answers of up to {most} tokens", n_left * each)
+    announce(f"{n_left} more cases, answers of up to {most} tokens", n_left * seconds)
 
 
 def ask(loaded: LoadedModel, settings: Settings, case: Case) -> tuple[str, str]:

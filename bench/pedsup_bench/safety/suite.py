@@ -47,7 +47,7 @@ def load_suite(path: Path | None = None) -> Suite:
     source = path or files("pedsup_bench") / "safety/suite.toml"
     raw = source.read_bytes()
     try:
-        document = tomllib.loads(raw.decode("utf-8"))
+        document = tomllib.loads(raw.decode("utf-8-sig"))
         categories = document["category"]
         cases = tuple(
             _case(row, categories[row["category"]], language)

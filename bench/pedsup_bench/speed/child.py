@@ -59,7 +59,7 @@ def child(
             return dict(json.loads(_text(out)))
         raise EngineError(
             f"the measured process {how_it_ended(code)}",
-            where="\n".join(_text(err).strip().splitlines()[-4:]) or plan.model,
+            where=_text(err).strip().splitlines()[-4:] or plan.model,
             remedy="killed: too little memory; illegal instruction: a library built for another "
             "processor; else see the message above",
         )

@@ -19,8 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
+from pedsup.paths import cache_folder
 from pedsup_bench.forecast import Rates, announce
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
@@ -34,13 +36,18 @@ REPEATS: Final = 3
 LIBRARY: Final = "LLAMA_CPP_LIB_PATH"
 
 
+def native_root() -> Path:
+    """Where `make native` puts llama.cpp; `PEDSUP_NATIVE` names another place."""
+    return Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
+
+
 def find_program() -> Path:
     """`llama-bench` from the variable, the path, or the one built for the tests.
 
     Raises:
         MissingDependencyError: there is none.
     """
-    built = Path.home() / ".cache/pedsup/llama-cpp-0.3.36/build/bin/llama-bench"
+    built = native_root() / "build/bin/llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):
         if found and os.access(found, os.X_OK):
             return Path(found)
@@ -50,15 +57,19 @@ def find_program() -> Path:
     )
 
 
-def run(plan: SpeedPlan) -> list[dict[str, Any]]:
-    """The programs in turn; one row per figure, with ours over theirs."""
+def run(plan: SpeedPlan, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The programs in turn; one row per figure, with ours over theirs.
+
+    Args:
+        figures: of `speed.measure` with this plan, from which the time is foreseen.
+    """
     program = find_program()
     short = replace(plan, repeats=REPEATS, sustained=0.0)
     builds = [None, *own_libraries(program, plan)]
     tests = [f"prompt_{n}" for n in plan.prompts] + [f"decode_{d}" for d in plan.depths]
     ours: list[dict[str, list[float]]] = [{test: [] for test in tests} for _ in builds]
     theirs: dict[str, list[float]] = {test: [] for test in tests}
-    work = _work(short, tests, len(builds))
+    work = _work(short, tests, len(builds), figures)
     announce(f"the same beside llama-bench, {ROUNDS} rounds", work.left())
     with work_bar(work, "against llama-bench"):
         for _ in range(ROUNDS):
@@ -110,9 +121,15 @@ def _row(test: str, ours: list[list[float]], theirs: list[float]) -> dict[str, A
     }
 
 
-def _work(plan: SpeedPlan, tests: list[str], n_builds: int) -> Work:
+def _work(plan: SpeedPlan, tests: list[str], n_builds: int, figures: dict[str, Any]) -> Work:
     steps = speed_steps(plan) * n_builds + [s for test in tests for s in _steps(plan, test)]
-    return Work(steps * ROUNDS, Rates.guess(validate_model(plan.model), plan.n_threads))
+    medians = {name: float(figure["median"]) for name, figure in figures.items()}
+    rates = Rates(
+        prompt=1 / min(medians[f"prompt_{n}"] for n in plan.prompts),
+        decode=1 / min(medians[f"decode_{n}"] for n in plan.depths),
+        load=medians["load_warm"],
+    )
+    return Work(steps * ROUNDS, rates)
 
 
 def _steps(plan: SpeedPlan, test: str) -> list[Step]:
@@ -140,7 +157,7 @@ def _samples(program: Path, plan: SpeedPlan, arguments: list[object]) -> list[fl
     if done.returncode:
         raise EngineError(
             f"llama-bench ended with code {done.returncode}",
-            where="\n".join(done.stderr.strip().splitlines()[-3:]),
+            where=done.stderr.strip().splitlines()[-3:],
         )
     (result,) = json.loads(done.stdout)
     return [float(speed) for speed in result["samples_ts"]]

@@ -11,7 +11,7 @@ from pedsup_bench import device, document
 from pedsup_bench.forecast import announce
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.progress import foresee, load_steps, speed_steps, work_bar
+from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
 from pedsup_bench.stats import summarize
 from pedsup_bench.traffic import Traffic, traffic
 
@@ -28,13 +28,14 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
     work = foresee(header, plan)
-    announce("loads, cold and warm, then prompts and decoding", work.left())
     loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
     with work_bar(work, plan.model.name):
         for kind, runs in loads.items():
             for _ in range(plan.loads):
                 runs.append(load_once(plan, cold=kind == "cold"))
                 work.done(load_steps(plan))
+                if len(loads["cold"]) == 1 and not loads["warm"]:
+                    _announce(plan, work, runs[0])
         steps = iter(speed_steps(plan))
         speed = child(plan, "speed", on_step=lambda: work.done([next(steps)]))
     return {
@@ -44,6 +45,7 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
         "device": device.describe(),
         "settings": {k: v for k, v in plan.to_json().items() if k != "model"},
         "engine": speed["engine"],
+        "build": speed["build"],
         "n_ctx": speed["n_ctx"],
         "bandwidth": bandwidth_entry(speed["bandwidth"], plan.n_threads),
         "bytes_per_token": {
@@ -62,6 +64,12 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
         "celsius": {"before": speed["before"]["celsius"], "after": speed["after"]["celsius"]},
         "battery": {"before": speed["before"]["battery"], "after": speed["after"]["battery"]},
     }
+
+
+def _announce(plan: SpeedPlan, work: Work, first: dict[str, Any]) -> None:
+    """Say how long the rest takes, by the first load and its prompt."""
+    work.saw("prompt", first["first_token_s"], plan.first_prompt)
+    announce("loads, cold and warm, then prompts and decoding", work.left())
 
 
 def figures(

@@ -90,6 +90,11 @@ class Work:
                 self._amount[step.kind] += step.amount
         self._at += len(steps)
 
+    def saw(self, kind: str, seconds: float, amount: float) -> None:
+        """A sample of one kind of work that was timed by itself."""
+        self._seconds[kind] += seconds
+        self._amount[kind] += amount
+
     def left(self) -> float:
         """Seconds to the end, as far as known."""
         foreseen = sum(self.rate(step.kind) * step.amount for step in self._steps[self._at :])

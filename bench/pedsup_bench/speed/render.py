@@ -64,6 +64,12 @@ def notes(document: dict[str, Any]) -> list[str]:
             "the file could not be dropped from the page cache (another program maps it, or the "
             "system does not allow it): the loads called cold are warm ones"
         )
+    build = document.get("build")
+    if build and build["missing"]:
+        found.append(
+            f"llama.cpp was built without {', '.join(build['missing'])}, which this processor has: "
+            f"about {build['times_slower']:g} times slower; {build['remedy']}"
+        )
     if (s := document["sustained"]) is not None:
         change = s["last"] / s["first"] - 1
         found.append(

@@ -18,6 +18,7 @@ from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup_bench import device
 from pedsup_bench.bandwidth import measure_bandwidth
+from pedsup_bench.document import describe_build
 from pedsup_bench.process_memory import Memory, read_memory
 from pedsup_bench.quality.texts import default_texts
 from pedsup_bench.speed.plan import SpeedPlan
@@ -74,6 +75,7 @@ def run_speed(plan: SpeedPlan, step: Step) -> dict[str, Any]:
     step()
     result: dict[str, Any] = {
         "engine": engine.name,
+        "build": describe_build(engine.build),
         "n_ctx": engine.n_ctx,
         "before": _state(),
         "prompt": {str(n): prompt_speed(engine, tokens, n, plan, step) for n in plan.prompts},

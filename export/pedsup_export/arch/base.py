@@ -11,7 +11,8 @@ import numpy as np
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup.optional import require
 from pedsup_export.gguf_out import KV
-from pedsup_export.vocab import Tokenizer
+from pedsup_export.tokenizer_files import Tokenizer
+from pedsup_export.vocab import Vocabulary
 
 Shape = tuple[int, ...]
 
@@ -63,10 +64,13 @@ class Architecture:
     metadata: Callable[[Mapping[str, Any]], list[KV]]
     """config.json -> hyperparameter entries."""
     tensors: Callable[[Mapping[str, Any], Mapping[str, Shape], int], ModelTensors]
-    """config.json, shapes by name, number of vocabulary tokens -> tensors."""
-    vocabulary: Callable[[Tokenizer], list[KV]]
+    """config.json, shapes by name, rows of the token embeddings -> tensors."""
+    vocabulary: Callable[[Tokenizer, int], Vocabulary]
+    """Tokenizer files, rows of the token embeddings -> vocabulary fields."""
     is_dead: Callable[[Mapping[str, Any], str], bool]
     """Whether a tensor of the checkpoint is one that no forward pass uses."""
+    tied_by_default: bool
+    """Whether transformers ties the output head when config.json says nothing."""
 
 
 class Config:
@@ -84,12 +88,35 @@ class Config:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
+        """A number that a float32 can hold."""
         value = self.values.get(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise self._bad(key, value, "a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3e38:
+            raise self._bad(key, value, "a finite number")
         return float(value)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self._bad(key, value, "true or false")
+        return value
+
+    def one_of(self, key: str, wanted: tuple[str, ...], *, default: str, what: str) -> None:
+        """Refuse a value that llama.cpp's graph does not have.
+
+        Raises:
+            UnsupportedError: another value; `what` says what it is.
+        """
+        value = self.values.get(key)
+        value = default if value is None else value
+        if value not in wanted:
+            raise UnsupportedError(
+                f"{what} {value!r} ('{key}')",
+                where="config.json of the base",
+                wanted=f"{' or '.join(map(repr, wanted))}: llama.cpp computes nothing else",
+            )
 
     def mapping(self, key: str) -> dict[str, Any]:
         """An object, {} when it is missing."""

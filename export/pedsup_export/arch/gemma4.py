@@ -1,9 +1,10 @@
 """Gemma 4 text models of the E2B and E4B kind, alone or inside a multimodal checkpoint.
 
 Two head sizes (sliding and full attention), KV-shared layers at the end, a table of per-layer
-embeddings, tied embeddings, a softcap. Hyperparameters and names follow llama.cpp's converter
-(conversion/gemma.py). config.json is read in both spellings that transformers has used:
-`global_head_dim` and, from 5.x on, `per_layer_config` with the layer as the key ("5" or "05").
+embeddings, a softcap, an output head that is usually the token embeddings. Hyperparameters and
+names follow llama.cpp's converter (conversion/gemma.py). config.json is read in both spellings that
+transformers has used: `global_head_dim` and, from 5.x on, `per_layer_config` with the layer as the
+key ("5" or "05").
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from pedsup_export.arch.base import (
 from pedsup_export.gguf_out import KV, array, f32, u32
 from pedsup_export.vocab import gemma4_vocabulary
 
+GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
+"""transformers' names of the tanh approximation of GELU, which `ggml_gelu` computes."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 _TOWERS = re.compile(r"(vision|audio)_tower\.|\.?embed_(vision|audio)\.|multi_modal_projector\.")
 _KV_MODULE = re.compile(r"layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\b")
@@ -75,6 +78,7 @@ def read_hparams(config: Mapping[str, Any]) -> Hparams:
     """
     text = Config(config.get("text_config") or config)
     _refuse_larger_models(text)
+    _refuse_other_arithmetic(text)
     n_layers = text.integer("num_hidden_layers", high=4096)
     kinds = text.values.get("layer_types")
     if not isinstance(kinds, list) or len(kinds) != n_layers or not {*kinds} <= {FULL, SLIDING}:
@@ -116,6 +120,25 @@ def _refuse_larger_models(text: Config) -> None:
                 where="config.json of the base",
                 wanted="an E2B or E4B model: the larger ones do not run on a phone",
             )
+
+
+def _refuse_other_arithmetic(text: Config) -> None:
+    """Refuse what llama.cpp's Gemma 4 graph does not compute (src/models/gemma4.cpp)."""
+    text.one_of(
+        "hidden_activation", GELU_TANH, default=GELU_TANH[0], what="a model with the activation"
+    )
+    if text.flag("attention_bias", default=False):
+        raise UnsupportedError(
+            "a Gemma 4 model with biases in its attention ('attention_bias')",
+            where="config.json of the base",
+            wanted="attention without biases: llama.cpp has none for this architecture",
+        )
+    if text.values.get("use_bidirectional_attention") == "all":
+        raise UnsupportedError(
+            "a model whose attention looks ahead ('use_bidirectional_attention')",
+            where="config.json of the base",
+            wanted="causal attention, as llama.cpp runs this architecture",
+        )
 
 
 def _full_layer_value(text: Config, kinds: list[str], key: str, layer_key: str) -> int | None:
@@ -228,8 +251,11 @@ def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: in
             continue
         if (wanted := _expected_shape(name, h)) is not None:
             check_shape(source, shape, wanted)
-        if name in ("token_embd.weight", "per_layer_token_embd.weight"):
+        if name in ("token_embd.weight", "output.weight", "per_layer_token_embd.weight"):
             check_shape(source, shape, (n_tokens, _table_width(name, h)))
+        elif name.endswith(".bias"):
+            unknown.append(source)  # llama.cpp loads no bias for this architecture
+            continue
         outputs.append(OutputTensor(name, shape, source))
     if unknown:
         raise unmapped(unknown, "gemma4")
@@ -238,7 +264,8 @@ def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: in
 
 
 def _table_width(name: str, h: Hparams) -> int:
-    return h.n_embd if name == "token_embd.weight" else h.n_layers * h.n_per_layer_input
+    wide = name == "per_layer_token_embd.weight"
+    return h.n_layers * h.n_per_layer_input if wide else h.n_embd
 
 
 def _plain(source: str) -> str:
@@ -271,8 +298,6 @@ def is_dead(config: Mapping[str, Any], name: str) -> bool:
 def _reason_left_out(config: Mapping[str, Any], name: str) -> str | None:
     if _TOWERS.search(name):
         return "vision or audio tower: not part of a text model"
-    if name == "lm_head.weight":
-        return "tied to the token embeddings"
     if is_dead(config, name):
         return "dead: the layer shares the keys and values of an earlier one"
     return None
@@ -285,4 +310,5 @@ ARCHITECTURE = Architecture(
     tensors=tensors,
     vocabulary=gemma4_vocabulary,
     is_dead=is_dead,
+    tied_by_default=True,
 )

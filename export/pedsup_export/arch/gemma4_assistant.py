@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from pedsup.errors import UnsupportedError
 from pedsup_export.arch import gemma4
 from pedsup_export.arch.base import (
     Architecture,
@@ -64,6 +65,12 @@ def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: in
             inner[source] = shape
     check_required(outputs, set(_PROJECTIONS.values()))
     placed = gemma4.tensors(config, inner, n_tokens)
+    if any(o.name == "output.weight" for o in placed.outputs):
+        raise UnsupportedError(
+            "a drafter with an output head of its own",
+            where="config.json of the base",
+            wanted="a drafter whose head is its token embeddings: llama.cpp has no other",
+        )
     return ModelTensors((*placed.outputs, *outputs), (*placed.dropped, *dropped), placed.counted)
 
 
@@ -78,4 +85,5 @@ ARCHITECTURE = Architecture(
     tensors=tensors,
     vocabulary=gemma4_vocabulary,
     is_dead=gemma4.is_dead,
+    tied_by_default=True,
 )

@@ -27,6 +27,7 @@ from pedsup_export.arch.base import (
 from pedsup_export.gguf_out import KV, f32, string, u32
 from pedsup_export.vocab import llama_vocabulary
 
+SILU = ("silu", "swish")
 _LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate",
           "ffn_up", "ffn_down")  # fmt: skip
 
@@ -54,6 +55,7 @@ def _head_dim(config: Config) -> int:
 def metadata(config: Mapping[str, Any]) -> list[KV]:
     """Hyperparameters of a llama file."""
     c, rope = Config(config), _rope(config)
+    c.one_of("hidden_act", SILU, default=SILU[0], what="a model with the activation")
     heads = c.integer("num_attention_heads", high=4096)
     entries = [
         u32("llama.block_count", c.integer("num_hidden_layers", high=4096)),
@@ -171,4 +173,5 @@ ARCHITECTURE = Architecture(
     tensors=tensors,
     vocabulary=llama_vocabulary,
     is_dead=is_dead,
+    tied_by_default=False,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from shutil import get_terminal_size
 
@@ -10,6 +9,7 @@ import click
 
 from pedsup.errors import ResourceError, UsageError
 from pedsup.progress import human_bytes, say
+from pedsup.standard_streams import json_text
 from pedsup_bench.phone.profiles import Phone, profile
 from pedsup_export.hub import BASE_FILES, resolve
 from pedsup_export.phone.advise import Advice, advise, with_memory
@@ -53,7 +53,7 @@ def print_plan(phone: Phone, models: tuple[PhoneModel, ...], *, as_json: bool) -
     """Print the advice; exit code 7 when nothing suits the phone."""
     advice = advise(phone, models)
     if as_json:
-        click.echo(json.dumps(advice_json(advice), indent=1, ensure_ascii=False))
+        click.echo(json_text(advice_json(advice)))
     else:
         click.echo(advice_text(advice, get_terminal_size().columns))
     return 0 if advice.choice.chosen is not None else ResourceError.exit_code

@@ -18,13 +18,12 @@ from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors
-from pedsup_export.checkpoint import Checkpoint
 from pedsup_export.ftypes import FileType
 from pedsup_export.gguf_out import KV, header_bytes, lay_out
 from pedsup_export.mixture import choose_types
+from pedsup_export.model import open_model
 from pedsup_export.phone import gemma4_shapes
 from pedsup_export.plan import mixture_shape, stored_tensor
-from pedsup_export.vocab import load_tokenizer
 
 GEMMA4_MERGES: Final = 514906
 GEMMA4_VOCABULARY: Final = 15_776_467
@@ -97,19 +96,16 @@ def model_of_folder(folder: Path, name: str) -> PhoneModel:
     Raises:
         BadFileError, UnsupportedError: the folder is no base that can be exported.
     """
-    checkpoint = Checkpoint.open(folder)
-    architecture = arch.find(checkpoint.config, checkpoint.folder)
-    vocabulary = architecture.vocabulary(load_tokenizer(folder))
-    arrays = {e.key: len(e.value) for e in vocabulary if e.type is ValueType.ARRAY}
-    shapes = {name: source.shape for name, source in checkpoint.tensors.items()}
+    model = open_model(folder, folder)
+    arrays = {e.key: len(e.value) for e in model.vocabulary.entries if e.type is ValueType.ARRAY}
     return PhoneModel(
         name=name,
-        architecture=architecture.name,
-        hyper=tuple(architecture.metadata(checkpoint.config)),
-        tensors=architecture.tensors(checkpoint.config, shapes, arrays["tokenizer.ggml.tokens"]),
-        dtypes={name: source.dtype_name for name, source in checkpoint.tensors.items()},
+        architecture=model.architecture.name,
+        hyper=model.hyper,
+        tensors=model.tensors,
+        dtypes={name: source.dtype_name for name, source in model.checkpoint.tensors.items()},
         n_merges=arrays.get("tokenizer.ggml.merges", 0),
-        vocabulary_bytes=len(header_bytes(vocabulary, ())),
+        vocabulary_bytes=len(header_bytes(model.vocabulary.entries, ())),
         source=str(folder),
     )
 

@@ -41,7 +41,8 @@ _REMAKE: Final = "make them with this base and adapter: pedsup-export calibrate"
 @dataclass
 class _Progress:
     sum: int = 0
-    rows: int = 0
+    rows: dict[int, int] = field(default_factory=dict)
+    """First row -> number of rows of each block."""
 
 
 @dataclass
@@ -159,11 +160,12 @@ class Calibrated:
         share = fingerprint.of_rows(stored, first)
         with self._lock:
             progress = self._seen.setdefault(name, _Progress())
+            if first in progress.rows or sum(progress.rows.values()) == n_rows:
+                return  # the proof makes some rows again
             progress.sum = (progress.sum + share) % fingerprint.MODULUS
-            progress.rows += len(rows)
-            found = fingerprint.text(progress.sum) if progress.rows == n_rows else None
-            if found:
-                del self._seen[name]
+            progress.rows[first] = len(rows)
+            whole = sum(progress.rows.values()) == n_rows
+            found = fingerprint.text(progress.sum) if whole else None
         if found not in (None, wanted):
             raise MismatchError(
                 f"the statistics were made of other weights of '{name}'",

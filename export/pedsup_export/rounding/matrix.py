@@ -146,7 +146,10 @@ class _Tile:
     def __init__(self, rows: Floats, kind: GGMLType, moments: Moments, effort: Effort) -> None:
         self._kind, self._layout = kind, LAYOUTS[kind.name]
         self._moments, self._effort = moments, effort
-        self._weights = np.ascontiguousarray(rows.T)
+        # Always of one size: how BLAS adds up a row must not depend on the rows beside it.
+        self._rows = len(rows)
+        self._weights = np.zeros((rows.shape[1], TILE), np.float32)
+        self._weights[:, : len(rows)] = rows.T
         self._errors, self._levels = np.zeros_like(self._weights), np.zeros_like(self._weights)
         n, r = self._weights.shape
         groups, parts = n // self._layout.group, self._layout.parts
@@ -278,7 +281,7 @@ class _Tile:
             by_row(self._minima, layout.parts),
             by_row(self._levels, layout.group),
         )
-        return layout.pack(grid).reshape(rows, groups * layout.size)
+        return layout.pack(grid).reshape(rows, groups * layout.size)[: self._rows]
 
 
 def _dot(a: Floats, b: Floats) -> NDArray[np.float64]:

@@ -10,6 +10,9 @@ from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.json_file import read_bounded
 
 MAX_BYTES: Final = 1 << 20
+_CHOICES: Final = ("enum", "anyOf", "oneOf", "allOf", "type")
+_NAMED: Final = ("properties", "patternProperties", "$defs", "definitions")
+_VALUES: Final = ("const", "default", "examples", "enum")
 
 
 def read_grammar(path: Path) -> str:
@@ -29,7 +32,8 @@ def check_json_schema(text: str, *, where: object = "--json-schema") -> str:
     """Return `text` if it is a JSON schema that needs nothing from outside.
 
     Raises:
-        UsageError: it is not JSON, no schema, or refers to a schema on the network.
+        UsageError: it is not JSON, no schema, has a choice among nothing, or refers to a schema on
+            the network.
     """
     try:
         schema = json.loads(text)
@@ -37,6 +41,12 @@ def check_json_schema(text: str, *, where: object = "--json-schema") -> str:
         raise UsageError(f"the JSON schema is not JSON: {error}", where=where) from error
     if not isinstance(schema, dict):
         raise UsageError("the JSON schema is no object", where=where, wanted='{"type": ...}')
+    if empty := _empty_choice(schema):
+        raise UsageError(
+            f"'{empty}' in the JSON schema is empty: no answer could follow it",
+            where=where,
+            wanted="at least one value to choose from",
+        )
     for reference in _references(schema):
         if not reference.startswith("#"):
             raise UsageError(
@@ -76,9 +86,27 @@ def _read(path: Path) -> str:
     if not path.exists():
         raise MissingFileError("no such file", where=path, remedy="check the path")
     try:
-        return read_bounded(path, "the file", MAX_BYTES).decode("utf-8")
+        return read_bounded(path, "the file", MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadFileError("the file is not UTF-8 text", where=path) from error
+
+
+def _empty_choice(schema: Any) -> str | None:
+    """The first choice among nothing; llama.cpp prints the whole grammar of such a schema."""
+    todo = [schema]
+    while todo:
+        at = todo.pop()
+        if isinstance(at, dict):
+            # The keys of `properties` and the like are names, and values are no schemas.
+            named = [at[key] for key in _NAMED if isinstance(at.get(key), dict)]
+            todo += [value for names in named for value in names.values()]
+            todo += [v for key, v in at.items() if key not in (*_NAMED, *_VALUES)]
+            for key in _CHOICES:
+                if at.get(key) == []:
+                    return key
+        elif isinstance(at, list):
+            todo += at
+    return None
 
 
 def _references(node: Any) -> list[str]:

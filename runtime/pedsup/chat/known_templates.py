@@ -3,9 +3,9 @@
 Google and unsloth have published several revisions of the Gemma 4 templates (tool calls,
 comments), and a revision changes the digest. What reaches the model from a plain dialogue is
 the same in all of them and short enough to be written down here. A template with an unknown
-digest is recognised when it renders a set of probe dialogues exactly so; each later rendering of
-it is compared with this one too, so that a template which behaves in probes and misbehaves in
-the clinic is stopped there.
+digest is recognised when it renders a set of probe dialogues exactly so. From then on the family
+renders and the template does not run: one that behaves in probes and would misbehave in the clinic
+never gets the chance.
 
 The template of Gemma 4 E2B/E4B itself could not be had when this was written: its family is
 derived from the 31B one by leaving out the empty thought channel, as Google documents it.

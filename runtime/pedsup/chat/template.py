@@ -1,19 +1,18 @@
 """The model's own chat template: recognised by its digest, or by what it renders.
 
-A template is a program that comes with a model file. One whose digest is known runs here, in
-jinja2's sandbox. Any other runs in a process of its own, bounded in time, memory and output,
-which can do nothing but make text (`pedsup.chat.template_process`).
+A template is a program that comes with a model file. One that is recognised never runs in a
+session: its family renders. Any other runs in a process of its own, bounded in time, memory and
+output, which can do nothing but make text (`pedsup.chat.template_process`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from pedsup.chat import sandbox
 from pedsup.chat.known_templates import FAMILIES, PROBES, Family, Message, ThoughtMarkers
-from pedsup.chat.template_process import TemplateProcess, invalid, refusal
+from pedsup.chat.template_process import TemplateProcess, refusal
 from pedsup.engine.api import Engine
 from pedsup.errors import BadFileError, UnsupportedError
 
@@ -22,32 +21,11 @@ __all__ = ["ChatTemplate", "Message", "ThoughtMarkers"]
 MAX_SOURCE: Final = 1 << 18
 
 
-class _Known:
-    """A template that is known by its digest: it needs no bounds and no process."""
-
-    def __init__(self, source: str) -> None:
-        try:
-            self._compiled = sandbox.compile_template(source)
-        except sandbox.ERRORS as error:
-            raise invalid(str(error)) from error
-
-    def render(self, jobs: Sequence[Mapping[str, Any]]) -> list[str | UnsupportedError]:
-        """As `TemplateProcess.render`."""
-        return [self._render(job) for job in jobs]
-
-    def _render(self, job: Mapping[str, Any]) -> str | UnsupportedError:
-        try:
-            return sandbox.render(self._compiled, job)
-        except sandbox.ERRORS as error:
-            return refusal(f"{type(error).__name__}: {str(error)[:300]}")
-
-
 class ChatTemplate:
     """A chat template that was recognised, or allowed by the user."""
 
     def __init__(self, source: str, family: Family | None, *, bos: str = "", eos: str = "") -> None:
-        self._program: _Known | TemplateProcess
-        self._program = TemplateProcess(source) if family is None else _Known(source)
+        self._program = TemplateProcess(source)  # started when it is needed
         self._bos, self._eos = bos, eos
         self.digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         self.thought: ThoughtMarkers | None = _guess_thought(source)
@@ -98,6 +76,8 @@ class ChatTemplate:
         template = cls(source, known, bos=bos, eos=eos)
         if known is None:
             template._set_family(template._recognised())
+            if template._family is not None:
+                template.close()
         if template._family is None and not allow_unknown:
             template.close()
             raise UnsupportedError(
@@ -126,31 +106,28 @@ class ChatTemplate:
         """The prompt text, with bos and special tokens as text.
 
         Raises:
-            UnsupportedError: the template refuses the messages, does what the sandbox forbids,
-                or renders something else than its family does.
+            UnsupportedError: an unknown template refuses the messages, or does what the sandbox
+                forbids.
         """
-        (text,) = self._program.render([self._variables(messages, think, add_generation_prompt)])
-        if isinstance(text, UnsupportedError):
-            raise text
+        text = self._text(messages, think, add_generation_prompt)
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             # Half of a surrogate pair: the tokenizer could not be given it.
             raise refusal(f"UnicodeEncodeError: {error.reason}") from error
+        return text
+
+    def _text(self, messages: Sequence[Message], think: bool, prompt: bool) -> str:
         if self._family is not None:
-            wanted = self._family.render(messages, self._bos, think, add_generation_prompt)
-            if text != wanted:
-                raise UnsupportedError(
-                    f"the chat template does not render this dialogue as {self.name} does",
-                    where=f"tokenizer.chat_template, SHA-256 {self.digest}",
-                    remedy="do not use this file before you know who changed its template",
-                )
+            return self._family.render(messages, self._bos, think, prompt)
+        (text,) = self._program.render([self._variables(messages, think, prompt)])
+        if isinstance(text, UnsupportedError):
+            raise text
         return text
 
     def close(self) -> None:
         """End the process of an unknown template; `render` starts another one."""
-        if isinstance(self._program, TemplateProcess):
-            self._program.close()
+        self._program.close()
 
     def _recognised(self) -> Family | None:
         """The family that renders all probes as this template does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pedsup.intended_use import Language
 from pedsup.language import spoken, use
 from pedsup.paths import config_folder
 from pedsup.settings import FILE, Settings, load_settings
+from pedsup.standard_streams import json_text
 
 PROBLEM: int = 1
 
@@ -43,7 +43,7 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     found = examine(Device(), model, settings)
     found = replace(found, findings=(*bad, *found.findings))
     if as_json:
-        print(json.dumps(found.document(language), ensure_ascii=False, indent=1), flush=True)
+        print(json_text(found.document(language)), flush=True)
     else:
         print(found.text(language), flush=True)
     return PROBLEM if found.level == "problem" else 0

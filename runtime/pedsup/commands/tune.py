@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from pedsup.language import local, system_language, use
 from pedsup.memory import available_memory
 from pedsup.progress import say
 from pedsup.settings import Settings, load_settings
+from pedsup.standard_streams import json_text
 from pedsup.startup import LaunchPlan, plan_launch
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
@@ -73,7 +73,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     path = keep(entry)
     if more["as_json"]:
         result = document(plan, outcome, bench.engine_name, str(path))
-        print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
+        print(json_text(result), flush=True)
         return 0
     lines = report_lines(plan, outcome, language)
     lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from pedsup.identity import identify
 from pedsup.language import local, spoken
 from pedsup.render import clean
 from pedsup.settings import load_settings
+from pedsup.standard_streams import json_text
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
@@ -50,7 +50,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     if as_json:
         document = {"schema": "pedsup-verify/1", "model": identity.describe(),
                     "trust": trust.describe()}  # fmt: skip
-        print(json.dumps(document, ensure_ascii=False, indent=1), flush=True)
+        print(json_text(document), flush=True)
     else:
         for line in (*identity.lines(), *map(clean, trust.lines(spoken()))):
             print(local(line), flush=True)

@@ -5,27 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import sys
 from typing import Final
 
+from pedsup.cores import cpu_features
 from pedsup.doctor.device import Device, Ran
 from pedsup.doctor.finding import Finding
-from pedsup.engine.server_process import explain_death, find_program
+from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_command, server_command, system_info
+from pedsup.engine.server_process import PROGRAM, explain_death, find_program
+from pedsup.engine.vector_units import judge
 
 VERSION_S: Final = 1.2
 _VERSION: Final = re.compile(r"^version: *(.{1,60})$", re.MULTILINE)
-# Prints one line; a library that does not match the bindings is refused by `load`.
-_LOAD: Final = (
-    "import sys\n"
-    "from pedsup.engine import llama_bindings as b\n"
-    "from pedsup.errors import PedsupError\n"
-    "try:\n"
-    "    lib = b.load()\n"
-    "except PedsupError as error:\n"
-    "    print('refused: ' + ' | '.join(str(error).splitlines()))\n"
-    "    sys.exit(9)\n"
-    "print('version: ' + b.package_version() + ' (llama.cpp ' + b.version(lib) + ')')\n"
-)
 
 
 def engines(device: Device) -> list[Finding]:
@@ -34,19 +24,38 @@ def engines(device: Device) -> list[Finding]:
     return findings or [Finding("engine", "problem", "engine_none")]
 
 
+def _built(device: Device, name: str, answer: Ran | None) -> list[Finding]:
+    """Whether an engine has the processor's vector units; nothing where it does not tell."""
+    if answer is None:
+        return []
+    packaged = name == PROGRAM or LIBRARY_VARIABLE in device.environ
+    flags = cpu_features(device.root)
+    build = judge(system_info(answer.text), packaged=packaged, features=flags)
+    if build is None:
+        return []
+    values: dict[str, object] = {"name": name, "features": ", ".join(build.features)}
+    if not build.missing:
+        return [Finding("engine", "ok", "engine_built", values)]
+    values |= {"units": build.names, "factor": f"{build.factor:g}", "remedy": build.remedy}
+    return [Finding("engine", "problem", "engine_units", values)]
+
+
 def _inprocess(device: Device) -> list[Finding]:
     if importlib.util.find_spec("llama_cpp") is None:
         return []
     name = "llama-cpp-python"
-    command = [sys.executable, "-c", _LOAD]
-    return [_judge(name, device.run(command, VERSION_S))]
+    answer = device.run(library_command(), VERSION_S)
+    return [_judge(name, answer), *_built(device, name, answer)]
 
 
 def _server(device: Device) -> list[Finding]:
     program = find_program()
     if program is None:
         return []
-    return [_judge("llama-server", device.run([os.fspath(program), "--version"], VERSION_S))]
+    version = _judge(PROGRAM, device.run([os.fspath(program), "--version"], VERSION_S))
+    if version.level != "ok":
+        return [version]
+    return [version, *_built(device, PROGRAM, device.run(server_command(program), VERSION_S))]
 
 
 def _judge(name: str, answer: Ran | None) -> Finding:

@@ -166,6 +166,16 @@ TEXTS: Final[dict[str, Text]] = {
         "{remedy}",
         "{remedy}",
     ),
+    "engine_built": _text(
+        "{name} is built for this processor ({features})",
+        "{name} está compilado para este procesador ({features})",
+    ),
+    "engine_units": _text(
+        "{name} was built without {units}, which this processor has: about {factor} times slower",
+        "{name} se compiló sin {units}, que este procesador tiene: unas {factor} veces más lento",
+        "{remedy}",
+        "{remedy}",
+    ),
     "engine_slow": _text(
         "{name} is there, but did not tell its version in {seconds} s",
         "{name} está, pero no dijo su versión en {seconds} s",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
+from pedsup.engine.vector_units import Build
+
 DEFAULT_DRAFT_MAX: Final = 6
 """Tokens drafted at once. With the token before them that is a batch of 7: from 8 on, llama.cpp's
 processor code multiplies K-quants by another kernel, which rounds otherwise (seen on x86)."""
@@ -129,6 +131,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Engine and version, e.g. 'llama-cpp-python 0.3.36'."""
+
+    @property
+    def build(self) -> Build | None:
+        """How its llama.cpp was built, beside this processor; None where that is not told."""
 
     @property
     def info(self) -> ModelInfo: ...

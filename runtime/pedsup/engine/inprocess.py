@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-from pedsup.engine import llama_bindings
+from pedsup.engine import build_probe, llama_bindings
 from pedsup.engine.api import (
     EngineConfig,
     GenerationStats,
@@ -24,6 +24,7 @@ from pedsup.engine.limits import check_prompt
 from pedsup.engine.loading import load
 from pedsup.engine.native import decode
 from pedsup.engine.sampler import SamplerChain
+from pedsup.engine.vector_units import Build, judge
 from pedsup.errors import BadFileError, EngineError
 from pedsup.fsio import partial_path, publish
 from pedsup.gguf_file.validate import validate_model
@@ -61,6 +62,11 @@ class InProcessEngine:
     def name(self) -> str:
         own, native = llama_bindings.package_version(), llama_bindings.version(self._lib)
         return f"llama-cpp-python {own} (llama.cpp {native})"
+
+    @property
+    def build(self) -> Build | None:
+        packaged = build_probe.library_is_packaged()
+        return judge(llama_bindings.system_info(self._lib), packaged=packaged)
 
     @property
     def info(self) -> ModelInfo:

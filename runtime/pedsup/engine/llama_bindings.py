@@ -89,6 +89,14 @@ def version(lib: Any) -> str:
         return "?"
 
 
+def system_info(lib: Any) -> str:
+    """What the library was built with, as `vector_units.judge` reads it; '' if it cannot say."""
+    try:
+        return str(lib.llama_print_system_info().decode("utf-8", "replace"))
+    except (AttributeError, ValueError):
+        return ""
+
+
 def log_tail() -> str:
     """The last warnings and errors that llama.cpp logged, to explain a failure."""
     return "; ".join(line for line in _log_tail if line)

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pedsup.engine.api import Engine, EngineConfig
+from pedsup.engine.build_probe import LIBRARY_VARIABLE
 from pedsup.engine.server_process import PROGRAM_VARIABLE, find_program
 from pedsup.errors import EngineError, MissingDependencyError, UsageError
 from pedsup.progress import say
 
 EngineKind: TypeAlias = Literal["inprocess", "server"]
 EngineChoice: TypeAlias = Literal["auto", "inprocess", "server"]
-LIBRARY_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
-"""Where llama-cpp-python looks for libllama instead of in its own folder."""
-
 REPACK_HEADROOM: Final = 1 << 29
 """Bytes that must stay free beside the weights and their repacked copies."""
 

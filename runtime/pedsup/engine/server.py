@@ -23,6 +23,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.build_probe import server_build
 from pedsup.engine.drafts import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.limits import check_context, check_prompt
@@ -35,6 +36,7 @@ from pedsup.engine.server_wire import (
     updated_stats,
 )
 from pedsup.engine.state_file import bad_state, pack_state, unpack_state
+from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter, validate_model
@@ -75,6 +77,10 @@ class ServerEngine:
     @property
     def name(self) -> str:
         return f"llama-server {self._properties.get('build_info') or '(version unknown)'}"
+
+    @property
+    def build(self) -> Build | None:
+        return server_build(self._program)
 
     @property
     def info(self) -> ModelInfo:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from pedsup.chat.events import Notice
-from pedsup.engine.api import (
-    Engine,
-    GenerationStats,
-    ModelInfo,
-    PromptProgress,
-    SamplingConfig,
-    Token,
-)
+from pedsup.engine.api import Engine, Token
+from pedsup.engine.proxy import EngineProxy
 from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
 from pedsup.system_files import text_of, whole_number
@@ -131,81 +125,17 @@ def _busy(before: float | None, after: float | None, thread_s: float) -> float |
     return (after - before) / thread_s
 
 
-class GovernedEngine:
-    """An `Engine` that decodes under a governor; all else is the engine's own."""
+class GovernedEngine(EngineProxy):
+    """An `Engine` that decodes under a governor."""
 
     def __init__(self, engine: Engine, governor: Governor) -> None:
-        self.inner, self.governor = engine, governor
+        super().__init__(engine)
+        self.governor = governor
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def info(self) -> ModelInfo:
-        return self.inner.info
-
-    @property
-    def n_ctx(self) -> int:
-        return self.inner.n_ctx
-
-    @property
-    def cached(self) -> Sequence[int]:
-        return self.inner.cached
-
-    @property
-    def last_stats(self) -> GenerationStats:
-        return self.inner.last_stats
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        return self.inner.tokenize(text, parse_special=parse_special)
-
-    def piece(self, token: int) -> bytes:
-        return self.inner.piece(token)
-
-    def generate(
-        self,
-        prompt: Sequence[int],
-        sampling: SamplingConfig,
-        *,
-        max_tokens: int,
-        keep: int | None = None,
-        on_prompt: PromptProgress | None = None,
+    def passed_on(
+        self, tokens: Generator[Token, None, None], n_prompt: int
     ) -> Generator[Token, None, None]:
-        tokens = self.inner.generate(
-            prompt, sampling, max_tokens=max_tokens, keep=keep, on_prompt=on_prompt
-        )
-        try:
-            yield from self.governor.watch(tokens, len(prompt))
-        finally:
-            tokens.close()
-
-    def save_state(self, path: Path) -> None:
-        self.inner.save_state(path)
-
-    def load_state(self, path: Path) -> list[int]:
-        return self.inner.load_state(path)
-
-    @property
-    def restartable(self) -> bool:
-        return self.inner.restartable
-
-    def restart(self) -> None:
-        self.inner.restart()
-
-    @property
-    def adjustable(self) -> bool:
-        return self.inner.adjustable
-
-    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
-        self.inner.set_threads(n_threads, n_threads_batch)
-
-    @property
-    def child_pid(self) -> int | None:
-        return self.inner.child_pid
-
-    def close(self) -> None:
-        self.inner.close()
+        yield from self.governor.watch(tokens, n_prompt)
 
 
 def govern(

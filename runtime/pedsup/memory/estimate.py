@@ -77,12 +77,20 @@ class MemoryEstimate:
         return self.anonymous + self.file_backed
 
 
+AMX: Final = frozenset({"amx_int8", "amx_tile", "avx512_vnni"})
+AMX_BLOCK_EXTRA: Final = {
+    "F16": 0, "Q4_0": 0, "Q4_1": 0, "Q6_K": 0, "Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2,
+}  # fmt: skip
+"""Bytes that AMX's packing adds to a block, by type."""
+
+
 @dataclass(frozen=True)
 class Host:
     """What decides sizes besides the model and the settings."""
 
     features: frozenset[str] = frozenset()
-    """The processor's flags as /proc/cpuinfo names them: what can be repacked."""
+    """The processor's flags as /proc/cpuinfo names them: what can be repacked. Where the build of
+    llama.cpp is known, without those that it does not use."""
     server: bool = False
     """A `llama-server` child holds the model: other caches for sliding windows."""
 
@@ -219,24 +227,36 @@ def compute_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCE
 def repacked_bytes(header: GGUFHeader, features: frozenset[str]) -> int:
     """Bytes of the weights that llama.cpp copies into an extra buffer type on this processor.
 
-    Rules: `ggml_repack_get_optimal_repack_type` in ggml-cpu/repack.cpp and
-    `qtype_has_amx_kernels` in ggml-cpu/amx. A tied token embedding is copied too: it is the
-    output matrix.
+    A tied token embedding is copied too: it is the output matrix.
+
+    Args:
+        features: flags of /proc/cpuinfo that llama.cpp was built to use
+            (`engine.vector_units.usable`).
     """
-    wanted = repacked_types(features)
+    tied = "output.weight" not in header.tensors
     return sum(
-        tensor.n_bytes
+        _repacked_bytes(tensor, features)
         for tensor in header.tensors.values()
-        if tensor.type.name in wanted
-        and _multiplied(tensor, tied="output.weight" not in header.tensors)
-        and tensor.shape[1] % wanted[tensor.type.name] == 0
+        if _multiplied(tensor, tied=tied)
     )
 
 
+def _repacked_bytes(tensor: TensorInfo, features: frozenset[str]) -> int:
+    """Bytes of one tensor's copy; 0 where there is none. AMX is asked first, as llama.cpp does.
+
+    Rules: `qtype_has_amx_kernels` and `get_row_size` in ggml-cpu/amx (a block of some types is
+    packed with 2 or 4 bytes more), `ggml_repack_get_optimal_repack_type` in ggml-cpu/repack.cpp.
+    """
+    kind, rows = tensor.type.name, tensor.shape[1]
+    if features >= AMX and kind in AMX_BLOCK_EXTRA and rows % 32 == 0:
+        blocks = tensor.n_elements // tensor.type.block_size
+        return tensor.n_bytes + blocks * AMX_BLOCK_EXTRA[kind]
+    multiple = repacked_types(features).get(kind)
+    return tensor.n_bytes if multiple and rows % multiple == 0 else 0
+
+
 def repacked_types(features: frozenset[str]) -> dict[str, int]:
-    """Tensor types that are repacked, and the number their row count must be a multiple of."""
-    if {"amx_int8", "amx_tile"} <= features:
-        return dict.fromkeys(("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"), 32)
+    """Tensor types that are repacked without AMX, and what their number of rows must divide by."""
     if "avx2" in features:
         types = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
         return types | ({"Q2_K": 8} if "avx512f" in features else {})

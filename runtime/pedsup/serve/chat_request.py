@@ -19,6 +19,7 @@ MAX_STOPS: Final = 4
 MAX_STOP: Final = 128
 """Characters."""
 MAX_TOKENS: Final = 1 << 22
+MAX_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 MAX_SCHEMA: Final = 32 << 10
 """Characters of a JSON schema."""
 MAX_COUNT: Final = 200
@@ -66,7 +67,7 @@ def parse_chat(document: Document, default: TurnSettings, *, thinks: bool) -> Ch
     options.only("include_obfuscation", False)
     options.end()
     settings = _settings(fields, default, thinks=thinks)
-    seed = fields.whole("seed", 0, (1 << 32) - 1)
+    seed = fields.whole_or_none("seed", 0, (1 << 32) - 1)
     if seed is not None:
         settings = replace(settings, sampling=replace(settings.sampling, seed=seed))
     _refuse_rest(fields)
@@ -86,12 +87,12 @@ def _settings(fields: Fields, default: TurnSettings, *, thinks: bool) -> TurnSet
     given = {
         "temperature": fields.number("temperature", 0, 2),
         "top_p": fields.number("top_p", 0, 1, above=True),
-        "top_k": fields.whole("top_k", 0, 1 << 20),
+        "top_k": _top_k(fields),
         "min_p": fields.number("min_p", 0, 0.99),
         "repeat_penalty": fields.number("repeat_penalty", 0.5, 2),
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    limits = [fields.whole(name, 1, MAX_TOKENS) for name in ("max_completion_tokens", "max_tokens")]
+    limits = [fields.whole_or_none(name, 1, MAX_TOKENS) for name in MAX_FIELDS]
     limit = min((n for n in limits if n is not None), default=None)
     think, budget = _thinking(fields, default, thinks=thinks), default.think_budget
     if think and limit is not None:
@@ -106,6 +107,12 @@ def _settings(fields: Fields, default: TurnSettings, *, thinks: bool) -> TurnSet
         stop=_stops(fields.take("stop")),
         json_schema=_schema(fields.mapping("response_format")),
     )
+
+
+def _top_k(fields: Fields) -> int | None:
+    """-1 is what vLLM takes for all tokens, which is 0 to llama.cpp."""
+    top_k = fields.whole("top_k", -1, 1 << 20)
+    return None if top_k is None else max(0, top_k)
 
 
 def _thinking(fields: Fields, default: TurnSettings, *, thinks: bool) -> bool:
@@ -134,6 +141,7 @@ def _message(found: object, where: str) -> Message:
     if role is None:
         raise bad_value(f"{where}.role", f"'{where}.role' is missing")
     content = _content(fields.take("content"), f"{where}.content")
+    fields.text("name", longest=512)  # who of several people speaks: the template has no place
     if role == "assistant":
         # What replies carry, for clients that send a reply back as it is. Reasoning never goes
         # back into the prompt: the models' templates leave it out.
@@ -261,10 +269,11 @@ def _refuse_rest(fields: Fields) -> None:
     fields.only("tools", [])
     fields.only("functions", [])
     fields.only("tool_choice", "none", "auto")
+    fields.only("function_call", "none", "auto")
     fields.only("parallel_tool_calls", True, False)
     fields.only("modalities", ["text"])
     fields.only("verbosity", "medium")
-    fields.only("store", False)
+    fields.flag("store")  # asks a provider to keep the answer: nothing asked here is kept
     fields.only("service_tier", "auto", "default")
     # Who asks, for a provider's bookkeeping: nothing is kept here.
     for name in ("user", "safety_identifier", "prompt_cache_key"):

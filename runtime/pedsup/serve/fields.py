@@ -53,6 +53,12 @@ class Fields:
             raise self._bad(field, f"a whole number from {low} to {high}")
         return None if value is None else int(value)
 
+    def whole_or_none(self, field: str, low: int, high: int) -> int | None:
+        """A whole number in a range; -1, as other servers take it, asks for no value."""
+        if self._left.get(field) == -1:
+            del self._left[field]
+        return self.whole(field, low, high)
+
     def number(self, field: str, low: float, high: float, *, above: bool = False) -> float | None:
         """A number in a range, which does not hold its lower end with `above`."""
         value = self.take(field)

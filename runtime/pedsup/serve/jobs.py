@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
-from pedsup.errors import EngineError, PedsupError
+from pedsup.errors import EngineError, PedsupError, UntrustedError
 from pedsup.serve.faults import ApiError, from_pedsup, shutting_down
 
 WAITING: Final = 16
@@ -205,6 +205,7 @@ class JobQueue:
         Raises:
             KeyboardInterrupt: Ctrl-C in the middle of an answer.
             EngineError: the engine died.
+            UntrustedError: the model's file was changed while it was in use.
         """
         while (job := self._next()) is not None:
             started = time.monotonic()
@@ -239,7 +240,8 @@ class JobQueue:
             result = job.run()
         except PedsupError as error:
             failed = Failed(from_pedsup(error))
-            if isinstance(error, EngineError) and not self._alive():
+            dead = isinstance(error, EngineError) and not self._alive()
+            if dead or isinstance(error, UntrustedError):
                 raise
         except Exception as error:  # one request's bug must not end everyone's server
             failed = Failed(internal_error(error))

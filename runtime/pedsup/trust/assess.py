@@ -8,6 +8,7 @@ is still the one that was checked (`require_same`).
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from pedsup.intended_use import Language
 from pedsup.manifest import manifest_path
 from pedsup.progress import say
 from pedsup.render import label
+from pedsup.trust import blocks
+from pedsup.trust.blocks import sample
 from pedsup.trust.bundle import (
     COPY,
     Signature,
@@ -30,9 +33,10 @@ from pedsup.trust.bundle import (
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
 from pedsup.trust.verified import (
     FileState,
-    read_digest,
-    record_digest,
-    recorded_digest,
+    Reading,
+    read_in_full,
+    record_reading,
+    recorded_reading,
     require_same,
 )
 
@@ -75,6 +79,8 @@ class Trust:
     """Of the whole file, by the signature or else by the manifest."""
     weights: Weights
     store: TrustStore
+    blocks: tuple[bytes, ...] | None = None
+    """Digests of the file's blocks, to compare again; None where its times are proof enough."""
     drafter: Trust | None = None
     """Of the draft model that llama.cpp loads beside it."""
 
@@ -135,9 +141,9 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
     expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
-    known = recorded_digest(path, state, identity.digest)
-    if expected is not None and known is not None and known != expected:
-        raise _other_bytes(path, known, expected)
+    known = recorded_reading(path, state, identity.digest)
+    if expected is not None and known is not None and known.sha256 != expected:
+        raise _other_bytes(path, known.sha256, expected)
     return Trust(
         path=path,
         name=identity.name,
@@ -149,6 +155,7 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         expected_sha256=expected,
         weights=_weights(expected, known, policy),
         store=store,
+        blocks=known.blocks if known is not None else None,
     )
 
 
@@ -162,16 +169,26 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         UntrustedError: a byte of it differs from what was signed or recorded, or the file changed.
     """
     if trust.weights == "unread" and trust.expected_sha256 is not None:
-        found = read_digest(trust.path, trust.state)
-        if found != trust.expected_sha256:
-            raise _other_bytes(trust.path, found, trust.expected_sha256)
-        record_digest(trust.path, trust.state, trust.header_sha256, found)
-        trust = replace(trust, weights="read")
+        found = read_in_full(trust.path, trust.state)
+        if found.sha256 != trust.expected_sha256:
+            raise _other_bytes(trust.path, found.sha256, trust.expected_sha256)
+        record_reading(trust.path, trust.state, trust.header_sha256, found)
+        trust = replace(trust, weights="read", blocks=found.blocks)
+    elif trust.weights == "earlier" and trust.blocks is not None:
+        sample(trust.path, trust.blocks)
     if trust.drafter is not None:
         trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
     if trust.key is not None and remember:
         _remember(trust, trust.key)
     return trust
+
+
+def watch(
+    trust: Trust, on_difference: Callable[[UntrustedError], object]
+) -> tuple[blocks.Watch, ...]:
+    """Read the files again beside the session, where their times prove nothing."""
+    own = () if trust.blocks is None else (blocks.Watch(trust.path, trust.blocks, on_difference),)
+    return own + (watch(trust.drafter, on_difference) if trust.drafter is not None else ())
 
 
 def confirm_loaded(trust: Trust) -> None:
@@ -185,7 +202,7 @@ def confirm_loaded(trust: Trust) -> None:
         require_same(trust.drafter.path, trust.drafter.state)
 
 
-def _weights(expected: str | None, known: str | None, policy: Policy) -> Weights:
+def _weights(expected: str | None, known: Reading | None, policy: Policy) -> Weights:
     if expected is None:
         return "nothing-to-compare"
     return "earlier" if known is not None and not policy.verify else "unread"

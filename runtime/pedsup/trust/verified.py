@@ -2,31 +2,36 @@
 
 Reading 5 GB takes a phone the better part of a minute, so what a full reading found is kept in
 `~/.cache/pedsup/verified`, one small file per model, readable by its owner only. It holds for as
-long as path, size, times, inode and header are those of that reading. Change time is among them:
-a program without root cannot set it back, as it can the modification time.
+long as path, size, times, device, inode and header are those of that reading. Change time is among
+them: a program without root cannot set it back, as it can the modification time. Where a write
+need not change it, the digests of all blocks are kept and compared too (`pedsup.trust.blocks`).
 
 Someone who can write into this cache can replace pedsup itself: it needs no signature.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.direct_io import DirectFile, sha256_range
+from pedsup.direct_io import BLOCK, DirectFile
 from pedsup.errors import BadFileError, OutputError, UntrustedError
 from pedsup.fsio import atomic_file
 from pedsup.json_file import read_json_object
 from pedsup.paths import cache_folder, make_private
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.transcript import now
+from pedsup.trust import blocks
+from pedsup.trust.blocks import BlockDigests, times_prove
 from pedsup.trust.store import path_digest
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 FOLDER: Final = "verified"
-MAX_BYTES: Final = 1 << 16
+MAX_BYTES: Final = 4 << 20
+"""A 64 GiB model has 2 MiB of block digests."""
 SAY_ABOVE: Final = 1 << 30
 """Bytes from which the wait is explained."""
 
@@ -39,16 +44,28 @@ class FileState:
     mtime_ns: int
     ctime_ns: int
     inode: int
+    device: int
 
     @classmethod
     def of(cls, path: Path) -> FileState:
         """The state of a file now (of what a link points to)."""
         status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return cls(
+            status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+        )
 
 
-def recorded_digest(path: Path, state: FileState, header: str) -> str | None:
-    """The SHA-256 that an earlier full reading found, if the file is still that one.
+@dataclass(frozen=True)
+class Reading:
+    """What a full reading found."""
+
+    sha256: str
+    blocks: tuple[bytes, ...] | None = None
+    """Digests of its blocks; None where the file's times are proof enough."""
+
+
+def recorded_reading(path: Path, state: FileState, header: str) -> Reading | None:
+    """What an earlier full reading found, if the file is still that one as far as its state says.
 
     Args:
         header: the digest of the header (`ModelIdentity.digest`), read anew.
@@ -64,11 +81,15 @@ def recorded_digest(path: Path, state: FileState, header: str) -> str | None:
         and record.get("header_sha256") == header
         and isinstance(record.get("sha256"), str)
     )
-    return record["sha256"] if fits else None
+    if not fits:
+        return None
+    known = _blocks(record.get("blocks"), state.size)
+    # A file without them, on a file system where they are needed, is read again.
+    return Reading(record["sha256"], known) if known or times_prove(path) else None
 
 
-def read_digest(path: Path, state: FileState) -> str:
-    """SHA-256 of the whole file, with a progress bar.
+def read_in_full(path: Path, state: FileState) -> Reading:
+    """Read the whole file, with a progress bar.
 
     Raises:
         UntrustedError: the file changed while it was read.
@@ -76,20 +97,30 @@ def read_digest(path: Path, state: FileState) -> str:
     if state.size >= SAY_ABOVE:
         size = human_bytes(state.size)
         say(f"reading all of {path.name} ({size}) to check it; the next start need not")
+    parts = None if times_prove(path) else BlockDigests()
+    digest, at = hashlib.sha256(), 0
+    file = DirectFile(path)
+    file.sync()  # a page that a mapping wrote to is clean then: the next write shows in ctime
     with byte_bar(state.size, "check") as bar:
-        digest = sha256_range(DirectFile(path), 0, state.size, bar.update)
+        while block := file.read(at, BLOCK):
+            digest.update(block)
+            if parts is not None:
+                parts.update(block)
+            at += len(block)
+            bar.update(len(block))
     require_same(path, state)
-    return digest
+    return Reading(digest.hexdigest(), None if parts is None else parts.finish())
 
 
-def record_digest(path: Path, state: FileState, header: str, sha256: str) -> None:
+def record_reading(path: Path, state: FileState, header: str, reading: Reading) -> None:
     """Remember what a full reading found; where that cannot be kept the next start reads again."""
     record: dict[str, Any] = {
         "format": FORMAT,
         "path_sha256": path_digest(path),
         "state": asdict(state),
         "header_sha256": header,
-        "sha256": sha256,
+        "sha256": reading.sha256,
+        "blocks": None if reading.blocks is None else b"".join(reading.blocks).hex(),
         "read": now(),
     }
     target = _record_path(path)
@@ -114,6 +145,19 @@ def require_same(path: Path, state: FileState) -> None:
             wanted="a file that nobody writes to",
             remedy="keep models where other apps cannot write (in Termux: its own home), try again",
         )
+
+
+def _blocks(text: object, size: int) -> tuple[bytes, ...] | None:
+    """The block digests of a record; None where it has none that fit the file."""
+    try:
+        raw = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        return None
+    if not raw or len(raw) != -(-size // blocks.BLOCK) * blocks.DIGEST_BYTES:
+        return None
+    return tuple(
+        raw[at : at + blocks.DIGEST_BYTES] for at in range(0, len(raw), blocks.DIGEST_BYTES)
+    )
 
 
 def _record_path(path: Path) -> Path:

@@ -14,6 +14,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.vector_units import Build
 
 SPECIALS = (
     "<eos>", "<bos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<unused49>",
@@ -45,6 +46,7 @@ class FakeEngine:
     calls: list[Call] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
     name: str = "fake"
+    build: Build | None = None
     fail_after: int | None = None
     restartable: bool = False
     restarts: int = 0

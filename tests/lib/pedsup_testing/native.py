@@ -1,12 +1,14 @@
 """llama.cpp's own programs and converter, built once per user from the llama-cpp-python sdist.
 
 They are the oracle: the commit is the one that the Python bindings pin. Run as a script to
-build them; the tests call `source()` and `tool(name)` and skip with a remedy when absent.
+build them (with --source: to fetch the source alone, nothing is compiled); the tests call
+`source()` and `tool(name)` and skip with a remedy when absent.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,15 +16,15 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-VERSION = "0.3.36"
+from pedsup.engine.vector_units import VERSION, cmake_options
+from pedsup.paths import cache_folder
+from pedsup_tools.llama_cpp import LOCK, build_environment, requirements
+
 TOOLS = ("llama-server", "llama-bench", "llama-quantize", "llama-imatrix", "llama-perplexity")
-ROOT = Path(
-    os.environ.get("PEDSUP_NATIVE", Path.home() / ".cache" / "pedsup" / f"llama-cpp-{VERSION}")
-)
-# GGML_NATIVE would bake in this machine's instructions; these run on any x86-64 of ten years.
+ROOT = Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
+# Beside them the vector units, said outright and the same as our own engine's library has.
 OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=OFF",
     "-DGGML_OPENMP=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
@@ -32,7 +34,6 @@ OPTIONS = [
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_ALL_WARNINGS=OFF",
 ]
-X86_OPTIONS = ["-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON"]
 
 
 def source() -> Path | None:
@@ -53,12 +54,12 @@ def fetch() -> Path:
         return found
     ROOT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
-        # pip would run the build backend for `download`; --no-build-isolation is not enough,
-        # so its dependency is fetched in isolation, which pip does by itself.
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(requirements(LOCK, ["llama-cpp-python"]), encoding="utf-8")
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary",
-             "llama-cpp-python", "-d", folder, f"llama-cpp-python=={VERSION}"],
-            check=True,
+             "llama-cpp-python", "--require-hashes", "-d", folder, "-r", wanted],
+            check=True, env=clean_environment(),
         )  # fmt: skip
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
@@ -73,14 +74,22 @@ def build() -> None:
     tree = fetch()
     if all(tool(name) for name in TOOLS):
         return
-    import platform
-
-    extra = X86_OPTIONS if platform.machine() == "x86_64" else []
-    subprocess.run(["cmake", "-S", tree, "-B", ROOT / "build", *OPTIONS, *extra], check=True)
+    env = clean_environment()
+    options = [*OPTIONS, *cmake_options(platform.machine())]
+    subprocess.run(["cmake", "-S", tree, "-B", ROOT / "build", *options], check=True, env=env)
     jobs = str(len(os.sched_getaffinity(0)))
-    subprocess.run(["cmake", "--build", ROOT / "build", "-j", jobs, "--target", *TOOLS], check=True)
+    command = ["cmake", "--build", ROOT / "build", "-j", jobs, "--target", *TOOLS]
+    subprocess.run(command, check=True, env=env)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what changes how llama.cpp is built."""
+    return build_environment(os.environ)
 
 
 if __name__ == "__main__":
-    build()
+    if sys.argv[1:] == ["--source"]:
+        fetch()
+    else:
+        build()
     print(ROOT)

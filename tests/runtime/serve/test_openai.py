@@ -22,6 +22,11 @@ SCHEMA = {
     "required": ["urgent", "sign"],
     "additionalProperties": False,
 }
+EMPTY_CHOICES: list[Any] = [
+    {"enum": []}, {"type": []}, {"anyOf": []}, {"$defs": {"a": {"oneOf": []}}, "type": "object"},
+    {"type": "object", "properties": {"secret": {"const": "Quispe"}, "enum": {"enum": []}}},
+    {"type": "array", "items": {"allOf": []}},
+]  # fmt: skip
 
 
 def client_of(server: Served) -> Any:
@@ -181,6 +186,12 @@ def test_the_whole_dialogue_comes_from_the_client(client: Any) -> None:
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {
             "$ref": "http://127.0.0.1:9/x"}}}},
          "response_format.json_schema.schema", "invalid_value"),
+        *(({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+           "response_format.json_schema.schema", "invalid_value") for schema in EMPTY_CHOICES),
+        ({"max_tokens": -2}, "max_tokens", "invalid_value"),
+        ({"seed": -2}, "seed", "invalid_value"),
+        ({"messages": [{"role": "user", "name": 5, "content": "x"}]}, "messages[0].name",
+         "invalid_value"),
         ({"messages": [{"role": "user", "content": "fever " * 700}]}, "messages",
          "context_length_exceeded"),
     ],
@@ -196,6 +207,36 @@ def test_what_it_cannot_do_it_refuses_by_name(
         assert headers["content-type"] == "application/json"
         assert found["error"]["type"] == "invalid_request_error"
         assert (found["error"]["param"], found["error"]["code"]) == (param, code)
+
+
+def test_fields_that_ask_for_nothing_are_taken(client: Any) -> None:
+    """What OpenAI's clients, AutoGen and clients of other servers send along."""
+    answer = client.chat.completions.create(
+        model="pedsup",
+        messages=[
+            {"role": "system", "name": "planner", "content": "You are brief."},
+            {"role": "user", "name": "ana", "content": "Hi."},
+            {"role": "assistant", "name": "pedsup", "content": "Hello."},
+            {"role": "user", "name": "ana", "content": "Say hello."},
+        ],
+        max_tokens=2, n=1, user="ana", store=True, metadata={"run": "7"}, seed=-1,
+        function_call="none", extra_body={"top_k": -1, "max_completion_tokens": -1},
+    )  # fmt: skip
+    assert answer.usage.completion_tokens <= 2
+    again = client.chat.completions.create(
+        model="pedsup", messages=HELLO, max_tokens=-1, stop=" ", store=False
+    )
+    assert again.choices[0].finish_reason == "stop"
+
+
+def test_a_refused_schema_does_not_reach_the_terminal(start: Any) -> None:
+    """llama.cpp prints a grammar that it cannot parse; the schema of the asker stands in it."""
+    server = start()
+    for schema in (*EMPTY_CHOICES, {"type": "string", "pattern": "^Quispe[$"}):
+        body = {"model": "pedsup", "messages": HELLO, "max_tokens": 2, "response_format": {
+            "type": "json_schema", "json_schema": {"schema": schema}}}  # fmt: skip
+        assert server.call("POST", "/v1/chat/completions", body)[0] == 400
+    assert "Quispe" not in server.finish()[1]
 
 
 def test_the_client_knows_the_errors(client: Any, real: Served) -> None:

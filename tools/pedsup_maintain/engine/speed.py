@@ -24,6 +24,7 @@ import click
 from pedsup.errors import EngineError, MissingDependencyError, border
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import human_bytes, say
+from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
 
 N_PROMPT: Final = 512
@@ -76,10 +77,7 @@ class Report:
 
 def find_llama_bench(given: str | None) -> Path:
     """The program given, or the one in PEDSUP_NATIVE's build."""
-    root = os.environ.get(
-        "PEDSUP_NATIVE", str(Path.home() / ".cache" / "pedsup" / "llama-cpp-0.3.36")
-    )
-    path = Path(given) if given else Path(root) / "build" / "bin" / "llama-bench"
+    path = Path(given) if given else native_root() / "build" / "bin" / "llama-bench"
     if not os.access(path, os.X_OK):
         raise MissingDependencyError(
             "llama-bench was not found",

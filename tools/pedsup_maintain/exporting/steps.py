@@ -10,7 +10,6 @@ script, this module is the first step, or the third one where `llama-quantize` i
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,16 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import EngineError, MissingDependencyError, UsageError, border
+from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
 
-LLAMA_CPP_VERSION: Final = "0.3.36"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-
-
-def native_root() -> Path:
-    """Where `make native` puts llama.cpp; `PEDSUP_NATIVE` names another place."""
-    default = Path.home() / ".cache" / "pedsup" / f"llama-cpp-{LLAMA_CPP_VERSION}"
-    return Path(os.environ.get("PEDSUP_NATIVE", default))
 
 
 def converter() -> Path:

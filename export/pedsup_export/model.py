@@ -1,0 +1,128 @@
+"""What base, adapter and tokenizer mean together: the tensors, vocabulary and changes of one model.
+
+Nothing is decided by a name alone. The configuration, the tensors that are there and the adapter
+say together which tensors the exported model has (tied or not), and how many tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pedsup.errors import MismatchError
+from pedsup_export import arch
+from pedsup_export.adapter import Adapter
+from pedsup_export.adapter_embeddings import adapt_embeddings
+from pedsup_export.adapter_match import MatchReport, match
+from pedsup_export.adapter_tokenizer import choose_vocabulary
+from pedsup_export.arch import Architecture, ModelTensors
+from pedsup_export.checkpoint import Checkpoint
+from pedsup_export.embeddings import PER_LAYER, Resolved, find_module, resolve, with_rows
+from pedsup_export.gguf_out import KV
+from pedsup_export.tokenizer_files import Tokenizer, load_tokenizer
+from pedsup_export.vocab import Vocabulary
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, ready to be planned.
+
+    Attributes:
+        checkpoint: the base; its tensors are those that the exported model has.
+        matches: the adapter's changes by tensor name, None without an adapter.
+        notes: what the user should know of the inputs.
+    """
+
+    architecture: Architecture
+    checkpoint: Checkpoint
+    adapter: Adapter | None
+    matches: MatchReport | None
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    tensors: ModelTensors
+    hyper: tuple[KV, ...]
+    notes: tuple[str, ...]
+
+
+def open_model(
+    weights: Path, tokenizer: Path, adapter: Path | None = None, *, adapter_tokenizer: bool = True
+) -> Model:
+    """Open a base and, when given, an adapter, and bring them together.
+
+    Args:
+        weights: folder of the checkpoint.
+        tokenizer: folder of the tokenizer files (of the 16-bit base, when there are two).
+        adapter: folder of the adapter.
+        adapter_tokenizer: take tokenizer files from the adapter's folder where they differ.
+
+    Raises:
+        PedsupError: an input is damaged, unsupported, or does not belong to the others.
+    """
+    checkpoint = Checkpoint.open(weights)
+    architecture = arch.find(checkpoint.config, checkpoint.folder)
+    found = resolve(checkpoint, architecture)
+    opened = Adapter.open(adapter) if adapter else None
+    if opened is not None:
+        found, opened = adapt_embeddings(found, opened)
+    n_tokens = found.embeddings.n_rows
+    files = load_tokenizer(tokenizer)
+    if adapter is not None and adapter_tokenizer:
+        files, vocabulary = choose_vocabulary(architecture.vocabulary, files, adapter, n_tokens)
+    else:
+        vocabulary = architecture.vocabulary(files, n_tokens)
+    found = _per_layer_rows(found, files)
+    config = {**found.checkpoint.config}
+    if "vocab_size" in config:
+        config["vocab_size"] = n_tokens
+    shapes = {name: source.shape for name, source in found.checkpoint.tensors.items()}
+    tensors = architecture.tensors(config, shapes, n_tokens)
+    tensors = replace(tensors, dropped=(*tensors.dropped, *found.dropped))
+    return Model(
+        architecture,
+        found.checkpoint,
+        opened,
+        _match(opened, found.checkpoint, architecture, tensors) if opened else None,
+        files,
+        vocabulary,
+        tensors,
+        tuple(architecture.metadata(config)),
+        (*found.notes, *vocabulary.notes),
+    )
+
+
+def _match(
+    adapter: Adapter, checkpoint: Checkpoint, architecture: Architecture, tensors: ModelTensors
+) -> MatchReport:
+    placed = {o.source for o in tensors.outputs if o.source}
+    config: dict[str, Any] = dict(checkpoint.config)
+    return match(
+        adapter,
+        {name: s.shape for name, s in checkpoint.tensors.items() if name in placed},
+        is_dead=lambda name: architecture.is_dead(config, name),
+    )
+
+
+def _per_layer_rows(found: Resolved, tokenizer: Tokenizer) -> Resolved:
+    """Gemma 4's table of per-layer embeddings with as many rows as the token embeddings.
+
+    llama.cpp wants that; transformers only fails where a token without a row is used.
+
+    Raises:
+        MismatchError: a token of the tokenizer has no row.
+    """
+    checkpoint, n = found.checkpoint, found.embeddings.n_rows
+    name = find_module(checkpoint.tensors, PER_LAYER)
+    if name is None or (rows := checkpoint.tensors[name].shape[0]) == n:
+        return found
+    lost = sorted(i for i in tokenizer.vocab.values() if rows <= i < n)
+    if lost:
+        raise MismatchError(
+            f"{len(lost)} tokens have a row in the token embeddings, and none in '{name}', "
+            f"which has {rows} rows",
+            where=checkpoint.folder,
+            wanted="a row for every token of the tokenizer",
+            remedy="save the base with its resized embeddings as the base of the export (the "
+            "adapter does not hold the rows of this table)",
+        )
+    return replace(found, checkpoint=with_rows(checkpoint, [name], n))

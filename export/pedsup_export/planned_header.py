@@ -1,0 +1,42 @@
+"""The header of a planned file through the door that every model file passes, before it is written.
+
+What llama.cpp would not load is refused while it is still a plan, by the inputs' names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.gguf_file.architecture import check_architecture
+from pedsup.gguf_file.header import parse_header
+from pedsup.gguf_file.tokenizer import check_tokenizer
+
+
+def check_planned(header: bytes, size: int) -> None:
+    """Check metadata, tokenizer and tensor table as `validate_model` does.
+
+    Args:
+        header: the header of the planned GGUF.
+        size: bytes of the whole file.
+
+    Raises:
+        BadFileError, UnsupportedError: llama.cpp could not use such a file; which inputs to mend.
+    """
+    try:
+        # In a file, because the arrays of a header are read again by its name.
+        with tempfile.NamedTemporaryFile(suffix=".gguf-header") as file:
+            file.write(header)
+            file.flush()
+            path = Path(file.name)
+            with path.open("rb") as written:
+                parsed = parse_header(written, size, path)
+            check_architecture(parsed, drafter=True)
+            check_tokenizer(parsed)
+    except (BadFileError, UnsupportedError) as error:
+        of_tokenizer = "tokenizer" in f"{error.found} {error.where}"
+        source = "tokenizer.json and tokenizer_config.json" if of_tokenizer else "config.json"
+        error.where = f"the header of the planned file, made from {source} of the base"
+        error.remedy = f"correct {source}: nothing has been written"
+        raise

@@ -1,0 +1,107 @@
+"""Asks an engine's library how it was built, in a child: a wrong build dies when it is loaded."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from pedsup.engine.server_process import find_program
+from pedsup.engine.vector_units import Build, judge
+
+LIBRARY_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
+"""Where llama-cpp-python looks for libllama instead of in its own folder."""
+TIMEOUT_S: Final = 20.0
+"""A phone may read the library from slow storage."""
+LIBRARY_CODE: Final = (
+    "import sys\n"
+    "from pedsup.engine import llama_bindings as b\n"
+    "from pedsup.errors import PedsupError\n"
+    "try:\n"
+    "    lib = b.load()\n"
+    "except PedsupError as error:\n"
+    "    print('refused: ' + ' | '.join(str(error).splitlines()))\n"
+    "    sys.exit(9)\n"
+    "print('version: ' + b.package_version() + ' (llama.cpp ' + b.version(lib) + ')')\n"
+    "print('system_info: ' + b.system_info(lib))\n"
+)
+"""Prints two lines; a library that does not match the bindings is refused by `load`."""
+NO_MODEL: Final = "/nonexistent/pedsup.gguf"
+TRACE: Final = "4"
+"""llama.cpp's level of talk at which the server tells its features."""
+
+
+def library_command() -> list[str]:
+    """Loads llama-cpp-python's library and prints its version and features."""
+    return [sys.executable, "-c", LIBRARY_CODE]
+
+
+def server_command(program: Path) -> list[str]:
+    """Starts llama-server with a model that is not there: it prints its features and ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # llama-server opens its port before it looks for the model.
+    return [
+        os.fspath(program), "--model", NO_MODEL, "--host", "127.0.0.1", "--port", str(port),
+        "--verbosity", TRACE, "--offline",
+    ]  # fmt: skip
+
+
+def system_info(text: str) -> str:
+    """The line of features in what an engine printed; '' where there is none."""
+    for line in text.splitlines():
+        _, mark, rest = line.partition("system_info: ")
+        if mark:
+            return rest.strip()
+    return ""
+
+
+@functools.cache
+def library_build() -> Build | None:
+    """How llama-cpp-python's library was built; None when it is absent or does not tell."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        return None
+    return judge(system_info(_output(library_command())), packaged=library_is_packaged())
+
+
+@functools.cache
+def server_build(program: Path) -> Build | None:
+    """How a llama-server was built; None when it does not tell."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_ARG_")}
+    return judge(system_info(_output(server_command(program), clean)), packaged=True)
+
+
+def library_is_packaged() -> bool:
+    """Whether the library is another than the one inside llama-cpp-python."""
+    return LIBRARY_VARIABLE in os.environ
+
+
+def engine_build(kind: Literal["inprocess", "server"]) -> Build | None:
+    """How the library of an engine was built; None when the engine is absent or does not tell."""
+    if kind == "inprocess":
+        return library_build()
+    program = find_program()
+    return server_build(program) if program else None
+
+
+def _output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")

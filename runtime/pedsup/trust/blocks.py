@@ -1,0 +1,174 @@
+"""A model file on a file system whose times prove nothing: its blocks, checked again each start.
+
+A write through a mapping that was there before changes neither size nor, on tmpfs, FAT or many
+FUSE file systems (Android's shared storage), any time. So a full reading there keeps a digest of
+each MiB. A later start compares some blocks, drawn anew with the system's random numbers, before
+the model is loaded, and all of them, in another random order, while the session runs. Who changes
+a block cannot know which ones are looked at first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from pedsup.direct_io import DirectFile
+from pedsup.errors import UntrustedError
+from pedsup.system_files import text_of
+
+BLOCK: Final = 1 << 20
+DIGEST_BYTES: Final = 16
+"""Of SHA-256: 128 bits against a second block with the same digest."""
+SAMPLED: Final = 64
+"""Blocks compared before loading: a file changed in one of a hundred is found in every other start,
+one changed in one of ten in 999 of 1000."""
+SHARE: Final = 0.25
+"""Of the time, for the reading beside a session."""
+PROVING: Final = frozenset({"ext4", "f2fs", "xfs", "btrfs"})
+"""Where a write through a mapping changes ctime: `file_update_time` in their `page_mkwrite`. ext4
+is tested (`test_trust_blocks.py`)."""
+
+
+def times_prove(path: Path) -> bool:
+    """Whether any write to a file is known to show in its change time."""
+    return file_system(path) in PROVING
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """The type of the file system that a file lies on, as the kernel calls it; '' if unknown.
+
+    Args:
+        mounts: what /proc/self/mountinfo says (proc(5)); default: read.
+    """
+    real, best, kind = os.path.realpath(path), -1, ""
+    for line in (text_of(Path("/proc/self/mountinfo")) if mounts is None else mounts).splitlines():
+        fields = line.split(" ")
+        if len(fields) < 9 or "-" not in fields:
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\134", "\\")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        # A later mount on the same place hides the earlier one.
+        if inside and len(point) >= best:
+            best, kind = len(point), fields[fields.index("-") + 1]
+    return kind
+
+
+class BlockDigests:
+    """Collects the digest of each block of a file that is read from start to end."""
+
+    def __init__(self) -> None:
+        self._digests: list[bytes] = []
+        self._open, self._room = hashlib.sha256(), BLOCK
+
+    def update(self, data: memoryview) -> None:
+        """The next bytes of the file."""
+        while data:
+            part = data[: self._room]
+            self._open.update(part)
+            self._room -= len(part)
+            data = data[len(part) :]
+            if not self._room:
+                self._end_block()
+
+    def finish(self) -> tuple[bytes, ...]:
+        """All digests; the last block may be a short one."""
+        if self._room < BLOCK:
+            self._end_block()
+        return tuple(self._digests)
+
+    def _end_block(self) -> None:
+        self._digests.append(self._open.digest()[:DIGEST_BYTES])
+        self._open, self._room = hashlib.sha256(), BLOCK
+
+
+def sample(path: Path, digests: tuple[bytes, ...], n: int = SAMPLED) -> None:
+    """Compare the first block, the last one and `n` others, drawn by chance.
+
+    Raises:
+        UntrustedError: one of them is not what was read before.
+    """
+    draw = secrets.SystemRandom()
+    ends = {0, len(digests) - 1} if digests else set()
+    compare(path, digests, ends | set(draw.sample(range(len(digests)), min(n, len(digests)))))
+
+
+def compare(path: Path, digests: tuple[bytes, ...], numbers: Iterable[int]) -> None:
+    """Compare some blocks with their digests. Raises as `sample`."""
+    file = DirectFile(path)
+    for number in numbers:
+        require_block(file, digests, number)
+
+
+def require_block(file: DirectFile, digests: tuple[bytes, ...], number: int) -> None:
+    """Raise `UntrustedError` if a block is not what was read before."""
+    found = hashlib.sha256(file.read(number * BLOCK, BLOCK)).digest()[:DIGEST_BYTES]
+    if found != digests[number]:
+        raise UntrustedError(
+            "the model file was changed after it was checked, by a way that leaves no trace in its "
+            "times",
+            where=f"{file.path}, bytes {number * BLOCK} to {(number + 1) * BLOCK}",
+            wanted="the bytes that were signed or exported",
+            remedy="copy it again from where it came from, to a place where other apps cannot "
+            "write (in Termux: its own home)",
+        )
+
+
+class Watch:
+    """Reads all blocks once, beside the session, and keeps what it finds.
+
+    Args:
+        path: the model.
+        digests: of its blocks.
+        on_difference: called once, from the watching thread.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        digests: tuple[bytes, ...],
+        on_difference: Callable[[UntrustedError], object] = lambda _error: None,
+    ) -> None:
+        self._path, self._digests, self._tell = path, digests, on_difference
+        self._closed = threading.Event()
+        self.failure: UntrustedError | None = None
+        self.done = threading.Event()
+        """Set when every block was compared, or one differed."""
+        self._thread = threading.Thread(target=self._run, name="pedsup-blocks", daemon=True)
+        self._thread.start()
+
+    def require_unchanged(self) -> None:
+        """Raise `UntrustedError` if a block differed so far."""
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # this thread's alone
+        numbers = list(range(len(self._digests)))
+        secrets.SystemRandom().shuffle(numbers)
+        try:
+            file = DirectFile(self._path)
+            for number in numbers:
+                started = time.monotonic()
+                require_block(file, self._digests, number)
+                pause = (time.monotonic() - started) * (1 / SHARE - 1)
+                if self._closed.wait(pause):
+                    return
+        except UntrustedError as error:
+            self.failure = error
+            self._tell(error)
+        except OSError:
+            pass  # the card was taken out: llama.cpp notices by itself
+        self.done.set()

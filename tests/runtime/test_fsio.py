@@ -1,0 +1,77 @@
+"""Files on storage that has no locks and no fsync of folders, as Android's shared storage."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pedsup.errors import OutputError
+from pedsup.fsio import UNSUPPORTED, atomic_file, fsync_folder, try_lock
+from pedsup.transcript import Transcript
+
+
+@pytest.fixture(params=sorted(UNSUPPORTED), ids=lambda code: errno.errorcode[code])
+def poor_storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system calls answer there; all else is the real thing."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").resolve().is_dir():
+            refuse()
+        real(fd)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.usefixtures("poor_storage")
+def test_a_file_is_written_whole_without_locks(tmp_path: Path) -> None:
+    path = tmp_path / "copy.md"
+    with atomic_file(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert [left.name for left in tmp_path.iterdir()] == ["copy.md"]
+    with path.open("rb") as file:
+        assert try_lock(file.fileno()) is None
+
+
+@pytest.mark.usefixtures("poor_storage")
+def test_a_transcript_is_kept_without_locks(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    transcript = Transcript.create(path, {"id": "x"})
+    transcript.append({"type": "user", "turn": 1, "text": "hola"})
+    transcript.close()
+    again, records = Transcript.reopen(path)
+    again.close()
+    assert [record["type"] for record in records] == ["session", "user"]
+
+
+def test_a_lock_that_another_has_is_still_respected(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with atomic_file(path) as file, pytest.raises(OutputError, match="another process"):
+        assert file
+        with atomic_file(path):
+            pass
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_is_no_missing_feature(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(code)), atomic_file(tmp_path / "a") as file:
+        file.write(b"x")
+    with pytest.raises(OSError, match=os.strerror(code)):
+        fsync_folder(tmp_path)

@@ -1,0 +1,61 @@
+"""What CI asks of `make gguf`: the gate's figures, the library's word, times per recipe line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pedsup_tools.from_nothing import ROOT, check_gate, measured
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """As `pedsup-bench gate` writes it; figures of SmolLM2 at Q4_K_M."""
+    return {
+        "passed": True,
+        "checks": [{"sentence": f"check {i}", "passed": True} for i in range(4)],
+        "figures": {"all": {"kld": {"mean": 0.07}, "same_top": 0.83}},
+        "build": {"features": ["AVX2"], "missing": []},
+        **changes,
+    }
+
+
+def test_a_good_run_has_nothing_wrong() -> None:
+    assert check_gate(document()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"passed": False},
+        {"checks": []},
+        {"figures": {"all": {"kld": {"mean": 0.0}, "same_top": 1.0}}},
+        {"figures": {"all": {"kld": {"mean": float("nan")}, "same_top": 0.83}}},
+        {"build": None},
+        {"build": {"features": ["LLAMAFILE"], "missing": ["AVX2"]}},
+    ],
+)
+def test_each_fault_is_said(changes: dict[str, Any]) -> None:
+    assert len(check_gate(document(**changes))) == 1
+
+
+def test_make_through_the_timed_shell_does_and_fails_as_without(tmp_path: Path) -> None:
+    makefile, times = tmp_path / "Makefile", tmp_path / "times"
+    makefile.write_text("good:\n\t@echo made; echo said >&2\nbad:\n\t@exit 3\n")
+    command = ["make", "-f", str(makefile), f"SHELL={ROOT / '.ci/timed-shell'}"]
+    env = {**os.environ, "PEDSUP_TIMES": str(times)}
+    good = subprocess.run([*command, "good"], capture_output=True, text=True, env=env, check=True)
+    assert (good.stdout, good.stderr) == ("made\n", "said\n")
+    seconds, _, line = times.read_text().rstrip("\n").partition("\t")
+    assert len(list(map(float, seconds.split()))) == 3
+    assert line == "echo made; echo said >&2"
+    assert subprocess.run([*command, "bad"], capture_output=True, env=env).returncode == 2
+
+
+def test_processor_time_of_a_child_is_counted() -> None:
+    cpu, _, out = measured(["sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo x"])
+    assert out == "x\n"
+    assert cpu > 0

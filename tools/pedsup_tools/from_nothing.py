@@ -1,0 +1,108 @@
+"""`make gguf` as a new user runs it, and what it must come to: CI's first step.
+
+The file being right is not enough: built without vector units llama.cpp makes the same file and is
+twenty times slower. So the library is asked, the quality gate must have passed with figures, and
+the processor time must stay within a budget. Budgets are multiples of a calibration loop timed on
+the same machine before and after, in processor time, which waiting for a disk, a network or another
+program does not change; they are about three times what is needed, and the fault is thirty times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+LOOP: Final = 20_000_000
+MAKE_BUDGET: Final = 2000.0
+GATE_BUDGET: Final = 100.0
+"""Processor time of `make gguf`, and of its quality gate run again, in calibration loops."""
+
+
+def calibrate() -> float:
+    """Seconds of processor time of a fixed loop of the interpreter."""
+    started, total = time.process_time(), 0
+    for i in range(LOOP):
+        total += i & 3
+    return time.process_time() - started + 0.0 * total
+
+
+def measured(command: list[str], **more: Any) -> tuple[float, float, str]:
+    """Processor and wall seconds of a command and its children, and its standard output.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **more)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, time.monotonic() - started, done.stdout
+
+
+def make_gguf(arguments: list[str], times: Path) -> tuple[float, float]:
+    """Run it; processor and wall seconds. What each recipe line took is written to stderr."""
+    command = ["make", "gguf", f"SHELL={ROOT / '.ci/timed-shell'}", *arguments]
+    cpu, wall, _ = measured(command, cwd=ROOT, env={**os.environ, "PEDSUP_TIMES": str(times)})
+    print("\nprocessor s  wall s  step of make gguf", file=sys.stderr)
+    for line in times.read_text("utf-8").splitlines():
+        seconds, _, step = line.partition("\t")
+        user, system, real = map(float, seconds.split())
+        if user + system >= 1:
+            print(f"{user + system:11.0f} {real:7.0f}  {step[:90]}", file=sys.stderr)
+    print(f"{cpu:11.0f} {wall:7.0f}  in all", file=sys.stderr)
+    return cpu, wall
+
+
+def check_gate(document: dict[str, Any]) -> list[str]:
+    """What is wrong with a gate's document."""
+    figures, build = document["figures"]["all"], document["build"]
+    wrong = [check["sentence"] for check in document["checks"] if not check["passed"]]
+    if not document["passed"] or len(document["checks"]) < 4:
+        wrong.append(f"the gate passed: {document['passed']}, {len(document['checks'])} checks")
+    # A file that is its own reference would pass every limit.
+    if not 0.001 < figures["kld"]["mean"] < 0.15 or not 0.72 < figures["same_top"] < 1:
+        wrong.append(f"figures of no Q4_K_M file: {figures}")
+    if build is None or build["missing"]:
+        wrong.append(f"llama.cpp lacks vector units of this processor: {build}")
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 1 when anything is wrong."""
+    before = calibrate()
+    with tempfile.TemporaryDirectory() as folder:
+        cpu, _ = make_gguf(arguments, Path(folder) / "times")
+    venv = dict(a.split("=", 1) for a in arguments).get("VENV", ".venv")
+    bench = os.fspath((ROOT / venv / "bin/pedsup-bench").absolute())
+    model = ROOT / "out/smollm2-pediatric-demo-Q4_K_M.gguf"
+    reference = model.with_name(model.stem + "-reference.gguf")
+    gate_cpu, gate_wall, text = measured(
+        [bench, "gate", str(model), "--reference", str(reference), "--json"]
+    )
+    loop = (before + calibrate()) / 2
+    wrong = check_gate(json.loads(text))
+    print(
+        f"\ncalibration loop {loop:.2f} s; make gguf {cpu / loop:.0f} loops of {MAKE_BUDGET:.0f}, "
+        f"gate {gate_cpu:.0f} s ({gate_wall:.0f} s wall), {gate_cpu / loop:.1f} loops of "
+        f"{GATE_BUDGET:.0f}",
+        file=sys.stderr,
+    )
+    if cpu > MAKE_BUDGET * loop:
+        wrong.append(f"make gguf took {cpu:.0f} s of processor time")
+    if gate_cpu > GATE_BUDGET * loop:
+        wrong.append(f"the gate took {gate_cpu:.0f} s of processor time")
+    for line in wrong:
+        print(f"wrong: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
