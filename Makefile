@@ -58,7 +58,8 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
 # Values reach the command as they were typed, by the environment: $(value) keeps what Make would
 # expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
-GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE \
+  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
 $(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(GGUF_VARIABLES)
 MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
@@ -66,6 +67,8 @@ DEFAULT_BASE := out/smollm2-base
 
 # GATE=1: the quality gate, which needs the same merge in 16 bits; always for the default.
 # SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
+# CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md);
+# CALIBRATION_TEXT=FILE names the text, BUDGET=Q4_K_M (3.5GB, 4.5bpw) chooses types by them.
 # EXPORT_OPTIONS= takes any other option of `pedsup-export run`.
 .PHONY: gguf
 gguf: $(VENV)/.installed  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)

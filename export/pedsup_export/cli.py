@@ -1,4 +1,4 @@
-"""The command `pedsup-export`: run, plan, verify, keygen, sign, compare-bases, phone-bundle."""
+"""The command `pedsup-export`: run, calibrate, plan, verify, keygen, sign, ..."""
 
 from __future__ import annotations
 
@@ -72,6 +72,14 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     help="Importance matrix (llama.cpp's GGUF format).",
 )
 @click.option(
+    "--calibrated",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Statistics of `calibrate`: round with error feedback (docs/calibration.md).",
+)
+@click.option("--budget", help="Choose types for a size: 3.5GB, 4.5bpw, or that of Q4_K_M.")
+@click.option("--allocation", type=_FILE, help="Take the types that --save-allocation kept.")
+@click.option("--save-allocation", type=_FILE, help="Keep the types that --budget chose.")
+@click.option(
     "--gate",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Refuse to publish a file too far from this one: the same merge in 16 or 32 bits.",
@@ -118,8 +126,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 def run(**options: Any) -> None:
     """Export: merge, quantize, write, prove, verify."""
     from pedsup_export import render
+    from pedsup_export.calibrated_plan import make_plan
     from pedsup_export.export import check_output, execute
-    from pedsup_export.plan import make_plan
     from pedsup_export.unchanged import unchanged
     from pedsup_export.verify import verify
 
@@ -162,7 +170,18 @@ def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
 
 def _refuse_without_effect(options: dict[str, Any]) -> None:
     """An option that would do nothing is a mistake, not to be passed over."""
-    pairs = (("thresholds", "gate", "--gate"), ("adapter_revision", "adapter", "--adapter"))
+    pairs = (
+        ("thresholds", "gate", "--gate"),
+        ("adapter_revision", "adapter", "--adapter"),
+        ("budget", "calibrated", "--calibrated"),
+        ("allocation", "calibrated", "--calibrated"),
+        ("save_allocation", "budget", "--budget"),
+    )
+    for first, second in (("imatrix", "calibrated"), ("budget", "allocation")):
+        if options[first] is not None and options[second] is not None:
+            raise UsageError(
+                f"--{first} and --{second} exclude each other", remedy="give one of them"
+            )
     for name, needed, option in pairs:
         if options[name] is not None and options[needed] is None:
             given = "--" + name.replace("_", "-")
@@ -172,6 +191,7 @@ def _refuse_without_effect(options: dict[str, Any]) -> None:
 
 
 def _request(options: dict[str, Any]) -> ExportRequest:
+    from pedsup_export.allocation.budget import parse_budget
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.vocabulary_cut.request import vocabulary_request
 
@@ -195,6 +215,10 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         merge_dtype=options["merge_dtype"],
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
         imatrix=options["imatrix"],
+        calibrated=options["calibrated"],
+        budget=parse_budget(options["budget"]) if options["budget"] else None,
+        allocation=options["allocation"],
+        save_allocation=options["save_allocation"],
         gate_reference=options["gate"],
         gate_thresholds=options["thresholds"],
         allow_unused=options["allow_unused"],
@@ -374,6 +398,45 @@ def _passphrase(file: Path | None, *, new: bool) -> bytes:
         )
     answer: str = click.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)
     return answer.encode()
+
+
+@cli.command()
+@click.argument("model", type=_FILE)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option(
+    "--text", "texts", type=_FILE, multiple=True,
+    help="Text, or dialogues (.jsonl); can be repeated. Default: the dialogues that ship.",
+)  # fmt: skip
+@click.option(
+    "--judged-on", "judged", type=_FILE, multiple=True,
+    help="A text that files are judged on: an overlap is refused. Can be repeated.",
+)  # fmt: skip
+@click.option("--window", type=click.IntRange(16, 8192), default=512, show_default=True)
+@click.option("--windows", "n_windows", type=click.IntRange(4), help="At most so many windows.")
+@click.option("--memory", help="For sums held at a time; default: half of what is free.")
+@click.option(
+    "--sensitivity-windows", type=click.IntRange(0), default=1, show_default=True,
+    help="Windows on which sensitivities (for --budget) are measured; 0: none.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Check model and texts and compute nothing.")
+@_json
+def calibrate(as_json: bool, dry_run: bool, memory: str | None, **options: Any) -> None:
+    """Run the 16-bit merge MODEL over text; keep what `run --calibrated` needs."""
+    from pedsup_export.allocation.budget import parse_size
+    from pedsup_export.calibration import command
+
+    options["threads"] = options["threads"] or len(os.sched_getaffinity(0))
+    held = parse_size(memory, "--memory") if memory else command.half_of_free_memory()
+    request = command.CalibrationRequest(memory=held, **options)
+    plan = command.make_plan(request)
+    if dry_run:
+        document = {"model": str(request.model), "texts": [t.name for t in plan.texts]}
+        _show(document, f"{request.model} on {', '.join(document['texts'])}", as_json)
+        return
+    result = command.execute(plan)
+    _show(result.as_dict(), result.as_text(), as_json)
 
 
 @cli.command("compare-bases")

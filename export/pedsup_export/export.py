@@ -243,6 +243,11 @@ def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, An
             for t in plan.tensors
         },
     }
+    if plan.calibration and inputs.calibrated:
+        core["recipe"]["calibrated"] = {
+            **inputs.calibrated.record(digests["calibrated"][plan.calibration.file.name]),
+            "predicted_kl": plan.calibration.predicted_kl,
+        }
     if request.adapter and inputs.adapter:
         core["adapter"] = {
             **_model(request.adapter, digests["adapter"]),

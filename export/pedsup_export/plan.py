@@ -49,6 +49,7 @@ from pedsup_export.model import Model, open_model
 from pedsup_export.planned_header import check_planned
 from pedsup_export.provenance import Digests, held, small_inputs
 from pedsup_export.request import ExportRequest
+from pedsup_export.rounding.calibrated import Calibrated
 from pedsup_export.vocabulary_cut.cut import VocabularyCut
 from pedsup_export.vocabulary_cut.plan import cut_model
 
@@ -77,6 +78,19 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Statistics that the rounding uses, and what was chosen with them."""
+
+    identity: str
+    """Digest of the statistics' data and of the method."""
+    file: Path
+    rounded: int
+    """Tensors that get error feedback."""
+    predicted_kl: float | None = None
+    """Of types chosen for a budget: nats per token."""
+
+
+@dataclass(frozen=True)
 class ExportPlan:
     """Everything an export will do. Sizes in bytes."""
 
@@ -98,6 +112,8 @@ class ExportPlan:
     pass that merges them."""
     cut: VocabularyCut | None = None
 
+    calibration: Calibration | None = None
+
     @property
     def slots(self) -> list[TensorSlot]:
         return [t.slot for t in self.tensors]
@@ -112,6 +128,7 @@ class ExportPlan:
             request.merge_base,
             request.merge_dtype,
             self.input_bytes,
+            self.calibration.identity if self.calibration else None,
         ]
         text = hashlib.sha256(json.dumps(facts).encode())
         text.update(self.header)
@@ -139,6 +156,7 @@ class Inputs:
     adapter: Adapter | None
     matches: MatchReport | None
     imatrix: Imatrix | None
+    calibrated: Calibrated | None = None
 
 
 def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:

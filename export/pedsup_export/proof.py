@@ -171,6 +171,9 @@ class Proof:
 def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi: int) -> Packed:
     """Packed rows lo to hi of an output tensor, uint8 [hi - lo, row_bytes]: the export's work."""
     rows = final_rows(tensor, inputs, lo, hi, plan.request.merge_dtype)
+    if inputs.calibrated is not None:
+        slot = tensor.slot
+        return inputs.calibrated.pack(rows, slot.type, slot.name, lo, tensor.n_rows)
     importance = None
     if inputs.imatrix is not None:
         importance = inputs.imatrix.for_tensor(tensor.slot.name, tensor.slot.shape)

@@ -20,7 +20,7 @@ from pedsup_export.request import ExportRequest
 from pedsup_export.safetensors_file import State, file_state
 
 Digests = Mapping[str, Mapping[str, str]]
-"""Role ('base', 'adapter', 'tokenizer', 'imatrix') -> file name -> hex SHA-256."""
+"""Role ('base', 'adapter', 'tokenizer', 'imatrix', 'calibrated') -> file name -> hex SHA-256."""
 
 
 def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
@@ -35,6 +35,8 @@ def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
         found["adapter"] = [request.adapter.folder / name for name in (CONFIG, WEIGHTS)]
     if request.imatrix is not None:
         found["imatrix"] = [request.imatrix]
+    if request.calibrated is not None:
+        found["calibrated"] = [request.calibrated]
     return found
 
 

@@ -65,6 +65,8 @@ def _left_out(plan: ExportPlan) -> list[str]:
         reasons[kind] = reasons.get(kind, 0) + 1
     lines = [f"not in file   {n} tensors: {reason}" for reason, n in reasons.items()]
     lines += [f"unused delta  {unused_text(u)}" for u in plan.unused]
+    if plan.calibration is not None:
+        lines.append(calibration_line(plan))
     if plan.imatrix is not None:
         lines.append(
             f"imatrix       {len(plan.imatrix.used)} tensors weighted, "
@@ -72,6 +74,15 @@ def _left_out(plan: ExportPlan) -> list[str]:
             f"{len(plan.imatrix.unused)} entries unused"
         )
     return lines + [f"warning       {w}" for w in plan.warnings]
+
+
+def calibration_line(plan: ExportPlan) -> str:
+    """What the statistics are used for."""
+    assert plan.calibration is not None
+    line = f"calibrated    {plan.calibration.rounded} tensors rounded with error feedback"
+    if plan.calibration.predicted_kl is not None:
+        line += f", predicted KL {plan.calibration.predicted_kl:.4g}"
+    return line
 
 
 def plan_json(plan: ExportPlan) -> dict[str, Any]:
@@ -85,6 +96,11 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
         "memory_bytes": plan.memory_bytes,
         "mixture": plan.mixture(),
         "vocabulary": savings_json(plan),
+        "calibration": plan.calibration
+        and {
+            "rounded": plan.calibration.rounded,
+            "predicted_kl": plan.calibration.predicted_kl,
+        },
         "tensors": [
             {
                 "name": t.slot.name,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pedsup_export.allocation.budget import Budget
 from pedsup_export.floats import RoundTo
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
@@ -36,6 +37,9 @@ class ExportRequest:
         allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
         vocabulary: which tokens to keep; None keeps them all.
+        calibrated: statistics of `calibrate`: matrices are rounded with error feedback.
+        budget, allocation: choose each tensor's type by the statistics, or take a saved choice.
+        save_allocation: where to keep the choice.
         replace_foreign: with `force`, also what pedsup did not write; only after a question.
         tensor_types: (regular expression, type name) pairs that override the mixture.
     """
@@ -49,6 +53,10 @@ class ExportRequest:
     merge_dtype: RoundTo = "float32"
     tensor_types: tuple[tuple[str, str], ...] = ()
     imatrix: Path | None = None
+    calibrated: Path | None = None
+    budget: Budget | None = None
+    allocation: Path | None = None
+    save_allocation: Path | None = None
     allow_unused: bool = False
     allow_no_effect: bool = False
     tokenizer: Literal["adapter", "base"] = "adapter"

@@ -34,7 +34,8 @@ WHOLE: Final = ("F32", "F16", "BF16")
 DEFAULT_TYPES: Final = {"Q4_K_M": ("--tensor-type", "ffn_down=Q6_K")}
 NOT_OF_A_REFERENCE: Final = {
     "--tensor-type": 2, "--imatrix": 2, "--thresholds": 2, "--gate": 2, "--quant": 2, "--phone": 2,
-    "--out": 2, "--json": 1,
+    "--out": 2, "--json": 1, "--calibrated": 2, "--budget": 2, "--allocation": 2,
+    "--save-allocation": 2,
 }  # fmt: skip
 """Options of an export that its 16-bit reference does not share, and how many words they take."""
 
@@ -55,6 +56,14 @@ class Job:
     sign_options: tuple[str, ...]
     default_base: bool
     default_adapter: bool
+    calibrated: bool = False
+    calibration_text: str = ""
+    budget: str = ""
+
+    @property
+    def statistics(self) -> Path:
+        """What is kept of the reference for the rounding."""
+        return self.out.with_name(f"{self.out.name.removesuffix('.gguf')}-statistics.gguf")
 
     @property
     def dry(self) -> bool:
@@ -81,8 +90,15 @@ def job_from(environment: Mapping[str, str]) -> Job:
     used = adapter or ("" if base else DEFAULT_ADAPTER)
     name = "-".join(part for part in (quant or phone, languages.replace(",", "-")) if part)
     out = _output(get("OUT", ""), used or base, name, own=bool(base))
-    gate = get("GATE", "") or ("" if base else "1")
+    calibrated = get("CALIBRATE", "") == "1" and quant not in WHOLE
+    gate = get("GATE", "") or ("1" if calibrated or not base else "")
     wanted = gate == "1" and quant not in WHOLE and "--dry-run" not in options
+    if get("BUDGET", "") and not calibrated:
+        raise UsageError("BUDGET has no effect without CALIBRATE=1", remedy="give both")
+    if calibrated and not wanted:
+        raise UsageError(
+            "CALIBRATE=1 needs the merge in 16 bits", remedy="leave GATE=0 and --dry-run out"
+        )
     key = get("SIGN_KEY", "")
     return Job(
         base=base or DEFAULT_BASE,
@@ -97,6 +113,9 @@ def job_from(environment: Mapping[str, str]) -> Job:
         sign_options=_words("SIGN_OPTIONS", get("SIGN_OPTIONS", "")),
         default_base=not base,
         default_adapter=not base and not adapter,
+        calibrated=calibrated,
+        calibration_text=get("CALIBRATION_TEXT", ""),
+        budget=get("BUDGET", ""),
     )
 
 
@@ -143,6 +162,8 @@ def make_gguf(job: Job) -> None:
         _program("pedsup_export", "run", *inputs, "--quant", "BF16", "--out", job.reference,
                  *common, *reference_options(job.options))  # fmt: skip
         gate = ("--gate", str(job.reference))
+    if job.calibrated and job.reference is not None:
+        gate += calibrate(job, job.reference)
     _program("pedsup_export", "run", *inputs, *job.kind, "--out", job.out, *common, *gate,
              *job.options)  # fmt: skip
     if job.dry:
@@ -164,6 +185,15 @@ def reference_options(options: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def calibrate(job: Job, reference: Path) -> tuple[str, ...]:
+    """Statistics of the reference, unless they are there and newer; the options that use them."""
+    found = job.statistics
+    if not found.exists() or found.stat().st_mtime < reference.stat().st_mtime:
+        text = ("--text", job.calibration_text) if job.calibration_text else ()
+        _program("pedsup_export", "calibrate", reference, "--out", found, "--force", *text)
+    return ("--calibrated", str(found), *(("--budget", job.budget) if job.budget else ()))
 
 
 def is_signed_by(model: Path, private: Path) -> bool:

@@ -1,0 +1,195 @@
+"""From a budget, or a saved choice, to a type for every tensor of an export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pedsup.errors import BadFileError, MismatchError, MissingFileError, UsageError
+from pedsup.fsio import atomic_file
+from pedsup.gguf_file.ggml_types import BY_NAME
+from pedsup.progress import say
+from pedsup_export.allocation.budget import Budget
+from pedsup_export.allocation.choose import (
+    SMALL_BLOCK_TYPES,
+    TYPES,
+    Allocation,
+    Option,
+    allocate,
+)
+from pedsup_export.calibration.sensitivity import ROWS
+from pedsup_export.quantize import dequantize_rows, quantize_rows
+from pedsup_export.rounding.calibrated import LOOKED_UP, Calibrated
+from pedsup_export.rounding.matrix import round_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+SAMPLE_ROWS: Final = 48
+SAMPLE_TABLE_ROWS: Final = 512
+SCHEMA: Final = "pedsup-allocation/1"
+
+
+@dataclass(frozen=True)
+class Choosable:
+    """A tensor that is quantized: its shape in ggml's order, and how to get at its rows."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Callable[[int], Floats]
+    """About so many rows, spread over the tensor: float32 [n, n_per_row]."""
+
+    @property
+    def n_rows(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64))
+
+
+def measured_options(
+    tensors: Sequence[Choosable], calibrated: Calibrated, threads: int
+) -> dict[str, list[Option]]:
+    """What every type would cost and do to each tensor.
+
+    Raises:
+        UsageError: the statistics hold no sensitivities.
+    """
+    record = calibrated.statistics.record
+    if not record.sensitivities:
+        raise UsageError(
+            "the statistics hold no sensitivities",
+            where=calibrated.statistics.path,
+            remedy="make them again without --sensitivity-windows 0",
+        )
+    say(f"measuring {len(tensors)} tensors in each type")
+
+    def measure(tensor: Choosable) -> list[Option]:
+        return _options(tensor, calibrated)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip([t.name for t in tensors], pool.map(measure, tensors), strict=True))
+
+
+def _options(tensor: Choosable, calibrated: Calibrated) -> list[Option]:
+    width = tensor.shape[0]
+    types = TYPES if width % 256 == 0 else SMALL_BLOCK_TYPES
+    table = tensor.name in LOOKED_UP
+    wanted = SAMPLE_TABLE_ROWS if table else SAMPLE_ROWS
+    rows = tensor.rows(wanted)
+    found = []
+    for name in types:
+        kind = BY_NAME[name]
+        if width % kind.block_size:
+            continue
+        divergence = _divergence(tensor.name, rows, name, calibrated)
+        found.append(Option(name, tensor.n_rows * kind.row_bytes(width), divergence))
+    if not found:
+        kind = BY_NAME["F16"]
+        return [Option("F16", tensor.n_rows * kind.row_bytes(width), 0.0)]
+    return found
+
+
+def _divergence(name: str, rows: Floats, type_name: str, calibrated: Calibrated) -> float:
+    """Sensitivity times relative error of the outputs, of the look-up too."""
+    kind, statistics = BY_NAME[type_name], calibrated.statistics
+    sensitivities = statistics.record.sensitivities
+    group = statistics.group_of.get(name)
+    if group is not None and calibrated.rounds(name, kind):
+        moments = calibrated.moments(group)
+        packed, error = round_rows(rows, kind, moments, calibrated.effort, name)
+        power, at = 0.0, 0
+        for run in moments:
+            part = rows[:, at : at + len(run.variance)]
+            power += float(np.einsum("ij,ij->", part @ run.hessian, part, dtype=np.float64))
+            at += len(run.variance)
+        output = error / power if power else 0.0
+    else:
+        ones = np.ones(rows.shape[1], np.float32) if name in LOOKED_UP else None
+        packed = quantize_rows(rows, kind, ones, name=name)
+        output = _relative(rows, packed, type_name)
+    found = sensitivities.get(name, 0.0) * output
+    if name + ROWS in sensitivities:
+        found += sensitivities[name + ROWS] * _relative(rows, packed, type_name)
+    return found
+
+
+def _relative(rows: Floats, packed: NDArray[np.uint8], type_name: str) -> float:
+    """Squared error of the weights as a share of their power."""
+    error = rows - dequantize_rows(packed, BY_NAME[type_name], rows.shape[1])
+    power = float(np.square(rows, dtype=np.float64).sum())
+    return float(np.square(error, dtype=np.float64).sum()) / power if power else 0.0
+
+
+def bytes_of(budget: Budget, *, like: Callable[[str], int], n_weights: int, fixed: int) -> int:
+    """Bytes that the choosable tensors may take.
+
+    Args:
+        like: bytes of a whole file of a llama.cpp file type.
+        n_weights: weights of the file.
+        fixed: bytes of everything else in the file.
+    """
+    if budget.like is not None:
+        return like(budget.like) - fixed
+    if budget.bits_per_weight is not None:
+        return int(budget.bits_per_weight * n_weights / 8) - fixed
+    assert budget.n_bytes is not None
+    return budget.n_bytes - fixed
+
+
+def choose(
+    tensors: Sequence[Choosable], calibrated: Calibrated, n_bytes: int, threads: int
+) -> Allocation:
+    """Measure and allocate."""
+    return allocate(measured_options(tensors, calibrated, threads), n_bytes)
+
+
+def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) -> None:
+    """Write a choice, to be given again with --allocation."""
+    document = {
+        "schema": SCHEMA,
+        "statistics_data_sha256": statistics,
+        "predicted_kl": allocation.divergence,
+        "bytes": allocation.n_bytes,
+        "types": dict(sorted(allocation.types.items())),
+    }
+    with atomic_file(path, force=force) as file:
+        file.write(json.dumps(document, indent=1).encode())
+
+
+def read(path: Path, names: Sequence[str]) -> Allocation:
+    """Read a saved choice for exactly these tensors.
+
+    Raises:
+        BadFileError: it is not one.
+        MismatchError: it is for other tensors.
+    """
+    if not path.is_file():
+        raise MissingFileError("no such file", where=path, remedy="check --allocation")
+    try:
+        document: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+        types = {str(k): str(v) for k, v in document["types"].items()}
+        found = Allocation(types, int(document["bytes"]), float(document["predicted_kl"]))
+        if document["schema"] != SCHEMA or not set(types.values()) <= set(BY_NAME):
+            raise ValueError("schema")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadFileError(
+            "this is not a saved allocation",
+            where=path,
+            wanted=f"a file of --save-allocation ({SCHEMA})",
+            remedy="make it again: run --dry-run --budget ... --save-allocation FILE",
+        ) from error
+    different = set(types) ^ set(names)
+    if different:
+        raise MismatchError(
+            f"the allocation is for another model: '{min(different)}' is not in both",
+            where=path,
+            wanted="an allocation that was made with this model",
+            remedy="make it again with --budget",
+        )
+    return found

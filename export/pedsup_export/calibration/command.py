@@ -1,0 +1,289 @@
+"""`pedsup-export calibrate`: plan, then collect, measure and write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from tqdm import tqdm
+
+import pedsup
+from pedsup.chat.template import ChatTemplate
+from pedsup.engine.vocabulary import read_info
+from pedsup.errors import MismatchError, ResourceError, UnsupportedError, UsageError
+from pedsup.fsio import refuse_existing
+from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.optional import require
+from pedsup.progress import human_bytes, say
+from pedsup_export.calibration import collect, fingerprint, sensitivity, store
+from pedsup_export.calibration import text as texts
+from pedsup_export.calibration.forward import ForwardPass
+
+SIXTEEN_BITS: Final = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What to calibrate, on what, how.
+
+    Attributes:
+        model: the merge in 16 or 32 bits (`run --quant BF16`).
+        out: the file of statistics.
+        texts: text files and .jsonl dialogues; the shipped dialogues when empty.
+        judged: further texts that files are judged on; an overlap is refused.
+        window: tokens of a window.
+        n_windows: at most so many.
+        memory: bytes for sums held at a time.
+        sensitivity_windows: windows on which sensitivities are measured; 0 for none.
+    """
+
+    model: Path
+    out: Path
+    texts: tuple[Path, ...] = ()
+    judged: tuple[Path, ...] = ()
+    window: int = 512
+    n_windows: int | None = None
+    memory: int = 2 << 30
+    sensitivity_windows: int = 1
+    threads: int = 2
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """Everything that a calibration will do."""
+
+    request: CalibrationRequest
+    texts: tuple[texts.CalibrationText, ...]
+    header: GGUFHeader
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """Written statistics."""
+
+    path: Path
+    n_tokens: int
+    n_matrices: int
+    size: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "path": str(self.path),
+            "tokens": self.n_tokens,
+            "matrices": self.n_matrices,
+            "bytes": self.size,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def as_text(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.path}: {self.n_matrices} matrices over {self.n_tokens} tokens, "
+            f"{human_bytes(self.size)}, {self.seconds:.0f} s\n"
+            f"next: pedsup-export run ... --calibrated {self.path}"
+        )
+
+
+def make_plan(request: CalibrationRequest) -> CalibrationPlan:
+    """Check model and texts before anything is computed.
+
+    Raises:
+        UnsupportedError: the model is quantized.
+        UsageError: a text is one that files are judged on.
+        OutputError: the output exists.
+    """
+    refuse_existing(request.out, force=request.force)
+    if request.window < 16:
+        raise UsageError(f"a window of {request.window} tokens", wanted="16 or more")
+    header = read_header(request.model)
+    wrong = [t for t in header.tensors.values() if t.type.name not in SIXTEEN_BITS]
+    if wrong:
+        raise UnsupportedError(
+            f"'{wrong[0].name}' is of type {wrong[0].type.name}",
+            where=request.model,
+            wanted="the merge in 16 or 32 bits: what the rounding is to come close to",
+            remedy="make it: pedsup-export run ... --quant BF16",
+        )
+    found = texts.read_texts(request.texts)
+    extra = [(f"'{t.name}'", t.words) for t in texts.read_texts(request.judged)] \
+        if request.judged else []  # fmt: skip
+    texts.refuse_overlap(found, [*texts.judging_texts(), *extra])
+    return CalibrationPlan(request, found, header)
+
+
+def execute(plan: CalibrationPlan) -> CalibrationResult:
+    """Collect, measure and write.
+
+    Raises:
+        PedsupError: the text is too short, the model cannot be run, the disk is full.
+    """
+    request, start = plan.request, time.monotonic()
+    with ForwardPass(request.model, window=request.window, n_threads=request.threads) as model:
+        per_text, windows = _windows(plan, model)
+        groups = collect.find_groups(model, windows[0])
+        parts = collect.ranges(groups, request.memory)
+        _check_space(request, groups)
+        folder = collect.Folder(_work(request.out), _job(plan, groups, windows))
+        _announce(groups, parts, windows)
+        with _blas(request.threads), _bar(len(parts) * len(windows), "statistics") as advance:
+            collect.collect(model, windows, parts, folder, advance)
+        sensitivities = _sensitivities(model, windows, request, folder)
+    types, prints = _fingerprints(plan.header, groups)
+    record = store.Record(
+        model=request.model.name,
+        architecture=plan.header.architecture,
+        texts=per_text,
+        n_tokens=len(windows) * request.window,
+        window=request.window,
+        types=types,
+        fingerprints=prints,
+        sensitivities=sensitivities,
+        versions={"pedsup": pedsup.__version__, "python": platform.python_version()},
+    )
+    store.write(request.out, record, groups, collect.sums_in(folder, parts), force=request.force)
+    folder.remove()
+    size = request.out.stat().st_size
+    seconds = time.monotonic() - start
+    return CalibrationResult(request.out, record.n_tokens, len(types), size, seconds)
+
+
+def _windows(
+    plan: CalibrationPlan, model: ForwardPass
+) -> tuple[tuple[dict[str, Any], ...], list[list[int]]]:
+    """What each text was, and the windows of all of them together."""
+    template = _template(model) if any(t.dialogues for t in plan.texts) else None
+    tokens: list[int] = []
+    described = []
+    for text in plan.texts:
+        rendered = texts.rendered(text, template)
+        add_special = not tokens and not text.dialogues  # a template writes bos itself
+        own = model.vocabulary.tokenize(
+            rendered, parse_special=bool(text.dialogues), add_special=add_special
+        )
+        tokens += own
+        described.append({"name": text.name, "sha256": text.sha256, "tokens": len(own)})
+    request = plan.request
+    return tuple(described), texts.cut(tokens, request.window, model.bos, request.n_windows)
+
+
+def _template(model: ForwardPass) -> ChatTemplate | None:
+    info = read_info(model.lib, model.handle, model.vocabulary)
+    marks = [
+        model.vocabulary.piece(token).decode("utf-8", "replace") if token >= 0 else ""
+        for token in (info.bos, info.eos)
+    ]
+    try:
+        return ChatTemplate.from_model(info.chat_template, bos=marks[0], eos=marks[1])
+    except UnsupportedError as error:
+        say(f"warning: dialogues are calibrated as plain text: {error.found}")
+        return None
+
+
+def _job(
+    plan: CalibrationPlan, groups: Sequence[store.InputGroup], windows: Sequence[Sequence[int]]
+) -> collect.Job:
+    names = {name for group in groups for name in group.names}
+    _, prints = _fingerprints(plan.header, groups)
+    model = hashlib.sha256(json.dumps([sorted(names), prints], sort_keys=True).encode())
+    digest = hashlib.sha256(np.array(windows, "<i4").tobytes()).hexdigest()
+    request = plan.request
+    return collect.Job(model.hexdigest(), digest, request.window, tuple(groups), request.memory)
+
+
+def _fingerprints(
+    header: GGUFHeader, groups: Sequence[store.InputGroup]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Type and fingerprint of every calibrated matrix."""
+    types, prints = {}, {}
+    for name in sorted({name for group in groups for name in group.names}):
+        info = header.tensors.get(name)
+        if info is None:
+            raise MismatchError(f"llama.cpp computes with '{name}', which is not in the file")
+        rows = info.n_bytes // info.type.row_bytes(info.shape[0])
+        start = header.data_offset + info.offset
+        data = np.memmap(header.path, np.uint8, "r", start, (rows, info.n_bytes // rows))
+        types[name] = info.type.name
+        prints[name] = fingerprint.text(fingerprint.of_rows(data, 0))
+    return types, prints
+
+
+def _sensitivities(
+    model: ForwardPass,
+    windows: Sequence[Sequence[int]],
+    request: CalibrationRequest,
+    folder: collect.Folder,
+) -> dict[str, float]:
+    if not request.sensitivity_windows:
+        return {}
+    name = f"sensitivities-{request.sensitivity_windows}"
+    if (saved := folder.load(name)) is not None:
+        return dict(zip(saved["names"].tolist(), saved["values"].tolist(), strict=True))
+    # From the middle: the first windows of a text are often its preface.
+    middle = len(windows) // 2
+    chosen = windows[middle : middle + request.sensitivity_windows]
+    used = [window[: sensitivity.MAX_TOKENS] for window in chosen]
+    sets = sensitivity.noise_sets(sensitivity.names_to_disturb(model, used[0]))
+    with _bar((1 + len(sets)) * len(used), "sensitivities") as advance:
+        found = sensitivity.measure(model, used, sets, advance)
+    folder.save(name, {"names": np.array(list(found)), "values": np.array(list(found.values()))})
+    return found
+
+
+def half_of_free_memory() -> int:
+    """Bytes; 2 GiB where the system does not say."""
+    try:
+        return max(1 << 28, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    except (ValueError, OSError, AttributeError):
+        return 2 << 30
+
+
+def _check_space(request: CalibrationRequest, groups: Sequence[store.InputGroup]) -> None:
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    needed = 2 * sum(g.n_bytes for g in groups) + (64 << 20)
+    free = shutil.disk_usage(request.out.parent).free
+    if free < needed:
+        raise ResourceError(
+            f"the disk has {human_bytes(free)} free",
+            where=request.out.parent,
+            wanted=f"{human_bytes(needed)} for the statistics and their unfinished parts",
+            remedy="free space, or choose another --out",
+        )
+
+
+def _work(out: Path) -> Path:
+    return out.with_name(out.name + ".unfinished")
+
+
+def _announce(
+    groups: Sequence[store.InputGroup],
+    parts: Sequence[Sequence[store.InputGroup]],
+    windows: Sequence[Sequence[int]],
+) -> None:
+    size = sum(g.n_bytes for g in groups)
+    say(
+        f"{sum(len(g.names) for g in groups)} matrices with {len(groups)} inputs, "
+        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(parts)} turns"
+    )
+
+
+def _blas(threads: int) -> Any:
+    return require("threadpoolctl", extra="export").threadpool_limits(threads, user_api="blas")
+
+
+@contextmanager
+def _bar(total: int, label: str) -> Iterator[Callable[[int], object]]:
+    with tqdm(total=total, desc=label, unit="window", delay=2.0, dynamic_ncols=True) as bar:
+        yield bar.update

@@ -1,0 +1,246 @@
+"""The file of calibration statistics: an importance matrix of llama.cpp's GGUF form, and more.
+
+    <tensor>.in_sum2, <tensor>.counts   as `llama-imatrix` writes them, for every matrix
+    <owner>.in_prod                     F32 [b, b, n / b]: sums of products of the inputs, of n
+                                        columns in runs of b, shared by the matrices with this input
+
+llama.cpp passes over tensors with other names, so that the file serves `llama-quantize --imatrix`
+too. The metadata under `pedsup.calibration.` say which matrices it was made of (a fingerprint
+each), of which text, and how sensitive the model is to an error in each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pedsup.direct_io import DirectFile, sha256_range
+from pedsup.errors import BadFileError
+from pedsup.fsio import atomic_file, partial_path
+from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
+from pedsup.gguf_file.ggml_types import BY_NAME
+from pedsup.gguf_file.values import ValueType
+from pedsup_export.gguf_out import KV, array, header_bytes, lay_out, padded, string, u32
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+PREFIX: Final = "pedsup.calibration."
+VERSION: Final = 1
+PRODUCTS: Final = ".in_prod"
+_REMAKE: Final = "make it again: pedsup-export calibrate"
+_NO_DIGEST: Final = "0" * 64
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Matrices that multiply the same input: queries, keys and values of a layer, say."""
+
+    names: tuple[str, ...]
+    n_columns: int
+    run: int
+    """Columns per run of second moments; 0 where only the diagonal is kept."""
+
+    @property
+    def owner(self) -> str:
+        return self.names[0]
+
+    @property
+    def n_bytes(self) -> int:
+        return 4 * self.n_columns * (self.run + 1)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the statistics were made of, and what was found; goes into file and manifest."""
+
+    model: str
+    """The 16-bit file's name."""
+    architecture: str
+    texts: tuple[Mapping[str, Any], ...]
+    """Name, SHA-256 and tokens of each text."""
+    n_tokens: int
+    window: int
+    types: Mapping[str, str]
+    """Tensor -> the type it has in the 16-bit file."""
+    fingerprints: Mapping[str, str]
+    sensitivities: Mapping[str, float] = field(default_factory=dict)
+    """Tensor -> KL per unit of relative output error; `NAME@rows` for look-ups in a table."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def write(
+    path: Path,
+    record: Record,
+    groups: Sequence[InputGroup],
+    sums: Mapping[str, tuple[Floats, Floats | None]],
+    *,
+    force: bool,
+) -> None:
+    """Write the file; `sums` maps a group's owner to its squares [n] and products [n/b, b, b]."""
+    listed: list[tuple[str, tuple[int, ...]]] = []
+    for group in groups:
+        if group.run:
+            shape = (group.run, group.run, group.n_columns // group.run)
+            listed.append((group.owner + PRODUCTS, shape))
+    owner = {name: g for g in groups for name in g.names}
+    importances = sorted(n for n in owner if n.startswith("blk."))
+    for name in importances:
+        listed += [(name + ".in_sum2", (owner[name].n_columns, 1)), (name + ".counts", (1, 1))]
+    slots = lay_out((name, shape, BY_NAME["F32"]) for name, shape in listed)
+
+    def data(name: str) -> Floats:
+        stem, _, what = name.rpartition(".")
+        if what == "counts":
+            return np.array([record.n_tokens], np.float32)
+        squares, products = sums[owner[stem].owner]
+        found = products if what == "in_prod" else squares
+        assert found is not None
+        return found
+
+    with atomic_file(path, force=force) as file:
+        file.write(header_bytes(_metadata(record, groups, _NO_DIGEST), slots))
+        digest = hashlib.sha256()
+        for slot in slots:
+            values = np.ascontiguousarray(data(slot.name), "<f4")
+            raw = values.reshape(-1).view(np.uint8).data
+            pad = b"\0" * (padded(slot.n_bytes) - slot.n_bytes)
+            for part in (raw, pad):
+                file.write(part)
+                digest.update(part)
+        file.flush()
+        entries = _metadata(record, groups, digest.hexdigest())
+        with partial_path(path).open("r+b") as head:  # `file` itself only appends
+            head.write(header_bytes(entries, slots))
+
+
+def _metadata(record: Record, groups: Sequence[InputGroup], digest: str) -> list[KV]:
+    document = {
+        "model": record.model,
+        "architecture": record.architecture,
+        "texts": [dict(t) for t in record.texts],
+        "tokens": record.n_tokens,
+        "window": record.window,
+        "types": dict(record.types),
+        "fingerprints": dict(record.fingerprints),
+        "sensitivities": dict(record.sensitivities),
+        "versions": dict(record.versions),
+        "groups": [[list(g.names), g.n_columns, g.run] for g in groups],
+    }
+    return [
+        string("general.type", "imatrix"),
+        array("imatrix.datasets", ValueType.STRING, [t["name"] for t in record.texts]),
+        u32("imatrix.chunk_count", record.n_tokens // record.window),
+        u32("imatrix.chunk_size", record.window),
+        u32(PREFIX + "version", VERSION),
+        string(PREFIX + "record", json.dumps(document, sort_keys=True)),
+        string(PREFIX + "data_sha256", digest),
+    ]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics read and checked: digests, shapes, and that nothing is NaN or Inf."""
+
+    path: Path
+    header: GGUFHeader
+    record: Record
+    groups: tuple[InputGroup, ...]
+    data_sha256: str
+
+    @cached_property
+    def group_of(self) -> dict[str, InputGroup]:
+        """Tensor -> the group that it belongs to."""
+        return {name: group for group in self.groups for name in group.names}
+
+    def products(self, group: InputGroup) -> Iterator[Floats]:
+        """Second moments of each run of a group's columns: float32 [run, run], divided by tokens.
+
+        Raises:
+            BadFileError: a value is NaN or Inf.
+        """
+        info = self.header.tensors[group.owner + PRODUCTS]
+        start = self.header.data_offset + info.offset
+        shape = (group.n_columns // group.run, group.run, group.run)
+        stored = np.memmap(self.path, "<f4", "r", start, shape)
+        for run in stored:
+            values = np.array(run, np.float32)
+            if not np.isfinite(values).all():
+                raise _bad(self.path, f"the statistics of '{group.owner}' hold NaN or Inf")
+            yield values / np.float32(self.record.n_tokens)
+
+
+def read(path: Path) -> Statistics:
+    """Open and check a file of statistics.
+
+    Raises:
+        BadFileError: it is not one, is truncated, or its data are not what was written.
+    """
+    header = read_header(path)
+    if PREFIX + "record" not in header.metadata:
+        raise _bad(path, "this GGUF holds no calibration statistics of pedsup")
+    if (found := header.metadata.get(PREFIX + "version")) != VERSION:
+        raise _bad(path, f"the statistics are of version {found}")
+    record, groups = _parse(path, header)
+    _check_tensors(header, groups)
+    digest = str(header.metadata.get(PREFIX + "data_sha256"))
+    size = header.file_size - header.data_offset
+    if sha256_range(DirectFile(path), header.data_offset, size) != digest:
+        raise _bad(path, "the data are not those that were written (damaged or cut short)")
+    return Statistics(path, header, record, groups, digest)
+
+
+def _parse(path: Path, header: GGUFHeader) -> tuple[Record, tuple[InputGroup, ...]]:
+    text = header.metadata[PREFIX + "record"]
+    if not isinstance(header.metadata.get("imatrix.datasets"), ArrayValue):
+        raise _bad(path, "imatrix.datasets is not a list of names")
+    try:
+        document = json.loads(text)
+        groups = tuple(InputGroup(tuple(n), int(c), int(r)) for n, c, r in document["groups"])
+        record = Record(
+            model=str(document["model"]),
+            architecture=str(document["architecture"]),
+            texts=tuple(document["texts"]),
+            n_tokens=int(document["tokens"]),
+            window=int(document["window"]),
+            types={str(k): str(v) for k, v in document["types"].items()},
+            fingerprints={str(k): str(v) for k, v in document["fingerprints"].items()},
+            sensitivities={str(k): float(v) for k, v in document["sensitivities"].items()},
+            versions={str(k): str(v) for k, v in document["versions"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _bad(path, "the record of the statistics cannot be read") from error
+    good = record.n_tokens > 0 and record.window > 0
+    if not good or not all(math.isfinite(v) and v >= 0 for v in record.sensitivities.values()):
+        raise _bad(path, "a number in the record cannot be right")
+    return record, groups
+
+
+def _check_tensors(header: GGUFHeader, groups: Sequence[InputGroup]) -> None:
+    for group in groups:
+        if not group.names or group.n_columns < 1 or group.run < 0:
+            raise _bad(header.path, "a group of inputs cannot be right")
+        if not group.run:
+            continue
+        info = header.tensors.get(group.owner + PRODUCTS)
+        shape = (group.run, group.run, group.n_columns // group.run)
+        found = (*info.shape, 1, 1)[:3] if info else ()
+        fits = group.n_columns % group.run == 0 and found == shape
+        if info is None or info.type.name != "F32" or not fits:
+            raise _bad(header.path, f"the second moments of '{group.owner}' have another shape")
+
+
+def _bad(path: Path, found: str) -> BadFileError:
+    return BadFileError(
+        found, where=path, wanted="statistics of pedsup-export calibrate", remedy=_REMAKE
+    )

@@ -1,0 +1,190 @@
+"""The tensors of an export rounded with calibration statistics.
+
+A matrix whose statistics hold second moments is rounded with error feedback. The table that is also
+the output matrix is rounded for both uses: its moments are those of the last hidden state plus as
+much of the identity, for the look-up. Other tables are packed by ggml's search with equal
+importances, which minds the squared error and not the size of a weight. All else is llama.cpp's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pedsup.errors import MismatchError
+from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
+from pedsup_export.calibration import fingerprint, store
+from pedsup_export.calibration.store import InputGroup, Statistics
+from pedsup_export.quantize import quantize_rows
+from pedsup_export.rounding.matrix import Effort, Moments, can_round, round_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Packed = NDArray[np.uint8]
+
+METHOD: Final = "gptq-kquant/1"
+"""Raised when the same statistics would give other bytes."""
+LOOKED_UP: Final = ("token_embd.weight", "per_layer_token_embd.weight")
+_KEPT: Final = 3
+"""Groups whose factored moments are kept: those of neighbouring matrices."""
+_REMAKE: Final = "make them with this base and adapter: pedsup-export calibrate"
+
+
+@dataclass
+class _Progress:
+    sum: int = 0
+    rows: dict[int, int] = field(default_factory=dict)
+    """First row -> number of rows of each block."""
+
+
+@dataclass
+class Calibrated:
+    """Statistics and what of them is in use; its methods may be called by several threads."""
+
+    statistics: Statistics
+    effort: Effort
+    _moments: OrderedDict[str, list[Moments]] = field(default_factory=OrderedDict)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen: dict[str, _Progress] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, effort: Effort | None = None) -> Calibrated:
+        """Read and check statistics.
+
+        Raises:
+            BadFileError: as `calibration.store.read`.
+        """
+        return cls(store.read(path), effort or Effort())
+
+    def check(self, architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse statistics of another model: its architecture, matrices or their widths.
+
+        Args:
+            shapes: of all tensors of the export, in ggml's order.
+
+        Raises:
+            MismatchError: the first difference.
+        """
+        record, path = self.statistics.record, self.statistics.path
+        if record.architecture != architecture:
+            raise MismatchError(
+                f"the statistics are of a {record.architecture} model",
+                where=path,
+                wanted=f"statistics of this {architecture} model",
+                remedy=_REMAKE,
+            )
+        for name, group in self.statistics.group_of.items():
+            found = shapes.get(name)
+            if found is None or found[0] != group.n_columns or name not in record.fingerprints:
+                raise MismatchError(
+                    f"the statistics have {group.n_columns} columns for '{name}'",
+                    where=path,
+                    wanted=f"{found[0]}" if found else "no such matrix: the export has none",
+                    remedy=_REMAKE,
+                )
+
+    def pack(self, rows: Floats, kind: GGMLType, name: str, first: int, n_rows: int) -> Packed:
+        """Pack rows `first`, ... of a tensor of `n_rows` rows.
+
+        Raises:
+            MismatchError: all rows were seen, and they are not those that were calibrated.
+            NonFiniteError: as `quantize_rows`.
+        """
+        self.identify(rows, name, first, n_rows)
+        shown = name if first == 0 else f"{name} from row {first} on"
+        group = self.statistics.group_of.get(name)
+        if group is not None and self.rounds(name, kind):
+            return round_rows(rows, kind, self.moments(group), self.effort, shown)[0]
+        return quantize_rows(rows, kind, self._importance(rows, name, group), name=shown)
+
+    def rounds(self, name: str, kind: GGMLType) -> bool:
+        """Whether this tensor gets error feedback in this type."""
+        group = self.statistics.group_of.get(name)
+        return (
+            group is not None
+            and group.run > 0
+            and can_round(kind)
+            and group.run % kind.block_size == 0
+        )
+
+    def moments(self, group: InputGroup) -> list[Moments]:
+        """The factored second moments of a group's runs; the last few are kept."""
+        with self._lock:
+            lock = self._locks.setdefault(group.owner, threading.Lock())
+        with lock:
+            with self._lock:
+                if group.owner in self._moments:
+                    self._moments.move_to_end(group.owner)
+                    return self._moments[group.owner]
+            made = [self._factored(group, products) for products in self.statistics.products(group)]
+            with self._lock:
+                self._moments[group.owner] = made
+                while len(self._moments) > _KEPT:
+                    self._moments.popitem(last=False)
+            return made
+
+    def _factored(self, group: InputGroup, products: Floats) -> Moments:
+        if group.owner in LOOKED_UP:
+            # For the output matrix by its inputs, for the look-up by nothing but the weights.
+            mean = max(float(np.mean(np.diag(products))), float(np.finfo(np.float32).tiny))
+            products = products / np.float32(mean) + np.eye(len(products), dtype=np.float32)
+        return Moments.factored(products)
+
+    def _importance(self, rows: Floats, name: str, group: InputGroup | None) -> Floats | None:
+        if group is not None and group.run:
+            parts = [np.diag(products) for products in self.statistics.products(group)]
+            return np.ascontiguousarray(np.concatenate(parts), np.float32)
+        if name in LOOKED_UP:
+            return np.ones(rows.shape[1], np.float32)
+        return None
+
+    def identify(self, rows: Floats, name: str, first: int, n_rows: int) -> None:
+        """Hold rows against the statistics; all of a tensor's rows, in any order of blocks.
+
+        Raises:
+            MismatchError: as `pack`.
+        """
+        wanted = self.statistics.record.fingerprints.get(name)
+        if wanted is None:
+            return
+        stored = quantize_rows(rows, BY_NAME[self.statistics.record.types[name]], name=name)
+        share = fingerprint.of_rows(stored, first)
+        with self._lock:
+            progress = self._seen.setdefault(name, _Progress())
+            if first in progress.rows or sum(progress.rows.values()) == n_rows:
+                return  # the proof makes some rows again
+            progress.sum = (progress.sum + share) % fingerprint.MODULUS
+            progress.rows[first] = len(rows)
+            whole = sum(progress.rows.values()) == n_rows
+            found = fingerprint.text(progress.sum) if whole else None
+        if found not in (None, wanted):
+            raise MismatchError(
+                f"the statistics were made of other weights of '{name}'",
+                where=self.statistics.path,
+                wanted="statistics of the very merge that is exported",
+                remedy=_REMAKE,
+            )
+
+    def record(self, file_sha256: str) -> dict[str, Any]:
+        """For the manifest's recipe."""
+        record = self.statistics.record
+        return {
+            "statistics": self.statistics.path.name,
+            "sha256": file_sha256,
+            "data_sha256": self.statistics.data_sha256,
+            "method": METHOD,
+            "effort": vars(self.effort),
+            "texts": [dict(t) for t in record.texts],
+            "tokens": record.n_tokens,
+            "window": record.window,
+            "made_with": dict(record.versions),
+        }
