@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 import pedsup
-from pedsup.command_line import Commands
+from pedsup.cli.command_line import Commands
 from pedsup.errors import border
 
 _COMMANDS: Final = (

@@ -131,7 +131,7 @@ def report(error: PedsupError) -> None:
 
     A line of more than 8 KiB (twice the longest path) is cut.
     """
-    from pedsup.language import error_text
+    from pedsup.texts.language import error_text
 
     lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
     print("error: " + "\n".join(lines), file=sys.stderr)
@@ -143,7 +143,7 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     A `PedsupError` exits with its own code, an operating-system error on a file with that of an
     output, a full disk with that of a resource (`pedsup.exit_codes`).
     """
-    from pedsup import standard_streams
+    from pedsup.files import standard_streams
 
     standard_streams.prepare()
     code = _exit_code(program)
@@ -159,7 +159,7 @@ def _exit_code(program: Callable[[], int | None]) -> int:
     """What a program ends with; what it raised is said."""
     import click  # here, because importing it is a third of the start-up of `--version`
 
-    from pedsup.command_line import readable
+    from pedsup.cli.command_line import readable
 
     try:
         return program() or ExitCode.DONE

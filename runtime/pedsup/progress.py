@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pedsup.escape import escaped_lines
-from pedsup.language import local
+from pedsup.texts.language import local
 
 
 @contextmanager

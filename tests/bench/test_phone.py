@@ -11,10 +11,10 @@ import pytest
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.gguf_file import read_header
+from pedsup.phones.predict import predict
+from pedsup.phones.profiles import Figure, profile, read_profiles, shipped_profiles
+from pedsup.phones.traffic import traffic
 from pedsup_bench.phone import limits
-from pedsup_bench.phone.predict import predict
-from pedsup_bench.phone.profiles import Figure, profile, read_profiles, shipped_profiles
-from pedsup_bench.traffic import traffic
 
 
 def test_every_shipped_figure_has_a_source() -> None:

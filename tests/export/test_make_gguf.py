@@ -14,7 +14,7 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import UsageError
-from pedsup.manifest import manifest_path, read_manifest
+from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_tools.gguf import job_from, reference_options
 
 ROOT = Path(__file__).parents[2]

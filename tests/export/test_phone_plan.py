@@ -21,10 +21,9 @@ from pedsup.engine.api import EngineConfig
 from pedsup.errors import PedsupError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.memory import estimate
-from pedsup_bench.phone.profiles import Phone, profile, shipped_profiles
+from pedsup.phones.profiles import Phone, profile, shipped_profiles
 from pedsup_export.cli import cli
-from pedsup_export.ftypes import FILE_TYPES
-from pedsup_export.gguf_out import KV, ValueType, header_bytes, string, u32
+from pedsup_export.gguf.header import KV, ValueType, header_bytes, string, u32
 from pedsup_export.phone.advise import advise, with_memory
 from pedsup_export.phone.models import (
     gemma4_models,
@@ -47,6 +46,7 @@ from pedsup_export.phone.policy import (
     choose,
     preference,
 )
+from pedsup_export.types.ftypes import FILE_TYPES
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOT = Path(__file__).parents[2]
@@ -259,7 +259,7 @@ def test_the_estimate_equals_llama_cpp_s_on_the_planned_file(tmp_path: Path) -> 
 
 
 def write_planned(path: Path, hyper: tuple[KV, ...], header: Any) -> Path:
-    from pedsup_export.gguf_out import lay_out
+    from pedsup_export.gguf.header import lay_out
 
     slots = lay_out((t.name, t.shape, t.type) for t in header.tensors.values())
     entries = (

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pedsup.errors import BadFileError, PedsupError, report
 from pedsup.escape import escaped, escaped_lines
-from pedsup.manifest import core_digest, manifest_document, read_manifest
 from pedsup.progress import say
+from pedsup.trust.manifest import core_digest, manifest_document, read_manifest
 
 FORGED = "x\nSigned by Dr. Quispe\x1b[2K\u202e"
 

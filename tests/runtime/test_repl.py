@@ -16,13 +16,13 @@ from pedsup_testing import scripted_repl
 from pedsup_testing.fake_engine import END
 from pedsup_testing.terminal import Terminal
 
-from pedsup import prefix_cache
 from pedsup.chat import turn
 from pedsup.governor import engine as governor
 from pedsup.guards import GUARDS
-from pedsup.i18n import _NOTICES_ES, _TEXTS
-from pedsup.session import find_session, replay
-from pedsup.transcript import read_records
+from pedsup.session import prefix_cache
+from pedsup.session.history import find_session, replay
+from pedsup.session.transcript import read_records
+from pedsup.texts.words import _NOTICES_ES, _TEXTS
 
 OPEN, CLOSE = "<|channel>", "<channel|>"
 PROMPT = r"\n(\x1b\[\?2004h)?> "

@@ -20,9 +20,9 @@ from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
-from pedsup.manifest import manifest_document, manifest_path
-from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
-from pedsup_export.phone_wheels import needed
+from pedsup.trust.manifest import manifest_document, manifest_path
+from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
+from pedsup_export.phone.wheels import needed
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pedsup.errors import BadFileError, HubError, UsageError
-from pedsup.multiple_choice import clean_text, fold, said_answer
-from pedsup_train.examples import Example
-from pedsup_train.readers import limit, read_source
-from pedsup_train.recipe import SourceConfig
+from pedsup.questions.multiple_choice import clean_text, fold, said_answer
+from pedsup_train.data.examples import Example
+from pedsup_train.data.readers import limit, read_source
+from pedsup_train.recipe.schema import SourceConfig
 
 SHARED = Path(os.environ.get("PEDSUP_SHARED", "/work/shared")) / "data"
 

@@ -22,7 +22,7 @@ from pedsup.chat.events import (
 )
 from pedsup.chat.prompt import build_prompt
 from pedsup.chat.stops import StopText
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser, Part
 from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.chat.events import Notice
+from pedsup.device.heat import Heat, HeatSensors
+from pedsup.device.system_files import text_of, whole_number
 from pedsup.engine.api import Engine, Token
 from pedsup.engine.proxy import EngineProxy
-from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
-from pedsup.system_files import text_of, whole_number
 
 WINDOW_TOKENS: Final = 16
 WINDOW_S: Final = 2.0

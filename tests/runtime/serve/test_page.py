@@ -12,8 +12,8 @@ from pedsup_testing.fake_engine import END
 
 from pedsup.chat.turn import NOTICES
 from pedsup.guards import GUARDS
-from pedsup.i18n import _NOTICES_ES
-from pedsup.intended_use import FULL, SHORT
+from pedsup.texts.intended_use import FULL, SHORT
+from pedsup.texts.words import _NOTICES_ES
 
 pytestmark = pytest.mark.slow
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
