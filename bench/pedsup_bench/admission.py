@@ -13,7 +13,7 @@ from typing import Any
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings import load_settings
-from pedsup.terminal.render import clean
+from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, Trust, assess, verify_weights
 from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store

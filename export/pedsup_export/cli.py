@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pedsup
+from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
-from pedsup.errors import UsageError, border
+from pedsup.errors import UsageError
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import say
-from pedsup.terminal.render import clean
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup.texts.safe import clean
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def test_every_shipped_figure_has_a_source() -> None:
 def test_a_figure_without_a_source_is_refused(tmp_path) -> None:
     from importlib import resources
 
-    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     path = tmp_path / "p.toml"
     path.write_text(text.replace('source = "unverified: range', 'sorce = "', 1), encoding="utf-8")
     with pytest.raises(BadFileError):

@@ -12,8 +12,9 @@ from pedsup_testing.faults import Job, finish, sweep
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.kernels.dispatch import kernel_for
 from pedsup_export.plan.planner import make_plan
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute
 
 

@@ -19,8 +19,9 @@ from pedsup.trust.manifest import manifest_path
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.calibration import collect, command, sensitivity, store, text
 from pedsup_export.plan.calibrated import make_plan
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.types.imatrix import read_imatrix
 from pedsup_export.write.publish import execute
 

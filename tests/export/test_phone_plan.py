@@ -389,7 +389,7 @@ def test_a_phone_that_nothing_suits_is_exit_code_7() -> None:
 
 
 def test_a_profile_of_one_s_own(tmp_path: Path) -> None:
-    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     own = tmp_path / "mine.toml"
     own.write_text("[mine]" + text.partition("[galaxy-a15-5g]")[2].partition("[snapdragon-685]")[0]
                    .replace("galaxy-a15-5g", "mine"), encoding="utf-8")  # fmt: skip
@@ -426,7 +426,7 @@ def test_the_planned_header_is_the_exported_file_s(
 ) -> None:
     """Of a base folder: types, shapes and offsets as written; what chose the type is said."""
     own = tmp_path / "weak.toml"
-    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     block = "[weak]" + text.partition("[galaxy-a15-5g]")[2].partition("[snapdragon-685]")[0]
     block = block.replace("galaxy-a15-5g", "weak").replace("value = 2.0", "value = 0.02")
     own.write_text(block, encoding="utf-8")

@@ -16,8 +16,9 @@ from pedsup_testing import tiny_models
 from pedsup.errors import MismatchError
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.plan.planner import make_plan
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.write import publish as export_module
 from pedsup_export.write import stream as stream_module
 from pedsup_export.write.publish import execute

@@ -19,9 +19,10 @@ from pedsup.trust.keys import read_public_key
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.cli import cli
 from pedsup_export.plan.planner import make_plan
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.sign import make_keys, read_passphrase, sign
 from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute
 
 pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")

@@ -382,7 +382,7 @@ def test_the_files_own_recommendation_goes_first(smollm2):
 
 def test_importing_the_engine_does_not_import_numpy():
     code = (
-        "import sys\nfrom pedsup.engine.llama_cpp import bindings as llama_bindings\nllama_bindings.load()\n"
+        "import sys\nfrom pedsup.engine.llama_cpp import bindings\nbindings.load()\n"
         "assert 'numpy' not in sys.modules and 'diskcache' not in sys.modules\n"
         "import llama_cpp\nassert llama_cpp.Llama and 'numpy' in sys.modules\n"
         "assert llama_cpp.llama_cpp is llama_bindings.load()\n"

@@ -10,8 +10,9 @@ from typing import Any
 import gguf
 import pytest
 
-from pedsup.errors import BadFileError, report
+from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
+from pedsup.progress import report
 from pedsup.trust.identity import ModelIdentity, identify
 from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document
 

@@ -246,7 +246,7 @@ def test_the_second_session_on_a_transcript_is_refused(tmp_path: Path) -> None:
     before = path.read_bytes()
     program = (
         "import sys; from pathlib import Path; from pedsup.session.history import resume_session\n"
-        "from pedsup.errors import border\n"
+        "from pedsup.cli.border import border\n"
         "border(lambda: resume_session(Path(sys.argv[1])) and 0)"
     )
     done = subprocess.run(

@@ -23,11 +23,12 @@ from pedsup.cli.main import main
 from pedsup.cli.verbs import VERBS
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_server.process import _DEATHS, explain_death
-from pedsup.errors import ContextFullError, PedsupError, ResourceError, report
+from pedsup.errors import ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.header import _OTHERS
 from pedsup.gguf_file.validate import validate_model
 from pedsup.memory import Available, require_fit
 from pedsup.memory.estimate import IN_PROCESS, estimate
+from pedsup.progress import report
 from pedsup.texts.intended_use import SHORT
 from pedsup.texts.language import _Spoken, listen, local, spoken, use
 from pedsup.texts.spanish import FILE, OWN, catalogue, described, spanish

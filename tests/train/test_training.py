@@ -155,7 +155,8 @@ def test_the_exporter_takes_the_folder_and_llama_cpp_gives_peft_s_logits(
     from transformers import AutoModelForCausalLM
 
     from pedsup_export.plan.planner import make_plan as plan_export
-    from pedsup_export.plan.request import ExportRequest, ModelRef
+    from pedsup_export.plan.request import ExportRequest
+    from pedsup_export.source.hub import ModelRef
     from pedsup_export.write.publish import execute
 
     adapter, out = trained.plan.out, tmp_path / "out.gguf"

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import PedsupError, UsageError, border
+from pedsup.cli.border import border
+from pedsup.errors import PedsupError, UsageError
 from pedsup.progress import say
 from pedsup.trust.bundle import read_signature, signature_path
 from pedsup.trust.keys import read_public_key

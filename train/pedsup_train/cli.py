@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 import click
 
 from pedsup import __version__
+from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
-from pedsup.errors import UsageError, border
+from pedsup.errors import UsageError
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe

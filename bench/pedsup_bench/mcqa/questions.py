@@ -1,7 +1,7 @@
 """Multiple-choice sets as what is asked: MedMCQA, PeruMedQA and our own (PeruMedQA's form).
 
-The rows are read by `pedsup.questions.multiple_choice`, as in training: what is trained on and what is
-asked have the same key.
+The rows are read by `pedsup.questions.multiple_choice`, as in training: what is trained on
+and what is asked have the same key.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ from pedsup_export.phone.vocabulary import (
     comparison_lines,
     cut_model,
 )
-from pedsup_export.plan.request import ModelRef
-from pedsup_export.source.hub import BASE_FILES, resolve
+from pedsup_export.source.hub import BASE_FILES, ModelRef, resolve
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 

@@ -12,7 +12,8 @@ from pedsup.optional import require
 from pedsup.texts.intended_use import FULL, SHORT
 from pedsup.trust.manifest import DIGEST_KEY
 from pedsup_export.gguf.header import KV, array, f32, string, u32
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
 
 DIGEST_PLACEHOLDER: Final = "0" * 64
 _SAMPLING: Final = {

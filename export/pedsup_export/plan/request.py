@@ -8,18 +8,8 @@ from typing import Literal
 
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.source.floats import RoundTo
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A base or adapter: the folder it lies in, and where it came from."""
-
-    folder: Path
-    name: str
-    """Hub id, or the folder's name."""
-    revision: str | None = None
-    """Commit of the hub repository; None for a plain folder."""
 
 
 @dataclass(frozen=True)

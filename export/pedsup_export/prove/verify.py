@@ -24,10 +24,11 @@ from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.planner import TensorPlan, make_plan
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, Proof, ReadRows, Sample, require_present
 from pedsup_export.source.floats import RoundTo
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.proof import check_map, prove_cut
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 

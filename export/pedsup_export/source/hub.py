@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import HubError, UsageError
 from pedsup.optional import require
-from pedsup_export.plan.request import ModelRef
 
 TOKENIZER_FILES: Final = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
@@ -23,6 +23,17 @@ ADAPTER_FILES: Final = (
     *TOKENIZER_FILES,
 )
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base or adapter: the folder it lies in, and where it came from."""
+
+    folder: Path
+    name: str
+    """Hub id, or the folder's name."""
+    revision: str | None = None
+    """Commit of the hub repository; None for a plain folder."""
 
 
 def resolve(reference: str, files: tuple[str, ...], *, revision: str | None = None) -> ModelRef:

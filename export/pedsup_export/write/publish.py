@@ -35,10 +35,10 @@ from pedsup_export.adapter.folder import WEIGHTS, Adapter
 from pedsup_export.gguf.header import KV, header_bytes, string
 from pedsup_export.plan.general import chosen_base
 from pedsup_export.plan.planner import ExportPlan, Inputs, text_of_path, unused_text
-from pedsup_export.plan.request import ModelRef
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, require_present
 from pedsup_export.prove.quality_gate import pass_gate
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.source.tensor_source import PlainSource
 from pedsup_export.vocabulary_cut.proof import prove_vocabulary
 from pedsup_export.write.ownership import refuse_foreign

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
 from pedsup.chat.events import (
-    NOTICES,
     AnswerText,
     Done,
     Notice,
@@ -28,9 +27,9 @@ from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
+from pedsup.texts.notices import NOTICES
 
 __all__ = [
-    "NOTICES",
     "AnswerText",
     "Done",
     "Notice",

@@ -28,10 +28,11 @@ from pedsup.session.conversation import Conversation
 from pedsup.session.history import Session, find_session, new_session, read_records, resume_session
 from pedsup.settings import Settings, load_with_origins
 from pedsup.terminal import oneshot
-from pedsup.terminal.render import clean, pipe_renderer, terminal_renderer
+from pedsup.terminal.render import pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl, terminal_reader
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import local, system_language, use
+from pedsup.texts.safe import clean
 from pedsup.texts.words import text
 
 NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from pedsup import __version__
+from pedsup.cli.border import border
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
-from pedsup.errors import border
 from pedsup.exit_codes import ExitCode
 from pedsup.texts.intended_use import FULL
 from pedsup.texts.language import listen, local, spoken

@@ -23,26 +23,25 @@ class Verb(NamedTuple):
     """Where a verb lives and what it is for."""
 
     module: str
-    """Its attribute `command` is the click command; what that returns is the exit code."""
+    """In `pedsup.cli.commands`. Its attribute `command` is the click command; what that returns is
+    the exit code."""
     summary: str
 
 
 VERBS: Final[dict[str, Verb]] = {
-    "doctor": Verb("pedsup.cli.commands.doctor", "what this device has, lacks, and what to do"),
-    "tune": Verb(
-        "pedsup.cli.commands.tune", "measure the best settings for a model on this device"
-    ),
-    "verify": Verb(
-        "pedsup.cli.commands.verify", "read a model in full: manifest, signature, bytes"
-    ),
-    "trust": Verb("pedsup.cli.commands.trust", "whose signatures are believed here"),
-    "forget": Verb("pedsup.cli.commands.forget", "erase conversations and caches"),
+    "doctor": Verb("doctor", "what this device has, lacks, and what to do"),
+    "tune": Verb("tune", "measure the best settings for a model on this device"),
+    "verify": Verb("verify", "read a model in full: manifest, signature, bytes"),
+    "trust": Verb("trust", "whose signatures are believed here"),
+    "forget": Verb("forget", "erase conversations and caches"),
 }
 
 
 def load_verb(name: str) -> click.Command:
     """Import the command of a verb."""
-    command: click.Command = importlib.import_module(VERBS[name].module).command
+    command: click.Command = importlib.import_module(
+        f"pedsup.cli.commands.{VERBS[name].module}"
+    ).command
     return command
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from pedsup.device.available import available_memory
 from pedsup.files.fsio import sync_file, try_lock
-from pedsup.session.transcript import now
+from pedsup.files.timestamp import now
 
 Phase = Literal["loading", "ready", "answering"]
 SCHEMA: Final = 1

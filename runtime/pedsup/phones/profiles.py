@@ -91,7 +91,7 @@ def read_profiles(path: Path) -> dict[str, Phone]:
 @cache
 def shipped_profiles() -> dict[str, Phone]:
     """The profiles of this package."""
-    file = resources.files("pedsup_bench") / "phones.toml"
+    file = resources.files("pedsup.phones") / "phones.toml"
     return _parse(file.read_text("utf-8"), "phones.toml")
 
 

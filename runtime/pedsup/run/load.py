@@ -22,9 +22,9 @@ from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
 from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.session.prefix_cache import PrefixCache
 from pedsup.settings import Origin, Settings
-from pedsup.terminal.render import clean
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import local
+from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity
 

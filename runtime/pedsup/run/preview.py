@@ -10,8 +10,8 @@ from pedsup.engine.vector_units import Build
 from pedsup.memory import MemoryEstimate
 from pedsup.progress import human_bytes
 from pedsup.run.load import LaunchPlan
-from pedsup.terminal.render import clean
 from pedsup.texts.language import local, spoken
+from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
 

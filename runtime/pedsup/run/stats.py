@@ -11,7 +11,7 @@ from pedsup.engine.drafts import draft_text
 from pedsup.progress import human_bytes
 from pedsup.run.load import LoadedModel
 from pedsup.session.conversation import turn_facts
-from pedsup.terminal.render import clean
+from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
 
 

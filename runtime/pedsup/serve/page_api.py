@@ -19,10 +19,10 @@ from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
 from pedsup.session.conversation import Conversation, turn_facts
-from pedsup.terminal.render import clean
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import local
-from pedsup.texts.words import notice as translated
+from pedsup.texts.notices import notice as translated
+from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
 
 MAX_QUESTION: Final = 200_000

@@ -14,8 +14,8 @@ from pedsup.errors import BadFileError, OutputError, UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import data_folder, make_private
+from pedsup.files.timestamp import now
 from pedsup.progress import say
-from pedsup.session.transcript import now
 from pedsup.texts.intended_use import FULL, Language
 
 VARIABLE: Final = "PEDSUP_ACCEPT_INTENDED_USE"

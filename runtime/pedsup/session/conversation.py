@@ -25,7 +25,7 @@ from pedsup.governor.engine import Governor
 from pedsup.guards import Finding, check_answer, check_question, notices
 from pedsup.session.history import Session
 from pedsup.session.prefix_cache import PrefixCache, Warmed
-from pedsup.terminal.render import TurnView
+from pedsup.session.view import TurnView
 
 View = TypeVar("View", bound=TurnView)
 

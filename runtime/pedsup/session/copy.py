@@ -9,7 +9,7 @@ from pedsup.files.fsio import atomic_file
 from pedsup.session.transcript import SUFFIX
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import local
-from pedsup.texts.words import kept_notice
+from pedsup.texts.notices import kept_notice
 
 if TYPE_CHECKING:
     from pedsup.session.history import Session

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
+from pedsup.files.timestamp import now
 from pedsup.session.copy import as_text, save_copy
-from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, now, read_records
+from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, read_records
 
 PARTIAL_EVERY_S: Final = 0.5
 """How much of an unfinished answer a kill can take."""

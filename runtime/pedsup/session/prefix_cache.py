@@ -27,6 +27,7 @@ from pedsup.files.fsio import atomic_file, sha256_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import make_private
 from pedsup.gguf_file import GGUFHeader
+from pedsup.texts.notices import NOTICES
 from pedsup.trust.identity import content_sample, header_digest
 
 FORMAT: Final = 1
@@ -35,10 +36,6 @@ MAX_NOTE: Final = 1 << 24
 """Bytes; the list of a long prompt's tokens takes a hundredth."""
 MIN_TOKENS: Final = 32
 """A shorter prompt is read faster than a file is checked."""
-NOTICES: Final = {
-    "cache_damaged": "the saved state of the system prompt was damaged and has been made again",
-    "cache_unwritable": "the state of the system prompt cannot be saved",
-}
 
 
 @dataclass(frozen=True)

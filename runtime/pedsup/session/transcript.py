@@ -18,13 +18,13 @@ import json
 import os
 import stat
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
 from pedsup.files.fsio import fsync_folder, sync_file, try_lock
 from pedsup.files.json_file import parse_json, read_bounded
+from pedsup.files.timestamp import now
 
 SCHEMA: Final = 1
 SUFFIX: Final = ".jsonl"
@@ -128,11 +128,6 @@ def read_records(path: Path) -> list[Record]:
     if not path.exists():
         raise UsageError("there is no such transcript", where=path, remedy="check --resume")
     return _parse(path, read_bounded(path, "the transcript", MAX_BYTES))[0]
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _line(record: Record) -> bytes:

@@ -7,9 +7,10 @@ from typing import Any
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnResult
-from pedsup.errors import EngineError, UsageError, report
+from pedsup.errors import EngineError, UsageError
 from pedsup.exit_codes import ExitCode
 from pedsup.files.standard_streams import read_all, require_text
+from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.session.conversation import Conversation, turn_facts
 from pedsup.terminal.render import Renderer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from pedsup.session.history import Exchange, Session
-from pedsup.terminal.render import clean
 from pedsup.texts.intended_use import Language
+from pedsup.texts.safe import clean
 from pedsup.texts.words import text
 
 SHOWN_TURNS: Final = 2

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 import time
-from typing import Final, Literal, Protocol, TextIO
+from typing import Final, Literal, TextIO
 
 from pedsup.texts.intended_use import Language
-from pedsup.texts.words import notice as translated
+from pedsup.texts.notices import notice as translated
+from pedsup.texts.safe import clean
 from pedsup.texts.words import text
 
 ThinkView = Literal["shown", "hidden", "off"]
@@ -19,46 +19,7 @@ PLAIN: Final = "\x1b[0m"
 CLEAR_LINE: Final = "\r\x1b[K"
 SLOW_S: Final = 2.0
 """A prompt that takes longer than this shows its progress."""
-MAX_LABEL: Final = 120
-"""Characters of a name from a file, where it is shown."""
 REDRAW_S: Final = 0.2
-# C0 and C1 controls (a model could otherwise move the cursor or set the window's title) and the
-# marks that reorder text. Newline and tab stay.
-_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def clean(text_: str) -> str:
-    """Text from a model or a file, safe to print on a terminal."""
-    return _UNSAFE.sub("", text_)
-
-
-def label(text_: str) -> str:
-    """A name from a file as one short line: a longer one could end in a line that looks like ours,
-    'Signed by ...', or hide the warning below it."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text_[: 4 * MAX_LABEL]).split())
-    return line if len(line) <= MAX_LABEL else line[: MAX_LABEL - 1] + "\u2026"
-
-
-class TurnView(Protocol):
-    """Whoever shows a turn: a terminal, a pipe, or a page."""
-
-    def start(self) -> None:
-        """A turn begins."""
-
-    def prompt_progress(self, done: int, total: int) -> None:
-        """So many tokens of the prompt have been read."""
-
-    def reasoning(self, piece: str) -> None:
-        """A piece of the thought channel."""
-
-    def answer(self, piece: str) -> None:
-        """A piece of the answer."""
-
-    def notice(self, code: str, english: str) -> None:
-        """Something the reader must be told."""
-
-    def finish(self) -> None:
-        """The turn is over, and on the disk where there is a transcript."""
 
 
 class Renderer:

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.chat.turn import TurnResult, TurnSettings
-from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError, report
+from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
 from pedsup.files.standard_streams import require_text
+from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import save_copy
 from pedsup.terminal.recap import recap
-from pedsup.terminal.render import Renderer, clean
+from pedsup.terminal.render import Renderer
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import local, use
+from pedsup.texts.safe import clean
 from pedsup.texts.words import text
 
 PROMPT: Final = "> "

@@ -192,55 +192,6 @@ def text(key: str, language: Language, **values: object) -> str:
     return _TEXTS[key][language].format(**values)
 
 
-_NOTICES_ES: Final[dict[str, str]] = {
-    "budget": "el razonamiento agotó su presupuesto y se cerró",
-    "context_budget": "el razonamiento se cerró para que la respuesta quepa en el contexto",
-    "unasked_thinking": "el modelo empezó a razonar sin que se le pidiera; se le detuvo",
-    "unclosed": "el modelo terminó dentro del razonamiento; se le pidió la respuesta",
-    "forced_answer": "el modelo terminó sin responder; se le hizo continuar",
-    "loop_reasoning": "el razonamiento daba vueltas y se cerró",
-    "loop": "la respuesta daba vueltas y se detuvo",
-    "unused": "el modelo solo escribía tokens vacíos y se detuvo: el archivo puede estar dañado",
-    "context": "el contexto está lleno: la respuesta queda cortada",
-    "empty": "el modelo no dio ninguna respuesta",
-    "guard_emergency": "la pregunta contiene un signo de urgencia: este programa no es para "
-    "urgencias; siga su protocolo local y pida ayuda ya",
-    "guard_dose_no_weight": "se pide una dosis y no se da el peso: ninguna dosis para un niño sin "
-    "su peso; compruebe cualquier cifra en su formulario terapéutico",
-    "guard_dose_in_answer": "la respuesta nombra una cantidad que dar y no se dio el peso: no la "
-    "use; calcule la dosis con el peso y su formulario terapéutico",
-    "cache_damaged": "las instrucciones guardadas estaban dañadas y se han vuelto a leer",
-    "governor_lower": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
-    "calienta y se usan menos hilos (/stats)",
-    "governor_restore": "se usan más hilos otra vez (/stats)",
-    "governor_report": "la generación se hizo lenta sin que nada más se ejecute: el dispositivo se "
-    "calienta; llama-server no puede cambiar sus hilos, use menos --threads otra vez (/stats)",
-    "cache_unwritable": "las instrucciones leídas no se pueden guardar",
-}
-"""By the codes of `chat.events.NOTICES`, `prefix_cache.NOTICES` and `guards.GUARDS`."""
-
-
-def notice(code: str, english: str, language: Language) -> str:
-    """A notice of a turn in the user's language, in English where there is no translation."""
-    return _NOTICES_ES.get(code, english) if language == "es" else english
-
-
-def kept_notice(english: str, language: Language) -> str:
-    """`notice` for one that a transcript kept, which has the English text only."""
-    if language == "en":
-        return english
-    from pedsup.chat.events import NOTICES as OF_TURNS
-    from pedsup.governor.engine import NOTICES as OF_HEAT
-    from pedsup.guards import GUARDS
-    from pedsup.session.prefix_cache import NOTICES as OF_CACHE
-
-    for texts in (OF_TURNS, OF_HEAT, OF_CACHE, GUARDS):
-        for code, text_ in texts.items():
-            if english == text_:
-                return notice(code, english, language)
-    return english
-
-
 def pairs() -> Iterator[tuple[str, str]]:
     """Every text here in English and in Spanish."""
     for texts in _TEXTS.values():

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.progress import say
-from pedsup.terminal.render import label
 from pedsup.texts.intended_use import Language
+from pedsup.texts.safe import label
 from pedsup.texts.words import text
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample

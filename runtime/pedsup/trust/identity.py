@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.terminal.render import label
+from pedsup.texts.safe import label
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 
 SAMPLED: Final = 64

@@ -83,7 +83,8 @@ def test_export(latency, export_base: Path, tmp_path: Path) -> None:
     """The whole export of 19 M weights to Q4_K_M, in bytes the same each time."""
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
     from pedsup_export.plan.planner import make_plan
-    from pedsup_export.plan.request import ExportRequest, ModelRef
+    from pedsup_export.plan.request import ExportRequest
+    from pedsup_export.source.hub import ModelRef
     from pedsup_export.write.publish import execute
 
     request = ExportRequest(

@@ -18,7 +18,8 @@ from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedE
 from pedsup_export.adapter.match import MatchReport, TensorChange, TokenRows
 from pedsup_export.cli import cli
 from pedsup_export.plan.planner import make_plan
-from pedsup_export.plan.request import ExportRequest, ModelRef
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.choose import MULTIPLE, required
 from pedsup_export.vocabulary_cut.derivation import Derivations, last_pair, merge_rank
 from pedsup_export.vocabulary_cut.encoder import Encoder

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pedsup.chat.templates.template import ChatTemplate
+from pedsup.cli.border import border
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import EngineConfig, SamplingConfig, Token
-from pedsup.errors import EngineError, border
+from pedsup.errors import EngineError
 from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import find_session, new_session, resume_session

@@ -27,7 +27,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from pedsup.errors import border
+from pedsup.cli.border import border
 from pedsup.files.fsio import atomic_file
 from pedsup.progress import say
 from pedsup_maintain import child_environment

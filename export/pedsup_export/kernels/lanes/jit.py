@@ -22,7 +22,7 @@ import numba
 def cache_folder() -> Path | None:
     """Where compiled kernels are kept (`$XDG_CACHE_HOME/pedsup/kernels-...`); None if nowhere."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME")
     try:

@@ -12,10 +12,10 @@ import click
 from pedsup.cli.command_line import Commands
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
+from pedsup.files.timestamp import now
 from pedsup.progress import say
-from pedsup.session.transcript import now
-from pedsup.terminal.render import clean
 from pedsup.texts.language import local
+from pedsup.texts.safe import clean
 from pedsup.trust.keys import fingerprint_lines, read_public_key
 from pedsup.trust.store import TrustedKey, TrustStore, check_name, load_store
 

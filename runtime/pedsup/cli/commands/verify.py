@@ -11,8 +11,8 @@ from pedsup.errors import UntrustedError
 from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.settings import load_settings
-from pedsup.terminal.render import clean
 from pedsup.texts.language import local, spoken
+from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
