@@ -99,7 +99,9 @@ def test_no_command_ends_in_a_traceback(shell: Shell, program: str, rest: str) -
     assert done.returncode in wanted, done.stderr
 
 
-READ = "$py -c 'from pedsup.files import standard_streams as s; s.prepare(); print(ascii(s.read_all()))'"
+READ = (
+    "$py -c 'from pedsup.files import standard_streams as s; s.prepare(); print(ascii(s.read_all()))'"
+)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ def answer(turn: int) -> str:
 
 def main(folder: Path) -> None:
     """Go on with the last session, or start one."""
-    pedsup.session.history.PARTIAL_EVERY_S = (
-        0.0  # each piece is a write: more moments to be killed at
-    )
+    # Each piece is a write: more moments to be killed at.
+    pedsup.session.history.PARTIAL_EVERY_S = 0.0
     print("start", flush=True)
     try:
         session = resume_session(find_session(folder, "last"))
