@@ -96,7 +96,7 @@ def test_bad_rows_are_reported_by_line(tmp_path: Path) -> None:
         good[1],
     ]
     path = tmp_path / "a.jsonl"
-    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
+    path.write_bytes("\n".join(lines).encode() + b"\n\xe9\xff\n")
     result = read_source(SourceConfig(format="medmcqa", path=str(path)), seed=0)
     assert len(result.examples) == 2 and result.rows == 10
     found = {bad.where: bad.reason for bad in result.bad}

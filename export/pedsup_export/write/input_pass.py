@@ -24,7 +24,7 @@ from pedsup_export.plan.planner import Inputs, TensorPlan
 from pedsup_export.plan.rows import blocks
 from pedsup_export.source.nf4 import Bnb4bitSource
 from pedsup_export.source.safetensors_file import SafetensorsFile, TensorEntry
-from pedsup_export.source.tensor_source import PlainSource
+from pedsup_export.source.tensor_source import PlainSource, ResizedSource, TensorSource
 from pedsup_export.source.turnstile import Turnstile
 
 Place = tuple[int, int]
@@ -87,10 +87,11 @@ def schedule(plan_tensors: Sequence[TensorPlan], inputs: Inputs) -> Schedule:
     """By the place after which the rest can be made."""
     for tensor in plan_tensors:
         name = tensor.origin.source
-        if name is not None and name not in direct and _reads_in_order(name, inputs):
-            direct[name] = tensor
+        stored = stored_names(inputs.checkpoint.tensors[name]) if name is not None else ()
+        if name is not None and stored[0] not in direct and _reads_in_order(name, inputs):
+            direct[stored[0]] = tensor
         else:
-            later[_place(name, inputs, entries)].append(tensor)
+            later[_place(stored, entries)].append(tensor)
     work: list[Work] = []
     order: list[tuple[TensorPlan, Place]] = []
 
@@ -135,14 +136,19 @@ def _row_bytes(entry: TensorEntry) -> int:
     return entry.n_bytes // entry.n_rows
 
 
-def _place(name: str | None, inputs: Inputs, entries: dict[str, tuple[int, TensorEntry]]) -> Place:
+def stored_names(source: TensorSource) -> tuple[str, ...]:
+    """The entries of the shards that hold a tensor: a tied head may be stored under another name."""
+    if isinstance(source, ResizedSource):
+        return stored_names(source.source)
+    if isinstance(source, Bnb4bitSource):
+        return source.stored_names
+    return (source.entry.name if isinstance(source, PlainSource) else source.name,)
+
+
+def _place(stored: Sequence[str], entries: dict[str, tuple[int, TensorEntry]]) -> Place:
     """Where all bytes of a tensor have been read; before everything for a computed one."""
-    if name is None:
-        return BEFORE
-    source = inputs.checkpoint.tensors[name]
-    parts = source.stored_names if isinstance(source, Bnb4bitSource) else (name,)
-    found = [entries[part] for part in parts]
-    return max((number, entry.end) for number, entry in found)
+    found = [entries[part] for part in stored]
+    return max(((number, entry.end) for number, entry in found), default=BEFORE)
 
 
 def _skims(shard: int, begin: int, end: int) -> Iterator[Skim]:
