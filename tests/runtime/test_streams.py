@@ -100,7 +100,8 @@ def test_no_command_ends_in_a_traceback(shell: Shell, program: str, rest: str) -
 
 
 READ = (
-    "$py -c 'from pedsup.files import standard_streams as s; s.prepare(); print(ascii(s.read_all()))'"
+    "$py -c 'from pedsup.files import standard_streams as s; s.prepare(); "
+    "print(ascii(s.read_all()))'"
 )
 
 

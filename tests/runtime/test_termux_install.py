@@ -476,8 +476,8 @@ def test_a_model_that_is_not_there_is_said_with_the_remedy(tmp_path):
     asked = subprocess.run(
         [sys.executable, "-m", "pedsup_tools.gguf", "phone-bundle"],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tools"), "MODEL": str(tmp_path / "missing.gguf"),
-             "BUNDLE": str(tmp_path / "bundle")},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools"),
+             "MODEL": str(tmp_path / "missing.gguf"), "BUNDLE": str(tmp_path / "bundle")},
     )  # fmt: skip
     assert asked.returncode != 0 and "no such model" in asked.stderr, asked.stderr
     assert "make gguf" in asked.stderr

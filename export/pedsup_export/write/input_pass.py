@@ -137,7 +137,7 @@ def _row_bytes(entry: TensorEntry) -> int:
 
 
 def stored_names(source: TensorSource) -> tuple[str, ...]:
-    """The entries of the shards that hold a tensor: a tied head may be stored under another name."""
+    """The entries of the shards that hold a tensor; a tied head may have another name there."""
     if isinstance(source, ResizedSource):
         return stored_names(source.source)
     if isinstance(source, Bnb4bitSource):
