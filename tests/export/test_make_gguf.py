@@ -211,3 +211,11 @@ def test_an_older_export_is_ours(models: dict[str, Path], tmp_path: Path) -> Non
     for run in ("v0.1", "v0.2"):
         done = export(tmp_path, "--force", base=models["base"], adapter=models[run])
         assert done.returncode == 0, done.stderr
+
+
+def test_languages_are_for_the_file_and_not_for_its_reference() -> None:
+    job = job_from({"BASE": "base", "LANGUAGES": "es,en", "PHONE": "galaxy-a15", "GATE": "1"})
+    assert job.kind == ("--phone", "galaxy-a15", "--languages", "es,en")
+    assert job.out.name == "base-galaxy-a15-es-en.gguf" and job.reference is not None
+    assert not {"--languages", "--vocabulary"} & set(reference_options(job.options))
+    assert job_from({"BASE": "b", "VOCABULARY": "64k"}).kind[-2:] == ("--vocabulary", "64k")
