@@ -247,7 +247,8 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
             wanted="base and adapter",
             remedy="give --adapter too",
         )
-    weighted = (manifest.core.get("recipe") or {}).get("imatrix")
+    recipe = manifest.core.get("recipe") or {}
+    weighted = recipe.get("imatrix")
     if request.imatrix is not None:
         _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
@@ -259,7 +260,10 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
         replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
-    exact = _files(weighted) is None or request.imatrix is not None
+    # Rows rounded with calibration statistics cannot be made again without them.
+    exact = not recipe.get("calibrated") and (
+        _files(weighted) is None or request.imatrix is not None
+    )
     return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
 
 
