@@ -110,7 +110,8 @@ class VocabularyCut:
                     wanted=f"an id below {len(self.base.tokens)}, the number of tokens",
                 )
             return replace(entry, value=self.new_ids[entry.value])
-        if entry.type is ValueType.ARRAY and entry.element is not ValueType.STRING:
+        numbers = entry.type is ValueType.ARRAY and entry.element is not ValueType.STRING
+        if numbers and entry.key.startswith("tokenizer."):
             raise UnsupportedError(
                 f"'{entry.key}' may hold token ids", wanted="a vocabulary that can be cut",
                 remedy="leave --languages and --vocabulary out",
