@@ -233,7 +233,8 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
     plan, inputs = make_plan(request)
     _check_sources(manifest.core.get("base"), "base", inputs.checkpoint.digest())
     _check_sources(manifest.core.get("adapter"), "adapter", plan.sources["adapter"])
-    weighted = (manifest.core.get("recipe") or {}).get("imatrix")
+    recipe = manifest.core.get("recipe") or {}
+    weighted = recipe.get("imatrix")
     if request.imatrix is not None:
         _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
@@ -243,7 +244,10 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
         replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
-    exact = _files(weighted) is None or request.imatrix is not None
+    # Rows rounded with calibration statistics cannot be made again without them.
+    exact = not recipe.get("calibrated") and (
+        _files(weighted) is None or request.imatrix is not None
+    )
     return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
 
 
