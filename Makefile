@@ -18,7 +18,7 @@ TORCH ?= torch==2.13.0
 # Everything else comes by exact version and SHA-256 from tests/lock.txt; LOCK= installs without
 # hashes, by the versions of tests/constraints.txt alone (another Python, another platform).
 LOCK ?= tests/lock.txt
-EXTRAS := export train bench sign test dist
+EXTRAS := export vocabulary train bench sign test dist
 
 # llama-cpp-python comes first, built with options of its own: whatever the environment holds, it
 # has this processor's vector units (tools/pedsup_tools/llama_cpp.py). Bytecode is left to the first import (--no-compile): compiling
@@ -54,10 +54,12 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # ---- the main job -------------------------------------------------------------------------
 # make gguf                                  the embedded default: SmolLM2 and a small adapter
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
+# make gguf ... LANGUAGES=es,en              a vocabulary cut to these (docs/vocabulary.md)
 # make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
 # Values reach the command as they were typed, by the environment: $(value) keeps what Make would
 # expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
-GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT EXPORT_OPTIONS GATE CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE \
+  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
 $(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(GGUF_VARIABLES)
 MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf

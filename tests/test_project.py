@@ -90,6 +90,45 @@ def test_the_readme_s_tree_names_folders_that_exist() -> None:
         assert (ROOT / name).exists(), name
 
 
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def without_code(text: str) -> str:
+    """Fenced blocks and code spans hold no links and no headings."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^ *```.*?^ *```", "", text, flags=re.S | re.M))
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    fenced = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.S | re.M)
+    found: list[str] = []
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", fenced, re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        found.append(f"{slug}-{n}" if (n := found.count(slug)) else slug)
+    return set(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_and_anchor_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^()\s]+)\)", without_code(page.read_text("utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.is_file(), f"{page.name}: no file for {target}"
+        assert file.is_relative_to(ROOT), f"{page.name}: {target} leaves the repository"
+        assert not anchor or anchor in anchors(file), f"{page.name}: no heading for {target}"
+
+
+def test_the_index_links_every_page_and_the_readme_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    linked = re.findall(r"^\d+\. \[[^\]]+\]\(([\w-]+\.md)\): ", index, re.MULTILINE)
+    pages = {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert sorted(linked) == sorted(pages)
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/threat-model.md", "docs/signing.md"])
 def test_each_test_that_holds_a_promise_exists(page: str) -> None:
     """A file (`test_x.py`, or `test_x` for one of tests/runtime/serve) or a test by its name."""

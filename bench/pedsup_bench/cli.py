@@ -18,6 +18,7 @@ _COMMANDS: Final = (
     "mcqa",
     "gate",
     "types",
+    "vocabulary",
     "phones",
     "predict",
     "safety",

@@ -17,6 +17,7 @@ from pedsup.progress import say
 from pedsup.render import clean
 from pedsup.standard_streams import json_text
 from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 if TYPE_CHECKING:
     from pedsup_export.plan import ExportPlan
@@ -88,6 +89,17 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
 )
+@click.option(
+    "--languages", metavar="CODES", help="Cut the vocabulary to these: es,en,pt,fr,qu,ay."
+)
+@click.option(
+    "--vocabulary", metavar="SIZE|FILE",
+    help="Tokens to keep: a number (96k), a list, or a GGUF whose vocabulary is taken over.",
+)  # fmt: skip
+@click.option(
+    "--keep-text", "keep_texts", multiple=True, type=_FILE,
+    help="Keep every token that this text uses; can be repeated.",
+)  # fmt: skip
 @click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
 @click.option(
     "--allow-no-effect", is_flag=True, help="Export although the adapter changes nothing."
@@ -181,9 +193,13 @@ def _refuse_without_effect(options: dict[str, Any]) -> None:
 def _request(options: dict[str, Any]) -> ExportRequest:
     from pedsup_export.allocation.budget import parse_budget
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.vocabulary_cut.request import vocabulary_request
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
-    quant = _quant(options, base)
+    vocabulary = vocabulary_request(
+        options["languages"], options["vocabulary"], options["keep_texts"]
+    )
+    quant = _quant(options, base, vocabulary)
     adapter = base_4bit = None
     if options["adapter"]:
         adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
@@ -212,10 +228,11 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         threads=options["threads"] or len(os.sched_getaffinity(0)),
         name=options["name"],
         license=options["licence"],
+        vocabulary=vocabulary,
     )
 
 
-def _quant(options: dict[str, Any], base: ModelRef) -> str:
+def _quant(options: dict[str, Any], base: ModelRef, vocabulary: VocabularyRequest | None) -> str:
     """The type asked for, or the one that suits `--phone`."""
     asked: str = options["quant"]
     if options["phone"] is None:
@@ -225,7 +242,7 @@ def _quant(options: dict[str, Any], base: ModelRef) -> str:
     source = click.get_current_context().get_parameter_source("quant")
     explicit = source is not click.core.ParameterSource.DEFAULT
     phone = find_phone(options["phone"], None, None)
-    return quant_for(phone, base, asked if explicit else None)
+    return quant_for(phone, base, asked if explicit else None, vocabulary)
 
 
 def choose_merge_base(
@@ -265,19 +282,23 @@ def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
 )
 @click.option("--memory", metavar="SIZE", help="The phone's memory, if it has another: 6GB.")
 @click.option("--base", help="Only this base: a folder, or a hub id; default: Gemma 4 E4B and E2B.")
+@click.option("--languages", metavar="CODES", help="With a vocabulary cut to these: es,en.")
+@click.option("--vocabulary", metavar="SIZE", help="Tokens to keep; default: 96k.")
 @_json
 def plan(
     phone: str | None,
     phone_profile: Path | None,
     memory: str | None,
     base: str | None,
-    as_json: bool,
+    **given: Any,
 ) -> int:
     """Choose model, type and context for a phone; nothing is read but shapes."""
     from pedsup_export.phone.command import find_phone, models_for, print_plan
+    from pedsup_export.vocabulary_cut.request import vocabulary_request
 
+    wish = vocabulary_request(given["languages"], given["vocabulary"])
     found = find_phone(phone, phone_profile, memory)
-    return print_plan(found, models_for(base), as_json=as_json)
+    return print_plan(found, models_for(base), wish, as_json=given["as_json"])
 
 
 @cli.command()
@@ -296,12 +317,14 @@ def verify(
     as_json: bool,
 ) -> None:
     """Check a file against its manifest and signature, and that the adapter is in it."""
+    from pedsup.gguf_file import read_header
+    from pedsup.gguf_file.cut_vocabulary import is_cut
     from pedsup.trust.keys import read_public_key
     from pedsup_export import render
     from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.verify import verify as check
 
-    if (base is None) != (adapter is None):
+    if (base is None) != (adapter is None) and not (base and is_cut(read_header(file))):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
     if imatrix is not None and base is None:
         raise UsageError(

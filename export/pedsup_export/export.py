@@ -42,6 +42,7 @@ from pedsup_export.quality_gate import pass_gate
 from pedsup_export.request import ModelRef
 from pedsup_export.stream import Advance, Journal, Streamed, stream
 from pedsup_export.tensor_source import PlainSource
+from pedsup_export.vocabulary_cut.proof import prove_vocabulary
 
 SPARE = 64 << 20
 """Bytes left free on the output disk: manifest, journal, file system."""
@@ -115,8 +116,11 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         with byte_bar(plan.output_bytes, "export") as bar:
             done = _stream(plan, inputs, file, journal, bar.update)
         require_present(done.shares, partial)
+        vocabulary = prove_vocabulary(plan.cut, partial)
         gate = pass_gate(plan.request, partial)
         core = build_core(plan, inputs, done)
+        if vocabulary is not None:
+            core["vocabulary"] = vocabulary
         if gate is not None:
             core["quality"] = gate
         _set_digest(plan, file, core_digest(core))

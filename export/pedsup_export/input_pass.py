@@ -104,7 +104,7 @@ def schedule(plan_tensors: Sequence[TensorPlan], inputs: Inputs) -> Schedule:
         for entry in shard.tensors.values():
             begin, place = entry.begin, (number, entry.end)
             if entry.name in direct:
-                begin += direct[entry.name].n_rows * _row_bytes(entry)
+                begin += _rows_read(direct[entry.name]) * _row_bytes(entry)
                 make(direct[entry.name], (number, begin), None)
             work.extend(_skims(number, begin, entry.end))
             for tensor in later.pop(place, ()):
@@ -121,6 +121,12 @@ def _reads_in_order(name: str, inputs: Inputs) -> bool:
         and source.entry.n_bytes > 0
         and (change is None or change.replacement is None)
     )
+
+
+def _rows_read(tensor: TensorPlan) -> int:
+    """Rows of the entry up to the last one that the tensor has."""
+    kept = tensor.origin.kept_rows
+    return tensor.n_rows if kept is None else int(kept[-1]) + 1
 
 
 def _row_bytes(entry: TensorEntry) -> int:

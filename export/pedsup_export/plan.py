@@ -50,9 +50,14 @@ from pedsup_export.planned_header import check_planned
 from pedsup_export.provenance import Digests, held, small_inputs
 from pedsup_export.request import ExportRequest
 from pedsup_export.rounding.calibrated import Calibrated
+from pedsup_export.vocabulary_cut.cut import VocabularyCut
+from pedsup_export.vocabulary_cut.plan import cut_model
 
 BLOCK_FLOATS = 1 << 20
 """Weights worked on at once by one thread: 4 MiB in float32."""
+
+CUT_BYTES = 400 << 20
+"""More memory while a vocabulary is chosen and proved: two tokenizers of Gemma 4's size."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ class ExportPlan:
     sources: Digests
     """SHA-256 of the files that were read whole for this plan; those of the shards come with the
     pass that merges them."""
+    cut: VocabularyCut | None = None
+
     calibration: Calibration | None = None
 
     @property
@@ -170,6 +177,7 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         request.adapter.folder if request.adapter else None,
         adapter_tokenizer=request.tokenizer == "adapter",
     )
+    model, cut = cut_model(request.vocabulary, model)
     reference, adapter, hyper = model.checkpoint, model.adapter, model.hyper
     effect = _effect(request, model)
     matches = effect.matches if effect else None
@@ -197,8 +205,10 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         warnings=_warnings(request, model, effect),
         input_bytes=reference.n_bytes,
         output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
-        memory_bytes=memory_estimate(tensors, request.threads, adapter),
+        memory_bytes=memory_estimate(tensors, request.threads, adapter)
+        + (CUT_BYTES if cut is not None else 0),
         sources={**sources, "tokenizer": model.tokenizer.digests},
+        cut=cut,
     )
     check_planned(header, plan.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)

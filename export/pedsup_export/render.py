@@ -12,6 +12,7 @@ from pedsup_export.plan import ExportPlan, unused_text
 from pedsup_export.quality_gate import gate_text
 from pedsup_export.sign import KeyPair, SignResult
 from pedsup_export.verify import VerifyReport
+from pedsup_export.vocabulary_cut.savings import savings_json, savings_lines
 
 
 def plan_text(plan: ExportPlan) -> str:
@@ -52,6 +53,7 @@ def summary_text(plan: ExportPlan) -> str:
         f"disk          {human_bytes(plan.output_bytes)}",
         f"memory        {human_bytes(plan.memory_bytes)} beside the mapped input",
     ]  # fmt: skip
+    lines += savings_lines(plan)
     lines += _left_out(plan)
     return "\n".join(lines)
 
@@ -93,6 +95,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
         "output_bytes": plan.output_bytes,
         "memory_bytes": plan.memory_bytes,
         "mixture": plan.mixture(),
+        "vocabulary": savings_json(plan),
         "calibration": plan.calibration
         and {
             "rounded": plan.calibration.rounded,
@@ -136,6 +139,11 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
+    if vocabulary := report.manifest.core.get("vocabulary"):
+        text += (
+            f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "
+            "tokenize what they can spell as before"
+        )
     if report.signer is not None:
         text += f"; signed by the key {report.signer.fingerprint[:16]}"
     shares = [s.share for s in report.shares] if report.shares is not None else []
@@ -162,6 +170,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "architecture": report.architecture,
         "tensors": report.n_tensors,
         "core_sha256": report.manifest.core_sha256,
+        "vocabulary": report.manifest.core.get("vocabulary"),
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "rows_made_again": report.remade,

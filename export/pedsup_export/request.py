@@ -8,6 +8,7 @@ from typing import Literal
 
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.floats import RoundTo
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class ExportRequest:
             differ from the base's; 'base' never does.
         allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        vocabulary: which tokens to keep; None keeps them all.
         calibrated: statistics of `calibrate`: matrices are rounded with error feedback.
         budget, allocation: choose each tensor's type by the statistics, or take a saved choice.
         save_allocation: where to keep the choice.
@@ -65,3 +67,4 @@ class ExportRequest:
     gate_thresholds: Path | None = None
     name: str | None = None
     license: str | None = None
+    vocabulary: VocabularyRequest | None = None

@@ -12,6 +12,7 @@ import numpy as np
 from pedsup_export.floats import RoundTo
 from pedsup_export.merge import merged
 from pedsup_export.plan import Inputs, TensorPlan
+from pedsup_export.tensor_source import TensorSource
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +74,27 @@ def _rows(
         values = source.rows(0, source.shape[0] if source.shape else 1)
         return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
     shape = (hi - lo, *source.shape[1:])
+    if tensor.origin.kept_rows is not None:
+        return picked_rows(source, tensor.origin.kept_rows, lo, hi, _scratch(shape))
     return _interleaved(source.rows(lo, hi, _scratch(shape)), tensor)
+
+
+def picked_rows(source: TensorSource, kept: NDArray[np.int64], lo: int, hi: int, out: Rows) -> Rows:
+    """The kept rows number `lo` to `hi` of a source.
+
+    The rows between them are read along, from behind the last one before `lo`: the digest of the
+    input takes every byte, in order.
+
+    Args:
+        kept: int64, ascending: the source's rows that the tensor has.
+        out: float32 [hi - lo, ...], filled and returned.
+    """
+    end = int(kept[hi - 1]) + 1
+    for at in range(int(kept[lo - 1]) + 1 if lo else 0, end, len(out)):
+        to = min(at + len(out), end)
+        first, last = np.searchsorted(kept[lo:hi], (at, to))
+        out[first:last] = source.rows(at, to)[kept[lo + first : lo + last] - at]
+    return out
 
 
 def _interleaved(rows: Rows, tensor: TensorPlan) -> Rows:

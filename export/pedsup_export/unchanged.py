@@ -55,7 +55,8 @@ def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | N
         wanted = build_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
     except KeyError:
         return "its manifest lists other tensors"
-    for name in sorted({*wanted, *manifest.core} - {"quality"}):
+    # The vocabulary's choice is in the header: the map of its token ids.
+    for name in sorted({*wanted, *manifest.core} - {"quality", "vocabulary"}):
         if _comparable(wanted.get(name)) != _comparable(manifest.core.get(name)):
             return f"'{name}' is not the same"
     return None

@@ -16,6 +16,7 @@ import numpy as np
 from pedsup.direct_io import DirectFile
 from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup.optional import require
@@ -27,6 +28,8 @@ from pedsup_export.gguf_out import TensorSlot
 from pedsup_export.plan import TensorPlan, make_plan
 from pedsup_export.proof import AdapterShare, Proof, ReadRows, Sample, require_present
 from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.vocabulary_cut.proof import check_map, prove_cut
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,11 +90,13 @@ def verify(
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
+    check_map(header, manifest)
     proof = None
-    if base is not None and adapter is not None:
+    if base is not None and (adapter is not None or is_cut(header)):
         proof = _proof(header, manifest, ExportRequest(
             base=base, adapter=adapter, out=path, merge_dtype=_merge_dtype(manifest),
             imatrix=imatrix, allow_unused=True, allow_no_effect=True,
+            vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
         ))  # fmt: skip
     shares = None
     if read_sha256 is None or proof is not None:
@@ -232,13 +237,23 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
     """What is needed to make sampled rows again, from the inputs that the manifest names."""
     plan, inputs = make_plan(request)
     _check_sources(manifest.core.get("base"), "base", inputs.checkpoint.digest())
-    _check_sources(manifest.core.get("adapter"), "adapter", plan.sources["adapter"])
+    if request.adapter is not None:
+        _check_sources(manifest.core.get("adapter"), "adapter", plan.sources["adapter"])
+    elif manifest.core.get("adapter"):
+        raise MismatchError(
+            "the file was exported with an adapter, and none was given",
+            where=header.path,
+            wanted="base and adapter",
+            remedy="give --adapter too",
+        )
     recipe = manifest.core.get("recipe") or {}
     weighted = recipe.get("imatrix")
     if request.imatrix is not None:
         _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
         raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
+    if plan.cut is not None:
+        prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
     tensors = tuple(
         replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))

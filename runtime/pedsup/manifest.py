@@ -119,7 +119,7 @@ def _wrong_field(document: dict[str, Any]) -> str | None:
         return "file.sha256"
     if not _is_count(file.get("size")):
         return "file.size"
-    for name in ("base", "adapter", "recipe", "quality", "tokenizer"):
+    for name in ("base", "adapter", "recipe", "quality", "tokenizer", "vocabulary"):
         if not isinstance(core.get(name), dict | None):
             return f"core.{name}"
     shares = (core.get("adapter") or {}).get("shares", {})

@@ -50,7 +50,8 @@ def test_probability_below_the_floor_does_not_count() -> None:
 
 def figures_of(kld: list[float], same: list[float]) -> TokenFigures:
     zeros = np.zeros(len(kld))
-    return TokenFigures(np.array(kld), zeros + log(8), zeros + log(4), zeros + 0.1, np.array(same))
+    flat = [zeros + log(8), zeros + log(4), zeros + 0.1, np.array(same), zeros]
+    return TokenFigures(np.array(kld), *flat)
 
 
 def test_summary_by_hand() -> None:

@@ -47,7 +47,7 @@ class Job:
     base: str
     adapter: str
     kind: tuple[str, ...]
-    """`--quant` or `--phone` with its value, or both."""
+    """`--quant` or `--phone` with its value, or both; `--languages` and `--vocabulary`."""
     out: Path
     reference: Path | None
     """The same merge in 16 bits, for the quality gate."""
@@ -80,12 +80,16 @@ def job_from(environment: Mapping[str, str]) -> Job:
     get = {name: environment.get(name, "") for name in environment}.get
     base, adapter, phone = get("BASE", ""), get("ADAPTER", ""), get("PHONE", "")
     quant = get("QUANT", "") or ("" if phone else "Q4_K_M")
+    languages, vocabulary = get("LANGUAGES", ""), get("VOCABULARY", "")
     kind = ("--phone", phone) * bool(phone) + ("--quant", quant) * bool(quant)
+    kind += ("--languages", languages) * bool(languages)
+    kind += ("--vocabulary", vocabulary) * bool(vocabulary)
     options = _words("EXPORT_OPTIONS", get("EXPORT_OPTIONS", ""))
     if not base:
         options = (*DEFAULT_TYPES.get(quant, ()), "--license", "apache-2.0", *options)
     used = adapter or ("" if base else DEFAULT_ADAPTER)
-    out = _output(get("OUT", ""), used or base, quant or phone, own=bool(base))
+    name = "-".join(part for part in (quant or phone, languages.replace(",", "-")) if part)
+    out = _output(get("OUT", ""), used or base, name, own=bool(base))
     calibrated = get("CALIBRATE", "") == "1" and quant not in WHOLE
     gate = get("GATE", "") or ("1" if calibrated or not base else "")
     wanted = gate == "1" and quant not in WHOLE and "--dry-run" not in options

@@ -120,7 +120,10 @@ def quality_table(figures: dict[str, Any]) -> str:
             f"{kld['p99']:.4f}", f"{kld['max']:.3f}", f"{f['same_top']:.2%}", str(f["flips"]),
             f"{f['ppl']:.3f}", f"{f['ppl_reference']:.3f}", f"{f['ppl_ratio']:.4f}",
         ])  # fmt: skip
-    return options.table(rows)
+    if all(not f["removed_mass"] for f in figures.values()):
+        return options.table(rows)
+    cut = [f"{f['removed_mass'] or 0:.3%}" for f in figures.values()]
+    return options.table([[*r, more] for r, more in zip(rows, ["cut mass", *cut], strict=True)])
 
 
 def _legend(plan: QualityPlan) -> str:

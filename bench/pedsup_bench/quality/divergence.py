@@ -32,6 +32,8 @@ class TokenFigures:
     p_diff: Float64
     same: Float64
     """1.0 or 0.0."""
+    removed: Float64
+    """What the reference gave to tokens that the model does not have; NaN where it is not known."""
 
     def __len__(self) -> int:
         return len(self.kld)
@@ -66,6 +68,7 @@ def token_figures(
     targets: NDArray[np.int64],
     *,
     floor: float = -np.inf,
+    removed: Float64 | None = None,
 ) -> TokenFigures:
     """Compare a reference with a model on some positions.
 
@@ -74,6 +77,7 @@ def token_figures(
         logits: [rows, n_vocab] logits of the judged model.
         targets: [rows] the token that follows.
         floor: log-probabilities at or below it count as probability 0 in the divergence.
+        removed: [rows] the reference's probability of tokens that are not among `n_vocab`.
     """
     log_q = log_softmax(logits)
     rows = np.arange(len(targets))
@@ -89,4 +93,5 @@ def token_figures(
         nll_ref=nll_ref,
         p_diff=np.exp(-nll) - np.exp(-nll_ref),
         same=same.astype(np.float64),
+        removed=np.full(len(rows), np.nan) if removed is None else removed,
     )

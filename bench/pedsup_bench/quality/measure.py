@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pedsup.errors import MismatchError, UsageError
-from pedsup.gguf_file import GGUFHeader
+from pedsup.errors import UsageError
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.bars import item_bar
 from pedsup_bench.forecast import announce, seconds_per_token
@@ -21,10 +20,11 @@ from pedsup_bench.logits import LogitModel
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
 from pedsup_bench.quality.journal import Journal, Window
+from pedsup_bench.quality.kept import KeptModel, kept_ids
 from pedsup_bench.quality.texts import Text, scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
-ALGORITHM: Final = 1
+ALGORITHM: Final = 2
 """Raised when the figures would change, so that old journals are not continued."""
 
 
@@ -109,14 +109,7 @@ def check(plan: QualityPlan) -> None:
         if plan.logits_folder is None:
             raise UsageError("no reference", remedy="give --reference, or --logits with a file")
         return
-    pair = [_vocabulary(header), _vocabulary(validate_model(plan.reference))]
-    if pair[0] != pair[1]:
-        raise MismatchError(
-            "the model and the reference have different vocabularies",
-            where=f"{plan.model} and {plan.reference}",
-            wanted="two files of the same model",
-            remedy="give the 16-bit file that this one was quantized from as --reference",
-        )
+    kept_ids(header, validate_model(plan.reference))
 
 
 def cut_text(model: LogitModel, text: Text, plan: QualityPlan) -> TextTokens:
@@ -149,7 +142,9 @@ def _measure_window(
     )
     for log_p, rows in pairs:
         at_rows = targets[at : at + len(rows)]
-        parts.append(token_figures(log_p, rows, at_rows, floor=source.floor))
+        parts.append(
+            token_figures(log_p, rows, at_rows, floor=source.floor, removed=source.removed)
+        )
         at += len(rows)
         on_tokens(len(rows))
     return TokenFigures.concatenate(parts)
@@ -161,9 +156,7 @@ def _references(plan: QualityPlan, cut: list[TextTokens]) -> Iterator[list[ref.R
     with ExitStack() as stack:
         live: LogitModel | None = None
         if plan.reference is not None and not _all_written(plan, cut):
-            live = stack.enter_context(
-                LogitModel(plan.reference, n_ctx=plan.n_ctx, n_threads=plan.n_threads)
-            )
+            live = stack.enter_context(_open_reference(plan, plan.reference))
         if plan.logits_folder is None:
             assert live is not None
             yield [ref.LiveReference(live)] * len(cut)
@@ -177,6 +170,14 @@ def _references(plan: QualityPlan, cut: list[TextTokens]) -> Iterator[list[ref.R
         if live is not None:
             live.close()  # from here on its memory is free for the judged model
         yield [ref.LogitFile(path) for path in files]
+
+
+def _open_reference(plan: QualityPlan, reference: Path) -> LogitModel:
+    """The reference; one with a full vocabulary speaks the ids of a model with a cut one."""
+    ids = kept_ids(validate_model(plan.model), validate_model(reference))
+    if ids is None:
+        return LogitModel(reference, n_ctx=plan.n_ctx, n_threads=plan.n_threads)
+    return KeptModel(reference, ids, n_ctx=plan.n_ctx, n_threads=plan.n_threads)
 
 
 def _all_written(plan: QualityPlan, cut: list[TextTokens]) -> bool:
@@ -216,12 +217,6 @@ def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: Q
             assert live is not None
             ref.append_chunk(path, live, window)
             bar.update()
-
-
-def _vocabulary(header: GGUFHeader) -> tuple[int, Any]:
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    model = header.metadata.get("tokenizer.ggml.model")
-    return (len(tokens), model) if tokens is not None else (0, model)
 
 
 def _key(plan: QualityPlan) -> dict[str, Any]:

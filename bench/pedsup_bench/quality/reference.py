@@ -42,6 +42,10 @@ class Reference(Protocol):
     floor: float
     """Log-probabilities at or below it are not known and count as probability 0."""
 
+    @property
+    def removed(self) -> Float64 | None:
+        """[rows] probability of cut tokens at the rows yielded last; None where it is not known."""
+
     def log_probs(self, chunk: int, window: Sequence[int]) -> Iterator[Float64]:
         """Yield float64 [rows, n_vocab] for positions n_ctx/2, ..., n_ctx - 2 of window `chunk`."""
 
@@ -53,10 +57,12 @@ class LiveReference:
 
     def __init__(self, model: LogitModel) -> None:
         self._model = model
+        self.removed: Float64 | None = None
 
     def log_probs(self, chunk: int, window: Sequence[int]) -> Iterator[Float64]:
         del chunk
         for rows in self._model.window_logits(window[:-1], scored_from(len(window))):
+            self.removed = getattr(self._model, "removed", np.zeros(len(rows)))
             yield log_softmax(rows)
 
 
@@ -68,6 +74,7 @@ class LogitFile:
     """
 
     floor = -float(REACH)
+    removed: Float64 | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -46,6 +46,8 @@ class QualityFigures:
     ppl_ratio_error: float
     p_diff_mean: float
     p_diff_rms: float
+    removed_mass: float | None
+    """Mean probability that the reference gave to tokens that were cut; None if not known."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,6 +79,7 @@ def summarize(tokens: TokenFigures) -> QualityFigures:
         ppl_ratio_error=float(np.exp(ratio)) * ratio_error,
         p_diff_mean=float(tokens.p_diff.mean()),
         p_diff_rms=float(np.sqrt(np.mean(tokens.p_diff**2))),
+        removed_mass=float(tokens.removed.mean()) if np.isfinite(tokens.removed).all() else None,
     )  # fmt: skip
 
 

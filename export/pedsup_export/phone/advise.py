@@ -46,6 +46,8 @@ class Advice:
     context: int | None
     """Tokens that `pedsup-run` will take by itself with the chosen file."""
     notes: tuple[str, ...]
+    languages: str | None = None
+    """Those that the vocabulary is cut to."""
 
     @property
     def second_best(self) -> Candidate | None:
@@ -127,6 +129,7 @@ def _candidate(
         need={n: need.total for n, need in needs.items()},
         largest_context=found.largest_n_ctx,
         decode=found.decode,
+        read_per_token=int(found.bytes_per_token),
         paging=found.paging_decode,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from shutil import get_terminal_size
 
@@ -15,7 +16,14 @@ from pedsup_export.hub import BASE_FILES, resolve
 from pedsup_export.phone.advise import Advice, advise, with_memory
 from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder
 from pedsup_export.phone.render import advice_json, advice_text
+from pedsup_export.phone.vocabulary import (
+    compare,
+    comparison_json,
+    comparison_lines,
+    cut_model,
+)
 from pedsup_export.request import ModelRef
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 
 def find_phone(name: str | None, profile_file: Path | None, memory: str | None) -> Phone:
@@ -49,23 +57,41 @@ def models_for(base: str | None) -> tuple[PhoneModel, ...]:
     return (model_of_folder(reference.folder, reference.name),)
 
 
-def print_plan(phone: Phone, models: tuple[PhoneModel, ...], *, as_json: bool) -> int:
+def print_plan(
+    phone: Phone,
+    models: tuple[PhoneModel, ...],
+    vocabulary: VocabularyRequest | None = None,
+    *,
+    as_json: bool,
+) -> int:
     """Print the advice; exit code 7 when nothing suits the phone."""
-    advice = advise(phone, models)
+    advice = advise(phone, [cut_model(model, vocabulary) for model in models])
+    found = None
+    if vocabulary is not None:
+        codes = ",".join(language.code for language in vocabulary.languages)
+        advice = replace(advice, languages=codes or None)
+        found = compare(vocabulary, advice, advise(phone, models))
     if as_json:
-        click.echo(json_text(advice_json(advice)))
+        saved = comparison_json(found) if found is not None else None
+        document = {**advice_json(advice), "vocabulary": saved}
+        click.echo(json_text(document))
     else:
         click.echo(advice_text(advice, get_terminal_size().columns))
+        if found is not None:
+            click.echo("\n" + "\n".join(comparison_lines(found)))
     return 0 if advice.choice.chosen is not None else ResourceError.exit_code
 
 
-def quant_for(phone: Phone, base: ModelRef, asked: str | None) -> str:
+def quant_for(
+    phone: Phone, base: ModelRef, asked: str | None, vocabulary: VocabularyRequest | None = None
+) -> str:
     """The type for a base on a phone; a base that does not suit it is said, not refused.
 
     Args:
         asked: an explicit `--quant`, which wins.
     """
-    advice = advise(phone, (model_of_folder(base.folder, base.name),))
+    model = cut_model(model_of_folder(base.folder, base.name), vocabulary)
+    advice = advise(phone, (model,))
     chosen = advice.choice.chosen
     if asked is not None:
         if (why := advice.choice.rejected.get((base.name, asked.upper()))) is not None:

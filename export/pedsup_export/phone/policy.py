@@ -65,6 +65,8 @@ class Candidate:
     decode: tuple[float, float]
     paging: float | None
     """Bound in tokens/s if it were run from storage; None where it cannot be."""
+    read_per_token: int = 0
+    """Bytes that decoding one token reads."""
 
 
 @dataclass(frozen=True)

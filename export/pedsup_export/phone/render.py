@@ -117,7 +117,8 @@ def _command(advice: Advice, chosen: Candidate, width: int) -> list[str]:
     """What exports it: by the phone's name only where that gives the same advice again."""
     phone = advice.phone
     stock = shipped_profiles().get(phone.id) == phone
-    words = ["make gguf", "BASE=...", "ADAPTER=...",
+    cut = [f"LANGUAGES={advice.languages}"] if advice.languages else []
+    words = ["make gguf", "BASE=...", "ADAPTER=...", *cut,
              f"PHONE={phone.id}" if stock else f"QUANT={chosen.quant}"]  # fmt: skip
     line = " ".join(words)
     if len(line) <= width:

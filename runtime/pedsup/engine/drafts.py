@@ -15,6 +15,7 @@ from typing import Any, Final
 from pedsup.engine.api import DraftConfig
 from pedsup.errors import MismatchError, UsageError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
+from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.validate import validate_drafter
 
@@ -65,6 +66,13 @@ def require_drafter(model: GGUFHeader, draft: GGUFHeader) -> None:
 def _require_same_vocabulary(model: GGUFHeader, draft: GGUFHeader) -> None:
     """The same text for the same token, up to padding at the end."""
     n_model, n_draft = _length(model), _length(draft)
+    if is_cut(model) and not is_cut(draft):
+        raise MismatchError(
+            "the model's vocabulary was cut, and the drafter's was not",
+            where=draft.path,
+            wanted="a drafter with the same tokens",
+            remedy="export the drafter with --vocabulary MODEL.gguf, or give --draft lookup",
+        )
     if not n_model or not n_draft or abs(n_model - n_draft) > MAX_PADDING:
         raise _mismatch(draft.path, f"it has {n_draft} tokens", f"the model's {n_model}")
     if model.get("tokenizer.ggml.model") != draft.get("tokenizer.ggml.model"):

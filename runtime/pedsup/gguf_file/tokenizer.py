@@ -10,6 +10,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.rules import bad_field
 from pedsup.gguf_file.values import ArrayValue, ValueType
@@ -74,6 +75,7 @@ def check_tokenizer(header: GGUFHeader) -> None:
             )  # fmt: skip
     _check_ids(header, len(tokens), model)
     _check_texts(header, tokens, model)
+    base_ids(header)
 
 
 def _array(header: GGUFHeader, key: str, elements: tuple[ValueType, ...]) -> ArrayValue:

@@ -34,18 +34,26 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tokenizer(folder: Path, *, chat_template: str = CHAT_TEMPLATE) -> None:
-    """Byte-fallback BPE with Gemma 4's control token ids; `VOCAB_SIZE` tokens."""
+def write_tokenizer(
+    folder: Path,
+    *,
+    chat_template: str = CHAT_TEMPLATE,
+    text: str = TEXT,
+    n_merges: int = N_MERGES,
+    vocab_size: int = VOCAB_SIZE,
+) -> None:
+    """Byte-fallback BPE with Gemma 4's control token ids, learned from `text`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    alphabet = sorted(set(TEXT.replace(" ", "▁")) | {chr(c) for c in range(33, 127)})
+    letters = set(text.replace(" ", "▁").replace("\n", ""))
+    alphabet = sorted(letters | {chr(c) for c in range(33, 127)})
     trained.train_from_iterator(
-        [TEXT],
+        text.split("\n"),
         trainers.BpeTrainer(
-            vocab_size=len(alphabet) + N_MERGES, initial_alphabet=alphabet, show_progress=False
+            vocab_size=len(alphabet) + n_merges, initial_alphabet=alphabet, show_progress=False
         ),
     )
     learned = json.loads(trained.to_str())["model"]
@@ -53,8 +61,8 @@ def write_tokenizer(folder: Path, *, chat_template: str = CHAT_TEMPLATE) -> None
     tokens = [names.get(i, f"<unused{i}>") for i in range(107)] + ["\n"]
     tokens += [f"<0x{i:02X}>" for i in range(256)]
     tokens += sorted(learned["vocab"], key=learned["vocab"].get)
-    tokens += [f"<unused{i}>" for i in range(len(tokens), VOCAB_SIZE)]
-    assert len(tokens) == len(set(tokens)) == VOCAB_SIZE
+    tokens += [f"<unused{i}>" for i in range(len(tokens), vocab_size)]
+    assert len(tokens) == len(set(tokens)) == vocab_size
     bos = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
     document = {
         "version": "1.0",

@@ -1,0 +1,73 @@
+"""`pedsup-bench vocabulary`: what a cut vocabulary costs on text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pedsup.optional import require
+from pedsup_bench import document
+from pedsup_bench.admission import admit_all
+from pedsup_bench.commands import options
+
+SCHEMA: Final = "pedsup-bench-vocabulary/1"
+
+
+@click.command()
+@options.MODEL
+@click.option(
+    "--reference", type=click.Path(path_type=Path), required=True,
+    help="The file with the full vocabulary, of the same type.",
+)  # fmt: skip
+@click.option(
+    "--text", "texts", multiple=True, metavar="[NAME=]FILE",
+    help="Text to judge on; can be repeated. Default: shipped English and Spanish prose.",
+)  # fmt: skip
+@click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per passage.")
+@click.option("--passages", "n_passages", type=click.IntRange(1), help="At most so many per text.")
+@options.THREADS
+@options.OUT
+@options.FORCE
+@options.JSON
+def vocabulary(model: Path, **given: Any) -> None:
+    """Tokens, bits per byte and removed probability of MODEL, whose vocabulary was cut."""
+    require("numpy", extra="bench")
+    from pedsup.fsio import refuse_existing
+    from pedsup_bench.quality.texts import parse_texts
+    from pedsup_bench.vocabulary import VocabularyPlan, measure, require_cut
+
+    plan = VocabularyPlan(
+        model, given["reference"], parse_texts(given["texts"]), given["n_ctx"],
+        given["n_passages"], options.n_threads(given["threads"]),
+    )  # fmt: skip
+    if given["out"]:
+        refuse_existing(given["out"], force=given["force"])
+    require_cut(plan)
+    trust = admit_all(model, plan.reference)
+    figures = {name: f.to_json() for name, f in measure(plan).items()}
+    result = {
+        **document.head(SCHEMA),
+        "model": document.describe_model(model),
+        "reference": document.describe_model(plan.reference, digest=False),
+        "texts": {t.name: t.sha256 for t in plan.texts},
+        "n_ctx": plan.n_ctx,
+        "figures": figures,
+        "trust": trust,
+    }
+    options.save(result, given["out"], force=given["force"])
+    options.show(result, vocabulary_table(figures), as_json=given["as_json"])
+
+
+def vocabulary_table(figures: dict[str, Any]) -> str:
+    """Figures as a table, one row per text."""
+    rows = [["text", "bytes", "tokens", "cut", "changed", "bits/byte", "cut", "ratio",
+             "removed mass"]]  # fmt: skip
+    for name, f in figures.items():
+        rows.append([
+            name, str(f["n_bytes"]), str(f["tokens_full"]), str(f["tokens_cut"]),
+            f"{f['changed']:.3%}", f"{f['bits_per_byte_full']:.4f}",
+            f"{f['bits_per_byte_cut']:.4f}", f"{f['ratio']:.4f}", f"{f['removed_mass']:.4%}",
+        ])  # fmt: skip
+    return options.table(rows)
