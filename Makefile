@@ -130,6 +130,7 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 NATIVE := PYTHONPATH=tools:tests/lib $(BIN)/python -m pedsup_testing.native
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pedsup.command_line import readable
+from pedsup.cli.command_line import readable
 from pedsup.errors import ContextFullError, MissingFileError, PedsupError
 from pedsup.exit_codes import ExitCode
 

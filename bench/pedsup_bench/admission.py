@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pedsup.gguf_file.validate import validate_model
-from pedsup.identity import identify
 from pedsup.progress import say
-from pedsup.render import clean
 from pedsup.settings import load_settings
+from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store
 
 

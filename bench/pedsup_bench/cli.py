@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 import pedsup
-from pedsup.command_line import Commands
-from pedsup.errors import border
+from pedsup.cli.border import border
+from pedsup.cli.command_line import Commands
 
 _COMMANDS: Final = (
     "run",

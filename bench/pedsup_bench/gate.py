@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.gguf_file import read_header
-from pedsup_bench import document
-from pedsup_bench.errors import GateError
+from pedsup_bench.report import document
+from pedsup_bench.report.errors import GateError
 
 SCHEMA: Final = "pedsup-bench-gate/1"
 FILE_TYPES: Final = {
@@ -145,7 +145,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.measure import QualityPlan, measure
     from pedsup_bench.quality.summary import summarize
-    from pedsup_bench.quality.texts import default_texts
+    from pedsup_bench.report.texts import default_texts
 
     name, limits = thresholds_for(plan.model, read_thresholds(plan.thresholds))
     _require_a_check(plan, name, limits)

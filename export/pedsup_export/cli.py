@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pedsup
-from pedsup.command_line import Commands
-from pedsup.errors import UsageError, border
+from pedsup.cli.border import border
+from pedsup.cli.command_line import Commands
+from pedsup.errors import UsageError
+from pedsup.files.standard_streams import json_text
 from pedsup.progress import say
-from pedsup.render import clean
-from pedsup.standard_streams import json_text
-from pedsup_export.request import ExportRequest, ModelRef
+from pedsup.texts.safe import clean
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 if TYPE_CHECKING:
-    from pedsup_export.plan import ExportPlan
+    from pedsup_export.plan.planner import ExportPlan
 
 
 @click.group(
@@ -125,11 +127,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @_json
 def run(**options: Any) -> None:
     """Export: merge, quantize, write, prove, verify."""
-    from pedsup_export import render
-    from pedsup_export.calibrated_plan import make_plan
-    from pedsup_export.export import check_output, execute
-    from pedsup_export.unchanged import unchanged
-    from pedsup_export.verify import verify
+    from pedsup_export.plan.calibrated import make_plan
+    from pedsup_export.prove.verify import verify
+    from pedsup_export.write import render
+    from pedsup_export.write.publish import check_output, execute
+    from pedsup_export.write.unchanged import unchanged
 
     _refuse_without_effect(options)
     request = _request(options)
@@ -156,7 +158,7 @@ def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
 
     Where there is nobody to ask, the plan stays as it is, and its execution refuses.
     """
-    from pedsup_export.ownership import foreign_files
+    from pedsup_export.write.ownership import foreign_files
 
     foreign = foreign_files(plan.request.out) if plan.request.force else ()
     if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -192,7 +194,7 @@ def _refuse_without_effect(options: dict[str, Any]) -> None:
 
 def _request(options: dict[str, Any]) -> ExportRequest:
     from pedsup_export.allocation.budget import parse_budget
-    from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.vocabulary_cut.request import vocabulary_request
 
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
@@ -258,7 +260,7 @@ def choose_merge_base(
         return asked
     if asked is not None or adapter is None:
         return asked
-    from pedsup_export.adapter import Adapter
+    from pedsup_export.adapter.folder import Adapter
 
     trained_on = Adapter.open(adapter.folder).base_model_name or ""
     return "4bit" if "4bit" in trained_on.lower() or "nf4" in trained_on.lower() else "16bit"
@@ -320,9 +322,9 @@ def verify(
     from pedsup.gguf_file import read_header
     from pedsup.gguf_file.cut_vocabulary import is_cut
     from pedsup.trust.keys import read_public_key
-    from pedsup_export import render
-    from pedsup_export.hub import ADAPTER_FILES, BASE_FILES, resolve
-    from pedsup_export.verify import verify as check
+    from pedsup_export.prove.verify import verify as check
+    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.write import render
 
     if (base is None) != (adapter is None) and not (base and is_cut(read_header(file))):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
@@ -347,8 +349,8 @@ def verify(
 @_json
 def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_json: bool) -> None:
     """Make a key pair for signing: NAME.key (private) and NAME.pub (public)."""
-    from pedsup_export import render
-    from pedsup_export.sign import make_keys
+    from pedsup_export.prove.sign import make_keys
+    from pedsup_export.write import render
 
     if no_passphrase and passphrase_file:
         raise UsageError("--no-passphrase and --passphrase-file exclude each other")
@@ -371,9 +373,9 @@ def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_jso
 @_json
 def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Check a file against its manifest and sign both: FILE.sig appears beside it."""
-    from pedsup_export import render
-    from pedsup_export.sign import needs_passphrase
-    from pedsup_export.sign import sign as sign_model
+    from pedsup_export.prove.sign import needs_passphrase
+    from pedsup_export.prove.sign import sign as sign_model
+    from pedsup_export.write import render
 
     passphrase = _passphrase(passphrase_file, new=False) if needs_passphrase(key) else None
     result = sign_model(file, key, passphrase)
@@ -388,7 +390,7 @@ def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> 
 
 def _passphrase(file: Path | None, *, new: bool) -> bytes:
     """From a file, or asked for on the terminal; a new one twice."""
-    from pedsup_export.sign import read_passphrase
+    from pedsup_export.prove.sign import read_passphrase
 
     if file is not None:
         return read_passphrase(file)
@@ -445,9 +447,9 @@ def calibrate(as_json: bool, dry_run: bool, memory: str | None, **options: Any) 
 @_json
 def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     """Print how far a 4-bit base is from the 16-bit one, per tensor and in sum."""
-    from pedsup_export.checkpoint import Checkpoint
-    from pedsup_export.compare_bases import compare_bases as compare
-    from pedsup_export.hub import BASE_FILES, resolve
+    from pedsup_export.prove.compare_bases import compare_bases as compare
+    from pedsup_export.source.checkpoint import Checkpoint
+    from pedsup_export.source.hub import BASE_FILES, resolve
 
     first, second = (
         Checkpoint.open(resolve(name, BASE_FILES).folder) for name in (base_16bit, base_4bit)
@@ -473,7 +475,7 @@ def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
 @_json
 def phone_bundle(as_json: bool, **options: Any) -> None:
     """Write the folder that installs pedsup and a model in Termux from an SD card."""
-    from pedsup_export import phone_bundle as bundles
+    from pedsup_export.phone import bundle as bundles
 
     project = Path(__file__).resolve().parents[2]
     plan = bundles.plan_bundle(bundles.BundleRequest(project=project, **options))

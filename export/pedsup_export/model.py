@@ -12,16 +12,16 @@ from typing import Any
 
 from pedsup.errors import MismatchError
 from pedsup_export import arch
-from pedsup_export.adapter import Adapter
-from pedsup_export.adapter_embeddings import adapt_embeddings
-from pedsup_export.adapter_match import MatchReport, match
-from pedsup_export.adapter_tokenizer import choose_vocabulary
+from pedsup_export.adapter.embeddings import adapt_embeddings
+from pedsup_export.adapter.folder import Adapter
+from pedsup_export.adapter.match import MatchReport, match
 from pedsup_export.arch import Architecture, ModelTensors
-from pedsup_export.checkpoint import Checkpoint
-from pedsup_export.embeddings import PER_LAYER, Resolved, find_module, resolve, with_rows
-from pedsup_export.gguf_out import KV
-from pedsup_export.tokenizer_files import Tokenizer, load_tokenizer
-from pedsup_export.vocab import Vocabulary
+from pedsup_export.arch.embeddings import PER_LAYER, Resolved, find_module, resolve, with_rows
+from pedsup_export.gguf.header import KV
+from pedsup_export.source.checkpoint import Checkpoint
+from pedsup_export.tokenizer.beside_adapter import choose_vocabulary
+from pedsup_export.tokenizer.files import Tokenizer, load_tokenizer
+from pedsup_export.tokenizer.vocab import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`python -m pedsup`: the same as `pedsup-run`."""
 
-from pedsup.cli import main
+from pedsup.cli.main import main
 
 if __name__ == "__main__":
     main()

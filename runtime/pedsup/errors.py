@@ -1,19 +1,16 @@
-"""The error classes of pedsup and the single place where they become an exit code.
+"""The error classes of pedsup.
 
-A message has four parts: what was found, where, what was wanted, what to do. `border`
-is the only function that catches `PedsupError` for good: everything below it raises.
+A message has four parts: what was found, where, what was wanted, what to do.
+`pedsup.cli.border` is the only place that catches them for good: everything below it raises.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from pedsup.escape import escaped
 from pedsup.exit_codes import ExitCode
 
-MAX_LINE: Final = 8192
 CONTINUED: Final = "\n          "
 """Between the lines of one part: below the first, past the labels."""
 
@@ -124,63 +121,6 @@ class HubError(PedsupError):
     """A model or data set could not be had from the hub: no network, no such name, no access."""
 
     exit_code = ExitCode.HUB
-
-
-def report(error: PedsupError) -> None:
-    """Print an error to stderr in the one form that all commands share.
-
-    A line of more than 8 KiB (twice the longest path) is cut.
-    """
-    from pedsup.language import error_text
-
-    lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
-    print("error: " + "\n".join(lines), file=sys.stderr)
-
-
-def border(program: Callable[[], int | None]) -> NoReturn:
-    """Run a command and leave the process with its exit code, without a traceback.
-
-    A `PedsupError` exits with its own code, an operating-system error on a file with that of an
-    output, a full disk with that of a resource (`pedsup.exit_codes`).
-    """
-    from pedsup import standard_streams
-
-    standard_streams.prepare()
-    code = _exit_code(program)
-    # What is still buffered may not get out (a full disk, a reader that is gone): say it here,
-    # once, and not at the interpreter's end.
-    code = code or _exit_code(standard_streams.finish)
-    if code:
-        standard_streams.abandon_stdout()
-    sys.exit(code)
-
-
-def _exit_code(program: Callable[[], int | None]) -> int:
-    """What a program ends with; what it raised is said."""
-    import click  # here, because importing it is a third of the start-up of `--version`
-
-    from pedsup.command_line import readable
-
-    try:
-        return program() or ExitCode.DONE
-    except click.ClickException as error:
-        readable(error).show()
-        return error.exit_code
-    except click.Abort:
-        return ExitCode.INTERRUPTED
-    except PedsupError as error:
-        report(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our stdout is gone: nothing can be said there any more.
-        return ExitCode.PIPE_CLOSED
-    except OSError as error:
-        known = from_os_error(error)
-        report(known)
-        return known.exit_code
 
 
 def from_os_error(error: OSError) -> PedsupError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from tqdm import tqdm
 
+from pedsup.errors import PedsupError
 from pedsup.escape import escaped_lines
-from pedsup.language import local
+from pedsup.texts.language import error_text, local
 
 
 @contextmanager
@@ -49,3 +50,15 @@ def human_bytes(n: float) -> str:
             return f"{n:.0f} B" if unit == "B" else f"{n:.2f} {unit}"
         n /= 1024
     raise AssertionError("unreachable")
+
+
+MAX_LINE: Final = 8192
+
+
+def report(error: PedsupError) -> None:
+    """Print an error to stderr in the one form that all commands share.
+
+    A line of more than 8 KiB (twice the longest path) is cut.
+    """
+    lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
+    print("error: " + "\n".join(lines), file=sys.stderr)

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_origin, get_typ
 
 from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import BadFileError, UsageError
-from pedsup.json_file import read_bounded
-from pedsup.paths import config_folder
+from pedsup.files.json_file import read_bounded
+from pedsup.files.paths import config_folder
 
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20

@@ -29,9 +29,10 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tiny_ggufs(tiny_folders: dict[str, Path]) -> dict[str, Path]:
     """The same as float32 GGUF. Where files come from is no matter here: the oracles read them."""
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
-    from pedsup_export.export import execute
-    from pedsup_export.plan import make_plan
-    from pedsup_export.request import ExportRequest, ModelRef
+    from pedsup_export.plan.planner import make_plan
+    from pedsup_export.plan.request import ExportRequest
+    from pedsup_export.source.hub import ModelRef
+    from pedsup_export.write.publish import execute
 
     result = {}
     for name, folder in tiny_folders.items():

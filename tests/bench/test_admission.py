@@ -10,12 +10,12 @@ from pedsup_testing import signed_models
 
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file import read_header
-from pedsup.identity import identify
-from pedsup.manifest import manifest_path
+from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
+from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, load_store
 from pedsup_bench.admission import admit, admit_all
-from pedsup_export.sign import sign
+from pedsup_export.prove.sign import sign
 
 UNTRUSTED = 10
 COMMANDS = ("run", "quality", "mcqa", "gate", "safety", "predict")

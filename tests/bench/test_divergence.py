@@ -15,7 +15,7 @@ from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, log_softmax, token_figures
 from pedsup_bench.quality.journal import Journal
 from pedsup_bench.quality.summary import summarize
-from pedsup_bench.quality.texts import default_texts, windows
+from pedsup_bench.report.texts import default_texts, windows
 
 
 def test_kl_of_a_toy_by_hand() -> None:

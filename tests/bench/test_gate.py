@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_bench.document import dumps
-from pedsup_bench.errors import GateError
 from pedsup_bench.gate import (
     Check,
     GatePlan,
@@ -22,6 +20,8 @@ from pedsup_bench.gate import (
 )
 from pedsup_bench.quality.divergence import token_figures
 from pedsup_bench.quality.summary import summarize
+from pedsup_bench.report.document import dumps
+from pedsup_bench.report.errors import GateError
 
 
 def test_shipped_thresholds_get_stricter_with_larger_types() -> None:

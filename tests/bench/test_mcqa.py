@@ -11,11 +11,11 @@ import pytest
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.gguf_file import read_header
-from pedsup_bench.journal import file_identity
-from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
 from pedsup_bench.mcqa.report import by_language, figures
 from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation
+from pedsup_bench.quality.logits import LogitModel
+from pedsup_bench.report.journal import file_identity
 
 MEDMCQA = {"question": "Which  one?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "id": "m1"}
 PERU = {

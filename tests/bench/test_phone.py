@@ -11,10 +11,10 @@ import pytest
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.gguf_file import read_header
+from pedsup.phones.predict import predict
+from pedsup.phones.profiles import Figure, profile, read_profiles, shipped_profiles
+from pedsup.phones.traffic import traffic
 from pedsup_bench.phone import limits
-from pedsup_bench.phone.predict import predict
-from pedsup_bench.phone.profiles import Figure, profile, read_profiles, shipped_profiles
-from pedsup_bench.traffic import traffic
 
 
 def test_every_shipped_figure_has_a_source() -> None:
@@ -31,7 +31,7 @@ def test_every_shipped_figure_has_a_source() -> None:
 def test_a_figure_without_a_source_is_refused(tmp_path) -> None:
     from importlib import resources
 
-    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     path = tmp_path / "p.toml"
     path.write_text(text.replace('source = "unverified: range', 'sorce = "', 1), encoding="utf-8")
     with pytest.raises(BadFileError):

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from pedsup.gguf_file import read_header
-from pedsup_bench import bars
-from pedsup_bench.forecast import Rates, human_seconds, seconds_per_token
+from pedsup_bench.report import bars
+from pedsup_bench.report.forecast import Rates, human_seconds, seconds_per_token
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, load_steps, speed_steps
 

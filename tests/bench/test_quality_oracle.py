@@ -12,7 +12,7 @@ import pytest
 from pedsup_testing import faults
 
 from pedsup_bench.quality.reference import LogitFile
-from pedsup_bench.quality.texts import default_texts
+from pedsup_bench.report.texts import default_texts
 
 N_CTX, CHUNKS = 128, 4
 LAST_LINE = re.compile(r"^Same top p: +[0-9.]+ ± +[0-9.]+ %", re.MULTILINE)
@@ -134,7 +134,7 @@ def test_interrupted_runs_go_on_to_the_same_figures(
 ) -> None:
     """Stop after two windows, in both ways of keeping the reference; the figures are equal."""
     from pedsup_bench.quality import measure as m
-    from pedsup_bench.quality.texts import Text
+    from pedsup_bench.report.texts import Text
 
     reference, model, _, _ = oracle
 
@@ -172,7 +172,7 @@ def test_interrupted_runs_go_on_to_the_same_figures(
 
 def test_a_torn_file_of_logits_is_completed(oracle, text_file, tmp_path) -> None:
     from pedsup_bench.quality import measure as m
-    from pedsup_bench.quality.texts import Text
+    from pedsup_bench.report.texts import Text
 
     reference, model, _, _ = oracle
     plan = m.QualityPlan(

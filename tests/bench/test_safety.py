@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pedsup.errors import PedsupError
-from pedsup.guards import GUARDS, check_question
+from pedsup.guards import check_question
+from pedsup.texts.notices import GUARDS
 from pedsup_bench.commands.safety import _chosen
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.run import Judged, figures, guard_figures

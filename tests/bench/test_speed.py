@@ -11,13 +11,13 @@ import pytest
 
 from pedsup.exit_codes import ExitCode
 from pedsup.gguf_file import read_header
-from pedsup_bench.bandwidth import measure_bandwidth
+from pedsup.phones.traffic import traffic
 from pedsup_bench.commands.compare import compare_documents
 from pedsup_bench.speed import svg
+from pedsup_bench.speed.bandwidth import measure_bandwidth
 from pedsup_bench.speed.child import how_it_ended
 from pedsup_bench.speed.measure import entry
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.traffic import traffic
 
 
 def test_traffic_counts_the_table_by_rows_and_the_tied_embedding_whole(tiny_ggufs) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from pedsup_testing.faults import Job, finish, sweep
 
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export.export import execute
 from pedsup_export.kernels.dispatch import kernel_for
-from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
-from pedsup_export.verify import verify
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.write.publish import execute
 
 
 def main(config: dict[str, str]) -> None:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError
-from pedsup_export.adapter import CONFIG, WEIGHTS, Adapter
-from pedsup_export.adapter_config import parse_config, pattern_key
-from pedsup_export.adapter_match import base_name_warning, candidates, match
+from pedsup_export.adapter.config import parse_config, pattern_key
+from pedsup_export.adapter.folder import CONFIG, WEIGHTS, Adapter
+from pedsup_export.adapter.match import base_name_warning, candidates, match
 
 P = "base_model.model.model.layers.0.self_attn."
 Tensors = dict[str, torch.Tensor]

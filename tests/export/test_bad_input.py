@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pedsup.fsio import partial_path
+from pedsup.files.fsio import partial_path
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -233,7 +233,7 @@ def test_disk_full_while_writing(base: Path, small_disk: Path) -> None:
     shutil.copy(made, old)
     content = old.read_bytes()
     code = (
-        "import sys; from pedsup_export import export; export.SPARE = -(1 << 40);"
+        "import sys; from pedsup_export.write import publish as export; export.SPARE = -(1 << 40);"
         "from pedsup_export.cli import main; main()"
     )
     done = subprocess.run(

@@ -15,14 +15,15 @@ from pedsup_testing import tiny_models
 
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UsageError
 from pedsup.gguf_file import read_header
-from pedsup.manifest import manifest_path
+from pedsup.trust.manifest import manifest_path
 from pedsup_export.allocation.budget import Budget
-from pedsup_export.calibrated_plan import make_plan
 from pedsup_export.calibration import collect, command, sensitivity, store, text
-from pedsup_export.export import execute
-from pedsup_export.imatrix import read_imatrix
-from pedsup_export.request import ExportRequest, ModelRef
-from pedsup_export.verify import verify
+from pedsup_export.plan.calibrated import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.types.imatrix import read_imatrix
+from pedsup_export.write.publish import execute
 
 WINDOW = 64
 SENTENCES = tiny_models.TEXT.split(". ")

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
-from pedsup_export.checkpoint import INDEX, SINGLE, Checkpoint
-from pedsup_export.floats import round_to, to_float32
-from pedsup_export.tensor_source import n_rows, whole
+from pedsup_export.source.checkpoint import INDEX, SINGLE, Checkpoint
+from pedsup_export.source.floats import round_to, to_float32
+from pedsup_export.source.tensor_source import n_rows, whole
 
 
 @pytest.fixture(scope="module")

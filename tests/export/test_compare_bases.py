@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pedsup_export import compare_bases as module
-from pedsup_export.checkpoint import Checkpoint
-from pedsup_export.compare_bases import Difference, compare_bases
+from pedsup_export.prove import compare_bases as module
+from pedsup_export.prove.compare_bases import Difference, compare_bases
+from pedsup_export.source.checkpoint import Checkpoint
 
 bnb = pytest.importorskip("bitsandbytes.functional", reason="pip install 'pedsup[train]'")
 

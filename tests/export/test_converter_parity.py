@@ -11,10 +11,10 @@ import pytest
 
 from pedsup.gguf_file import ArrayValue, read_header
 from pedsup_export import arch
-from pedsup_export.checkpoint import Checkpoint
-from pedsup_export.gguf_out import header_bytes, lay_out
+from pedsup_export.gguf.header import header_bytes, lay_out
 from pedsup_export.model import open_model
-from pedsup_export.tokenizer_files import load_tokenizer
+from pedsup_export.source.checkpoint import Checkpoint
+from pedsup_export.tokenizer.files import load_tokenizer
 
 Convert = Callable[[Path, str], Path]
 

@@ -14,12 +14,13 @@ from pedsup_testing import oracle
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader, read_header
-from pedsup.manifest import manifest_path, read_manifest
-from pedsup_export.export import execute
-from pedsup_export.ftypes import FILE_TYPES
-from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
-from pedsup_export.verify import verify
+from pedsup.trust.manifest import manifest_path, read_manifest
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.types.ftypes import FILE_TYPES
+from pedsup_export.write.publish import execute
 
 Convert = Callable[[Path, str], Path]
 Merged = Callable[[str], Path]
@@ -123,7 +124,7 @@ def test_the_float32_default_is_closer_to_the_exact_merge(
     models: dict[str, Path], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     """What is lost by rounding the merged weight to bf16 before it is quantized to Q8_0."""
-    from pedsup_export.quantize import dequantize_rows
+    from pedsup_export.types.quantize import dequantize_rows
 
     files = {
         d: export(models["e4b"], adapters["e4b"], tmp_path / f"{d}.gguf", quant="Q8_0",
@@ -234,8 +235,8 @@ def test_the_file_says_what_it_is_and_verify_finds_the_adapter(
     path = export(models["e4b"], adapters["e4b"], tmp_path / "m.gguf")
     header, manifest = read_header(path), read_manifest(manifest_path(path))
     assert "Research only" in header.metadata["general.description"]
-    assert "No son un dispositivo médico" in header.metadata["pedsup.intended_use.es"]
-    assert header.metadata["pedsup.manifest.sha256"] == manifest.core_sha256
+    assert "No son un dispositivo médico" in header.metadata["pedsup.texts.intended_use.es"]
+    assert header.metadata["pedsup.trust.manifest.sha256"] == manifest.core_sha256
     assert manifest.core["recipe"]["quant"] == "Q4_K_M"
     assert manifest.core["adapter"]["files"]["adapter_model.safetensors"]
     report = verify(

@@ -6,7 +6,7 @@ import llama_cpp
 import pytest
 
 from pedsup.errors import UsageError
-from pedsup_export.ftypes import FILE_TYPES, file_type
+from pedsup_export.types.ftypes import FILE_TYPES, file_type
 
 ASKED = "F32 F16 BF16 Q8_0 Q4_0 Q4_K_S Q4_K_M Q5_K_M Q6_K Q3_K_M Q2_K IQ4_XS"
 

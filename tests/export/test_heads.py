@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pedsup.errors import BadFileError, MismatchError
 from pedsup.gguf_file import read_header
-from pedsup_export.export import execute
-from pedsup_export.plan import ExportPlan, make_plan
-from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.plan.planner import ExportPlan, make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.write.publish import execute
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),

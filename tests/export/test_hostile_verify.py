@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pedsup_testing.gguf_shapes import SHAPES
 
-from pedsup.manifest import core_digest
+from pedsup.trust.manifest import core_digest
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -17,10 +17,10 @@ from pedsup_testing import made_gguf
 from pedsup.errors import BadFileError, MismatchError, MissingFileError, UnsupportedError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export.ftypes import FILE_TYPES
-from pedsup_export.imatrix import read_imatrix
-from pedsup_export.mixture import ModelShape, StoredTensor, choose_types
-from pedsup_export.quantize import quantize_rows
+from pedsup_export.types.ftypes import FILE_TYPES
+from pedsup_export.types.imatrix import read_imatrix
+from pedsup_export.types.mixture import ModelShape, StoredTensor, choose_types
+from pedsup_export.types.quantize import quantize_rows
 
 Entry = tuple[Any, Any]
 """Sums and counts, as numpy would make arrays of them."""

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
-from pedsup_export import ggml
-from pedsup_export.kernels import dispatch
-from pedsup_export.quantize import backend, quantize_rows
+from pedsup_export.kernels import dispatch, ggml
+from pedsup_export.types.quantize import backend, quantize_rows
 
 Rows = NDArray[np.float32]
 FAST = {("Q4_K", False), ("Q4_K", True), ("Q6_K", False), ("Q8_0", False)}
@@ -305,7 +304,7 @@ import sys
 import numpy as np
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.kernels import dispatch
-from pedsup_export.quantize import quantize_rows
+from pedsup_export.types.quantize import quantize_rows
 sys.stdout.buffer.write(quantize_rows(np.eye(2, 256, dtype=np.float32), BY_NAME["Q4_K"]).tobytes())
 assert sys.argv[1] in dispatch.why_ggml()["Q4_K", False]
 """

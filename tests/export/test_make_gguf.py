@@ -14,7 +14,7 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import UsageError
-from pedsup.manifest import manifest_path, read_manifest
+from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_tools.gguf import job_from, reference_options
 
 ROOT = Path(__file__).parents[2]
@@ -221,3 +221,11 @@ def test_calibration_makes_the_reference_and_a_budget_needs_it() -> None:
     for wrong in ({"BUDGET": "Q4_K_M"}, {"CALIBRATE": "1", "GATE": "0"}):
         with pytest.raises(UsageError):
             job_from({"BASE": "/b", "OUT": "o.gguf", **wrong})
+
+
+def test_languages_are_for_the_file_and_not_for_its_reference() -> None:
+    job = job_from({"BASE": "base", "LANGUAGES": "es,en", "PHONE": "galaxy-a15", "GATE": "1"})
+    assert job.kind == ("--phone", "galaxy-a15", "--languages", "es,en")
+    assert job.out.name == "base-galaxy-a15-es-en.gguf" and job.reference is not None
+    assert not {"--languages", "--vocabulary"} & set(reference_options(job.options))
+    assert job_from({"BASE": "b", "VOCABULARY": "64k"}).kind[-2:] == ("--vocabulary", "64k")

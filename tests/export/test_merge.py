@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pedsup.errors import MismatchError
-from pedsup_export.adapter import Adapter
-from pedsup_export.adapter_match import TensorChange, match
-from pedsup_export.adapter_tensors import LoraDelta
-from pedsup_export.checkpoint import Checkpoint
-from pedsup_export.floats import RoundTo
-from pedsup_export.merge import MergedSource, merged
-from pedsup_export.tensor_source import TensorSource, n_rows, whole
+from pedsup_export.adapter.folder import Adapter
+from pedsup_export.adapter.lora import MergedSource, merged
+from pedsup_export.adapter.match import TensorChange, match
+from pedsup_export.adapter.tensors import LoraDelta
+from pedsup_export.source.checkpoint import Checkpoint
+from pedsup_export.source.floats import RoundTo
+from pedsup_export.source.tensor_source import TensorSource, n_rows, whole
 
 peft = pytest.importorskip("peft", reason="PEFT is the oracle: pip install 'pedsup[train]'")
 transformers = pytest.importorskip("transformers")

@@ -10,8 +10,8 @@ from pedsup_testing.made_gguf import Made, stored_type
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export.ftypes import FILE_TYPES, file_type
-from pedsup_export.mixture import (
+from pedsup_export.types.ftypes import FILE_TYPES, file_type
+from pedsup_export.types.mixture import (
     ModelShape,
     StoredTensor,
     choose_types,

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pedsup.errors import BadFileError, PedsupError
-from pedsup_export.checkpoint import Checkpoint
-from pedsup_export.nf4 import Bnb4bitSource, open_4bit
-from pedsup_export.safetensors_file import SafetensorsFile
+from pedsup_export.source.checkpoint import Checkpoint
+from pedsup_export.source.nf4 import Bnb4bitSource, open_4bit
+from pedsup_export.source.safetensors_file import SafetensorsFile
 
 functional = pytest.importorskip(
     "bitsandbytes.functional", reason="bitsandbytes is the oracle: pip install 'pedsup[train]'"

@@ -21,10 +21,9 @@ from pedsup.engine.api import EngineConfig
 from pedsup.errors import PedsupError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.memory import estimate
-from pedsup_bench.phone.profiles import Phone, profile, shipped_profiles
+from pedsup.phones.profiles import Phone, profile, shipped_profiles
 from pedsup_export.cli import cli
-from pedsup_export.ftypes import FILE_TYPES
-from pedsup_export.gguf_out import KV, ValueType, header_bytes, string, u32
+from pedsup_export.gguf.header import KV, ValueType, header_bytes, string, u32
 from pedsup_export.phone.advise import advise, with_memory
 from pedsup_export.phone.models import (
     gemma4_models,
@@ -47,6 +46,7 @@ from pedsup_export.phone.policy import (
     choose,
     preference,
 )
+from pedsup_export.types.ftypes import FILE_TYPES
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOT = Path(__file__).parents[2]
@@ -259,7 +259,7 @@ def test_the_estimate_equals_llama_cpp_s_on_the_planned_file(tmp_path: Path) -> 
 
 
 def write_planned(path: Path, hyper: tuple[KV, ...], header: Any) -> Path:
-    from pedsup_export.gguf_out import lay_out
+    from pedsup_export.gguf.header import lay_out
 
     slots = lay_out((t.name, t.shape, t.type) for t in header.tensors.values())
     entries = (
@@ -389,7 +389,7 @@ def test_a_phone_that_nothing_suits_is_exit_code_7() -> None:
 
 
 def test_a_profile_of_one_s_own(tmp_path: Path) -> None:
-    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     own = tmp_path / "mine.toml"
     own.write_text("[mine]" + text.partition("[galaxy-a15-5g]")[2].partition("[snapdragon-685]")[0]
                    .replace("galaxy-a15-5g", "mine"), encoding="utf-8")  # fmt: skip
@@ -426,7 +426,7 @@ def test_the_planned_header_is_the_exported_file_s(
 ) -> None:
     """Of a base folder: types, shapes and offsets as written; what chose the type is said."""
     own = tmp_path / "weak.toml"
-    text = (resources.files("pedsup_bench") / "phones.toml").read_text("utf-8")
+    text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     block = "[weak]" + text.partition("[galaxy-a15-5g]")[2].partition("[snapdragon-685]")[0]
     block = block.replace("galaxy-a15-5g", "weak").replace("value = 2.0", "value = 0.02")
     own.write_text(block, encoding="utf-8")

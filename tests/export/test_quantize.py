@@ -16,10 +16,10 @@ from pedsup_testing.made_gguf import Made, Shape
 from pedsup.errors import MissingDependencyError, UnsupportedError
 from pedsup.gguf_file import GGML_TYPES, read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export import ggml
-from pedsup_export.ftypes import FILE_TYPES
-from pedsup_export.mixture import ModelShape, StoredTensor, choose_types
-from pedsup_export.quantize import (
+from pedsup_export.kernels import ggml
+from pedsup_export.types.ftypes import FILE_TYPES
+from pedsup_export.types.mixture import ModelShape, StoredTensor, choose_types
+from pedsup_export.types.quantize import (
     SUPPORTED,
     NonFiniteError,
     dequantize_rows,
@@ -208,7 +208,7 @@ def test_a_missing_library_names_the_install_command(
 def test_ggml_is_used_without_importing_llama_cpp() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from pedsup_export.quantize import quantize_rows\n"
+        "from pedsup_export.types.quantize import quantize_rows\n"
         "from pedsup.gguf_file.ggml_types import BY_NAME\n"
         "quantize_rows(np.ones((1, 256), np.float32), BY_NAME['IQ4_XS'])\n"
         "assert 'llama_cpp' not in sys.modules\n"

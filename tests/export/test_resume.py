@@ -14,14 +14,15 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import MismatchError
-from pedsup.manifest import manifest_path, read_manifest
-from pedsup_export import export as export_module
-from pedsup_export import stream as stream_module
-from pedsup_export.export import execute
-from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
-from pedsup_export.stream import Entry, Journal
-from pedsup_export.verify import verify
+from pedsup.trust.manifest import manifest_path, read_manifest
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.write import publish as export_module
+from pedsup_export.write import stream as stream_module
+from pedsup_export.write.publish import execute
+from pedsup_export.write.stream import Entry, Journal
 
 WEIGHTS = "adapter_model.safetensors"
 BASE = "model.safetensors"
@@ -162,7 +163,7 @@ def test_the_manifest_names_the_adapter_that_was_merged(
 def test_an_adapter_that_is_replaced_while_it_is_opened_is_refused(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pedsup_export import plan as plan_module
+    from pedsup_export.plan import planner as plan_module
 
     opened = plan_module.Adapter.open
 
@@ -209,7 +210,7 @@ def test_the_proof_tells_an_adapter_from_one_that_is_like_it(
     made = request(inputs, tmp_path / "m.gguf")
     execute(*make_plan(replace(made, adapter=ModelRef(inputs["other"], "adapter"))))
     # A manifest that names the wrong adapter, as the attack made it: only the bytes can tell.
-    monkeypatch.setattr("pedsup_export.verify._check_sources", lambda *_: None)
+    monkeypatch.setattr("pedsup_export.prove.verify._check_sources", lambda *_: None)
     with pytest.raises(MismatchError, match=r"'blk\.1\.ffn_up\.weight' are not what base and"):
         verify(made.out, base=made.base, adapter=made.adapter)
     assert verify(made.out, base=made.base, adapter=ModelRef(inputs["other"], "a")).remade

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.calibration import fingerprint
-from pedsup_export.quantize import NonFiniteError, dequantize_rows, quantize_rows
 from pedsup_export.rounding.layouts import LAYOUTS, values_of
 from pedsup_export.rounding.matrix import Effort, Moments, round_rows
+from pedsup_export.types.quantize import NonFiniteError, dequantize_rows, quantize_rows
 
 Floats = NDArray[np.float32]
 WIDTH = 512

@@ -14,15 +14,16 @@ from pedsup_testing import signed_models
 from pedsup_testing.terminal import Terminal
 
 from pedsup.errors import OutputError, UntrustedError, UsageError
-from pedsup.manifest import manifest_path, read_manifest
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import read_public_key
+from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.cli import cli
-from pedsup_export.export import execute
-from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
-from pedsup_export.sign import make_keys, read_passphrase, sign
-from pedsup_export.verify import verify
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.sign import make_keys, read_passphrase, sign
+from pedsup_export.prove.verify import verify
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.write.publish import execute
 
 pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
 

@@ -15,10 +15,11 @@ from safetensors.numpy import load_file, save_file
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import read_header
 from pedsup_export.cli import choose_merge_base
-from pedsup_export.export import execute
-from pedsup_export.plan import make_plan
-from pedsup_export.quality_gate import gate_text
-from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.quality_gate import gate_text
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.write.publish import execute
 
 Convert = Callable[[Path, str], Path]
 

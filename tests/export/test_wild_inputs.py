@@ -16,9 +16,10 @@ from transformers import AutoTokenizer
 
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup_export.cli import cli
-from pedsup_export.export import execute
-from pedsup_export.plan import ExportPlan, make_plan
-from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.plan.planner import ExportPlan, make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.write.publish import execute
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|turn>{{ m['role'] }} :: {{ m['content'] }}{% endfor %}"

@@ -28,11 +28,11 @@ with atheris.instrument_imports(include=["pedsup", "pedsup_export"]):
     from pedsup.gguf_file.architecture import check_architecture
     from pedsup.gguf_file.header import parse_header
     from pedsup.gguf_file.tokenizer import check_tokenizer
-    from pedsup.manifest import core_digest, read_manifest
-    from pedsup.session import replay
-    from pedsup.transcript import read_records
-    from pedsup_export.adapter_config import parse_config
-    from pedsup_export.safetensors_file import SafetensorsFile
+    from pedsup.session.history import replay
+    from pedsup.session.transcript import read_records
+    from pedsup.trust.manifest import core_digest, read_manifest
+    from pedsup_export.adapter.config import parse_config
+    from pedsup_export.source.safetensors_file import SafetensorsFile
 
 from pedsup_testing import mutate_gguf
 from pedsup_testing.gguf_shapes import GEMMA, LLAMA, MODELS, SPM

@@ -74,7 +74,7 @@ def smollm2() -> Path:
 
 def make_card(machine: arm64.Machine, model: Path) -> None:
     """The folder, as a user makes it; the model in two parts, as a 5 GB one is."""
-    from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
+    from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 
     request = BundleRequest(
         machine.path(CARD), ROOT, model, largest_file=64 << 20, part_bytes=64 << 20,

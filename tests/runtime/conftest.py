@@ -64,7 +64,7 @@ OpenEngine = Callable[..., Engine]
 @pytest.fixture
 def open_inprocess() -> Iterator[OpenEngine]:
     """A function from a model path and `EngineConfig` fields to an engine, closed at the end."""
-    from pedsup.engine.inprocess import InProcessEngine
+    from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     opened: list[Engine] = []
 
@@ -82,7 +82,7 @@ def open_inprocess() -> Iterator[OpenEngine]:
 @pytest.fixture
 def open_server() -> Iterator[OpenEngine]:
     """The same for `llama-server`; skips when it is not built."""
-    from pedsup.engine.server import ServerEngine
+    from pedsup.engine.llama_server.engine import ServerEngine
 
     program = native.tool("llama-server")
     if program is None:

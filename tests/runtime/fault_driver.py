@@ -11,14 +11,14 @@ from pathlib import Path
 
 from pedsup_testing.faults import Job, Report, finish, sweep
 
-import pedsup.session
-from pedsup.chat.template import ChatTemplate
+import pedsup.session.history
+from pedsup.chat.templates.template import ChatTemplate
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.inprocess import InProcessEngine
+from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 from pedsup.gguf_file import read_header
-from pedsup.prefix_cache import ModelIdentity, PrefixCache
-from pedsup.session import find_session, new_session, resume_session, save_copy
-from pedsup.transcript import read_records
+from pedsup.session.history import find_session, new_session, resume_session, save_copy
+from pedsup.session.prefix_cache import ModelIdentity, PrefixCache
+from pedsup.session.transcript import read_records
 
 TURNS, PIECES = 4, 6
 
@@ -30,12 +30,12 @@ def answer(turn: int) -> str:
 def transcripts(root: Path) -> Report:
     """Turns are held; each one said to be done is written to another folder."""
     folder, said = root / "work/sessions", root / "said"
-    pedsup.session.PARTIAL_EVERY_S = 0.0
+    pedsup.session.history.PARTIAL_EVERY_S = 0.0
 
     def hold() -> None:
         try:
             session = resume_session(find_session(folder, "last"))
-        except pedsup.session.UsageError:
+        except pedsup.session.history.UsageError:
             session = new_session(folder, {"model": {"digest": "d"}}, system="be short")
         for _ in range(TURNS):
             turn = len(session.exchanges) + 1
@@ -62,7 +62,7 @@ def transcripts(root: Path) -> Report:
         if copy.exists():
             assert copy.read_text("utf-8").rstrip().endswith(answer(TURNS).strip())
         if not done and not [p for p in folder.glob("*.jsonl") if b"\n" in p.read_bytes()]:
-            with contextlib.suppress(pedsup.session.UsageError):
+            with contextlib.suppress(pedsup.session.history.UsageError):
                 find_session(folder, "last")
                 raise AssertionError("a session without a first line was found")
             return  # it died before its first line: there is nothing to lose

@@ -15,7 +15,8 @@ import pytest
 from pedsup_testing.cgroups import memory_limit
 from pedsup_testing.terminal import Terminal
 
-from pedsup.aftermath import (
+from pedsup.crash.marker import SIZE, RunFacts, RunMarker, boot_id, oom_kills, read_facts
+from pedsup.crash.report import (
     Present,
     SuddenEnd,
     aftermath_text,
@@ -23,8 +24,7 @@ from pedsup.aftermath import (
     remedies,
     take_sudden_ends,
 )
-from pedsup.forget import ForgetPlan, execute, plan_all
-from pedsup.marker import SIZE, RunFacts, RunMarker, boot_id, oom_kills, read_facts
+from pedsup.run.forget import ForgetPlan, execute, plan_all
 
 MIB = 1 << 20
 HERE = Present("boot-1", 5)
@@ -35,8 +35,8 @@ FACTS = RunFacts(
 HOLDER = """
 import os, signal, sys, time
 from pathlib import Path
-from pedsup.marker import RunFacts, RunMarker
-from pedsup.watch import _orderly_signals
+from pedsup.crash.marker import RunFacts, RunMarker
+from pedsup.run.watch import _orderly_signals
 for number in (signal.SIGTERM, signal.SIGHUP):  # a runner under nohup hands its ignoring down
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -128,8 +128,8 @@ def test_two_sessions_at_once_do_not_mistake_each_other(hold: Hold, tmp_path: Pa
 def test_forget_takes_the_marks_of_the_dead(
     hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pedsup.forget.data_folder", lambda: tmp_path)
-    monkeypatch.setattr("pedsup.forget.MARKS", ".")
+    monkeypatch.setattr("pedsup.run.forget.data_folder", lambda: tmp_path)
+    monkeypatch.setattr("pedsup.run.forget.MARKS", ".")
     dead, alive = hold(), hold()
     dead.kill()
     dead.wait()

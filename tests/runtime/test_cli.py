@@ -17,7 +17,7 @@ import pytest
 from pedsup_testing import sized_models
 from pedsup_testing.terminal import Terminal
 
-from pedsup.intended_use import FULL, SHORT
+from pedsup.texts.intended_use import FULL, SHORT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = ["--temp", "0", "--max-tokens", "6", "--ctx", "512", "--threads", "1"]
@@ -154,7 +154,7 @@ def test_version_and_help_are_quick_and_quiet(run: Run) -> None:
 
 
 def test_importing_has_no_effects(env: dict[str, str], tmp_path: Path) -> None:
-    program = "import pedsup.cli, pedsup.app, sys; print('llama_cpp' in sys.modules)"
+    program = "import pedsup.cli.main, pedsup.cli.app, sys; print('llama_cpp' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True
     )

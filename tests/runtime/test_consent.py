@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pedsup import consent
 from pedsup.errors import UsageError
-from pedsup.intended_use import FULL
+from pedsup.session import consent
+from pedsup.texts.intended_use import FULL
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from pedsup_testing.phones import PHONES, Access, n_cores, write_tree
 
-from pedsup.cores import Core, ThreadPlan, allowed_cpus, cpu_features, plan_threads, read_cores
+from pedsup.device.cores import (
+    Core,
+    ThreadPlan,
+    allowed_cpus,
+    cpu_features,
+    plan_threads,
+    read_cores,
+)
 
 ALL = [pytest.param(name, id=name) for name in PHONES]
 

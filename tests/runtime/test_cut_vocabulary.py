@@ -9,7 +9,7 @@ import pytest
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader, ValueType, read_header
 from pedsup.gguf_file.cut_vocabulary import BASE_IDS, BASE_SIZE, base_ids, is_cut
-from pedsup_export.gguf_out import KV, array, header_bytes, string, u32
+from pedsup_export.gguf.header import KV, array, header_bytes, string, u32
 
 TOKENS = ["<pad>", "<eos>", "<bos>", "fiebre"]
 

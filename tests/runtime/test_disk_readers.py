@@ -13,18 +13,24 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pedsup import prefix_cache
-from pedsup.consent import FILE, is_recorded
-from pedsup.engine.state_file import MAGIC, unpack_state
+from pedsup.engine.llama_server.state_file import MAGIC, unpack_state
 from pedsup.errors import BadFileError, PedsupError, UsageError
+from pedsup.files.json_file import parse_json, read_json_object
 from pedsup.gguf_file import read_header
-from pedsup.identity import identify
-from pedsup.json_file import parse_json, read_json_object
-from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path, read_manifest
-from pedsup.oneshot import read_question
-from pedsup.session import as_text, replay, resume_session
+from pedsup.session import prefix_cache
+from pedsup.session.consent import FILE, is_recorded
+from pedsup.session.history import as_text, replay, resume_session
+from pedsup.session.transcript import read_records
 from pedsup.settings import load_settings
-from pedsup.transcript import read_records
+from pedsup.terminal.oneshot import read_question
+from pedsup.trust.identity import identify
+from pedsup.trust.manifest import (
+    DIGEST_KEY,
+    core_digest,
+    manifest_document,
+    manifest_path,
+    read_manifest,
+)
 
 quick = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -298,9 +304,9 @@ def test_a_question_in_another_encoding_is_an_error() -> None:
 
 def test_no_pipe_in_the_place_of_a_file_is_waited_for(tmp_path: Path) -> None:
     """An audit found three readers that hung on one."""
-    from pedsup.chat.grammar import read_grammar, read_json_schema
+    from pedsup.engine.grammar import read_grammar, read_json_schema
     from pedsup.tuning.store import read_entries
-    from pedsup_export.safetensors_file import SafetensorsFile
+    from pedsup_export.source.safetensors_file import SafetensorsFile
 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

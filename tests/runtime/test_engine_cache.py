@@ -6,7 +6,7 @@ import pytest
 from pedsup_testing.near_ties import require_same_text
 
 from pedsup.chat.prompt import adopt_cached, build_prompt
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import SamplingConfig
 from pedsup.errors import BadFileError, UsageError
 
@@ -50,7 +50,7 @@ def test_going_back_behind_the_window_rereads_nothing(open_engine, open_inproces
 
 
 def test_a_server_with_a_long_context_uses_its_checkpoints(open_server, gemma4_gguf, monkeypatch):
-    monkeypatch.setattr("pedsup.engine.server_process.MAX_FULL_WINDOW", 0)
+    monkeypatch.setattr("pedsup.engine.llama_server.process.MAX_FULL_WINDOW", 0)
     engine = open_server(gemma4_gguf, n_batch=64, n_ubatch=64)
     prompt = [2, *engine.tokenize(LONG, parse_special=False)]
     greedy(engine, prompt, 300)

@@ -15,11 +15,11 @@ import pytest
 from pedsup_testing.near_ties import require_same_text
 
 from pedsup.chat.prompt import build_prompt
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import EngineConfig, SamplingConfig
+from pedsup.engine.llama_server.process import explain_death, find_program
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import extra_buffers_policy, open_engine
-from pedsup.engine.server_process import explain_death, find_program
 from pedsup.errors import (
     BadFileError,
     EngineError,
@@ -73,7 +73,7 @@ def test_same_greedy_text_from_both_engines(
     code = (
         "import json, sys\nfrom pathlib import Path\nimport runpy\n"
         "from pedsup.engine.api import EngineConfig\n"
-        "from pedsup.engine.inprocess import InProcessEngine\n"
+        "from pedsup.engine.llama_cpp.inprocess import InProcessEngine\n"
         "test = runpy.run_path(sys.argv[1])\n"
         "config = EngineConfig(Path(sys.argv[2]), n_ctx=512, n_threads=1, n_threads_batch=1)\n"
         "engine = InProcessEngine(config)\n"
@@ -298,7 +298,7 @@ def test_the_child_dies_with_a_killed_parent(native_tool, smollm2):
     code = (
         "import sys, time\nfrom pathlib import Path\n"
         "from pedsup.engine.api import EngineConfig\n"
-        "from pedsup.engine.server import ServerEngine\n"
+        "from pedsup.engine.llama_server.engine import ServerEngine\n"
         "e = ServerEngine(EngineConfig(Path(sys.argv[1]), n_ctx=256, n_threads=1),"
         " program=Path(sys.argv[2]))\n"
         "print(e.child_pid, flush=True)\ntime.sleep(60)\n"
@@ -382,7 +382,7 @@ def test_the_files_own_recommendation_goes_first(smollm2):
 
 def test_importing_the_engine_does_not_import_numpy():
     code = (
-        "import sys\nfrom pedsup.engine import llama_bindings\nllama_bindings.load()\n"
+        "import sys\nfrom pedsup.engine.llama_cpp import bindings\nbindings.load()\n"
         "assert 'numpy' not in sys.modules and 'diskcache' not in sys.modules\n"
         "import llama_cpp\nassert llama_cpp.Llama and 'numpy' in sys.modules\n"
         "assert llama_cpp.llama_cpp is llama_bindings.load()\n"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pedsup.errors import BadFileError, PedsupError, report
+from pedsup.errors import BadFileError, PedsupError
 from pedsup.escape import escaped, escaped_lines
-from pedsup.manifest import core_digest, manifest_document, read_manifest
-from pedsup.progress import say
+from pedsup.progress import report, say
+from pedsup.trust.manifest import core_digest, manifest_document, read_manifest
 
 FORGED = "x\nSigned by Dr. Quispe\x1b[2K\u202e"
 

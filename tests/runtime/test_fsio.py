@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pedsup.errors import OutputError
-from pedsup.fsio import UNSUPPORTED, atomic_file, fsync_folder, try_lock
-from pedsup.transcript import Transcript
+from pedsup.files.fsio import UNSUPPORTED, atomic_file, fsync_folder, try_lock
+from pedsup.session.transcript import Transcript
 
 
 @pytest.fixture(params=sorted(UNSUPPORTED), ids=lambda code: errno.errorcode[code])

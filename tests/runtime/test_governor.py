@@ -14,10 +14,10 @@ import pytest
 from pedsup_testing import near_ties, sized_models
 from pedsup_testing.fake_engine import FakeEngine
 
+from pedsup.device.heat import Heat, HeatSensors
 from pedsup.engine.api import SamplingConfig
 from pedsup.gguf_file import read_header
 from pedsup.governor.engine import GovernedEngine, Governor, child_cpu_time, govern
-from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import SUSTAINED, Action, Limits, Sample, State, observe
 from pedsup.memory.estimate import depth_share
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pedsup.chat import sandbox, template_process, template_worker
-from pedsup.chat.template import ChatTemplate, Message
-from pedsup.chat.template_process import TemplateProcess
+from pedsup.chat.templates import process as template_process
+from pedsup.chat.templates import sandbox, worker
+from pedsup.chat.templates.process import TemplateProcess
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
 
 HELLO: list[Message] = [{"role": "user", "content": "x"}]
@@ -192,7 +193,7 @@ import os
 from pedsup.chat import sandbox, template_worker
 sandbox._Sandbox.is_safe_attribute = lambda *a: True
 sandbox._Sandbox.is_safe_callable = lambda *a: True
-template_worker.main()
+worker.main()
 """
 
 
@@ -240,7 +241,7 @@ def test_the_worker_can_open_no_file_and_start_no_program(empty_folder: Path) ->
     """The limits alone, without sandbox and audit hook."""
     program = (
         "import os\n"
-        "from pedsup.chat import template_worker\n"
+        "from pedsup.chat.templates import worker as template_worker\n"
         "template_worker._warm_up()\n"
         "template_worker._limit()\n"
         "for attempt in (lambda: open('sentinel', 'w'), lambda: os.pipe(),\n"
@@ -327,7 +328,7 @@ def test_an_idle_process_leaves_and_comes_back() -> None:
         command = (
             sys.executable,
             "-c",
-            "from pedsup.chat import template_worker\n"
+            "from pedsup.chat.templates import worker as template_worker\n"
             "template_worker.IDLE_SECONDS = 0.05\n"
             "template_worker.main()",
         )
@@ -376,9 +377,9 @@ def test_a_long_dialogue_goes_through() -> None:
 
 
 def test_the_worker_needs_nothing_but_jinja2() -> None:
-    assert template_worker.MEMORY < 256 << 20
+    assert worker.MEMORY < 256 << 20
     loaded = subprocess.run(
-        [sys.executable, "-c", "import pedsup.chat.template_worker, sys; print(*sys.modules)"],
+        [sys.executable, "-c", "import pedsup.chat.templates.worker, sys; print(*sys.modules)"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert not {"numpy", "llama_cpp", "click", "torch"} & set(loaded)

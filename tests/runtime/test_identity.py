@@ -10,10 +10,11 @@ from typing import Any
 import gguf
 import pytest
 
-from pedsup.errors import BadFileError, report
+from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
-from pedsup.identity import ModelIdentity, identify
-from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document
+from pedsup.progress import report
+from pedsup.trust.identity import ModelIdentity, identify
+from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document
 
 CORE: dict[str, Any] = {
     "base": {"name": "google/gemma-4-E4B-it", "revision": "abc"},

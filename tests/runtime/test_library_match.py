@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from pedsup_testing.termux import ANDROID
 
-from pedsup.engine.library_match import WRITTEN_FOR, LibraryIdentity, identity_mismatch
+from pedsup.engine.llama_cpp.library_match import WRITTEN_FOR, LibraryIdentity, identity_mismatch
 
 OURS = WRITTEN_FOR["0.3.36"]
 HEADER = """
@@ -78,8 +78,8 @@ def library(tmp_path, native_tool):
 def load(folder: Path) -> subprocess.CompletedProcess[str]:
     """Load it as the engine does; in a process of its own, a library is loaded once."""
     code = (
-        "from pedsup.engine import llama_bindings\n"
-        "from pedsup.errors import border\n"
+        "from pedsup.engine.llama_cpp import bindings\n"
+        "from pedsup.cli.border import border\n"
         "border(lambda: print(llama_bindings.load()._base_path))\n"
     )
     return subprocess.run(
@@ -138,8 +138,8 @@ def test_declarations_of_another_version_are_refused(tmp_path, native_tool):
     for name in ("llama_cpp.py", "_ctypes_extensions.py"):
         shutil.copy(real / name, package)
     (package / "__init__.py").write_text('__version__ = "0.3.99"\n')
-    code = "from pedsup.errors import border\nfrom pedsup.engine import llama_bindings\n" \
-           "border(llama_bindings.load)"  # fmt: skip
+    code = "from pedsup.cli.border import border\nfrom pedsup.engine.llama_cpp import bindings\n" \
+           "border(bindings.load)"  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,
         env={**os.environ, "LLAMA_CPP_LIB_PATH": str(native_tool("llama-server").parent),

@@ -13,7 +13,7 @@ import pytest
 from pedsup_testing import memory_probe, sized_models
 from pedsup_testing.sized_models import E2B, E4B, LLAMA_1B, SMALL_GEMMA, Sizes
 
-from pedsup.cores import cpu_features
+from pedsup.device.cores import cpu_features
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.build_probe import library_build
 from pedsup.engine.vector_units import usable

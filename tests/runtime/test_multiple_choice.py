@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup.multiple_choice import find_key_base, whole_number
+from pedsup.questions.multiple_choice import find_key_base, whole_number
 from pedsup_bench.mcqa.questions import read_questions
-from pedsup_train.readers import read_source
-from pedsup_train.recipe import SourceConfig
+from pedsup_train.data.readers import read_source
+from pedsup_train.recipe.schema import SourceConfig
 
 BOM = b"\xef\xbb\xbf"
 KINDS: dict[str, Any] = {

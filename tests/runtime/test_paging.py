@@ -20,14 +20,14 @@ from pedsup_testing.cgroups import drop_from_cache, memory_limit
 from pedsup_testing.near_ties import GREEDY, require_same_text
 from pedsup_testing.sized_models import SMALL_GEMMA, Sizes
 
+from pedsup.device.storage import read_rate
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.streaming import plan_stream
+from pedsup.engine.llama_cpp.streaming import plan_stream
 from pedsup.errors import ResourceError
 from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file.shape import PER_LAYER_TABLE
 from pedsup.memory import Available, Host, estimate, require_fit
 from pedsup.memory.paging import CROWDED, LEAST_PAGES, PATIENCE, SLACK, paging
-from pedsup.memory.shape import PER_LAYER_TABLE
-from pedsup.memory.storage import read_rate
 
 MIB = 1 << 20
 PAGED = Sizes(16, 1024, 3072, 16, 4, 64, n_vocab=49152, kind=sized_models.Kind.Q8_0)
@@ -216,7 +216,7 @@ def test_a_draft_model_s_pages_come_off_what_may_stay(model: Path, smollm2: Path
 
 
 def test_layers_that_are_let_go_change_no_text(smollm2: Path) -> None:
-    from pedsup.engine.inprocess import InProcessEngine
+    from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     plain = EngineConfig(smollm2, n_ctx=512, n_threads=1, n_threads_batch=1)
     both = replace(plain, resident=70 * MIB)

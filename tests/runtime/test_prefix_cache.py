@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.turn import Turn, TurnSettings
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.gguf_file import read_header
-from pedsup.prefix_cache import ModelIdentity, PrefixCache, forget
+from pedsup.session.prefix_cache import ModelIdentity, PrefixCache, forget
 
 SYSTEM: list[Message] = [
     {"role": "system", "content": "El niño tiene fiebre. Controle el peso y la respiración. " * 3}

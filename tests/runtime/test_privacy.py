@@ -194,7 +194,7 @@ def test_python_s_own_audit_sees_no_socket(env: dict[str, str], model: Path) -> 
         "    if event.startswith('socket.') or event == 'http.client.connect':\n"
         "        raise RuntimeError(f'{event} {args}')\n"
         "sys.addaudithook(hook)\n"
-        "from pedsup.cli import main\n"
+        "from pedsup.cli.main import main\n"
         f"sys.argv = ['pedsup-run', {str(model)!r}, '-p', 'Hi.', '--json', "
         f"'--engine', 'inprocess', *{QUICK!r}]\n"
         "main()"

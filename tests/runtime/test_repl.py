@@ -16,13 +16,10 @@ from pedsup_testing import scripted_repl
 from pedsup_testing.fake_engine import END
 from pedsup_testing.terminal import Terminal
 
-from pedsup import prefix_cache
-from pedsup.chat import turn
-from pedsup.governor import engine as governor
-from pedsup.guards import GUARDS
-from pedsup.i18n import _NOTICES_ES, _TEXTS
-from pedsup.session import find_session, replay
-from pedsup.transcript import read_records
+from pedsup.session.history import find_session, replay
+from pedsup.session.transcript import read_records
+from pedsup.texts.notices import GUARDS, NOTICES, NOTICES_ES
+from pedsup.texts.words import _TEXTS
 
 OPEN, CLOSE = "<|channel>", "<channel|>"
 PROMPT = r"\n(\x1b\[\?2004h)?> "
@@ -298,8 +295,8 @@ def test_a_model_cannot_write_control_sequences_to_the_terminal(start: Any) -> N
 
 
 def test_every_message_and_notice_is_in_both_languages() -> None:
-    known = {*turn.NOTICES, *prefix_cache.NOTICES, *governor.NOTICES, *GUARDS}
-    assert set(_NOTICES_ES) == known
+    known = {*NOTICES, *GUARDS}
+    assert set(NOTICES_ES) == known
     for key, languages in _TEXTS.items():
         assert set(languages) == {"en", "es"}, key
         fields = [set(re.findall(r"{(\w+)}", text)) for text in languages.values()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pedsup.cli import run
+from pedsup.cli.main import run
 from pedsup.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs/run.md").read_text("utf-8")
@@ -37,7 +37,7 @@ def test_every_setting_is_an_option_of_the_command_line() -> None:
 
 
 def test_the_page_lists_every_command_of_the_session() -> None:
-    from pedsup.i18n import text
+    from pedsup.texts.words import text
 
     commands = set(re.findall(r"^(/\w+)", text("help", "en"), re.MULTILINE))
     assert commands == set(re.findall(r"^(/\w+)", text("help", "es"), re.MULTILINE))

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from pedsup_testing import killable_session
 
 from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError, UsageError
-from pedsup.intended_use import SHORT
-from pedsup.session import (
+from pedsup.session.history import (
     Session,
     as_text,
     find_session,
@@ -29,7 +28,8 @@ from pedsup.session import (
     resume_session,
     save_copy,
 )
-from pedsup.transcript import Transcript, read_records
+from pedsup.session.transcript import Transcript, read_records
+from pedsup.texts.intended_use import SHORT
 
 HEADER = {"model": {"digest": "abc", "name": "m"}}
 
@@ -101,7 +101,7 @@ def test_a_question_without_an_answer_leaves_the_roles_alternating(tmp_path: Pat
 def test_partial_text_is_journalled_while_the_answer_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pedsup.session.PARTIAL_EVERY_S", 0.0)
+    monkeypatch.setattr("pedsup.session.history.PARTIAL_EVERY_S", 0.0)
     session = new_session(tmp_path, HEADER)
     session.ask("q")
     session.heard(reasoning="think ")
@@ -245,8 +245,8 @@ def test_the_second_session_on_a_transcript_is_refused(tmp_path: Path) -> None:
     path = find_session(tmp_path, "last")
     before = path.read_bytes()
     program = (
-        "import sys; from pathlib import Path; from pedsup.session import resume_session\n"
-        "from pedsup.errors import border\n"
+        "import sys; from pathlib import Path; from pedsup.session.history import resume_session\n"
+        "from pedsup.cli.border import border\n"
         "border(lambda: resume_session(Path(sys.argv[1])) and 0)"
     )
     done = subprocess.run(
@@ -350,7 +350,7 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path) -> N
 def test_an_answer_that_does_not_fit_can_still_be_saved_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pedsup.session.PARTIAL_EVERY_S", 0.0)
+    monkeypatch.setattr("pedsup.session.history.PARTIAL_EVERY_S", 0.0)
     session = new_session(tmp_path, HEADER)
     session.ask("q")
     path = find_session(tmp_path, "last")

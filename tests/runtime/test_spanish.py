@@ -19,18 +19,19 @@ from pedsup_testing.messages import VALUE, Message, messages
 from pedsup_testing.signed_models import tiny
 from pedsup_testing.terminal import Terminal
 
-from pedsup.cli import main
+from pedsup.cli.main import main
+from pedsup.cli.verbs import VERBS
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.server_process import _DEATHS, explain_death
-from pedsup.errors import ContextFullError, PedsupError, ResourceError, report
+from pedsup.engine.llama_server.process import _DEATHS, explain_death
+from pedsup.errors import ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.header import _OTHERS
 from pedsup.gguf_file.validate import validate_model
-from pedsup.intended_use import SHORT
-from pedsup.language import _Spoken, listen, local, spoken, use
 from pedsup.memory import Available, require_fit
 from pedsup.memory.estimate import IN_PROCESS, estimate
-from pedsup.spanish import FILE, OWN, catalogue, described, spanish
-from pedsup.verbs import VERBS
+from pedsup.progress import report
+from pedsup.texts.intended_use import SHORT
+from pedsup.texts.language import _Spoken, listen, local, spoken, use
+from pedsup.texts.spanish import FILE, OWN, catalogue, described, spanish
 
 PACKAGE: Final = FILE.parent
 NAME: Final = re.compile(r"\{[a-z]\w*\}")
@@ -125,7 +126,7 @@ def test_every_message_of_the_source_is_in_the_catalogue() -> None:
         and not is_code(message)
         and not message.place.startswith(FOR_PROGRAMS)
     ]
-    assert missing == [], "give each a Spanish text in runtime/pedsup/spanish.json"
+    assert missing == [], "give each a Spanish text in runtime/pedsup/texts/spanish.json"
 
 
 def test_texts_in_tables_are_in_the_catalogue() -> None:

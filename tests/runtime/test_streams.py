@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pedsup_testing.home import environment
 
-from pedsup import standard_streams
 from pedsup.exit_codes import ExitCode
+from pedsup.files import standard_streams
 
 standard_streams.prepare()  # registers the error handler; pytest's own streams are left alone
 ANSWER = "≥ 38 °C → µg 😀 “sí”"
@@ -99,7 +99,10 @@ def test_no_command_ends_in_a_traceback(shell: Shell, program: str, rest: str) -
     assert done.returncode in wanted, done.stderr
 
 
-READ = "$py -c 'from pedsup import standard_streams as s; s.prepare(); print(ascii(s.read_all()))'"
+READ = (
+    "$py -c 'from pedsup.files import standard_streams as s; s.prepare(); "
+    "print(ascii(s.read_all()))'"
+)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_every_text_can_be_written_and_json_stays_json(text: str, encoding: str)
 
 def test_a_closed_number_is_not_given_to_the_next_file(shell: Shell, tmp_path: Path) -> None:
     code = (
-        "from pedsup import standard_streams as s; s.prepare(); "
+        "from pedsup.files import standard_streams as s; s.prepare(); "
         f"f = open('{tmp_path}/f', 'w'); print('lost'); print(f.fileno(), file=f)"
     )
     shell(f'$py -c "{code}" >&- 2>&- <&-')
@@ -142,7 +145,7 @@ def test_a_closed_number_is_not_given_to_the_next_file(shell: Shell, tmp_path: P
 
 def test_what_llama_cpp_prints_past_its_log_reaches_nobody(shell: Shell) -> None:
     code = (
-        "import os, sys; from pedsup import standard_streams as s; s.prepare(); "
+        "import os, sys; from pedsup.files import standard_streams as s; s.prepare(); "
         "s.separate_native_stderr(); os.write(2, b'secret'); print('ours', file=sys.stderr)"
     )
     assert shell(f'$py -c "{code}"').stderr == b"ours\n"

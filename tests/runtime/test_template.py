@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pedsup.chat import sandbox
-from pedsup.chat.known_templates import FAMILIES, PROBES
-from pedsup.chat.template import ChatTemplate, Message
-from pedsup.engine import llama_bindings
+from pedsup.chat.templates import sandbox
+from pedsup.chat.templates.known import FAMILIES, PROBES
+from pedsup.chat.templates.template import ChatTemplate, Message
+from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file import read_header
 
@@ -95,7 +95,7 @@ def test_gemma4_real_vocabulary(think, llama_cpp_source, large_template, edge_te
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(SHARED_TOKENIZER), bos_token="<bos>", eos_token="<eos>"
     )
-    lib = llama_bindings.load()
+    lib = bindings.load()
     params = lib.llama_model_default_params()
     params.vocab_only = True
     path = llama_cpp_source / "models/ggml-vocab-gemma-4.gguf"

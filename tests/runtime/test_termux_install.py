@@ -20,9 +20,9 @@ from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
-from pedsup.manifest import manifest_document, manifest_path
-from pedsup_export.phone_bundle import BundleRequest, plan_bundle, write_bundle
-from pedsup_export.phone_wheels import needed
+from pedsup.trust.manifest import manifest_document, manifest_path
+from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
+from pedsup_export.phone.wheels import needed
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -474,10 +474,13 @@ def test_a_model_that_is_not_there_is_said_with_the_remedy(tmp_path):
         plan_bundle(BundleRequest(tmp_path / "out", ROOT, tmp_path / "missing.gguf"))
     assert "make gguf" in str(caught.value.remedy)
     asked = subprocess.run(
-        ["make", "-n", "phone-bundle", "MODEL=missing.gguf"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        [sys.executable, "-m", "pedsup_tools.gguf", "phone-bundle"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tools"),
+             "MODEL": str(tmp_path / "missing.gguf"), "BUNDLE": str(tmp_path / "bundle")},
     )  # fmt: skip
-    assert "phone-bundle --model 'missing.gguf'" in asked.stdout
+    assert asked.returncode != 0 and "no such model" in asked.stderr, asked.stderr
+    assert "make gguf" in asked.stderr
 
 
 def test_the_folder_replaces_its_like_and_nothing_else(model, tmp_path):

@@ -14,13 +14,13 @@ import pytest
 from pedsup_testing import signed_models
 
 from pedsup.errors import BadFileError, PedsupError, UntrustedError, UsageError
+from pedsup.files.paths import cache_folder, config_folder
 from pedsup.gguf_file import read_header
-from pedsup.identity import identify
-from pedsup.manifest import manifest_path
-from pedsup.paths import cache_folder, config_folder
 from pedsup.trust.assess import Policy, Trust, assess, confirm_loaded, verify_weights
 from pedsup.trust.bundle import signature_path
+from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
+from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import TrustedKey, load_store
 
 pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
@@ -66,7 +66,7 @@ def signed(model: Path, keys: Callable[[str], Keys]) -> Path:
 
 
 def sign(model: Path, pair: Keys) -> None:
-    from pedsup_export.sign import sign as sign_model
+    from pedsup_export.prove.sign import sign as sign_model
 
     sign_model(model, pair[0], None)
 

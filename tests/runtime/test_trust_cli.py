@@ -14,8 +14,8 @@ import pytest
 from pedsup_testing import home, native, signed_models
 from pedsup_testing.terminal import Terminal
 
-from pedsup.manifest import manifest_path
 from pedsup.trust.bundle import signature_path
+from pedsup.trust.manifest import manifest_path
 
 pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
 
@@ -43,7 +43,7 @@ def run(env: dict[str, str]) -> Run:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict[str, Path]:
     """SmolLM2, signed, and the keys of its signer and of a stranger."""
-    from pedsup_export.sign import sign
+    from pedsup_export.prove.sign import sign
 
     folder = tmp_path_factory.mktemp("signed")
     model = signed_models.with_manifest(smollm2, folder / "m.gguf")
@@ -233,7 +233,7 @@ def test_a_file_that_is_swapped_while_it_loads_is_refused(
     """The real engines open the file by its name, after it was checked; a swap between is seen."""
     swap = (
         "import os, sys\n"
-        "from pedsup import startup\n"
+        "from pedsup.run import load as startup\n"
         "opened = startup.open_engine\n"
         "def open_engine(config, choice):\n"
         "    data = config.model.read_bytes()\n"
@@ -242,7 +242,7 @@ def test_a_file_that_is_swapped_while_it_loads_is_refused(
         "    new.replace(config.model)\n"
         "    return opened(config, choice)\n"
         "startup.open_engine = open_engine\n"
-        "from pedsup.cli import main\nmain()"
+        "from pedsup.cli.main import main\nmain()"
     )
     done = subprocess.run(
         [sys.executable, "-c", swap, str(model), "-p", "Hi.", "--engine", engine, *QUICK],

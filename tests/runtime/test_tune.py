@@ -20,18 +20,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pedsup_testing.phones import PHONES, n_cores, write_tree
 
-from pedsup.cores import plan_threads, read_cores
+from pedsup.device.cores import plan_threads, read_cores
+from pedsup.device.noise import Series, beats
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
+from pedsup.run.load import plan_launch
 from pedsup.settings import Settings, given_names
-from pedsup.startup import plan_launch
 from pedsup.tuning.apply import apply_tuned, origin_text
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
-from pedsup.tuning.noise import Series, beats
 from pedsup.tuning.plan import (
     Candidate,
     MemoryQuestion,
@@ -447,8 +447,8 @@ def test_a_program_s_own_values_win_too() -> None:
 
 def here(model: Path) -> dict[str, str]:
     """The identity that `tune` would keep an entry under."""
-    from pedsup.cores import allowed_cpus, cpu_features
-    from pedsup.identity import identify
+    from pedsup.device.cores import allowed_cpus, cpu_features
+    from pedsup.trust.identity import identify
 
     return {
         "model": identify(read_header(model)).digest,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pedsup_testing.fake_engine import END, FakeEngine
 
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.turn import (
     AnswerText,
     Done,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pedsup_testing.near_ties import require_same_text
 
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.turn import AnswerText, Turn, TurnSettings
 from pedsup.engine.api import SamplingConfig
 

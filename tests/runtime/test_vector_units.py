@@ -14,12 +14,13 @@ import pytest
 from pedsup_testing.fake_engine import FakeEngine
 from pedsup_testing.home import environment
 
-from pedsup.cores import cpu_features
+from pedsup.device.cores import cpu_features
 from pedsup.doctor.device import Device, Ran
 from pedsup.doctor.engines import engines
-from pedsup.engine import build_probe, llama_bindings
+from pedsup.engine import build_probe
+from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.vector_units import PACKAGED, VERSION, cmake_options, judge, reinstall, usable
-from pedsup.language import local
+from pedsup.texts.language import local
 from pedsup_tools.llama_cpp import build_environment
 
 # Recorded: llama-cpp-python 0.3.36 built on one Sapphire Rapids in three ways.
@@ -88,7 +89,7 @@ def test_a_library_that_does_not_say_is_not_judged(text: str) -> None:
 def test_the_library_here_says_what_it_was_built_with() -> None:
     """The child and the library in this process, held against the real processor."""
     build = build_probe.library_build()
-    told = judge(llama_bindings.system_info(llama_bindings.load()))
+    told = judge(bindings.system_info(bindings.load()))
     assert build == told
     assert build is not None
     assert build.missing == (), build.warning()
@@ -176,8 +177,8 @@ def test_check_and_json_tell_the_build(smollm2: Path, tmp_path: Path) -> None:
 
 
 def test_stats_tell_the_build() -> None:
-    from pedsup.startup import LoadedModel
-    from pedsup.stats import _build_lines
+    from pedsup.run.load import LoadedModel
+    from pedsup.run.stats import _build_lines
 
     engine = FakeEngine([], build=judge(SCALAR, features=XEON))
     loaded = LoadedModel(engine, *[None] * 6)  # type: ignore[arg-type]

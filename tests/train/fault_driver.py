@@ -12,9 +12,9 @@ import torch
 from pedsup_testing.faults import KINDS, Job, finish, sweep
 from safetensors.torch import load_file
 
-from pedsup_train.plan import make_plan
-from pedsup_train.recipe import read_recipe
-from pedsup_train.run import run
+from pedsup_train.recipe.schema import read_recipe
+from pedsup_train.run.plan import make_plan
+from pedsup_train.run.runner import run
 
 
 def main(config: dict[str, str]) -> None:

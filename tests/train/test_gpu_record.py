@@ -55,8 +55,8 @@ def test_e4b_has_the_published_size() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pedsup_train.gemma4_shapes import gemma4_config
-    from pedsup_train.targets import plan_targets
+    from pedsup_train.model.gemma4_shapes import gemma4_config
+    from pedsup_train.model.targets import plan_targets
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(gemma4_config("e4b"))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_train.plan import Data
-from pedsup_train.prepare import Prepared, prepare
-from pedsup_train.recipe import DataConfig, SourceConfig, read_recipe
-from pedsup_train.render import Rendered
-from pedsup_train.report import preview
+from pedsup_train.data.prepare import Prepared, prepare
+from pedsup_train.data.render import Rendered
+from pedsup_train.recipe.schema import DataConfig, SourceConfig, read_recipe
+from pedsup_train.run.plan import Data
+from pedsup_train.run.report import preview
 
 
 def row(question: str, answer: str = "B", **changes: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pedsup.errors import BadFileError, HubError, UsageError
-from pedsup.multiple_choice import clean_text, fold, said_answer
-from pedsup_train.examples import Example
-from pedsup_train.readers import limit, read_source
-from pedsup_train.recipe import SourceConfig
+from pedsup.questions.multiple_choice import clean_text, fold, said_answer
+from pedsup_train.data.examples import Example
+from pedsup_train.data.readers import limit, read_source
+from pedsup_train.recipe.schema import SourceConfig
 
 SHARED = Path(os.environ.get("PEDSUP_SHARED", "/work/shared")) / "data"
 
@@ -96,7 +96,7 @@ def test_bad_rows_are_reported_by_line(tmp_path: Path) -> None:
         good[1],
     ]
     path = tmp_path / "a.jsonl"
-    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
+    path.write_bytes("\n".join(lines).encode() + b"\n\xe9\xff\n")
     result = read_source(SourceConfig(format="medmcqa", path=str(path)), seed=0)
     assert len(result.examples) == 2 and result.rows == 10
     found = {bad.where: bad.reason for bad in result.bad}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pedsup.errors import UsageError
-from pedsup_train.recipe import (
+from pedsup_train.recipe.schema import (
     DataConfig,
     LoraConfig,
     Recipe,
@@ -18,7 +18,7 @@ from pedsup_train.recipe import (
     builtin_names,
     read_recipe,
 )
-from pedsup_train.recipe_toml import to_toml
+from pedsup_train.recipe.toml import to_toml
 
 
 def test_shipped_recipes() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pedsup_testing import tiny_models
 
 from pedsup.errors import UnsupportedError
-from pedsup_train.batches import Collator, EpochSampler, epoch_order
-from pedsup_train.examples import Example
-from pedsup_train.recipe import DataConfig
-from pedsup_train.render import Renderer, TokenStats, render_all, user_text
+from pedsup_train.data.batches import Collator, EpochSampler, epoch_order
+from pedsup_train.data.examples import Example
+from pedsup_train.data.render import Renderer, TokenStats, render_all, user_text
+from pedsup_train.recipe.schema import DataConfig
 
 MCQ = Example(
     id="1", source="s", lang="es", question="¿Cuál es?", options=("tos", "fiebre"), answer=1,

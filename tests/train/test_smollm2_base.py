@@ -14,8 +14,8 @@ import pytest
 
 from pedsup.errors import BadFileError, OutputError, UnsupportedError
 from pedsup.gguf_file import read_header
-from pedsup_train import smollm2_base
-from pedsup_train.smollm2_base import make_base, unpermute_rope
+from pedsup_train.base import smollm2 as smollm2_base
+from pedsup_train.base.smollm2 import make_base, unpermute_rope
 
 PROMPT = "What are the warning signs of dehydration in a child?"
 SPANISH = "¿Cuáles son los signos de alarma del dengue en niños de 2 a 11 años?\n\tFiebre 38,5 °C."

@@ -18,15 +18,15 @@ import pytest
 from pedsup_testing import tiny_models
 
 from pedsup.errors import HubError, MismatchError, OutputError, ResourceError, UnsupportedError
-from pedsup_train import backends, probe
-from pedsup_train.facts import Result, result_facts
-from pedsup_train.loop import changed_recompute, clean_history, out_of_memory
-from pedsup_train.plan import make_plan
-from pedsup_train.recipe import Recipe, read_recipe
-from pedsup_train.recipe_toml import to_toml
-from pedsup_train.run import run as train_adapter
-from pedsup_train.targets import first_shared_layer, plan_targets
-from pedsup_train.work import newest_checkpoint
+from pedsup_train.model import backends, probe
+from pedsup_train.model.targets import first_shared_layer, plan_targets
+from pedsup_train.recipe.schema import Recipe, read_recipe
+from pedsup_train.recipe.toml import to_toml
+from pedsup_train.run.facts import Result, result_facts
+from pedsup_train.run.loop import changed_recompute, clean_history, out_of_memory
+from pedsup_train.run.plan import make_plan
+from pedsup_train.run.runner import run as train_adapter
+from pedsup_train.run.work import newest_checkpoint
 
 torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
 
@@ -154,9 +154,10 @@ def test_the_exporter_takes_the_folder_and_llama_cpp_gives_peft_s_logits(
     from pedsup_testing import oracle
     from transformers import AutoModelForCausalLM
 
-    from pedsup_export.export import execute
-    from pedsup_export.plan import make_plan as plan_export
-    from pedsup_export.request import ExportRequest, ModelRef
+    from pedsup_export.plan.planner import make_plan as plan_export
+    from pedsup_export.plan.request import ExportRequest
+    from pedsup_export.source.hub import ModelRef
+    from pedsup_export.write.publish import execute
 
     adapter, out = trained.plan.out, tmp_path / "out.gguf"
     execute(
@@ -382,7 +383,7 @@ def test_a_layer_recomputed_in_another_form_gives_advice() -> None:
 def test_known_bad_versions_are_refused(
     gemma: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pedsup_train import versions
+    from pedsup_train.model import versions
 
     monkeypatch.setattr(versions, "installed", lambda name: "5.5.4")
     with pytest.raises(UnsupportedError, match=r"transformers 5\.5\.4 trains gemma4_text"):

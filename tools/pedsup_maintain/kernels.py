@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
-from pedsup_export import ggml
-from pedsup_export.kernels import dispatch
+from pedsup_export.kernels import dispatch, ggml
 
 Rows = NDArray[np.float32]
 WIDTH, ROWS = 2560, 256

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from pedsup.errors import BadFileError
-from pedsup_bench import document
+from pedsup_bench.report import document
 
 SCHEMA: Final = "pedsup-latency-baseline/1"
 ARITHMETIC_LOOPS: Final = 1500

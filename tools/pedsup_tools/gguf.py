@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import PedsupError, UsageError, border
-from pedsup.manifest import manifest_path, read_manifest
+from pedsup.cli.border import border
+from pedsup.errors import PedsupError, UsageError
 from pedsup.progress import say
 from pedsup.trust.bundle import read_signature, signature_path
 from pedsup.trust.keys import read_public_key
+from pedsup.trust.manifest import manifest_path, read_manifest
 
 DEFAULT_BASE: Final = "out/smollm2-base"
 DEFAULT_ADAPTER: Final = "out/smollm2-pediatric-demo"

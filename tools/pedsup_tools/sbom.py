@@ -18,7 +18,7 @@ from typing import Any, Final
 from packaging.requirements import Requirement
 
 import pedsup
-from pedsup.fsio import atomic_file
+from pedsup.files.fsio import atomic_file
 from pedsup_tools.lock import Locked, normal, read_lock
 
 ROOT: Final = Path(__file__).parents[2]

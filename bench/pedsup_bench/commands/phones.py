@@ -7,9 +7,8 @@ from typing import Final
 
 import click
 
-from pedsup_bench import document
-from pedsup_bench.commands import options
-from pedsup_bench.phone.profiles import shipped_profiles
+from pedsup.phones.profiles import shipped_profiles
+from pedsup_bench.report import document, options
 
 SCHEMA: Final = "pedsup-bench-phones/1"
 

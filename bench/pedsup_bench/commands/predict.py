@@ -8,13 +8,12 @@ from typing import Final
 import click
 
 from pedsup.gguf_file import read_header
+from pedsup.phones.predict import Prediction
+from pedsup.phones.predict import predict as predict_one
+from pedsup.phones.profiles import profile, shipped_profiles
 from pedsup.progress import human_bytes
-from pedsup_bench import document
 from pedsup_bench.admission import admit
-from pedsup_bench.commands import options
-from pedsup_bench.phone.predict import Prediction
-from pedsup_bench.phone.predict import predict as predict_one
-from pedsup_bench.phone.profiles import profile, shipped_profiles
+from pedsup_bench.report import document, options
 
 SCHEMA: Final = "pedsup-bench-predict/1"
 

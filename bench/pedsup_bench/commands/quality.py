@@ -9,9 +9,8 @@ import click
 
 from pedsup.optional import require
 from pedsup.progress import say
-from pedsup_bench import document
 from pedsup_bench.admission import admit_all
-from pedsup_bench.commands import options
+from pedsup_bench.report import document, options
 
 if TYPE_CHECKING:
     from pedsup_bench.quality.measure import QualityPlan
@@ -48,9 +47,9 @@ def quality(model: Path, **given: Any) -> None:
     An interrupted run goes on where it was when the same command is given again.
     """
     require("numpy", extra="bench")
-    from pedsup.fsio import refuse_existing
+    from pedsup.files.fsio import refuse_existing
     from pedsup_bench.quality.measure import QualityPlan, check, measure
-    from pedsup_bench.quality.texts import parse_texts
+    from pedsup_bench.report.texts import parse_texts
 
     plan = QualityPlan(
         model=model,

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from pedsup.errors import UsageError
-from pedsup.fsio import atomic_file, refuse_existing
+from pedsup.files.fsio import atomic_file, refuse_existing
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.admission import admit_all
-from pedsup_bench.commands import options
+from pedsup_bench.report import options
 from pedsup_bench.speed.plan import SpeedPlan
 
 QUICK = {"prompts": (32, 128), "depths": (0,), "n_decode": 16, "repeats": 3, "loads": 1}
@@ -48,7 +48,7 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @options.JSON
 def run(model: Path, **given: Any) -> None:
     """Measure load, first token, prompt and decode speed, and memory of MODEL."""
-    from pedsup_bench.forecast import human_seconds
+    from pedsup_bench.report.forecast import human_seconds
     from pedsup_bench.speed.measure import measure
     from pedsup_bench.speed.progress import foresee
     from pedsup_bench.speed.render import run_table
@@ -101,7 +101,7 @@ def make_plan(model: Path, given: dict[str, Any]) -> SpeedPlan:
 def _limits(plan: SpeedPlan, phone: str | None) -> Any:
     if phone is None:
         return nullcontext(None)
+    from pedsup.phones.profiles import profile
     from pedsup_bench.phone.limits import limited_as
-    from pedsup_bench.phone.profiles import profile
 
     return limited_as(profile(phone), plan.model)

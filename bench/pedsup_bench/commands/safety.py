@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pedsup.errors import UsageError
-from pedsup_bench import document
 from pedsup_bench.admission import admit_all
-from pedsup_bench.commands import options
+from pedsup_bench.report import document, options
 
 if TYPE_CHECKING:
     from pedsup_bench.safety.run import Judged
@@ -47,7 +46,7 @@ def safety(model: Path, **given: Any) -> None:
     No judge model: rules are words that must or must not stand in the answer. The guards of
     pedsup-run, which are no part of the model, are counted apart.
     """
-    from pedsup.fsio import refuse_existing
+    from pedsup.files.fsio import refuse_existing
     from pedsup_bench.safety.run import SafetyPlan, run, settings_for
     from pedsup_bench.safety.suite import load_suite
 

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from pedsup.errors import UsageError
-from pedsup.fsio import atomic_file
+from pedsup.files.fsio import atomic_file
 from pedsup.optional import require
-from pedsup_bench.commands import options
+from pedsup_bench.report import options
 
 
 @click.command()
@@ -29,7 +29,7 @@ from pedsup_bench.commands import options
 def types(**given: Any) -> None:
     """Export a model to every type and table size, KL, flips and speed."""
     require("numpy", extra="bench")
-    from pedsup_bench import types_table
+    from pedsup_bench.quality import types_table
 
     kinds = tuple(given["kinds"].split(",")) if given["kinds"] else types_table.TYPES
     if unknown := set(kinds) - set(types_table.TYPES):

@@ -8,9 +8,8 @@ from typing import Any, Final
 import click
 
 from pedsup.optional import require
-from pedsup_bench import document
 from pedsup_bench.admission import admit_all
-from pedsup_bench.commands import options
+from pedsup_bench.report import document, options
 
 SCHEMA: Final = "pedsup-bench-vocabulary/1"
 
@@ -34,9 +33,9 @@ SCHEMA: Final = "pedsup-bench-vocabulary/1"
 def vocabulary(model: Path, **given: Any) -> None:
     """Tokens, bits per byte and removed probability of MODEL, whose vocabulary was cut."""
     require("numpy", extra="bench")
-    from pedsup.fsio import refuse_existing
-    from pedsup_bench.quality.texts import parse_texts
-    from pedsup_bench.vocabulary import VocabularyPlan, measure, require_cut
+    from pedsup.files.fsio import refuse_existing
+    from pedsup_bench.quality.vocabulary import VocabularyPlan, measure, require_cut
+    from pedsup_bench.report.texts import parse_texts
 
     plan = VocabularyPlan(
         model, given["reference"], parse_texts(given["texts"]), given["n_ctx"],

@@ -1,7 +1,7 @@
 """Multiple-choice sets as what is asked: MedMCQA, PeruMedQA and our own (PeruMedQA's form).
 
-The rows are read by `pedsup.multiple_choice`, as in training: what is trained on and what is
-asked have the same key.
+The rows are read by `pedsup.questions.multiple_choice`, as in training: what is trained on
+and what is asked have the same key.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pedsup.errors import BadFileError, MissingFileError
-from pedsup.multiple_choice import (
+from pedsup.questions.multiple_choice import (
     LETTERS,
     BadRowError,
     find_key_base,
     read_medmcqa,
     read_perumedqa,
 )
-from pedsup.table_rows import read_table
+from pedsup.questions.table_rows import read_table
 
 __all__ = ["LETTERS", "Question", "QuestionSet", "default_questions", "read_questions"]
 

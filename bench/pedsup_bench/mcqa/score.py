@@ -14,14 +14,14 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.errors import EngineError, UnsupportedError
-from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import announce, seconds_per_token
-from pedsup_bench.journal import LineJournal, file_identity
-from pedsup_bench.logits import LogitModel
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
+from pedsup_bench.quality.logits import LogitModel
+from pedsup_bench.report.bars import item_bar
+from pedsup_bench.report.forecast import announce, seconds_per_token
+from pedsup_bench.report.journal import LineJournal, file_identity
 
 INSTRUCTION: Final = {
     "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pedsup_bench.phone.profiles import Phone
+from pedsup.phones.profiles import Phone
 from pedsup_bench.speed.plan import SpeedPlan
 
 PERIOD_US: Final = 100_000

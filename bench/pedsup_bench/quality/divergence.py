@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+UNKNOWN = -1.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TokenFigures:
     same: Float64
     """1.0 or 0.0."""
     removed: Float64
-    """What the reference gave to tokens that the model does not have; NaN where it is not known."""
+    """What the reference gave to tokens that were cut; `UNKNOWN` where it is not known."""
 
     def __len__(self) -> int:
         return len(self.kld)
@@ -93,5 +94,5 @@ def token_figures(
         nll_ref=nll_ref,
         p_diff=np.exp(-nll) - np.exp(-nll_ref),
         same=same.astype(np.float64),
-        removed=np.full(len(rows), np.nan) if removed is None else removed,
+        removed=np.full(len(rows), UNKNOWN) if removed is None else removed,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pedsup_bench.journal import LineJournal
 from pedsup_bench.quality.divergence import TokenFigures
+from pedsup_bench.report.journal import LineJournal
 
 Window = tuple[str, int]
 """Text name and window number."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import BASE_SIZE, base_ids, is_cut
-from pedsup_bench.logits import FloatRows, LogitModel
+from pedsup_bench.quality.logits import FloatRows, LogitModel
 
 Ids = NDArray[np.int64]
 

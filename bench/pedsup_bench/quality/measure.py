@@ -13,15 +13,15 @@ import numpy as np
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.validate import validate_model
-from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import announce, seconds_per_token
-from pedsup_bench.journal import file_identity
-from pedsup_bench.logits import LogitModel
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
 from pedsup_bench.quality.journal import Journal, Window
 from pedsup_bench.quality.kept import KeptModel, kept_ids
-from pedsup_bench.quality.texts import Text, scored_from, windows
+from pedsup_bench.quality.logits import LogitModel
+from pedsup_bench.report.bars import item_bar
+from pedsup_bench.report.forecast import announce, seconds_per_token
+from pedsup_bench.report.journal import file_identity
+from pedsup_bench.report.texts import Text, scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
 ALGORITHM: Final = 2

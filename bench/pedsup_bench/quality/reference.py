@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pedsup.errors import BadFileError, MismatchError
-from pedsup.fsio import sync_file
-from pedsup_bench.logits import ROWS, LogitModel
+from pedsup.files.fsio import sync_file
 from pedsup_bench.quality.divergence import Float64, log_softmax
-from pedsup_bench.quality.texts import scored_from
+from pedsup_bench.quality.logits import ROWS, LogitModel
+from pedsup_bench.report.texts import scored_from
 
 MAGIC: Final = b"_logits_"
 HEADER: Final = struct.Struct("<8sIii")

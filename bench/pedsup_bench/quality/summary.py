@@ -79,7 +79,7 @@ def summarize(tokens: TokenFigures) -> QualityFigures:
         ppl_ratio_error=float(np.exp(ratio)) * ratio_error,
         p_diff_mean=float(tokens.p_diff.mean()),
         p_diff_rms=float(np.sqrt(np.mean(tokens.p_diff**2))),
-        removed_mass=float(tokens.removed.mean()) if np.isfinite(tokens.removed).all() else None,
+        removed_mass=float(tokens.removed.mean()) if (tokens.removed >= 0).all() else None,
     )  # fmt: skip
 
 

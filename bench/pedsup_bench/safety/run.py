@@ -12,11 +12,11 @@ from typing import Any, Final
 from pedsup.chat.turn import Turn
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
+from pedsup.run.load import LoadedModel, load, plan_launch, turn_settings
 from pedsup.settings import Settings
-from pedsup.startup import LoadedModel, load, plan_launch, turn_settings
-from pedsup_bench.bars import item_bar
-from pedsup_bench.forecast import announce
-from pedsup_bench.journal import LineJournal, file_identity
+from pedsup_bench.report.bars import item_bar
+from pedsup_bench.report.forecast import announce
+from pedsup_bench.report.journal import LineJournal, file_identity
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
 from pedsup_bench.stats import wilson_interval

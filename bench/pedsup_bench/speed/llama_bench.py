@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
+from pedsup.files.paths import cache_folder
 from pedsup.gguf_file.validate import validate_model
-from pedsup.paths import cache_folder
-from pedsup_bench.forecast import Rates, announce
+from pedsup_bench.report.forecast import Rates, announce
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, speed_steps, work_bar

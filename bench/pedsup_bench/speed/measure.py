@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.gguf_file.validate import validate_model
-from pedsup_bench import device, document
-from pedsup_bench.forecast import announce
+from pedsup.phones.traffic import Traffic, traffic
+from pedsup_bench.report import document
+from pedsup_bench.report.forecast import announce
+from pedsup_bench.speed import device
 from pedsup_bench.speed.child import child
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
 from pedsup_bench.stats import summarize
-from pedsup_bench.traffic import Traffic, traffic
 
 SCHEMA: Final = "pedsup-bench-run/1"
 

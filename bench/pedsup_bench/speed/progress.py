@@ -18,8 +18,8 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from pedsup.gguf_file import GGUFHeader
-from pedsup_bench.bars import SILENT_S, interval, ticking
-from pedsup_bench.forecast import Rates, human_seconds
+from pedsup_bench.report.bars import SILENT_S, interval, ticking
+from pedsup_bench.report.forecast import Rates, human_seconds
 from pedsup_bench.speed.plan import SpeedPlan
 
 BANDWIDTH_S: Final = 0.5

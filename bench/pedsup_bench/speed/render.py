@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pedsup.progress import human_bytes
-from pedsup_bench.commands.options import table
+from pedsup_bench.report.options import table
 
 _NAMES = {
     "load_cold": "load, cold", "load_warm": "load, warm",

@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
-from pedsup_bench import device
-from pedsup_bench.bandwidth import measure_bandwidth
-from pedsup_bench.document import describe_build
-from pedsup_bench.process_memory import Memory, read_memory
-from pedsup_bench.quality.texts import default_texts
+from pedsup_bench.report.document import describe_build
+from pedsup_bench.report.texts import default_texts
+from pedsup_bench.speed import device
+from pedsup_bench.speed.bandwidth import measure_bandwidth
 from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.process_memory import Memory, read_memory
 
 Step = Callable[[], object]
 """Called when a step of `pedsup_bench.speed.progress.speed_steps` is done."""

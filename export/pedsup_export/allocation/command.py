@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pedsup.errors import BadFileError, MismatchError, MissingFileError, UsageError
-from pedsup.fsio import atomic_file
+from pedsup.files.fsio import atomic_file
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.progress import say
 from pedsup_export.allocation.budget import Budget
@@ -24,9 +24,9 @@ from pedsup_export.allocation.choose import (
     allocate,
 )
 from pedsup_export.calibration.sensitivity import ROWS
-from pedsup_export.quantize import dequantize_rows, quantize_rows
 from pedsup_export.rounding.calibrated import LOOKED_UP, Calibrated
 from pedsup_export.rounding.matrix import round_rows
+from pedsup_export.types.quantize import dequantize_rows, quantize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,9 +10,9 @@ import numpy as np
 
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup.optional import require
-from pedsup_export.gguf_out import KV
-from pedsup_export.tokenizer_files import Tokenizer
-from pedsup_export.vocab import Vocabulary
+from pedsup_export.gguf.header import KV
+from pedsup_export.tokenizer.files import Tokenizer
+from pedsup_export.tokenizer.vocab import Vocabulary
 
 Shape = tuple[int, ...]
 

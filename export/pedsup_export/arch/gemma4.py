@@ -30,8 +30,8 @@ from pedsup_export.arch.base import (
     name_map,
     unmapped,
 )
-from pedsup_export.gguf_out import KV, array, f32, u32
-from pedsup_export.vocab import gemma4_vocabulary
+from pedsup_export.gguf.header import KV, array, f32, u32
+from pedsup_export.tokenizer.vocab import gemma4_vocabulary
 
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 """transformers' names of the tanh approximation of GELU, which `ggml_gelu` computes."""

@@ -23,8 +23,8 @@ from pedsup_export.arch.base import (
     check_required,
     check_shape,
 )
-from pedsup_export.gguf_out import KV, u32
-from pedsup_export.vocab import gemma4_vocabulary
+from pedsup_export.gguf.header import KV, u32
+from pedsup_export.tokenizer.vocab import gemma4_vocabulary
 
 NAME: Final = "gemma4-assistant"
 _PROJECTIONS: Final = {

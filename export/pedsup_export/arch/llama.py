@@ -24,8 +24,8 @@ from pedsup_export.arch.base import (
     name_map,
     unmapped,
 )
-from pedsup_export.gguf_out import KV, f32, string, u32
-from pedsup_export.vocab import llama_vocabulary
+from pedsup_export.gguf.header import KV, f32, string, u32
+from pedsup_export.tokenizer.vocab import llama_vocabulary
 
 SILU = ("silu", "swish")
 _LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate",

@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 import pedsup
-from pedsup.chat.template import ChatTemplate
-from pedsup.engine.vocabulary import read_info
+from pedsup.chat.templates.template import ChatTemplate
+from pedsup.engine.llama_cpp.vocabulary import read_info
 from pedsup.errors import MismatchError, ResourceError, UnsupportedError, UsageError
-from pedsup.fsio import refuse_existing
+from pedsup.files.fsio import refuse_existing
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.optional import require
 from pedsup.progress import human_bytes, say

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pedsup.engine import llama_bindings
-from pedsup.engine.vocabulary import Vocabulary
+from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_cpp.vocabulary import Vocabulary
 from pedsup.errors import EngineError
 from pedsup.gguf_file.validate import validate_model
 from pedsup_export.calibration import nodes
@@ -43,13 +43,13 @@ class ForwardPass:
     def __init__(self, path: Path, *, window: int, n_threads: int) -> None:
         validate_model(path)
         self.path, self.window = path, window
-        self._lib = lib = llama_bindings.load()
+        self._lib = lib = bindings.load()
         self._model = self._ctx = self._batch = None
         self._wanted: Wanted | None = None
         self._look: Look | None = None
         self._error: BaseException | None = None
         self._checked = False
-        llama_bindings.clear_log()
+        bindings.clear_log()
         params = lib.llama_model_default_params()
         params.n_gpu_layers, params.load_mode = 0, LOAD_MODE_MMAP
         # AMX crashes on some machines, and repacked weights take memory a second time.
@@ -129,7 +129,7 @@ class ForwardPass:
         if code:
             raise EngineError(
                 f"llama.cpp cannot decode (code {code})",
-                where=f"{self.path}: {llama_bindings.log_tail()}",
+                where=f"{self.path}: {bindings.log_tail()}",
                 remedy="give a smaller --window",
             )
 
@@ -170,7 +170,7 @@ class ForwardPass:
         if not handle:
             raise EngineError(
                 found,
-                where=f"{self.path}: {llama_bindings.log_tail() or 'no reason given'}",
+                where=f"{self.path}: {bindings.log_tail() or 'no reason given'}",
                 wanted="a GGUF that this llama.cpp knows, and memory enough for it",
                 remedy="check the file with its SHA-256, or free memory",
             )

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pedsup.direct_io import DirectFile, sha256_range
 from pedsup.errors import BadFileError
-from pedsup.fsio import atomic_file, partial_path
+from pedsup.files.direct_io import DirectFile, sha256_range
+from pedsup.files.fsio import atomic_file, partial_path
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
-from pedsup_export.gguf_out import KV, array, header_bytes, lay_out, padded, string, u32
+from pedsup_export.gguf.header import KV, array, header_bytes, lay_out, padded, string, u32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 
 MAX_BYTES: Final = 64 << 20
@@ -167,7 +167,7 @@ def shingles(content: str) -> set[bytes]:
 def judging_texts() -> list[tuple[str, str]]:
     """Name and content of the texts that pedsup-bench judges files on; none where it is absent."""
     try:
-        texts: Any = import_module("pedsup_bench.quality.texts")
+        texts: Any = import_module("pedsup_bench.report.texts")
     except ImportError:
         return []
     return [(f"the judging text '{t.name}'", t.content) for t in texts.default_texts()]

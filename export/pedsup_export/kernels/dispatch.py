@@ -22,7 +22,7 @@ import numpy as np
 
 from pedsup.errors import PedsupError, UsageError
 from pedsup.gguf_file.ggml_types import GGMLType
-from pedsup_export import ggml
+from pedsup_export.kernels import ggml
 from pedsup_export.kernels.odd_blocks import redo
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pedsup_export.kernels.jit import inline, kernel
+from pedsup_export.kernels.lanes.jit import inline, kernel
 
 _ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and taking it off rounds to whole numbers
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)

@@ -23,12 +23,12 @@ from typing import Final
 
 import numpy as np
 
-from pedsup_export.kernels.constants import GROUP_MAX_EPS, QK_K
-from pedsup_export.kernels.half import put_half, to_half
-from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import for_lanes
-from pedsup_export.kernels.levels import ONE, ZERO, clip, is_odd, nearest
-from pedsup_export.kernels.vec import (
+from pedsup_export.kernels.lanes.constants import GROUP_MAX_EPS, QK_K
+from pedsup_export.kernels.lanes.half import put_half, to_half
+from pedsup_export.kernels.lanes.jit import inline, kernel
+from pedsup_export.kernels.lanes.layout import for_lanes
+from pedsup_export.kernels.lanes.levels import ONE, ZERO, clip, is_odd, nearest
+from pedsup_export.kernels.lanes.vec import (
     LANES,
     absolute,
     load,

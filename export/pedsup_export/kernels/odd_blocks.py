@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pedsup_export import ggml
+from pedsup_export.kernels import ggml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,13 +20,12 @@ from typing import Final
 
 import numpy as np
 
-from pedsup_export.kernels.constants import QK_K, STEPS_Q3_K, STEPS_Q3_K_SCALES
-from pedsup_export.kernels.half import from_half, put_half, to_half
-from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import for_lanes, sum_of_squares
-from pedsup_export.kernels.levels import ONE, ZERO, clip, final_levels, is_odd, nearest
-from pedsup_export.kernels.search import search_scale, search_scale_q3
-from pedsup_export.kernels.vec import (
+from pedsup_export.kernels.lanes.constants import QK_K, STEPS_Q3_K, STEPS_Q3_K_SCALES
+from pedsup_export.kernels.lanes.half import from_half, put_half, to_half
+from pedsup_export.kernels.lanes.jit import inline, kernel
+from pedsup_export.kernels.lanes.layout import for_lanes, sum_of_squares
+from pedsup_export.kernels.lanes.levels import ONE, ZERO, clip, final_levels, is_odd, nearest
+from pedsup_export.kernels.lanes.vec import (
     LANES,
     absolute,
     any_lane,
@@ -37,6 +36,7 @@ from pedsup_export.kernels.vec import (
     store_bytes,
     where,
 )
+from pedsup_export.kernels.search import search_scale, search_scale_q3
 
 BLOCK: Final = 16
 BLOCKS: Final = 16

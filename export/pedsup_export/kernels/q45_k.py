@@ -22,20 +22,18 @@ from typing import Final
 
 import numpy as np
 
-from pedsup_export.kernels.constants import (
+from pedsup_export.kernels.lanes.constants import (
     QK_K,
     STEPS_Q4_K,
     STEPS_Q4_K_WEIGHTED,
     STEPS_Q5_K,
     STEPS_Q5_K_WEIGHTED,
 )
-from pedsup_export.kernels.half import from_half, put_half, to_half
-from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import for_lanes, sum_of_squares
-from pedsup_export.kernels.levels import ONE, ZERO, final_levels
-from pedsup_export.kernels.scales import scales_and_minima
-from pedsup_export.kernels.search import search_scale_min
-from pedsup_export.kernels.vec import (
+from pedsup_export.kernels.lanes.half import from_half, put_half, to_half
+from pedsup_export.kernels.lanes.jit import inline, kernel
+from pedsup_export.kernels.lanes.layout import for_lanes, sum_of_squares
+from pedsup_export.kernels.lanes.levels import ONE, ZERO, final_levels
+from pedsup_export.kernels.lanes.vec import (
     LANES,
     absolute,
     any_lane,
@@ -46,6 +44,8 @@ from pedsup_export.kernels.vec import (
     store_bytes,
     where,
 )
+from pedsup_export.kernels.scales import scales_and_minima
+from pedsup_export.kernels.search import search_scale_min
 
 BLOCK: Final = 32
 BLOCKS: Final = 8

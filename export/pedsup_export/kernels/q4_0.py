@@ -14,13 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from pedsup_export.kernels.constants import STEPS_Q4_0
-from pedsup_export.kernels.half import put_half, to_half
-from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import for_lanes, lane_offsets, load_columns
-from pedsup_export.kernels.levels import ONE, ZERO, clip, extreme_weight, is_odd, nearest
-from pedsup_export.kernels.search import search_scale
-from pedsup_export.kernels.vec import (
+from pedsup_export.kernels.lanes.constants import STEPS_Q4_0
+from pedsup_export.kernels.lanes.half import put_half, to_half
+from pedsup_export.kernels.lanes.jit import inline, kernel
+from pedsup_export.kernels.lanes.layout import for_lanes, lane_offsets, load_columns
+from pedsup_export.kernels.lanes.levels import ONE, ZERO, clip, extreme_weight, is_odd, nearest
+from pedsup_export.kernels.lanes.vec import (
     LANES,
     any_lane,
     load,
@@ -32,6 +31,7 @@ from pedsup_export.kernels.vec import (
     truncate,
     where,
 )
+from pedsup_export.kernels.search import search_scale
 
 BLOCK: Final = 32
 SIZE: Final = 18

@@ -19,13 +19,12 @@ from typing import Final
 
 import numpy as np
 
-from pedsup_export.kernels.constants import QK_K, STEPS_Q6_K
-from pedsup_export.kernels.half import from_half, put_half, to_half
-from pedsup_export.kernels.jit import inline, kernel
-from pedsup_export.kernels.layout import for_lanes
-from pedsup_export.kernels.levels import ONE, ZERO, final_levels, is_odd, nearest
-from pedsup_export.kernels.search import search_scale
-from pedsup_export.kernels.vec import (
+from pedsup_export.kernels.lanes.constants import QK_K, STEPS_Q6_K
+from pedsup_export.kernels.lanes.half import from_half, put_half, to_half
+from pedsup_export.kernels.lanes.jit import inline, kernel
+from pedsup_export.kernels.lanes.layout import for_lanes
+from pedsup_export.kernels.lanes.levels import ONE, ZERO, final_levels, is_odd, nearest
+from pedsup_export.kernels.lanes.vec import (
     LANES,
     absolute,
     any_lane,
@@ -36,6 +35,7 @@ from pedsup_export.kernels.vec import (
     truncate,
     where,
 )
+from pedsup_export.kernels.search import search_scale
 
 BLOCK: Final = 16
 BLOCKS: Final = 16

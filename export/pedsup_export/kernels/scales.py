@@ -6,10 +6,10 @@ As in `search.py`, every lane does what the C code does for its super-block; ele
 
 from __future__ import annotations
 
-from pedsup_export.kernels.constants import GROUP_MAX_EPS
-from pedsup_export.kernels.jit import inline
-from pedsup_export.kernels.levels import F32, ONE, ZERO, is_odd, move_levels, nearest
-from pedsup_export.kernels.vec import LANES, load, splat, store, where
+from pedsup_export.kernels.lanes.constants import GROUP_MAX_EPS
+from pedsup_export.kernels.lanes.jit import inline
+from pedsup_export.kernels.lanes.levels import F32, ONE, ZERO, is_odd, move_levels, nearest
+from pedsup_export.kernels.lanes.vec import LANES, load, splat, store, where
 
 
 @inline

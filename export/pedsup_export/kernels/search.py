@@ -10,8 +10,8 @@ Arrays are flat float32; element `16 * i + lane` is weight i of the lane's block
 
 from __future__ import annotations
 
-from pedsup_export.kernels.jit import inline
-from pedsup_export.kernels.levels import (
+from pedsup_export.kernels.lanes.jit import inline
+from pedsup_export.kernels.lanes.levels import (
     ONE,
     ZERO,
     clip,
@@ -20,7 +20,7 @@ from pedsup_export.kernels.levels import (
     move_levels,
     nearest,
 )
-from pedsup_export.kernels.vec import LANES, absolute, load, splat, store, where
+from pedsup_export.kernels.lanes.vec import LANES, absolute, load, splat, store, where
 
 
 @inline

@@ -11,9 +11,8 @@ from pedsup.engine.api import EngineConfig
 from pedsup.engine.select import extra_buffers_policy
 from pedsup.errors import UsageError
 from pedsup.memory.estimate import Host, MemoryEstimate, estimate
-from pedsup_bench.phone.predict import EFFICIENCY, predict
-from pedsup_bench.phone.profiles import Figure, Phone
-from pedsup_export.ftypes import file_type
+from pedsup.phones.predict import EFFICIENCY, predict
+from pedsup.phones.profiles import Figure, Phone
 from pedsup_export.phone.models import PhoneModel, planned_header
 from pedsup_export.phone.policy import (
     CONTEXT,
@@ -24,6 +23,7 @@ from pedsup_export.phone.policy import (
     Means,
     choose,
 )
+from pedsup_export.types.ftypes import file_type
 
 EFFICIENCY_WITHOUT_DOTPROD: Final = (0.2, 0.5)
 """Without dot-product instructions ggml emulates each with six others (`ggml_vdotq_s32`), so that
@@ -31,7 +31,7 @@ arithmetic, not memory, may be the bound: an assumption, not measured on a phone
 DEPTH: Final = 512
 FAT32_LIMIT: Final = (1 << 32) - 1
 DEFAULT_CONTEXT: Final = 8192
-"""What `pedsup-run` takes when it fits (`pedsup.launch.DEFAULT_CTX`)."""
+"""What `pedsup-run` takes when it fits (`pedsup.run.plan.DEFAULT_CTX`)."""
 
 
 @dataclass(frozen=True)

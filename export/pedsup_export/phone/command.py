@@ -9,10 +9,9 @@ from shutil import get_terminal_size
 import click
 
 from pedsup.errors import ResourceError, UsageError
+from pedsup.files.standard_streams import json_text
+from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
-from pedsup.standard_streams import json_text
-from pedsup_bench.phone.profiles import Phone, profile
-from pedsup_export.hub import BASE_FILES, resolve
 from pedsup_export.phone.advise import Advice, advise, with_memory
 from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder
 from pedsup_export.phone.render import advice_json, advice_text
@@ -22,7 +21,7 @@ from pedsup_export.phone.vocabulary import (
     comparison_lines,
     cut_model,
 )
-from pedsup_export.request import ModelRef
+from pedsup_export.source.hub import BASE_FILES, ModelRef, resolve
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 

@@ -18,12 +18,12 @@ from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors
-from pedsup_export.ftypes import FileType
-from pedsup_export.gguf_out import KV, header_bytes, lay_out
-from pedsup_export.mixture import choose_types
+from pedsup_export.gguf.header import KV, header_bytes, lay_out
 from pedsup_export.model import open_model
 from pedsup_export.phone import gemma4_shapes
-from pedsup_export.plan import mixture_shape, stored_tensor
+from pedsup_export.plan.planner import mixture_shape, stored_tensor
+from pedsup_export.types.ftypes import FileType
+from pedsup_export.types.mixture import choose_types
 
 GEMMA4_MERGES: Final = 514906
 GEMMA4_VOCABULARY: Final = 15_776_467

@@ -6,8 +6,8 @@ import textwrap
 from dataclasses import asdict
 from typing import Any, Final
 
+from pedsup.phones.profiles import shipped_profiles
 from pedsup.progress import human_bytes
-from pedsup_bench.phone.profiles import shipped_profiles
 from pedsup_export.phone.advise import Advice
 from pedsup_export.phone.policy import CONTEXT, KL_DEFAULT_MODEL, PERPLEXITY, Candidate, Kind
 

@@ -21,8 +21,8 @@ from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.calibration import fingerprint, store
 from pedsup_export.calibration.store import InputGroup, Statistics
-from pedsup_export.quantize import quantize_rows
 from pedsup_export.rounding.matrix import Effort, Moments, can_round, round_rows
+from pedsup_export.types.quantize import quantize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

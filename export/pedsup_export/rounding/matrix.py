@@ -20,10 +20,9 @@ import numpy as np
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.ggml_types import GGMLType
-from pedsup_export import ggml
-from pedsup_export.kernels import feedback
-from pedsup_export.quantize import quantize_rows, refuse_non_finite
+from pedsup_export.kernels import feedback, ggml
 from pedsup_export.rounding.layouts import LAYOUTS, Grid, Layout
+from pedsup_export.types.quantize import quantize_rows, refuse_non_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

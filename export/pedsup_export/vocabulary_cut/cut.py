@@ -13,9 +13,9 @@ import numpy as np
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup.gguf_file import ValueType
 from pedsup.gguf_file.cut_vocabulary import BASE_IDS, BASE_SIZE
-from pedsup_export.adapter_match import MatchReport
+from pedsup_export.adapter.match import MatchReport
 from pedsup_export.arch import ModelTensors, OutputTensor
-from pedsup_export.gguf_out import KV, array, u32
+from pedsup_export.gguf.header import KV, array, u32
 from pedsup_export.vocabulary_cut.derivation import split_merge
 from pedsup_export.vocabulary_cut.token_list import TokenList
 
@@ -110,7 +110,8 @@ class VocabularyCut:
                     wanted=f"an id below {len(self.base.tokens)}, the number of tokens",
                 )
             return replace(entry, value=self.new_ids[entry.value])
-        if entry.type is ValueType.ARRAY and entry.element is not ValueType.STRING:
+        numbers = entry.type is ValueType.ARRAY and entry.element is not ValueType.STRING
+        if numbers and entry.key.startswith("tokenizer."):
             raise UnsupportedError(
                 f"'{entry.key}' may hold token ids", wanted="a vocabulary that can be cut",
                 remedy="leave --languages and --vocabulary out",

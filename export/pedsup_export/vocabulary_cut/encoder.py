@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.optional import require
-from pedsup_export.token_list import CONTROL, USER_DEFINED
+from pedsup_export.tokenizer.token_list import CONTROL, USER_DEFINED
 from pedsup_export.vocabulary_cut.derivation import split_merge
 from pedsup_export.vocabulary_cut.token_list import BYTE_LEVEL, SENTENCEPIECE, TokenList
 

@@ -9,10 +9,10 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from pedsup_export.gguf_out import KV
+from pedsup_export.gguf.header import KV
 from pedsup_export.model import Model
-from pedsup_export.token_list import engine
-from pedsup_export.tokenizer_files import Tokenizer
+from pedsup_export.tokenizer.files import Tokenizer
+from pedsup_export.tokenizer.token_list import engine
 from pedsup_export.vocabulary_cut.choose import Wish, choose, required, short_pieces, usable
 from pedsup_export.vocabulary_cut.cut import VocabularyCut
 from pedsup_export.vocabulary_cut.derivation import Derivations

@@ -23,8 +23,8 @@ from pedsup.errors import MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import BASE_SIZE, base_ids
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.manifest import Manifest
 from pedsup.progress import say
+from pedsup.trust.manifest import Manifest
 from pedsup_export.vocabulary_cut.cut import VocabularyCut, ids_digest
 from pedsup_export.vocabulary_cut.derivation import Derivations, split_merge
 from pedsup_export.vocabulary_cut.encoder import Encoder

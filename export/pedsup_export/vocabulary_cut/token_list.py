@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any, Final
 
 from pedsup.errors import UnsupportedError
-from pedsup_export.gguf_out import KV
-from pedsup_export.token_list import BYTE, CONTROL, USER_DEFINED
+from pedsup_export.gguf.header import KV
+from pedsup_export.tokenizer.token_list import BYTE, CONTROL, USER_DEFINED
 
 GEMMA4, BYTE_LEVEL, SENTENCEPIECE = "gemma4", "gpt2", "llama"
 """`tokenizer.ggml.model`: BPE over characters, BPE over bytes, merging by scores."""

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pedsup.engine.api import NO_DRAFTS, DraftStats, SamplingConfig
 
 StopReason: TypeAlias = Literal["end", "length", "context", "loop", "interrupted", "empty"]
 """The model ended; `max_tokens`; the context is full; the watchdog; the consumer stopped reading;
 the model would not say anything, not even when its end tokens were forbidden."""
-
-NOTICES: Final = {
-    "budget": "the reasoning reached its budget and was closed",
-    "context_budget": "the reasoning was closed, so that the answer fits into the context",
-    "unasked_thinking": "the model began to reason although reasoning is off; it was stopped",
-    "unclosed": "the model ended inside its reasoning; it was asked for the answer",
-    "forced_answer": "the model ended without an answer; it was made to go on",
-    "loop_reasoning": "the reasoning went in circles and was closed",
-    "loop": "the answer went in circles and was stopped",
-    "unused": "the model wrote only placeholder tokens and was stopped: the file may be damaged",
-    "context": "the context is full: the answer is cut off",
-    "empty": "the model gave no answer",
-}
-"""Every notice's code and its English text."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine
 
 MAX_RESYNC: Final = 64

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from pedsup.chat.known_templates import ThoughtMarkers
+from pedsup.chat.templates.known import ThoughtMarkers
 
 
 class Channel(Enum):

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
 from pedsup.chat.events import (
-    NOTICES,
     AnswerText,
     Done,
     Notice,
@@ -22,15 +21,15 @@ from pedsup.chat.events import (
 )
 from pedsup.chat.prompt import build_prompt
 from pedsup.chat.stops import StopText
-from pedsup.chat.template import ChatTemplate, Message
+from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser, Part
 from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
+from pedsup.texts.notices import NOTICES
 
 __all__ = [
-    "NOTICES",
     "AnswerText",
     "Done",
     "Notice",

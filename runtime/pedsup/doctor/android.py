@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from pedsup.device.system_files import whole_number
 from pedsup.doctor.device import ANDROID_12, Device
 from pedsup.doctor.finding import Finding
-from pedsup.system_files import whole_number
 
 ANDROID_14: Final = 34
 DEFAULT_LIMIT: Final = 32

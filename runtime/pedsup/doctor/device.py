@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pedsup.system_files import text_of, whole_number
+from pedsup.device.system_files import text_of, whole_number
 
 OUTPUT_LIMIT: Final = 1 << 18
 COMMAND_S: Final = 0.6

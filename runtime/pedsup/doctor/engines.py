@@ -7,11 +7,11 @@ import os
 import re
 from typing import Final
 
-from pedsup.cores import cpu_features
+from pedsup.device.cores import cpu_features
 from pedsup.doctor.device import Device, Ran
 from pedsup.doctor.finding import Finding
 from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_command, server_command, system_info
-from pedsup.engine.server_process import PROGRAM, explain_death, find_program
+from pedsup.engine.llama_server.process import PROGRAM, explain_death, find_program
 from pedsup.engine.vector_units import judge
 
 VERSION_S: Final = 1.2

@@ -13,8 +13,8 @@ from pedsup import __version__
 from pedsup.doctor import android, engines, model, processor, resources
 from pedsup.doctor.device import Device, read_properties
 from pedsup.doctor.finding import Finding, Level
-from pedsup.intended_use import Language
 from pedsup.settings import Settings
+from pedsup.texts.intended_use import Language
 
 SCHEMA: Final = "pedsup-doctor/1"
 DEADLINE_S: Final = 1.5

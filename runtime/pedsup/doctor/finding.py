@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pedsup.doctor.texts import TEXTS, TOPICS
-from pedsup.intended_use import Language
-from pedsup.language import local
-from pedsup.render import clean
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import local
+from pedsup.texts.safe import clean
 
 Level = Literal["ok", "note", "problem"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from pedsup.cores import CORE_MODELS, Core, cpu_features, plan_threads, read_cores
+from pedsup.device.cores import CORE_MODELS, Core, cpu_features, plan_threads, read_cores
+from pedsup.device.system_files import text_of
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
-from pedsup.system_files import text_of
 
 ARM_NAMES: Final = {
     "asimddp": "dotprod", "i8mm": "i8mm", "sve": "SVE", "sve2": "SVE2", "sme": "SME",

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from pedsup.device.available import available_memory, memory_info
+from pedsup.device.heat import Heat, HeatSensors
+from pedsup.device.storage import read_rate
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
-from pedsup.governor.heat import Heat, HeatSensors
-from pedsup.memory.available import available_memory, memory_info
-from pedsup.memory.storage import read_rate
-from pedsup.paths import cache_folder, data_folder
+from pedsup.files.paths import cache_folder, data_folder
 from pedsup.progress import human_bytes
 
 SHORT_MEMORY: Final = 3 << 29

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from pedsup.intended_use import Language
+from pedsup.texts.intended_use import Language
 
 
 class Text(NamedTuple):

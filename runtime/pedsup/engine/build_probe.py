@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from pedsup.engine.server_process import find_program
+from pedsup.engine.llama_server.process import find_program
 from pedsup.engine.vector_units import Build, judge
 
 LIBRARY_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 20.0
 """A phone may read the library from slow storage."""
 LIBRARY_CODE: Final = (
     "import sys\n"
-    "from pedsup.engine import llama_bindings as b\n"
+    "from pedsup.engine.llama_cpp import bindings as llama_bindings as b\n"
     "from pedsup.errors import PedsupError\n"
     "try:\n"
     "    lib = b.load()\n"

@@ -79,7 +79,7 @@ class SamplerChain:
         self._strict: Any = None
         grammar = config.grammar
         if grammar is None and config.json_schema is not None:
-            from pedsup.chat.grammar import to_gbnf
+            from pedsup.engine.grammar import to_gbnf
 
             grammar = to_gbnf(config.json_schema)
         if grammar is not None:
@@ -157,7 +157,7 @@ def _suppressed(lib: Any, vocab: Any) -> tuple[int, ...]:
 def _grammar(lib: Any, vocab: Any, text: str) -> Any:
     sampler = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
     if not sampler:
-        from pedsup.engine.llama_bindings import log_tail
+        from pedsup.engine.llama_cpp.bindings import log_tail
 
         raise UsageError(
             "the grammar cannot be parsed",

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from pedsup.engine.api import Engine, EngineConfig
 from pedsup.engine.build_probe import LIBRARY_VARIABLE
-from pedsup.engine.server_process import PROGRAM_VARIABLE, find_program
+from pedsup.engine.llama_server.process import PROGRAM_VARIABLE, find_program
 from pedsup.errors import EngineError, MissingDependencyError, UsageError
 from pedsup.progress import say
 
@@ -105,10 +105,10 @@ def _require_server(choice: EngineChoice) -> None:
 
 @functools.cache
 def _checked() -> EngineKind:
-    from pedsup.engine import llama_bindings
+    from pedsup.engine.llama_cpp import bindings
 
     try:
-        llama_bindings.load()
+        bindings.load()
     except (EngineError, MissingDependencyError) as error:
         if find_program() is None:
             raise
@@ -131,12 +131,12 @@ def open_engine(config: EngineConfig, choice: EngineChoice = "auto") -> Engine:
 
 
 def _open_inprocess(config: EngineConfig) -> Engine:
-    from pedsup.engine.inprocess import InProcessEngine
+    from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     return InProcessEngine(config)
 
 
 def _open_server(config: EngineConfig) -> Engine:
-    from pedsup.engine.server import ServerEngine
+    from pedsup.engine.llama_server.engine import ServerEngine
 
     return ServerEngine(config)

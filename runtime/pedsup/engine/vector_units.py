@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pedsup.cores import cpu_features
+from pedsup.device.cores import cpu_features
 
 VERSION: Final = "0.3.36"
 """Of llama-cpp-python, which pyproject.toml pins."""

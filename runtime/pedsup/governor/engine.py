@@ -10,25 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.chat.events import Notice
+from pedsup.device.heat import Heat, HeatSensors
+from pedsup.device.system_files import text_of, whole_number
 from pedsup.engine.api import Engine, Token
 from pedsup.engine.proxy import EngineProxy
-from pedsup.governor.heat import Heat, HeatSensors
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
-from pedsup.system_files import text_of, whole_number
+from pedsup.texts.notices import NOTICES
 
 WINDOW_TOKENS: Final = 16
 WINDOW_S: Final = 2.0
 """A sample has at least so many tokens and takes at least so long."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
-
-NOTICES: Final = {
-    "governor_lower": "decoding slowed down although nothing else runs: the device is getting hot, "
-    "fewer threads are used (/stats)",
-    "governor_restore": "more threads are used again (/stats)",
-    "governor_report": "decoding slowed down although nothing else runs: the device is getting "
-    "hot; llama-server cannot change its threads, give fewer --threads next time (/stats)",
-}
-"""Every notice's code and its English text."""
 
 
 @dataclass

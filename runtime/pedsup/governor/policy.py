@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final, Literal
 
-from pedsup.tuning.noise import MAD_TO_SIGMA
+from pedsup.device.noise import MAD_TO_SIGMA
 
 SLOW: Final = 1.25
 """Decoding is slow with so many times the seconds per token of the best sustained stretch."""

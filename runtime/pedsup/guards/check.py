@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
 
 from pedsup.chat.events import Notice
 from pedsup.guards.dose import absolute_doses, asks_for_a_dose, has_weight
 from pedsup.guards.emergency import emergency_signs
 from pedsup.guards.phrases import plain
-
-Code = Literal["guard_emergency", "guard_dose_no_weight", "guard_dose_in_answer"]
-
-GUARDS: Final[dict[Code, str]] = {
-    "guard_emergency": "an emergency sign is in the question: this program is not for emergencies; "
-    "follow your local protocol and call for help now",
-    "guard_dose_no_weight": "a dose is asked for and no weight is given: no dose for a child "
-    "without a weight; check any figure against your formulary",
-    "guard_dose_in_answer": "the answer names an amount to give and no weight was given: do not "
-    "use it; work out the dose from the weight and your formulary",
-}
-"""Every guard's code and its English line. They stand beside the model's text, never in it."""
+from pedsup.texts.notices import GUARDS, GuardCode
 
 
 @dataclass(frozen=True)
 class Finding:
     """One guard that spoke, and the words or signs that made it."""
 
-    code: Code
+    code: GuardCode
     because: tuple[str, ...]
 
 

@@ -1,10 +1,10 @@
 """Memory before load: what a model will need, from its GGUF header alone, and whether it fits."""
 
-from pedsup.memory.available import Available, available_memory
+from pedsup.device.available import Available, available_memory
+from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.memory.estimate import Host, MemoryEstimate, estimate
 from pedsup.memory.fit import Fit, assess, largest_context, require_fit
 from pedsup.memory.paging import Paging
-from pedsup.memory.shape import ModelShape, model_shape
 
 __all__ = [
     "Available",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.server_process import full_window
+from pedsup.engine.llama_server.process import full_window
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, read_header
 from pedsup.gguf_file.rules import ASSISTANT
-from pedsup.memory.shape import PER_LAYER_TABLE, ModelShape, model_shape
+from pedsup.gguf_file.shape import PER_LAYER_TABLE, ModelShape, model_shape
 
 F32, F16 = 4, 2
 CELL_PAD: Final = 256
@@ -25,7 +25,7 @@ BYTES_PER_MERGE: Final = 49
 """Of llama.cpp's vocabulary tables (hash maps of strings): measured as the growth of RssAnon on
 SmolLM2 (49152 tokens, 48900 merges) and Gemma 4 (262144 and 514906)."""
 MAX_CHECKPOINTS: Final = 3
-"""Of `pedsup.engine.kv_cache`: one pinned at the system prompt, and the last two prompts."""
+"""Of `engine.llama_cpp.kv_cache`: one pinned at the system prompt, and the last two prompts."""
 DEPTH_COST: Final = 2.0
 """Measured: SmolLM2 Q4_1 on one thread takes 11.0 ms per token at an empty context and 15.8 at
 1000 tokens, 1.85 times what its 23 KB of keys and values per token would take as weights."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from pedsup.device.available import Available
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import ResourceError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.memory.available import Available
+from pedsup.gguf_file.shape import model_shape
 from pedsup.memory.estimate import IN_PROCESS, Host, MemoryEstimate, estimate
 from pedsup.memory.paging import LEAST_PAGES, Paging, paging
-from pedsup.memory.shape import model_shape
 from pedsup.progress import human_bytes
 
 Verdict = Literal["fits", "pages", "refused"]

@@ -6,8 +6,9 @@ next: measured on a model of 664 MB under a limit that leaves 460 MB of it, 545 
 for each token, and not the 200 MB that are missing. So:
 
 - llama-server: all weights are counted as read again for each token.
-- in this process: `pedsup.engine.streaming` keeps a fixed part in memory and lets the same layers
-  go after each use; what is read again is the missing part and a window of two layers (283 MB).
+- in this process: `pedsup.engine.llama_cpp.streaming` keeps a fixed part in memory and lets the
+  same layers go after each use; what is read again is the missing part and a window of two
+  layers (283 MB).
 
 With very little room pages are read more than once per token, program code among them (measured:
 1.1 times the weights at 84 MiB of room, 1.4 times at 53, 2 times at 43, 4 times at 23).

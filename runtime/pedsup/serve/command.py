@@ -18,9 +18,8 @@ from waitress import wasyncore
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnSettings
-from pedsup.i18n import text
-from pedsup.intended_use import SHORT, Language
 from pedsup.progress import say
+from pedsup.run.load import LoadedModel
 from pedsup.serve.completions import Completions
 from pedsup.serve.conversations import Conversations
 from pedsup.serve.http_server import HOST, LoopbackServer, make_server
@@ -29,8 +28,9 @@ from pedsup.serve.model import Served
 from pedsup.serve.page import openapi_reply, page_reply
 from pedsup.serve.page_api import PageApi
 from pedsup.serve.web import Route, WebApp
-from pedsup.session import Session
-from pedsup.startup import LoadedModel
+from pedsup.session.history import Session
+from pedsup.texts.intended_use import SHORT, Language
+from pedsup.texts.words import text
 
 DEFAULT_PORT: Final = 8765
 TOKEN_BYTES: Final = 24

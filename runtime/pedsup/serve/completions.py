@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pedsup.chat.turn import AnswerText, Done, ReasoningText, StopReason, TurnResult
-from pedsup.conversation import Conversation
 from pedsup.serve.chat_request import ChatRequest, parse_chat
 from pedsup.serve.faults import ApiError, Document
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue
 from pedsup.serve.model import ALIAS, RequestSession, Served, model_document
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
+from pedsup.session.conversation import Conversation
 
 FINISH: Final[dict[StopReason, str]] = {
     "end": "stop",

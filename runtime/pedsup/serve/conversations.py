@@ -9,7 +9,7 @@ from typing import Final
 
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import WAITING, Job
-from pedsup.session import Session
+from pedsup.session.history import Session
 
 MAX_OPEN: Final = 2 * WAITING
 """Conversations in memory; the one that was used longest ago is closed for a new one."""

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pedsup.chat.template import Message
+from pedsup.chat.templates.template import Message
 from pedsup.chat.turn import TurnSettings
-from pedsup.consent import is_recorded, record_consent
 from pedsup.errors import EngineError
-from pedsup.intended_use import Language
+from pedsup.run.load import LoadedModel
 from pedsup.serve.faults import ApiError
-from pedsup.session import Session
-from pedsup.startup import LoadedModel
+from pedsup.session.consent import is_recorded, record_consent
+from pedsup.session.history import Session
+from pedsup.texts.intended_use import Language
 
 ALIAS: Final = "pedsup"
 """A name for the loaded model that scripts can use without asking for the real one."""
@@ -90,7 +90,7 @@ class RequestSession(Session):
 
 def model_document(served: Served) -> dict[str, Any]:
     """An entry of `GET /v1/models`."""
-    from pedsup.intended_use import SHORT
+    from pedsup.texts.intended_use import SHORT
 
     return {
         "id": served.model_id,

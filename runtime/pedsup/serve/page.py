@@ -9,8 +9,8 @@ import re
 from importlib.resources import files
 from typing import Final
 
-from pedsup.intended_use import FULL, SHORT
 from pedsup.serve.web import HTML, JSON, Handler, Header, Reply
+from pedsup.texts.intended_use import FULL, SHORT
 
 TEXTS: Final = "/*TEXTS*/"
 """Where the page takes the intended-use texts in, so that they are written in one place."""

@@ -10,12 +10,7 @@ from typing import Any, Final
 
 from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
-from pedsup.conversation import Conversation, turn_facts
 from pedsup.guards import check_answer, check_question, notices
-from pedsup.i18n import notice as translated
-from pedsup.intended_use import Language
-from pedsup.language import local
-from pedsup.render import clean
 from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held
 from pedsup.serve.faults import ApiError, Document, bad_value
@@ -23,6 +18,11 @@ from pedsup.serve.fields import Fields
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
+from pedsup.session.conversation import Conversation, turn_facts
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import local
+from pedsup.texts.notices import notice as translated
+from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
 
 MAX_QUESTION: Final = 200_000

@@ -15,12 +15,10 @@ from typing import Any, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.i18n import text
-from pedsup.identity import ModelIdentity
-from pedsup.intended_use import Language
-from pedsup.manifest import manifest_path
 from pedsup.progress import say
-from pedsup.render import label
+from pedsup.texts.intended_use import Language
+from pedsup.texts.safe import label
+from pedsup.texts.words import text
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
 from pedsup.trust.bundle import (
@@ -30,6 +28,8 @@ from pedsup.trust.bundle import (
     signature_path,
     signed_files,
 )
+from pedsup.trust.identity import ModelIdentity
+from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
 from pedsup.trust.verified import (
     FileState,

@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pedsup.direct_io import DirectFile
+from pedsup.device.system_files import text_of
 from pedsup.errors import UntrustedError
-from pedsup.system_files import text_of
+from pedsup.files.direct_io import DirectFile
 
 BLOCK: Final = 1 << 20
 DIGEST_BYTES: Final = 16

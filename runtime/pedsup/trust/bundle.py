@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, UntrustedError
-from pedsup.fsio import sha256_file
-from pedsup.json_file import parse_json, read_bounded
-from pedsup.manifest import Manifest, manifest_path
+from pedsup.files.fsio import sha256_file
+from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.trust import p256
 from pedsup.trust.keys import PublicKey
+from pedsup.trust.manifest import Manifest, manifest_path
 
 MAX_BYTES: Final = 1 << 16
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
-from pedsup.intended_use import Language
-from pedsup.json_file import read_bounded
+from pedsup.files.json_file import read_bounded
+from pedsup.texts.intended_use import Language
 from pedsup.trust import p256
 
 MAX_BYTES: Final = 1 << 16

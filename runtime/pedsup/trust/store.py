@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
-from pedsup.fsio import atomic_file
-from pedsup.json_file import parse_json, read_bounded
-from pedsup.paths import config_folder, make_private
+from pedsup.files.fsio import atomic_file
+from pedsup.files.json_file import parse_json, read_bounded
+from pedsup.files.paths import config_folder, make_private
 from pedsup.trust.keys import PublicKey, parse_public_key
 
 SCHEMA: Final = "pedsup-trust/1"

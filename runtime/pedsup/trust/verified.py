@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.direct_io import BLOCK, DirectFile
 from pedsup.errors import BadFileError, OutputError, UntrustedError
-from pedsup.fsio import atomic_file
-from pedsup.json_file import read_json_object
-from pedsup.paths import cache_folder, make_private
+from pedsup.files.direct_io import BLOCK, DirectFile
+from pedsup.files.fsio import atomic_file
+from pedsup.files.json_file import read_json_object
+from pedsup.files.paths import cache_folder, make_private
+from pedsup.files.timestamp import now
 from pedsup.progress import byte_bar, human_bytes, say
-from pedsup.transcript import now
 from pedsup.trust import blocks
 from pedsup.trust.blocks import BlockDigests, times_prove
 from pedsup.trust.store import path_digest

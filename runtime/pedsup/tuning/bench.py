@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
+from pedsup.engine.llama_server.process import explain_death
 from pedsup.engine.select import EngineChoice
-from pedsup.engine.server_process import explain_death
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
-from pedsup.tuning.noise import MIN_SAMPLES
+from pedsup.device.noise import MIN_SAMPLES
 from pedsup.tuning.plan import MAX_PROMPT, Metric
 from pedsup.tuning.speed import Speed
 

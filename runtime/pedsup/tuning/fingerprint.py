@@ -9,9 +9,9 @@ import os
 import platform
 from pathlib import Path
 
-from pedsup.cores import Core
-from pedsup.engine import llama_bindings
-from pedsup.engine.server_process import find_program
+from pedsup.device.cores import Core
+from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_server.process import find_program
 
 
 def device_digest(cores: tuple[Core, ...], features: frozenset[str]) -> str:
@@ -34,7 +34,7 @@ def engine_digest(*, server: bool) -> str:
         return _digest(["inprocess", None])
     folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(spec.origin).parent / "lib"
     stamp = _stamp(Path(folder) / "libllama.so")
-    return _digest(["inprocess", llama_bindings.package_version(), stamp])
+    return _digest(["inprocess", bindings.package_version(), stamp])
 
 
 def _stamp(path: Path) -> list[int] | None:

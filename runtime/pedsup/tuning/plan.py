@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from pedsup.cores import Core, ThreadPlan
+from pedsup.device.cores import Core, ThreadPlan
 from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Available, Host, estimate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pedsup.intended_use import Language
-from pedsup.language import local
-from pedsup.tuning.noise import MIN_SAMPLES
+from pedsup.device.noise import MIN_SAMPLES
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import local
 from pedsup.tuning.plan import Metric, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pedsup.device.noise import Series
 from pedsup.tuning.budget import advised_s
-from pedsup.tuning.noise import Series
 from pedsup.tuning.plan import Candidate, Metric, Stage
 from pedsup.tuning.speed import Speed
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from pedsup.device.noise import MIN_SAMPLES, beats
 from pedsup.tuning.budget import (
     MOST_SURVIVORS,
     Lengths,
@@ -14,7 +15,6 @@ from pedsup.tuning.budget import (
     lengths_for,
     long_prompts,
 )
-from pedsup.tuning.noise import MIN_SAMPLES, beats
 from pedsup.tuning.plan import SHARES, Candidate, Metric, Stage, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
 from pedsup.tuning.speed import Failure, Speed

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup.fsio import atomic_file
-from pedsup.json_file import parse_json, read_bounded
-from pedsup.paths import config_folder, make_private
+from pedsup.files.fsio import atomic_file
+from pedsup.files.json_file import parse_json, read_bounded
+from pedsup.files.paths import config_folder, make_private
 from pedsup.settings import from_mapping
 
 SCHEMA: Final = "pedsup-tuned/1"
@@ -43,7 +43,7 @@ class Tuned:
     """One measured choice."""
 
     model: str
-    """The model's digest (`pedsup.identity`)."""
+    """The model's digest (`pedsup.trust.identity`)."""
     device: str
     """Digest of cores and features."""
     engine: str

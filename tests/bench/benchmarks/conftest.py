@@ -48,7 +48,7 @@ def calibration():  # type: ignore[no-untyped-def]
 @pytest.fixture
 def latency(benchmark, calibration, request, record_property):  # type: ignore[no-untyped-def]
     """latency(figure, function, setup=..., rounds=...): measure, normalise, compare or store."""
-    from pedsup_bench import device
+    from pedsup_bench.speed import device
     from pedsup_maintain.latency import judge, normalised, read_baseline, update_baseline
 
     def measure(
@@ -108,7 +108,7 @@ def greedy(engine: Engine) -> SamplingConfig:
 
 @pytest.fixture(scope="session")
 def text_tokens(engine: Engine) -> list[int]:
-    from pedsup_bench.quality.texts import default_texts
+    from pedsup_bench.report.texts import default_texts
 
     return engine.tokenize(default_texts()[0].content, parse_special=False)
 

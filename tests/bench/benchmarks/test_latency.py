@@ -55,10 +55,10 @@ def test_decode(latency, engine, greedy, text_tokens) -> None:
 
 def test_prefix_cache_hit(latency, engine, engine_config, greedy, text_tokens, tmp_path) -> None:
     """A system prompt of some 300 tokens comes back from disk."""
-    from pedsup.chat.template import ChatTemplate
+    from pedsup.chat.templates.template import ChatTemplate
     from pedsup.gguf_file import read_header
-    from pedsup.prefix_cache import ModelIdentity, PrefixCache
-    from pedsup_bench.quality.texts import default_texts
+    from pedsup.session.prefix_cache import ModelIdentity, PrefixCache
+    from pedsup_bench.report.texts import default_texts
 
     identity = ModelIdentity.of(read_header(engine_config.model))
     cache = PrefixCache(tmp_path, engine_config, identity)
@@ -82,9 +82,10 @@ def test_prefix_cache_hit(latency, engine, engine_config, greedy, text_tokens, t
 def test_export(latency, export_base: Path, tmp_path: Path) -> None:
     """The whole export of 19 M weights to Q4_K_M, in bytes the same each time."""
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
-    from pedsup_export.export import execute
-    from pedsup_export.plan import make_plan
-    from pedsup_export.request import ExportRequest, ModelRef
+    from pedsup_export.plan.planner import make_plan
+    from pedsup_export.plan.request import ExportRequest
+    from pedsup_export.source.hub import ModelRef
+    from pedsup_export.write.publish import execute
 
     request = ExportRequest(
         base=ModelRef(export_base, "tiny"), out=tmp_path / "out.gguf", quant="Q4_K_M", threads=1,

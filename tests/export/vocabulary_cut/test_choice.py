@@ -15,10 +15,11 @@ from pedsup_testing import cut_models
 from pedsup_testing.cut_models import Pair
 
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UsageError
-from pedsup_export.adapter_match import MatchReport, TensorChange, TokenRows
+from pedsup_export.adapter.match import MatchReport, TensorChange, TokenRows
 from pedsup_export.cli import cli
-from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.choose import MULTIPLE, required
 from pedsup_export.vocabulary_cut.derivation import Derivations, last_pair, merge_rank
 from pedsup_export.vocabulary_cut.encoder import Encoder
@@ -300,7 +301,7 @@ def test_a_changed_map_is_found(pair: Pair, tmp_path: Path) -> None:
     """The map in the file against the digest in the manifest."""
     from pedsup.errors import UntrustedError
     from pedsup.gguf_file import read_header
-    from pedsup.manifest import Manifest, manifest_path, read_manifest
+    from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
     from pedsup_export.vocabulary_cut.proof import check_map
 
     header, manifest = read_header(pair.cut), read_manifest(manifest_path(pair.cut))
@@ -315,7 +316,7 @@ def test_a_changed_map_is_found(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_verify_proves_the_vocabulary_again(pair: Pair, tmp_path: Path) -> None:
-    from pedsup_export.verify import verify
+    from pedsup_export.prove.verify import verify
 
     report = verify(pair.cut, base=ModelRef(pair.base, "tiny"))
     assert report.manifest.core["vocabulary"]["tokens"] == pair.vocabulary.n_tokens

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import oracle
 from pedsup_testing.cut_models import FOREIGN, Pair
 from pedsup_testing.llama_tokens import LlamaTokens
@@ -11,8 +14,14 @@ from pedsup_testing.llama_tokens import LlamaTokens
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.validate import validate_model
+from pedsup.manifest import manifest_path, read_manifest
+from pedsup_export.cli import cli
+from pedsup_export.export import execute
+from pedsup_export.plan import make_plan
+from pedsup_export.request import ExportRequest, ModelRef
 from pedsup_export.vocabulary_cut.cut import TABLES
 from pedsup_export.vocabulary_cut.proof import OTHER_TEXT, generated_lines
+from pedsup_export.vocabulary_cut.request import VocabularyRequest
 from pedsup_export.vocabulary_cut.weights import shipped_texts
 
 
@@ -106,3 +115,35 @@ def test_a_million_strings_in_python_and_a_tenth_of_them_in_llama_cpp(pair: Pair
             theirs = full.encode(line)
             if vocabulary.kept.issuperset(theirs):
                 assert [vocabulary.base_ids[i] for i in cut.encode(line)] == theirs, line
+
+
+def test_many_small_blocks_give_the_same_file(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of a few rows on several threads, with rows between them that are left out."""
+    monkeypatch.setattr("pedsup_export.plan.BLOCK_FLOATS", 24 * 256)
+    request = ExportRequest(
+        base=ModelRef(pair.base, pair.base.name), out=tmp_path / "cut.gguf", threads=4,
+        vocabulary=VocabularyRequest(file=pair.cut),
+    )  # fmt: skip
+    plan, inputs = make_plan(request)
+    assert any(t.origin.kept_rows is not None and t.rows_per_block < 64 for t in plan.tensors)
+    execute(plan, inputs)
+    digests = [
+        {n: t["sha256"] for n, t in read_manifest(manifest_path(path)).tensors.items()}
+        for path in (pair.cut, request.out)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_a_cut_file_that_would_be_made_again_is_left_alone(pair: Pair, tmp_path: Path) -> None:
+    out = tmp_path / "cut.gguf"
+    run = ["run", "--base", str(pair.base), "--out", str(out), "--vocabulary", str(pair.cut),
+           "--force", "--if-changed"]  # fmt: skip
+    assert CliRunner().invoke(cli, run, catch_exceptions=False).exit_code == 0
+    before = out.stat().st_mtime_ns
+    assert CliRunner().invoke(cli, run, catch_exceptions=False).exit_code == 0
+    assert out.stat().st_mtime_ns == before
+    whole = [word for word in run if word not in ("--vocabulary", str(pair.cut))]
+    assert CliRunner().invoke(cli, whole, catch_exceptions=False).exit_code == 0
+    assert out.stat().st_size > pair.cut.stat().st_size

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from pedsup_testing.cut_models import N_TOKENS, Pair
 
 from pedsup_export.cli import cli
-from pedsup_export.ftypes import file_type
 from pedsup_export.phone.models import model_of_folder, planned_header
 from pedsup_export.phone.vocabulary import cut_model, tokens_of
+from pedsup_export.types.ftypes import file_type
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pedsup.gguf_file import GGUFHeader, ValueType, read_header
 from pedsup.gguf_file.values import ArrayValue
-from pedsup_export.gguf_out import KV, header_bytes, lay_out, padded
+from pedsup_export.gguf.header import KV, header_bytes, lay_out, padded
 from pedsup_export.vocabulary_cut.cut import TABLES, VocabularyCut
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.plan import cut_tokens, texts_to_keep

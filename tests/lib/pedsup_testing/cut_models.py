@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pedsup_export.export import execute
-from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.cut import VocabularyCut
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
+from pedsup_export.write.publish import execute
 from pedsup_testing import tiny_models
 
 N_TOKENS = 3072

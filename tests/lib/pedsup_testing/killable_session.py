@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pedsup.session
-from pedsup.session import find_session, new_session, resume_session
+import pedsup.session.history
+from pedsup.session.history import find_session, new_session, resume_session
 
 
 def answer(turn: int) -> str:
@@ -19,11 +19,12 @@ def answer(turn: int) -> str:
 
 def main(folder: Path) -> None:
     """Go on with the last session, or start one."""
-    pedsup.session.PARTIAL_EVERY_S = 0.0  # each piece is a write: more moments to be killed at
+    # Each piece is a write: more moments to be killed at.
+    pedsup.session.history.PARTIAL_EVERY_S = 0.0
     print("start", flush=True)
     try:
         session = resume_session(find_session(folder, "last"))
-    except pedsup.session.UsageError:
+    except pedsup.session.history.UsageError:
         session = new_session(folder, {"model": {"digest": "d"}})
     print(f"open {len(session.exchanges)}", flush=True)
     while True:

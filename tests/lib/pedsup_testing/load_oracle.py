@@ -31,9 +31,9 @@ def outcomes(paths: Iterable[Path]) -> list[str]:
 
 
 def _run(path: str) -> int:
-    from pedsup.engine import llama_bindings
+    from pedsup.engine.llama_cpp import bindings
 
-    lib = llama_bindings.load()
+    lib = bindings.load()
     params = lib.llama_model_default_params()
     params.n_gpu_layers, params.use_extra_bufts, params.lazy_mode = 0, False, 2
     model = lib.llama_model_load_from_file(path.encode(), params)
@@ -64,9 +64,9 @@ def _run(path: str) -> int:
 
 
 def _main() -> None:
-    from pedsup.engine import llama_bindings
+    from pedsup.engine.llama_cpp import bindings
 
-    llama_bindings.load()  # once, before the forks
+    bindings.load()  # once, before the forks
     for path in sys.stdin.read().splitlines():
         child = os.fork()
         if child == 0:

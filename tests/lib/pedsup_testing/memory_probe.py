@@ -19,9 +19,9 @@ def reported(model: str, options: dict[str, Any]) -> dict[str, float]:
     """MiB by llama.cpp's own log."""
     import ctypes
 
-    from pedsup.engine import llama_bindings
+    from pedsup.engine.llama_cpp import bindings
 
-    lib = llama_bindings.load()
+    lib = bindings.load()
     lines: list[str] = []
     keep = lib.llama_log_callback(lambda _level, text, _data: lines.append(text.decode()))
     lib.llama_log_set(keep, ctypes.c_void_p(0))
@@ -48,11 +48,11 @@ def reported(model: str, options: dict[str, Any]) -> dict[str, float]:
 
 def measured(model: str, options: dict[str, Any]) -> dict[str, float]:
     """MiB that this process grew by when pedsup's engine had loaded a model and read a prompt."""
-    from pedsup.engine import llama_bindings
     from pedsup.engine.api import EngineConfig, SamplingConfig
-    from pedsup.engine.inprocess import InProcessEngine
+    from pedsup.engine.llama_cpp import bindings
+    from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
-    llama_bindings.load()
+    bindings.load()
     before = resident()
     config = EngineConfig(Path(model), n_threads=1, n_threads_batch=1, **options)
     engine = InProcessEngine(config)

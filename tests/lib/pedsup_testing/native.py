@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from pedsup.engine.vector_units import VERSION, cmake_options
-from pedsup.paths import cache_folder
+from pedsup.files.paths import cache_folder
 from pedsup_tools.llama_cpp import LOCK, build_environment, requirements
 
 TOOLS = ("llama-server", "llama-bench", "llama-quantize", "llama-imatrix", "llama-perplexity")

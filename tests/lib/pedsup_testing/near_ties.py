@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pedsup.engine.api import SamplingConfig
-from pedsup.engine.inprocess import InProcessEngine
+from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 from pedsup.engine.sampler import PENALTY_WINDOW
 
 GREEDY = SamplingConfig(temperature=0)

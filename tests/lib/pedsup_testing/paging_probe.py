@@ -47,10 +47,10 @@ def main() -> None:
 
 def _open(name: str, config: EngineConfig) -> Engine:
     if name == "server":
-        from pedsup.engine.server import ServerEngine
+        from pedsup.engine.llama_server.engine import ServerEngine
 
         return ServerEngine(config)
-    from pedsup.engine.inprocess import InProcessEngine
+    from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     return InProcessEngine(config)
 

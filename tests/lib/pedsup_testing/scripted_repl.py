@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pedsup.chat.template import ChatTemplate
-from pedsup.conversation import Conversation
-from pedsup.cores import ThreadPlan
+from pedsup.chat.templates.template import ChatTemplate
+from pedsup.cli.border import border
+from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import EngineConfig, SamplingConfig, Token
-from pedsup.errors import EngineError, border
-from pedsup.identity import ModelIdentity
-from pedsup.render import terminal_renderer
-from pedsup.repl import Repl, terminal_reader
-from pedsup.session import find_session, new_session, resume_session
+from pedsup.errors import EngineError
+from pedsup.run.load import LoadedModel, turn_settings
+from pedsup.session.conversation import Conversation
+from pedsup.session.history import find_session, new_session, resume_session
 from pedsup.settings import Settings
-from pedsup.startup import LoadedModel, turn_settings
+from pedsup.terminal.render import terminal_renderer
+from pedsup.terminal.repl import Repl, terminal_reader
+from pedsup.trust.identity import ModelIdentity
 from pedsup_testing.fake_engine import FakeEngine
 
 

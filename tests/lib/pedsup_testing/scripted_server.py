@@ -14,17 +14,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pedsup.chat.template import ChatTemplate
-from pedsup.consent import accepted_by_environment, require_consent
-from pedsup.cores import ThreadPlan
+from pedsup.chat.templates.template import ChatTemplate
+from pedsup.cli.border import border
+from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import EngineConfig, SamplingConfig, Token
-from pedsup.errors import EngineError, border
-from pedsup.identity import ModelIdentity
+from pedsup.errors import EngineError
+from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.serve.command import ServeRequest, serve
 from pedsup.serve.http_server import reserve_port
-from pedsup.session import Session, new_session
+from pedsup.session.consent import accepted_by_environment, require_consent
+from pedsup.session.history import Session, new_session
 from pedsup.settings import Settings
-from pedsup.startup import LoadedModel, turn_settings
+from pedsup.trust.identity import ModelIdentity
 from pedsup_testing.fake_engine import END
 from pedsup_testing.scripted_repl import SlowEngine
 

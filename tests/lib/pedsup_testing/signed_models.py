@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pedsup.gguf_file import GGUFHeader, read_header
-from pedsup.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
+from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup_testing import forged_gguf
 
 STRING = 8

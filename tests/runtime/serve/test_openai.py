@@ -11,7 +11,7 @@ import pytest
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served
 
-from pedsup.intended_use import SHORT
+from pedsup.texts.intended_use import SHORT
 
 openai = pytest.importorskip("openai", reason="pip install openai")
 

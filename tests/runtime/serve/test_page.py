@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from pedsup_testing.fake_engine import END
 
-from pedsup.chat.turn import NOTICES
-from pedsup.guards import GUARDS
-from pedsup.i18n import _NOTICES_ES
-from pedsup.intended_use import FULL, SHORT
+from pedsup.texts.intended_use import FULL, SHORT
+from pedsup.texts.notices import GUARDS, NOTICES, NOTICES_ES
 
 pytestmark = pytest.mark.slow
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
@@ -204,7 +202,7 @@ def test_an_emergency_sign_is_told_before_the_model_speaks(scripted: Any, browse
     browser.find_element("id", "es").click()
     browser.refresh()
     wait(browser, "document.querySelector('.alarm')")
-    assert shown(browser, ".alarm") == [_NOTICES_ES["guard_emergency"]]
+    assert shown(browser, ".alarm") == [NOTICES_ES["guard_emergency"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

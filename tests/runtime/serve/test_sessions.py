@@ -14,9 +14,9 @@ import pytest
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served, environment, events
 
-from pedsup.intended_use import SHORT
-from pedsup.session import find_session, replay
-from pedsup.transcript import read_records
+from pedsup.session.history import find_session, replay
+from pedsup.session.transcript import read_records
+from pedsup.texts.intended_use import SHORT
 
 pytestmark = pytest.mark.slow  # most start a server of their own
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]

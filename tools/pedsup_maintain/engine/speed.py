@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import click
 
-from pedsup.errors import EngineError, MissingDependencyError, border
+from pedsup.cli.border import border
+from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import human_bytes, say
 from pedsup_bench.speed.llama_bench import native_root

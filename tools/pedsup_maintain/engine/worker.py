@@ -24,7 +24,7 @@ def status_bytes(field: str) -> int:
 
 def _engine(task: dict[str, Any]) -> Any:
     from pedsup.engine.api import EngineConfig
-    from pedsup.engine.inprocess import InProcessEngine
+    from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     threads = task["threads"]
     return InProcessEngine(
@@ -102,7 +102,7 @@ def speed(task: dict[str, Any]) -> dict[str, float]:
 
 def startup(task: dict[str, Any]) -> dict[str, float]:
     """Seconds from the process's start to the first prompt, and the model load inside them."""
-    from pedsup.chat.template import ChatTemplate
+    from pedsup.chat.templates.template import ChatTemplate
     from pedsup.chat.turn import Turn, TurnSettings
     from pedsup.gguf_file import read_header
 
@@ -123,11 +123,11 @@ def startup(task: dict[str, Any]) -> dict[str, float]:
 
 def first_token(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds from a loaded model to the first token of an answer after a long system prompt."""
-    from pedsup.chat.template import ChatTemplate, Message
+    from pedsup.chat.templates.template import ChatTemplate, Message
     from pedsup.chat.turn import Turn, TurnSettings
     from pedsup.engine.api import EngineConfig
     from pedsup.gguf_file import read_header
-    from pedsup.prefix_cache import ModelIdentity, PrefixCache
+    from pedsup.session.prefix_cache import ModelIdentity, PrefixCache
 
     engine = _engine(task)
     template = ChatTemplate.from_engine(engine, allow_unknown=True)

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import click
 
-from pedsup.errors import ResourceError, border
+from pedsup.cli.border import border
+from pedsup.errors import ResourceError
 from pedsup.progress import human_bytes, say
 from pedsup_export.phone.gemma4_shapes import SIZES, Shape, model_bytes
 from pedsup_maintain.exporting import report

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pedsup.errors import OutputError
 from pedsup.progress import byte_bar, human_bytes, say
-from pedsup_bench.process_memory import Memory
+from pedsup_bench.speed.process_memory import Memory
 from pedsup_export.phone.gemma4_shapes import SIZES, describe, model_bytes
 from pedsup_maintain.exporting import report
 from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor

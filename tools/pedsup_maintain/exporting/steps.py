@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import EngineError, MissingDependencyError, UsageError, border
+from pedsup.cli.border import border
+from pedsup.errors import EngineError, MissingDependencyError, UsageError
 from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import EngineError, UnsupportedError
-from pedsup_bench.process_memory import Memory, read_memory
+from pedsup_bench.speed.process_memory import Memory, read_memory
 
 INTERVAL: Final = 0.1
 """Seconds between two samples."""

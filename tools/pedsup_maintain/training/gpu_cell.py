@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from pedsup.errors import UsageError
 from pedsup.progress import say
-from pedsup_train.gemma4_shapes import SHAPES
-from pedsup_train.recipe import LoraConfig, ModelConfig, Recipe, read_recipe
-from pedsup_train.render import Rendered
+from pedsup_train.data.render import Rendered
+from pedsup_train.model.gemma4_shapes import SHAPES
+from pedsup_train.recipe.schema import LoraConfig, ModelConfig, Recipe, read_recipe
 
 WARM_UP: Final = 3
 """Steps left out of the figures: allocation, kernel selection, compilation."""
@@ -91,7 +91,7 @@ def build_random(shape: str, recipe: Recipe, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pedsup_train.gemma4_shapes import gemma4_config
+    from pedsup_train.model.gemma4_shapes import gemma4_config
 
     dtype = getattr(torch, recipe.model.dtype)
     with torch.device(device):
@@ -136,8 +136,8 @@ def load_cell(cell: Cell, recipe: Recipe, runtime: Any) -> Any:
     Raises:
         UsageError: unsloth, which loads from a folder only, and none is named.
     """
-    from pedsup_train import backends
-    from pedsup_train.targets import check_adapted
+    from pedsup_train.model import backends
+    from pedsup_train.model.targets import check_adapted
 
     if cell.folder or cell.model not in SHAPES:
         base = dataclasses.replace(recipe.model, base=cell.folder or cell.model)
@@ -170,8 +170,8 @@ def measure(cell: Cell) -> dict[str, Any]:
     """Run one cell in this process; stages are said on stderr as they begin."""
     import torch
 
-    from pedsup_train import backends
-    from pedsup_train.loop import fit
+    from pedsup_train.model import backends
+    from pedsup_train.run.loop import fit
 
     recipe = cell_recipe(cell)
     began = time.monotonic()

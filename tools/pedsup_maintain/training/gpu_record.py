@@ -27,8 +27,8 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from pedsup.errors import border
-from pedsup.fsio import atomic_file
+from pedsup.cli.border import border
+from pedsup.files.fsio import atomic_file
 from pedsup.progress import say
 from pedsup_maintain import child_environment
 from pedsup_maintain.training.gpu_cell import Cell, measure, save_random
@@ -81,7 +81,7 @@ def machine() -> dict[str, Any]:
     """Device, driver and library versions."""
     import torch
 
-    from pedsup_train.versions import recorded
+    from pedsup_train.model.versions import recorded
 
     facts: dict[str, Any] = {"platform": platform.platform(), "versions": recorded()}
     if torch.cuda.is_available():
@@ -197,7 +197,7 @@ def program(
     named = [*models]
     base: Path | None = options["smollm2_base"]
     if options["smollm2_gguf"]:
-        from pedsup_train.smollm2_base import make_base
+        from pedsup_train.base.smollm2 import make_base
 
         base = make_base(out / "smollm2", source=options["smollm2_gguf"], force=True).folder
     if base is not None:

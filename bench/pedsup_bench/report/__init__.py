@@ -1,0 +1,1 @@
+"""What all measurements share: documents, journals, bars, forecasts."""

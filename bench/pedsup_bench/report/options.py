@@ -1,0 +1,51 @@
+"""Options that several sub-commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.device.cores import allowed_cpus, plan_threads, read_cores
+from pedsup.files.standard_streams import json_text
+from pedsup_bench.report import document
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+THREADS = click.option(
+    "--threads", type=click.IntRange(1, 256), help="Default: one per big core of this process."
+)
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON document."
+)
+FORCE = click.option("--force", is_flag=True, help="Replace an existing output.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the JSON document.")
+
+
+def n_threads(asked: int | None) -> int:
+    """`--threads`, or one per big core."""
+    return plan_threads(read_cores(allowed_cpus()), asked=asked).n_threads
+
+
+def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """The result on stdout: a table, or the document."""
+    click.echo(json_text(document.finite(result)) if as_json else text)
+
+
+def save(result: dict[str, Any], path: Path | None, *, force: bool) -> None:
+    """Write the document where `--out` says."""
+    if path is not None:
+        document.write(result, path, force=force)
+
+
+def table(rows: list[list[str]]) -> str:
+    """Columns as wide as they must be; the first is left-aligned, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""What the machine is, as far as it lets itself be seen; every file may be missing or denied."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.device.available import available_memory, total_memory
+from pedsup.device.cores import allowed_cpus, cpu_features, read_cores
+
+MAX_ZONES: Final = 64
+MAX_SUPPLIES: Final = ("battery", "BAT0", "BAT1", "bms")
+_PROPERTIES: Final = (
+    "ro.soc.model",
+    "ro.board.platform",
+    "ro.product.model",
+    "ro.build.version.release",
+)
+_NAMED_FEATURES: Final = (
+    "asimd", "asimddp", "i8mm", "sve", "sve2", "bf16", "fphp", "avx2", "fma", "f16c", "avx512f",
+    "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8",
+)  # fmt: skip
+
+
+def describe(root: Path = Path("/")) -> dict[str, Any]:
+    """Processor, cores, features, memory, kernel; what cannot be read is null."""
+    cores = read_cores(allowed_cpus(), root)
+    features = cpu_features(root)
+    free = available_memory(root)
+    return {
+        "soc": _soc(root),
+        "machine": platform.machine(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "android": _properties(),
+        "python": platform.python_version(),
+        "cores": [
+            {"index": c.index, "capacity": c.capacity, "max_khz": c.max_khz,
+             "part": f"{c.part[0]:#x}:{c.part[1]:#x}" if c.part else None}
+            for c in cores
+        ],
+        "features": [name for name in _NAMED_FEATURES if name in features],
+        "memory_total": total_memory(root),
+        "memory_available": free and free.bytes,
+        "load_average": _load(),
+    }  # fmt: skip
+
+
+def temperatures(root: Path = Path("/")) -> dict[str, float]:
+    """Degrees Celsius by thermal zone, of the zones that can be read."""
+    found = {}
+    for index in range(MAX_ZONES):
+        folder = root / f"sys/class/thermal/thermal_zone{index}"
+        text = _text(folder / "temp").strip()
+        if not text.lstrip("-").isdigit():
+            continue
+        # Most drivers give thousandths of a degree, some old ones degrees.
+        value = int(text) / 1000 if abs(int(text)) >= 1000 else float(text)
+        if -40 < value < 150:
+            found[_text(folder / "type").strip() or f"zone{index}"] = value
+    return found
+
+
+def battery(root: Path = Path("/")) -> dict[str, Any] | None:
+    """Charge in percent, state and temperature, where the system shows them."""
+    for name in MAX_SUPPLIES:
+        folder = root / "sys/class/power_supply" / name
+        capacity = _text(folder / "capacity").strip()
+        if capacity.isdigit():
+            tenths = _text(folder / "temp").strip().lstrip("-")
+            return {
+                "percent": int(capacity),
+                "status": _text(folder / "status").strip() or None,
+                "celsius": int(tenths) / 10 if tenths.isdigit() else None,
+            }
+    return None
+
+
+def _soc(root: Path) -> str | None:
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip().lower() in ("model name", "hardware") and value.strip():
+            return value.strip()
+    names = _text(root / "proc/device-tree/model") or _text(root / "sys/devices/soc0/machine")
+    return names.strip("\0\n ") or None
+
+
+def _properties() -> dict[str, str] | None:
+    program = shutil.which("getprop")
+    if program is None:
+        return None
+    found = {}
+    for name in _PROPERTIES:
+        try:
+            done = subprocess.run([program, name], capture_output=True, text=True, timeout=2)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.stdout.strip():
+            found[name] = done.stdout.strip()
+    return found
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""The GGUF container as it is written: metadata, tensor table, positions."""

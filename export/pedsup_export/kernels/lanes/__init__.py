@@ -1,0 +1,1 @@
+"""What the kernels share: sixteen lanes, half floats, compilation."""

@@ -1,0 +1,1 @@
+"""What the user asked for, and the plan that follows from it."""

@@ -1,0 +1,389 @@
+"""The export plan: every tensor, where it comes from, what it becomes; printable, then executed.
+
+`make_plan` opens the inputs, checks that they belong together and decides everything that can
+be decided before the first byte is written. Nothing below it makes choices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import lcm
+from pathlib import Path
+
+import numpy as np
+
+import pedsup
+from pedsup.errors import MismatchError
+from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
+from pedsup_export.adapter.effect import Effect, check_effect
+from pedsup_export.adapter.folder import Adapter
+from pedsup_export.adapter.lora import rows_at_once
+from pedsup_export.adapter.match import (
+    DEAD_KV_NOTE,
+    MatchReport,
+    TensorChange,
+    UnusedDelta,
+    base_name_warning,
+)
+from pedsup_export.arch import Dropped, ModelTensors, OutputTensor
+from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, string, u32
+from pedsup_export.model import Model, open_model
+from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
+from pedsup_export.plan.planned_header import check_planned
+from pedsup_export.plan.provenance import Digests, held, small_inputs
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.rounding.calibrated import Calibrated
+from pedsup_export.source.checkpoint import Checkpoint
+from pedsup_export.types.ftypes import FileType, file_type
+from pedsup_export.types.imatrix import Imatrix, ImatrixReport, read_imatrix
+from pedsup_export.types.mixture import (
+    ModelShape,
+    StoredTensor,
+    TypeChoice,
+    choose_types,
+    llama_cpp_order,
+    parse_override,
+    why_not_quantized,
+)
+from pedsup_export.vocabulary_cut.cut import VocabularyCut
+from pedsup_export.vocabulary_cut.plan import cut_model
+
+BLOCK_FLOATS = 1 << 20
+"""Weights worked on at once by one thread: 4 MiB in float32."""
+
+CUT_BYTES = 400 << 20
+"""More memory while a vocabulary is chosen and proved: two tokenizers of Gemma 4's size."""
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the output."""
+
+    slot: TensorSlot
+    origin: OutputTensor
+    choice: TypeChoice
+    source_dtype: str
+    adapted: bool
+    rows_per_block: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the tensor as a matrix of `slot.shape[0]` columns."""
+        return int(np.prod(self.slot.shape[1:], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Statistics that the rounding uses, and what was chosen with them."""
+
+    identity: str
+    """Digest of the statistics' data and of the method."""
+    file: Path
+    rounded: int
+    """Tensors that get error feedback."""
+    predicted_kl: float | None = None
+    """Of types chosen for a budget: nats per token."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything an export will do. Sizes in bytes."""
+
+    request: ExportRequest
+    architecture: str
+    file_type: FileType
+    metadata: tuple[KV, ...] = field(repr=False)
+    tensors: tuple[TensorPlan, ...] = field(repr=False)
+    dropped: tuple[Dropped, ...]
+    unused: tuple[UnusedDelta, ...]
+    imatrix: ImatrixReport | None
+    warnings: tuple[str, ...]
+    input_bytes: int
+    output_bytes: int
+    memory_bytes: int
+    """Expected peak beside the mapped input."""
+    sources: Digests
+    """SHA-256 of the files that were read whole for this plan; those of the shards come with the
+    pass that merges them."""
+    cut: VocabularyCut | None = None
+
+    calibration: Calibration | None = None
+
+    @property
+    def slots(self) -> list[TensorSlot]:
+        return [t.slot for t in self.tensors]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all that decides the output's bytes but the shards' contents."""
+        request = self.request
+        facts = [
+            pedsup.__version__,
+            {role: sorted(files.values()) for role, files in sorted(self.sources.items())},
+            request.merge_base,
+            request.merge_dtype,
+            self.input_bytes,
+            self.calibration.identity if self.calibration else None,
+        ]
+        text = hashlib.sha256(json.dumps(facts).encode())
+        text.update(self.header)
+        return text.hexdigest()
+
+    @cached_property
+    def header(self) -> bytes:
+        """The GGUF's header; its digest of the manifest is still blank."""
+        return header_bytes(self.metadata, self.slots)
+
+    def mixture(self) -> dict[str, dict[str, int]]:
+        """Type name -> how many tensors and bytes."""
+        tensors, n_bytes = Counter[str](), Counter[str]()
+        for plan in self.tensors:
+            tensors[plan.slot.type.name] += 1
+            n_bytes[plan.slot.type.name] += plan.slot.n_bytes
+        return {t: {"tensors": n, "bytes": n_bytes[t]} for t, n in tensors.most_common()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened inputs that a plan was made from; the writer reads them."""
+
+    checkpoint: Checkpoint
+    adapter: Adapter | None
+    matches: MatchReport | None
+    imatrix: Imatrix | None
+    calibrated: Calibrated | None = None
+
+
+def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
+    """Open and check base, adapter and importance matrix, and plan the export.
+
+    Raises:
+        PedsupError: an input is damaged, unsupported, or does not belong to the others.
+    """
+    with held(small_inputs(request)) as sources:
+        return _make_plan(request, sources)
+
+
+def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, Inputs]:
+    kind = file_type(request.quant)
+    model = open_model(
+        chosen_base(request).folder,
+        request.base.folder,
+        request.adapter.folder if request.adapter else None,
+        adapter_tokenizer=request.tokenizer == "adapter",
+    )
+    model, cut = cut_model(request.vocabulary, model)
+    reference, adapter, hyper = model.checkpoint, model.adapter, model.hyper
+    effect = _effect(request, model)
+    matches = effect.matches if effect else None
+    imatrix = read_imatrix(request.imatrix) if request.imatrix else None
+    choices = _choose(request, kind, reference, model.tensors, hyper, imatrix is not None)
+    tensors = _tensor_plans(model.tensors, choices, reference, matches)
+    n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
+    metadata = (
+        string("general.architecture", model.architecture.name),
+        *general_entries(request, n_params, kind.number),
+        *hyper,
+        *model.vocabulary.entries,
+        *_imatrix_entries(imatrix),
+    )
+    header = header_bytes(metadata, [t.slot for t in tensors])
+    plan = ExportPlan(
+        request=request,
+        architecture=model.architecture.name,
+        file_type=kind,
+        metadata=metadata,
+        tensors=tensors,
+        dropped=model.tensors.dropped,
+        unused=matches.unused if matches else (),
+        imatrix=_imatrix_report(imatrix, tensors, kind),
+        warnings=_warnings(request, model, effect),
+        input_bytes=reference.n_bytes,
+        output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
+        memory_bytes=memory_estimate(tensors, request.threads, adapter)
+        + (CUT_BYTES if cut is not None else 0),
+        sources={**sources, "tokenizer": model.tokenizer.digests},
+        cut=cut,
+    )
+    check_planned(header, plan.output_bytes)
+    return plan, Inputs(reference, adapter, matches, imatrix)
+
+
+def _effect(request: ExportRequest, model: Model) -> Effect | None:
+    """The adapter's changes; unused parts, and a change of nothing, are refused unless allowed."""
+    adapter, report = model.adapter, model.matches
+    if adapter is None or report is None:
+        return None
+    if report.unused and not request.allow_unused:
+        listed = "\n".join(f"    {unused_text(u)}" for u in report.unused[:40])
+        more = f"\n    and {len(report.unused) - 40} more" if len(report.unused) > 40 else ""
+        raise MismatchError(
+            f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF:\n"
+            f"{listed}{more}",
+            where=adapter.folder,
+            wanted="an adapter whose every delta is used",
+            remedy=(f"{DEAD_KV_NOTE}\n          " if report.wrong_forward_pass else "")
+            + "train on the language model's own projections only, or give --allow-unused to "
+            "export without these",
+        )
+    return check_effect(
+        adapter,
+        report,
+        model.checkpoint.tensors,
+        allow_no_effect=request.allow_no_effect,
+    )
+
+
+def unused_text(unused: UnusedDelta) -> str:
+    """One line about a delta that nothing takes."""
+    return f"{unused.module} (norm {unused.norm:.4g}): {unused.reason}"
+
+
+def _warnings(request: ExportRequest, model: Model, effect: Effect | None) -> tuple[str, ...]:
+    warnings = [*model.notes, *sampling_entries(request.base.folder)[1]]
+    if model.adapter is None or effect is None:
+        return tuple(warnings)
+    warnings += [*effect.matches.warnings, *effect.notes]
+    if effect.matches.wrong_forward_pass:
+        warnings.append(DEAD_KV_NOTE)
+    if other := base_name_warning(model.adapter, chosen_base(request).name):
+        warnings.append(other)
+    return tuple(warnings)
+
+
+def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:
+    """The type of a matrix that is never quantized.
+
+    With --quant F32, F16 or BF16 it is that type; with a 16-bit --merge-dtype that of the
+    intermediate file which the option stands for; else the checkpoint's own (`--outtype auto`).
+    """
+    if not kind.is_quantized:
+        return kind.default
+    rounded = {"bfloat16": "BF16", "float16": "F16"}
+    sixteen_bit = {"BF16": "BF16", "F16": "F16", "NF4": "BF16", "FP4": "BF16"}
+    return BY_NAME[rounded.get(merge_dtype) or sixteen_bit.get(dtype) or "F32"]
+
+
+def stored_tensor(
+    tensor: OutputTensor, kind: FileType, dtype: str, merge_dtype: str
+) -> StoredTensor:
+    """A tensor as the official converter would have written it."""
+    # Norms, vectors and computed tensors are float32 in every GGUF (conversion/base.py).
+    plain = (
+        len(tensor.shape) <= 1
+        or tensor.name.endswith("_norm.weight")
+        or not tensor.name.endswith(".weight")
+    )
+    kept = BY_NAME["F32"] if plain else stored_type(kind, dtype, merge_dtype)
+    return StoredTensor(tensor.ggml_shape, kept)
+
+
+def _choose(
+    request: ExportRequest,
+    kind: FileType,
+    reference: Checkpoint,
+    model: ModelTensors,
+    hyper: Sequence[KV],
+    has_imatrix: bool,
+) -> dict[str, TypeChoice]:
+    """llama.cpp's mixture over all tensors that its converter would have written."""
+
+    def stored(tensor: OutputTensor) -> StoredTensor:
+        dtype = reference.tensors[tensor.source].dtype_name if tensor.source else "F32"
+        return stored_tensor(tensor, kind, dtype, request.merge_dtype)
+
+    return choose_types(
+        {t.name: stored(t) for t in (*model.outputs, *model.counted)},
+        file_type=kind,
+        model=mixture_shape(hyper),
+        has_imatrix=has_imatrix,
+        overrides=[parse_override(f"{p}={t}") for p, t in request.tensor_types],
+    )
+
+
+def mixture_shape(hyper: Sequence[KV]) -> ModelShape:
+    """What the mixture looks at, from a model's hyperparameter entries."""
+    values = {e.key.partition(".")[2]: e.value for e in hyper}
+    kv_heads = values["attention.head_count_kv"]
+    return ModelShape(
+        arch=hyper[0].key.partition(".")[0],
+        n_layer=values["block_count"],
+        n_head=values["attention.head_count"],
+        n_head_kv=kv_heads if isinstance(kv_heads, int) else kv_heads[0],
+    )
+
+
+def _tensor_plans(
+    model: ModelTensors,
+    choices: dict[str, TypeChoice],
+    reference: Checkpoint,
+    matches: MatchReport | None,
+) -> tuple[TensorPlan, ...]:
+    by_name = {o.name: o for o in model.outputs}
+    order = llama_cpp_order(by_name)
+    slots = lay_out((n, by_name[n].ggml_shape, choices[n].type) for n in order)
+    adapted = matches.matched if matches else {}
+    plans = []
+    for slot in slots:
+        origin = by_name[slot.name]
+        source = origin.source
+        rows = _rows_per_block(slot, origin, adapted.get(source) if source else None)
+        dtype = reference.tensors[source].dtype_name if source else "computed"
+        plans.append(TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows))
+    return tuple(plans)
+
+
+def _rows_per_block(slot: TensorSlot, origin: OutputTensor, change: TensorChange | None) -> int:
+    """Whole heads, and whole products of the adapter's halves."""
+    unit = origin.head_rows or 1
+    if change is not None and change.lora is not None:
+        unit = lcm(unit, rows_at_once(slot.shape[0]))
+    return max(1, BLOCK_FLOATS // slot.shape[0] // unit) * unit
+
+
+def _imatrix_entries(imatrix: Imatrix | None) -> list[KV]:
+    if imatrix is None:
+        return []
+    return [
+        u32(key, value) if isinstance(value, int) else string(key, value)
+        for key, value in imatrix.metadata().items()
+    ]
+
+
+def _imatrix_report(
+    imatrix: Imatrix | None, tensors: Sequence[TensorPlan], kind: FileType
+) -> ImatrixReport | None:
+    if imatrix is None:
+        return None
+    quantized = {
+        t.slot.name: t.slot.shape
+        for t in tensors
+        if kind.is_quantized and not why_not_quantized(t.slot.name, t.slot.shape)
+    }
+    return imatrix.report(quantized)
+
+
+def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
+    """Expected peak in bytes beside the mapped input: interpreter, vocabulary, blocks in flight.
+
+    Each thread holds one float32 block, its bytes as they were read, its delta and its packed
+    form; as many packed blocks wait for the writer. The adapter is held in float32.
+    """
+    floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
+    fixed = 250 << 20
+    return fixed + floats * 4 * (threads + 2) + (adapter_bytes(adapter) if adapter else 0)
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Bytes of the adapter's matrices in float32."""
+    return sum(d.a.nbytes + d.b.nbytes for d in adapter.deltas.values())
+
+
+def text_of_path(path: Path | None) -> str | None:
+    """A path for the manifest: the name alone, no private folders."""
+    return path.name if path else None

@@ -1,0 +1,1 @@
+"""Prove the file: digests, the adapter in it, signature, quality gate."""

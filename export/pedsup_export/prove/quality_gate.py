@@ -1,0 +1,65 @@
+"""The quality gate of an export: the finished file, before it gets its name, against a reference.
+
+The reference is the same merge in 16 or 32 bits. The measuring belongs to the bench stage; it is
+imported only when a gate is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pedsup.optional import require
+from pedsup.progress import say
+from pedsup_export.plan.request import ExportRequest
+
+
+def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
+    """Measure `file` and refuse it below the thresholds; the figures for the manifest.
+
+    Returns:
+        The gate's document, or None when no gate was asked for.
+
+    Raises:
+        GateError: a figure breaches its threshold; the message says which and by how much.
+    """
+    if request.gate_reference is None:
+        return None
+    gate = require("pedsup_bench.gate", extra="bench")
+    say(f"quality gate: against {request.gate_reference.name}")
+    document: dict[str, Any] = gate.run_gate(
+        gate.GatePlan(
+            file,
+            request.gate_reference,
+            thresholds=request.gate_thresholds,
+            n_threads=request.threads,
+        )
+    )
+    gate.require_pass(document)
+    return {
+        "reference": request.gate_reference.name,
+        "file_type": document["file_type"],
+        "figures": document["figures"],
+        "checks": document["checks"],
+    }
+
+
+def same_gate(request: ExportRequest, passed: dict[str, Any] | None) -> bool:
+    """Whether the gate asked for (none: any) is one that a manifest says was passed."""
+    if request.gate_reference is None:
+        return True
+    if passed is None or passed.get("reference") != request.gate_reference.name:
+        return False
+    gate = require("pedsup_bench.gate", extra="bench")
+    _, limits = gate.thresholds_for(request.out, gate.read_thresholds(request.gate_thresholds))
+    wanted = {name: limit for name, limit in vars(limits).items() if limit is not None}
+    recorded = {check["figure"]: check["limit"] for check in passed.get("checks", ())}
+    # The gate of an export asks no questions: their limit is not judged.
+    return recorded == {name: limit for name, limit in wanted.items() if name != "accuracy_drop"}
+
+
+def gate_text(figures: dict[str, Any]) -> str:
+    """One line for people: each figure and its limit."""
+    checks = figures["checks"]
+    shown = ", ".join(f"{c['figure']} {c['value']:.4g} of {c['limit']:.4g}" for c in checks)
+    return f"passed against {figures['reference']} ({shown})"

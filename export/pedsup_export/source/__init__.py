@@ -1,0 +1,1 @@
+"""What an export reads: checkpoints, their tensors, and where they come from."""

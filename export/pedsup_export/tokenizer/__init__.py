@@ -1,0 +1,1 @@
+"""Vocabulary, merges, special tokens and chat template, from a Hugging Face folder."""

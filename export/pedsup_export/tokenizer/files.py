@@ -1,0 +1,180 @@
+"""The tokenizer files of a model folder, or of an adapter's: read once, with their digests.
+
+Trainers save the tokenizer beside the adapter. What a model was trained with is what it must be
+run with: where that tokenizer or its chat template differs from the base's, it is exported, and
+the difference is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.files.json_file import decode_text, parse_json, read_bounded
+from pedsup_export.tokenizer.chat_template import CONFIG, ChatTemplates, read_templates
+
+DOCUMENT: Final = "tokenizer.json"
+MAX_TOKENIZER: Final = 1 << 28
+"""Bytes of tokenizer.json; Gemma 4's has 15 million."""
+MAX_CONFIG: Final = 1 << 24
+MAX_ID: Final = 1 << 24
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The parsed files of a tokenizer folder.
+
+    Attributes:
+        document: tokenizer.json.
+        config: tokenizer_config.json, {} when there is none.
+        model_config: config.json of the model.
+        digests: SHA-256 of the bytes that were read, by file name.
+        notes: what the user should know: which files were chosen, and how they differ.
+    """
+
+    folder: Path
+    document: dict[str, Any]
+    config: dict[str, Any]
+    model_config: dict[str, Any]
+    templates: ChatTemplates = field(default_factory=ChatTemplates)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    text: str = field(default="", repr=False)
+    """tokenizer.json as it is, for the tokenizers library."""
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        added = {token["content"]: token["id"] for token in self.document.get("added_tokens", [])}
+        return {**self.document["model"]["vocab"], **added}
+
+
+class _Reader:
+    """Reads files of one folder and keeps their digests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.digests: dict[str, str] = {}
+
+    def text(self, path: Path, limit: int) -> str:
+        """A UTF-8 text with newlines as Python reads them, without a byte order mark."""
+        data = read_bounded(path, f"the file {path.name}", limit)
+        self.digests[path.relative_to(self.folder).as_posix()] = hashlib.sha256(data).hexdigest()
+        try:
+            return decode_text(data).replace("\r\n", "\n").replace("\r", "\n")
+        except ValueError as error:
+            raise _unreadable(path, error) from error
+
+    def object(self, path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
+        """A JSON object."""
+        try:
+            value = parse_json(self.text(path, limit))
+        except ValueError as error:
+            raise _unreadable(path, error) from error
+        if not isinstance(value, dict):
+            raise _unreadable(path, "no object")
+        return value
+
+
+def _unreadable(path: Path, why: object) -> BadFileError:
+    return BadFileError(
+        f"{path.name} cannot be read: {why}", where=path, remedy="copy the file of the model again"
+    )
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read the tokenizer files of a base folder.
+
+    Raises:
+        BadFileError: tokenizer.json is missing or damaged.
+        UnsupportedError: another kind of tokenizer.
+    """
+    if not (folder / DOCUMENT).is_file():
+        raise BadFileError(
+            "the base has no tokenizer.json",
+            where=folder,
+            wanted="the tokenizer files beside the weights",
+            remedy="copy tokenizer.json and tokenizer_config.json of the base model there",
+        )
+    read = _Reader(folder)
+    text = read.text(folder / DOCUMENT, MAX_TOKENIZER)
+    document = _document(text, folder / DOCUMENT)
+    config = read.object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    templates = read_templates(folder, config, read.text, read.object)
+    # config.json of the model is recorded with the weights.
+    model = folder / "config.json"
+    model_config = _Reader(folder).object(model) if model.is_file() else {}
+    return Tokenizer(
+        folder, document, config, model_config, templates, read.digests, templates.notes, text
+    )
+
+
+def _document(text: str, path: Path) -> dict[str, Any]:
+    try:
+        document = parse_json(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    model = document.get("model") if isinstance(document, dict) else None
+    model = model if isinstance(model, dict) else {}
+    if not isinstance(model.get("vocab"), dict) or model.get("type") != "BPE":
+        raise UnsupportedError(
+            f"a tokenizer of type {model.get('type')!r:.60}",
+            where=path,
+            wanted="a BPE tokenizer, as Gemma 4 and Llama 3 or SmolLM2 have",
+        )
+    _check_tokens(document, path)
+    return dict(document)
+
+
+def _check_tokens(document: dict[str, Any], path: Path) -> None:
+    """Every token a text with a number."""
+    added = document.get("added_tokens", [])
+    good = isinstance(added, list) and all(
+        isinstance(token, dict)
+        and isinstance(token.get("content"), str)
+        and isinstance(token.get("id"), int)
+        for token in added
+    )
+    if not good or not all(isinstance(i, int) for i in document["model"]["vocab"].values()):
+        raise BadFileError(
+            "the tokenizer has a token that is no text with a number",
+            where=path,
+            remedy="copy tokenizer.json of the base model again",
+        )
+
+
+def overlay(base: Tokenizer, folder: Path) -> Tokenizer | None:
+    """`base` with the tokenizer files of an adapter's folder in place of its own.
+
+    Returns:
+        None when the folder has none, or files of the same bytes.
+
+    Raises:
+        BadFileError, UnsupportedError: a file of the folder cannot be used.
+    """
+    read, document, text = _Reader(folder), base.document, base.text
+    config = read.object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    templates = read_templates(folder, config, read.text, read.object)
+    if (folder / DOCUMENT).is_file():
+        text = read.text(folder / DOCUMENT, MAX_TOKENIZER)
+        document = _document(text, folder / DOCUMENT) if text != base.text else document
+    if all(base.digests.get(name) == digest for name, digest in read.digests.items()):
+        return None
+    notes = list(templates.notes)
+    if base.templates.found and not templates.found:
+        notes.append("the adapter's folder has a tokenizer without a chat template: the base's "
+                     "is exported")  # fmt: skip
+    return replace(
+        base,
+        folder=folder,
+        document=document,
+        text=text,
+        config=config or base.config,
+        templates=templates if templates.found else base.templates,
+        digests={**base.digests, **{f"adapter/{n}": d for n, d in read.digests.items()}},
+        notes=(*(base.notes if not templates.found else ()), *notes),
+    )

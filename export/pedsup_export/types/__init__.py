@@ -1,0 +1,1 @@
+"""Which type each tensor gets, and the one door to every quantizer."""

@@ -1,0 +1,204 @@
+"""Plans, reports and results as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pedsup.progress import human_bytes
+from pedsup.trust.keys import fingerprint_lines
+from pedsup_export.arch import gemma4_assistant
+from pedsup_export.plan.planner import ExportPlan, unused_text
+from pedsup_export.plan.savings import savings_json, savings_lines
+from pedsup_export.prove.quality_gate import gate_text
+from pedsup_export.prove.sign import KeyPair, SignResult
+from pedsup_export.prove.verify import VerifyReport
+from pedsup_export.write.publish import ExportResult
+
+
+def plan_text(plan: ExportPlan) -> str:
+    """The whole plan: one line per tensor, then the totals."""
+    width = max(len(t.slot.name) for t in plan.tensors)
+    lines = [
+        f"{'tensor':<{width}}  {'shape':>15}  {'from':<9} {'adapter':<7} {'type':<6} "
+        f"{'size':>11}  why",
+    ]
+    for t in plan.tensors:
+        shape = "x".join(map(str, t.slot.shape))
+        lines.append(
+            f"{t.slot.name:<{width}}  {shape:>15}  {t.source_dtype:<9} "
+            f"{'yes' if t.adapted else '-':<7} {t.slot.type.name:<6} "
+            f"{human_bytes(t.slot.n_bytes):>11}  {t.choice.reason}"
+        )
+    return "\n".join([*lines, "", summary_text(plan)])
+
+
+def summary_text(plan: ExportPlan) -> str:
+    """What the plan comes to: mixture, sizes, and everything that is left out."""
+    adapted = sum(t.adapted for t in plan.tensors)
+    weights = sum(t.n_rows * t.slot.shape[0] for t in plan.tensors)
+    bits = 8 * sum(t.slot.n_bytes for t in plan.tensors) / weights
+    mixture = ", ".join(f"{v['tensors']} {k}" for k, v in plan.mixture().items())
+    request = plan.request
+    lines = [
+        f"architecture  {plan.architecture}",
+        f"base          {request.base.name}"
+        + (f", merged into {request.base_4bit.name}" if request.merge_base == "4bit" and
+           request.base_4bit else ""),
+        f"adapter       {request.adapter.name if request.adapter else 'none'}"
+        + (f", in {adapted} of {len(plan.tensors)} tensors" if request.adapter else ""),
+        f"type          {plan.file_type.name} ({mixture}), {bits:.2f} bits per weight",
+        f"merge         in float32, then {request.merge_dtype}",
+        f"output        {request.out}",
+        f"reads         {human_bytes(plan.input_bytes)}",
+        f"disk          {human_bytes(plan.output_bytes)}",
+        f"memory        {human_bytes(plan.memory_bytes)} beside the mapped input",
+    ]  # fmt: skip
+    lines += savings_lines(plan)
+    lines += _left_out(plan)
+    return "\n".join(lines)
+
+
+def _left_out(plan: ExportPlan) -> list[str]:
+    reasons: dict[str, int] = {}
+    for d in plan.dropped:
+        kind = "dead K/V projections of KV-shared layers" if "dead" in d.reason else d.reason
+        reasons[kind] = reasons.get(kind, 0) + 1
+    lines = [f"not in file   {n} tensors: {reason}" for reason, n in reasons.items()]
+    lines += [f"unused delta  {unused_text(u)}" for u in plan.unused]
+    if plan.calibration is not None:
+        lines.append(calibration_line(plan))
+    if plan.imatrix is not None:
+        lines.append(
+            f"imatrix       {len(plan.imatrix.used)} tensors weighted, "
+            f"{len(plan.imatrix.missing)} without an entry, "
+            f"{len(plan.imatrix.unused)} entries unused"
+        )
+    return lines + [f"warning       {w}" for w in plan.warnings]
+
+
+def calibration_line(plan: ExportPlan) -> str:
+    """What the statistics are used for."""
+    assert plan.calibration is not None
+    line = f"calibrated    {plan.calibration.rounded} tensors rounded with error feedback"
+    if plan.calibration.predicted_kl is not None:
+        line += f", predicted KL {plan.calibration.predicted_kl:.4g}"
+    return line
+
+
+def plan_json(plan: ExportPlan) -> dict[str, Any]:
+    """The plan as a JSON document."""
+    return {
+        "architecture": plan.architecture,
+        "quant": plan.file_type.name,
+        "output": str(plan.request.out),
+        "input_bytes": plan.input_bytes,
+        "output_bytes": plan.output_bytes,
+        "memory_bytes": plan.memory_bytes,
+        "mixture": plan.mixture(),
+        "vocabulary": savings_json(plan),
+        "calibration": plan.calibration
+        and {
+            "rounded": plan.calibration.rounded,
+            "predicted_kl": plan.calibration.predicted_kl,
+        },
+        "tensors": [
+            {
+                "name": t.slot.name,
+                "shape": list(t.slot.shape),
+                "source": t.origin.source,
+                "source_dtype": t.source_dtype,
+                "adapted": t.adapted,
+                "type": t.slot.type.name,
+                "bytes": t.slot.n_bytes,
+                "reason": t.choice.reason,
+            }
+            for t in plan.tensors
+        ],
+        "dropped": [{"source": d.source, "reason": d.reason} for d in plan.dropped],
+        "unused_deltas": [unused_text(u) for u in plan.unused],
+        "warnings": list(plan.warnings),
+    }
+
+
+def result_text(result: ExportResult, report: VerifyReport) -> str:
+    """What the user has now, and the command that runs it."""
+    quality = report.manifest.core.get("quality")
+    draft = "MODEL.gguf --draft " if report.architecture == gemma4_assistant.NAME else ""
+    lines = [
+        f"file      {result.path}",
+        f"size      {human_bytes(result.size)} ({result.size} bytes)",
+        f"sha256    {result.sha256}",
+        f"manifest  {result.manifest}",
+        f"verified  {verified_text(report)}",
+        *([f"quality   {gate_text(quality)}"] if quality else []),
+        f"run       pedsup-run {draft}{result.path}",
+    ]
+    return "\n".join(lines)
+
+
+def verified_text(report: VerifyReport) -> str:
+    """One line: what was checked."""
+    text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
+    if vocabulary := report.manifest.core.get("vocabulary"):
+        text += (
+            f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "
+            "tokenize what they can spell as before"
+        )
+    if report.signer is not None:
+        text += f"; signed by the key {report.signer.fingerprint[:16]}"
+    shares = [s.share for s in report.shares] if report.shares is not None else []
+    if shares:
+        mean = sum(shares) / len(shares)
+        text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
+        if report.remade:
+            return f"{text}; sampled rows made again from base and adapter are the same bytes"
+        return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
+    if recorded := list(report.recorded_shares.values()):
+        return (
+            f"{text}; adapter in {sum(s > 0.5 for s in recorded)} of {len(recorded)} tensors when "
+            "it was exported (give --base and --adapter to check again)"
+        )
+    return f"{text}; the file was exported without an adapter"
+
+
+def verify_json(report: VerifyReport) -> dict[str, Any]:
+    """The report as a JSON document."""
+    return {
+        "path": str(report.path),
+        "size": report.size,
+        "sha256": report.sha256,
+        "architecture": report.architecture,
+        "tensors": report.n_tensors,
+        "core_sha256": report.manifest.core_sha256,
+        "vocabulary": report.manifest.core.get("vocabulary"),
+        "signed_by": report.signer.fingerprint if report.signer else None,
+        "adapter_checked": report.shares is not None,
+        "rows_made_again": report.remade,
+        "adapter_shares": (
+            {s.name: s.share for s in report.shares}
+            if report.shares is not None
+            else report.recorded_shares
+        ),
+    }
+
+
+def keys_text(pair: KeyPair) -> str:
+    """What was made and how two people compare it."""
+    lines = [
+        f"private key  {pair.private}"
+        + ("" if pair.encrypted else "  (NOT encrypted: whoever copies it can sign as you)"),
+        f"public key   {pair.public}",
+        *fingerprint_lines(pair.key),
+        "Keep the private key off the phone, and a copy of it in a safe place. Give the public key",
+        "to those who run your models, and tell them its words by another way, such as by voice.",
+    ]
+    return "\n".join(lines)
+
+
+def signed_text(result: SignResult) -> str:
+    """What was signed, by which key."""
+    return (
+        f"signed       {result.path}\n"
+        f"signature    {result.signature}\n"
+        f"sha256       {result.sha256}\n" + "\n".join(fingerprint_lines(result.key))
+    )

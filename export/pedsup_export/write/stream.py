@@ -1,0 +1,304 @@
+"""One pass over the inputs: blocks of rows are made on several threads and written in place.
+
+A bounded number of blocks exists at once, so memory does not grow with the model. Workers read,
+digest, merge and quantize (all of which release the interpreter lock); the calling thread writes
+and digests the output. Blocks are made in the order of the input, which is read once, and
+written where they belong. A journal beside the partial file names every tensor that is complete,
+with its SHA-256 and the mark of the inputs read until then (`input_pass`), so that a killed
+export goes on where it stopped, with the same inputs only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from pedsup.files.direct_io import BLOCK, DirectFile
+from pedsup.optional import require
+from pedsup.progress import say
+from pedsup_export.plan.planner import ExportPlan, Inputs, TensorPlan
+from pedsup_export.prove.proof import AdapterShare, Proof, Sample, make_rows
+from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Packed = NDArray[np.uint8]
+
+Advance = Callable[[int], object]
+FLUSH_EVERY = 128 << 20
+"""Bytes after which the disk is given work, so that the last fsync finds little left."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete tensor: the digest of its bytes, and the mark of the inputs they came from."""
+
+    tensor: str
+    sha256: str
+    inputs: str
+
+
+@dataclass
+class Journal:
+    """The record of complete tensors, one JSON line each, after a line with the plan's digest."""
+
+    path: Path
+
+    def read(self, plan_digest: str) -> list[Entry]:
+        """The tensors that were complete, in that order; none for another plan."""
+        if not self.path.is_file():
+            return []
+        done: list[Entry] = []
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+            if json.loads(lines[0]) != {"plan": plan_digest}:
+                return []
+            for line in lines[1:-1]:  # what follows the last newline was torn by the kill
+                entry = json.loads(line)
+                done.append(Entry(entry["tensor"], entry["sha256"], entry["inputs"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return []
+        return done
+
+    def start(self, plan_digest: str) -> None:
+        """Begin anew."""
+        self.path.write_text(json.dumps({"plan": plan_digest}) + "\n", encoding="utf-8")
+
+    def add(self, entry: Entry) -> None:
+        """Record a tensor whose bytes were handed to the system."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(vars(entry)) + "\n")
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What was written and from what: SHA-256 of tensors and of shards by name; the proof."""
+
+    tensors: dict[str, str]
+    shards: dict[str, str]
+    shares: tuple[AdapterShare, ...]
+
+
+def stream(
+    plan: ExportPlan, inputs: Inputs, file: BinaryIO, journal: Journal, advance: Advance
+) -> Streamed:
+    """Write header and tensors to `file`, and make sampled rows again to compare them.
+
+    Args:
+        file: open for reading and writing, locked by the caller.
+        advance: told how many output bytes were finished.
+
+    Raises:
+        PedsupError: an input cannot be read or merged, or was changed while it was read.
+    """
+    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
+    # One worker more than cores: while one waits for the disk the others compute. Each multiplies
+    # on its own, so BLAS must not start threads too.
+    workers = plan.request.threads + 1
+    todo = schedule(plan.tensors, inputs)
+    shards = inputs.checkpoint.shards
+    with (
+        blas,
+        InputPass(shards, [place for _, place in todo.tensors]) as reading,
+        ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool,
+        _Flush(file.fileno()) as flush,
+    ):
+        writer = _Writer(plan, inputs, file, pool, flush)
+        try:
+            n_done = _resume(writer, todo, journal, reading)
+            if not n_done:
+                os.ftruncate(file.fileno(), 0)
+                journal.start(plan.digest)
+                writer.write(0, memoryview(plan.header))
+            os.ftruncate(file.fileno(), plan.output_bytes)
+            advance(sum(t.slot.n_bytes for t, _ in todo.tensors[:n_done]))
+            places = {t.slot.name: place for t, place in todo.tensors}
+            for rows, packed in _in_order(pool, plan, inputs, todo.after(n_done), reading):
+                digest = writer.add(rows, packed)
+                advance(packed.nbytes)
+                if digest is not None:
+                    name = rows.tensor.slot.name
+                    journal.add(Entry(name, digest, reading.mark(places[name])))
+            shares = writer.shares()
+            flush.finish()
+        except BaseException:
+            reading.stop()  # whoever still waits for a block that will not come
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return Streamed(writer.digests, reading.digests(), shares)
+
+
+class _Writer:
+    """Puts packed rows in their places, digests each tensor and starts its proof."""
+
+    def __init__(
+        self,
+        plan: ExportPlan,
+        inputs: Inputs,
+        file: BinaryIO,
+        pool: ThreadPoolExecutor,
+        flush: _Flush,
+    ) -> None:
+        self.plan, self._inputs, self._fd = plan, inputs, file.fileno()
+        self._pool, self._flush = pool, flush
+        self.written = DirectFile(Path(file.name))
+        self._proof = Proof(plan, inputs, self._read)
+        self._proofs: dict[str, Future[AdapterShare | None]] = {}
+        self.digests: dict[str, str] = {}
+        self._digest = hashlib.sha256()
+        self._sample: Sample | None = None
+
+    def add(self, rows: Rows, packed: Packed) -> str | None:
+        """Write a block; the tensor's digest after its last one."""
+        tensor = rows.tensor
+        if self._sample is None:
+            self._sample, self._digest = Sample(tensor, self._inputs), hashlib.sha256()
+        octets = packed.data.cast("B")
+        at = rows.lo * tensor.slot.type.row_bytes(tensor.slot.shape[0])
+        self.write(self._start(tensor) + at, octets)
+        self._digest.update(octets)
+        self._sample.take(at, octets)
+        if rows.hi < tensor.n_rows:
+            return None
+        sample, self._sample = self._sample, None
+        return self.keep(sample, self._digest.hexdigest())
+
+    def keep(self, sample: Sample, digest: str) -> str:
+        """A tensor is complete: remember its digest, prove it in the background."""
+        name = sample.tensor.slot.name
+        self.digests[name] = digest
+        self._proofs[name] = self._pool.submit(self._proof.prove, sample)
+        return digest
+
+    def write(self, at: int, octets: memoryview) -> None:
+        """Write at a position of the file."""
+        n_bytes = len(octets)
+        while octets:
+            n = os.pwrite(self._fd, octets, at)
+            octets, at = octets[n:], at + n
+        self._flush.wrote(n_bytes)
+
+    def shares(self) -> tuple[AdapterShare, ...]:
+        """Wait for the proofs; the adapter's shares in the order of the file."""
+        found = [self._proofs[t.slot.name].result() for t in self.plan.tensors]
+        return tuple(share for share in found if share is not None)
+
+    def check(self, tensor: TensorPlan, expected: str, size: int) -> Sample | None:
+        """The sample of a tensor that an earlier run left, if its bytes have the digest."""
+        start, n_bytes = self._start(tensor), tensor.slot.n_bytes
+        if start + n_bytes > size:
+            return None
+        sample, digest, at = Sample(tensor, self._inputs), hashlib.sha256(), 0
+        while at < n_bytes and (block := self.written.read(start + at, min(BLOCK, n_bytes - at))):
+            digest.update(block)
+            sample.take(at, block)
+            at += len(block)
+        return sample if digest.hexdigest() == expected else None
+
+    def _start(self, tensor: TensorPlan) -> int:
+        return len(self.plan.header) + tensor.slot.offset
+
+    def _read(self, tensor: TensorPlan, lo: int, hi: int) -> Packed:
+        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
+        start = self._start(tensor) + lo * row_bytes
+        octets = self.written.read(start, (hi - lo) * row_bytes)
+        return np.frombuffer(bytes(octets), np.uint8).reshape(hi - lo, row_bytes)
+
+
+class _Flush:
+    """Brings what was written to the disk in the background, every so often."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._n_bytes = fd, 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Flush:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def wrote(self, n_bytes: int) -> None:
+        """Note what was written; raises what the disk said of earlier bytes."""
+        self._n_bytes += n_bytes
+        if self._n_bytes >= FLUSH_EVERY and (self._last is None or self._last.done()):
+            self.finish()
+            self._n_bytes, self._last = 0, self._pool.submit(os.fdatasync, self._fd)
+
+    def finish(self) -> None:
+        """Wait for the disk; an error that it reports here it reports no second time."""
+        if self._last is not None:
+            self._last.result()
+            self._last = None
+
+
+def _resume(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPass) -> int:
+    """How many leading tensors of an earlier run are kept.
+
+    Their bytes in the partial file must have the recorded digests, and the inputs, read again up
+    to the last of them, the recorded mark. (They would be read for their digests in any case.)
+    """
+    recorded = journal.read(writer.plan.digest)
+    size, kept = writer.written.stat().st_size, []
+    for (tensor, _), entry in zip(todo.tensors, recorded, strict=False):
+        sample = None
+        if entry.tensor == tensor.slot.name:
+            sample = writer.check(tensor, entry.sha256, size)
+        if sample is None:
+            break
+        kept.append((sample, entry.sha256))
+    if not kept:
+        return 0
+    say(f"going on after {len(kept)} of {len(todo.tensors)} tensors; reading their inputs again")
+    mark = reading.catch_up(todo.tensors[len(kept) - 1][1])
+    if mark != recorded[len(kept) - 1].inputs:
+        say("the base is another one than that of the interrupted export: starting anew")
+        reading.restart()
+        return 0
+    for sample, digest in kept:
+        writer.keep(sample, digest)
+    return len(kept)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    plan: ExportPlan,
+    inputs: Inputs,
+    todo: Sequence[Work],
+    reading: InputPass,
+) -> Iterator[tuple[Rows, Packed]]:
+    """Packed blocks of all tensors in the order of the work, a few of them under way."""
+
+    def make(work: Work) -> Packed | None:
+        if isinstance(work, Skim):
+            reading.skim(work)
+            return None
+        if work.after is not None:
+            reading.wait(work.after)
+        return make_rows(work.tensor, inputs, plan, work.lo, work.hi)
+
+    waiting: deque[tuple[Work, Future[Packed | None]]] = deque()
+    ahead = 2 * plan.request.threads + 2
+    for work in todo:
+        waiting.append((work, pool.submit(make, work)))
+        if len(waiting) > ahead:
+            yield from _finished(*waiting.popleft())
+    while waiting:
+        yield from _finished(*waiting.popleft())
+
+
+def _finished(work: Work, future: Future[Packed | None]) -> Iterator[tuple[Rows, Packed]]:
+    packed = future.result()
+    if isinstance(work, Rows) and packed is not None:
+        yield work, packed

@@ -1,0 +1,83 @@
+"""Whether the file at the output is what an export would make again: judged by contents alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pedsup.errors import PedsupError
+from pedsup.progress import say
+from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+from pedsup_export.gguf.header import header_bytes, string
+from pedsup_export.plan.planner import ExportPlan, Inputs
+from pedsup_export.prove.quality_gate import same_gate
+from pedsup_export.prove.verify import VerifyReport, verify
+from pedsup_export.write.publish import build_core
+from pedsup_export.write.stream import Streamed
+
+
+def unchanged(plan: ExportPlan, inputs: Inputs) -> VerifyReport | None:
+    """The check of the file at the output, when the plan would make the same file again.
+
+    Compared are the header byte for byte (metadata, tensors, types, their order), the digests of
+    all inputs, every option that the manifest records, the versions, and the gate that was
+    passed. The file itself is read and compared with its manifest.
+
+    Returns:
+        None when anything differs or is missing; why is said.
+    """
+    out = plan.request.out
+    if not out.exists():
+        return None
+    try:
+        manifest = read_manifest(manifest_path(out))
+        why = _difference(plan, inputs, manifest)
+        if why is None:
+            return verify(out)
+    except PedsupError as error:
+        why = error.found
+    say(f"{out} is made again: {why}")
+    return None
+
+
+def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | None:
+    """The first thing that is not as recorded; the cheap ones first."""
+    if _header(plan, manifest) != _start(plan.request.out, len(_header(plan, manifest))):
+        return "its metadata, tensors or types would be others"
+    if not same_gate(plan.request, manifest.core.get("quality")):
+        return "it has not passed this quality gate"
+    # What the export itself finds out is taken as recorded: the digests of what it writes.
+    written = {name: tensor["sha256"] for name, tensor in manifest.tensors.items()}
+    if set(written) != {slot.name for slot in plan.slots}:
+        return "its manifest lists other tensors"
+    try:
+        wanted = build_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
+    except KeyError:
+        return "its manifest lists other tensors"
+    # The vocabulary's choice is in the header: the map of its token ids.
+    for name in sorted({*wanted, *manifest.core} - {"quality", "vocabulary"}):
+        if _comparable(wanted.get(name)) != _comparable(manifest.core.get(name)):
+            return f"'{name}' is not the same"
+    return None
+
+
+def _comparable(value: Any) -> Any:
+    """A field of the core without what the proof measured."""
+    if isinstance(value, dict) and "shares" in value:
+        value = {k: v for k, v in value.items() if k != "shares"}
+    return json.loads(json.dumps(value))
+
+
+def _header(plan: ExportPlan, manifest: Manifest) -> bytes:
+    """The first bytes of the file that the plan would make, with this manifest."""
+    entries = [
+        string(DIGEST_KEY, manifest.core_sha256) if e.key == DIGEST_KEY else e
+        for e in plan.metadata
+    ]
+    return header_bytes(entries, plan.slots)
+
+
+def _start(path: Path, n_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(n_bytes)

@@ -1,0 +1,1 @@
+"""The command `pedsup-run` and its verbs."""

@@ -1,0 +1,295 @@
+"""What `pedsup-run` does with its options: check, ask once, or hold a session."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pedsup import __version__
+from pedsup.crash.marker import RunMarker
+from pedsup.engine.build_probe import engine_build
+from pedsup.engine.grammar import read_grammar, read_json_schema
+from pedsup.engine.select import engine_kind
+from pedsup.errors import UsageError
+from pedsup.files.paths import data_folder, make_private
+from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
+from pedsup.memory import available_memory
+from pedsup.progress import say
+from pedsup.run.load import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
+from pedsup.run.preview import check_document, check_text
+from pedsup.run.watch import say_aftermath, watched
+from pedsup.session.consent import accepted_by_environment, require_consent
+from pedsup.session.conversation import Conversation
+from pedsup.session.history import Session, find_session, new_session, read_records, resume_session
+from pedsup.settings import Settings, load_with_origins
+from pedsup.terminal import oneshot
+from pedsup.terminal.render import pipe_renderer, terminal_renderer
+from pedsup.terminal.repl import Repl, terminal_reader
+from pedsup.texts.intended_use import SHORT, Language
+from pedsup.texts.language import local, system_language, use
+from pedsup.texts.safe import clean
+from pedsup.texts.words import text
+
+NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The command line, parsed; `overrides` are settings by name, None where not given."""
+
+    model: Path | None
+    prompt: str | None
+    as_json: bool
+    check: bool
+    resume: str | None
+    grammar: Path | None
+    json_schema: Path | None
+    settings_file: Path | None
+    accept_intended_use: bool
+    serve: bool
+    port: int | None
+    overrides: Mapping[str, Any]
+
+    @property
+    def interactive(self) -> bool:
+        """Whether this is a session rather than one question."""
+        once = self.prompt is not None or self.as_json or self.serve
+        return not once and sys.stdin is not None and sys.stdin.isatty()
+
+
+def execute(request: RunRequest) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        PedsupError: for everything the user can cause or mend.
+    """
+    if request.port is not None and not request.serve:
+        raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
+    settings, origins = load_with_origins(request.settings_file, request.overrides)
+    language: Language = settings.lang or system_language()
+    use(language)
+    request = _with_model(request, settings)
+    assert request.model is not None
+    plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
+    if request.check:
+        return _check(plan, settings, as_json=request.as_json)
+    constraint = _constraint(request)
+    if request.serve:
+        return _serve(request, settings, plan, language)
+    # Everything that can go wrong cheaply goes wrong before the model is loaded.
+    require_stdout()
+    question = None if request.interactive else oneshot.read_question(request.prompt)
+    require_consent(language, accepted=request.accept_intended_use, ask=_asker())
+    say_aftermath(language, resuming=request.resume is not None)
+    with (
+        watched(plan, settings) as marker,
+        _session(request, settings, plan, marker) as session,
+        _loaded(plan, settings, marker) as loaded,
+    ):
+        turns = turn_settings(loaded, settings, **constraint)
+        if question is None:
+            renderer = terminal_renderer(settings.think, language)
+        else:
+            say(SHORT[language])
+            _warn(loaded, language)
+            renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
+        conversation = Conversation(
+            loaded.engine,
+            loaded.template,
+            session,
+            renderer,
+            loaded.prefix,
+            marker=marker,
+            governor=loaded.governor,
+        )
+        if question is None:
+            earlier = [exchange.user for exchange in session.exchanges]
+            return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
+        result = conversation.ask(question, turns)
+        if request.as_json:
+            document = oneshot.one_document(result, conversation, loaded, language)
+            print(json_text(document), flush=True)
+        if result.stop_reason in ("length", "context"):
+            say(text("cut", language))
+        return oneshot.exit_code(result)
+
+
+def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: Language) -> int:
+    """Serve the page and the protocol for programs until Ctrl-C."""
+    from pedsup.serve.command import DEFAULT_PORT, ServeRequest, serve
+    from pedsup.serve.http_server import reserve_port
+
+    if request.prompt is not None or request.grammar or request.json_schema:
+        raise UsageError(
+            "-p, --grammar and --json-schema are not for --serve",
+            remedy="leave them out: each request brings its own question and response_format",
+        )
+    if request.accept_intended_use or accepted_by_environment():
+        require_consent(language, accepted=True, ask=None)
+    resumed = _open_session(request, settings, plan) if request.resume is not None else None
+    if settings.history and resumed is None:
+        make_private(history_folder(settings), remedy=NO_HISTORY)
+    with closing(reserve_port(DEFAULT_PORT if request.port is None else request.port)) as sock:
+        serving = ServeRequest(
+            sock=sock,
+            language=language,
+            chosen_language=settings.lang,
+            as_json=request.as_json,
+            system=settings.system or "",
+            fixed_seed=settings.seed is not None,
+            kept=settings.history,
+            make_session=lambda: _new_session(settings, plan),
+            resumed=resumed,
+        )
+        say_aftermath(language, resuming=request.resume is not None)
+        with (
+            watched(plan, settings) as marker,
+            _loaded(plan, settings, marker) as loaded,
+        ):
+            return serve(serving, loaded, turn_settings(loaded, settings))
+
+
+def _warn(loaded: LoadedModel, language: Language) -> None:
+    """Say once per run that nobody vouches for the model."""
+    if loaded.trust is not None and loaded.trust.warns:
+        for line in loaded.trust.lines(language):
+            say(clean(line))
+
+
+def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
+    """Print the plan; a model that would be refused is an error here too."""
+    build = engine_build(engine_kind(settings.engine))
+    if as_json:
+        print(json_text(check_document(plan, build)), flush=True)
+    else:
+        print(local(check_text(plan, build)), flush=True)
+    check_fit(plan, settings)
+    return 0
+
+
+def _constraint(request: RunRequest) -> dict[str, str]:
+    """The text of `--grammar` or `--json-schema`, checked."""
+    if request.grammar is not None and request.json_schema is not None:
+        raise UsageError("--grammar and --json-schema exclude each other", remedy="give one")
+    if request.grammar is not None:
+        return {"grammar": read_grammar(request.grammar)}
+    if request.json_schema is not None:
+        return {"json_schema": read_json_schema(request.json_schema)}
+    return {}
+
+
+def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
+    """The request with a model: `--resume` alone takes the one that the session was held with."""
+    model, resume = request.model, request.resume
+    if model is None and resume is not None and resume.endswith(".gguf"):
+        # `--resume model.gguf`: the option took the model for an id.
+        return replace(request, model=Path(resume), resume="last")
+    if model is None and resume is not None:
+        first = read_records(find_session(history_folder(settings), resume))[0]
+        path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
+        if isinstance(path, str):
+            return replace(request, model=Path(path))
+    if model is None:
+        raise UsageError("no model was given", wanted="a GGUF file", remedy="pedsup-run model.gguf")
+    return request
+
+
+def _asker() -> Callable[[str], str] | None:
+    """Ask on the terminal, without touching standard output; None when nobody is there."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+
+    def ask(question: str) -> str:
+        print(question, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
+
+    return ask
+
+
+def history_folder(settings: Settings) -> Path:
+    """Where transcripts are kept."""
+    if settings.history_dir:
+        return Path(settings.history_dir).expanduser()
+    return data_folder() / "sessions"
+
+
+@contextmanager
+def _session(
+    request: RunRequest, settings: Settings, plan: LaunchPlan, marker: RunMarker | None
+) -> Iterator[Session]:
+    """The session of this run, its transcript locked; an empty new one leaves no file."""
+    session = _open_session(request, settings, plan)
+    if marker is not None:
+        marker.set_session(session.id)
+    path = session.transcript.path if session.transcript is not None else None
+    try:
+        yield session
+    finally:
+        session.close()
+        if path is not None and not session.exchanges:
+            path.unlink(missing_ok=True)
+
+
+def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Session:
+    folder = history_folder(settings)
+    if request.resume is not None:
+        session = resume_session(
+            find_session(folder, request.resume), model_digest=plan.identity.digest
+        )
+        if settings.system is not None and settings.system != session.system:
+            session.set_system(settings.system)
+        return session
+    # One question for a script leaves no trace unless it continues a session.
+    if not request.interactive:
+        return Session(system=settings.system or "")
+    return _new_session(settings, plan)
+
+
+def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
+    """A session with a transcript, or without one where none is wanted."""
+    if not settings.history:
+        return Session(system=settings.system or "")
+    folder = make_private(history_folder(settings), remedy=NO_HISTORY)
+    return new_session(folder, _first_line(plan), system=settings.system or "")
+
+
+def _first_line(plan: LaunchPlan) -> dict[str, Any]:
+    template = plan.header.get("tokenizer.chat_template")
+    sampling = plan.sampling
+    return {
+        "pedsup": __version__,
+        "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "trust": plan.trust.describe(),
+        "template": hashlib.sha256(str(template).encode()).hexdigest(),
+        "settings": {
+            "n_ctx": plan.config.n_ctx,
+            "threads": plan.config.n_threads,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "seed": sampling.seed,
+        },
+        "intended_use": SHORT["en"],
+    }
+
+
+@contextmanager
+def _loaded(
+    plan: LaunchPlan, settings: Settings, marker: RunMarker | None
+) -> Iterator[LoadedModel]:
+    separate_native_stderr()
+    loaded = load(plan, settings)
+    if marker is not None:
+        marker.set_phase("ready")
+    try:
+        yield loaded
+    finally:
+        loaded.engine.close()

@@ -1,0 +1,142 @@
+"""`pedsup-run tune MODEL`: measure the best settings for a model on this device, and keep them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
+from pedsup.device.noise import Series
+from pedsup.errors import EngineError
+from pedsup.files.standard_streams import json_text
+from pedsup.memory import available_memory
+from pedsup.progress import say
+from pedsup.run.load import LaunchPlan, plan_launch
+from pedsup.settings import Settings, load_settings
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import local, system_language, use
+from pedsup.trust.assess import Policy, verify_weights
+from pedsup.tuning.bench import ChildBench
+from pedsup.tuning.fingerprint import device_digest, engine_digest
+from pedsup.tuning.plan import MemoryQuestion, TunePlan, make_plan
+from pedsup.tuning.report import document, report_lines
+from pedsup.tuning.results import Outcome
+from pedsup.tuning.search import NothingMeasuredError, Search
+from pedsup.tuning.store import Tuned, keep
+
+_WORDS: dict[str, dict[Language, str]] = {
+    "measuring": {"en": "measuring: {name}", "es": "midiendo: {name}"},
+    "best": {"en": "Best here: {label}", "es": "Lo mejor aquí: {label}"},
+    "kept": {
+        "en": "Kept in {path}; pedsup-run uses it from now on (--no-tuned does not).",
+        "es": "Guardado en {path}; pedsup-run lo usa desde ahora (--no-tuned no).",
+    },
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
+    help="Time to measure in; loading the model the first time comes on top.",
+)  # fmt: skip
+@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
+@click.option("--dry-run", is_flag=True, help="Print what would be tried; load nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
+def command(model: Path, seconds: float, engine: str | None, lang: Language, **more: Any) -> int:
+    """Measure threads, cores, batch size, repack and memory mapping for MODEL here.
+
+    Close other apps and leave the phone alone meanwhile. What is best beyond the noise is kept for
+    this model, device and version of the engine; pedsup-run uses it for all that neither its
+    command line nor the settings file gives.
+    """
+    settings = load_settings(None, {"engine": engine, "lang": lang})
+    language: Language = settings.lang or system_language()
+    use(language)
+    launch, plan, bench = _prepare(model, settings, seconds)
+    if more["dry_run"]:
+        print(local("\n".join(plan.lines())), flush=True)
+        return 0
+    trust = verify_weights(launch.trust)
+    if trust.warns:
+        say("\n".join(trust.lines(language)))
+    try:
+        outcome = _search(plan, bench, language)
+    finally:
+        bench.close()
+    entry = _entry(launch, bench, outcome)
+    path = keep(entry)
+    if more["as_json"]:
+        result = document(plan, outcome, bench.engine_name, str(path))
+        print(json_text(result), flush=True)
+        return 0
+    lines = report_lines(plan, outcome, language)
+    lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))
+    lines.append(_WORDS["kept"][language].format(path=path))
+    print("\n".join(lines), flush=True)
+    return 0
+
+
+def _prepare(
+    model: Path, settings: Settings, seconds: float
+) -> tuple[LaunchPlan, TunePlan, ChildBench]:
+    """What runs without tuning, the search from there, and what measures."""
+    policy = Policy(require_signature=settings.require_signature)
+    plain = Settings(
+        engine=settings.engine, tuned=False, require_signature=policy.require_signature
+    )
+    available = available_memory()
+    launch = plan_launch(model, plain, available=available, origins={})
+    cores = read_cores(allowed_cpus())
+    threads = plan_threads(cores)
+    memory = MemoryQuestion(launch.header, launch.host, available)
+    plan = make_plan(launch.config, threads, cores, memory, seconds)
+    most = max(
+        plan.base.threads,
+        *(change.get("threads", 0) for stage in plan.stages for change in stage.changes),
+    )
+    bench = ChildBench(
+        base=replace(launch.config, n_ctx=0),
+        engine="server" if launch.host.server else "inprocess",
+        header=launch.header,
+        host=launch.host,
+        cpus=threads.cpus,
+        most_threads=most,
+        seconds=seconds,
+    )
+    return launch, plan, bench
+
+
+def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
+    search = Search(
+        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=local(stage.name)))
+    )
+    try:
+        return search.run()
+    except NothingMeasuredError as error:
+        raise EngineError(
+            f"nothing could be measured: {error}",
+            where=bench.base.model,
+            remedy="pedsup-run doctor says what stands in the way",
+        ) from error
+
+
+def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
+    decode = Series(tuple(speed.decode for speed in outcome.speeds))
+    prompt = Series(tuple(speed.prompt for speed in outcome.speeds))
+    return Tuned(
+        model=launch.identity.digest,
+        device=device_digest(read_cores(allowed_cpus()), cpu_features()),
+        engine=engine_digest(server=launch.host.server),
+        engine_name=bench.engine_name,
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=outcome.best.settings(),
+        decode_tps=round(decode.median, 3),
+        prompt_tps=round(prompt.median, 3),
+        noise=round(decode.noise, 4),
+    )

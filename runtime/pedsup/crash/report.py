@@ -1,0 +1,145 @@
+"""After a sudden end: what was going on, the likeliest cause, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pedsup.crash.marker import (
+    CRASH,
+    SIZE,
+    SUFFIX,
+    RunFacts,
+    boot_id,
+    is_abandoned,
+    oom_kills,
+    read_facts,
+)
+from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import local
+from pedsup.texts.words import text
+
+Cause = Literal["restart", "crash", "oom", "memory", "killed"]
+LOW_MEMORY: Final = 300 << 20
+"""Bytes: below this Android's low-memory killer is at work on phones of 4 GB (rule of thumb)."""
+LEAST_CTX: Final = 1024
+
+
+@dataclass(frozen=True)
+class SuddenEnd:
+    """A process of ours that ended without saying so."""
+
+    facts: RunFacts
+    crash: str = ""
+    """First line of what the fault handler wrote."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """What is known now, to compare with."""
+
+    boot: str
+    oom_kills: int | None
+
+
+def present() -> Present:
+    """Of this machine, now."""
+    return Present(boot_id(), oom_kills())
+
+
+def take_sudden_ends(folder: Path) -> list[SuddenEnd]:
+    """The marks that dead processes left, the latest last; they are removed by this."""
+    found = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if not is_abandoned(fd):
+                continue
+            facts = read_facts(os.pread(fd, SIZE, 0))
+            crash = path.with_suffix(CRASH)
+            first = ""
+            with suppress(OSError):
+                first = crash.read_text("utf-8", "replace").partition("\n")[0].strip()
+            for leftover in (path, crash):
+                with suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+            if facts is not None:
+                found.append(SuddenEnd(facts, first))
+        finally:
+            os.close(fd)
+    return sorted(found, key=lambda end: end.facts.beat)
+
+
+def likely_cause(end: SuddenEnd, today: Present) -> Cause:
+    """The best explanation of the evidence.
+
+    A restart explains everything; a crash leaves its own word; the kernel counts its memory
+    kills, but Android's low-memory killer does it from outside and leaves no count. There little
+    free memory at the last beat, or a need above what there was, has to do.
+    """
+    facts = end.facts
+    if facts.boot and today.boot and facts.boot != today.boot:
+        return "restart"
+    if end.crash:
+        return "crash"
+    before, now = facts.oom_kills, today.oom_kills
+    if before is not None and now is not None and now > before:
+        return "oom"
+    start = facts.memory_at_start
+    short = start is not None and facts.need > 0.9 * start
+    low = facts.memory_free is not None and facts.memory_free < LOW_MEMORY
+    return "memory" if facts.phase != "ready" and (low or short) else "killed"
+
+
+def remedies(end: SuddenEnd, cause: Cause) -> list[str]:
+    """Keys of `i18n` texts or options of the command line, the easiest first."""
+    facts = end.facts
+    if cause == "restart":
+        return []
+    if cause == "crash":
+        options = ["--extra-buffers off"] if facts.extra_buffers else []
+        return [*options, "--engine inprocess" if facts.server else "--engine server"]
+    found = []
+    if facts.extra_buffers:
+        found.append("--extra-buffers off")
+    smaller = [n for n in CONTEXTS if LEAST_CTX <= n <= facts.n_ctx // 2]
+    if smaller:
+        found.append(f"--ctx {smaller[-1]}")
+    if facts.n_ubatch > SMALL_BATCH:
+        found.append(f"--ubatch {SMALL_BATCH}")
+    return [*found, "close_apps", "smaller_model"]
+
+
+def aftermath_text(
+    ends: Sequence[SuddenEnd], today: Present, language: Language, *, resuming: bool
+) -> list[str]:
+    """What to say of the latest sudden end; nothing when there was none."""
+    if not ends:
+        return []
+    end = ends[-1]
+    facts = end.facts
+    cause = likely_cause(end, today)
+    lines = [
+        text(
+            "sudden_end", language, phase=text(f"phase_{facts.phase}", language), time=facts.beat,
+            model=Path(facts.model).name,
+        ),
+        text(f"cause_{cause}", language, crash=local(end.crash, language)),
+    ]  # fmt: skip
+    options = [
+        text(remedy, language) if not remedy.startswith("--") else remedy
+        for remedy in remedies(end, cause)
+    ]
+    if options:
+        lines.append(text("remedy", language, text="; ".join(options)))
+    if facts.session and not resuming:
+        lines.append(text("resume_with", language, id=facts.session))
+    return lines

@@ -1,0 +1,1 @@
+"""What this device is: cores, memory, storage, heat, as far as it can be read."""

@@ -1,0 +1,99 @@
+"""How much memory this process may still take: the system's, and the limits of its cgroups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pedsup.device.system_files import number_of, text_of, whole_number
+
+UNLIMITED: Final = 1 << 60
+"""cgroup v1 writes 2^63 - page for 'no limit'."""
+
+
+@dataclass(frozen=True)
+class Available:
+    """Bytes that can be taken, and what set the bound."""
+
+    bytes: int
+    source: str
+
+
+def available_memory(root: Path = Path("/")) -> Available | None:
+    """The smallest of MemAvailable and what each cgroup above this process leaves.
+
+    Every file may be missing or denied (Termux): what cannot be read sets no bound; None when
+    nothing can be read at all.
+    """
+    bounds = [*_system(root), *_cgroups(root)]
+    return min(bounds, key=lambda bound: bound.bytes, default=None)
+
+
+def total_memory(root: Path = Path("/")) -> int | None:
+    """The machine's memory in bytes (MemTotal), None when it cannot be read."""
+    return memory_info(root).get("MemTotal")
+
+
+def _system(root: Path) -> list[Available]:
+    info = memory_info(root)
+    if (free := info.get("MemAvailable")) is not None:
+        return [Available(free, "the system")]
+    if "MemFree" in info:  # kernels before 3.14
+        return [Available(info["MemFree"] + info.get("Cached", 0), "the system")]
+    return []
+
+
+def memory_info(root: Path = Path("/")) -> dict[str, int]:
+    """/proc/meminfo in bytes, by name; empty when it cannot be read."""
+    values = {}
+    for line in text_of(root / "proc/meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        number = whole_number(rest.partition("kB")[0])
+        if number is not None:
+            values[name] = number * 1024
+    return values
+
+
+def _cgroups(root: Path) -> list[Available]:
+    """What each ancestor cgroup leaves; its limit binds all groups below it."""
+    bounds = []
+    for line in text_of(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            base, read = root / "sys/fs/cgroup", _read_v2
+        elif "memory" in controllers.split(","):
+            base, read = root / "sys/fs/cgroup/memory", _read_v1
+        else:
+            continue
+        group = Path(path.strip("/"))
+        for folder in (group, *group.parents):
+            if (left := read(base / folder)) is not None:
+                bounds.append(Available(left, f"the memory limit of the group /{folder}"))
+    return bounds
+
+
+def _read_v2(folder: Path) -> int | None:
+    limit, used = number_of(folder / "memory.max"), number_of(folder / "memory.current")
+    if limit is None or used is None:
+        return None
+    return max(0, limit - used + _stat(folder, "inactive_file", "active_file"))
+
+
+def _read_v1(folder: Path) -> int | None:
+    limit = number_of(folder / "memory.limit_in_bytes")
+    used = number_of(folder / "memory.usage_in_bytes")
+    if limit is None or used is None or limit >= UNLIMITED:
+        return None
+    return max(0, limit - used + _stat(folder, "total_inactive_file", "total_active_file"))
+
+
+def _stat(folder: Path, *names: str) -> int:
+    """Page cache that is charged to the group: the kernel drops it when memory is needed."""
+    total = 0
+    for line in text_of(folder / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name in names:
+            total += whole_number(value) or 0
+    return total

@@ -1,0 +1,98 @@
+"""The calls of llama.cpp that load a model, make its context and read a batch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pedsup.engine.api import EngineConfig
+from pedsup.engine.llama_cpp import bindings
+from pedsup.errors import EngineError
+
+LOAD_MODE_NONE: Final = 0
+LOAD_MODE_MMAP: Final = 1
+LAZY_MODE_ON: Final = 2
+
+
+class Native(NamedTuple):
+    """A loaded model as llama.cpp sees it."""
+
+    lib: Any
+    model: Any
+    ctx: Any
+    pool: Any
+    """Its thread pool, None where it has none of its own."""
+
+
+def load_model(lib: Any, path: Path, config: EngineConfig) -> Any:
+    """The model in `path`, loaded as `config` says.
+
+    Raises:
+        EngineError: llama.cpp refuses it.
+    """
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.load_mode = LOAD_MODE_MMAP if config.use_mmap else LOAD_MODE_NONE
+    # The per-layer table of Gemma 4 is looked up, a few rows per token: left in the file. By
+    # itself llama.cpp does that above 4 GiB only, and E4B's has 2.2.
+    params.lazy_mode = LAZY_MODE_ON
+    params.use_extra_bufts = config.extra_buffers
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise load_error("llama.cpp cannot load the model", path)
+    return model
+
+
+def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:
+    """A context for a loaded model.
+
+    Raises:
+        EngineError: llama.cpp refuses, most likely for lack of memory.
+    """
+    ctx = lib.llama_init_from_model(model, params)
+    if not ctx:
+        raise load_error("llama.cpp cannot make a context for the model", path)
+    return ctx
+
+
+def context_params(lib: Any, config: EngineConfig) -> Any:
+    """Parameters of a context for one conversation."""
+    params = lib.llama_context_default_params()
+    params.n_ctx, params.n_batch = config.n_ctx, config.n_batch
+    params.n_ubatch = min(config.n_ubatch, config.n_batch)
+    params.n_seq_max = 1
+    # One row of logits per call. The default reserves a row per batch token: 512 MiB of
+    # compute buffer for Gemma's 262144 tokens.
+    params.n_outputs_max = 1
+    params.n_threads, params.n_threads_batch = config.n_threads, config.n_threads_batch
+    params.swa_full = False
+    params.no_perf = True
+    return params
+
+
+def decode(lib: Any, ctx: Any, batch: Any) -> None:
+    """Read a batch.
+
+    Raises:
+        EngineError: llama.cpp refuses.
+    """
+    code = lib.llama_decode(ctx, batch)
+    if code == 0:
+        return
+    meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
+    raise EngineError(
+        f"llama.cpp cannot decode: {meaning.get(code, 'fatal error')} (code {code})",
+        where=bindings.log_tail() or None,
+        remedy="start again with a smaller --ctx; the transcript is kept",
+    )
+
+
+def load_error(found: str, path: Path) -> EngineError:
+    """The error for a model that llama.cpp does not take, with its own last words."""
+    return EngineError(
+        found,
+        where=f"{path}: {bindings.log_tail() or 'no reason given'}",
+        wanted="a GGUF that this llama.cpp knows, and memory enough for it",
+        remedy="check the file with its SHA-256, or try a smaller --ctx",
+    )

@@ -1,0 +1,1 @@
+"""llama.cpp in a `llama-server` child, spoken to over loopback."""

@@ -1,0 +1,1 @@
+"""Phones we do not have: profiles, and what a file would do on them."""

@@ -1,0 +1,1 @@
+"""Rows of questions with options, as people publish them: one reader for training and bench."""

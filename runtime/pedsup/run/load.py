@@ -1,0 +1,178 @@
+"""From a launch plan to a loaded model that answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pedsup.chat.templates.template import ChatTemplate
+from pedsup.chat.turn import TurnSettings
+from pedsup.device.cores import ThreadPlan
+from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
+from pedsup.engine.proxy import CheckedEngine
+from pedsup.engine.select import open_engine
+from pedsup.engine.vector_units import Build
+from pedsup.files.paths import cache_folder
+from pedsup.governor.engine import Governor, govern
+from pedsup.memory import require_fit
+from pedsup.memory.estimate import depth_share
+from pedsup.progress import say
+from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
+from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
+from pedsup.session.prefix_cache import PrefixCache
+from pedsup.settings import Origin, Settings
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import local
+from pedsup.texts.safe import clean
+from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
+from pedsup.trust.identity import ModelIdentity
+
+__all__ = [
+    "DEFAULT_CTX",
+    "FALLBACK_CTX",
+    "LaunchPlan",
+    "LoadedModel",
+    "check_fit",
+    "load",
+    "plan_launch",
+    "turn_settings",
+]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that answers."""
+
+    engine: Engine
+    template: ChatTemplate
+    identity: ModelIdentity
+    config: EngineConfig
+    threads: ThreadPlan
+    sampling: SamplingConfig
+    load_s: float
+    prefix: PrefixCache | None = None
+    governor: Governor | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    trust: Trust | None = None
+    """None for a model that came by another way than `load`."""
+
+    @property
+    def build(self) -> Build | None:
+        """How the engine's library was built; None where it does not say."""
+        return self.engine.build
+
+    def lines(self, language: Language) -> list[str]:
+        """Which model this is and who vouches for it; said at the start of each session."""
+        trust = self.trust.lines(language) if self.trust is not None else []
+        identity = [local(line, language) for line in self.identity.lines()]
+        return [*identity, *map(clean, trust)]
+
+
+def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
+    """Load a planned model.
+
+    Raises:
+        ResourceError: it does not fit; the remedy names the next smaller option.
+        UnsupportedError: it has no chat template, or one that is not known.
+        UntrustedError: its bytes are not those that were signed or exported.
+        EngineError: llama.cpp cannot load it.
+    """
+    check_fit(plan, settings)
+    if plan.fit.paging is not None:
+        say(plan.fit.paging.text)
+    source = plan.header.get("tokenizer.chat_template")
+    if not isinstance(source, str) or not source:
+        # Before the minutes of loading, not after.
+        ChatTemplate.from_model(None)
+    trust = verify_weights(plan.trust)
+    confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
+    started = time.monotonic()
+    engine: Engine = open_engine(plan.config, settings.engine)
+    governor = None
+    if plan.governed and plan.config.n_threads > 1:
+        drafts = plan.config.draft.kind != "off"
+        governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
+        engine, governor = governed, governed.governor
+    try:
+        confirm_loaded(trust)
+        template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
+        engine = _watched(engine, trust)
+    except BaseException:
+        engine.close()
+        raise
+    loaded = LoadedModel(
+        engine=engine,
+        template=template,
+        identity=plan.identity,
+        config=plan.config,
+        threads=plan.threads,
+        sampling=plan.sampling,
+        load_s=time.monotonic() - started,
+        prefix=_prefix_cache(plan, settings),
+        governor=governor,
+        origins=plan.origins,
+        trust=trust,
+    )
+    if loaded.build is not None and (warning := loaded.build.warning()):
+        say(warning)
+    return loaded
+
+
+def check_fit(plan: LaunchPlan, settings: Settings) -> None:
+    """Refuse a model that does not fit and that may not run from storage.
+
+    Raises:
+        ResourceError: the remedy names the next smaller option.
+    """
+    require_fit(
+        plan.header,
+        plan.config,
+        plan.fit.available,
+        plan.host,
+        allow_paging=settings.allow_paging,
+        rate=plan.fit.paging.rate if plan.fit.paging else None,
+    )
+
+
+def turn_settings(
+    loaded: LoadedModel,
+    settings: Settings,
+    *,
+    grammar: str | None = None,
+    json_schema: str | None = None,
+) -> TurnSettings:
+    """How each turn is generated."""
+    return TurnSettings(
+        sampling=loaded.sampling,
+        think=settings.think != "off" and loaded.template.supports_thinking,
+        think_budget=settings.think_budget,
+        max_tokens=settings.max_tokens,
+        grammar=grammar,
+        json_schema=json_schema,
+    )
+
+
+def _watched(engine: Engine, trust: Trust) -> Engine:
+    """The engine, which ends when a byte of the model turns out to be another one."""
+    watches = watch(trust, lambda error: say(f"warning: {error.found}: this session ends"))
+    if not watches:
+        return engine
+
+    def check() -> None:
+        for one in watches:
+            one.require_unchanged()
+
+    def close() -> None:
+        for one in watches:
+            one.close()
+
+    return CheckedEngine(engine, check, close)
+
+
+def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
+    """What must leave no trace leaves none here either."""
+    if not (settings.cache and settings.history):
+        return None
+    identity = FileIdentity.of(plan.header, plan.identity.digest)
+    return PrefixCache(cache_folder() / "prefix", plan.config, identity)

@@ -1,0 +1,1 @@
+"""A conversation that survives being killed, and the file that keeps it."""

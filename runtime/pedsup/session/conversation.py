@@ -1,0 +1,204 @@
+"""Run one turn: the engine's events to the screen and to the transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from pedsup.chat.templates.template import ChatTemplate
+from pedsup.chat.turn import (
+    AnswerText,
+    Done,
+    Notice,
+    ReasoningText,
+    Turn,
+    TurnResult,
+    TurnSettings,
+)
+from pedsup.crash.marker import RunMarker
+from pedsup.device.interrupts import Interrupts
+from pedsup.engine.api import Engine
+from pedsup.errors import PedsupError
+from pedsup.governor.engine import Governor
+from pedsup.guards import Finding, check_answer, check_question, notices
+from pedsup.session.history import Session
+from pedsup.session.prefix_cache import PrefixCache, Warmed
+from pedsup.session.view import TurnView
+
+View = TypeVar("View", bound=TurnView)
+
+
+@dataclass
+class Conversation(Generic[View]):
+    """A loaded model, a session and how to show it."""
+
+    engine: Engine
+    template: ChatTemplate
+    session: Session
+    renderer: View
+    prefix: PrefixCache | None = None
+    """Where the read system prompt is kept; None to read it with each start."""
+    marker: RunMarker | None = None
+    """Told what is going on, for the start after a kill."""
+    governor: Governor | None = None
+    """Lowers the engine's threads when the device is hot; its notices come after the answer."""
+    warmed: Warmed | None = None
+    findings: list[Finding] = field(default_factory=list)
+    """What the guards found in the last question and its answer."""
+    warm_for: tuple[str, bool] | None = None
+    """The system prompt, and whether to reason, that `prefix` was last asked for."""
+
+    def ask(self, text: str, settings: TurnSettings) -> TurnResult:
+        """Ask, show the answer as it comes, and return when the turn is on the disk.
+
+        Ctrl-C ends the answer: the result is then partial, with stop reason 'interrupted'.
+
+        Raises:
+            PedsupError: the engine refused or died; what came before is in the transcript.
+        """
+        with self.marker.answering() if self.marker is not None else nullcontext():
+            return self._ask(text, settings)
+
+    def restart_engine(self) -> None:
+        """Bring an engine that died back.
+
+        Raises:
+            EngineError: it died again, or cannot be brought back.
+        """
+        self.warm_for = None
+        self.engine.restart()
+
+    def _ask(self, text: str, settings: TurnSettings) -> TurnResult:
+        interrupts = Interrupts()
+        earlier = [m["content"] for m in self.session.messages() if m["role"] == "user"]
+        self.findings = []
+        self.renderer.start()
+        turn: Turn | None = None
+        with interrupts.listening():
+            try:
+                with interrupts.shielded():
+                    turn = self._begin(text, settings)
+                    # Before the model: an emergency does not wait for a prompt to be read.
+                    self._warn(check_question(text, earlier))
+                self._warm(think=settings.think)
+                self._follow(turn, interrupts)
+            except KeyboardInterrupt:
+                pass
+            except BaseException as error:
+                self._give_up(error)
+                raise
+            assert turn is not None
+            self._warn(check_answer(turn.result.answer, text, earlier))
+            result = guarded(self._with_engine_notices(turn.result), self.findings)
+            # A second Ctrl-C while the turn is being written has nothing left to stop.
+            with suppress(KeyboardInterrupt), interrupts.shielded():
+                facts = turn_facts(result, self.findings)
+                self.session.finish(result.answer, result.reasoning, result.stop_reason, facts)
+        self.renderer.finish()
+        return result
+
+    def _warn(self, findings: list[Finding]) -> None:
+        """Show what the guards found, beside the model's text."""
+        self.findings += findings
+        for found in notices(findings):
+            self.renderer.notice(found.code, found.text)
+
+    def _begin(self, text: str, settings: TurnSettings) -> Turn:
+        self.session.ask(text)
+        return Turn(
+            self.engine,
+            self.template,
+            self.session.messages(),
+            settings,
+            on_prompt=self.renderer.prompt_progress,
+        )
+
+    def _warm(self, *, think: bool) -> None:
+        """Have the system prompt in the engine's cache, read or from the disk."""
+        wanted = self.session.system, think
+        if self.prefix is None or self.warm_for == wanted:
+            return
+        system = [m for m in self.session.messages() if m["role"] == "system"]
+        self.warmed = self.prefix.warm(
+            self.engine,
+            self.template,
+            system,
+            think=think,
+            on_prompt=self.renderer.prompt_progress,
+        )
+        self.warm_for = wanted
+        if self.warmed.notice is not None:
+            self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
+
+    def _follow(self, turn: Turn, interrupts: Interrupts) -> None:
+        with closing(turn.stream()) as stream:
+            for event in stream:
+                match event:
+                    case ReasoningText(text):
+                        with interrupts.shielded():
+                            self.session.heard(reasoning=text)
+                        self.renderer.reasoning(text)
+                    case AnswerText(text):
+                        with interrupts.shielded():
+                            self.session.heard(answer=text)
+                        self.renderer.answer(text)
+                    case Notice(code, text):
+                        self.renderer.notice(code, text)
+                    case Done():
+                        pass
+
+    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
+        """Tell, after the answer, what the governor did meanwhile."""
+        notices = self.governor.notices() if self.governor is not None else ()
+        for notice in notices:
+            self.renderer.notice(notice.code, notice.text)
+        return replace(result, notices=(*result.notices, *notices))
+
+    def _give_up(self, error: BaseException) -> None:
+        """Keep what there is of an answer that an error ended."""
+        found = error.found if isinstance(error, PedsupError) else type(error).__name__
+        with suppress(PedsupError):  # the first error is the one to tell
+            self.session.abandon(found)
+        if not isinstance(error, BrokenPipeError):
+            self.renderer.finish()
+
+
+def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
+    """The result with the guards' notices after its own."""
+    return replace(result, notices=(*result.notices, *notices(findings)))
+
+
+def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+    """Counts, timings, notices and the guards' findings of a turn, for JSON."""
+    timings = asdict(result.timings)
+    n_read = result.n_prompt - result.n_cached
+    n_written = result.n_reasoning + result.n_answer
+    return {
+        "tokens": {
+            "prompt": result.n_prompt,
+            "cached": result.n_cached,
+            "reasoning": result.n_reasoning,
+            "answer": result.n_answer,
+        },
+        "timings": {
+            **{name: round(seconds, 4) for name, seconds in timings.items()},
+            "prompt_tokens_per_s": _rate(n_read, result.timings.prompt_s),
+            "decode_tokens_per_s": _rate(n_written, result.timings.decode_s),
+        },
+        "drafts": {
+            "drafted": result.drafts.n_drafted,
+            "accepted": result.drafts.n_accepted,
+        },
+        "notices": [asdict(notice) for notice in result.notices],
+        "guards": [asdict(finding) for finding in findings],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 2) if seconds > 0 and count > 0 else None

@@ -1,0 +1,296 @@
+"""A conversation that survives being killed: its turns, what the model sees of them, its file."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pedsup.chat.templates.template import Message
+from pedsup.errors import MismatchError, PedsupError, UsageError
+from pedsup.files.timestamp import now
+from pedsup.session.copy import as_text, save_copy
+from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, read_records
+
+PARTIAL_EVERY_S: Final = 0.5
+"""How much of an unfinished answer a kill can take."""
+DURABLE_EVERY_S: Final = 5.0
+"""How much of it a power cut can take; each fsync wears flash and costs milliseconds."""
+
+
+@dataclass
+class Exchange:
+    """One turn: a question and what came of it."""
+
+    turn: int
+    user: str
+    answer: str = ""
+    reasoning: str = ""
+    stop_reason: str | None = None
+    """None while unfinished; 'killed' when the program died in the middle."""
+    forgotten: bool = False
+    """Before a `/reset`: kept in the file, not shown to the model."""
+    notices: tuple[str, ...] = ()
+    """What was said beside the answer, by the guards too."""
+
+
+@dataclass
+class Session:
+    """The state of a conversation, with or without a transcript behind it."""
+
+    system: str = ""
+    exchanges: list[Exchange] = field(default_factory=list)
+    transcript: Transcript | None = None
+    id: str = ""
+    _open: Exchange | None = None
+    _unsaved: list[str] = field(default_factory=lambda: ["", ""])
+    _saved_at: float = 0.0
+    _durable_at: float = 0.0
+
+    # ---- what the model sees ------------------------------------------------------------
+
+    def messages(self) -> list[Message]:
+        """The history for the chat template: answers without reasoning, roles alternating.
+
+        A question whose answer was lost before its first word is left out (templates want
+        alternating roles); a partial answer counts as the answer.
+        """
+        messages: list[Message] = []
+        if self.system:
+            messages.append({"role": "system", "content": self.system})
+        for exchange in self.exchanges:
+            if exchange.forgotten or not (exchange.answer or exchange is self._open):
+                continue
+            messages.append({"role": "user", "content": exchange.user})
+            if exchange is not self._open:
+                messages.append({"role": "assistant", "content": exchange.answer})
+        return messages
+
+    # ---- one turn -----------------------------------------------------------------------
+
+    def ask(self, text: str) -> None:
+        """Start a turn; the question is on the disk when this returns."""
+        exchange = Exchange(turn=len(self.exchanges) + 1, user=text)
+        self._append({"type": "user", "turn": exchange.turn, "time": now(), "text": text})
+        self.exchanges.append(exchange)
+        self._open = exchange
+        self._saved_at = self._durable_at = time.monotonic()
+
+    def heard(self, *, reasoning: str = "", answer: str = "") -> None:
+        """Add a piece of the answer in progress; it reaches the file twice a second."""
+        exchange = self._require_open()
+        exchange.reasoning += reasoning
+        exchange.answer += answer
+        self._unsaved[0] += reasoning
+        self._unsaved[1] += answer
+        if (clock := time.monotonic()) - self._saved_at >= PARTIAL_EVERY_S:
+            durable = clock - self._durable_at >= DURABLE_EVERY_S
+            # A full disk must not cut the answer off: `finish` will say so.
+            with suppress(PedsupError):
+                self._save_partial(durable=durable)
+            self._saved_at = clock
+            self._durable_at = clock if durable else self._durable_at
+
+    def finish(
+        self, answer: str, reasoning: str, stop_reason: str, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """End the turn; it is on the disk when this returns, and may then be shown as done.
+
+        Raises:
+            PedsupError: it cannot be written; the turn is ended and `/save` can still keep it.
+        """
+        exchange = self._require_open()
+        exchange.answer, exchange.reasoning = answer, reasoning
+        exchange.stop_reason = stop_reason
+        exchange.notices = _notices(facts or {})
+        self._open, self._unsaved = None, ["", ""]
+        record = {
+            "type": "assistant",
+            "turn": exchange.turn,
+            "time": now(),
+            "answer": answer,
+            "reasoning": reasoning,
+            "stop_reason": stop_reason,
+            **(facts or {}),
+        }
+        self._append(record)
+
+    def abandon(self, error: str) -> None:
+        """End a turn that an error cut off, with what there is of its answer."""
+        if (exchange := self._open) is not None:
+            self.finish(exchange.answer, exchange.reasoning, "failed", {"error": error})
+
+    # ---- commands -----------------------------------------------------------------------
+
+    def set_system(self, text: str) -> None:
+        """Change the system prompt for the turns to come."""
+        self._append({"type": "system", "time": now(), "text": text})
+        self.system = text
+
+    def reset(self) -> None:
+        """Forget the conversation so far (the transcript keeps it)."""
+        self._append({"type": "reset", "time": now()})
+        for exchange in self.exchanges:
+            exchange.forgotten = True
+
+    def close(self) -> None:
+        """Release the transcript."""
+        if self.transcript is not None:
+            self.transcript.close()
+            self.transcript = None
+
+    def _save_partial(self, *, durable: bool) -> None:
+        reasoning, answer = self._unsaved
+        turn = self._require_open().turn
+        record = {"type": "partial", "turn": turn, "reasoning": reasoning, "answer": answer}
+        self._append(record, durable=durable)
+        self._unsaved = ["", ""]
+
+    def _append(self, record: Record, *, durable: bool = True) -> None:
+        if self.transcript is not None:
+            self.transcript.append(record, durable=durable)
+
+    def _require_open(self) -> Exchange:
+        if self._open is None:
+            raise RuntimeError("no turn is open: call ask() first")
+        return self._open
+
+
+# ---- files of sessions --------------------------------------------------------------------
+
+
+def new_session(folder: Path, header: Mapping[str, Any], *, system: str = "") -> Session:
+    """Start a session with a transcript in `folder`; `header` fills its first line."""
+    identity = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    first = {"id": identity, "created": now(), **header}
+    session = Session(
+        id=identity, transcript=Transcript.create(folder / (identity + SUFFIX), first)
+    )
+    if system:
+        session.set_system(system)
+    return session
+
+
+def resume_session(path: Path, *, model_digest: str | None = None) -> Session:
+    """Open a session again; an unfinished answer is closed as 'killed' with its partial text.
+
+    Raises:
+        OutputError: another session has it open.
+        BadFileError: the transcript is damaged before its last line.
+        MismatchError: it was held with another model.
+    """
+    transcript, records = Transcript.reopen(path)
+    try:
+        _check_model(path, records[0], model_digest)
+        session = replay(records)
+    except BaseException:
+        transcript.close()
+        raise
+    session.transcript = transcript
+    if (lost := session._open) is not None:
+        session.finish(lost.answer, lost.reasoning, "killed", {"partial": True})
+    return session
+
+
+def replay(records: list[Record]) -> Session:
+    """The state that the records of a transcript lead to."""
+    session = Session(id=str(records[0].get("id", "")))
+    for record in records[1:]:
+        match record["type"]:
+            case "system":
+                session.system = _text(record, "text")
+            case "user":
+                session._open = Exchange(len(session.exchanges) + 1, _text(record, "text"))
+                session.exchanges.append(session._open)
+            case "partial" if session._open is not None:
+                session._open.reasoning += _text(record, "reasoning")
+                session._open.answer += _text(record, "answer")
+            case "assistant" if session._open is not None:
+                session._open.answer = _text(record, "answer")
+                session._open.reasoning = _text(record, "reasoning")
+                session._open.stop_reason = _text(record, "stop_reason")
+                session._open.notices = _notices(record)
+                session._open = None
+            case "reset":
+                for exchange in session.exchanges:
+                    exchange.forgotten = True
+            case _:
+                pass  # 'recovered', and types of later versions of schema 1
+    return session
+
+
+def find_session(folder: Path, wanted: str) -> Path:
+    """The transcript that `--resume` means: 'last', an id or its beginning, or a path.
+
+    Raises:
+        UsageError: there is none, or the beginning fits several.
+    """
+    if "/" in wanted or wanted.endswith(SUFFIX):
+        return Path(wanted)
+    found = sorted(folder.glob("*" + SUFFIX)) if folder.is_dir() else []
+    # A kill in the first write leaves an empty file, or one without a whole line: no session yet.
+    found = [path for path in found if _has_begun(path)]
+    if wanted == "last":
+        if found:
+            return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        raise UsageError("there is no session to resume", where=folder, remedy="leave --resume out")
+    matches = [path for path in found if path.name.startswith(wanted)]
+    if len(matches) != 1:
+        raise UsageError(
+            f"no session is named '{wanted}'"
+            if not matches
+            else f"{len(matches)} sessions are named '{wanted}...'",
+            where=folder,
+            wanted="the beginning of one id"
+            + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),
+            remedy="give --resume without an id for the last session",
+        )
+    return matches[0]
+
+
+def _has_begun(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline(MAX_LINE).endswith(b"\n")
+
+
+def _check_model(path: Path, first: Record, digest: str | None) -> None:
+    model = first.get("model")
+    recorded = model.get("digest") if isinstance(model, dict) else None
+    if digest is not None and recorded is not None and recorded != digest:
+        name = model.get("name") if isinstance(model, dict) else None
+        raise MismatchError(
+            "this conversation was held with another model",
+            where=path,
+            wanted=f"{name or 'the model'} ({str(recorded)[:16]}...)",
+            remedy="run it with that model file, or start a new session without --resume",
+        )
+
+
+def _notices(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts of a turn's notices; a transcript may hold anything."""
+    found = record.get("notices")
+    rows = found if isinstance(found, list) else []
+    return tuple(str(row["text"]) for row in rows if isinstance(row, dict) and "text" in row)
+
+
+def _text(record: Record, key: str) -> str:
+    value = record.get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+__all__ = [
+    "Exchange",
+    "Session",
+    "as_text",
+    "find_session",
+    "new_session",
+    "read_records",
+    "replay",
+    "resume_session",
+    "save_copy",
+]

@@ -1,0 +1,1 @@
+"""Conversations on a terminal or in a pipe."""

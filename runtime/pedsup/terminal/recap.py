@@ -1,0 +1,52 @@
+"""What a resumed conversation shows of itself: its last turns, shortened."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pedsup.session.history import Exchange, Session
+from pedsup.texts.intended_use import Language
+from pedsup.texts.safe import clean
+from pedsup.texts.words import text
+
+SHOWN_TURNS: Final = 2
+MAX_QUESTION: Final = 200
+MAX_ANSWER: Final = 600
+"""Characters: two turns fit on a phone's screen."""
+MARK: Final = "  > "
+"""Set in, so that nobody takes it for the prompt of now."""
+CUT: Final = " [...]"
+
+
+def recap(session: Session, language: Language) -> list[str]:
+    """Lines for the terminal: the last turns that the model sees, the oldest first.
+
+    A turn that the program's death cut off is shown whole: nobody has read it yet.
+    """
+    shown = [exchange for exchange in session.exchanges if not exchange.forgotten][-SHOWN_TURNS:]
+    lines: list[str] = []
+    for exchange in shown:
+        if exchange.stop_reason == "killed" and exchange is session.exchanges[-1]:
+            lines += _killed(exchange, language)
+            continue
+        lines.append(MARK + shorten(exchange.user, MAX_QUESTION))
+        answer = exchange.answer.strip() or text("no_answer", language)
+        lines.append(shorten(answer, MAX_ANSWER))
+        lines += [f"[{notice}]" for notice in exchange.notices]
+    return [clean(line) for line in lines]
+
+
+def _killed(exchange: Exchange, language: Language) -> list[str]:
+    if not exchange.answer and not exchange.reasoning:
+        return [text("unanswered", language, text=exchange.user)]
+    question = MARK + shorten(exchange.user, MAX_QUESTION)
+    return [question, text("killed", language), exchange.answer or exchange.reasoning]
+
+
+def shorten(whole: str, limit: int) -> str:
+    """At most `limit` characters and a mark, cut between words where there are any."""
+    whole = whole.strip()
+    if len(whole) <= limit:
+        return whole
+    head = whole[: limit + 1].rsplit(None, 1)
+    return (head[0] if len(head) == 2 else whole[:limit]) + CUT

@@ -1,0 +1,1 @@
+"""What pedsup says, in English and Spanish, and which language this process speaks."""

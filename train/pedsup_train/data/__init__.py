@@ -1,0 +1,1 @@
+"""Training data: rows, examples, parts, batches, tokens."""

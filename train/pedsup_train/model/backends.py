@@ -1,0 +1,261 @@
+"""Load a base and put LoRA on it: unsloth on CUDA where it is installed, else transformers + peft.
+
+Both return the same thing, a PEFT model and its tokenizer; everything above is one code path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pedsup.errors import (
+    BadFileError,
+    HubError,
+    MissingDependencyError,
+    PedsupError,
+    UnsupportedError,
+    UsageError,
+)
+from pedsup.files.fsio import sha256_file
+from pedsup.optional import require
+from pedsup_train.model import unsloth_backend
+from pedsup_train.model.targets import TargetPlan, check_adapted, plan_targets
+from pedsup_train.model.versions import refuse_known_bad
+from pedsup_train.recipe.schema import Recipe
+
+Backend = Literal["unsloth", "transformers"]
+USED_PACKAGES: Final[dict[Backend, tuple[str, ...]]] = {
+    "unsloth": ("transformers", "unsloth_zoo"),
+    "transformers": ("transformers",),
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how the model is held."""
+
+    backend: Backend
+    device: Literal["cuda", "cpu"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    optimizer: Literal["adamw_bnb_8bit", "adamw_torch"]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Loaded:
+    """A model ready to train."""
+
+    model: Any
+    """A `peft.PeftModel`."""
+    tokenizer: Any
+    targets: TargetPlan
+    n_trainable: int
+
+
+def choose_runtime(recipe: Recipe) -> Runtime:
+    """The policy: from recipe and machine to backend, device, precision and optimizer.
+
+    Raises:
+        UnsupportedError: a backend was asked for that does not run here.
+    """
+    torch = require("torch", extra="train")
+    notes: list[str] = []
+    cuda = bool(torch.cuda.is_available())
+    has_unsloth = cuda and unsloth_backend.is_installed()
+    asked = recipe.model.backend
+    if asked == "unsloth" and not has_unsloth:
+        raise UnsupportedError(
+            "unsloth was asked for" + ("" if cuda else ", and there is no CUDA GPU"),
+            remedy="pip install 'pedsup[train-gpu]'" if cuda else "--set model.backend=auto",
+        )
+    backend: Backend = "unsloth" if has_unsloth and asked != "transformers" else "transformers"
+    if backend == "unsloth":
+        # Before transformers: it replaces functions that other modules take by name.
+        unsloth_backend.load_library()
+        if not unsloth_backend.compiles():
+            notes.append("unsloth's compilation is off; UNSLOTH_COMPILE_DISABLE=0 turns it on")
+    dtype = recipe.model.dtype
+    if dtype == "auto":
+        bf16 = cuda and torch.cuda.is_bf16_supported()
+        dtype = "bfloat16" if bf16 else "float16" if cuda else "float32"
+    eight_bit = recipe.train.optimizer == "adamw_8bit"
+    if eight_bit and not cuda:
+        notes.append("8-bit AdamW needs a GPU: the 32-bit one is used")
+    optimizer: Any = "adamw_bnb_8bit" if eight_bit and cuda else "adamw_torch"
+    return Runtime(backend, "cuda" if cuda else "cpu", dtype, optimizer, tuple(notes))
+
+
+def load_config(recipe: Recipe) -> Any:
+    """The base's config; a clear error when there is no such base or no connection.
+
+    Raises:
+        BadFileError: the folder is no usable base.
+        HubError: it is neither a folder here nor to be had from the hub.
+    """
+    transformers = require("transformers", extra="train")
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            recipe.model.base, revision=recipe.model.revision or None
+        )
+    except (OSError, ValueError) as error:
+        raise _no_base(recipe, error) from error
+
+
+def load_tokenizer(recipe: Recipe) -> Any:
+    """The base's tokenizer.
+
+    Raises:
+        BadFileError, HubError: as `load_config`.
+    """
+    transformers = require("transformers", extra="train")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            recipe.model.base, revision=recipe.model.revision or None
+        )
+    except (OSError, ValueError) as error:
+        raise _no_base(recipe, error) from error
+
+
+def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
+    reason = str(error).strip().splitlines()
+    # A folder that is there was found wanting; anything else was looked for on the hub.
+    base = recipe.model.base
+    kind = UsageError if not base else BadFileError if Path(base).is_dir() else HubError
+    return kind(
+        f"the base could not be read: {reason[0] if reason else type(error).__name__}",
+        where=base or "model.base is empty",
+        wanted="a Hugging Face folder, or a hub id with a connection",
+        remedy="give --base FOLDER, or make the default: pedsup-train default-base --out out/base",
+    )
+
+
+def is_prequantized(config: Any) -> bool:
+    """Whether the checkpoint itself is stored in 4 bit (as unsloth's `bnb-4bit` ones)."""
+    return getattr(config, "quantization_config", None) is not None
+
+
+def load(recipe: Recipe, runtime: Runtime) -> Loaded:
+    """Load the base, put LoRA on it and check that only LoRA would be trained.
+
+    Raises:
+        UnsupportedError: a library version known to train this model wrongly.
+        BadFileError, HubError: as `load_config`.
+    """
+    config = load_config(recipe)
+    refuse_known_bad(config.model_type, USED_PACKAGES[runtime.backend])
+    tokenizer = load_tokenizer(recipe)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if runtime.backend == "unsloth":
+        model, targets = unsloth_backend.load_model(recipe, runtime.dtype)
+    else:
+        model, targets = _transformers(recipe, runtime, config)
+    n_trainable = check_adapted(model, targets)
+    return Loaded(model, tokenizer, targets, n_trainable)
+
+
+def _attention(recipe: Recipe) -> dict[str, str]:
+    kind = recipe.model.attention
+    return {} if kind == "auto" else {"attn_implementation": kind}
+
+
+def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:
+    torch = require("torch", extra="train")
+    transformers = require("transformers", extra="train")
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, runtime.dtype),
+        "revision": recipe.model.revision or None,
+        **_attention(recipe),
+    }
+    if recipe.model.quantization == "nf4" and not is_prequantized(config):
+        require("bitsandbytes", extra="train")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, runtime.dtype),
+        )
+    if runtime.device == "cuda":
+        # One process per GPU under `accelerate launch`; each holds the whole model.
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    model = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.base, **options)
+    return add_lora(model, recipe)
+
+
+def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
+    """Freeze `model` and put the recipe's LoRA on it, with adapter weights in float32.
+
+    peft's `prepare_model_for_kbit_training` is not used: it turns every 16-bit tensor into
+    float32, and on E4B that is the 2.8 B parameters of the per-layer embedding (5.6 GB more).
+    """
+    peft = require("peft", extra="train")
+    targets = plan_targets(model, recipe.lora.targets)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for module in model.modules():
+        # On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit weight at its first evaluation
+        # and rounds its scales to bfloat16: evaluating would change the base that is trained on
+        # (and fails on rows shorter than a block).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if recipe.train.gradient_checkpointing:
+        enable_checkpointing(model)
+    model.config.use_cache = False
+    lora = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora.r,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        use_rslora=recipe.lora.rslora,
+        bias="none",
+        target_modules=list(targets.names),
+        revision=recipe.model.revision or None,
+    )
+    with warnings.catch_warnings():
+        # peft 0.21 asks for an attribute that transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, lora), targets
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Recompute activations in the backward pass, under the name that this transformers has."""
+    new = getattr(model, "activation_checkpointing_enable", None)
+    if new is not None:
+        new({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def base_commit(config: Any, recipe: Recipe) -> str:
+    """What identifies the base: the hub's commit, or 'local'."""
+    commit = getattr(config, "_commit_hash", None)
+    return str(commit) if commit and not Path(recipe.model.base).exists() else "local"
+
+
+def base_digest(recipe: Recipe) -> str | None:
+    """SHA-256 over names and digests of a local base's weights, configs and tokenizer.
+
+    The same as `sha256sum *.jinja *.json *.safetensors | sha256sum` in the folder (C locale).
+    """
+    folder = Path(recipe.model.base)
+    files = [
+        p for kind in ("jinja", "json", "safetensors") for p in sorted(folder.glob(f"*.{kind}"))
+    ]
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if files else None
+
+
+def refuse_missing() -> None:
+    """Raise `MissingDependencyError` at once if the training extra is not installed."""
+    for module in ("torch", "transformers", "peft", "accelerate", "matplotlib", "packaging"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingDependencyError(
+                f"the Python package '{module}' is not installed",
+                wanted="the optional group 'train'",
+                remedy="pip install 'pedsup[train]'",
+            )

@@ -1,0 +1,298 @@
+"""The training loop: transformers' `Trainer` with our order of data, log and progress bar.
+
+trl's `SFTTrainer` is not used: it renders, masks and packs, which is done (and counted) here
+before the run, and adds nothing to the loop itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pedsup.errors import PedsupError, ResourceError, UnsupportedError
+from pedsup.optional import require
+from pedsup_train.data.batches import Collator, EpochSampler
+from pedsup_train.data.render import Rendered
+from pedsup_train.model.backends import Loaded, Runtime
+from pedsup_train.recipe.schema import Recipe
+from pedsup_train.run.work import checkpoint_state
+
+LIVE_LOG = "log.jsonl"
+
+
+@dataclass
+class Outcome:
+    """What a finished run measured."""
+
+    history: list[dict[str, Any]]
+    """Rows of the log: `step`, `epoch`, and either loss, grad_norm, learning_rate or eval_loss."""
+    steps: int
+    tokens_seen: int
+    seconds: float
+    """Of training and evaluation, over all sessions of a resumed run."""
+    peak_gpu_bytes: int | None
+
+
+def fit(
+    recipe: Recipe,
+    runtime: Runtime,
+    loaded: Loaded,
+    parts: tuple[Sequence[Rendered], Sequence[Rendered]],
+    work: Path,
+    checkpoint: Path | None = None,
+) -> Outcome:
+    """Train `loaded.model` in place.
+
+    Args:
+        parts: rendered training and evaluation examples.
+        work: folder of the checkpoints and the live log.
+        checkpoint: continue from this one.
+
+    Raises:
+        ResourceError: out of memory; the message says what to lower.
+    """
+    torch = require("torch", extra="train")
+    if runtime.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer = _trainer(recipe, runtime, loaded, parts, work)
+    # The loss before the first step, in the same log as the rest.
+    trainer.args.eval_on_start = bool(parts[1]) and checkpoint is None
+    try:
+        if checkpoint is not None and _is_last(checkpoint):
+            _restore(trainer, loaded, checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        steps = int(trainer.state.global_step)
+        evaluated = {row["step"] for row in _rows(trainer) if "eval_loss" in row}
+        if parts[1] and steps not in evaluated:
+            trainer.evaluate()
+    except (MemoryError, RuntimeError) as error:
+        if advice := out_of_memory(error, recipe) or changed_recompute(error, runtime):
+            raise advice from error
+        raise
+    finally:
+        trainer.follower.close()  # an error's message would stand behind an open bar
+    history = clean_history(_rows(trainer))
+    return Outcome(
+        history=history,
+        steps=steps,
+        tokens_seen=int(trainer.state.num_input_tokens_seen),
+        seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
+        peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
+    )
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether all steps were done, and only evaluation and adapter folder are missing."""
+    state = checkpoint_state(checkpoint) or {}
+    return bool(state.get("global_step", 0) >= state.get("max_steps", float("inf")))
+
+
+def _restore(trainer: Any, loaded: Loaded, checkpoint: Path) -> None:
+    """Take weights and log of the last checkpoint; `Trainer.train` would make one step too many."""
+    peft = require("peft", extra="train")
+    load_file = require("safetensors.torch", extra="train").load_file
+    peft.set_peft_model_state_dict(
+        loaded.model, load_file(checkpoint / "adapter_model.safetensors")
+    )
+    state = require("transformers", extra="train").TrainerState
+    trainer.state = state.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def _rows(trainer: Any) -> list[dict[str, Any]]:
+    return [dict(row) for row in trainer.state.log_history]
+
+
+def clean_history(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per step and kind (a resumed run evaluates a step again), without the summary row."""
+    kept: dict[tuple[int, bool], dict[str, Any]] = {}
+    for row in rows:
+        if "loss" in row or "eval_loss" in row:
+            kept[(int(row["step"]), "eval_loss" in row)] = row
+    return [kept[key] for key in sorted(kept)]
+
+
+def training_arguments(recipe: Recipe, runtime: Runtime, work: Path, *, evaluate: bool) -> Any:
+    """The recipe in transformers' words."""
+    transformers = require("transformers", extra="train")
+    train = recipe.train
+    return transformers.TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.accumulation,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.schedule,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=runtime.optimizer,
+        bf16=runtime.dtype == "bfloat16",
+        fp16=runtime.dtype == "float16",
+        use_cpu=runtime.device == "cpu",
+        logging_strategy="steps",
+        logging_steps=train.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=train.eval_every,
+        save_strategy="steps",
+        save_steps=train.save_every,
+        save_total_limit=2,
+        seed=train.seed,
+        data_seed=train.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=runtime.device == "cuda",
+        include_num_input_tokens_seen="non_padding",
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _trainer(
+    recipe: Recipe,
+    runtime: Runtime,
+    loaded: Loaded,
+    parts: tuple[Sequence[Rendered], Sequence[Rendered]],
+    work: Path,
+) -> Any:
+    transformers: Any = require("transformers", extra="train")
+    train, evaluation = ([item.feature() for item in part] for part in parts)
+    sampler = EpochSampler(
+        [len(item["input_ids"]) for item in train],
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        by_length=recipe.train.group_by_length,
+    )
+    trainer = _ordered_trainer(transformers.Trainer, sampler)(
+        model=loaded.model,
+        args=training_arguments(recipe, runtime, work, evaluate=bool(evaluation)),
+        train_dataset=train,
+        eval_dataset=evaluation or None,
+        data_collator=Collator(loaded.tokenizer.pad_token_id),
+    )
+    # With the bar off transformers prints each row to stdout, which belongs to results.
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.follower = _follower(transformers.TrainerCallback, trainer, sampler, work)
+    trainer.add_callback(trainer.follower)
+    return trainer
+
+
+def _ordered_trainer(base: Any, sampler: EpochSampler) -> Any:
+    """`Trainer` with our sampler, and the elapsed time in each row of the log."""
+
+    class OrderedTrainer(base):
+        began = time.monotonic()
+        before = 0.0
+        """Seconds that earlier sessions of a resumed run took."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return sampler
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            elapsed = self.before + time.monotonic() - self.began
+            super().log({**logs, "elapsed_s": round(elapsed, 3)}, start_time)
+
+    return OrderedTrainer
+
+
+def _follower(base: Any, trainer: Any, sampler: EpochSampler, work: Path) -> Any:
+    """The callback that sets the sampler's epoch and keeps the bar and the live log."""
+
+    class Follower(base):
+        bar: Any = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            trainer.began = time.monotonic()
+            trainer.before = max((r.get("elapsed_s", 0.0) for r in state.log_history), default=0.0)
+            if state.is_world_process_zero:
+                write_jsonl(work / LIVE_LOG, state.log_history)
+                self.bar = _step_bar(state.max_steps, state.global_step)
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            sampler.epoch = int(state.epoch or 0)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.bar is not None:
+                self.bar.update(state.global_step - self.bar.n)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.bar is None:
+                return
+            row = state.log_history[-1]
+            with (work / LIVE_LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            if shown := {k: f"{row[k]:.3f}" for k in ("loss", "eval_loss") if k in row}:
+                self.bar.set_postfix(shown, refresh=False)
+
+        def close(self) -> None:
+            if self.bar is not None:
+                self.bar.close()
+
+    return Follower()
+
+
+def _step_bar(total: int, done: int) -> Any:
+    return tqdm(
+        total=total,
+        initial=done,
+        desc="training",
+        unit="step",
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+    )
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def changed_recompute(error: BaseException, runtime: Runtime) -> PedsupError | None:
+    """An error with advice if a compiled layer was recomputed in another form, else None."""
+    if type(error).__name__ != "CheckpointError":
+        return None
+    return UnsupportedError(
+        f"the {runtime.backend} backend recomputed a layer in another form than it had run it",
+        where=str(error).splitlines()[0][:200],
+        wanted="no change of compilation inside a checkpointed layer (unsloth-zoo #1146)",
+        remedy="leave UNSLOTH_COMPILE_DISABLE at 1, or --backend transformers",
+    )
+
+
+def out_of_memory(error: BaseException, recipe: Recipe) -> PedsupError | None:
+    """An error with advice if `error` says that memory ran out, else None."""
+    text = str(error)
+    marks = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "std::bad_alloc")
+    if not isinstance(error, MemoryError) and not any(mark in text for mark in marks):
+        return None
+    train, advice = recipe.train, []
+    if train.batch_size > 1:
+        half = train.batch_size // 2
+        total = train.batch_size * train.accumulation
+        advice.append(
+            f"--set train.batch_size={half} --set train.accumulation={-(-total // half)}"
+            " (the same effective batch)"
+        )
+    if not train.gradient_checkpointing:
+        advice.append("--set train.gradient_checkpointing=true")
+    if recipe.data.max_length > 512:
+        advice.append(f"--set data.max_length={recipe.data.max_length // 2}")
+    if recipe.model.quantization == "none":
+        advice.append("--set model.quantization=nf4")
+    return ResourceError(
+        "the memory is not enough for this run",
+        where=text.splitlines()[0][:200] if text else None,
+        remedy="; or ".join(advice) or "take a smaller base, or a GPU with more memory",
+    )
