@@ -273,9 +273,10 @@ def _announce(
     windows: Sequence[Sequence[int]],
 ) -> None:
     size = sum(g.n_bytes for g in groups)
+    turns = "turn" if len(parts) == 1 else "turns"
     say(
         f"{sum(len(g.names) for g in groups)} matrices with {len(groups)} inputs, "
-        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(parts)} turns"
+        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(parts)} {turns}"
     )
 
 

@@ -152,6 +152,8 @@ def verified_text(report: VerifyReport) -> str:
         text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
+        if (report.manifest.core.get("recipe") or {}).get("calibrated"):
+            return f"{text}; rows rounded with calibration statistics are not made again here"
         return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
     if recorded := list(report.recorded_shares.values()):
         return (
