@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from pedsup.progress import human_bytes
@@ -131,7 +132,7 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
         f"manifest  {result.manifest}",
         f"verified  {verified_text(report)}",
         *([f"quality   {gate_text(quality)}"] if quality else []),
-        f"run       pedsup-run {draft}{result.path}",
+        f"run       pedsup-run {draft}{shlex.quote(str(result.path))}",
     ]
     return "\n".join(lines)
 
