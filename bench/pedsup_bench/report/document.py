@@ -90,7 +90,9 @@ def read(path: Path, schema: str) -> dict[str, Any]:
         found = document["schema"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadFileError(
-            f"no result of pedsup-bench ({type(error).__name__}: {error})", where=path
+            f"not a result of pedsup-bench: {error}",
+            where=path,
+            wanted=f"a JSON document with the schema {schema}",
         ) from error
     if found != schema:
         raise BadFileError(f"schema {found!r}", where=path, wanted=schema)

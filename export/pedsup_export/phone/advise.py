@@ -86,7 +86,7 @@ def with_memory(phone: Phone, text: str) -> Phone:
     gib = float(match[1]) if match else 0.0
     if not 0.5 <= gib <= 64:
         raise UsageError(
-            f"'{text}' is no amount of memory", where="--memory", wanted="0.5GB to 64GB"
+            f"'{text}' is not an amount of memory", where="--memory", wanted="0.5GB to 64GB"
         )
     figures = phone.figures
     share = figures["memory_available_gb"].value / figures["memory_gb"].value

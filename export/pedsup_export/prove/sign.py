@@ -84,7 +84,7 @@ def needs_passphrase(key: Path) -> bool:
     text = _read_private(key).decode("ascii", "replace")
     if "PRIVATE KEY-----" not in text:
         raise UsageError(
-            "this is no private key", where=key, wanted="the .key file of `pedsup-export keygen`"
+            "this is not a private key", where=key, wanted="the .key file of `pedsup-export keygen`"
         )
     return "ENCRYPTED" in text
 

@@ -297,7 +297,7 @@ def _read_header(file: DirectFile, size: int, path: Path) -> tuple[bytes, bytes]
     length = int(_LENGTH.unpack_from(start)[0])
     if length > MAX_HEADER:
         raise _bad(
-            f"a header of {length} bytes announced: this is no safetensors file, or a damaged one",
+            f"a header of {length} bytes: not a safetensors file, or a damaged one",
             path,
             f"at most {MAX_HEADER} bytes",
         )
@@ -364,9 +364,9 @@ def _entry(name: str, line: Any, data_size: int, path: Path) -> TensorEntry:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise bad(f"unknown dtype {dtype!r}", "one of " + ", ".join(DTYPES))
     if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(map(_natural, shape)):
-        raise bad("a shape that is no short list of sizes", f"at most {MAX_DIMS} integers from 0")
+        raise bad("shape is not a short list of sizes", f"at most {MAX_DIMS} integers from 0")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_natural, offsets)):
-        raise bad("data_offsets that are no pair of positions", "two integers from 0")
+        raise bad("data_offsets are not a pair of positions", "two integers from 0")
     begin, end = offsets
     if begin > end or end > data_size:
         raise bad(

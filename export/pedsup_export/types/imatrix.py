@@ -148,7 +148,7 @@ def _check_metadata(header: GGUFHeader) -> None:
     if missing:
         raise _bad(header, f"the metadata lacks {', '.join(missing)}")
     if not isinstance(header.metadata["imatrix.datasets"], ArrayValue):
-        raise _bad(header, "imatrix.datasets is no list of names")
+        raise _bad(header, "imatrix.datasets is not a list of names")
 
 
 def _as_int(value: Any) -> int:
