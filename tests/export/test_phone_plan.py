@@ -329,7 +329,7 @@ def test_another_amount_of_memory(text: str, gib: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "0GB", "-4", "1e9", "400GB", "6MB"])
 def test_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(UsageError, match="no amount"):
+    with pytest.raises(UsageError, match="not an amount"):
         with_memory(profile("galaxy-a15"), text)
 
 
