@@ -235,8 +235,8 @@ def test_the_file_says_what_it_is_and_verify_finds_the_adapter(
     path = export(models["e4b"], adapters["e4b"], tmp_path / "m.gguf")
     header, manifest = read_header(path), read_manifest(manifest_path(path))
     assert "Research only" in header.metadata["general.description"]
-    assert "No son un dispositivo médico" in header.metadata["pedsup.texts.intended_use.es"]
-    assert header.metadata["pedsup.trust.manifest.sha256"] == manifest.core_sha256
+    assert "No son un dispositivo médico" in header.metadata["pedsup.intended_use.es"]
+    assert header.metadata["pedsup.manifest.sha256"] == manifest.core_sha256
     assert manifest.core["recipe"]["quant"] == "Q4_K_M"
     assert manifest.core["adapter"]["files"]["adapter_model.safetensors"]
     report = verify(

@@ -81,7 +81,7 @@ def test_a_cell_that_takes_too_long_says_where_it_stood() -> None:
     assert result["error"] == "longer than 20 s"
     assert result["stages"][0] == "cell: importing"
     assert "Timeout (0:00:15)!" in result["stderr"], "the stacks, five seconds before the end"
-    assert "pedsup_train/gpu_cell.py" in result["stderr"]
+    assert "training/gpu_cell.py" in result["stderr"]
     assert "longer than 20 s" in markdown([result])
 
 

@@ -49,8 +49,8 @@ def general_entries(request: ExportRequest, n_params: int, file_type: int) -> li
     entries += sampling_entries(base.folder)[0]
     entries += [
         string("pedsup.version", pedsup.__version__),
-        string("pedsup.texts.intended_use.en", FULL["en"]),
-        string("pedsup.texts.intended_use.es", FULL["es"]),
+        string("pedsup.intended_use.en", FULL["en"]),
+        string("pedsup.intended_use.es", FULL["es"]),
     ]
     if adapter:
         entries.append(string("pedsup.adapter.name", adapter.name))

@@ -1,6 +1,6 @@
 """The manifest beside a model: what it was made of, and digests of every part of it.
 
-    model.gguf                     holds `pedsup.trust.manifest.sha256` in its metadata
+    model.gguf                     holds `pedsup.manifest.sha256` in its metadata
     model.gguf.manifest.json       {"schema", "core_sha256", "core": {...}, "file": {...}, ...}
 
 `core_sha256` is the SHA-256 of `core` in canonical JSON, and it is the digest that stands in
@@ -21,7 +21,7 @@ from pedsup.errors import BadFileError
 from pedsup.files.json_file import read_json_object
 
 SCHEMA: Final = "pedsup-manifest/1"
-DIGEST_KEY: Final = "pedsup.trust.manifest.sha256"
+DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.3 MB."""

@@ -99,7 +99,7 @@ def variants(node: ast.expr) -> list[str]:
             return [begin + end for begin in variants(left) for end in variants(right)]
         case ast.IfExp(body=body, orelse=orelse):
             return [*variants(body), *variants(orelse)]
-        case ast.BoolOp(values=values):
+        case ast.BoolOp(values=values) | ast.List(elts=values):
             return [text for value in values for text in variants(value)]
         case _:
             return [VALUE]
