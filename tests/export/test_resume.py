@@ -254,3 +254,33 @@ def test_the_output_is_locked_against_another_plan(
         execute(*make_plan(made))
     assert refused
     assert verify(made.out, base=made.base, adapter=made.adapter).remade
+
+
+@pytest.mark.parametrize("which", ["all", "one"])
+def test_a_change_below_the_last_bit_is_not_proved(
+    which: str, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not exactly zero, and yet no weight of the merge differs from the base's."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(inputs["adapter"] / WEIGHTS)
+    weights = {
+        n: w * (1e-30 if "lora_B" in n and (which == "all" or "layers.1.mlp.up" in n) else 1)
+        for n, w in weights.items()
+    }
+    save_file(weights, inputs["adapter"] / WEIGHTS)
+    made = request(inputs, tmp_path / "m.gguf")
+    if which == "all":
+        with pytest.raises(MismatchError, match="too small to alter any weight"):
+            execute(*make_plan(made))
+        assert not made.out.exists()
+        made = replace(made, allow_no_effect=True)
+    result = execute(*make_plan(made))
+    names = {share.name for share in result.shares}
+    assert "blk.1.ffn_up.weight" not in names
+    assert (which == "one") is bool(names)
+    if which == "one":
+        assert "of 1 of 28 tensors is too small" in capsys.readouterr().err
+    report = verify(made.out, base=made.base, adapter=made.adapter)
+    assert report.remade and report.shares is not None
+    assert {share.name for share in report.shares} == names
