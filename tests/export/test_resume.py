@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
@@ -284,3 +285,46 @@ def test_a_change_below_the_last_bit_is_not_proved(
     report = verify(made.out, base=made.base, adapter=made.adapter)
     assert report.remade and report.shares is not None
     assert {share.name for share in report.shares} == names
+
+
+@pytest.mark.parametrize("what", ["tokens", "template", "sampling", "adapter's template"])
+def test_verify_tells_another_tokenizer(what: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The same tensors, but other words for them: not what base and adapter give."""
+
+    def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        change(document)
+        path.write_text(json.dumps(document), encoding="utf-8")
+
+    def swap(document: dict[str, Any]) -> None:
+        vocab = document["model"]["vocab"]
+        a, b = list(vocab)[700:702]
+        vocab[a], vocab[b] = vocab[b], vocab[a]
+
+    def shout(config: dict[str, Any]) -> None:
+        config["chat_template"] = config["chat_template"].replace("trim", "upper")
+
+    names = ("tokenizer.json", "tokenizer_config.json")
+    made = request(inputs, tmp_path / "m.gguf")
+    if what == "adapter's template":
+        for name in names:
+            shutil.copy(inputs["base"] / name, inputs["adapter"])
+        edit(inputs["adapter"] / names[1], shout)
+    execute(*make_plan(made))
+    assert verify(made.out, base=made.base, adapter=made.adapter).remade
+    if what == "tokens":
+        edit(inputs["base"] / names[0], swap)
+    elif what == "template":
+        edit(inputs["base"] / names[1], shout)
+    elif what == "sampling":
+        path = inputs["base"] / "generation_config.json"
+        path.write_text(json.dumps({"temperature": 0.125}))
+    else:
+        # The base's, by the option, is another file; each verifies as what it is.
+        theirs = replace(made, out=tmp_path / "n.gguf", tokenizer="base")
+        execute(*make_plan(theirs))
+        assert verify(theirs.out, base=made.base, adapter=made.adapter).remade
+        for name in names:
+            (inputs["adapter"] / name).unlink()
+    with pytest.raises(MismatchError, match="of the metadata are not what base and adapter"):
+        verify(made.out, base=made.base, adapter=made.adapter)
