@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import pedsup
 from pedsup.errors import MismatchError, OutputError, ResourceError
+from pedsup.files import fsio
 from pedsup.files.direct_io import DirectFile
 from pedsup.files.fsio import (
     atomic_file,
@@ -169,7 +170,7 @@ def read_back(partial: Path, tensors: Mapping[str, str]) -> str:
 
 
 def _create(path: str, _flags: int) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    return fsio.open_partial(Path(path), os.O_RDWR, 0o644)
 
 
 def open_partial(partial: Path, out: Path) -> BinaryIO:
