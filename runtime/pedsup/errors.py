@@ -18,11 +18,12 @@ CONTINUED: Final = "\n          "
 class PedsupError(Exception):
     """Base of every error that a user of pedsup can cause or mend.
 
-    What stands in it may come from a file: each part is one line, escaped.
+    What stands in it may come from a file: each part is one line, escaped. A part of several
+    lines is given as a list of them.
 
     Args:
         found: what was found, one sentence.
-        where: the file, tensor, field or line it concerns; a list for several lines.
+        where: the file, tensor, field or line it concerns.
         wanted: what would have been right.
         remedy: what the user can do now; a command where there is one.
     """
@@ -34,15 +35,14 @@ class PedsupError(Exception):
         found: str,
         *,
         where: object | None = None,
-        wanted: str | None = None,
-        remedy: str | None = None,
+        wanted: str | list[str] | None = None,
+        remedy: str | list[str] | None = None,
     ) -> None:
         self.found = escaped(found)
         super().__init__(self.found)
-        lines = where if isinstance(where, list) else [] if where is None else [where]
-        self.where = CONTINUED.join(escaped(str(line)) for line in lines) or None
-        self.wanted = None if wanted is None else escaped(wanted)
-        self.remedy = None if remedy is None else escaped(remedy)
+        self.where = _part(where)
+        self.wanted = _part(wanted)
+        self.remedy = _part(remedy)
 
     def __str__(self) -> str:
         parts = [self.found]
@@ -53,6 +53,12 @@ class PedsupError(Exception):
         if self.remedy:
             parts.append(f"  do:     {self.remedy}")
         return "\n".join(parts)
+
+
+def _part(lines: object | None) -> str | None:
+    """The lines of a part, each escaped; None where nothing is given."""
+    given = lines if isinstance(lines, list) else [] if lines is None else [lines]
+    return CONTINUED.join(escaped(str(line)) for line in given) or None
 
 
 class BadFileError(PedsupError):

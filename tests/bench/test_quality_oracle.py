@@ -151,7 +151,7 @@ def test_interrupted_runs_go_on_to_the_same_figures(
         pass
 
     calls = 0
-    real = m._measure_window
+    real = m.Journal.append
 
     def stopping(*arguments):  # type: ignore[no-untyped-def]
         nonlocal calls
@@ -160,7 +160,7 @@ def test_interrupted_runs_go_on_to_the_same_figures(
             raise StopError
         return real(*arguments)
 
-    monkeypatch.setattr(m, "_measure_window", stopping)
+    monkeypatch.setattr(m.Journal, "append", stopping)
     with pytest.raises(StopError):
         m.measure(plan(tmp_path / "torn", logits=False, chunks=4))
     calls = 10

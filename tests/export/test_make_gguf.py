@@ -229,6 +229,16 @@ def test_an_older_export_is_ours(models: dict[str, Path], tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr
 
 
+def test_calibration_makes_the_reference_and_a_budget_needs_it() -> None:
+    job = job_from({"BASE": "/b", "OUT": "o.gguf", "CALIBRATE": "1", "BUDGET": "Q4_K_M"})
+    assert job.calibrated
+    assert job.reference == Path("o-reference.gguf")
+    assert job.statistics == Path("o-statistics.gguf")
+    for wrong in ({"BUDGET": "Q4_K_M"}, {"CALIBRATE": "1", "GATE": "0"}):
+        with pytest.raises(UsageError):
+            job_from({"BASE": "/b", "OUT": "o.gguf", **wrong})
+
+
 def test_languages_are_for_the_file_and_not_for_its_reference() -> None:
     job = job_from({"BASE": "base", "LANGUAGES": "es,en", "PHONE": "galaxy-a15", "GATE": "1"})
     assert job.kind == ("--phone", "galaxy-a15", "--languages", "es,en")

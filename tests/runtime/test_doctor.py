@@ -84,7 +84,7 @@ def test_both_languages_have_the_same_places_to_fill(key: str) -> None:
 def test_no_text_is_unused() -> None:
     folder = Path(processor.__file__).parent
     files = [p for p in folder.glob("*.py") if p.name != "texts.py"]
-    files.append(folder.parent / "commands/doctor.py")
+    files.append(folder.parent / "cli/commands/doctor.py")
     source = "".join(p.read_text("utf-8") for p in files)
     assert [key for key in TEXTS if f'"{key}"' not in source] == []
     assert [topic for topic in TOPICS if f'"{topic}"' not in source] == []

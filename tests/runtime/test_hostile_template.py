@@ -190,7 +190,7 @@ def test_several_threads_get_their_own_texts() -> None:
 
 BROKEN_SANDBOX = """
 import os
-from pedsup.chat import sandbox, template_worker
+from pedsup.chat.templates import sandbox, worker
 sandbox._Sandbox.is_safe_attribute = lambda *a: True
 sandbox._Sandbox.is_safe_callable = lambda *a: True
 worker.main()

@@ -33,25 +33,25 @@ from pedsup.texts.intended_use import SHORT
 from pedsup.texts.language import _Spoken, listen, local, spoken, use
 from pedsup.texts.spanish import FILE, OWN, catalogue, described, spanish
 
-PACKAGE: Final = FILE.parent
+PACKAGE: Final = FILE.parents[1]
 NAME: Final = re.compile(r"\{[a-z]\w*\}")
 FOR_PROGRAMS: Final = (
     "serve/chat_request.py", "serve/fields.py", "serve/web.py",  # OpenAI's protocol
-    "multiple_choice.py", "table_rows.py",  # of training and evaluation, which speak English
-    "chat/sandbox.py",  # what a hostile template tried, in Python's words
+    "questions/", "phones/",  # of the stages, which speak English
+    "chat/templates/sandbox.py",  # what a hostile template tried, in Python's words
 )  # fmt: skip
 SHOWN: Final = {
-    "check.py": {"check_text", "_tuning", "_rows"},
-    "stats.py": {"stats_text", "_governor_lines", "_drafts"},
-    "identity.py": {"lines", "_manifest"},
+    "run/preview.py": {"check_text", "_tuning", "_rows"},
+    "run/stats.py": {"stats_text", "_governor_lines", "_drafts"},
+    "trust/identity.py": {"lines", "_manifest"},
     "memory/paging.py": {"text"},
     "memory/fit.py": {"_no_smaller", "_smaller_option"},
-    "commands/forget.py": {"_confirm", "_counts", "_plan_text", "_done_text"},
-    "commands/trust.py": {"_text"},
+    "cli/commands/forget.py": {"_confirm", "_counts", "_plan_text", "_done_text"},
+    "cli/commands/trust.py": {"_text"},
     "tuning/plan.py": {"label", "lines", "make_plan"},
     "tuning/bench.py": {"_death"},
     "tuning/store.py": {"look_up"},
-    "forget.py": {"_erase"},
+    "run/forget.py": {"_erase"},
     "settings.py": {"_problem"},
 }
 """Functions whose every text is shown to the user."""

@@ -92,8 +92,7 @@ def test_closed_and_full_streams(ask: Shell) -> None:
 def test_no_command_ends_in_a_traceback(shell: Shell, program: str, rest: str) -> None:
     calls = {"pedsup": "trust list", "pedsup_export": "--help", "pedsup_train": "recipe v0.1",
              "pedsup_bench": "phones --json"}  # fmt: skip
-    start = f"import sys; from {program}.cli import main; sys.argv[0] = 'x'; main()"
-    done = shell(f'$py -c "{start}" {calls[program]} {rest}')
+    done = shell(f"$py -m {program} {calls[program]} {rest}")
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
     wanted = {ExitCode.RESOURCE} if "full" in rest else {0, 1} if program == "pedsup" else {0}
     assert done.returncode in wanted, done.stderr

@@ -94,7 +94,9 @@ def test_bad_rows_refuse_the_run_until_allowed(tmp_path: Path) -> None:
     config = DataConfig(sources=(source(tmp_path / "a.jsonl", rows),), eval_examples=0)
     with pytest.raises(BadFileError, match="2 bad rows") as error:
         prepare(config)
-    assert "a.jsonl:2" in str(error.value) and "data.max_bad_rows=2" in str(error.value)
+    lines = str(error.value).splitlines()
+    assert [n for n, line in enumerate(lines) if "a.jsonl:" in line] == [1, 2]
+    assert "data.max_bad_rows=2" in lines[-1] and "\\n" not in str(error.value)
     allowed = DataConfig(sources=config.sources, eval_examples=0, max_bad_rows=2)
     assert len(prepare(allowed).train) == 1
 

@@ -220,16 +220,17 @@ def _effect(request: ExportRequest, model: Model) -> Effect | None:
     if adapter is None or report is None:
         return None
     if report.unused and not request.allow_unused:
-        listed = "\n".join(f"    {unused_text(u)}" for u in report.unused[:40])
-        more = f"\n    and {len(report.unused) - 40} more" if len(report.unused) > 40 else ""
+        listed = [unused_text(u) for u in report.unused[:40]]
+        more = [f"and {len(report.unused) - 40} more"] if len(report.unused) > 40 else []
         raise MismatchError(
-            f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF:\n"
-            f"{listed}{more}",
-            where=adapter.folder,
+            f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF",
+            where=[adapter.folder, *listed, *more],
             wanted="an adapter whose every delta is used",
-            remedy=(f"{DEAD_KV_NOTE}\n          " if report.wrong_forward_pass else "")
-            + "train on the language model's own projections only, or give --allow-unused to "
-            "export without these",
+            remedy=[
+                *([DEAD_KV_NOTE] if report.wrong_forward_pass else []),
+                "train on the language model's own projections only, or give --allow-unused to "
+                "export without these",
+            ],
         )
     return check_effect(
         adapter,

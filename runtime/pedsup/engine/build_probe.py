@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 20.0
 """A phone may read the library from slow storage."""
 LIBRARY_CODE: Final = (
     "import sys\n"
-    "from pedsup.engine.llama_cpp import bindings as llama_bindings as b\n"
+    "from pedsup.engine.llama_cpp import bindings as b\n"
     "from pedsup.errors import PedsupError\n"
     "try:\n"
     "    lib = b.load()\n"

@@ -122,10 +122,10 @@ def profile(name: str) -> Phone:
             remedy="give the whole name",
         )
     near = difflib.get_close_matches(name.lower(), phones, n=1)
-    known = (f"            {phone.id:<18}{phone.name}, {phone.chip}" for phone in phones.values())
+    known = [f"{phone.id:<18}{phone.name}, {phone.chip}" for phone in phones.values()]
     raise UsageError(
         f"no phone profile '{name}'" + (f": did you mean '{near[0]}'?" if near else ""),
-        wanted="\n" + "\n".join(known),
+        wanted=known,
         remedy="choose one of these, or give a TOML file of the same form",
     )
 

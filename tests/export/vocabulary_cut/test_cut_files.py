@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pedsup.manifest import manifest_path, read_manifest
+from pedsup_export.export import execute
+from pedsup_export.request import ExportRequest, ModelRef
 from pedsup_testing import oracle
 from pedsup_testing.cut_models import FOREIGN, Pair
 from pedsup_testing.llama_tokens import LlamaTokens
@@ -14,11 +17,8 @@ from pedsup_testing.llama_tokens import LlamaTokens
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.validate import validate_model
-from pedsup.manifest import manifest_path, read_manifest
 from pedsup_export.cli import cli
-from pedsup_export.export import execute
 from pedsup_export.plan import make_plan
-from pedsup_export.request import ExportRequest, ModelRef
 from pedsup_export.vocabulary_cut.cut import TABLES
 from pedsup_export.vocabulary_cut.proof import OTHER_TEXT, generated_lines
 from pedsup_export.vocabulary_cut.request import VocabularyRequest

@@ -219,7 +219,7 @@ def _failed(command: Sequence[str | Path], code: int, log: Path) -> EngineError:
     else:
         how, remedy = f"ended with exit code {code}", "run the command by hand to see all it says"
     return EngineError(
-        f"a measured command {how}; the end of what it said:\n{tail}",
-        where=" ".join(str(part) for part in command),
+        f"a measured command {how}; below, the command and the end of its output",
+        where=[" ".join(str(part) for part in command), *tail.splitlines()],
         remedy=remedy,
     )

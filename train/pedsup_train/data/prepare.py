@@ -88,10 +88,11 @@ def _refuse_bad_rows(prepared: Prepared, allowed: int) -> None:
     if prepared.n_bad <= allowed:
         return
     bad = [row for result in [*prepared.sources, *prepared.eval_sources] for row in result.bad]
-    shown = "\n".join(f"    {row.where}: {row.reason}" for row in bad[:10])
-    more = f"\n    ... and {len(bad) - 10} more" if len(bad) > 10 else ""
+    shown = [f"{row.where}: {row.reason}" for row in bad[:10]]
+    more = [f"and {len(bad) - 10} more"] if len(bad) > 10 else []
     raise BadFileError(
-        f"{len(bad)} bad rows:\n{shown}{more}",
+        f"{len(bad)} bad rows",
+        where=[*shown, *more],
         wanted=f"at most {allowed} (data.max_bad_rows)",
         remedy=f"mend the rows, or accept their loss with --set data.max_bad_rows={len(bad)}",
     )
