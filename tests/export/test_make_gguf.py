@@ -178,6 +178,22 @@ def test_force_replaces_nobody_else_s_file(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", [".m.gguf.partial", ".m.gguf.partial.journal"])
+def test_nothing_is_written_through_a_link(
+    name: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"notes that must stay")
+    (tmp_path / name).symlink_to(victim)
+    done = export(tmp_path, "--force", base=models["base"], adapter=models["v0.1"])
+    assert victim.read_bytes() == b"notes that must stay"
+    if name.endswith("journal"):  # a file of its own takes the name
+        assert done.returncode == 0 and not (tmp_path / "m.gguf").is_symlink()
+    else:
+        assert done.returncode == 6 and "is a link" in done.stderr
+        assert not (tmp_path / "m.gguf").exists()
+
+
 @pytest.mark.parametrize(("answer", "code"), [(b"n\n", 6), (b"y\n", 0)])
 def test_on_a_terminal_it_asks(
     answer: bytes, code: int, models: dict[str, Path], tmp_path: Path
