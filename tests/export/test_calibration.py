@@ -15,10 +15,19 @@ import numpy as np
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UsageError
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    OutputError,
+    PedsupError,
+    UnsupportedError,
+    UsageError,
+)
 from pedsup.gguf_file import read_header
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.allocation.budget import Budget
+from pedsup_export.allocation.choose import Allocation
+from pedsup_export.allocation.command import save as save_allocation
 from pedsup_export.calibration import collect, command, sensitivity, store, text
 from pedsup_export.plan.calibrated import make_plan
 from pedsup_export.plan.planner import ExportPlan, Inputs
@@ -371,3 +380,20 @@ def test_every_refusal_is_ours(merge: Path, tmp_path: Path) -> None:
         store.read(merge)
     with pytest.raises(PedsupError):
         command.make_plan(asked(tmp_path / "none.gguf", tmp_path / "s", tmp_path / "t.txt"))
+
+
+def test_only_statistics_are_replaced_by_statistics(
+    calibrated: tuple[Path, Path], merge: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.gguf"
+    notes.write_bytes(b"notes that must stay")
+    for out in (notes, merge):
+        before = out.read_bytes()
+        with pytest.raises(OutputError, match="holds no calibration statistics"):
+            command.make_plan(asked(merge, out, calibrated[1], force=True))
+        assert out.read_bytes() == before
+    command.make_plan(asked(merge, calibrated[0], calibrated[1], force=True))
+    with pytest.raises(OutputError, match="holds no saved choice"):
+        save_allocation(notes, Allocation({}, 1, 0.0), "0" * 64, force=True)
+    save_allocation(tmp_path / "a.json", Allocation({}, 1, 0.0), "0" * 64, force=True)
+    save_allocation(tmp_path / "a.json", Allocation({}, 2, 0.0), "0" * 64, force=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pedsup.errors import BadFileError, MismatchError
+from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.files.fsio import atomic_file, partial_path
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
@@ -235,6 +235,26 @@ def read(path: Path) -> Statistics:
     if file_state(path.stat()) != state or again.metadata != header.metadata:
         raise _changed(path)
     return Statistics(path, header, record, groups, digest, whole, file, {state})
+
+
+def refuse_other_file(path: Path) -> None:
+    """Raise `OutputError` where something else than statistics would be replaced.
+
+    A name alone is no permission, `--force` or not: the model itself may have been given.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    try:
+        ours = PREFIX + "record" in read_header(path).metadata
+    except (PedsupError, OSError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            "the file that would be replaced holds no calibration statistics",
+            where=path,
+            wanted="a name of its own for the statistics",
+            remedy="choose another --out, or move that file away",
+        )
 
 
 def _digests(file: DirectFile, data_offset: int) -> tuple[str, str]:
