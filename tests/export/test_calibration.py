@@ -36,6 +36,7 @@ from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.types.imatrix import read_imatrix
 from pedsup_export.write.publish import execute
+from pedsup_export.write.render import verified_text
 
 WINDOW = 64
 SENTENCES = tiny_models.TEXT.split(". ")
@@ -181,6 +182,11 @@ def test_an_export_is_rounded_with_them_and_says_so(
     report = verify(files[0], base=ModelRef(models["e4b"], "b"),
                     adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
     assert report.manifest.core["recipe"]["calibrated"]["texts"][0]["name"] == words.name
+    said = verified_text(report)
+    assert "--imatrix" not in said and "are not made again" in said
+    with pytest.raises(MismatchError, match="without an importance matrix"):
+        verify(files[0], base=ModelRef(models["e4b"], "b"), imatrix=stats,
+               adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
     recipe = json.loads(manifest_path(files[0]).read_text())
     assert json.dumps(recipe).count(store.read(stats).data_sha256) == 1
     plain = tmp_path / "plain.gguf"

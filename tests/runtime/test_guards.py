@@ -41,10 +41,18 @@ EMERGENCIES = {
     "Niño de 9 años con fiebre y rigidez de nuca": "meningism",
     "A 12 days old neonate has a fever": "fever in the first weeks",
     "Mi hija de 15 años quiere morirse": "suicide",
+    "¿Qué dosis de paracetamol le doy a un niño con convulsiones?": "convulsions",
+    "Un niño con cianosis, ¿qué hago?": "cyanosis",
+    "Tengo un niño con cianosis": "cyanosis",
+    "Está convulsionando": "convulsions",
+    "I have a child with seizures": "convulsions",
+    "A child with seizures: what should I do?": "convulsions",
 }
 FALSE_ALARMS = [
     "What are the causes of febrile seizures?",
     "¿Cuáles son los signos de shock?",
+    "Tengo una duda: ¿qué causa las convulsiones?",
+    "I have a question: what causes seizures?",
     "A 4-year-old without seizures, no cyanosis, not in shock, drinks well",
     "Niño de 3 años, niega convulsiones, sin cianosis ni petequias",
     "The boy has a history of seizures, today he comes for vaccines",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,7 @@ class CalibrationResult:
         return (
             f"{self.path}: {self.n_matrices} matrices over {self.n_tokens} tokens, "
             f"{human_bytes(self.size)}, {self.seconds:.0f} s\n"
-            f"next: pedsup-export run ... --calibrated {self.path}"
+            f"next: pedsup-export run ... --calibrated {shlex.quote(str(self.path))}"
         )
 
 
@@ -274,9 +275,10 @@ def _announce(
     windows: Sequence[Sequence[int]],
 ) -> None:
     size = sum(g.n_bytes for g in groups)
+    turns = "turn" if len(parts) == 1 else "turns"
     say(
         f"{sum(len(g.names) for g in groups)} matrices with {len(groups)} inputs, "
-        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(parts)} turns"
+        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(parts)} {turns}"
     )
 
 

@@ -252,6 +252,12 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
     recipe = manifest.core.get("recipe") or {}
     weighted = recipe.get("imatrix")
     if request.imatrix is not None:
+        if _files(weighted) is None:
+            raise MismatchError(
+                "the file was exported without an importance matrix, and one was given",
+                where=header.path,
+                remedy="leave --imatrix out",
+            )
         _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
         raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from pedsup.progress import human_bytes
@@ -131,7 +132,7 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
         f"manifest  {result.manifest}",
         f"verified  {verified_text(report)}",
         *([f"quality   {gate_text(quality)}"] if quality else []),
-        f"run       pedsup-run {draft}{result.path}",
+        f"run       pedsup-run {draft}{shlex.quote(str(result.path))}",
     ]
     return "\n".join(lines)
 
@@ -152,6 +153,8 @@ def verified_text(report: VerifyReport) -> str:
         text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
+        if (report.manifest.core.get("recipe") or {}).get("calibrated"):
+            return f"{text}; rows rounded with calibration statistics are not made again here"
         return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
     if recorded := list(report.recorded_shares.values()):
         return (

@@ -25,12 +25,15 @@ _SOMEONE: Final = re.compile(
     r"semanas?|dias?|horas?)\b|\b\d+ ?a(?=$|[,.;)])"
     r"|\b(?:he|she|ella|right now|at this moment|just now|ahora|ahorita|en este momento|acaba de|"
     r"lo traen|la traen|llega)\b"
+    rf"|\b(?:i have|i ve got|tengo|tenemos)\s+(?:\w+\s+){{0,3}}?{_CHILD}\b"
+    r"|\b(?:what (?:do|should) i do|que hago|que hacemos|(?:le|les) (?:doy|damos|pongo|ponemos)|"
+    r"esta convulsionando)\b"
     rf"|(?:^|[.!?\n])[\s\u00bf\u00a1]*{_CHILD}\b"
     rf"|\b(?:a|an|un|una)\s+(?:\w+\s+){{0,3}}?{_CHILD}\s+(?:who\s+|que\s+)?"
     r"(?:is|has|had|can|cannot|came|presents|esta|tiene|presenta|no puede|llego|ingreso)\b"
 )
-"""Someone is meant, not a textbook question: a definite child, an age, 'now', a verb, or a
-sentence that begins with the child."""
+"""Someone is meant, not a textbook question: a definite child, an age, 'now', a verb, a
+sentence that begins with the child, or the asker who has to act."""
 
 _TOXIC: Final = (
     r"(?:bleach|pesticide|organophosphate|paraquat|kerosene|battery|batteries|poison|detergent|"
