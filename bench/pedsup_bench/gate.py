@@ -7,6 +7,7 @@ it returns says so, and `require_pass` turns that into an error.
 from __future__ import annotations
 
 import math
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -239,7 +240,7 @@ def _parse(text: str, where: object) -> dict[str, Thresholds]:
     try:
         table = tomllib.loads(text)
         parsed = {name: Thresholds(**values) for name, values in table.items()}
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadFileError(
             f"not valid thresholds ({error})", where=where, wanted=f"tables with {figures}"
         ) from error
@@ -267,11 +268,12 @@ def _require_limit(name: str, value: object, where: object) -> None:
     """A limit that is no finite number of the figure's range would let everything pass."""
     if value is None:
         return
-    highest = 1.0 if name.endswith("same_top") else math.inf
+    highest = 1.0 if name.endswith("same_top") else sys.float_info.max
     good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (good and math.isfinite(value) and 0 <= value <= highest):  # type: ignore[arg-type,operator]
+    # Not `isfinite`: an integer of a thousand digits is no float.
+    if not (good and 0 <= value <= highest):  # type: ignore[operator]
         raise BadFileError(
             f"{name} is {value!r}",
             where=where,
-            wanted="a share from 0 to 1" if highest == 1 else "a finite number from 0",
+            wanted="a share from 0 to 1" if highest == 1.0 else "a finite number from 0",
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +15,22 @@ import numpy as np
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UsageError
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    OutputError,
+    PedsupError,
+    UnsupportedError,
+    UsageError,
+)
 from pedsup.gguf_file import read_header
-from pedsup.trust.manifest import manifest_path
+from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.allocation.budget import Budget
+from pedsup_export.allocation.choose import Allocation
+from pedsup_export.allocation.command import save as save_allocation
 from pedsup_export.calibration import collect, command, sensitivity, store, text
 from pedsup_export.plan.calibrated import make_plan
+from pedsup_export.plan.planner import ExportPlan, Inputs
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
@@ -234,6 +246,77 @@ def test_weights_that_change_after_the_first_check_are_noticed(
         inputs.calibrated.identify(rows, "blk.7.ffn_up.weight", 0, 512)
 
 
+def test_the_statistics_that_the_manifest_names_are_those_that_were_used(
+    calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Others of the same size take their name after the plan, or are written over them."""
+    stats = tmp_path / "stats.gguf"
+    wanted = request_for(
+        models["e4b"], adapters["e4b"], tmp_path / "a.gguf", calibrated=stats, force=True
+    )
+
+    def planned() -> tuple[ExportPlan, Inputs]:
+        stats.unlink(missing_ok=True)
+        shutil.copyfile(calibrated[0], stats)
+        return make_plan(wanted)
+
+    shutil.copyfile(calibrated[0], stats)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(_with_other_moments(stats))
+    store.read(other)  # it is well-formed
+    execute(*planned())
+    digest, whole = _digest(stats), wanted.out.read_bytes()
+    plan, inputs = planned()
+    other.replace(stats)
+    execute(plan, inputs)
+    assert wanted.out.read_bytes() == whole
+    recipe = read_manifest(manifest_path(wanted.out)).core["recipe"]["calibrated"]
+    assert recipe["sha256"] == digest != _digest(stats)
+    changed = stats.read_bytes()
+    plan, inputs = planned()
+    stats.write_bytes(changed)
+    with pytest.raises(MismatchError, match="changed or replaced while it was read"):
+        execute(plan, inputs)
+    assert wanted.out.read_bytes() == whole
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _with_other_moments(path: Path, value: float | None = None) -> bytes:
+    """The same header but for the digest of the data; more weight on the diagonals, or a value."""
+    header, raw = read_header(path), bytearray(path.read_bytes())
+    for name, info in header.tensors.items():
+        if name.endswith(store.PRODUCTS):
+            at = header.data_offset + info.offset
+            part = np.frombuffer(raw[at : at + info.n_bytes], "<f4").copy()
+            moments = part.reshape(-1, info.shape[1], info.shape[0])
+            diagonal = np.einsum("ijj->ij", moments)  # a view
+            diagonal[:, ::3] = diagonal[:, ::3] * 50 + 1 if value is None else value
+            raw[at : at + info.n_bytes] = part.tobytes()
+    old = str(header.metadata["pedsup.calibration.data_sha256"]).encode()
+    new = hashlib.sha256(raw[header.data_offset :]).hexdigest().encode()
+    return bytes(raw).replace(old, new)
+
+
+def test_well_formed_statistics_with_absurd_values_are_refused(
+    calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    stats = tmp_path / "stats.gguf"
+    stats.write_bytes(_with_other_moments(calibrated[0], 3e38))
+    wanted = request_for(models["e4b"], adapters["e4b"], tmp_path / "a.gguf", calibrated=stats)
+    with pytest.raises(BadFileError, match=r"hold .*e\+3"):
+        execute(*make_plan(wanted))
+    raw = calibrated[0].read_bytes()
+    assert raw.count(b'"F32"') > 1
+    stats.write_bytes(raw.replace(b'"F32"', b'"F8_"', 1))
+    with pytest.raises(BadFileError, match="value in the record"):
+        store.read(stats)
+
+
 @pytest.mark.parametrize("what", ["cut", "bit", "nan", "imatrix"])
 def test_damaged_statistics_are_refused(
     calibrated: tuple[Path, Path], tmp_path: Path, what: str
@@ -303,3 +386,20 @@ def test_every_refusal_is_ours(merge: Path, tmp_path: Path) -> None:
         store.read(merge)
     with pytest.raises(PedsupError):
         command.make_plan(asked(tmp_path / "none.gguf", tmp_path / "s", tmp_path / "t.txt"))
+
+
+def test_only_statistics_are_replaced_by_statistics(
+    calibrated: tuple[Path, Path], merge: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.gguf"
+    notes.write_bytes(b"notes that must stay")
+    for out in (notes, merge):
+        before = out.read_bytes()
+        with pytest.raises(OutputError, match="holds no calibration statistics"):
+            command.make_plan(asked(merge, out, calibrated[1], force=True))
+        assert out.read_bytes() == before
+    command.make_plan(asked(merge, calibrated[0], calibrated[1], force=True))
+    with pytest.raises(OutputError, match="holds no saved choice"):
+        save_allocation(notes, Allocation({}, 1, 0.0), "0" * 64, force=True)
+    save_allocation(tmp_path / "a.json", Allocation({}, 1, 0.0), "0" * 64, force=True)
+    save_allocation(tmp_path / "a.json", Allocation({}, 2, 0.0), "0" * 64, force=True)

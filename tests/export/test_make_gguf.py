@@ -96,7 +96,17 @@ def test_the_reference_shares_what_decides_the_merge() -> None:
     assert reference_options(given) == wanted
 
 
-@pytest.mark.parametrize("variables", [{"EXPORT_OPTIONS": "--name 'x"}, {"OUT": "/tmp/"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"EXPORT_OPTIONS": "--name 'x"},
+        {"OUT": "/tmp/"},
+        {"EXPORT_OPTIONS": "--out other.gguf"},
+        {"EXPORT_OPTIONS": "--quant=Q4_0"},
+        {"EXPORT_OPTIONS": "--languages es", "BASE": "b", "GATE": "1"},
+        {"EXPORT_OPTIONS": "--help"},
+    ],
+)
 def test_what_cannot_be_is_refused_before_anything_is_made(variables: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         job_from(variables)
@@ -161,6 +171,35 @@ def test_each_thing_that_decides_a_file_makes_it_again(
     assert read_manifest(manifest_path(out)).core["recipe"]["quant"] == "Q8_0"
 
 
+def test_a_missing_key_is_said_before_anything_is_made(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    done = make(tmp_path, BASE=models["base"], OUT="m.gguf", SIGN_KEY="nobody.key")
+    assert done.returncode == 2 and "nobody.key" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_statistics_are_made_again_for_another_text(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} child has a fever and coughs. " * 700)
+    # Limits so wide that this random model passes its gate.
+    (tmp_path / "t.toml").write_text("[default]\nkld_mean = 100\n")
+    given = {
+        "BASE": models["base"], "ADAPTER": models["v0.1"], "OUT": "m.gguf", "CALIBRATE": "1",
+        "EXPORT_OPTIONS": "--thresholds t.toml",
+    }  # fmt: skip
+    texts = []
+    for name in ("one", "one", "two"):
+        done = make(tmp_path, **given, CALIBRATION_TEXT=f"{name}.txt")
+        assert done.returncode == 0, done.stderr
+        core = read_manifest(manifest_path(tmp_path / "m.gguf")).core
+        texts.append((core["recipe"]["calibrated"]["texts"][0]["name"], "windows" in done.stderr))
+    assert texts == [("one.txt", True), ("one.txt", False), ("two.txt", True)]
+
+
 # ---- whose file it is -------------------------------------------------------------------------
 
 
@@ -176,6 +215,22 @@ def test_force_replaces_nobody_else_s_file(
     assert "pedsup did not write" in done.stderr
     assert mine.read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", [".m.gguf.partial", ".m.gguf.partial.journal"])
+def test_nothing_is_written_through_a_link(
+    name: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"notes that must stay")
+    (tmp_path / name).symlink_to(victim)
+    done = export(tmp_path, "--force", base=models["base"], adapter=models["v0.1"])
+    assert victim.read_bytes() == b"notes that must stay"
+    if name.endswith("journal"):  # a file of its own takes the name
+        assert done.returncode == 0 and not (tmp_path / "m.gguf").is_symlink()
+    else:
+        assert done.returncode == 6 and "is a link" in done.stderr
+        assert not (tmp_path / "m.gguf").exists()
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"n\n", 6), (b"y\n", 0)])

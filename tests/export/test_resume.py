@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
@@ -254,3 +255,76 @@ def test_the_output_is_locked_against_another_plan(
         execute(*make_plan(made))
     assert refused
     assert verify(made.out, base=made.base, adapter=made.adapter).remade
+
+
+@pytest.mark.parametrize("which", ["all", "one"])
+def test_a_change_below_the_last_bit_is_not_proved(
+    which: str, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not exactly zero, and yet no weight of the merge differs from the base's."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(inputs["adapter"] / WEIGHTS)
+    weights = {
+        n: w * (1e-30 if "lora_B" in n and (which == "all" or "layers.1.mlp.up" in n) else 1)
+        for n, w in weights.items()
+    }
+    save_file(weights, inputs["adapter"] / WEIGHTS)
+    made = request(inputs, tmp_path / "m.gguf")
+    if which == "all":
+        with pytest.raises(MismatchError, match="too small to alter any weight"):
+            execute(*make_plan(made))
+        assert not made.out.exists()
+        made = replace(made, allow_no_effect=True)
+    result = execute(*make_plan(made))
+    names = {share.name for share in result.shares}
+    assert "blk.1.ffn_up.weight" not in names
+    assert (which == "one") is bool(names)
+    if which == "one":
+        assert "of 1 of 28 tensors is too small" in capsys.readouterr().err
+    report = verify(made.out, base=made.base, adapter=made.adapter)
+    assert report.remade and report.shares is not None
+    assert {share.name for share in report.shares} == names
+
+
+@pytest.mark.parametrize("what", ["tokens", "template", "sampling", "adapter's template"])
+def test_verify_tells_another_tokenizer(what: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The same tensors, but other words for them: not what base and adapter give."""
+
+    def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        change(document)
+        path.write_text(json.dumps(document), encoding="utf-8")
+
+    def swap(document: dict[str, Any]) -> None:
+        vocab = document["model"]["vocab"]
+        a, b = list(vocab)[700:702]
+        vocab[a], vocab[b] = vocab[b], vocab[a]
+
+    def shout(config: dict[str, Any]) -> None:
+        config["chat_template"] = config["chat_template"].replace("trim", "upper")
+
+    names = ("tokenizer.json", "tokenizer_config.json")
+    made = request(inputs, tmp_path / "m.gguf")
+    if what == "adapter's template":
+        for name in names:
+            shutil.copy(inputs["base"] / name, inputs["adapter"])
+        edit(inputs["adapter"] / names[1], shout)
+    execute(*make_plan(made))
+    assert verify(made.out, base=made.base, adapter=made.adapter).remade
+    if what == "tokens":
+        edit(inputs["base"] / names[0], swap)
+    elif what == "template":
+        edit(inputs["base"] / names[1], shout)
+    elif what == "sampling":
+        path = inputs["base"] / "generation_config.json"
+        path.write_text(json.dumps({"temperature": 0.125}))
+    else:
+        # The base's, by the option, is another file; each verifies as what it is.
+        theirs = replace(made, out=tmp_path / "n.gguf", tokenizer="base")
+        execute(*make_plan(theirs))
+        assert verify(theirs.out, base=made.base, adapter=made.adapter).remade
+        for name in names:
+            (inputs["adapter"] / name).unlink()
+    with pytest.raises(MismatchError, match="of the metadata are not what base and adapter"):
+        verify(made.out, base=made.base, adapter=made.adapter)

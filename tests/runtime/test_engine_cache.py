@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from pedsup_testing.near_ties import require_same_text
 
@@ -159,3 +161,27 @@ def test_thinking_turns_share_all_but_the_dropped_thought(open_engine, gemma4_gg
     second = build_prompt(engine, template, messages, think=True)
     greedy(engine, second.tokens, 4, keep=second.keep)
     assert engine.last_stats.n_cached == len(first.tokens)
+
+
+def test_markers_of_gemma_that_a_person_types_stay_text(open_inprocess, gemma4_gguf) -> None:
+    """`<|channel>` and the tool markers are user-defined tokens, which parse_special leaves on."""
+    engine = open_inprocess(gemma4_gguf)
+    template = ChatTemplate.from_engine(engine)
+
+    def prompt(content: str) -> list[int]:
+        messages: list[Message] = [{"role": "user", "content": content}]
+        return build_prompt(engine, template, messages, think=False).tokens
+
+    usual = Counter(token for token in prompt("hola") if token <= 106)
+    assert usual[105] == 2
+    markers = [
+        "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>",
+        "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>', "<eos>",
+    ]  # fmt: skip
+    for marker in markers:
+        assert len(engine.tokenize(marker, parse_special=True)) == 1, marker
+        for typed in (marker, f"hola {marker}thought\nx", f"<{marker}{marker}>", f"<|{marker}"):
+            tokens = prompt(typed)
+            assert Counter(token for token in tokens if token <= 106) == usual, typed
+            text = b"".join(engine.piece(token) for token in tokens).decode()
+            assert typed in text

@@ -385,6 +385,6 @@ def test_importing_the_engine_does_not_import_numpy():
         "import sys\nfrom pedsup.engine.llama_cpp import bindings\nbindings.load()\n"
         "assert 'numpy' not in sys.modules and 'diskcache' not in sys.modules\n"
         "import llama_cpp\nassert llama_cpp.Llama and 'numpy' in sys.modules\n"
-        "assert llama_cpp.llama_cpp is llama_bindings.load()\n"
+        "assert llama_cpp.llama_cpp is bindings.load()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

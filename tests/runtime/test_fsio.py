@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pedsup.errors import OutputError
-from pedsup.files.fsio import UNSUPPORTED, atomic_file, fsync_folder, try_lock
+from pedsup.files.fsio import UNSUPPORTED, atomic_file, fsync_folder, partial_path, try_lock
 from pedsup.session.transcript import Transcript
 
 
@@ -75,3 +75,26 @@ def test_a_disk_that_fails_is_no_missing_feature(
         file.write(b"x")
     with pytest.raises(OSError, match=os.strerror(code)):
         fsync_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "dangling", "hard link", "pipe", "folder"])
+def test_what_only_has_the_partial_name_is_not_written_to(kind: str, tmp_path: Path) -> None:
+    """Somebody who can write to the folder must not have another file of ours overwritten."""
+    victim, path = tmp_path / "victim", tmp_path / "a"
+    victim.write_bytes(b"notes that must stay")
+    planted = partial_path(path)
+    match kind:
+        case "symlink":
+            planted.symlink_to(victim)
+        case "dangling":
+            planted.symlink_to(tmp_path / "not there yet")
+        case "hard link":
+            planted.hardlink_to(victim)
+        case "pipe":
+            os.mkfifo(planted)
+        case _:
+            planted.mkdir()
+    with pytest.raises(OutputError, match="is a link, or not a file"), atomic_file(path) as file:
+        file.write(b"x")
+    assert victim.read_bytes() == b"notes that must stay"
+    assert {left.name for left in tmp_path.iterdir()} == {"victim", planted.name}

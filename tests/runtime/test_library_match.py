@@ -80,7 +80,7 @@ def load(folder: Path) -> subprocess.CompletedProcess[str]:
     code = (
         "from pedsup.engine.llama_cpp import bindings\n"
         "from pedsup.cli.border import border\n"
-        "border(lambda: print(llama_bindings.load()._base_path))\n"
+        "border(lambda: print(bindings.load()._base_path))\n"
     )
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,

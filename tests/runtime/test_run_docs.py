@@ -10,6 +10,7 @@ import click
 
 from pedsup.cli.main import run
 from pedsup.settings import Settings
+from pedsup.terminal import repl
 
 PAGE = (Path(__file__).parents[2] / "docs/run.md").read_text("utf-8")
 
@@ -42,5 +43,5 @@ def test_the_page_lists_every_command_of_the_session() -> None:
     commands = set(re.findall(r"^(/\w+)", text("help", "en"), re.MULTILINE))
     assert commands == set(re.findall(r"^(/\w+)", text("help", "es"), re.MULTILINE))
     assert commands - {"/help"} == set(re.findall(r"`(/\w+)", PAGE)) - {"/help"}
-    source = (Path(run.callback.__code__.co_filename).parent / "repl.py").read_text("utf-8")  # type: ignore[union-attr]
+    source = Path(repl.__file__).read_text("utf-8")
     assert commands == set(re.findall(r'"(/\w+)":', source)) - {"/exit"}

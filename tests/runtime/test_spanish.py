@@ -37,8 +37,7 @@ PACKAGE: Final = FILE.parents[1]
 NAME: Final = re.compile(r"\{[a-z]\w*\}")
 FOR_PROGRAMS: Final = (
     "serve/chat_request.py", "serve/fields.py", "serve/web.py",  # OpenAI's protocol
-    # of export, training and evaluation, which speak English
-    "phones/profiles.py", "questions/multiple_choice.py", "questions/table_rows.py",
+    "questions/", "phones/",  # of the stages, which speak English
     "chat/templates/sandbox.py",  # what a hostile template tried, in Python's words
 )  # fmt: skip
 SHOWN: Final = {

@@ -22,7 +22,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 LOOP: Final = 20_000_000
 MAKE_BUDGET: Final = 2000.0
-GATE_BUDGET: Final = 100.0
+GATE_BUDGET: Final = 200.0
 """Processor time of `make gguf`, and of its quality gate run again, in calibration loops."""
 
 

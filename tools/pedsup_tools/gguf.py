@@ -9,6 +9,7 @@ Make's or a shell's own syntax. Whether a file must be made again is decided by 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from typing import Final
 
 from pedsup.cli.border import border
 from pedsup.errors import PedsupError, UsageError
+from pedsup.gguf_file import read_header
 from pedsup.progress import say
 from pedsup.trust.bundle import read_signature, signature_path
 from pedsup.trust.keys import read_public_key
@@ -39,6 +41,12 @@ NOT_OF_A_REFERENCE: Final = {
     "--save-allocation": 2,
 }  # fmt: skip
 """Options of an export that its 16-bit reference does not share, and how many words they take."""
+OF_A_VARIABLE: Final = {
+    "--base": "BASE", "--adapter": "ADAPTER", "--out": "OUT", "--quant": "QUANT",
+    "--phone": "PHONE", "--languages": "LANGUAGES", "--vocabulary": "VOCABULARY",
+    "--budget": "BUDGET",
+}  # fmt: skip
+"""Options that decide names, reference and signature here, too: the second one given would win."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,15 @@ def job_from(environment: Mapping[str, str]) -> Job:
     kind += ("--languages", languages) * bool(languages)
     kind += ("--vocabulary", vocabulary) * bool(vocabulary)
     options = _words("EXPORT_OPTIONS", get("EXPORT_OPTIONS", ""))
+    for word in options:
+        if variable := OF_A_VARIABLE.get(word.partition("=")[0]):
+            raise UsageError(
+                f"{word} has a variable of its own", where="EXPORT_OPTIONS", remedy=f"{variable}="
+            )
+        if word in ("-h", "--help"):
+            raise UsageError(
+                f"{word} makes no file", where="EXPORT_OPTIONS", remedy="pedsup-export run --help"
+            )
     if not base:
         options = (*DEFAULT_TYPES.get(quant, ()), "--license", "apache-2.0", *options)
     used = adapter or ("" if base else DEFAULT_ADAPTER)
@@ -155,6 +172,11 @@ def make_defaults(job: Job) -> None:
 
 def make_gguf(job: Job) -> None:
     """The file, with all that belongs to it; what is there and the same is left alone."""
+    if job.sign_key is not None and not job.dry and not job.sign_key.is_file():
+        raise UsageError(
+            "no such file", where=job.sign_key, wanted="SIGN_KEY=, the .key file of "
+            "`pedsup-export keygen`", remedy="check the path",
+        )  # fmt: skip
     make_defaults(job)
     inputs = ("--base", job.base, *(("--adapter", job.adapter) if job.adapter else ()))
     common = () if job.dry else ("--force", "--if-changed")
@@ -189,12 +211,30 @@ def reference_options(options: Sequence[str]) -> list[str]:
 
 
 def calibrate(job: Job, reference: Path) -> tuple[str, ...]:
-    """Statistics of the reference, unless they are there and newer; the options that use them."""
+    """Statistics of the reference and text, unless they are there; the options that use them."""
     found = job.statistics
-    if not found.exists() or found.stat().st_mtime < reference.stat().st_mtime:
+    if not _is_of(found, reference, job.calibration_text):
         text = ("--text", job.calibration_text) if job.calibration_text else ()
         _program("pedsup_export", "calibrate", reference, "--out", found, "--force", *text)
     return ("--calibrated", str(found), *(("--budget", job.budget) if job.budget else ()))
+
+
+def _is_of(statistics: Path, reference: Path, text: str) -> bool:
+    """Whether statistics are newer than the reference, and of this text or the shipped one.
+
+    Of which weights they are the export itself checks.
+    """
+    from pedsup_export.calibration.store import PREFIX
+    from pedsup_export.calibration.text import read_texts
+
+    if not statistics.exists() or statistics.stat().st_mtime < reference.stat().st_mtime:
+        return False
+    wanted = [t.sha256 for t in read_texts((Path(text),) if text else ())]
+    try:
+        record = json.loads(read_header(statistics).metadata[PREFIX + "record"])
+        return bool([t["sha256"] for t in record["texts"]] == wanted)
+    except (PedsupError, KeyError, TypeError, ValueError):
+        return False
 
 
 def is_signed_by(model: Path, private: Path) -> bool:

@@ -61,7 +61,7 @@ def load_suite(path: Path | None = None) -> Suite:
             cases=cases,
             why={name: str(category["why"]) for name, category in categories.items()},
         )
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadFileError(f"the suite is no TOML: {error}", where=source) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise BadFileError(

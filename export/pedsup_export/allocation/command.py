@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pedsup.errors import BadFileError, MismatchError, MissingFileError, UsageError
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    MissingFileError,
+    OutputError,
+    PedsupError,
+    UsageError,
+)
 from pedsup.files.fsio import atomic_file
+from pedsup.files.json_file import read_json_object
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.progress import say
 from pedsup_export.allocation.budget import Budget
@@ -150,7 +158,18 @@ def choose(
 
 
 def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) -> None:
-    """Write a choice, to be given again with --allocation."""
+    """Write a choice, to be given again with --allocation.
+
+    Raises:
+        OutputError: something else than an earlier choice would be replaced.
+    """
+    if path.exists() and not _is_allocation(path):
+        raise OutputError(
+            "the file that would be replaced holds no saved choice of types",
+            where=path,
+            wanted="a name of its own for --save-allocation",
+            remedy="choose another name, or move that file away",
+        )
     document = {
         "schema": SCHEMA,
         "statistics_data_sha256": statistics,
@@ -160,6 +179,13 @@ def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) ->
     }
     with atomic_file(path, force=force) as file:
         file.write(json.dumps(document, indent=1).encode())
+
+
+def _is_allocation(path: Path) -> bool:
+    try:
+        return bool(read_json_object(path, "the allocation", 8 << 20)["schema"] == SCHEMA)
+    except (PedsupError, OSError, KeyError):
+        return False
 
 
 def read(path: Path, names: Sequence[str]) -> Allocation:

@@ -107,6 +107,7 @@ def make_plan(request: CalibrationRequest) -> CalibrationPlan:
         OutputError: the output exists.
     """
     refuse_existing(request.out, force=request.force)
+    store.refuse_other_file(request.out)
     if request.window < 16:
         raise UsageError(f"a window of {request.window} tokens", wanted="16 or more")
     header = read_header(request.model)

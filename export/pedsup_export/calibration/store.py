@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pedsup.errors import BadFileError
-from pedsup.files.direct_io import DirectFile, sha256_range
+from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError
+from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.files.fsio import atomic_file, partial_path
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
 from pedsup_export.gguf.header import KV, array, header_bytes, lay_out, padded, string, u32
+from pedsup_export.source.safetensors_file import State, file_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +41,9 @@ VERSION: Final = 1
 PRODUCTS: Final = ".in_prod"
 _REMAKE: Final = "make it again: pedsup-export calibrate"
 _NO_DIGEST: Final = "0" * 64
+_TYPES: Final = frozenset({"F32", "F16", "BF16"})
+_LARGEST: Final = 1e12
+"""Larger second moments overflow float32 in the rounding; those of activations are far below."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +154,22 @@ def _metadata(record: Record, groups: Sequence[InputGroup], digest: str) -> list
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics read and checked: digests, shapes, and that nothing is NaN or Inf."""
+    """Statistics read and checked: digests, shapes, and that nothing is NaN or Inf.
+
+    Attributes:
+        sha256: of the whole file.
+        file: the open file, from which all is read: the name may lead to another one by then.
+        states: of the file, as `file_state`, in which its bytes were found to be those digested.
+    """
 
     path: Path
     header: GGUFHeader
     record: Record
     groups: tuple[InputGroup, ...]
     data_sha256: str
+    sha256: str
+    file: DirectFile
+    states: set[State]
 
     @cached_property
     def group_of(self) -> dict[str, InputGroup]:
@@ -167,17 +180,34 @@ class Statistics:
         """Second moments of each run of a group's columns: float32 [run, run], divided by tokens.
 
         Raises:
-            BadFileError: a value is NaN or Inf.
+            BadFileError: a value is NaN, Inf or absurdly large.
+            MismatchError: the file was changed since it was opened.
         """
         info = self.header.tensors[group.owner + PRODUCTS]
         start = self.header.data_offset + info.offset
-        shape = (group.n_columns // group.run, group.run, group.run)
-        stored = np.memmap(self.path, "<f4", "r", start, shape)
-        for run in stored:
-            values = np.array(run, np.float32)
+        n_bytes = 4 * group.run * group.run
+        for at in range(start, start + info.n_bytes, n_bytes):
+            stored = bytes(self.file.read(at, n_bytes))
+            self._require_unchanged()  # after the reading: a shorter file has another state
+            values: Floats = np.frombuffer(stored, "<f4").reshape(group.run, group.run)
             if not np.isfinite(values).all():
                 raise _bad(self.path, f"the statistics of '{group.owner}' hold NaN or Inf")
-            yield values / np.float32(self.record.n_tokens)
+            values = values / np.float32(self.record.n_tokens)
+            if float(np.abs(values).max()) > _LARGEST:
+                raise _bad(
+                    self.path, f"the statistics of '{group.owner}' hold {np.abs(values).max():.3g}"
+                )
+            yield values
+
+    def _require_unchanged(self) -> None:
+        now = file_state(self.file.stat())
+        if now in self.states:
+            return
+        # A file that has lost its name has another change time, too: it is read again.
+        same = any(now[:-1] == state[:-1] for state in self.states)
+        if not same or _digests(self.file, self.header.data_offset)[0] != self.sha256:
+            raise _changed(self.path)
+        self.states.add(now)
 
 
 def read(path: Path) -> Statistics:
@@ -185,6 +215,7 @@ def read(path: Path) -> Statistics:
 
     Raises:
         BadFileError: it is not one, is truncated, or its data are not what was written.
+        MismatchError: it was changed or replaced meanwhile.
     """
     header = read_header(path)
     if PREFIX + "record" not in header.metadata:
@@ -194,10 +225,46 @@ def read(path: Path) -> Statistics:
     record, groups = _parse(path, header)
     _check_tensors(header, groups)
     digest = str(header.metadata.get(PREFIX + "data_sha256"))
-    size = header.file_size - header.data_offset
-    if sha256_range(DirectFile(path), header.data_offset, size) != digest:
+    file = DirectFile(path)
+    state = file_state(file.stat())
+    whole, data = _digests(file, header.data_offset)
+    if data != digest:
         raise _bad(path, "the data are not those that were written (damaged or cut short)")
-    return Statistics(path, header, record, groups, digest)
+    # The header was read by name: by now the name must lead to the file that was digested.
+    again = read_header(path)
+    if file_state(path.stat()) != state or again.metadata != header.metadata:
+        raise _changed(path)
+    return Statistics(path, header, record, groups, digest, whole, file, {state})
+
+
+def refuse_other_file(path: Path) -> None:
+    """Raise `OutputError` where something else than statistics would be replaced.
+
+    A name alone is no permission, `--force` or not: the model itself may have been given.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    try:
+        ours = PREFIX + "record" in read_header(path).metadata
+    except (PedsupError, OSError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            "the file that would be replaced holds no calibration statistics",
+            where=path,
+            wanted="a name of its own for the statistics",
+            remedy="choose another --out, or move that file away",
+        )
+
+
+def _digests(file: DirectFile, data_offset: int) -> tuple[str, str]:
+    """SHA-256 of the whole file and of its data, in one reading."""
+    whole, data, at = hashlib.sha256(), hashlib.sha256(), 0
+    while block := file.read(at, BLOCK):
+        whole.update(block)
+        data.update(block[max(0, data_offset - at) :])
+        at += len(block)
+    return whole.hexdigest(), data.hexdigest()
 
 
 def _parse(path: Path, header: GGUFHeader) -> tuple[Record, tuple[InputGroup, ...]]:
@@ -221,8 +288,10 @@ def _parse(path: Path, header: GGUFHeader) -> tuple[Record, tuple[InputGroup, ..
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _bad(path, "the record of the statistics cannot be read") from error
     good = record.n_tokens > 0 and record.window > 0
+    good = good and record.types.keys() == record.fingerprints.keys()
+    good = good and _TYPES.issuperset(record.types.values())
     if not good or not all(math.isfinite(v) and v >= 0 for v in record.sensitivities.values()):
-        raise _bad(path, "a number in the record cannot be right")
+        raise _bad(path, "a value in the record cannot be right")
     return record, groups
 
 
@@ -238,6 +307,15 @@ def _check_tensors(header: GGUFHeader, groups: Sequence[InputGroup]) -> None:
         fits = group.n_columns % group.run == 0 and found == shape
         if info is None or info.type.name != "F32" or not fits:
             raise _bad(header.path, f"the second moments of '{group.owner}' have another shape")
+
+
+def _changed(path: Path) -> MismatchError:
+    return MismatchError(
+        "the file was changed or replaced while it was read",
+        where=path,
+        wanted="statistics that nothing writes to during an export",
+        remedy="give the same command again when nothing writes to them",
+    )
 
 
 def _bad(path: Path, found: str) -> BadFileError:

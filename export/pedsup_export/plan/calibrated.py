@@ -52,7 +52,12 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
             replace(request, tensor_types=(*request.tensor_types, *exact))
         )
         inputs = replace(again, calibrated=calibrated)
-    return replace(made, calibration=_calibration(made, calibrated, chosen)), inputs
+    digest = {calibrated.statistics.path.name: calibrated.statistics.sha256}
+    return replace(
+        made,
+        calibration=_calibration(made, calibrated, chosen),
+        sources={**made.sources, "calibrated": digest},
+    ), inputs
 
 
 def effort_for(n_weights: int) -> Effort:

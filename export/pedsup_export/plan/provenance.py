@@ -27,6 +27,7 @@ def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
     """The files that are read whole when a plan is made, by role; some may be missing.
 
     The tokenizer digests what it reads by itself: which files those are depends on what it finds.
+    Statistics are digested where they are opened; the file stays open for the rounding.
     """
     base = chosen_base(request).folder
     index = [base / INDEX] if not (base / SINGLE).exists() else []
@@ -35,8 +36,6 @@ def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
         found["adapter"] = [request.adapter.folder / name for name in (CONFIG, WEIGHTS)]
     if request.imatrix is not None:
         found["imatrix"] = [request.imatrix]
-    if request.calibrated is not None:
-        found["calibrated"] = [request.calibrated]
     return found
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedsup.errors import MismatchError
+from pedsup.progress import say
 from pedsup_export.plan.planner import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.rows import base_rows, final_rows
 from pedsup_export.types.quantize import dequantize_rows, quantize_rows
@@ -55,6 +56,19 @@ class AdapterShare:
     @property
     def present(self) -> bool:
         return self.share > NEARER
+
+
+@dataclass
+class _Sums:
+    """<q - b, m - b> and |m - b|^2 over some rows."""
+
+    along: float = 0.0
+    total: float = 0.0
+    n_rows: int = 0
+
+    def share(self, name: str) -> AdapterShare | None:
+        """None where no weight changes: nothing could show that the adapter is there."""
+        return AdapterShare(name, self.along / self.total, self.n_rows) if self.total else None
 
 
 class Sample:
@@ -121,6 +135,8 @@ class Proof:
     def prove(self, sample: Sample) -> AdapterShare | None:
         """Check a tensor's sampled rows; the adapter's share if the adapter changes the tensor.
 
+        A change below the last bit of every weight changes nothing.
+
         Raises:
             MismatchError: the packed bytes are not those that the inputs give.
         """
@@ -130,7 +146,7 @@ class Proof:
         if not tensor.adapted:
             return None
         found = self._share(tensor, sample.ranges, sample.rows())
-        if not found.present:  # the sample says too little: all rows
+        if found is None or not found.present:  # the sample says too little: all rows
             group = tensor.origin.head_rows or SAMPLED_ROWS
             ranges = _spread(tensor.n_rows, group, tensor.n_rows)
             found = self._share(tensor, ranges, (self.read(tensor, lo, hi) for lo, hi in ranges))
@@ -155,17 +171,17 @@ class Proof:
 
     def _share(
         self, tensor: TensorPlan, ranges: Sequence[Range], packed: Iterable[Packed]
-    ) -> AdapterShare:
-        along = total = 0.0
+    ) -> AdapterShare | None:
+        sums = _Sums()
         for (lo, hi), part in zip(ranges, packed, strict=True):
             base = base_rows(tensor, self.inputs, lo, hi).astype(np.float64)
             merge_dtype = self.plan.request.merge_dtype
             delta = final_rows(tensor, self.inputs, lo, hi, merge_dtype).astype(np.float64) - base
             written = dequantize_rows(part, tensor.slot.type, tensor.slot.shape[0])
-            along += float(np.vdot(written.astype(np.float64) - base, delta))
-            total += float(np.vdot(delta, delta))
-        share = along / total if total else 1.0
-        return AdapterShare(tensor.slot.name, share, sum(hi - lo for lo, hi in ranges))
+            sums.along += float(np.vdot(written.astype(np.float64) - base, delta))
+            sums.total += float(np.vdot(delta, delta))
+            sums.n_rows += hi - lo
+        return sums.share(tensor.slot.name)
 
 
 def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi: int) -> Packed:
@@ -180,6 +196,29 @@ def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi:
     # A message counts rows from the block's first one.
     name = tensor.slot.name if lo == 0 else f"{tensor.slot.name} from row {lo} on"
     return quantize_rows(rows, tensor.slot.type, importance, name=name)
+
+
+def require_effect(plan: ExportPlan, shares: Sequence[AdapterShare]) -> None:
+    """Refuse an adapter whose change is below the last bit of every weight of every tensor.
+
+    Raises:
+        MismatchError: the merge is the base.
+    """
+    adapted = sum(t.adapted for t in plan.tensors)
+    if not adapted or plan.request.allow_no_effect:
+        return
+    if not shares:
+        raise MismatchError(
+            "the adapter changes nothing: its change of all "
+            f"{adapted} tensors is too small to alter any weight",
+            where=plan.request.adapter.folder if plan.request.adapter else None,
+            wanted="a trained adapter with a scaling that is not near zero",
+            remedy="check lora_alpha and alpha_pattern in adapter_config.json, and that this is "
+            "the adapter after training; --allow-no-effect exports the base unchanged",
+        )
+    if len(shares) < adapted:
+        say(f"warning: the adapter's change of {adapted - len(shares)} of {adapted} tensors is "
+            "too small to alter any weight")  # fmt: skip
 
 
 def require_present(shares: Sequence[AdapterShare], file: Path) -> None:

@@ -105,6 +105,7 @@ def sign(model: Path, key: Path, passphrase: bytes | None) -> SignResult:
     target.unlink(missing_ok=True)  # of an earlier file, or by an earlier key
     report = verify(model)
     partial = partial_path(target)
+    partial.unlink(missing_ok=True)  # the signer would write through a link
     config = signing.Config()
     config.use_elliptic_key_signer(private_key=key, password=passphrase)
     config.set_hashing_config(_two_files(model, manifest_path(model)))

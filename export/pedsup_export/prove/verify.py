@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.planner import TensorPlan, make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.finished_file import read_finished
+from pedsup_export.prove.metadata import check_metadata
 from pedsup_export.prove.proof import AdapterShare, Proof, ReadRows, Sample, require_present
 from pedsup_export.source.floats import RoundTo
 from pedsup_export.source.hub import ModelRef
@@ -97,6 +98,7 @@ def verify(
         proof = _proof(header, manifest, ExportRequest(
             base=base, adapter=adapter, out=path, merge_dtype=_merge_dtype(manifest),
             imatrix=imatrix, allow_unused=True, allow_no_effect=True,
+            tokenizer=_whose_tokenizer(manifest),
             vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
         ))  # fmt: skip
     shares = None
@@ -259,6 +261,7 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
         _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
         raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
+    check_metadata(header, plan)
     if plan.cut is not None:
         prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
@@ -283,6 +286,12 @@ def _row_reader(header: GGUFHeader) -> ReadRows:
         return np.frombuffer(octets, np.uint8).reshape(hi - lo, row_bytes)
 
     return read
+
+
+def _whose_tokenizer(manifest: Manifest) -> Literal["adapter", "base"]:
+    """Where the exported tokenizer came from, by the names of its files."""
+    files = manifest.core.get("tokenizer") or {}
+    return "adapter" if any(name.startswith("adapter/") for name in files) else "base"
 
 
 def _merge_dtype(manifest: Manifest) -> RoundTo:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import pedsup
 from pedsup.errors import MismatchError, OutputError, ResourceError
+from pedsup.files import fsio
 from pedsup.files.direct_io import DirectFile
 from pedsup.files.fsio import (
     atomic_file,
@@ -36,7 +37,7 @@ from pedsup_export.gguf.header import KV, header_bytes, string
 from pedsup_export.plan.general import chosen_base
 from pedsup_export.plan.planner import ExportPlan, Inputs, text_of_path, unused_text
 from pedsup_export.prove.finished_file import read_finished
-from pedsup_export.prove.proof import AdapterShare, require_present
+from pedsup_export.prove.proof import AdapterShare, require_effect, require_present
 from pedsup_export.prove.quality_gate import pass_gate
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.source.tensor_source import PlainSource
@@ -115,6 +116,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
     with open_partial(partial, out) as file:
         with byte_bar(plan.output_bytes, "export") as bar:
             done = _stream(plan, inputs, file, journal, bar.update)
+        require_effect(plan, done.shares)
         require_present(done.shares, partial)
         vocabulary = prove_vocabulary(plan.cut, partial)
         gate = pass_gate(plan.request, partial)
@@ -168,7 +170,7 @@ def read_back(partial: Path, tensors: Mapping[str, str]) -> str:
 
 
 def _create(path: str, _flags: int) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    return fsio.open_partial(Path(path), os.O_RDWR, 0o644)
 
 
 def open_partial(partial: Path, out: Path) -> BinaryIO:

@@ -71,7 +71,8 @@ class Journal:
         return done
 
     def start(self, plan_digest: str) -> None:
-        """Begin anew."""
+        """Begin anew, in a file of its own: what has the name may be a link."""
+        self.path.unlink(missing_ok=True)
         self.path.write_text(json.dumps({"plan": plan_digest}) + "\n", encoding="utf-8")
 
     def add(self, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,9 @@ from pedsup.engine.api import Engine
 
 MAX_RESYNC: Final = 64
 """Tokens: how far two tokenizations of one text may run apart before they are compared no more."""
+
+_MARKER: Final = re.compile(r"<\|[^\s<>|]{1,24}\|?>|<[^\s<>|]{1,24}\|>")
+"""`<|turn>`, `<turn|>`, `<|"|>`, `<|im_end|>`: the shapes of control tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,27 @@ def has_control_text(engine: Engine, content: str) -> bool:
     if "<" not in content:
         return False
     spelled = engine.tokenize(content, parse_special=True)
-    return spelled != engine.tokenize(content, parse_special=False)
+    if spelled != engine.tokenize(content, parse_special=False):
+        return True
+    return len(_cut_markers(engine, content)) > 1
+
+
+def _cut_markers(engine: Engine, content: str) -> list[str]:
+    """The text, cut after the first character of each spelled marker.
+
+    Some markers, such as Gemma 4's `<|channel>` and `<|tool_call>`, are "user defined" tokens,
+    which llama.cpp finds in any text, `parse_special` or not. Only a cut keeps them text.
+    """
+    is_token: dict[str, bool] = {}
+    parts, at = [], 0
+    for found in _MARKER.finditer(content):
+        marker = found[0]
+        if marker not in is_token:
+            is_token[marker] = len(engine.tokenize(marker, parse_special=False)) == 1
+        if is_token[marker]:
+            parts.append(content[at : found.start() + 1])
+            at = found.start() + 1
+    return [*parts, content[at:]]
 
 
 def _tokenize_apart(
@@ -66,7 +90,8 @@ def _tokenize_apart(
     for mark, message in zip(marks, messages, strict=True):
         before, _, rest = rest.partition(mark)
         tokens += engine.tokenize(before, parse_special=True)
-        tokens += engine.tokenize(message["content"].strip(), parse_special=False)
+        for part in _cut_markers(engine, message["content"].strip()):
+            tokens += engine.tokenize(part, parse_special=False)
     return tokens + engine.tokenize(rest, parse_special=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,37 @@ UNSUPPORTED: Final = frozenset(
 def partial_path(final: Path) -> Path:
     """Where the bytes of `final` live until complete: its own folder, so that rename is atomic."""
     return final.with_name(f".{final.name}.partial")
+
+
+def open_partial(partial: Path, flags: int, mode: int = 0o666) -> int:
+    """Open or make a partial file for writing, and nothing that only has its name.
+
+    A link that somebody put there would have another file overwritten; a pipe would wait.
+
+    Raises:
+        OutputError: what has the name is a link, has a second name, or is no regular file.
+    """
+    try:
+        own = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(partial, flags | own, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _no_partial(partial) from error
+        raise
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(fd)
+        raise _no_partial(partial)
+    return fd
+
+
+def _no_partial(partial: Path) -> OutputError:
+    return OutputError(
+        "what has the name of the unfinished output is a link, or not a file",
+        where=partial,
+        wanted="nothing of this name, or what an interrupted run left",
+        remedy="look at it and remove it, or choose another output",
+    )
 
 
 def refuse_existing(final: Path, *, force: bool) -> None:
@@ -106,8 +138,8 @@ def atomic_file(final: Path, *, force: bool = True, private: bool = False) -> It
     """
     refuse_existing(final, force=force)
     partial = partial_path(final)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    with os.fdopen(os.open(partial, flags, 0o600 if private else 0o666), "ab") as file:
+    fd = open_partial(partial, os.O_WRONLY | os.O_APPEND, 0o600 if private else 0o666)
+    with os.fdopen(fd, "ab") as file:
         lock_or_refuse(file, final)
         file.truncate(0)
         try:

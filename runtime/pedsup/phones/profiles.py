@@ -150,7 +150,7 @@ def _parse(text: str, where: object) -> dict[str, Phone]:
     try:
         table = tomllib.loads(text)
         return {name: _phone(name, values) for name, values in table.items()}
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadFileError(
             f"no phone profiles ({type(error).__name__}: {error})",
             where=where,

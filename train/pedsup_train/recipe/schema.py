@@ -161,7 +161,7 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         )
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the recipe is not TOML: {error}", where=name_or_path) from error
     for override in overrides:
         _override(tree, override)
@@ -177,7 +177,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *sections, last = key.strip().split(".")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word or a path: a string
     node = tree
     for section in sections:
