@@ -473,6 +473,8 @@ def test_an_interrupted_run_leaves_nothing(sent: signal.Signals, tmp_path: Path)
     process = subprocess.Popen(
         bench("--work-dir", work), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PEDSUP_NATIVE": str(native), "MARK": str(mark)},
+        # A shell's background job has SIGINT ignored, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not mark.exists():  # the test's own time limit ends a run that does not come so far
         assert process.poll() is None, process.communicate()[1]
