@@ -27,7 +27,7 @@ def main() -> None:
         model, **{"n_ctx": 512, "n_threads": 2, "n_threads_batch": 2, **job.get("config", {})}
     )
     engine = _open(job["engine"], config)
-    pid = getattr(engine, "pid", os.getpid())
+    pid = engine.child_pid or os.getpid()
     sampling = SamplingConfig(temperature=0.0)
     prompt = [100 + i for i in range(job.get("prompt", 16))]
     list(engine.generate(prompt, sampling, max_tokens=0))
