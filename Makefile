@@ -21,8 +21,8 @@ LOCK ?= tests/lock.txt
 EXTRAS := export vocabulary train bench sign test dist
 
 # llama-cpp-python comes first, built with options of its own: whatever the environment holds, it
-# has this processor's vector units (tools/pedsup_tools/llama_cpp.py). Bytecode is left to the first import (--no-compile): compiling
-# every module of every package is most of what an installation costs.
+# has this processor's vector units (tools/pedsup_tools/llama_cpp.py). Bytecode is left to the first
+# import (--no-compile): compiling every module is most of what an installation costs.
 .PHONY: setup lock
 setup: $(VENV)/.installed  ## virtual environment with everything the default export needs
 

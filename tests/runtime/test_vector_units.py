@@ -23,7 +23,8 @@ from pedsup.engine.vector_units import PACKAGED, VERSION, cmake_options, judge, 
 from pedsup.texts.language import local
 from pedsup_tools.llama_cpp import build_environment
 
-# Recorded: llama-cpp-python 0.3.36 built on one Sapphire Rapids in three ways.
+# SCALAR and AVX2 were recorded from two builds of llama-cpp-python 0.3.36; the others are written
+# by hand in llama.cpp's form.
 SCALAR = "CPU : LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | "
 AVX2 = (
     "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | "
