@@ -1,4 +1,4 @@
-"""Which language this process speaks, and a message in it. Small: every start imports it."""
+"""The current language, and a message in it. Small: every start imports it."""
 
 from __future__ import annotations
 
@@ -6,51 +6,52 @@ import os
 import re
 from collections.abc import Sequence
 
+from pedsup.errors import PedsupError
+from pedsup.messages import as_message
 from pedsup.texts.intended_use import Language
 
 
-class _Spoken:
+class _Current:
     """What `pedsup-run` was told. Other programs tell nothing, and stay English."""
 
     words: Sequence[str] | None = None
-    chosen: Language | None = None
+    language: Language | None = None
 
 
-def listen(words: Sequence[str]) -> None:
-    """`pedsup-run` begins with this command line: until `use` it is asked for the language."""
-    _Spoken.words, _Spoken.chosen = words, None
+def detect_language(words: Sequence[str]) -> None:
+    """`pedsup-run` begins with this command line, which says the language until it is set."""
+    _Current.words, _Current.language = words, None
 
 
-def use(language: Language) -> None:
-    """From now on messages are in this language."""
-    _Spoken.chosen = language
+def set_language(chosen: Language | None) -> Language:
+    """From now on messages are in this language; None: in that of the locale."""
+    _Current.language = chosen or system_language()
+    return _Current.language
 
 
-def spoken() -> Language:
-    """The language of messages now: chosen, or as command line, settings file or locale say."""
-    if _Spoken.chosen is None:
-        if _Spoken.words is None:
+def current_language() -> Language:
+    """The language of messages: set, or as command line, settings file or locale say."""
+    if _Current.language is None:
+        if _Current.words is None:
             return "en"
-        _Spoken.chosen = _asked_for(_Spoken.words) or _kept() or system_language()
-    return _Spoken.chosen
+        _Current.language = _asked_for(_Current.words) or _kept() or system_language()
+    return _Current.language
 
 
-def local(english: str, language: Language | None = None) -> str:
-    """A message in the language spoken now, or in the one given."""
-    if (language or spoken()) == "en":
-        return english
-    from pedsup.texts.spanish import spanish
+def translated(text: str, language: Language | None = None) -> str:
+    """A message in the current language, or in the one given."""
+    language = language or current_language()
+    if language == "en":
+        return str(text)
+    from pedsup.texts.catalogue import catalogue, rendered  # not for English
 
-    return spanish(english)
+    return rendered(text, catalogue(language))
 
 
-def error_text(error: Exception) -> str:
-    """What `str(error)` is, in the language spoken now."""
-    if spoken() == "en":
-        return str(error)
-    from pedsup.texts.spanish import described
-
-    return described(error)
+def error_text(error: Exception, language: Language | None = None) -> str:
+    """What `str(error)` is, in the current language or in the one given."""
+    text = error.text() if isinstance(error, PedsupError) else as_message(error)
+    return translated(text, language)
 
 
 def _asked_for(words: Sequence[str]) -> Language | None:
