@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pedsup.errors import PedsupError
 from pedsup.escape import escaped_lines
-from pedsup.texts.language import error_text, local
+from pedsup.texts.language import error_text, translated
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
     """
     bar = tqdm(
         total=total,
-        desc=local(label),
+        desc=translated(label),
         initial=initial,
         unit="B",
         unit_scale=True,
@@ -40,7 +40,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
 
 def say(text: str) -> None:
     """Progress on stderr; stdout is for results. Names from files go through `render.label`."""
-    print(escaped_lines(local(text)), file=sys.stderr, flush=True)
+    print(escaped_lines(translated(text)), file=sys.stderr, flush=True)
 
 
 def human_bytes(n: float) -> str:

@@ -13,6 +13,7 @@ from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.files.json_file import read_bounded
 from pedsup.files.paths import config_folder
+from pedsup.messages import message
 
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20
@@ -125,11 +126,11 @@ def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             raise UsageError(
-                f"unknown option '{name}'",
+                message("unknown option '{name}'", name=name),
                 where=where,
-                wanted=f"did you mean '{near[0]}'?"
+                wanted=message("did you mean '{name}'?", name=near[0])
                 if near
-                else f"one of: {', '.join(sorted(known))}",
+                else message("one of: {names}", names=", ".join(sorted(known))),
                 remedy="correct the name in the settings file, or remove the line",
             )
     return Settings(**{name: _checked(name, value, where) for name, value in values.items()})
@@ -144,7 +145,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError("the settings file is nested too deep", where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the settings file is no TOML: {error}", where=file, wanted="lines like: temp = 0.7"
+            message("the settings file is no TOML: {reason}", reason=error),
+            where=file,
+            wanted="lines like: temp = 0.7",
         ) from error
 
 
@@ -152,7 +155,11 @@ def _checked(name: str, value: Any, where: object) -> Any:
     allowed = get_type_hints(Settings)[name]
     problem = _problem(name, value, allowed)
     if problem:
-        raise UsageError(f"the option '{name}' is {value!r}", where=where, wanted=problem)
+        raise UsageError(
+            message("the option '{name}' is {value}", name=name, value=repr(value)),
+            where=where,
+            wanted=problem,
+        )
     return float(value) if name in ("temp", "top_p") else value
 
 
@@ -160,7 +167,7 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
     """What would have been right, or None when the value is."""
     choices = _choices(allowed)
     if choices:
-        return None if value in choices else f"one of: {', '.join(choices)}"
+        return None if value in choices else message("one of: {names}", names=", ".join(choices))
     kinds = [kind for kind in (get_args(allowed) or (allowed,)) if kind is not type(None)]
     (kind,) = kinds
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -172,7 +179,7 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
     if name in _LIMITS:
         low, high = _LIMITS[name]
         if not low <= value <= high:
-            return f"from {low:.12g} to {high:.12g}"
+            return message("from {low} to {high}", low=f"{low:.12g}", high=f"{high:.12g}")
     return None
 
 

@@ -31,7 +31,7 @@ from pedsup.terminal import oneshot
 from pedsup.terminal.render import pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl, terminal_reader
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import local, system_language, use
+from pedsup.texts.language import set_language, system_language, translated
 from pedsup.texts.safe import clean
 from pedsup.texts.words import text
 
@@ -72,7 +72,7 @@ def execute(request: RunRequest) -> int:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)
     language: Language = settings.lang or system_language()
-    use(language)
+    set_language(language)
     request = _with_model(request, settings)
     assert request.model is not None
     plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
@@ -167,7 +167,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     if as_json:
         print(json_text(check_document(plan, build)), flush=True)
     else:
-        print(local(check_text(plan, build)), flush=True)
+        print(translated(check_text(plan, build)), flush=True)
     check_fit(plan, settings)
     return 0
 

@@ -14,7 +14,7 @@ from pedsup.cli.border import border
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
 from pedsup.exit_codes import ExitCode
 from pedsup.texts.intended_use import FULL
-from pedsup.texts.language import listen, local, spoken
+from pedsup.texts.language import current_language, detect_language, translated
 
 if TYPE_CHECKING:
     from pedsup.cli.app import RunRequest
@@ -109,7 +109,7 @@ def _in_own_language() -> int:
     try:
         return _program()
     except click.ClickException as error:
-        if spoken() == "en":
+        if current_language() == "en":
             raise
         from pedsup.cli.command_line import readable
         from pedsup.cli.spanish_help import usage_text
@@ -117,9 +117,9 @@ def _in_own_language() -> int:
         print(usage_text(readable(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        if spoken() == "en":
+        if current_language() == "en":
             raise
-        print(local("interrupted"), file=sys.stderr)
+        print(translated("interrupted"), file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 
@@ -127,9 +127,9 @@ def _program() -> int:
     # Whatever is written, by us or by a child: for its owner only.
     os.umask(0o077)
     words = sys.argv[1:]
-    listen(words)
+    detect_language(words)
     # A verb without its own verb shows its help unasked.
-    if words and (words[0] in VERBS or not _HELP.isdisjoint(words)) and spoken() == "es":
+    if words and (words[0] in VERBS or not _HELP.isdisjoint(words)) and current_language() == "es":
         from pedsup.cli.spanish_help import speak_spanish
 
         speak_spanish()

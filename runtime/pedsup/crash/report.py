@@ -21,7 +21,7 @@ from pedsup.crash.marker import (
 )
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.words import text
 
 Cause = Literal["restart", "crash", "oom", "memory", "killed"]
@@ -132,7 +132,7 @@ def aftermath_text(
             "sudden_end", language, phase=text(f"phase_{facts.phase}", language), time=facts.beat,
             model=Path(facts.model).name,
         ),
-        text(f"cause_{cause}", language, crash=local(end.crash, language)),
+        text(f"cause_{cause}", language, crash=translated(end.crash, language)),
     ]  # fmt: skip
     options = [
         text(remedy, language) if not remedy.startswith("--") else remedy

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pedsup.doctor.texts import TEXTS, TOPICS
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 
 Level = Literal["ok", "note", "problem"]
@@ -52,5 +52,5 @@ class Finding:
     def _fill(self, template: str, language: Language) -> str:
         # Values come from files and may hold anything, line breaks too.
         safe = {k: " ".join(clean(str(v)).split()) for k, v in self.values.items()}
-        safe = {name: local(value, language) for name, value in safe.items()}
+        safe = {name: translated(value, language) for name, value in safe.items()}
         return template.format(**safe)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
+from pedsup.messages import message
 
 _REMEDY: Final = "the file is damaged: copy it again"
 _BOM: Final = "\ufeff"
@@ -53,16 +54,23 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise BadFileError(f"{what} is no regular file", where=path, remedy=_REMEDY)
+                raise BadFileError(
+                    message("{what} is no regular file", what=what), where=path, remedy=_REMEDY
+                )
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise BadFileError(
-            f"{what} cannot be read: {reason}", where=path, remedy="check the path and its mode"
+            message("{what} cannot be read: {reason}", what=what, reason=reason),
+            where=path,
+            remedy="check the path and its mode",
         ) from error
     if len(data) > limit:
         raise BadFileError(
-            f"{what} is larger than {limit} bytes", where=path, wanted="less", remedy=_REMEDY
+            message("{what} is larger than {n} bytes", what=what, n=limit),
+            where=path,
+            wanted="less",
+            remedy=_REMEDY,
         )
     return data
 
@@ -77,7 +85,13 @@ def read_json_object(path: Path, what: str, limit: int, *, remedy: str = _REMEDY
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise BadFileError(f"{what} is not JSON: {error}", where=path, remedy=remedy) from error
+        raise BadFileError(
+            message("{what} is not JSON: {reason}", what=what, reason=error),
+            where=path,
+            remedy=remedy,
+        ) from error
     if not isinstance(value, dict):
-        raise BadFileError(f"{what} is no JSON object", where=path, remedy=remedy)
+        raise BadFileError(
+            message("{what} is no JSON object", what=what), where=path, remedy=remedy
+        )
     return value

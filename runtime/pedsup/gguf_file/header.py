@@ -33,6 +33,7 @@ from pedsup.gguf_file.limits import (
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
 from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import message
 
 __all__ = [
     "DEFAULT_ALIGNMENT",
@@ -111,7 +112,7 @@ def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFileError(
-            f"the file cannot be opened: {reason}",
+            message("the file cannot be opened: {reason}", reason=reason),
             where=path,
             remedy="check the path and its permissions",
         ) from error
@@ -139,7 +140,10 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
     """Version, number of tensors, number of keys."""
     if cursor.size < MIN_SIZE:
         raise BadFileError(
-            f"a file of {cursor.size} bytes", where=cursor.path, wanted="a GGUF model", remedy=AGAIN
+            message("a file of {n} bytes", n=cursor.size),
+            where=cursor.path,
+            wanted="a GGUF model",
+            remedy=AGAIN,
         )
     cursor.need(MIN_SIZE)
     start = bytes(cursor.data[:MIN_SIZE])
@@ -152,18 +156,18 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
     if not version & 0xFFFF:
         (swapped,) = struct.unpack(">I", version.to_bytes(4, "little"))
         raise cursor.bad(
-            f"GGUF version {swapped} with its bytes in reverse: a big-endian file",
+            message("GGUF version {n} with its bytes in reverse: a big-endian file", n=swapped),
             "a little-endian file: convert it with `gguf-convert-endian FILE little`",
             at=4,
         )
     if version not in VERSIONS:
         wanted = f"version {' or '.join(map(str, VERSIONS))}"
-        raise cursor.bad(f"GGUF version {version}", wanted, at=4)
+        raise cursor.bad(message("GGUF version {n}", n=version), wanted, at=4)
     n_tensors, n_kv = cursor.u64(), cursor.u64()
     if n_tensors > MAX_TENSORS or n_kv > MAX_KEYS:
         raise cursor.bad(
-            f"{n_tensors} tensors and {n_kv} metadata keys announced",
-            f"at most {MAX_TENSORS} tensors and {MAX_KEYS} keys",
+            message("{n} tensors and {m} metadata keys announced", n=n_tensors, m=n_kv),
+            message("at most {n} tensors and {m} keys", n=MAX_TENSORS, m=MAX_KEYS),
             at=8,
         )
     return version, n_tensors, n_kv

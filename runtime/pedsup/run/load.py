@@ -17,13 +17,14 @@ from pedsup.files.paths import cache_folder
 from pedsup.governor.engine import Governor, govern
 from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
 from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.session.prefix_cache import PrefixCache
 from pedsup.settings import Origin, Settings
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity
@@ -65,7 +66,7 @@ class LoadedModel:
     def lines(self, language: Language) -> list[str]:
         """Which model this is and who vouches for it; said at the start of each session."""
         trust = self.trust.lines(language) if self.trust is not None else []
-        identity = [local(line, language) for line in self.identity.lines()]
+        identity = [translated(line, language) for line in self.identity.lines()]
         return [*identity, *map(clean, trust)]
 
 
@@ -155,7 +156,9 @@ def turn_settings(
 
 def _watched(engine: Engine, trust: Trust) -> Engine:
     """The engine, which ends when a byte of the model turns out to be another one."""
-    watches = watch(trust, lambda error: say(f"warning: {error.found}: this session ends"))
+    watches = watch(
+        trust, lambda error: say(message("warning: {what}: this session ends", what=error.found))
+    )
     if not watches:
         return engine
 

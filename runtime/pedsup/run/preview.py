@@ -8,9 +8,10 @@ from typing import Any
 from pedsup.engine.drafts import draft_text
 from pedsup.engine.vector_units import Build
 from pedsup.memory import MemoryEstimate
+from pedsup.messages import message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LaunchPlan
-from pedsup.texts.language import local, spoken
+from pedsup.texts.language import current_language, translated
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
@@ -58,22 +59,35 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> str:
     cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
-        *map(clean, plan.trust.lines(spoken())),
-        f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
-        f"trained for a context of {plan.shape.n_ctx_train} tokens",
+        *map(clean, plan.trust.lines(current_language())),
+        message(
+            "{arch}, {n} layers, trained for a context of {ctx} tokens",
+            arch=plan.shape.architecture,
+            n=len(plan.shape.layers),
+            ctx=plan.shape.n_ctx_train,
+        ),
         "",
-        f"Memory for a context of {plan.config.n_ctx} tokens:",
+        message("Memory for a context of {n} tokens:", n=plan.config.n_ctx),
         *_rows(plan.fit.need),
         "",
-        f"Available: {human_bytes(available.bytes)} ({available.source})"
+        message(
+            "Available: {size} ({source})",
+            size=human_bytes(available.bytes),
+            source=available.source,
+        )
         if available
         else "Available: unknown (nothing can be read here)",
         _VERDICTS[plan.fit.verdict],
         *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
-        f"Largest context that fits: {plan.largest_ctx or 'none'}",
-        f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
-        clean(f"Drafts: {draft_text(plan.config.draft)}"),
-        f"Settings from: {origin_text(plan.origins)}",
+        message("Largest context that fits: {n}", n=plan.largest_ctx or message("none")),
+        message(
+            "Threads: {n} on cores {cores} (by {evidence})",
+            n=plan.threads.n_threads,
+            cores=cpus,
+            evidence=plan.threads.evidence,
+        ),
+        clean(message("Drafts: {how}", how=draft_text(plan.config.draft))),
+        message("Settings from: {origins}", origins=origin_text(plan.origins)),
         *_tuning(plan),
         *_built(build),
     ]
@@ -91,12 +105,24 @@ def _built(build: Build | None) -> list[str]:
 def _tuning(plan: LaunchPlan) -> list[str]:
     """Whether what `tune` measured is used."""
     if plan.lookup.problem:
-        return [f"Tuned: no, {plan.lookup.problem}"]
+        return [message("Tuned: no, {reason}", reason=plan.lookup.problem)]
     if plan.lookup.stale:
-        return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
+        return [
+            message(
+                "Tuned: for another {what}; pedsup-run tune measures again", what=plan.lookup.stale
+            )
+        ]
     if plan.tuned is None:
         return []
-    return [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")]
+    return [
+        clean(
+            message(
+                "Tuned: {date}, {values}",
+                date=plan.tuned.measured[:10],
+                values=plan.tuned.summary(),
+            )
+        )
+    ]
 
 
 def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
@@ -125,9 +151,12 @@ def _rows(need: MemoryEstimate) -> list[str]:
         ("this program", need.program),
         ("total", need.total),
     ]
-    rows = [f"  {local(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
+    rows = [f"  {translated(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
     if need.table:
         rows.append(
-            f"  not counted: {human_bytes(need.table)} of per-layer table, which stays in the file"
+            message(
+                "  not counted: {size} of per-layer table, which stays in the file",
+                size=human_bytes(need.table),
+            )
         )
     return rows

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.errors import EngineError, PedsupError, UntrustedError
+from pedsup.messages import message
 from pedsup.serve.faults import ApiError, from_pedsup, shutting_down
 
 WAITING: Final = 16
@@ -261,5 +262,11 @@ def internal_error(error: BaseException) -> ApiError:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown"
-    say(f"internal error: {type(error).__name__} at {place} (please report it)")
+    say(
+        message(
+            "internal error: {kind} at {place} (please report it)",
+            kind=type(error).__name__,
+            place=place,
+        )
+    )
     return ApiError(500, "internal error: the server's terminal says where", "internal_error")

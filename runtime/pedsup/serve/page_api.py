@@ -20,7 +20,7 @@ from pedsup.serve.model import Served
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
 from pedsup.session.conversation import Conversation, turn_facts
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.notices import notice as translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
@@ -113,7 +113,7 @@ class PageApi:
             job = Job(lambda job: self._run(held, text, think, job))
             self._submit(held, job)
         except ApiError as error:
-            error.message = local(error.message, language)
+            error.message = translated(error.message, language)
             raise
         return Reply(200, EVENTS, self._events(held, job, request, language))
 
@@ -182,7 +182,7 @@ def _shown(event: JobEvent, language: Language) -> bytes:
             return _event("notice", {"code": code, "text": translated(code, english, language)})
         case Failed(error):
             said = error.document["error"]
-            return _event("error", {**said, "message": local(said["message"], language)})
+            return _event("error", {**said, "message": translated(said["message"], language)})
         case Done(result):
             return _event("done", _facts(result))
 

@@ -15,6 +15,7 @@ from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import data_folder, make_private
 from pedsup.files.timestamp import now
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.texts.intended_use import FULL, Language
 
@@ -70,8 +71,11 @@ def require_consent(
         raise UsageError(
             "the intended use has not been acknowledged yet",
             wanted="an acknowledgement before the first answer",
-            remedy=f"run pedsup-run once in a terminal, or read the text in --help and give "
-            f"--accept-intended-use (or set {VARIABLE}=1)",
+            remedy=message(
+                "run pedsup-run once in a terminal, or read the text in --help and "
+                "give --accept-intended-use (or set {name}=1)",
+                name=VARIABLE,
+            ),
         )
     say(FULL[language])
     try:
@@ -100,4 +104,10 @@ def record_consent(language: Language, how: str) -> None:
             file.write(json.dumps(record, indent=1).encode() + b"\n")
     except (OSError, OutputError) as error:
         reason = str(error).splitlines()[0]
-        say(f"note: the acknowledgement could not be kept ({reason}): {data_folder()}")
+        say(
+            message(
+                "note: the acknowledgement could not be kept ({reason}): {folder}",
+                reason=reason,
+                folder=data_folder(),
+            )
+        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pedsup.files.fsio import atomic_file
 from pedsup.session.transcript import SUFFIX
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.notices import kept_notice
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def save_copy(session: Session, target: Path, language: Language = "en") -> None
 def as_text(session: Session, language: Language = "en") -> str:
     """A conversation to read, with the reasoning, the notices and the intended use."""
     words = {
-        name: local(name, language)
+        name: translated(name, language)
         for name in ("pedsup session", "System", "Question", "Reasoning", "Answer")
     }
     parts = [f"# {words['pedsup session']} {session.id}\n"]
@@ -44,7 +44,7 @@ def as_text(session: Session, language: Language = "en") -> str:
         parts.append(f"## {words['Question']} {exchange.turn}\n\n{exchange.user}\n")
         if exchange.reasoning:
             parts.append(f"### {words['Reasoning']}\n\n{exchange.reasoning.strip()}\n")
-        end = local(exchange.stop_reason or "unfinished", language)
+        end = translated(exchange.stop_reason or "unfinished", language)
         mark = "" if exchange.stop_reason == "end" else f" ({end})"
         parts.append(f"### {words['Answer']}{mark}\n\n{exchange.answer.strip()}\n")
         if exchange.notices:

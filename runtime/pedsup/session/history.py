@@ -14,6 +14,7 @@ from typing import Any, Final
 from pedsup.chat.templates.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.files.timestamp import now
+from pedsup.messages import message
 from pedsup.session.copy import as_text, save_copy
 from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, read_records
 
@@ -242,9 +243,9 @@ def find_session(folder: Path, wanted: str) -> Path:
     matches = [path for path in found if path.name.startswith(wanted)]
     if len(matches) != 1:
         raise UsageError(
-            f"no session is named '{wanted}'"
+            message("no session is named '{id}'", id=wanted)
             if not matches
-            else f"{len(matches)} sessions are named '{wanted}...'",
+            else message("{n} sessions are named '{id}...'", n=len(matches), id=wanted),
             where=folder,
             wanted="the beginning of one id"
             + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),

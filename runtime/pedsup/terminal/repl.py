@@ -13,6 +13,7 @@ from typing import Final
 from pedsup.chat.turn import TurnResult, TurnSettings
 from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
 from pedsup.files.standard_streams import require_text
+from pedsup.messages import message
 from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
@@ -21,7 +22,7 @@ from pedsup.session.history import save_copy
 from pedsup.terminal.recap import recap
 from pedsup.terminal.render import Renderer
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import local, use
+from pedsup.texts.language import set_language, translated
 from pedsup.texts.safe import clean
 from pedsup.texts.words import text
 
@@ -218,19 +219,21 @@ class Repl:
         try:
             save_copy(session, target, self._language)
         except OSError as error:
-            raise OutputError(f"not saved: {error.strerror}", where=target) from error
+            raise OutputError(
+                message("not saved: {reason}", reason=error.strerror), where=target
+            ) from error
         self._say(self._text("saved", path=target))
 
     def _stats(self, _argument: str) -> None:
         stats = stats_text(self.loaded, self.last, self.conversation.session.id)
-        self._say(local(stats, self._language))
+        self._say(translated(stats, self._language))
 
     def _lang(self, argument: str) -> None:
         if argument not in ("en", "es"):
             self._say(self._text("bad_argument", command="/lang", text="en, es"))
             return
         self.conversation.renderer.language = "es" if argument == "es" else "en"
-        use(self._language)
+        set_language(self._language)
         self._say(self._text("lang_is"))
 
     def _quit(self, _argument: str) -> None:

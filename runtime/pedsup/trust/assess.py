@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.texts.intended_use import Language
 from pedsup.texts.safe import label
@@ -235,7 +236,12 @@ def _remember(trust: Trust, key: TrustedKey) -> None:
         # Read anew: another terminal may have added a key while this one read the file.
         load_store(trust.store.path).with_model(known).save()
     except (OSError, PedsupError) as error:
-        say(f"note: the signer of this model cannot be remembered ({str(error).splitlines()[0]})")
+        say(
+            message(
+                "note: the signer of this model cannot be remembered ({reason})",
+                reason=str(error).splitlines()[0],
+            )
+        )
 
 
 def _signature_required(
@@ -243,14 +249,20 @@ def _signature_required(
 ) -> UntrustedError:
     if signature is not None and policy.key_given:
         return UntrustedError(
-            f"the model is signed by another key than the one given ({signature.hint[:16]})",
+            message(
+                "the model is signed by another key than the one given ({key})",
+                key=signature.hint[:16],
+            ),
             where=beside,
             wanted="a signature by the key of --key",
             remedy="ask the signer whose key has this in its line `in the .sig`",
         )
     if signature is not None:
         return UntrustedError(
-            f"the model is signed by a key that is not trusted here ({signature.hint[:16]})",
+            message(
+                "the model is signed by a key that is not trusted here ({key})",
+                key=signature.hint[:16],
+            ),
             where=beside,
             wanted="a signature by a trusted key (require_signature is set)",
             remedy=_HOW_TO_TRUST,
@@ -267,6 +279,6 @@ def _other_bytes(path: Path, found: str, expected: str) -> UntrustedError:
     return UntrustedError(
         "the model file is not the one that was exported: it is damaged or was changed",
         where=path,
-        wanted=f"SHA-256 {expected}, not {found}",
+        wanted=message("SHA-256 {wanted}, not {found}", wanted=expected, found=found),
         remedy=COPY,
     )

@@ -22,6 +22,7 @@ from typing import Final
 from pedsup.device.system_files import text_of
 from pedsup.errors import UntrustedError
 from pedsup.files.direct_io import DirectFile
+from pedsup.messages import message
 
 BLOCK: Final = 1 << 20
 DIGEST_BYTES: Final = 16
@@ -113,7 +114,12 @@ def require_block(file: DirectFile, digests: tuple[bytes, ...], number: int) -> 
         raise UntrustedError(
             "the model file was changed after it was checked, by a way that leaves no trace in its "
             "times",
-            where=f"{file.path}, bytes {number * BLOCK} to {(number + 1) * BLOCK}",
+            where=message(
+                "{path}, bytes {value} to {value2}",
+                path=file.path,
+                value=number * BLOCK,
+                value2=(number + 1) * BLOCK,
+            ),
             wanted="the bytes that were signed or exported",
             remedy="copy it again from where it came from, to a place where other apps cannot "
             "write (in Termux: its own home)",

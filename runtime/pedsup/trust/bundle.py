@@ -25,6 +25,7 @@ from typing import Any, Final
 from pedsup.errors import BadFileError, UntrustedError
 from pedsup.files.fsio import sha256_file
 from pedsup.files.json_file import parse_json, read_bounded
+from pedsup.messages import message
 from pedsup.trust import p256
 from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import Manifest, manifest_path
@@ -81,7 +82,7 @@ class Signature:
             raise UntrustedError(
                 "the signature is not good: it was changed, or another key made it",
                 where=self.path,
-                wanted=f"a signature by the key {key.fingerprint[:16]}",
+                wanted=message("a signature by the key {key}", key=key.fingerprint[:16]),
                 remedy=COPY,
             )
 
@@ -95,7 +96,8 @@ class Signature:
             return _files(parse_json(self.payload))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise _bad(
-                self.path, f"the signed statement is not one of a model ({error})"
+                self.path,
+                message("the signed statement is not one of a model ({reason})", reason=error),
             ) from error
 
 
@@ -120,7 +122,9 @@ def read_signature(path: Path) -> Signature:
         return _parse(path, parse_json(text), text)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise _bad(path, f"not a signature of model-signing ({reason})") from error
+        raise _bad(
+            path, message("not a signature of model-signing ({reason})", reason=reason)
+        ) from error
 
 
 def signed_files(
@@ -142,7 +146,7 @@ def signed_files(
         raise UntrustedError(
             "the model is signed together with a manifest, which is not here",
             where=signature.path,
-            wanted=f"a manifest with the SHA-256 {files.manifest_sha256}",
+            wanted=message("a manifest with the SHA-256 {digest}", digest=files.manifest_sha256),
             remedy=COPY,
         )
     found = sha256_file(manifest.path)
@@ -150,7 +154,9 @@ def signed_files(
         raise UntrustedError(
             "the manifest is not the one that was signed",
             where=manifest.path,
-            wanted=f"SHA-256 {files.manifest_sha256}, not {found}",
+            wanted=message(
+                "SHA-256 {wanted}, not {found}", wanted=files.manifest_sha256, found=found
+            ),
             remedy=COPY,
         )
     if manifest.file["sha256"] != files.model_sha256:

@@ -11,6 +11,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
+from pedsup.messages import message
 from pedsup.texts.intended_use import Language
 from pedsup.trust import p256
 
@@ -101,7 +102,9 @@ def parse_public_key(text: str, *, where: object) -> PublicKey:
         encoded = "".join(body[len(PEM_BEGIN) : -len(PEM_END)].split())
         der = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _no_key(f"the key's base64 is damaged ({error})", where) from error
+        raise _no_key(
+            message("the key's base64 is damaged ({reason})", reason=error), where
+        ) from error
     if not der.startswith(SPKI_P256):
         raise _no_key("a key of another kind or curve", where)
     point = der[len(SPKI_P256) :]

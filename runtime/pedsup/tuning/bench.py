@@ -21,6 +21,7 @@ from pedsup.engine.select import EngineChoice
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
+from pedsup.messages import message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
 from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
 from pedsup.tuning.speed import Failure, Speed
@@ -82,7 +83,7 @@ class Child:
         while b"\n" not in self._rest:
             if time.monotonic() > deadline:
                 self.stuck = True
-                raise _DeadError(f"no result within {timeout_s:.0f} s")
+                raise _DeadError(message("no result within {s} s", s=f"{timeout_s:.0f}"))
             if not select.select([out], [], [], 0.1)[0]:
                 left = available_memory()
                 if left is not None and left.bytes < FLOOR:
@@ -258,5 +259,5 @@ class ChildBench:
 def _death(code: int) -> str:
     """How a child ended, in words."""
     if code >= 0:
-        return f"the engine ended (exit code {code})"
+        return message("the engine ended (exit code {code})", code=code)
     return "it " + explain_death(code, "").found.removeprefix("llama-server ")

@@ -10,6 +10,7 @@ from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Available, Host, estimate
 from pedsup.memory.fit import assess
+from pedsup.messages import message
 
 Metric = Literal["decode", "prompt", "turn"]
 TURN_PROMPT: Final = 256
@@ -53,11 +54,11 @@ class Candidate:
         """For tables, e.g. '4 threads, big cores, ubatch 512, repack, mmap'."""
         threads = f"{self.threads}"
         if self.threads_batch != self.threads:
-            threads += f" (prompts {self.threads_batch})"
+            threads += message(" (prompts {n})", n=self.threads_batch)
         parts = [
-            f"{threads} threads",
+            message("{n} threads", n=threads),
             "big cores" if self.pin else "any core",
-            f"ubatch {self.ubatch}",
+            message("ubatch {n}", n=self.ubatch),
             "repack" if self.extra_buffers else "no repack",
             "mmap" if self.mmap else "no mmap",
         ]
@@ -89,14 +90,27 @@ class TunePlan:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"start: {self.base.label()}", f"time: {self.seconds:.0f} s"]
+        lines = [
+            message("start: {label}", label=self.base.label()),
+            message("time: {s} s", s=f"{self.seconds:.0f}"),
+        ]
         for stage in self.stages:
             tries = "; ".join(
                 ", ".join(f"{name} {value}" for name, value in change.items())
                 for change in stage.changes
             )
-            lines.append(f"{stage.name} (by {stage.metric} speed): {tries}")
-        lines += [f"{name}: not tried, {reason}" for name, reason in self.skipped]
+            lines.append(
+                message(
+                    "{stage} (by {metric} speed): {tries}",
+                    stage=stage.name,
+                    metric=stage.metric,
+                    tries=tries,
+                )
+            )
+        lines += [
+            message("{stage}: not tried, {reason}", stage=name, reason=reason)
+            for name, reason in self.skipped
+        ]
         return lines
 
 

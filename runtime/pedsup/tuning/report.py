@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pedsup.device.noise import MIN_SAMPLES
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.tuning.plan import Metric, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
 
@@ -62,7 +62,7 @@ def report_lines(plan: TunePlan, outcome: Outcome, language: Language) -> list[s
         reason = _REASONS[result.reason][language].format(advised=outcome.advised_s)
         lines += [f"  => {reason}", ""]
     lines += [
-        f"{_STAGES[name][language]}: {_SKIPPED[language]} ({local(reason, language)})"
+        f"{_STAGES[name][language]}: {_SKIPPED[language]} ({translated(reason, language)})"
         for name, reason in plan.skipped
     ]
     return lines
@@ -104,7 +104,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _table(result: StageResult, language: Language) -> list[str]:
-    names = [local(row.candidate.label(), language) for row in result.rows]
+    names = [translated(row.candidate.label(), language) for row in result.rows]
     width = max(map(len, names))
     return [f"  {name:<{width}}  {_cells(row, result, language)}"
             for name, row in zip(names, result.rows, strict=True)]  # fmt: skip
@@ -112,7 +112,7 @@ def _table(result: StageResult, language: Language) -> list[str]:
 
 def _cells(row: Row, result: StageResult, language: Language) -> str:
     if row.failure is not None:
-        return local(row.failure, language)
+        return translated(row.failure, language)
     if not row.speeds:
         return _STATES["untried"][language]
     state = "chosen" if row.candidate == result.chosen else "dropped" if row.dropped else None

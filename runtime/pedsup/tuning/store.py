@@ -16,6 +16,7 @@ from pedsup.errors import BadFileError, UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
+from pedsup.messages import message
 from pedsup.settings import from_mapping
 
 SCHEMA: Final = "pedsup-tuned/1"
@@ -84,7 +85,9 @@ def look_up(model: str, device: str, engine: str, file: Path | None = None) -> L
     try:
         entries = read_entries(file or tuned_file())
     except BadFileError as error:
-        return Lookup(problem=f"{error.found}; pedsup-run tune writes it anew")
+        return Lookup(
+            problem=message("{reason}; pedsup-run tune writes it anew", reason=error.found)
+        )
     ours = [entry for entry in entries if entry.model == model]
     here = [entry for entry in ours if entry.device == device]
     for entry in here:
@@ -158,8 +161,8 @@ def _entry(path: Path, raw: Any) -> Tuned:
 
 def _bad(path: Path, reason: str) -> BadFileError:
     return BadFileError(
-        f"the tuned settings cannot be used: {reason}",
+        message("the tuned settings cannot be used: {reason}", reason=reason),
         where=path,
-        wanted=f"a file of the schema {SCHEMA}",
+        wanted=message("a file of the schema {name}", name=SCHEMA),
         remedy="run pedsup-run tune again, or delete the file",
     )

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, EngineError, UnsupportedError
+from pedsup.messages import message
 
 START_SECONDS: Final = 30.0
 """For a cold interpreter on slow flash; no template has been seen yet."""
@@ -107,7 +108,7 @@ class TemplateProcess:
             wait = deadline - monotonic()
             ready = select.select([back], [to] if left else [], [], max(0.0, wait))
             if wait <= 0 or not (ready[0] or ready[1]):
-                raise refusal(f"TimeoutError: no end after {seconds:.0f} s")
+                raise refusal(message("TimeoutError: no end after {s} s", s=f"{seconds:.0f}"))
             if ready[1]:
                 try:
                     left = left[os.write(to, left) :]
@@ -124,7 +125,10 @@ class TemplateProcess:
         document: dict[str, Any] = json.loads(answer)
         if "forbidden" in document:
             raise UnsupportedError(
-                f"the model's chat template tried to leave its sandbox ({document['forbidden']})",
+                message(
+                    "the model's chat template tried to leave its sandbox ({reason})",
+                    reason=document["forbidden"],
+                ),
                 wanted="a template that only makes text",
                 remedy="do not use this file: report where it came from",
             )
@@ -135,7 +139,7 @@ class TemplateProcess:
         code = self._child.wait()
         if code == 0 and asked:
             return _IdleExitError()
-        return refusal(f"its process ended with {code}")
+        return refusal(message("its process ended with {code}", code=code))
 
     def _end(self) -> None:
         if self._reap is not None:

@@ -12,11 +12,12 @@ import click
 from pedsup.cli.app import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.errors import OutputError, UsageError
+from pedsup.messages import message
 from pedsup.progress import human_bytes, say
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.history import find_session
 from pedsup.settings import load_settings
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 
 _KINDS: tuple[Kind, ...] = (
     "session", *dict.fromkeys(CACHES.values()), "left by a killed engine", "mark of a killed run",
@@ -46,14 +47,16 @@ def command(session: str | None, history_dir: str | None, yes: bool, as_json: bo
     done = execute(plan)
     _show(as_json, _document(done), _done_text(done))
     for item, reason in done.left:
-        say(f"not erased: {item.path} ({reason})")
+        say(message("not erased: {path} ({reason})", path=item.path, reason=reason))
     return OutputError.exit_code if done.left else 0
 
 
 def _one(folder: Path, wanted: str) -> Path:
     path = find_session(folder, wanted)
     if path.parent != folder:
-        raise UsageError(f"'{wanted}' is no id of a session", wanted="an id, or its beginning")
+        raise UsageError(
+            message("'{id}' is no id of a session", id=wanted), wanted="an id, or its beginning"
+        )
     return path
 
 
@@ -62,14 +65,18 @@ def _confirm(yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("nothing was erased: it was not confirmed", remedy="give --yes")
-    print(local("Erase them for good? [y/N] "), end="", file=sys.stderr, flush=True)
+    print(translated("Erase them for good? [y/N] "), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
         raise UsageError("nothing was erased", remedy="answer y (s) to erase")
 
 
 def _counts(plan: ForgetPlan) -> list[str]:
     counts = [(kind, *plan.count(kind)) for kind in _KINDS]
-    return [f"  {kind}: {n} files, {human_bytes(size)}" for kind, n, size in counts if n]
+    return [
+        message("  {kind}: {n} files, {size}", kind=kind, n=n, size=human_bytes(size))
+        for kind, n, size in counts
+        if n
+    ]
 
 
 def _plan_text(plan: ForgetPlan) -> str:
@@ -92,5 +99,5 @@ def _document(done: Forgotten) -> dict[str, Any]:
 
 
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
+    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else translated(text)
     print(shown, flush=True)

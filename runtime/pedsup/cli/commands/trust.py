@@ -13,8 +13,9 @@ from pedsup.cli.command_line import Commands
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
 from pedsup.files.timestamp import now
+from pedsup.messages import message
 from pedsup.progress import say
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.keys import fingerprint_lines, read_public_key
 from pedsup.trust.store import TrustedKey, TrustStore, check_name, load_store
@@ -93,7 +94,7 @@ def _confirm(yes: bool, question: str) -> None:
         raise UsageError(
             "the key was not confirmed", remedy="compare the words with the signer and give --yes"
         )
-    print(local(question), end="", file=sys.stderr, flush=True)
+    print(translated(question), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
         raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
@@ -121,20 +122,26 @@ def _text(store: TrustStore) -> str:
     names = {trusted.key.fingerprint: trusted.name for trusted in store.keys}
     lines: list[str] = []
     for trusted in store.keys:
-        lines += [f"{clean(trusted.name)}, since {clean(trusted.added)}"]
+        lines += [
+            message("{name}, since {date}", name=clean(trusted.name), date=clean(trusted.added))
+        ]
         lines += ["  " + line for line in fingerprint_lines(trusted.key)]
     if store.models:
         lines.append("Models that must stay signed:")
         lines += [
-            f"  {clean(model.name)}: by {clean(names.get(model.key, 'a removed key'))}"
-            f" ({model.key[:16]})"
+            message(
+                "  {model}: by {who} ({key})",
+                model=clean(model.name),
+                who=clean(names.get(model.key, "a removed key")),
+                key=model.key[:16],
+            )
             for model in store.models
         ]
     return "\n".join(lines)
 
 
 def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
+    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else translated(text)
     print(shown, flush=True)
 
 

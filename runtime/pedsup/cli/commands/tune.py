@@ -14,11 +14,12 @@ from pedsup.device.noise import Series
 from pedsup.errors import EngineError
 from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan, plan_launch
 from pedsup.settings import Settings, load_settings
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local, system_language, use
+from pedsup.texts.language import set_language, system_language, translated
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
@@ -57,10 +58,10 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     """
     settings = load_settings(None, {"engine": engine, "lang": lang})
     language: Language = settings.lang or system_language()
-    use(language)
+    set_language(language)
     launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
-        print(local("\n".join(plan.lines())), flush=True)
+        print(translated("\n".join(plan.lines())), flush=True)
         return 0
     trust = verify_weights(launch.trust)
     if trust.warns:
@@ -76,7 +77,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
         print(json_text(result), flush=True)
         return 0
     lines = report_lines(plan, outcome, language)
-    lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))
+    lines.append(_WORDS["best"][language].format(label=translated(outcome.best.label())))
     lines.append(_WORDS["kept"][language].format(path=path))
     print("\n".join(lines), flush=True)
     return 0
@@ -114,13 +115,15 @@ def _prepare(
 
 def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
     search = Search(
-        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=local(stage.name)))
+        plan,
+        bench,
+        lambda stage: say(_WORDS["measuring"][language].format(name=translated(stage.name))),
     )
     try:
         return search.run()
     except NothingMeasuredError as error:
         raise EngineError(
-            f"nothing could be measured: {error}",
+            message("nothing could be measured: {reason}", reason=error),
             where=bench.base.model,
             remedy="pedsup-run doctor says what stands in the way",
         ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 UNKNOWN_COMMIT: Final = "unknown"
 """What a build outside of a git checkout says, such as one from a release's archive."""
@@ -83,7 +84,11 @@ def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
         return
     wanted = WRITTEN_FOR.get(package)
     raise EngineError(
-        f"this library of llama.cpp does not match llama-cpp-python {package} ({reason})",
+        message(
+            "this library of llama.cpp does not match llama-cpp-python {version} ({reason})",
+            version=package,
+            reason=reason,
+        ),
         where=f"{folder} ({identity})",
         wanted=str(wanted) if wanted else f"llama-cpp-python {' or '.join(WRITTEN_FOR)}",
         remedy="use --engine server, which needs no bindings, or unset LLAMA_CPP_LIB_PATH",

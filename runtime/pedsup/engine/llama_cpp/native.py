@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -82,7 +83,11 @@ def decode(lib: Any, ctx: Any, batch: Any) -> None:
         return
     meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
     raise EngineError(
-        f"llama.cpp cannot decode: {meaning.get(code, 'fatal error')} (code {code})",
+        message(
+            "llama.cpp cannot decode: {reason} (code {code})",
+            reason=meaning.get(code, "fatal error"),
+            code=code,
+        ),
         where=bindings.log_tail() or None,
         remedy="start again with a smaller --ctx; the transcript is kept",
     )

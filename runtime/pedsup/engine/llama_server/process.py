@@ -22,6 +22,7 @@ from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.rules import ASSISTANT
+from pedsup.messages import message
 
 PROGRAM: Final = "llama-server"
 PROGRAM_VARIABLE: Final = "PEDSUP_LLAMA_SERVER"
@@ -80,9 +81,12 @@ def require_program() -> Path:
     program = find_program()
     if program is None:
         raise MissingDependencyError(
-            f"the program '{PROGRAM}' was not found",
+            message("the program '{name}' was not found", name=PROGRAM),
             where=os.environ.get(PROGRAM_VARIABLE) or "PATH",
-            remedy=f"in Termux: pkg install llama-cpp; else set {PROGRAM_VARIABLE} to its path",
+            remedy=message(
+                "in Termux: pkg install llama-cpp; else set {name} to its path",
+                name=PROGRAM_VARIABLE,
+            ),
         )
     return program
 
@@ -104,7 +108,7 @@ def explain_death(code: int, log: str) -> EngineError:
         )
     if code >= 0:
         return EngineError(
-            f"llama-server ended by itself (exit code {code})",
+            message("llama-server ended by itself (exit code {code})", code=code),
             where=where,
             remedy="the lines above say why; the transcript is kept",
         )
@@ -115,7 +119,7 @@ def explain_death(code: int, log: str) -> EngineError:
     except ValueError:
         name, found, remedy = f"signal {number}", f"was ended by signal {number}", None
     return EngineError(
-        f"llama-server {found} ({name})",
+        message("llama-server {what} ({name})", what=found, name=name),
         where=where,
         remedy=(remedy + "; " if remedy else "") + "the transcript is kept",
     )
