@@ -79,6 +79,17 @@ def as_message(text: object) -> Message:
     return text if isinstance(text, Message) else Message(str(text))
 
 
+def reason_of(error: Exception) -> Message:
+    """Why something failed, in one line: our own words, the operating system's, or Python's."""
+    first = error.args[0] if error.args else ""
+    if isinstance(first, Message):
+        return first
+    if isinstance(error, OSError):
+        return Message(error.strerror or type(error).__name__)
+    line = str(error).partition("\n")[0]
+    return Message(line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}")
+
+
 def from_document(document: object, depth: int = MAX_DEPTH) -> Message | None:
     """The message of `Message.document`; None if this is none: it may come from a file."""
     if not isinstance(document, dict) or depth == 0:

@@ -13,7 +13,7 @@ from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.files.json_file import read_bounded
 from pedsup.files.paths import config_folder
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20
@@ -145,7 +145,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError("the settings file is nested too deep", where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            message("the settings file is no TOML: {reason}", reason=error),
+            message("the settings file is no TOML: {reason}", reason=reason_of(error)),
             where=file,
             wanted="lines like: temp = 0.7",
         ) from error

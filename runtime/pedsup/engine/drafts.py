@@ -18,7 +18,7 @@ from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 SUFFIX: Final = ".gguf"
 MAX_PADDING: Final = 128
@@ -97,7 +97,10 @@ def _require_same_vocabulary(model: GGUFHeader, draft: GGUFHeader) -> None:
 def _require_same_shape(model: GGUFHeader, draft: GGUFHeader) -> None:
     """The drafter reads the target's keys, values and hidden states as they are."""
     if model.architecture != TARGET:
-        found = f"a drafter for Gemma 4, and the model is of the architecture {model.architecture}"
+        found = message(
+            "a drafter for Gemma 4, and the model is of the architecture {name}",
+            name=model.architecture,
+        )
         raise _mismatch(draft.path, found, "a Gemma 4 model")
     own, its = model.get("%s.embedding_length"), draft.get("%s.embedding_length_out")
     if own != its:
@@ -138,7 +141,7 @@ def _tokens(header: GGUFHeader) -> Iterator[bytes]:
 
 def _mismatch(path: Path, found: str, wanted: str) -> MismatchError:
     return MismatchError(
-        message("the draft model does not belong to the model: {reason}", reason=found),
+        message("the draft model does not belong to the model: {reason}", reason=as_message(found)),
         where=path,
         wanted=wanted,
         remedy="give the drafter of this model, or --draft lookup, which needs none",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 
 MAX_BYTES: Final = 1 << 20
 _CHOICES: Final = ("enum", "anyOf", "oneOf", "allOf", "type")
@@ -40,7 +40,7 @@ def check_json_schema(text: str, *, where: object = "--json-schema") -> str:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            message("the JSON schema is not JSON: {reason}", reason=error), where=where
+            message("the JSON schema is not JSON: {reason}", reason=reason_of(error)), where=where
         ) from error
     if not isinstance(schema, dict):
         raise UsageError("the JSON schema is no object", where=where, wanted='{"type": ...}')
@@ -80,7 +80,7 @@ def to_gbnf(schema: str) -> str:
         raise
     except Exception as error:  # the converter raises whatever its author's code ran into
         raise UsageError(
-            message("the JSON schema cannot be made a grammar: {reason}", reason=error),
+            message("the JSON schema cannot be made a grammar: {reason}", reason=reason_of(error)),
             remedy="use types, properties, required, enum, items and $defs; or give --grammar",
         ) from error
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pedsup.device.cores import cpu_features
+from pedsup.messages import as_message, message
 
 VERSION: Final = "0.3.36"
 """Of llama-cpp-python, which pyproject.toml pins."""
@@ -95,9 +96,12 @@ class Build:
         """One line for whoever starts a model; None where nothing is missing."""
         if not self.missing:
             return None
-        return (
-            f"llama.cpp was built without {self.names}, which this processor has: "
-            f"about {self.factor:g} times slower; {self.remedy}"
+        return message(
+            "llama.cpp was built without {units}, which this processor has: about {factor} times "
+            "slower; {remedy}",
+            units=self.names,
+            factor=f"{self.factor:g}",
+            remedy=as_message(self.remedy),
         )
 
 
@@ -120,7 +124,7 @@ def judge(
     has = cpu_features() if features is None else features
     missing = [unit for unit in UNITS if unit.flag in has and not found.get(unit.name)]
     built = tuple(name for name, value in found.items() if value)
-    remedy = PACKAGED if packaged else f"build it again: {reinstall()}"
+    remedy = PACKAGED if packaged else message("build it again: {command}", command=reinstall())
     return Build(built, tuple(sorted(missing, key=lambda unit: -unit.factor)), remedy)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
-from pedsup.messages import message
+from pedsup.messages import as_message, message, reason_of
 
 _REMEDY: Final = "the file is damaged: copy it again"
 _BOM: Final = "\ufeff"
@@ -55,19 +55,22 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise BadFileError(
-                    message("{what} is no regular file", what=what), where=path, remedy=_REMEDY
+                    message("{what} is no regular file", what=as_message(what)),
+                    where=path,
+                    remedy=_REMEDY,
                 )
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise BadFileError(
-            message("{what} cannot be read: {reason}", what=what, reason=reason),
+            message(
+                "{what} cannot be read: {reason}", what=as_message(what), reason=reason_of(error)
+            ),
             where=path,
             remedy="check the path and its mode",
         ) from error
     if len(data) > limit:
         raise BadFileError(
-            message("{what} is larger than {n} bytes", what=what, n=limit),
+            message("{what} is larger than {n} bytes", what=as_message(what), n=limit),
             where=path,
             wanted="less",
             remedy=_REMEDY,
@@ -86,12 +89,12 @@ def read_json_object(path: Path, what: str, limit: int, *, remedy: str = _REMEDY
         value = parse_json(data)
     except ValueError as error:
         raise BadFileError(
-            message("{what} is not JSON: {reason}", what=what, reason=error),
+            message("{what} is not JSON: {reason}", what=as_message(what), reason=reason_of(error)),
             where=path,
             remedy=remedy,
         ) from error
     if not isinstance(value, dict):
         raise BadFileError(
-            message("{what} is no JSON object", what=what), where=path, remedy=remedy
+            message("{what} is no JSON object", what=as_message(what)), where=path, remedy=remedy
         )
     return value

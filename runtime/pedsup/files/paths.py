@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pedsup.errors import OutputError
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 
 
 def data_folder() -> Path:
@@ -50,7 +50,7 @@ def make_private(folder: Path, *, remedy: str) -> Path:
                 _close_to_others(folder)
     except OSError as error:
         raise OutputError(
-            message("this folder cannot be made: {reason}", reason=error.strerror),
+            message("this folder cannot be made: {reason}", reason=reason_of(error)),
             where=folder,
             remedy=remedy,
         ) from error

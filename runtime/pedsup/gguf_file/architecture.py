@@ -11,7 +11,7 @@ from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.gguf_file.values import ValueType
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
 _PATTERN: Final = "%s.attention.sliding_window_pattern"
@@ -64,8 +64,13 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
     width = header.get("%s.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
         raise BadFileError(
-            f"the tensor '{EMBEDDING}' "
-            + ("is missing" if embedding is None else f"has the shape {list(embedding.shape)}"),
+            message("the tensor '{name}' is missing", name=EMBEDDING)
+            if embedding is None
+            else message(
+                "the tensor '{name}' has the shape {shape}",
+                name=EMBEDDING,
+                shape=list(embedding.shape),
+            ),
             where=header.path,
             wanted=message("a token embedding matrix with rows of {n}", n=width),
             remedy=AGAIN,
@@ -117,7 +122,7 @@ def _check_head(
         )
     turned = header.get(rope_key, size if rotated is None else rotated)
     if turned % 2 or turned > size or (exact and turned != size):
-        wanted = f"{size}" if exact else f"an even number up to {size}, the head size"
+        wanted = f"{size}" if exact else message("an even number up to {n}, the head size", n=size)
         raise bad_field(header, rope_key, message("is {value}", value=turned), wanted)
 
 
@@ -199,7 +204,7 @@ def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
 
     def bad(found: str, wanted: str) -> BadFileError:
         return BadFileError(
-            message("tensor '{name}' {problem}", name=tensor.name, problem=found),
+            message("tensor '{name}' {problem}", name=tensor.name, problem=as_message(found)),
             where=header.path,
             wanted=wanted,
             remedy=AGAIN,

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.limits import MAX_HEADER, MAX_TEXTS
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 AGAIN: Final = "the file is damaged or no model: copy it again and compare its SHA-256"
 BLOCK: Final = 1 << 20
@@ -89,7 +89,7 @@ class Cursor:
         length = self.u64()
         if length > limit:
             raise self.bad(
-                message("{what} of {n} bytes", what=what, n=length),
+                message("{what} of {n} bytes", what=as_message(what), n=length),
                 message("at most {n} bytes", n=limit),
                 at=start,
             )
@@ -98,7 +98,7 @@ class Cursor:
             raise self.bad(
                 message(
                     "with {what} there are more than {n} bytes of keys, names and texts",
-                    what=what,
+                    what=as_message(what),
                     n=MAX_TEXTS,
                 ),
                 message("at most {n} bytes", n=MAX_TEXTS),
@@ -108,11 +108,15 @@ class Cursor:
         raw = bytes(self.data[at : self.at])
         if 0 in raw:
             raise self.bad(
-                message("a zero byte in {what}", what=what), "text without zero bytes", at=start
+                message("a zero byte in {what}", what=as_message(what)),
+                "text without zero bytes",
+                at=start,
             )
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.bad(
-                message("{what} is not UTF-8", what=what), "UTF-8 text", at=at + error.start
+                message("{what} is not UTF-8", what=as_message(what)),
+                "UTF-8 text",
+                at=at + error.start,
             ) from error

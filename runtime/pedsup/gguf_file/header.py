@@ -33,7 +33,7 @@ from pedsup.gguf_file.limits import (
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
 from pedsup.gguf_file.values import ArrayValue, ValueType
-from pedsup.messages import message
+from pedsup.messages import as_message, message, reason_of
 
 __all__ = [
     "DEFAULT_ALIGNMENT",
@@ -110,9 +110,8 @@ def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFileError("no such file", where=path, remedy="check the path") from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFileError(
-            message("the file cannot be opened: {reason}", reason=reason),
+            message("the file cannot be opened: {reason}", reason=reason_of(error)),
             where=path,
             remedy="check the path and its permissions",
         ) from error
@@ -149,7 +148,13 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
     start = bytes(cursor.data[:MIN_SIZE])
     if not start.startswith(MAGIC):
         what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
-        found = f"the file starts with {start[:4]!r}" + (f", it is {what}" if what else "")
+        found = message("the file starts with {bytes}", bytes=repr(start[:4]))
+        if what:
+            found = message(
+                "the file starts with {bytes}, it is {what}",
+                bytes=repr(start[:4]),
+                what=as_message(what),
+            )
         raise cursor.bad(found, "a GGUF model (b'GGUF')")
     cursor.skip(4)
     version = cursor.u32()
@@ -161,7 +166,7 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
             at=4,
         )
     if version not in VERSIONS:
-        wanted = f"version {' or '.join(map(str, VERSIONS))}"
+        wanted = message("version {versions}", versions=" or ".join(map(str, VERSIONS)))
         raise cursor.bad(message("GGUF version {n}", n=version), wanted, at=4)
     n_tensors, n_kv = cursor.u64(), cursor.u64()
     if n_tensors > MAX_TENSORS or n_kv > MAX_KEYS:

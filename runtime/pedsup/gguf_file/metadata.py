@@ -20,7 +20,7 @@ from pedsup.gguf_file.limits import (
     MIN_ALIGNMENT,
 )
 from pedsup.gguf_file.values import FLOATS, KEPT_BYTES, SCALARS, ArrayValue, ValueType
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 ALIGNMENT_KEY: Final = "general.alignment"
 _U64 = struct.Struct("<Q")
@@ -47,7 +47,9 @@ class MetadataReader:
         cursor = self._cursor
         for number in range(count):
             start = cursor.at
-            key = cursor.text(MAX_KEY, f"the name of metadata key {number + 1} of {count}")
+            key = cursor.text(
+                MAX_KEY, message("the name of metadata key {n} of {m}", n=number + 1, m=count)
+            )
             if not key:
                 raise cursor.bad("a metadata key without a name", "a name", at=start)
             if key in self.values:
@@ -64,7 +66,10 @@ class MetadataReader:
         if number not in _TYPES:
             raise self._cursor.bad(
                 message(
-                    "the {what} of '{key}' has the type number {n}", what=what, key=key, n=number
+                    "the {what} of '{key}' has the type number {n}",
+                    what=as_message(what),
+                    key=key,
+                    n=number,
                 ),
                 "a GGUF value type (0 to 12)",
                 at=start,
@@ -74,7 +79,7 @@ class MetadataReader:
     def _value(self, kind: ValueType, key: str) -> Any:
         cursor = self._cursor
         if kind is ValueType.STRING:
-            return cursor.text(MAX_TEXT, f"the text '{key}'")
+            return cursor.text(MAX_TEXT, message("the text '{key}'", key=key))
         if kind is ValueType.ARRAY:
             return self._array(key)
         scalar = SCALARS[kind]

@@ -14,7 +14,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.values import ArrayValue, ValueType
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 MAX_LAYERS: Final = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
@@ -113,7 +113,7 @@ SUPPORTED: Final = ("gemma4", "llama")
 def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileError:
     """The error for a metadata key."""
     return BadFileError(
-        message("the field '{key}' {problem}", key=header.full_key(key), problem=found),
+        message("the field '{key}' {problem}", key=header.full_key(key), problem=as_message(found)),
         where=header.path,
         wanted=wanted,
         remedy=AGAIN,
@@ -154,10 +154,12 @@ def check_rules(header: GGUFHeader) -> None:
 
 
 def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> None:
-    wanted = f"a UINT32 from {rule.low} to {rule.high}"
+    wanted = message("a UINT32 from {low} to {high}", low=rule.low, high=rule.high)
     if rule.per_layer and kind is ValueType.ARRAY:
         numbers = per_layer(header, key, element=(ValueType.UINT32, ValueType.INT32))
-        wanted += ", one per layer"
+        wanted = message(
+            "a UINT32 from {low} to {high}, one per layer", low=rule.low, high=rule.high
+        )
     elif kind is ValueType.UINT32:
         numbers = [header.get(key)]
     else:

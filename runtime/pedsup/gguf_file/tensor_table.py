@@ -44,7 +44,9 @@ def read_table(cursor: Cursor, count: int) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for number in range(count):
         start = cursor.at
-        name = cursor.text(MAX_NAME, f"the name of tensor {number + 1} of {count}")
+        name = cursor.text(
+            MAX_NAME, message("the name of tensor {n} of {m}", n=number + 1, m=count)
+        )
         if not name:
             raise cursor.bad(
                 message("tensor {n} of {m} has no name", n=number + 1, m=count), "a name", at=start
@@ -147,13 +149,15 @@ def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int)
 
 def _misplaced(cursor: Cursor, tensor: TensorInfo, wanted: int, alignment: int) -> BadFileError:
     if tensor.offset % alignment:
-        what = f"starts at {tensor.offset}, no multiple of the alignment {alignment}"
+        what = message(
+            "starts at {n}, no multiple of the alignment {m}", n=tensor.offset, m=alignment
+        )
     elif tensor.offset < wanted:
-        what = "overlaps the one before it"
+        what = message("overlaps the one before it")
     elif tensor.offset > cursor.size:
-        what = "lies outside the file"
+        what = message("lies outside the file")
     else:
-        what = "leaves a hole before it"
+        what = message("leaves a hole before it")
     return BadFileError(
         message("the data of tensor '{name}' {problem}", name=tensor.name, problem=what),
         where=message("{path}, tensor data offset {n}", path=cursor.path, n=tensor.offset),

@@ -88,7 +88,7 @@ def check_tokenizer(header: GGUFHeader) -> None:
 
 def _array(header: GGUFHeader, key: str, elements: tuple[ValueType, ...]) -> ArrayValue:
     value = header.get(key)
-    wanted = f"an array of {' or '.join(kind.name for kind in elements)}"
+    wanted = message("an array of {type}", type=" or ".join(kind.name for kind in elements))
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if not isinstance(value, ArrayValue):

@@ -100,7 +100,7 @@ def require_fit(
         return fit
     assert fit.available is not None
     need = fit.need
-    cost = f"; {fit.paging.text}" if fit.paging is not None else ""
+    cost = message("; {cost}", cost=fit.paging.text) if fit.paging is not None else ""
     raise ResourceError(
         message(
             "a context of {n} tokens needs {need} of memory ({fixed} of it "
@@ -122,9 +122,9 @@ def require_fit(
 
 def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
     """What is left when nothing fits whole."""
-    slowly = ""
+    slowly = message("")
     if fit.paging is not None:
-        slowly = ", or give --allow-paging to run this slowly"
+        slowly = message(", or give --allow-paging to run this slowly")
     elif assess(estimate(header, _smallest(config), host), fit.available).paging is not None:
         slowly = message(", or give {options} --allow-paging to run it slowly", options=SMALLEST)
     return message(
@@ -146,9 +146,7 @@ def _smaller_option(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Ho
         context = largest_context(header, smaller, fit.available, host, at_most=config.n_ctx)
         if context is not None:
             ctx = f"--ctx {context}" if context < config.n_ctx else ""
-            return (
-                message("give {option} {other}", option=text, other=ctx).replace("  ", " ").strip()
-            )
+            return message("give {options}", options=" ".join(filter(None, (text, ctx))))
     if assess(estimate(header, _smallest(config), host), fit.available).verdict == "fits":
         return message("give {options}", options=SMALLEST)
     return None

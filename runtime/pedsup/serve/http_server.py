@@ -19,7 +19,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from pedsup.errors import OutputError, UsageError
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import WAITING
 from pedsup.serve.web import JSON, MAX_BODY, SECURITY, WebApp
@@ -107,7 +107,7 @@ def reserve_port(port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UsageError(
-            message("the port {n} cannot be used: {reason}", n=port, reason=error.strerror),
+            message("the port {n} cannot be used: {reason}", n=port, reason=reason_of(error)),
             where=f"{HOST}:{port}",
             wanted="a free port; another pedsup-run --serve may be running",
             remedy="give another --port, or --port 0 for any free one",

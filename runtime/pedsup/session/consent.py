@@ -15,7 +15,7 @@ from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import data_folder, make_private
 from pedsup.files.timestamp import now
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.texts.intended_use import FULL, Language
 
@@ -103,11 +103,10 @@ def record_consent(language: Language, how: str) -> None:
         with atomic_file(folder / FILE, private=True) as file:
             file.write(json.dumps(record, indent=1).encode() + b"\n")
     except (OSError, OutputError) as error:
-        reason = str(error).splitlines()[0]
         say(
             message(
                 "note: the acknowledgement could not be kept ({reason}): {folder}",
-                reason=reason,
+                reason=reason_of(error),
                 folder=data_folder(),
             )
         )

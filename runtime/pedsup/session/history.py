@@ -247,8 +247,11 @@ def find_session(folder: Path, wanted: str) -> Path:
             if not matches
             else message("{n} sessions are named '{id}...'", n=len(matches), id=wanted),
             where=folder,
-            wanted="the beginning of one id"
-            + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),
+            wanted=message(
+                "the beginning of one id: {ids}", ids=", ".join(p.stem for p in found[-5:])
+            )
+            if found
+            else "the beginning of one id",
             remedy="give --resume without an id for the last session",
         )
     return matches[0]

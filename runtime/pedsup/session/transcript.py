@@ -25,7 +25,7 @@ from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
 from pedsup.files.fsio import fsync_folder, sync_file, try_lock
 from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.timestamp import now
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 
 SCHEMA: Final = 1
 SUFFIX: Final = ".jsonl"
@@ -187,7 +187,7 @@ def _open(path: Path, flags: int) -> int:
         missing = error.errno == errno.ENOENT and not flags & os.O_CREAT
         kind = UsageError if missing else OutputError
         raise kind(
-            f"the session's transcript cannot be opened: {error.strerror}",
+            message("the session's transcript cannot be opened: {reason}", reason=reason_of(error)),
             where=path,
             remedy="give --no-history to work without a transcript, or --history-dir FOLDER",
         ) from error

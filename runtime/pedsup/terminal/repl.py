@@ -13,7 +13,7 @@ from typing import Final
 from pedsup.chat.turn import TurnResult, TurnSettings
 from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
 from pedsup.files.standard_streams import require_text
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
@@ -220,7 +220,7 @@ class Repl:
             save_copy(session, target, self._language)
         except OSError as error:
             raise OutputError(
-                message("not saved: {reason}", reason=error.strerror), where=target
+                message("not saved: {reason}", reason=reason_of(error)), where=target
             ) from error
         self._say(self._text("saved", path=target))
 

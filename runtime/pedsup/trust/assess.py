@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.texts.intended_use import Language
 from pedsup.texts.safe import label
@@ -218,13 +218,28 @@ def _require_as_before(
             continue
         before = next((k.name for k in store.keys if k.key.fingerprint == earlier.key), None)
         raise UntrustedError(
-            f"the model '{earlier.name}' was signed by {before or 'the key'} "
-            f"({earlier.key[:16]}) before, and "
-            + (f"is signed by '{key.name}' now" if key else "has no signature by it now"),
+            message(
+                "the model '{model}' was signed by {before} ({key}) before, and is signed by "
+                "'{name}' now",
+                model=earlier.name,
+                before=before or message("the key"),
+                key=earlier.key[:16],
+                name=key.name,
+            )
+            if key
+            else message(
+                "the model '{model}' was signed by {before} ({key}) before, and has no signature by "
+                "it now",
+                model=earlier.name,
+                before=before or message("the key"),
+                key=earlier.key[:16],
+            ),
             where=path,
             wanted="the same signer, or your word that this is meant",
-            remedy="ask the signer; if it is meant: pedsup-run trust unpin "
-            + shlex.quote(earlier.name),
+            remedy=message(
+                "ask the signer; if it is meant: pedsup-run trust unpin {model}",
+                model=shlex.quote(earlier.name),
+            ),
         )
 
 
@@ -239,7 +254,7 @@ def _remember(trust: Trust, key: TrustedKey) -> None:
         say(
             message(
                 "note: the signer of this model cannot be remembered ({reason})",
-                reason=str(error).splitlines()[0],
+                reason=reason_of(error),
             )
         )
 

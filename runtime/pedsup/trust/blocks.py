@@ -115,10 +115,10 @@ def require_block(file: DirectFile, digests: tuple[bytes, ...], number: int) -> 
             "the model file was changed after it was checked, by a way that leaves no trace in its "
             "times",
             where=message(
-                "{path}, bytes {value} to {value2}",
+                "{path}, bytes {first} to {last}",
                 path=file.path,
-                value=number * BLOCK,
-                value2=(number + 1) * BLOCK,
+                first=number * BLOCK,
+                last=(number + 1) * BLOCK,
             ),
             wanted="the bytes that were signed or exported",
             remedy="copy it again from where it came from, to a place where other apps cannot "

@@ -25,7 +25,7 @@ from typing import Any, Final
 from pedsup.errors import BadFileError, UntrustedError
 from pedsup.files.fsio import sha256_file
 from pedsup.files.json_file import parse_json, read_bounded
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.trust import p256
 from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import Manifest, manifest_path
@@ -97,7 +97,9 @@ class Signature:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise _bad(
                 self.path,
-                message("the signed statement is not one of a model ({reason})", reason=error),
+                message(
+                    "the signed statement is not one of a model ({reason})", reason=reason_of(error)
+                ),
             ) from error
 
 
@@ -121,9 +123,8 @@ def read_signature(path: Path) -> Signature:
         text = raw.decode("utf-8")
         return _parse(path, parse_json(text), text)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"
         raise _bad(
-            path, message("not a signature of model-signing ({reason})", reason=reason)
+            path, message("not a signature of model-signing ({reason})", reason=reason_of(error))
         ) from error
 
 
@@ -212,7 +213,7 @@ def _files(statement: Any) -> SignedFiles:
         if resource["algorithm"] != "sha256" or not _SHA256.fullmatch(digest):
             raise ValueError("a digest that is no SHA-256")
         if not isinstance(name, str) or "/" in name or name in digests:
-            raise ValueError(f"a file named {name!r}")
+            raise ValueError(message("a file named {name}", name=repr(name)))
         digests[name] = digest
     (subject,) = statement["subject"]
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests.values()))

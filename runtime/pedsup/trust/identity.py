@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.messages import message
+from pedsup.messages import joined, message
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 
@@ -60,14 +60,18 @@ class ModelIdentity:
         ]
         if self.manifest is not None:
             core = self.manifest.core
-            parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
+            parts: list[str] = []
+            if core.get("base"):
+                parts.append(message("base {name}", name=_name(core["base"])))
+            if core.get("adapter"):
+                parts.append(message("adapter {name}", name=_name(core["adapter"])))
             recipe = core.get("recipe")
             if isinstance(recipe, dict):
                 parts.append(label(str(recipe.get("quant"))))
             parts.append(message("exported {date}", date=label(self.manifest.created)))
-            lines.append("manifest: " + ", ".join(parts))
+            lines.append(message("manifest: {facts}", facts=joined(", ", parts)))
         elif self.problem:
-            lines.append(message("warning: {text}", text=label(self.problem)))
+            lines.append(message("warning: {text}", text=self.problem))
         return lines
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.texts.intended_use import Language
 from pedsup.trust import p256
 
@@ -65,10 +65,10 @@ def fingerprint_lines(key: PublicKey) -> list[str]:
     The last is what pedsup-run calls a key that it does not know.
     """
     return [
-        f"fingerprint  {key.fingerprint}",
-        f"in words     {key.words('en')}",
-        f"en palabras  {key.words('es')}",
-        f"in the .sig  {key.hint[:16]}",
+        message("fingerprint  {hex}", hex=key.fingerprint),
+        message("in words     {words}", words=key.words("en")),
+        message("en palabras  {words}", words=key.words("es")),
+        message("in the .sig  {id}", id=key.hint[:16]),
     ]
 
 
@@ -103,7 +103,7 @@ def parse_public_key(text: str, *, where: object) -> PublicKey:
         der = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _no_key(
-            message("the key's base64 is damaged ({reason})", reason=error), where
+            message("the key's base64 is damaged ({reason})", reason=reason_of(error)), where
         ) from error
     if not der.startswith(SPKI_P256):
         raise _no_key("a key of another kind or curve", where)

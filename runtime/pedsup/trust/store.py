@@ -24,7 +24,7 @@ from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.trust.keys import PublicKey, parse_public_key
 
 SCHEMA: Final = "pedsup-trust/1"
@@ -162,16 +162,14 @@ def load_store(path: Path | None = None) -> TrustStore:
     try:
         document = parse_json(read_bounded(path, "the list of trusted keys", MAX_BYTES))
         if document["schema"] != SCHEMA:
-            raise ValueError(f"schema {document['schema']!r}")
+            raise ValueError(message("schema {name}", name=repr(document["schema"])))
         keys = tuple(_keys(document["keys"], path))
         models = tuple(_models(document["models"]))
     except (ValueError, KeyError, TypeError, PedsupError) as error:
-        reason = str(error).partition("\n")[0]
         raise BadFileError(
             message(
-                "the list of trusted keys is damaged ({kind}: {reason})",
-                kind=type(error).__name__,
-                reason=reason,
+                "the list of trusted keys is damaged ({reason})",
+                reason=reason_of(error),
             ),
             where=path,
             remedy="remove the file and add the keys again: pedsup-run trust add KEY.pub",

@@ -23,7 +23,7 @@ from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import cache_folder, make_private
 from pedsup.files.timestamp import now
-from pedsup.messages import message
+from pedsup.messages import message, reason_of
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.trust import blocks
 from pedsup.trust.blocks import BlockDigests, times_prove
@@ -136,11 +136,7 @@ def record_reading(path: Path, state: FileState, header: str, reading: Reading) 
         with atomic_file(target, private=True) as file:
             file.write(json.dumps(record).encode() + b"\n")
     except (OSError, OutputError) as error:
-        say(
-            message(
-                "note: the check cannot be remembered ({reason})", reason=str(error).splitlines()[0]
-            )
-        )
+        say(message("note: the check cannot be remembered ({reason})", reason=reason_of(error)))
 
 
 def require_same(path: Path, state: FileState) -> None:

@@ -16,7 +16,7 @@ from pedsup.errors import BadFileError, UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 from pedsup.settings import from_mapping
 
 SCHEMA: Final = "pedsup-tuned/1"
@@ -161,7 +161,7 @@ def _entry(path: Path, raw: Any) -> Tuned:
 
 def _bad(path: Path, reason: str) -> BadFileError:
     return BadFileError(
-        message("the tuned settings cannot be used: {reason}", reason=reason),
+        message("the tuned settings cannot be used: {reason}", reason=as_message(reason)),
         where=path,
         wanted=message("a file of the schema {name}", name=SCHEMA),
         remedy="run pedsup-run tune again, or delete the file",

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, EngineError, UnsupportedError
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 START_SECONDS: Final = 30.0
 """For a cold interpreter on slow flash; no template has been seen yet."""
@@ -155,7 +155,7 @@ def refusal(reason: str) -> UnsupportedError:
     """The error for a template that cannot be rendered."""
     return UnsupportedError(
         "the chat template cannot be rendered",
-        where=reason,
+        where=as_message(reason),
         remedy="the template and this dialogue do not fit: /reset, or export the model again",
     )
 

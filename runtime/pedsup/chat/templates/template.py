@@ -83,8 +83,10 @@ class ChatTemplate:
             template.close()
             raise UnsupportedError(
                 "the model's chat template is not one that pedsup knows",
-                where=message("tokenizer.chat_template, SHA-256 {digest}", digest=digest),
-                wanted="the template of " + ", ".join(family.name for family in FAMILIES),
+                where=f"tokenizer.chat_template, SHA-256 {digest}",
+                wanted=message(
+                    "the template of {names}", names=", ".join(family.name for family in FAMILIES)
+                ),
                 remedy="read the template; if you trust it, give --allow-template",
             )
         return template

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import EngineError
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 UNKNOWN_COMMIT: Final = "unknown"
 """What a build outside of a git checkout says, such as one from a release's archive."""
@@ -79,7 +79,7 @@ def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
     reason = identity_mismatch(identity, WRITTEN_FOR.get(package))
     if reason is None:
         wrong = sorted(structure_mismatches(lib))
-        reason = f"other structures: {', '.join(wrong[:5])}" if wrong else None
+        reason = message("other structures: {names}", names=", ".join(wrong[:5])) if wrong else None
     if reason is None:
         return
     wanted = WRITTEN_FOR.get(package)
@@ -87,7 +87,7 @@ def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
         message(
             "this library of llama.cpp does not match llama-cpp-python {version} ({reason})",
             version=package,
-            reason=reason,
+            reason=as_message(reason),
         ),
         where=f"{folder} ({identity})",
         wanted=str(wanted) if wanted else f"llama-cpp-python {' or '.join(WRITTEN_FOR)}",

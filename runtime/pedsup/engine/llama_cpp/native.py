@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import EngineError
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -85,7 +85,7 @@ def decode(lib: Any, ctx: Any, batch: Any) -> None:
     raise EngineError(
         message(
             "llama.cpp cannot decode: {reason} (code {code})",
-            reason=meaning.get(code, "fatal error"),
+            reason=as_message(meaning.get(code, "fatal error")),
             code=code,
         ),
         where=bindings.log_tail() or None,

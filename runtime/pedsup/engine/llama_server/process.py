@@ -22,7 +22,7 @@ from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.rules import ASSISTANT
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 PROGRAM: Final = "llama-server"
 PROGRAM_VARIABLE: Final = "PEDSUP_LLAMA_SERVER"
@@ -115,13 +115,18 @@ def explain_death(code: int, log: str) -> EngineError:
     number = -code
     try:
         name = signal.Signals(number).name
-        found, remedy = _DEATHS.get(signal.Signals(number), (f"was ended by {name}", None))
+        found, remedy = _DEATHS.get(
+            signal.Signals(number), (message("was ended by {name}", name=name), None)
+        )
     except ValueError:
-        name, found, remedy = f"signal {number}", f"was ended by signal {number}", None
+        name = f"signal {number}"
+        found, remedy = message("was ended by {name}", name=name), None
     return EngineError(
-        message("llama-server {what} ({name})", what=found, name=name),
+        message("llama-server {what} ({name})", what=as_message(found), name=name),
         where=where,
-        remedy=(remedy + "; " if remedy else "") + "the transcript is kept",
+        remedy=message("{remedy}; the transcript is kept", remedy=as_message(remedy))
+        if remedy
+        else "the transcript is kept",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.files.fsio import atomic_file
-from pedsup.messages import message
+from pedsup.messages import as_message, message
 
 MAGIC: Final = b"PEDSUPS1"
 _COUNT: Final = struct.Struct("<I")
@@ -51,7 +51,7 @@ def unpack_state(path: Path, target: Path, limit: int) -> list[int]:
 def bad_state(path: Path, reason: str) -> BadFileError:
     """The error for a state that does not fit."""
     return BadFileError(
-        message("llama-server does not take the saved state: {reason}", reason=reason),
+        message("llama-server does not take the saved state: {reason}", reason=as_message(reason)),
         where=path,
         wanted="a state written by the same engine, model and settings",
         remedy="delete the file: it is only a cache",
