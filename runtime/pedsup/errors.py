@@ -6,7 +6,7 @@ A message has four parts: what was found, where, what was wanted, what to do.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from pedsup.escape import escaped
 from pedsup.exit_codes import ExitCode
@@ -63,6 +63,12 @@ class PedsupError(Exception):
         if self.remedy:
             rows.append(message("  do:     {remedy}", remedy=self.remedy))
         return joined("\n", rows)
+
+    def document(self) -> dict[str, Any]:
+        """For another process of ours: each part as `Message.document`."""
+        parts = {"found": self.found, "where": self.where, "wanted": self.wanted,
+                 "remedy": self.remedy}  # fmt: skip
+        return {name: part.document() for name, part in parts.items() if part}
 
 
 def _line(text: object) -> Message:

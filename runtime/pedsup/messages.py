@@ -46,13 +46,15 @@ class Message(str):
         return Message(self.msgid, values)
 
     def mapped(self, change: Callable[[str], str]) -> Message:
-        """The message with `change` made to its id and to each of its texts."""
+        """The message with `change` made to each of its texts; to its id where it has no values."""
+        if not self.values:
+            return Message(change(self.msgid))
         values = {
             name: value.mapped(change) if isinstance(value, Message)
             else change(value) if isinstance(value, str) else value
             for name, value in self.values.items()
         }  # fmt: skip
-        return Message(change(self.msgid), values)
+        return Message(self.msgid, values)
 
     def document(self) -> dict[str, Any]:
         """The message as JSON values; `from_document` reads it."""

@@ -10,7 +10,8 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from pedsup.errors import PedsupError
-from pedsup.escape import escaped_lines
+from pedsup.escape import escaped, escaped_lines
+from pedsup.messages import Message
 from pedsup.texts.language import error_text, translated
 
 
@@ -39,7 +40,9 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
 
 
 def say(text: str) -> None:
-    """Progress on stderr; stdout is for results. Names from files go through `render.label`."""
+    """Progress on stderr; stdout is for results. Values make no lines of their own."""
+    if isinstance(text, Message) and text.values:
+        text = text.mapped(escaped)
     print(escaped_lines(translated(text)), file=sys.stderr, flush=True)
 
 

@@ -39,9 +39,9 @@ def total_memory(root: Path = Path("/")) -> int | None:
 def _system(root: Path) -> list[Available]:
     info = memory_info(root)
     if (free := info.get("MemAvailable")) is not None:
-        return [Available(free, "the system")]
+        return [Available(free, message("the system"))]
     if "MemFree" in info:  # kernels before 3.14
-        return [Available(info["MemFree"] + info.get("Cached", 0), "the system")]
+        return [Available(info["MemFree"] + info.get("Cached", 0), message("the system"))]
     return []
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
+from pedsup.device.cores import ThreadPlan
 from pedsup.engine.drafts import draft_text
 from pedsup.engine.vector_units import Build
 from pedsup.memory import MemoryEstimate
-from pedsup.messages import message
+from pedsup.memory.fit import Verdict
+from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LaunchPlan
-from pedsup.texts.language import current_language, translated
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
-from pedsup.tuning.store import NAMES
+from pedsup.tuning.store import NAMES, Stale
 
 
 def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, Any]:
@@ -53,13 +55,12 @@ def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, An
     }
 
 
-def check_text(plan: LaunchPlan, build: Build | None = None) -> str:
+def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
     """The check as a table. `build`: of the engine's library, if known."""
     available = plan.fit.available
-    cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
-        *map(clean, plan.trust.lines(current_language())),
+        *(line.mapped(clean) for line in plan.trust.lines()),
         message(
             "{arch}, {n} layers, trained for a context of {ctx} tokens",
             arch=plan.shape.architecture,
@@ -76,30 +77,41 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> str:
             source=available.source,
         )
         if available
-        else "Available: unknown (nothing can be read here)",
+        else message("Available: unknown (nothing here tells it)"),
         _VERDICTS[plan.fit.verdict],
-        *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
+        *([joined("", ["  ", plan.fit.paging.text])] if plan.fit.paging else []),
         message("Largest context that fits: {n}", n=plan.largest_ctx or message("none")),
-        message(
-            "Threads: {n} on cores {cores} (by {evidence})",
-            n=plan.threads.n_threads,
-            cores=cpus,
-            evidence=plan.threads.evidence,
-        ),
-        clean(message("Drafts: {how}", how=draft_text(plan.config.draft))),
+        _threads(plan.threads),
+        message("Drafts: {how}", how=clean(draft_text(plan.config.draft))),
         message("Settings from: {origins}", origins=origin_text(plan.origins)),
         *_tuning(plan),
         *_built(build),
     ]
-    return "\n".join(lines)
+    return joined("\n", lines)
+
+
+def _threads(threads: ThreadPlan) -> Message:
+    if not threads.cpus:
+        return message(
+            "Threads: {n} on any core (by {evidence})", n=threads.n_threads, evidence=threads.by
+        )
+    return message(
+        "Threads: {n} on cores {cores} (by {evidence})",
+        n=threads.n_threads,
+        cores=",".join(map(str, sorted(threads.cpus))),
+        evidence=threads.by,
+    )
 
 
 def _built(build: Build | None) -> list[str]:
     """What the engine's library was built with."""
     if build is None:
-        return ["Built with: unknown, llama.cpp does not say"]
+        return [message("Built with: unknown, llama.cpp does not say")]
     warning = build.warning()
-    return [f"Built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
+    return [
+        message("Built with: {features}", features=clean(", ".join(build.features))),
+        *([warning] if warning else []),
+    ]
 
 
 def _tuning(plan: LaunchPlan) -> list[str]:
@@ -107,20 +119,14 @@ def _tuning(plan: LaunchPlan) -> list[str]:
     if plan.lookup.problem:
         return [message("Tuned: no, {reason}", reason=plan.lookup.problem)]
     if plan.lookup.stale:
-        return [
-            message(
-                "Tuned: for another {what}; pedsup-run tune measures again", what=plan.lookup.stale
-            )
-        ]
+        return [_STALE[plan.lookup.stale]]
     if plan.tuned is None:
         return []
     return [
-        clean(
-            message(
-                "Tuned: {date}, {values}",
-                date=plan.tuned.measured[:10],
-                values=plan.tuned.summary(),
-            )
+        message(
+            "Tuned: {date}, {values}",
+            date=clean(plan.tuned.measured[:10]),
+            values=clean(plan.tuned.summary()),
         )
     ]
 
@@ -132,25 +138,31 @@ def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
     return {**asdict(cost), "most_tokens_per_s": cost.speed, "asked_for": not cost.bearable}
 
 
-_VERDICTS = {
-    "fits": "Verdict: fits.",
-    "pages": "Verdict: too large to stay in memory; runs from storage, slowly.",
-    "refused": "Verdict: does not fit; the system would kill it.",
+_VERDICTS: Final[dict[Verdict, Message]] = {
+    "fits": message("Verdict: fits."),
+    "pages": message("Verdict: too large to stay in memory; runs from storage, slowly."),
+    "refused": message("Verdict: does not fit; the system would kill it."),
+}
+_STALE: Final[dict[Stale, Message]] = {
+    "engine": message("Tuned: for another engine; pedsup-run tune measures again"),
+    "device": message("Tuned: for another device; pedsup-run tune measures again"),
 }
 
 
 def _rows(need: MemoryEstimate) -> list[str]:
+    weights = message("weights (mapped from the file)") if need.mapped else message("weights")
     sizes = [
-        ("weights" + (" (mapped from the file)" if need.mapped else ""), need.weights),
-        ("key/value cache", need.kv_cache),
-        ("checkpoints of it", need.checkpoints),
-        ("compute buffers", need.compute + need.output),
-        ("vocabulary", need.vocabulary),
-        ("repacked copies", need.repacked),
-        ("draft model", need.draft_weights + need.draft),
-        ("this program", need.program),
-        ("total", need.total),
+        (weights, need.weights),
+        (message("key/value cache"), need.kv_cache),
+        (message("its checkpoints"), need.checkpoints),
+        (message("compute buffers"), need.compute + need.output),
+        (message("vocabulary"), need.vocabulary),
+        (message("repacked copies"), need.repacked),
+        (message("draft model"), need.draft_weights + need.draft),
+        (message("this program"), need.program),
+        (message("total"), need.total),
     ]
+    # Columns have a width, which only the text in the reader's language has.
     rows = [f"  {translated(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
     if need.table:
         rows.append(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from pedsup.chat.turn import TurnResult
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts import draft_text
-from pedsup.messages import message
+from pedsup.governor.policy import Reason
+from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LoadedModel
 from pedsup.session.conversation import turn_facts
+from pedsup.texts.notices import STOPS
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
 
@@ -44,7 +47,7 @@ def storage_read(pid: int) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
-def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> str:
+def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Message:
     """A few lines on the model, the last turn and memory."""
     sampling = loaded.sampling
     lines = [
@@ -53,7 +56,7 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             "engine: {name}, {n} threads (by {evidence}), context {ctx}",
             name=loaded.engine.name,
             n=loaded.threads.n_threads,
-            evidence=loaded.threads.evidence,
+            evidence=loaded.threads.by,
             ctx=loaded.engine.n_ctx,
         ),
         *_build_lines(loaded),
@@ -74,12 +77,12 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
         lines += [
             message(
                 "last turn: prompt {prompt} tokens ({cached} from the cache), "
-                "reasoning {reasoning}, answer {answer}, ended by {reason}",
+                "reasoning {reasoning}, answer {answer}; end: {reason}",
                 prompt=tokens["prompt"],
                 cached=tokens["cached"],
                 reasoning=tokens["reasoning"],
                 answer=tokens["answer"],
-                reason=last.stop_reason,
+                reason=STOPS[last.stop_reason],
             ),
             message(
                 "speed: prompt {prompt}, decode {decode}, first token after {s} s",
@@ -92,15 +95,13 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> st
             lines.append(_drafts(last.drafts))
     memory = resident_memory()
     if memory:
-        lines.append(
-            "memory: "
-            + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
-        )
+        sizes = ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
+        lines.append(message("memory: {sizes}", sizes=sizes))
     read = storage_read(loaded.engine.child_pid or os.getpid())
     if read is not None:
         lines.append(message("read from storage so far: {size}", size=human_bytes(read)))
     lines.append(message("session: {id}", id=session or message("not kept")))
-    return "\n".join(lines)
+    return joined("\n", lines)
 
 
 def _build_lines(loaded: LoadedModel) -> list[str]:
@@ -109,7 +110,10 @@ def _build_lines(loaded: LoadedModel) -> list[str]:
     if build is None:
         return []
     warning = build.warning()
-    return [f"built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
+    return [
+        message("built with: {features}", features=clean(", ".join(build.features))),
+        *([warning] if warning else []),
+    ]
 
 
 def _governor_lines(loaded: LoadedModel) -> list[str]:
@@ -118,33 +122,44 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     if governor is None:
         return []
     heat = governor.last_heat
-    known = (("cpu", heat.cpu), ("battery", heat.battery))
-    degrees = "".join(f", {name} {value:.0f} °C" for name, value in known if value is not None)
-    busy = ", other programs have the cores" if governor.state.crowded else ""
-    more = degrees + busy
-    lines = [
+    facts = [
         message(
-            "governor: {n} of {most} threads{more}",
+            "governor: {n} of {most} threads",
             n=governor.state.threads,
             most=governor.limits.most,
-            more=more,
         )
     ]
+    if heat.cpu is not None:
+        facts.append(message("cpu {n} °C", n=f"{heat.cpu:.0f}"))
+    if heat.battery is not None:
+        facts.append(message("battery {n} °C", n=f"{heat.battery:.0f}"))
+    if governor.state.crowded:
+        facts.append(message("other programs have the cores"))
+    lines: list[str] = [joined(", ", facts)]
     now = governor.clock()
     for action in governor.actions[-3:]:
-        would = "would take" if action.kind == "report" else "took"
+        would = message("would take") if action.kind == "report" else message("took")
         lines.append(
             message(
                 "  {min} min ago {would} {n} threads ({reason}: {now} tokens/s, best {best})",
                 min=f"{(now - action.at_s) / 60:.0f}",
                 would=would,
                 n=action.threads,
-                reason=action.reason,
+                reason=_CHANGES[action.reason],
                 now=f"{action.now_tps:.1f}",
                 best=f"{action.best_tps:.1f}",
             )
         )
     return lines
+
+
+_CHANGES: Final[dict[Reason, Message]] = {
+    "heat": message("heat"),
+    "cooled": message("cooled down"),
+    "rested": message("rested"),
+    "not worth it": message("not worth it"),
+    "slower than fewer threads": message("slower than with fewer threads"),
+}
 
 
 def _drafts(drafts: DraftStats) -> str:

@@ -139,9 +139,9 @@ class Job:
         self.put(AnswerText(piece))
         self._stop_if_cancelled()
 
-    def notice(self, code: str, english: str) -> None:
+    def notice(self, notice: Notice) -> None:
         """Something the reader must be told."""
-        self.put(Notice(code, english))
+        self.put(notice)
 
     def finish(self) -> None:
         """The turn is over and on the disk; `JobQueue.run` tells the reader."""
@@ -179,7 +179,11 @@ class JobQueue:
                 wait = min(60, max(1, round(self._seconds * len(self._waiting) / 2)))
                 raise ApiError(
                     429,
-                    f"{self._limit} questions are waiting already; ask again in {wait} s",
+                    message(
+                        "{n} questions are already waiting; ask again in {s} s",
+                        n=self._limit,
+                        s=wait,
+                    ),
                     "queue_full",
                     headers=(("Retry-After", str(wait)),),
                 )

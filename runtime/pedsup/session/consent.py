@@ -18,14 +18,12 @@ from pedsup.files.timestamp import now
 from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.texts.intended_use import FULL, Language
+from pedsup.texts.language import translated
 
 VARIABLE: Final = "PEDSUP_ACCEPT_INTENDED_USE"
 FILE: Final = "intended-use.json"
 MAX_BYTES: Final = 1 << 16
-_ASK: Final[dict[Language, str]] = {
-    "en": "Type 'yes' to confirm that you have read this: ",
-    "es": "Escriba 'sí' para confirmar que lo ha leído: ",
-}
+_ASK: Final = message("Type 'yes' to confirm that you have read this: ")
 YES: Final = frozenset({"yes", "y", "sí", "si", "s"})
 
 
@@ -79,7 +77,7 @@ def require_consent(
         )
     say(FULL[language])
     try:
-        reply = ask(_ASK[language])
+        reply = ask(translated(_ASK, language))
     except EOFError:
         reply = ""
     if reply.strip().lower() not in YES:

@@ -11,15 +11,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.messages import message, reason_of
+from pedsup.messages import Message, joined, message, reason_of
 from pedsup.progress import say
-from pedsup.texts.intended_use import Language
 from pedsup.texts.safe import label
-from pedsup.texts.words import text
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
 from pedsup.trust.bundle import (
@@ -93,28 +91,42 @@ class Trust:
             "key_name": self.key.name if self.key else None,
             "sha256": self.expected_sha256,
             "weights": self.weights,
-            "warning": " ".join(self.lines("en")) if self.warns else None,
+            "warning": " ".join(self.lines()) if self.warns else None,
             "drafter": self.drafter.describe() if self.drafter else None,
         }
 
-    def lines(self, language: Language) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people; the first line says who vouches for the file, or warns that nobody does."""
         if self.signed == "signed" and self.key is not None:
-            first = text("trust_signed", language, name=self.key.name)
+            first = message("Signed by {name}.", name=self.key.name)
         elif self.signed == "unknown-key":
-            first = text("trust_unknown_key", language, hint=(self.hint or "")[:16])
+            first = message(
+                "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+                "signature cannot be checked (pedsup-run trust add KEY.pub).",
+                hint=(self.hint or "")[:16],
+            )
         else:
-            first = text("trust_unsigned", language)
-        lines = [first + " " + text(f"trust_weights_{self.weights}", language)]
+            first = message(
+                "WARNING: this model is not signed: nobody vouches for where it comes from."
+            )
+        lines = [joined(" ", [first, _READ[self.weights]])]
         if self.drafter is not None:
-            prefix = text("trust_drafter", language, name=label(self.drafter.path.name))
-            lines += [f"{prefix} {line}" for line in self.drafter.lines(language)]
+            prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
         return lines
 
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
         return self.signed != "signed" or (self.drafter is not None and self.drafter.warns)
+
+
+_READ: Final[dict[Weights, Message]] = {
+    "unread": message("Its bytes are compared before it is loaded."),
+    "read": message("All its bytes were read and are as exported."),
+    "earlier": message("It was read in full earlier and has not changed since."),
+    "nothing-to-compare": message("It has no manifest: nothing says what its bytes should be."),
+}
 
 
 def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Trust:

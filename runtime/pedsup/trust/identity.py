@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.messages import joined, message
+from pedsup.messages import Message, joined, message
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 
@@ -48,7 +48,7 @@ class ModelIdentity:
             record["manifest_problem"] = self.problem
         return record
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people: each one line without control characters, whatever the file says."""
         lines = [
             message(

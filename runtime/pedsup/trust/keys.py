@@ -11,7 +11,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
-from pedsup.messages import message, reason_of
+from pedsup.messages import Message, message, reason_of
 from pedsup.texts.intended_use import Language
 from pedsup.trust import p256
 
@@ -59,7 +59,7 @@ class PublicKey:
         return str(Mnemonic(_WORDLISTS[language]).to_mnemonic(entropy))
 
 
-def fingerprint_lines(key: PublicKey) -> list[str]:
+def fingerprint_lines(key: PublicKey) -> list[Message]:
     """A key's fingerprint in hex and in words, for people to compare, and its name in a .sig.
 
     The last is what pedsup-run calls a key that it does not know.

@@ -15,7 +15,7 @@ from pedsup.files.paths import config_folder
 from pedsup.files.standard_streams import json_text
 from pedsup.settings import FILE, Settings, load_settings
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import current_language, set_language
+from pedsup.texts.language import set_language
 
 PROBLEM: int = 1
 
@@ -38,8 +38,7 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
         settings = Settings(lang=lang)
         values = {"reason": error.found, "file": str(config_folder() / FILE)}
         bad = (Finding("settings", "problem", "settings_bad", values),)
-    language: Language = settings.lang or current_language()
-    set_language(language)
+    language = set_language(settings.lang)
     found = examine(Device(), model, settings)
     found = replace(found, findings=(*bad, *found.findings))
     if as_json:

@@ -13,7 +13,7 @@ from pedsup.cli.command_line import Commands
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
 from pedsup.files.timestamp import now
-from pedsup.messages import message
+from pedsup.messages import Message, joined, message
 from pedsup.progress import say
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
@@ -44,9 +44,12 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
     store = load_store().with_key(trusted)
     for line in fingerprint_lines(key):
         say(line)
-    _confirm(yes, "Are these the words of the signer, told to you by another way? [y/N] ")
+    _confirm(
+        yes,
+        message("Are these the words of the signer, told to you by another way? [y/N] "),
+    )
     store.save()
-    _show(as_json, {"added": _entry(trusted)}, f"trusted: {clean(trusted.name)}")
+    _show(as_json, {"added": _entry(trusted)}, message("trusted: {name}", name=clean(trusted.name)))
     return 0
 
 
@@ -72,7 +75,11 @@ def remove(key: str, as_json: bool) -> int:
     """
     store, removed = load_store().without_key(key)
     store.save()
-    _show(as_json, {"removed": _entry(removed)}, f"no longer trusted: {clean(removed.name)}")
+    _show(
+        as_json,
+        {"removed": _entry(removed)},
+        message("no longer trusted: {name}", name=clean(removed.name)),
+    )
     return 0
 
 
@@ -83,11 +90,15 @@ def remove(key: str, as_json: bool) -> int:
 def unpin(model: str, as_json: bool) -> int:
     """Forget who signed a model, so that it may come from someone else or unsigned."""
     load_store().without_model(model).save()
-    _show(as_json, {"unpinned": model}, f"nothing is expected of '{clean(model)}' any more")
+    _show(
+        as_json,
+        {"unpinned": model},
+        message("nothing is expected of '{model}' any more", model=clean(model)),
+    )
     return 0
 
 
-def _confirm(yes: bool, question: str) -> None:
+def _confirm(yes: bool, question: Message) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
@@ -116,31 +127,30 @@ def _document(store: TrustStore) -> dict[str, Any]:
     }
 
 
-def _text(store: TrustStore) -> str:
+def _text(store: TrustStore) -> Message:
     if not store.keys and not store.models:
-        return "No key is trusted here: pedsup-run trust add KEY.pub"
-    names = {trusted.key.fingerprint: trusted.name for trusted in store.keys}
-    lines: list[str] = []
+        return message("No key is trusted here: pedsup-run trust add KEY.pub")
+    names = {trusted.key.fingerprint: clean(trusted.name) for trusted in store.keys}
+    lines: list[Message] = []
     for trusted in store.keys:
-        lines += [
-            message("{name}, since {date}", name=clean(trusted.name), date=clean(trusted.added))
-        ]
-        lines += ["  " + line for line in fingerprint_lines(trusted.key)]
+        name, added = clean(trusted.name), clean(trusted.added)
+        lines.append(message("{name}, since {date}", name=name, date=added))
+        lines += [joined("", ["  ", line]) for line in fingerprint_lines(trusted.key)]
     if store.models:
-        lines.append("Models that must stay signed:")
+        lines.append(message("Models that must stay signed:"))
         lines += [
             message(
                 "  {model}: by {who} ({key})",
                 model=clean(model.name),
-                who=clean(names.get(model.key, "a removed key")),
+                who=names.get(model.key) or message("a removed key"),
                 key=model.key[:16],
             )
             for model in store.models
         ]
-    return "\n".join(lines)
+    return joined("\n", lines)
 
 
-def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
+def _show(as_json: bool, document: dict[str, Any], text: Message) -> None:
     shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else translated(text)
     print(shown, flush=True)
 

@@ -12,7 +12,7 @@ from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.messages import message
 from pedsup.settings import load_settings
-from pedsup.texts.language import current_language, translated
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.identity import identify
@@ -53,6 +53,6 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
                     "trust": trust.describe()}  # fmt: skip
         print(json_text(document), flush=True)
     else:
-        for line in (*identity.lines(), *map(clean, trust.lines(current_language()))):
+        for line in (*identity.lines(), *(line.mapped(clean) for line in trust.lines())):
             print(translated(line), flush=True)
     return 0
