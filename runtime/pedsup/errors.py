@@ -162,10 +162,10 @@ def from_os_error(error: OSError) -> PedsupError:
     import errno
 
     remedies = {
-        errno.ENOSPC: "free space on that disk, or choose another output folder",
-        errno.EACCES: "check the permissions, or choose another folder",
-        errno.EROFS: "the file system is read-only: choose another folder",
-        errno.EIO: "the disk reported an error: copy the file from its source again",
+        errno.ENOSPC: message("free space on that disk, or choose another output folder"),
+        errno.EACCES: message("check the permissions, or choose another folder"),
+        errno.EROFS: message("the file system is read-only: choose another folder"),
+        errno.EIO: message("the disk reported an error: copy the file from its source again"),
     }
     kind = ResourceError if error.errno == errno.ENOSPC else OutputError
     return kind(

@@ -13,7 +13,7 @@ from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.files.json_file import read_bounded
 from pedsup.files.paths import config_folder
-from pedsup.messages import message, reason_of
+from pedsup.messages import Message, message, reason_of
 
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20
@@ -108,7 +108,7 @@ def load_with_origins(
         origins |= dict.fromkeys(values, "settings file")
     given = {name: value for name, value in overrides.items() if value is not None}
     origins |= dict.fromkeys(given, "command line")
-    checked = {n: _checked(n, v, "the command line") for n, v in given.items()}
+    checked = {n: _checked(n, v, message("the command line")) for n, v in given.items()}
     return replace(settings, **checked), origins
 
 
@@ -142,7 +142,7 @@ def _read(file: Path) -> dict[str, Any]:
     except BadFileError as error:
         raise UsageError(error.found, where=file, remedy=error.remedy) from error
     except RecursionError as error:
-        raise UsageError("the settings file is nested too deep", where=file) from error
+        raise UsageError(message("the settings file is nested too deep"), where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
             message("the settings file is no TOML: {reason}", reason=reason_of(error)),
@@ -163,7 +163,14 @@ def _checked(name: str, value: Any, where: object) -> Any:
     return float(value) if name in ("temp", "top_p") else value
 
 
-def _problem(name: str, value: Any, allowed: Any) -> str | None:
+_KINDS: Final[dict[type, Message]] = {
+    bool: message("true or false"),
+    int: message("a whole number"),
+    float: message("a number"),
+}
+
+
+def _problem(name: str, value: Any, allowed: Any) -> Message | None:
     """What would have been right, or None when the value is."""
     choices = _choices(allowed)
     if choices:
@@ -173,9 +180,9 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
-        return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+        return _KINDS.get(kind, message("text"))
     if kind is str and not _is_text(value, path=name == "history_dir"):
-        return "text in UTF-8 without a zero byte"
+        return message("UTF-8 text without a zero byte")
     if name in _LIMITS:
         low, high = _LIMITS[name]
         if not low <= value <= high:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pedsup.device.cores import cpu_features
-from pedsup.messages import as_message, message
+from pedsup.messages import Message, message
 
 VERSION: Final = "0.3.36"
 """Of llama-cpp-python, which pyproject.toml pins."""
@@ -30,7 +30,7 @@ _BUILT: Final = {
 }  # fmt: skip
 """Flags of /proc/cpuinfo that a build may leave unused, by ggml's names."""
 X86_MACHINES: Final = ("x86_64", "amd64")
-PACKAGED: Final = (
+PACKAGED: Final = message(
     "install a llama.cpp for this processor; in Termux: pkg upgrade && pkg install llama-cpp"
 )
 _FEATURE: Final = re.compile(r"\b([A-Z][A-Z0-9_]*) = (\d+)")
@@ -70,7 +70,7 @@ class Build:
     """What the library says that it was built with, vector units and others."""
     missing: tuple[Unit, ...]
     """What the processor has and the build lacks, the costliest first."""
-    remedy: str
+    remedy: Message
     """How to get a build that has them."""
 
     @property
@@ -92,7 +92,7 @@ class Build:
             "remedy": self.remedy if self.missing else None,
         }
 
-    def warning(self) -> str | None:
+    def warning(self) -> Message | None:
         """One line for whoever starts a model; None where nothing is missing."""
         if not self.missing:
             return None
@@ -101,7 +101,7 @@ class Build:
             "slower; {remedy}",
             units=self.names,
             factor=f"{self.factor:g}",
-            remedy=as_message(self.remedy),
+            remedy=self.remedy,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pedsup.errors import BadFileError
 from pedsup.messages import as_message, message, reason_of
 
-_REMEDY: Final = "the file is damaged: copy it again"
+_REMEDY: Final = message("the file is damaged: copy it again")
 _BOM: Final = "\ufeff"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 

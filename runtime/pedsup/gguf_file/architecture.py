@@ -194,9 +194,11 @@ def _check_gemma4(header: GGUFHeader) -> None:
         source = own - (2 if sliding[layer] else 1)
         if sliding[source] != sliding[layer]:
             raise bad_field(
-                header, _PATTERN, message("lets layer {n} reuse the cache of layer {m}", n=layer, m=source),
+                header,
+                _PATTERN,
+                message("lets layer {n} reuse the cache of layer {m}", n=layer, m=source),
                 "a layer of the same kind",
-            )  # fmt: skip
+            )
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:

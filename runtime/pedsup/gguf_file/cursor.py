@@ -14,7 +14,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file.limits import MAX_HEADER, MAX_TEXTS
 from pedsup.messages import as_message, message
 
-AGAIN: Final = "the file is damaged or no model: copy it again and compare its SHA-256"
+AGAIN: Final = message("the file is damaged or no model: copy it again and compare its SHA-256")
 BLOCK: Final = 1 << 20
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 

@@ -33,7 +33,7 @@ from pedsup.gguf_file.limits import (
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
 from pedsup.gguf_file.values import ArrayValue, ValueType
-from pedsup.messages import as_message, message, reason_of
+from pedsup.messages import Message, message, reason_of
 
 __all__ = [
     "DEFAULT_ALIGNMENT",
@@ -48,14 +48,15 @@ __all__ = [
 
 MAGIC: Final = b"GGUF"
 MIN_SIZE: Final = 24
-_OTHERS: Final = {
-    b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull` in that folder",
-    b"lmgg": "a GGML file of 2023: convert the model again",
-    b"tjgg": "a GGJT file of 2023: convert the model again",
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"\x1f\x8b": "a gzip archive: unpack it with gunzip",
-    b"(\xb5/\xfd": "a zstd archive: unpack it with unzstd",
-    b"<": "a web page: download the file itself",
+MODEL_FILE: Final = message("a GGUF model file")
+_OTHERS: Final[dict[bytes, Message]] = {
+    b"version https://git-lfs": message("a Git LFS pointer: run `git lfs pull` in that folder"),
+    b"lmgg": message("a GGML file of 2023: convert the model again"),
+    b"tjgg": message("a GGJT file of 2023: convert the model again"),
+    b"PK\x03\x04": message("a zip archive: unpack it"),
+    b"\x1f\x8b": message("a gzip archive: unpack it with gunzip"),
+    b"(\xb5/\xfd": message("a zstd archive: unpack it with unzstd"),
+    b"<": message("a web page: download the file itself"),
 }
 
 
@@ -98,7 +99,7 @@ def read_header(path: str | Path) -> GGUFHeader:
         return parse_header(file, os.fstat(file.fileno()).st_size, path)
 
 
-def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
+def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
     """Open a file that a user named, without waiting for the writer of a pipe.
 
     Raises:
@@ -153,7 +154,7 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
             found = message(
                 "the file starts with {bytes}, it is {what}",
                 bytes=repr(start[:4]),
-                what=as_message(what),
+                what=what,
             )
         raise cursor.bad(found, "a GGUF model (b'GGUF')")
     cursor.skip(4)

@@ -20,7 +20,7 @@ from pedsup.gguf_file.limits import (
     MIN_ALIGNMENT,
 )
 from pedsup.gguf_file.values import FLOATS, KEPT_BYTES, SCALARS, ArrayValue, ValueType
-from pedsup.messages import as_message, message
+from pedsup.messages import Message, message
 
 ALIGNMENT_KEY: Final = "general.alignment"
 _U64 = struct.Struct("<Q")
@@ -56,18 +56,18 @@ class MetadataReader:
                 raise cursor.bad(
                     message("the metadata key '{key}' stands twice", key=key), "once", at=start
                 )
-            kind = self._type(key, "value")
+            kind = self._type(key, message("value"))
             self.types[key] = kind
             self.values[key] = self._value(kind, key)
 
-    def _type(self, key: str, what: str) -> ValueType:
+    def _type(self, key: str, what: Message) -> ValueType:
         start = self._cursor.at
         number = self._cursor.u32()
         if number not in _TYPES:
             raise self._cursor.bad(
                 message(
                     "the {what} of '{key}' has the type number {n}",
-                    what=as_message(what),
+                    what=what,
                     key=key,
                     n=number,
                 ),
@@ -100,7 +100,7 @@ class MetadataReader:
     def _array(self, key: str) -> ArrayValue:
         cursor = self._cursor
         at = cursor.at
-        element = self._type(key, "array elements")
+        element = self._type(key, message("array elements"))
         if element is ValueType.ARRAY:
             raise cursor.bad(
                 message("'{key}' is an array of arrays", key=key), "numbers or texts", at=at

@@ -139,9 +139,13 @@ def check_rules(header: GGUFHeader) -> None:
             case Real(low, high):
                 if kind is not ValueType.FLOAT32 or not low < value <= high:
                     raise bad_field(
-                        header, key, message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
-                        message("a FLOAT32 above {low}, up to {high}", low=f"{low:g}", high=f"{high:g}"),
-                    )  # fmt: skip
+                        header,
+                        key,
+                        message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
+                        message(
+                            "a FLOAT32 above {low}, up to {high}", low=f"{low:g}", high=f"{high:g}"
+                        ),
+                    )
             case Fixed(wanted, values):
                 if kind is not wanted or value not in values:
                     choices = " or ".join(map(repr, values))
@@ -186,9 +190,15 @@ def per_layer(
     if isinstance(value, ArrayValue):
         if len(value) != n_layer or value.element not in element:
             raise bad_field(
-                header, key, message("has {n} values of type {type}", n=len(value), type=value.element.name),
-                message("{n} of type {types}, one per layer", n=n_layer, types=' or '.join(kind.name for kind in element)),
-            )  # fmt: skip
+                header,
+                key,
+                message("has {n} values of type {type}", n=len(value), type=value.element.name),
+                message(
+                    "{n} of type {types}, one per layer",
+                    n=n_layer,
+                    types=" or ".join(kind.name for kind in element),
+                ),
+            )
         return value.values()
     if not isinstance(value, int):
         raise bad_field(

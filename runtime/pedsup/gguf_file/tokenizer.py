@@ -108,9 +108,13 @@ def _check_ids(header: GGUFHeader, n_tokens: int, model: str) -> None:
             continue
         if header.value_types[key] is not ValueType.UINT32 or value >= n_tokens:
             raise bad_field(
-                header, key, message("is {value} ({type})", value=f"{value!r:.60}", type=header.value_types[key].name),
+                header,
+                key,
+                message(
+                    "is {value} ({type})", value=f"{value!r:.60}", type=header.value_types[key].name
+                ),
                 message("a UINT32 below {n}, the number of tokens", n=n_tokens),
-            )  # fmt: skip
+            )
     for kind, keys in ((ValueType.STRING, _TEXTS), (ValueType.BOOL, _FLAGS)):
         for key in keys:
             if key in header.metadata and header.value_types[key] is not kind:

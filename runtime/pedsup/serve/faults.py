@@ -77,4 +77,6 @@ def from_pedsup(error: PedsupError) -> ApiError:
 
 def shutting_down() -> ApiError:
     """The server was told to end."""
-    return ApiError(503, "the server is ending", "shutting_down", headers=(("Retry-After", "5"),))
+    return ApiError(
+        503, message("the server is ending"), "shutting_down", headers=(("Retry-After", "5"),)
+    )

@@ -196,7 +196,7 @@ class JobQueue:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
-                job.put(Failed(ApiError(499, "the question was withdrawn", "withdrawn")))
+                job.put(Failed(ApiError(499, message("the question was withdrawn"), "withdrawn")))
 
     def position(self, job: Job) -> int:
         """How many jobs come before this one."""
@@ -240,7 +240,9 @@ class JobQueue:
             return self._running
 
     def _answer(self, job: Job) -> None:
-        failed = Failed(ApiError(500, "the answer failed inside the server", "internal_error"))
+        failed = Failed(
+            ApiError(500, message("the answer failed inside the server"), "internal_error")
+        )
         try:
             result = job.run()
         except PedsupError as error:
@@ -273,4 +275,6 @@ def internal_error(error: BaseException) -> ApiError:
             place=place,
         )
     )
-    return ApiError(500, "internal error: the server's terminal says where", "internal_error")
+    return ApiError(
+        500, message("internal error: the server's terminal says where"), "internal_error"
+    )

@@ -72,7 +72,7 @@ STOPS: Final[dict[str, Message]] = {
 
 
 def kept_notice(row: Mapping[str, Any]) -> Message | None:
-    """A notice that a transcript keeps: its code, its English text, its id and values (older ones not).
+    """A notice that a transcript keeps: its code, its English text, mostly its id and values.
 
     A code says more than a text, whose wording may have changed since.
     """

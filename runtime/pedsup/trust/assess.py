@@ -42,7 +42,7 @@ from pedsup.trust.verified import (
 Signed = Literal["signed", "unsigned", "unknown-key"]
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
-_HOW_TO_TRUST = (
+_HOW_TO_TRUST = message(
     "get the signer's .pub file, compare its words with the signer, then: "
     "pedsup-run trust add KEY.pub"
 )
@@ -240,8 +240,8 @@ def _require_as_before(
             )
             if key
             else message(
-                "the model '{model}' was signed by {before} ({key}) before, and has no signature by "
-                "it now",
+                "the model '{model}' was signed by {before} ({key}) before, and has no signature "
+                "by it now",
                 model=earlier.name,
                 before=before or message("the key"),
                 key=earlier.key[:16],

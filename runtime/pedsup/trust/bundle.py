@@ -44,7 +44,7 @@ LAYOUTS: Final[tuple[dict[str, Any], ...]] = (
 """How JSON may be laid out: model-signing's own way, and the common ones. Anything else is a
 change that means nothing, and a signature that was changed is refused whatever the change."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-COPY: Final = "copy the model, its manifest and its .sig again from where they came from"
+COPY: Final = message("copy the model, its manifest and its .sig again from where they came from")
 
 
 def signature_path(model: Path) -> Path:

@@ -129,7 +129,7 @@ def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
         )
     recorded = header.get(DIGEST_KEY)
     if recorded != manifest.core_sha256 or manifest.file.get("size") != header.file_size:
-        return None, "the manifest beside the model belongs to another file"
+        return None, message("the manifest beside the model belongs to another file")
     return manifest, None
 
 

@@ -27,7 +27,7 @@ DIGEST_KEY: Final = "pedsup.manifest.sha256"
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.3 MB."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
-_AGAIN: Final = "copy the manifest again from where the model came from"
+_AGAIN: Final = message("copy the manifest again from where the model came from")
 
 
 def manifest_path(model: Path) -> Path:
@@ -86,9 +86,11 @@ def read_manifest(path: Path) -> Manifest:
     document = read_json_object(path, "the manifest", MAX_BYTES, remedy=_AGAIN)
     if document.get("schema") != SCHEMA:
         raise BadFileError(
-            message("a manifest of schema {name}", name=f"{document.get('schema')!r:.60}"), where=path, wanted=SCHEMA,
+            message("a manifest of schema {name}", name=f"{document.get('schema')!r:.60}"),
+            where=path,
+            wanted=SCHEMA,
             remedy=_AGAIN,
-        )  # fmt: skip
+        )
     wrong = _wrong_field(document)
     if wrong:
         raise BadFileError(

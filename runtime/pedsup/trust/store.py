@@ -144,7 +144,7 @@ class TrustStore:
             "keys": [{"name": k.name, "added": k.added, "pem": k.key.pem} for k in self.keys],
             "models": [asdict(model) for model in self.models],
         }
-        remedy = "set XDG_CONFIG_HOME to a folder that can be written"
+        remedy = message("set XDG_CONFIG_HOME to a folder that can be written")
         make_private(self.path.parent, remedy=remedy)
         with atomic_file(self.path, private=True) as file:
             file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
@@ -160,7 +160,7 @@ def load_store(path: Path | None = None) -> TrustStore:
     if not path.exists():
         return TrustStore(path)
     try:
-        document = parse_json(read_bounded(path, "the list of trusted keys", MAX_BYTES))
+        document = parse_json(read_bounded(path, message("the list of trusted keys"), MAX_BYTES))
         if document["schema"] != SCHEMA:
             raise ValueError(message("schema {name}", name=repr(document["schema"])))
         keys = tuple(_keys(document["keys"], path))
@@ -201,12 +201,12 @@ def _keys(entries: Any, path: Path) -> Iterator[TrustedKey]:
     for entry in entries:
         name, added = entry["name"], entry["added"]
         if not isinstance(name, str) or not isinstance(added, str):
-            raise TypeError("a key's name is no text")
+            raise ValueError("the name of a key is not text")
         yield TrustedKey(name, parse_public_key(entry["pem"], where=path), added)
 
 
 def _models(entries: Any) -> Iterator[KnownModel]:
     for entry in entries:
         if not all(isinstance(entry[f], str) for f in ("name", "path_sha256", "key")):
-            raise TypeError("a model's fields are no texts")
+            raise ValueError("the fields of a model are not text")
         yield KnownModel(entry["name"], entry["path_sha256"], entry["key"])

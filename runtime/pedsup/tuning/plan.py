@@ -97,7 +97,7 @@ class TunePlan:
             message("time: {s} s", s=f"{self.seconds:.0f}"),
         ]
         for stage in self.stages:
-            tries = joined("; ", map(_change, stage.changes))
+            tries = "; ".join(map(_change, stage.changes))
             lines.append(_METRICS[stage.metric].filled(stage=STAGES[stage.name], tries=tries))
         lines += [
             message("{stage}: not tried, {reason}", stage=STAGES[name], reason=reason)
@@ -121,16 +121,13 @@ _METRICS: Final[dict[Metric, Message]] = {
 }
 
 
-def _change(change: dict[str, Any]) -> Message:
+def _change(change: dict[str, Any]) -> str:
     """E.g. 'threads 4, threads-batch 4, pin off', as on the command line."""
-    return joined(
-        ", ",
-        (f"{name.replace('_', '-')} {_VALUES.get(value, value) if isinstance(value, bool) else value}"
-         for name, value in change.items()),
-    )  # fmt: skip
+    return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in change.items())
 
 
-_VALUES: Final = {True: "on", False: "off"}
+def _value(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import EngineError
-from pedsup.messages import as_message, message
+from pedsup.messages import message
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -81,11 +81,15 @@ def decode(lib: Any, ctx: Any, batch: Any) -> None:
     code = lib.llama_decode(ctx, batch)
     if code == 0:
         return
-    meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
+    meaning = {
+        1: message("no room in its cache"),
+        2: message("aborted"),
+        -1: message("invalid tokens"),
+    }
     raise EngineError(
         message(
             "llama.cpp cannot decode: {reason} (code {code})",
-            reason=as_message(meaning.get(code, "fatal error")),
+            reason=meaning.get(code, message("fatal error")),
             code=code,
         ),
         where=bindings.log_tail() or None,
