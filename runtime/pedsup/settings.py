@@ -142,10 +142,10 @@ def _read(file: Path) -> dict[str, Any]:
     except BadFileError as error:
         raise UsageError(error.found, where=file, remedy=error.remedy) from error
     except RecursionError as error:
-        raise UsageError(message("the settings file is nested too deep"), where=file) from error
+        raise UsageError(message("the settings file is nested too deeply"), where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            message("the settings file is no TOML: {reason}", reason=reason_of(error)),
+            message("the settings file is not valid TOML: {reason}", reason=reason_of(error)),
             where=file,
             wanted="lines like: temp = 0.7",
         ) from error

@@ -175,7 +175,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
 def _constraint(request: RunRequest) -> dict[str, str]:
     """The text of `--grammar` or `--json-schema`, checked."""
     if request.grammar is not None and request.json_schema is not None:
-        raise UsageError("--grammar and --json-schema exclude each other", remedy="give one")
+        raise UsageError("--grammar and --json-schema cannot be used together", remedy="give one")
     if request.grammar is not None:
         return {"grammar": read_grammar(request.grammar)}
     if request.json_schema is not None:

@@ -34,27 +34,44 @@ def _epilog() -> str:
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="Ask once, print the answer and leave.")
 @click.option("--json", "as_json", is_flag=True, help="Ask once; print one JSON document.")
-@click.option("--check", is_flag=True, help="Print what the model will take; load nothing.")
+@click.option("--check", is_flag=True, help="Print what the model needs; load nothing.")
 @click.option(
     "--resume", is_flag=False, flag_value="last", metavar="[ID]",
-    help="Continue a session: the last one, or the one whose id begins so, or a file.",
+    help="Continue a session: the last one, one given by the start of its id, or "
+"a file.",
 )  # fmt: skip
-@click.option("--serve", is_flag=True, help="Serve a page and OpenAI's protocol on this device.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port for --serve; 0: any free one.")
+@click.option(
+    "--serve", is_flag=True, help="Serve a web page and an OpenAI-compatible API on this device."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port for --serve; 0 takes any free one."
+)
 @click.option("--system", help="System prompt.")
-@click.option("--think", type=click.Choice(["shown", "hidden", "off"]), help="The reasoning.")
-@click.option("--think-budget", type=int, metavar="N", help="Most tokens of reasoning.")
-@click.option("--max-tokens", type=int, metavar="N", help="Most tokens of the answer.")
-@click.option("--temp", type=float, help="Temperature; 0 always takes the likeliest token.")
-@click.option("--top-p", type=float, help="Draw from the likeliest tokens with this sum.")
-@click.option("--top-k", type=int, help="Draw from this many of the likeliest tokens.")
-@click.option("--seed", type=int, help="Same seed, same text.")
+@click.option(
+    "--think",
+    type=click.Choice(["shown", "hidden", "off"]),
+    help="Show the reasoning, hide it, or turn it off.",
+)
+@click.option("--think-budget", type=int, metavar="N", help="Limit on reasoning tokens.")
+@click.option("--max-tokens", type=int, metavar="N", help="Limit on answer tokens.")
+@click.option("--temp", type=float, help="Temperature; 0 always takes the most likely token.")
+@click.option(
+    "--top-p",
+    type=float,
+    help="Sample from the most likely tokens whose probabilities add up to this.",
+)
+@click.option("--top-k", type=int, help="Sample from this many of the most likely tokens.")
+@click.option("--seed", type=int, help="Random seed; the same seed gives the same text.")
 @click.option("--grammar", type=_FILE, help="GBNF file that the answer must follow.")
 @click.option("--json-schema", type=_FILE, help="JSON schema file that the answer must follow.")
-@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
-@click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "inprocess", "server"]),
+    help="Which engine runs the model.",
+)
+@click.option("--ctx", type=int, metavar="N", help="Context size in tokens.")
 @click.option("--threads", type=int, metavar="N", help="Threads; default: one per big core.")
-@click.option("--threads-batch", type=int, metavar="N", help="Threads that read prompts.")
+@click.option("--threads-batch", type=int, metavar="N", help="Threads for reading prompts.")
 @click.option(
     "--pin", type=click.Choice(["auto", "on", "off"]), help="Keep the threads on the big cores."
 )
@@ -68,22 +85,30 @@ def _epilog() -> str:
 @click.option("--tuned/--no-tuned", default=None, help="Use what `pedsup-run tune` measured.")
 @click.option(
     "--governor", type=click.Choice(["auto", "on", "off"]),
-    help="Fewer threads when the device gets hot; auto: on phones.",
+    help="Use fewer threads when the device gets hot; auto: on phones.",
 )  # fmt: skip
 @click.option(
     "--draft", metavar="HOW",
     help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",
 )  # fmt: skip
-@click.option("--draft-max", type=int, metavar="N", help="Most tokens guessed at once.")
+@click.option("--draft-max", type=int, metavar="N", help="Limit on tokens guessed at once.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 @click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")
 @click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")
-@click.option("--cache/--no-cache", default=None, help="Keep the read system prompt on disk.")
+@click.option("--cache/--no-cache", default=None, help="Cache the processed system prompt on disk.")
 @click.option("--settings", "settings_file", type=_FILE, help="Settings file (TOML).")
-@click.option("--allow-template", is_flag=True, default=None, help="Run an unknown template.")
-@click.option("--allow-paging", is_flag=True, default=None, help="Run although memory is short.")
 @click.option(
-    "--require-signature", is_flag=True, default=None, help="Run only models of trusted signers."
+    "--allow-template",
+    is_flag=True,
+    default=None,
+    help="Run a chat template that pedsup does not know.",
+)
+@click.option("--allow-paging", is_flag=True, default=None, help="Run even if memory is short.")
+@click.option(
+    "--require-signature",
+    is_flag=True,
+    default=None,
+    help="Run only models signed with a trusted key.",
 )
 @click.option("--verify", is_flag=True, default=None, help="Read and check the whole file again.")
 @click.option("--accept-intended-use", is_flag=True, help="Acknowledge the intended use below.")

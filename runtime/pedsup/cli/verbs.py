@@ -35,7 +35,7 @@ VERBS: Final[dict[str, Verb]] = {
     "doctor": Verb("doctor", message("what this device has, lacks, and what to do")),
     "tune": Verb("tune", message("measure the best settings for a model on this device")),
     "verify": Verb("verify", message("read a model in full: manifest, signature, bytes")),
-    "trust": Verb("trust", message("whose signatures are believed here")),
+    "trust": Verb("trust", message("manage the keys that are trusted on this device")),
     "forget": Verb("forget", message("erase conversations and caches")),
 }
 

@@ -33,11 +33,11 @@ TOPICS: Final[dict[str, Message]] = {
 }
 
 TEXTS: Final[dict[str, Text]] = {
-    "probe_failed": Text(message("this could not be looked at: {reason}")),
+    "probe_failed": Text(message("this could not be examined: {reason}")),
     "probe_slow": Text(message("the system did not answer in time")),
     # ---- processor ----
     "chip": Text(message("{name}")),
-    "chip_unknown": Text(message("unknown: nothing here tells it")),
+    "chip_unknown": Text(message("unknown: nothing here reports it")),
     "bits32": Text(
         message(
             "the system runs 32-bit programs ({machine}): a model above 2 GiB cannot be mapped"
@@ -54,7 +54,7 @@ TEXTS: Final[dict[str, Text]] = {
         message("bring Termux to the foreground and switch battery saving off"),
     ),
     "features": Text(message("{names}")),
-    "features_unknown": Text(message("unknown: /proc/cpuinfo tells none")),
+    "features_unknown": Text(message("unknown: /proc/cpuinfo lists none")),
     "no_dotprod": Text(
         message(
             "no dotprod (and so no i8mm): llama.cpp built for armv8.2-a+dotprod or for "
@@ -62,8 +62,8 @@ TEXTS: Final[dict[str, Text]] = {
             "slowly"
         ),
         message(
-            "use Termux' own build, which chooses at its start: pkg install llama-cpp. A "
-            "build of your own needs -DGGML_CPU_ARM_ARCH=armv8-a"
+            "use Termux's own build, which chooses when it starts: pkg install "
+            "llama-cpp. A build of your own needs -DGGML_CPU_ARM_ARCH=armv8-a"
         ),
     ),
     "no_avx2": Text(message("no AVX2: llama.cpp runs slowly here")),
@@ -71,14 +71,14 @@ TEXTS: Final[dict[str, Text]] = {
     "page_large": Text(
         message("{kib} KiB pages: libraries linked for 4 KiB pages do not load"),
         message(
-            "use Termux' packages of today: pkg upgrade && pkg install llama-cpp; a "
+            "use Termux's current packages: pkg upgrade && pkg install llama-cpp; a "
             "library of your own needs -Wl,-z,max-page-size=16384"
         ),
     ),
     # ---- memory, storage, heat ----
-    "memory": Text(message("{total} in all, {available} can be taken now (by {source})")),
+    "memory": Text(message("{total} in all, {available} available now (limited by {source})")),
     "memory_short": Text(
-        message("{total} in all, but only {available} can be taken now (by {source})"),
+        message("{total} in all, but only {available} available now (limited by {source})"),
         message("close other apps (recent apps, Close all) or restart the phone before a session"),
     ),
     "memory_unknown": Text(message("unknown: /proc/meminfo cannot be read")),
@@ -102,28 +102,28 @@ TEXTS: Final[dict[str, Text]] = {
     "storage_speed": Text(message("{file} is read at {rate}/s")),
     "storage_slow": Text(
         message(
-            "{file} is read at {rate}/s only: loading takes about {load_s} s, and weights "
-            "that do not stay in memory are read again for each token"
+            "{file} is read at only {rate}/s: loading takes about {load_s} s, and "
+            "weights that do not stay in memory are read again for each token"
         ),
-        message("copy the model from the SD card into Termux' home folder (cp FILE ~/)"),
+        message("copy the model from the SD card into Termux's home folder (cp FILE ~/)"),
     ),
     "storage_fuse": Text(
-        message(
-            "{file} lies on shared storage ({kind}), which Android reads through an extra layer"
-        ),
-        message("copy it into Termux' home folder: cp {file} ~/"),
+        message("{file} is on shared storage ({kind}), which Android reads through an extra layer"),
+        message("copy it into Termux's home folder: cp {file} ~/"),
     ),
     "heat": Text(message("{degrees}")),
     "heat_hot": Text(
         message("{degrees}: the phone will lower its clocks"),
         message(
-            "let it cool, take it out of its case and off the charger; --threads lower by one helps"
+            "let it cool, out of its case and off the charger; one thread fewer (--threads) helps"
         ),
     ),
-    "heat_unknown": Text(message("no sensor can be read here; decode speed tells heat instead")),
+    "heat_unknown": Text(
+        message("no sensor can be read here; the decode speed shows heat instead")
+    ),
     # ---- engines ----
     "engine": Text(message("{name}")),
-    "engine_died": Text(message("{name} dies at its start: {reason}"), message("{remedy}")),
+    "engine_died": Text(message("{name} dies when it starts: {reason}"), message("{remedy}")),
     "engine_built": Text(message("{name} is built for this processor ({features})")),
     "engine_units": Text(
         message(
@@ -132,7 +132,9 @@ TEXTS: Final[dict[str, Text]] = {
         ),
         message("{remedy}"),
     ),
-    "engine_slow": Text(message("{name} is there, but did not tell its version in {seconds} s")),
+    "engine_slow": Text(
+        message("{name} is there, but did not report its version within {seconds} s")
+    ),
     "engine_none": Text(
         message("none: neither llama-cpp-python nor llama-server was found"),
         message(
@@ -185,7 +187,7 @@ TEXTS: Final[dict[str, Text]] = {
         ),
     ),
     "termux_unknown": Text(
-        message("Android without Termux' environment: where it is from is not known"),
+        message("Android without Termux's environment: its source is unknown"),
         message("use Termux from F-Droid: https://f-droid.org/packages/com.termux/"),
     ),
     # ---- model ----
@@ -208,15 +210,15 @@ TEXTS: Final[dict[str, Text]] = {
     ),
     "model_pages": Text(
         message(
-            "{name} needs {need} and {available} can be taken: it would be read again from "
-            "storage for each token"
+            "{name} needs {need}, and {available} is available: it would be read "
+            "again from storage for each token"
         ),
         message("{remedy}"),
     ),
     "model_refused": Text(
         message(
             "{name} needs {need}, of which {anonymous} cannot be paged out, and "
-            "{available} can be taken: the system would kill it"
+            "{available} is available: the system would kill it"
         ),
         message("{remedy}"),
     ),

@@ -98,7 +98,7 @@ def _require_same_shape(model: GGUFHeader, draft: GGUFHeader) -> None:
     """The drafter reads the target's keys, values and hidden states as they are."""
     if model.architecture != TARGET:
         found = message(
-            "a drafter for Gemma 4, and the model is of the architecture {name}",
+            "it is a drafter for Gemma 4, but the model has the architecture {name}",
             name=model.architecture,
         )
         raise _mismatch(draft.path, found, "a Gemma 4 model")

@@ -20,7 +20,7 @@ def read_grammar(path: Path) -> str:
     """The text of a GBNF file with a rule named `root`."""
     text = _read(path)
     if "root" not in text or "::=" not in text:
-        raise BadFileError("no GBNF grammar", where=path, wanted="a rule 'root ::= ...'")
+        raise BadFileError("not a GBNF grammar", where=path, wanted="a rule 'root ::= ...'")
     return text
 
 
@@ -43,10 +43,10 @@ def check_json_schema(text: str, *, where: object = "--json-schema") -> str:
             message("the JSON schema is not JSON: {reason}", reason=reason_of(error)), where=where
         ) from error
     if not isinstance(schema, dict):
-        raise UsageError("the JSON schema is no object", where=where, wanted='{"type": ...}')
+        raise UsageError("the JSON schema is not an object", where=where, wanted='{"type": ...}')
     if empty := _empty_choice(schema):
         raise UsageError(
-            message("'{key}' in the JSON schema is empty: no answer could follow it", key=empty),
+            message("'{key}' in the JSON schema is empty: no answer could match it", key=empty),
             where=where,
             wanted="at least one value to choose from",
         )
@@ -80,7 +80,9 @@ def to_gbnf(schema: str) -> str:
         raise
     except Exception as error:  # the converter raises whatever its author's code ran into
         raise UsageError(
-            message("the JSON schema cannot be made a grammar: {reason}", reason=reason_of(error)),
+            message(
+                "the JSON schema cannot be turned into a grammar: {reason}", reason=reason_of(error)
+            ),
             remedy="use types, properties, required, enum, items and $defs; or give --grammar",
         ) from error
 

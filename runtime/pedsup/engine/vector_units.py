@@ -124,7 +124,7 @@ def judge(
     has = cpu_features() if features is None else features
     missing = [unit for unit in UNITS if unit.flag in has and not found.get(unit.name)]
     built = tuple(name for name, value in found.items() if value)
-    remedy = PACKAGED if packaged else message("build it again: {command}", command=reinstall())
+    remedy = PACKAGED if packaged else message("rebuild it: {command}", command=reinstall())
     return Build(built, tuple(sorted(missing, key=lambda unit: -unit.factor)), remedy)
 
 

@@ -40,7 +40,7 @@ def parse_json(data: bytes | str) -> Any:
             # Python accepts "\ud800", and every later encode() would fail.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
     return value
 
 
@@ -55,7 +55,7 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise BadFileError(
-                    message("{what} is no regular file", what=as_message(what)),
+                    message("{what} is not a regular file", what=as_message(what)),
                     where=path,
                     remedy=_REMEDY,
                 )
@@ -66,13 +66,13 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
                 "{what} cannot be read: {reason}", what=as_message(what), reason=reason_of(error)
             ),
             where=path,
-            remedy="check the path and its mode",
+            remedy="check the path and its permissions",
         ) from error
     if len(data) > limit:
         raise BadFileError(
             message("{what} is larger than {n} bytes", what=as_message(what), n=limit),
             where=path,
-            wanted="less",
+            wanted="a smaller file",
             remedy=_REMEDY,
         )
     return data
@@ -95,6 +95,6 @@ def read_json_object(path: Path, what: str, limit: int, *, remedy: str = _REMEDY
         ) from error
     if not isinstance(value, dict):
         raise BadFileError(
-            message("{what} is no JSON object", what=as_message(what)), where=path, remedy=remedy
+            message("{what} is not a JSON object", what=as_message(what)), where=path, remedy=remedy
         )
     return value

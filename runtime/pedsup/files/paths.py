@@ -50,7 +50,7 @@ def make_private(folder: Path, *, remedy: str) -> Path:
                 _close_to_others(folder)
     except OSError as error:
         raise OutputError(
-            message("this folder cannot be made: {reason}", reason=reason_of(error)),
+            message("this folder cannot be created: {reason}", reason=reason_of(error)),
             where=folder,
             remedy=remedy,
         ) from error

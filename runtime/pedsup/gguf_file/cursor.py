@@ -14,7 +14,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file.limits import MAX_HEADER, MAX_TEXTS
 from pedsup.messages import as_message, message
 
-AGAIN: Final = message("the file is damaged or no model: copy it again and compare its SHA-256")
+AGAIN: Final = message("the file is damaged or not a model: copy it again and compare its SHA-256")
 BLOCK: Final = 1 << 20
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
@@ -53,7 +53,7 @@ class Cursor:
                     n=end - self.at,
                     left=self.size - self.at,
                 ),
-                "a whole file",
+                "a complete file",
             )
         if end > MAX_HEADER:
             raise self.bad(
@@ -63,7 +63,7 @@ class Cursor:
         while len(self.data) < end:
             block = self._file.read(min(BLOCK, self.size - len(self.data)))
             if not block:
-                raise self.bad("the file was cut while it was read", "a whole file")
+                raise self.bad("the file was cut while it was read", "a complete file")
             self.data += block
 
     def skip(self, n: int) -> int:

@@ -50,6 +50,6 @@ def base_ids(header: GGUFHeader) -> array[int] | None:
         )
     if any(a >= b for a, b in pairwise(ids)):
         raise bad_field(
-            header, BASE_IDS, "does not ascend", "each id of the full model at most once"
+            header, BASE_IDS, "is not in ascending order", "each id of the full model at most once"
         )
     return ids

@@ -118,7 +118,7 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadFileError("this is no regular file", where=path, wanted=wanted)
+        raise BadFileError("this is not a regular file", where=path, wanted=wanted)
     return os.fdopen(fd, "rb")
 
 
@@ -162,7 +162,9 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
     if not version & 0xFFFF:
         (swapped,) = struct.unpack(">I", version.to_bytes(4, "little"))
         raise cursor.bad(
-            message("GGUF version {n} with its bytes in reverse: a big-endian file", n=swapped),
+            message(
+                "GGUF version {n} with its bytes in reverse order: a big-endian file", n=swapped
+            ),
             "a little-endian file: convert it with `gguf-convert-endian FILE little`",
             at=4,
         )

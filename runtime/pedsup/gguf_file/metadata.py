@@ -54,7 +54,7 @@ class MetadataReader:
                 raise cursor.bad("a metadata key without a name", "a name", at=start)
             if key in self.values:
                 raise cursor.bad(
-                    message("the metadata key '{key}' stands twice", key=key), "once", at=start
+                    message("the metadata key '{key}' appears twice", key=key), "once", at=start
                 )
             kind = self._type(key, message("value"))
             self.types[key] = kind
@@ -87,7 +87,7 @@ class MetadataReader:
         if kind is ValueType.BOOL and cursor.data[at] > 1:
             raise cursor.bad(
                 message("'{key}' is {value}", key=key, value=cursor.data[at]),
-                "a truth value: 0 or 1",
+                "a Boolean: 0 or 1",
                 at=at,
             )
         value = scalar.unpack_from(cursor.data, at)[0]
@@ -128,8 +128,8 @@ class MetadataReader:
         if element is ValueType.BOOL:
             if cursor.data[start : cursor.at].translate(None, b"\0\1"):
                 raise cursor.bad(
-                    message("'{key}' has other bytes than 0 and 1", key=key),
-                    "truth values",
+                    message("'{key}' has bytes other than 0 and 1", key=key),
+                    "Booleans",
                     at=start,
                 )
         elif element in FLOATS:
@@ -138,7 +138,7 @@ class MetadataReader:
                 numbers.frombytes(view[start : cursor.at])
             if not all(map(math.isfinite, numbers)):
                 raise cursor.bad(
-                    message("'{key}' holds NaN or Inf", key=key), "finite numbers", at=start
+                    message("'{key}' contains NaN or Inf", key=key), "finite numbers", at=start
                 )
 
     def _strings(self, key: str, length: int) -> None:
@@ -162,7 +162,7 @@ class MetadataReader:
                 cursor.at = at
                 if n > MAX_TEXT:
                     raise cursor.bad(
-                        message("a text of {n} bytes in '{key}'", n=n, key=key),
+                        message("text of {n} bytes in '{key}'", n=n, key=key),
                         message("at most {n}", n=MAX_TEXT),
                     )
                 cursor.need(at + 8 + n)
@@ -198,7 +198,7 @@ class MetadataReader:
 
     def _no_utf8(self, key: str, at: int) -> BadFileError:
         return self._cursor.bad(
-            message("'{key}' holds a text that is not UTF-8", key=key), "UTF-8 text", at=at
+            message("'{key}' contains text that is not UTF-8", key=key), "UTF-8 text", at=at
         )
 
 

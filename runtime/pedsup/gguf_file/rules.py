@@ -130,7 +130,7 @@ def check_rules(header: GGUFHeader) -> None:
         value = header.get(key)
         if value is None:
             if not isinstance(rule, Fixed) and rule.required:
-                raise bad_field(header, key, "is missing", "a whole language model")
+                raise bad_field(header, key, "is missing", "a complete language model")
             continue
         kind = header.value_types[header.full_key(key)]
         match rule:

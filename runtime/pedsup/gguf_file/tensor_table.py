@@ -53,7 +53,9 @@ def read_table(cursor: Cursor, count: int) -> dict[str, TensorInfo]:
             )
         if name in tensors:
             raise cursor.bad(
-                message("the tensor '{name}' stands twice", name=name), "each tensor once", at=start
+                message("the tensor '{name}' appears twice", name=name),
+                "each tensor once",
+                at=start,
             )
         tensors[name] = _read_row(cursor, name)
     return tensors
@@ -150,7 +152,9 @@ def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int)
 def _misplaced(cursor: Cursor, tensor: TensorInfo, wanted: int, alignment: int) -> BadFileError:
     if tensor.offset % alignment:
         what = message(
-            "starts at {n}, no multiple of the alignment {m}", n=tensor.offset, m=alignment
+            "starts at {n}, which is not a multiple of the alignment {m}",
+            n=tensor.offset,
+            m=alignment,
         )
     elif tensor.offset < wanted:
         what = message("overlaps the one before it")

@@ -150,7 +150,7 @@ def _check_texts(header: GGUFHeader, tokens: ArrayValue, model: str) -> None:
         if text in seen:
             raise BadFileError(
                 message(
-                    "token {n} is '{text}', as one before it",
+                    "token {n} is '{text}', the same as an earlier one",
                     n=number,
                     text=text.decode("utf-8", "replace")[:60],
                 ),

@@ -112,7 +112,7 @@ def require_fit(
         ),
         where=header.path,
         wanted=message(
-            "at most {size}, which {source} leaves",
+            "at most {size}, all that {source} leaves",
             size=human_bytes(fit.available.bytes),
             source=fit.available.source,
         ),

@@ -77,7 +77,7 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
             source=available.source,
         )
         if available
-        else message("Available: unknown (nothing here tells it)"),
+        else message("Available: unknown (nothing here reports it)"),
         _VERDICTS[plan.fit.verdict],
         *([joined("", ["  ", plan.fit.paging.text])] if plan.fit.paging else []),
         message("Largest context that fits: {n}", n=plan.largest_ctx or message("none")),
@@ -167,7 +167,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
     if need.table:
         rows.append(
             message(
-                "  not counted: {size} of per-layer table, which stays in the file",
+                "  not counted: the per-layer table of {size}, which stays in the file",
                 size=human_bytes(need.table),
             )
         )

@@ -53,9 +53,9 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Me
     lines = [
         *loaded.identity.lines(),
         message(
-            "engine: {name}, {n} threads (by {evidence}), context {ctx}",
+            "engine: {name}, {threads} (by {evidence}), context {ctx}",
             name=loaded.engine.name,
-            n=loaded.threads.n_threads,
+            threads=loaded.threads.count,
             evidence=loaded.threads.by,
             ctx=loaded.engine.n_ctx,
         ),

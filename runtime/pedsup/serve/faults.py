@@ -78,5 +78,8 @@ def from_pedsup(error: PedsupError) -> ApiError:
 def shutting_down() -> ApiError:
     """The server was told to end."""
     return ApiError(
-        503, message("the server is ending"), "shutting_down", headers=(("Retry-After", "5"),)
+        503,
+        message("the server is shutting down"),
+        "shutting_down",
+        headers=(("Retry-After", "5"),),
     )

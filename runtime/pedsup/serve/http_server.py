@@ -107,7 +107,7 @@ def reserve_port(port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UsageError(
-            message("the port {n} cannot be used: {reason}", n=port, reason=reason_of(error)),
+            message("port {n} cannot be used: {reason}", n=port, reason=reason_of(error)),
             where=f"{HOST}:{port}",
             wanted="a free port; another pedsup-run --serve may be running",
             remedy="give another --port, or --port 0 for any free one",

@@ -241,7 +241,7 @@ class JobQueue:
 
     def _answer(self, job: Job) -> None:
         failed = Failed(
-            ApiError(500, message("the answer failed inside the server"), "internal_error")
+            ApiError(500, message("the server failed while it was answering"), "internal_error")
         )
         try:
             result = job.run()

@@ -102,7 +102,7 @@ class PageApi:
         fields = Fields(request.document())
         text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
         if not text:
-            raise bad_value("text", "'text' must hold a question")
+            raise bad_value("text", "'text' must contain a question")
         name = fields.text("conversation")
         think = fields.flag("think", self.served.settings.think)
         language = _language(fields)

@@ -81,9 +81,7 @@ def require_consent(
     except EOFError:
         reply = ""
     if reply.strip().lower() not in YES:
-        raise UsageError(
-            "the intended use was not acknowledged", remedy="start again and type yes (sí)"
-        )
+        raise UsageError("the intended use was not acknowledged", remedy="start again and type yes")
     record_consent(language, "terminal")
 
 
@@ -103,7 +101,7 @@ def record_consent(language: Language, how: str) -> None:
     except (OSError, OutputError) as error:
         say(
             message(
-                "note: the acknowledgement could not be kept ({reason}): {folder}",
+                "note: the acknowledgement could not be saved ({reason}): {folder}",
                 reason=reason_of(error),
                 folder=data_folder(),
             )

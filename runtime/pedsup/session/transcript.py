@@ -147,10 +147,10 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int, bytes]:
             last = end < 0 or end == len(data) - 1
             if not last or not records:
                 raise BadFileError(
-                    message("line {n} is no record of a session", n=len(records) + 1),
+                    message("line {n} is not a record of a session", n=len(records) + 1),
                     where=path,
                     wanted="one JSON object per line, each with a 'type'",
-                    remedy="the file was left as it is: mend that line, or start a new session",
+                    remedy="the file was left as it is: correct that line, or start a new session",
                 )
             return records, at, data[at:]
         records.append(record)
@@ -173,7 +173,7 @@ def _check_first(path: Path, records: list[Record]) -> None:
     first = records[0] if records else {}
     if first.get("type") != "session" or first.get("schema") != SCHEMA:
         raise BadFileError(
-            "this is no transcript that this version can read",
+            "this is not a transcript that this version can read",
             where=path,
             wanted=message("a first line of type 'session' with schema {n}", n=SCHEMA),
             remedy="choose another --resume, or start a new session",
@@ -198,7 +198,7 @@ def _read_all(fd: int, path: Path) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         raise BadFileError(
-            message("no file, or one of {n} bytes", n=status.st_size),
+            message("not a regular file, or one of {n} bytes", n=status.st_size),
             where=path,
             wanted=message("a transcript of at most {n} bytes", n=MAX_BYTES),
             remedy="choose another --resume, or start a new session",

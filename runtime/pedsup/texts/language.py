@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from pedsup.errors import PedsupError
 from pedsup.messages import as_message
@@ -24,8 +25,9 @@ def detect_language(words: Sequence[str]) -> None:
 
 
 def set_language(chosen: Language | None) -> Language:
-    """From now on messages are in this language; None: in that of the locale."""
-    _Current.language = chosen or system_language()
+    """From now on messages are in this language; None: as the command line was understood."""
+    words = _Current.words or ()
+    _Current.language = chosen or _Current.language or _detected(words)
     return _Current.language
 
 
@@ -34,7 +36,7 @@ def current_language() -> Language:
     if _Current.language is None:
         if _Current.words is None:
             return "en"
-        _Current.language = _asked_for(_Current.words) or _kept() or system_language()
+        _Current.language = _detected(_Current.words)
     return _Current.language
 
 
@@ -54,25 +56,36 @@ def error_text(error: Exception, language: Language | None = None) -> str:
     return translated(text, language)
 
 
-def _asked_for(words: Sequence[str]) -> Language | None:
-    """`--lang`, even on a command line that is wrong elsewhere."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        value = following if word == "--lang" else word.removeprefix("--lang=")
-        if value in ("en", "es") and (word == "--lang" or word != value):
-            return "es" if value == "es" else "en"
+def _detected(words: Sequence[str]) -> Language:
+    return _language(_option(words, "--lang")) or _kept(words) or system_language()
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """The value of an option, even on a command line that is wrong elsewhere."""
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == name:
+            return following
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
     return None
 
 
-def _kept() -> Language | None:
+def _kept(words: Sequence[str]) -> Language | None:
     """`lang` of the settings file, even where another line of it is wrong."""
     from pedsup.files.paths import config_folder
 
+    given = _option(words, "--settings")
     try:
-        with (config_folder() / "settings.toml").open(encoding="utf-8-sig") as file:
-            found = re.search(r"^lang *= *[\"'](en|es)[\"']", file.read(1 << 16), re.MULTILINE)
+        file = Path(given) if given else config_folder() / "settings.toml"
+        with file.open(encoding="utf-8-sig") as lines:
+            found = re.search(r"^lang *= *[\"'](en|es)[\"']", lines.read(1 << 16), re.MULTILINE)
     except (OSError, ValueError):
         return None
-    return None if found is None else "es" if found[1] == "es" else "en"
+    return _language(found[1]) if found else None
+
+
+def _language(name: str | None) -> Language | None:
+    return "es" if name == "es" else "en" if name == "en" else None
 
 
 def system_language() -> Language:

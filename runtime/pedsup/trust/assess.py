@@ -240,16 +240,16 @@ def _require_as_before(
             )
             if key
             else message(
-                "the model '{model}' was signed by {before} ({key}) before, and has no signature "
-                "by it now",
+                "the model '{model}' was signed by {before} ({key}) before, and no "
+                "longer has that signature",
                 model=earlier.name,
                 before=before or message("the key"),
                 key=earlier.key[:16],
             ),
             where=path,
-            wanted="the same signer, or your word that this is meant",
+            wanted="the same signer, or your confirmation that the change is intended",
             remedy=message(
-                "ask the signer; if it is meant: pedsup-run trust unpin {model}",
+                "ask the signer; if the change is intended: pedsup-run trust unpin {model}",
                 model=shlex.quote(earlier.name),
             ),
         )
@@ -265,7 +265,7 @@ def _remember(trust: Trust, key: TrustedKey) -> None:
     except (OSError, PedsupError) as error:
         say(
             message(
-                "note: the signer of this model cannot be remembered ({reason})",
+                "note: the signer of this model could not be saved ({reason})",
                 reason=reason_of(error),
             )
         )
@@ -277,12 +277,12 @@ def _signature_required(
     if signature is not None and policy.key_given:
         return UntrustedError(
             message(
-                "the model is signed by another key than the one given ({key})",
+                "the model is signed by a key other than the one given ({key})",
                 key=signature.hint[:16],
             ),
             where=beside,
-            wanted="a signature by the key of --key",
-            remedy="ask the signer whose key has this in its line `in the .sig`",
+            wanted="a signature by the key given with --key",
+            remedy="ask the signer which key has this in its line `in the .sig`",
         )
     if signature is not None:
         return UntrustedError(

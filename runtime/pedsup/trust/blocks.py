@@ -112,8 +112,8 @@ def require_block(file: DirectFile, digests: tuple[bytes, ...], number: int) -> 
     found = hashlib.sha256(file.read(number * BLOCK, BLOCK)).digest()[:DIGEST_BYTES]
     if found != digests[number]:
         raise UntrustedError(
-            "the model file was changed after it was checked, by a way that leaves no trace in its "
-            "times",
+            "the model file was changed after it was checked, in a way that leaves "
+            "no trace in its timestamps",
             where=message(
                 "{path}, bytes {first} to {last}",
                 path=file.path,
@@ -121,8 +121,8 @@ def require_block(file: DirectFile, digests: tuple[bytes, ...], number: int) -> 
                 last=(number + 1) * BLOCK,
             ),
             wanted="the bytes that were signed or exported",
-            remedy="copy it again from where it came from, to a place where other apps cannot "
-            "write (in Termux: its own home)",
+            remedy="copy it again from where it came from, to a place where other apps "
+            "cannot write (in Termux: its home folder)",
         )
 
 

@@ -80,7 +80,7 @@ class Signature:
         """Raise `UntrustedError` if another key, or nobody, made it."""
         if not self.is_by(key):
             raise UntrustedError(
-                "the signature is not good: it was changed, or another key made it",
+                "the signature is not valid: it was changed, or another key made it",
                 where=self.path,
                 wanted=message("a signature by the key {key}", key=key.fingerprint[:16]),
                 remedy=COPY,
@@ -98,7 +98,7 @@ class Signature:
             raise _bad(
                 self.path,
                 message(
-                    "the signed statement is not one of a model ({reason})", reason=reason_of(error)
+                    "the signed statement is not about a model ({reason})", reason=reason_of(error)
                 ),
             ) from error
 
@@ -124,7 +124,7 @@ def read_signature(path: Path) -> Signature:
         return _parse(path, parse_json(text), text)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise _bad(
-            path, message("not a signature of model-signing ({reason})", reason=reason_of(error))
+            path, message("not a model-signing signature ({reason})", reason=reason_of(error))
         ) from error
 
 
@@ -189,7 +189,7 @@ def _parse(path: Path, document: Any, text: str) -> Signature:
     if not any(json.dumps(document, **layout) == text for layout in LAYOUTS):
         raise ValueError("the JSON was rewritten")
     if not _SHA256.fullmatch(hint):
-        raise ValueError("the key's hint is no SHA-256")
+        raise ValueError("the key's hint is not a SHA-256 digest")
     return Signature(path, hint, payload, signature)
 
 
@@ -211,14 +211,14 @@ def _files(statement: Any) -> SignedFiles:
     for resource in predicate["resources"]:
         name, digest = resource["name"], resource["digest"]
         if resource["algorithm"] != "sha256" or not _SHA256.fullmatch(digest):
-            raise ValueError("a digest that is no SHA-256")
+            raise ValueError("a digest that is not SHA-256")
         if not isinstance(name, str) or "/" in name or name in digests:
             raise ValueError(message("a file named {name}", name=repr(name)))
         digests[name] = digest
     (subject,) = statement["subject"]
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests.values()))
     if subject["digest"] != {"sha256": root.hexdigest()}:
-        raise ValueError("its digests do not sum up to the subject's")
+        raise ValueError("its digests do not add up to the subject's")
     (manifest,) = (name for name in digests if name.endswith(MANIFEST_SUFFIX))
     (model,) = (name for name in digests if name != manifest)
     if manifest != model + MANIFEST_SUFFIX:

@@ -93,11 +93,12 @@ def parse_public_key(text: str, *, where: object) -> PublicKey:
             "this is a private key, which must stay where it was made",
             where=where,
             wanted="the public key, .pub",
-            remedy="give the .pub file; if the private key has left its owner, make a new pair",
+            remedy="give the .pub file; if the private key has left its owner's hands, make "
+            "a new pair",
         )
     body = text.strip()
     if len(text) > MAX_BYTES or not (body.startswith(PEM_BEGIN) and body.endswith(PEM_END)):
-        raise _no_key("no PEM public key", where)
+        raise _no_key("not a PEM public key", where)
     try:
         encoded = "".join(body[len(PEM_BEGIN) : -len(PEM_END)].split())
         der = base64.b64decode(encoded, validate=True)
@@ -106,12 +107,12 @@ def parse_public_key(text: str, *, where: object) -> PublicKey:
             message("the key's base64 is damaged ({reason})", reason=reason_of(error)), where
         ) from error
     if not der.startswith(SPKI_P256):
-        raise _no_key("a key of another kind or curve", where)
+        raise _no_key("a key of another type or curve", where)
     point = der[len(SPKI_P256) :]
     key = PublicKey(point)
     # One key has one text: trailing bits that base64 ignores would make two.
     if not p256.is_on_curve(point) or "".join(key.pem.splitlines()[1:-1]) != encoded:
-        raise _no_key("the key is not a point of the curve", where)
+        raise _no_key("the key is not a point on the curve", where)
     return key
 
 

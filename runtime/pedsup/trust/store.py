@@ -86,7 +86,7 @@ class TrustStore:
                 return self
             if other.name == trusted.name or other.key == trusted.key:
                 raise UsageError(
-                    message("there is the key '{name}' already", name=other.name),
+                    message("a key named '{name}' already exists", name=other.name),
                     where=self.path,
                     wanted="a new key under a new name",
                     remedy=f"pedsup-run trust remove {other.name}",
@@ -162,7 +162,7 @@ def load_store(path: Path | None = None) -> TrustStore:
     try:
         document = parse_json(read_bounded(path, message("the list of trusted keys"), MAX_BYTES))
         if document["schema"] != SCHEMA:
-            raise ValueError(message("schema {name}", name=repr(document["schema"])))
+            raise ValueError(message("the schema is {name}", name=repr(document["schema"])))
         keys = tuple(_keys(document["keys"], path))
         models = tuple(_models(document["models"]))
     except (ValueError, KeyError, TypeError, PedsupError) as error:
@@ -190,7 +190,7 @@ def check_name(name: str) -> str:
     """
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise UsageError(
-            message("the name {name}", name=repr(name)),
+            message("the name {name} is not valid", name=repr(name)),
             wanted=message("1 to {n} printable characters", n=MAX_NAME),
             remedy="--name",
         )

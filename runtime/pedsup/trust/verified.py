@@ -99,7 +99,7 @@ def read_in_full(path: Path, state: FileState) -> Reading:
         size = human_bytes(state.size)
         say(
             message(
-                "reading all of {name} ({size}) to check it; the next start need not",
+                "reading all of {name} ({size}) to check it; the next start will not need to",
                 name=path.name,
                 size=size,
             )
@@ -136,7 +136,12 @@ def record_reading(path: Path, state: FileState, header: str, reading: Reading) 
         with atomic_file(target, private=True) as file:
             file.write(json.dumps(record).encode() + b"\n")
     except (OSError, OutputError) as error:
-        say(message("note: the check cannot be remembered ({reason})", reason=reason_of(error)))
+        say(
+            message(
+                "note: the result of the check could not be saved ({reason})",
+                reason=reason_of(error),
+            )
+        )
 
 
 def require_same(path: Path, state: FileState) -> None:
@@ -150,7 +155,8 @@ def require_same(path: Path, state: FileState) -> None:
             "the model file changed while it was being checked or loaded",
             where=path,
             wanted="a file that nobody writes to",
-            remedy="keep models where other apps cannot write (in Termux: its own home), try again",
+            remedy="keep models where other apps cannot write (in Termux: its home folder) "
+            "and try again",
         )
 
 

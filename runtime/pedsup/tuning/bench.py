@@ -92,7 +92,7 @@ class Child:
                 left = available_memory()
                 if left is not None and left.bytes < FLOOR:
                     self.stuck = True
-                    raise _DeadError(message("the memory ran out"))
+                    raise _DeadError(message("memory ran out"))
                 continue
             block = os.read(out.fileno(), 1 << 16)
             if not block:

@@ -173,7 +173,7 @@ def make_plan(
     if start.pin:
         stages.append(Stage("pin", "turn", ({"pin": False},)))
     else:
-        skipped.append(("pin", message("there are no little cores to keep off")))
+        skipped.append(("pin", message("there are no little cores to avoid")))
     toggled = replace(base, extra_buffers=not base.extra_buffers)
     if memory.fits(toggled):
         stages.append(Stage("extra_buffers", "turn", ({"extra_buffers": not base.extra_buffers},)))
@@ -184,9 +184,7 @@ def make_plan(
     if memory.fits(replace(base, use_mmap=not base.use_mmap)):
         stages.append(Stage("mmap", "turn", ({"mmap": not base.use_mmap},)))
     else:
-        skipped.append(
-            ("mmap", message("the weights would not fit as memory of the program's own"))
-        )
+        skipped.append(("mmap", message("the weights would not fit into the program's own memory")))
     return TunePlan(start, threads.n_threads, threads.cpus, seconds, tuple(stages), tuple(skipped))
 
 

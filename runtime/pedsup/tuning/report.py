@@ -12,13 +12,13 @@ from pedsup.tuning.results import Outcome, Row, StageResult
 
 SCHEMA: Final = "pedsup-tune/1"
 _REASONS: Final[dict[str, Message]] = {
-    "better": message("changed, better than before beyond the noise"),
-    "kept": message("kept, nothing was better beyond the noise"),
-    "no time": message("kept, there was not enough time to tell (give --seconds {advised})"),
-    "failed": message("kept, the alternative does not run here, or takes far too long"),
+    "better": message("changed: measurably better than before"),
+    "kept": message("kept: nothing was measurably better"),
+    "no time": message("kept: there was not enough time to tell (give --seconds {advised})"),
+    "failed": message("kept: the alternative does not run here, or takes far too long"),
     "disturbed": message(
-        "kept, but it gave no result either this time: something else had the cores or the memory; "
-        "close other apps and run tune again"
+        "kept, although it gave no result this time either: something else had "
+        "the cores or the memory; close other apps and run tune again"
     ),
 }
 

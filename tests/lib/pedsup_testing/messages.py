@@ -148,10 +148,10 @@ class _Reader(ast.NodeVisitor):
 
     def _message(self, node: ast.Call) -> None:
         text = node.args[0] if len(node.args) == 1 else None
+        self._read.add(id(text))
         if not isinstance(text, ast.Constant) or not isinstance(text.value, str):
             self._fault(node, "the id of a message must be a literal")
             return
-        self._read.add(id(text))
         self._say(text.value, node)
         given = {keyword.arg for keyword in node.keywords}
         if given and given != placeholders(text.value):
@@ -164,8 +164,8 @@ class _Reader(ast.NodeVisitor):
     def _slot(self, expression: ast.expr) -> None:
         """A place where a text is said: a literal, or alternatives."""
         for value in _alternatives(expression):
+            self._read.add(id(value))
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                self._read.add(id(value))
                 self._say(value.value, value, needed=is_words(value.value))
             elif _is_text(value) and is_words(_text(value)):
                 self._fault(value, f"an f-string where a message is wanted: {_text(value)!r:.60}")

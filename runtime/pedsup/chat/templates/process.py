@@ -108,7 +108,7 @@ class TemplateProcess:
             wait = deadline - monotonic()
             ready = select.select([back], [to] if left else [], [], max(0.0, wait))
             if wait <= 0 or not (ready[0] or ready[1]):
-                raise refusal(message("TimeoutError: no end after {s} s", s=f"{seconds:.0f}"))
+                raise refusal(message("it did not end within {s} s", s=f"{seconds:.0f}"))
             if ready[1]:
                 try:
                     left = left[os.write(to, left) :]
@@ -139,7 +139,7 @@ class TemplateProcess:
         code = self._child.wait()
         if code == 0 and asked:
             return _IdleExitError()
-        return refusal(message("its process ended with {code}", code=code))
+        return refusal(message("its process ended with exit code {code}", code=code))
 
     def _end(self) -> None:
         if self._reap is not None:
@@ -156,14 +156,14 @@ def refusal(reason: str) -> UnsupportedError:
     return UnsupportedError(
         "the chat template cannot be rendered",
         where=as_message(reason),
-        remedy="the template and this dialogue do not fit: /reset, or export the model again",
+        remedy="the template does not fit this dialogue: /reset, or export the model again",
     )
 
 
 def invalid(reason: str) -> BadFileError:
     """The error for a template that cannot be compiled."""
     return BadFileError(
-        "the model's chat template is no valid template",
+        "the model's chat template is not valid",
         where=f"tokenizer.chat_template: {reason}",
         remedy="export the model again from a base with a valid template",
     )

@@ -31,16 +31,17 @@ _KIND_TEXTS: dict[Kind, Message] = {
     "mark of a killed run": message("marks of killed runs"),
 }
 NOT_ERASED = message(
-    "Not erased: files that you saved with /save, your settings, the trusted keys, the "
-    "acknowledgement of the intended use, and what your shell remembers of a -p. Flash storage "
-    "may keep old blocks for a while: the encryption of the device protects those."
+    "Not erased: files that you saved with /save, your settings, the trusted "
+    "keys, the acknowledgement of the intended use, and what your shell's "
+    "history keeps of a -p. Flash storage may keep old blocks for a while; "
+    "the device's encryption protects those."
 )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--session", metavar="ID", help="Only this conversation; 'last' is the latest.")
 @click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @LANG
 def command(session: str | None, history_dir: str | None, yes: bool, as_json: bool) -> int:
@@ -63,7 +64,8 @@ def _one(folder: Path, wanted: str) -> Path:
     path = find_session(folder, wanted)
     if path.parent != folder:
         raise UsageError(
-            message("'{id}' is no id of a session", id=wanted), wanted="an id, or its beginning"
+            message("'{id}' is not the id of a session", id=wanted),
+            wanted="an id, or the start of one",
         )
     return path
 
@@ -75,7 +77,7 @@ def _confirm(yes: bool) -> None:
         raise UsageError("nothing was erased: it was not confirmed", remedy="give --yes")
     print(translated(message("Erase them for good? [y/N] ")), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
-        raise UsageError("nothing was erased", remedy="answer y (s) to erase")
+        raise UsageError("nothing was erased", remedy="answer y to erase")
 
 
 def _counts(plan: ForgetPlan) -> list[Message]:

@@ -1,4 +1,4 @@
-"""`pedsup-run trust`: the keys whose signatures are believed here."""
+"""`pedsup-run trust`: the keys that are trusted on this device."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 def command() -> None:
-    """Whose signatures are believed on this device."""
+    """Manage the keys that are trusted on this device."""
 
 
 @command.command()
 @click.argument("file", metavar="KEY.pub", type=click.Path(path_type=Path))
 @click.option("--name", help="Whose key it is; default: the file's name.")
-@click.option("--yes", is_flag=True, help="The fingerprint was compared with the signer's.")
+@click.option("--yes", is_flag=True, help="Confirm that the fingerprint is the signer's.")
 @_json
 @LANG
 def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
-    """Trust the signatures of a key, after comparing its words with the signer."""
+    """Trust a key, after comparing its words with the signer."""
     key = read_public_key(file)
     trusted = TrustedKey(check_name(name or file.stem), key, now())
     store = load_store().with_key(trusted)
@@ -46,7 +46,7 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
         say(line)
     _confirm(
         yes,
-        message("Are these the words of the signer, told to you by another way? [y/N] "),
+        message("Are these the words that the signer gave you through another channel? [y/N] "),
     )
     store.save()
     _show(as_json, {"added": _entry(trusted)}, message("trusted: {name}", name=clean(trusted.name)))
@@ -57,7 +57,7 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
 @_json
 @LANG
 def list_keys(as_json: bool) -> int:
-    """The trusted keys, and the models that are known to be signed."""
+    """List the trusted keys, and the models that are known to be signed."""
     store = load_store()
     _show(as_json, _document(store), _text(store))
     return 0
@@ -68,10 +68,10 @@ def list_keys(as_json: bool) -> int:
 @_json
 @LANG
 def remove(key: str, as_json: bool) -> int:
-    """Trust a key no more: KEY is its name, or how its fingerprint begins.
+    """Stop trusting a key. KEY is its name, or the start of its fingerprint.
 
-    Models that were run with its signature are refused from then on, until they come with another
-    trusted one and `unpin` says that this is meant.
+    Models that were run with its signature are refused from then on, until they come with
+    another trusted signature and `unpin` confirms the change.
     """
     store, removed = load_store().without_key(key)
     store.save()
@@ -88,12 +88,12 @@ def remove(key: str, as_json: bool) -> int:
 @_json
 @LANG
 def unpin(model: str, as_json: bool) -> int:
-    """Forget who signed a model, so that it may come from someone else or unsigned."""
+    """Forget who signed a model, so that it may come signed by someone else or unsigned."""
     load_store().without_model(model).save()
     _show(
         as_json,
         {"unpinned": model},
-        message("nothing is expected of '{model}' any more", model=clean(model)),
+        message("'{model}' may now be signed by anybody, or unsigned", model=clean(model)),
     )
     return 0
 

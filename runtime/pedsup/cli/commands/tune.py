@@ -33,18 +33,22 @@ from pedsup.tuning.store import Tuned, keep
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
-    help="Time to measure in; loading the model the first time comes on top.",
+    help="Seconds to spend on measuring; the first load of the model comes on top.",
 )  # fmt: skip
-@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "inprocess", "server"]),
+    help="Which engine runs the model.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be tried; load nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 def command(model: Path, seconds: float, engine: str | None, lang: str | None, **more: Any) -> int:
-    """Measure threads, cores, batch size, repack and memory mapping for MODEL here.
+    """Measure threads, cores, batch size, repacking and memory mapping for MODEL here.
 
-    Close other apps and leave the phone alone meanwhile. What is best beyond the noise is kept for
-    this model, device and version of the engine; pedsup-run uses it for all that neither its
-    command line nor the settings file gives.
+    Close other apps and do not use the phone meanwhile. What is measurably better is kept for
+    this model, device and engine version. pedsup-run then uses it for every option that neither
+    the command line nor the settings file gives.
     """
     settings = load_settings(None, {"engine": engine, "lang": lang})
     set_language(settings.lang)
@@ -115,7 +119,7 @@ def _search(plan: TunePlan, bench: ChildBench) -> Outcome:
         raise EngineError(
             message("nothing could be measured: {reason}", reason=reason_of(error)),
             where=bench.base.model,
-            remedy="pedsup-run doctor says what stands in the way",
+            remedy="pedsup-run doctor says what is in the way",
         ) from error
 
 

@@ -24,7 +24,8 @@ from pedsup.trust.store import TrustedKey, load_store
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--key", type=click.Path(path_type=Path),
-    help="It must be signed by this public key; default: by a trusted one, or unsigned.",
+    help="Public key that must have signed it; default: any trusted key, or no "
+"signature.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @LANG

@@ -115,7 +115,7 @@ def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) ->
     commit = found.commit
     if len(commit) >= 7 and commit != UNKNOWN_COMMIT:
         length = min(len(commit), len(wanted.commit))
-        return None if commit[:length] == wanted.commit[:length] else "another commit"
+        return None if commit[:length] == wanted.commit[:length] else message("another commit")
     if (found.llama, found.ggml) != (wanted.llama, wanted.ggml):
         return message("another version")
     return None

@@ -53,7 +53,7 @@ def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:
     """
     ctx = lib.llama_init_from_model(model, params)
     if not ctx:
-        raise load_error("llama.cpp cannot make a context for the model", path)
+        raise load_error("llama.cpp cannot create a context for the model", path)
     return ctx
 
 
@@ -102,6 +102,6 @@ def load_error(found: str, path: Path) -> EngineError:
     return EngineError(
         found,
         where=f"{path}: {bindings.log_tail() or 'no reason given'}",
-        wanted="a GGUF that this llama.cpp knows, and memory enough for it",
+        wanted="a GGUF that this llama.cpp knows, and enough memory for it",
         remedy="check the file with its SHA-256, or try a smaller --ctx",
     )

@@ -189,7 +189,7 @@ class ServerProcess:
             if self._healthy():
                 return
             time.sleep(0.02)
-        raise EngineError("llama-server did not get ready", where=self.log_tail())
+        raise EngineError("llama-server did not become ready", where=self.log_tail())
 
     def connect(self, timeout: float | None = None) -> http.client.HTTPConnection:
         """A new connection to the child."""
@@ -200,7 +200,7 @@ class ServerProcess:
         try:
             code = self._child.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return EngineError("the connection to llama-server broke", where=self.log_tail())
+            return EngineError("the connection to llama-server was lost", where=self.log_tail())
         self._reader.join(timeout=2)
         return explain_death(code, self.log_tail())
 
