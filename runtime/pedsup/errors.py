@@ -32,9 +32,9 @@ class PedsupError(Exception):
 
     exit_code: ExitCode = ExitCode.PROBLEM
     found: Message
-    where: Message | None
-    wanted: Message | None
-    remedy: Message | None
+    where: str | None
+    wanted: str | None
+    remedy: str | None
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class PedsupError(Exception):
         """For another process of ours: each part as `Message.document`."""
         parts = {"found": self.found, "where": self.where, "wanted": self.wanted,
                  "remedy": self.remedy}  # fmt: skip
-        return {name: part.document() for name, part in parts.items() if part}
+        return {name: as_message(part).document() for name, part in parts.items() if part}
 
 
 def _line(text: object) -> Message:
