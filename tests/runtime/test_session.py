@@ -319,7 +319,7 @@ def test_a_resumed_session_says_its_notices_in_the_readers_language(tmp_path: Pa
         NOTICES["loop"], "nobody knows this one", unwritable.text,
     ]  # fmt: skip
     shown = recap(replay(read_records(session.transcript.path)), "es")
-    assert shown[2:] == [
+    assert shown[-3:] == [
         "[la respuesta se repetía y se detuvo]",
         "[nobody knows this one]",
         "[no se puede guardar el estado de las instrucciones del sistema: no se puede crear esta "
