@@ -313,12 +313,12 @@ def test_a_resumed_session_says_its_notices_in_the_readers_language(tmp_path: Pa
     session.ask("q")
     session.finish("A", "", "end", {"notices": rows})
     session.close()
-    assert session.transcript is not None
-    (exchange,) = replay(read_records(session.transcript.path)).exchanges
+    (path,) = tmp_path.glob("*.jsonl")
+    (exchange,) = replay(read_records(path)).exchanges
     assert [str(notice) for notice in exchange.notices] == [
         NOTICES["loop"], "nobody knows this one", unwritable.text,
     ]  # fmt: skip
-    shown = recap(replay(read_records(session.transcript.path)), "es")
+    shown = recap(replay(read_records(path)), "es")
     assert shown[-3:] == [
         "[la respuesta se repetía y se detuvo]",
         "[nobody knows this one]",
