@@ -30,8 +30,12 @@ def save_copy(session: Session, target: Path, language: Language = "en") -> None
         file.write(content.encode("utf-8", "replace"))
 
 
-def as_text(session: Session, language: Language = "en") -> str:
-    """A conversation to read, with the reasoning, the notices and the intended use."""
+def as_text(session: Session, language: Language = "en", *, whole: bool = True) -> str:
+    """A conversation as Markdown, with the reasoning, the notices and the intended use.
+
+    Args:
+        whole: with what was reset or replaced, too.
+    """
     words = {
         name: local(name, language)
         for name in ("pedsup session", "System", "Question", "Reasoning", "Answer")
@@ -41,6 +45,8 @@ def as_text(session: Session, language: Language = "en") -> str:
     if session.system:
         parts.append(f"## {words['System']}\n\n{session.system}\n")
     for exchange in session.exchanges:
+        if exchange.forgotten and not whole:
+            continue
         parts.append(f"## {words['Question']} {exchange.turn}\n\n{exchange.user}\n")
         if exchange.reasoning:
             parts.append(f"### {words['Reasoning']}\n\n{exchange.reasoning.strip()}\n")
@@ -51,3 +57,15 @@ def as_text(session: Session, language: Language = "en") -> str:
             notices = [kept_notice(notice, language) for notice in exchange.notices]
             parts.append("".join(f"> [{notice}]\n" for notice in notices))
     return "\n".join(parts)
+
+
+def as_plain(session: Session, language: Language = "en") -> str:
+    """What the model was asked and said last, as text without marks: for a message or a note."""
+    question, answer = (local(name, language) for name in ("Question", "Answer"))
+    parts = [SHORT[language]]
+    for exchange in session.exchanges:
+        if not exchange.forgotten:
+            parts.append(f"{question}:\n{exchange.user}")
+            parts.append(f"{answer}:\n{exchange.answer.strip()}")
+            parts += [f"[{kept_notice(notice, language)}]" for notice in exchange.notices]
+    return "\n\n".join(parts) + "\n"
