@@ -156,7 +156,7 @@ def states(browser: Any, folder: Path, lang: str, screen: tuple[int, int], schem
             album.take("again")
         ask(browser, question)
         album.take("error")
-        slow = [["x"] * 200, [*answer, END]]
+        slow = [[*answer, END]]
         with serving(home / "b", slow, lang=lang, delay_s=0.02, reading=3) as server:
             browser.get(server.url)
             open_page(browser, server)

@@ -26,6 +26,7 @@ from pedsup.guards import check_question
 from pedsup.serve import page
 from pedsup.session.history import find_session, new_session, replay
 from pedsup.session.transcript import read_records
+from pedsup.texts.intended_use import SHORT
 
 MODEL = {"model": {"digest": "d" * 64, "name": "Scripted"}}
 LINES = [line + "\n" for line in (f"Párrafo {n}.\n" for n in range(200))]
@@ -304,6 +305,30 @@ def test_copy_and_export(scripted: Any, browser: Any, tmp_path: Path) -> None:
     assert complaints(browser) == []
 
 
+@pytest.mark.slow
+def test_share_where_the_browser_can(scripted: Any, browser: Any) -> None:
+    """Chromium on Linux cannot; on Android it can. What is shared says what it is not for."""
+    server = scripted(*plain("Sí."))
+    open_page(browser, server)
+    assert not browser.find_element("id", "share").is_displayed()
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {
+        "source": "window.sent = []; navigator.share = async (data) => { sent.push(data); };",
+    })  # fmt: skip
+    browser.refresh()
+    wait(browser, "!document.getElementById('question').disabled")
+    think_off(browser)
+    ask(browser, "¿A?")
+    browser.execute_script("document.querySelectorAll('.turn .actions button')[1].click()")
+    click(browser, "#open-more")
+    click(browser, "#share")
+    wait(browser, "sent.length === 2")
+    answer, whole = (sent["text"] for sent in browser.execute_script("return sent"))
+    assert answer.startswith("Sí.")
+    assert "Question:\n¿A?\n\nAnswer:\nSí." in whole
+    assert SHORT["en"] in answer
+    assert SHORT["en"] in whole
+
+
 # ---- Markdown ----
 
 
@@ -577,19 +602,23 @@ def test_the_keyboard_alone_is_enough(scripted: Any, browser: Any) -> None:
     choose_language(browser, "en")
     think_off(browser)
     ask(browser, "¿A?")
-    browser.execute_script("document.activeElement.blur()")
-    reached = []
+    browser.execute_script("$('scroll').focus(); $('scroll').blur()")
+    reached: list[str] = []
     for _ in range(40):
         ActionChains(browser).send_keys("\ue004").perform()
         name = browser.execute_script("""
             const n = document.activeElement; if (n === document.body) return "";
             const seen = getComputedStyle(n).outlineStyle !== "none";
             return (n.id || n.className || n.innerText) + (seen ? "" : " UNSEEN")""")
-        if name in reached or not name:
+        if name in reached:
             break
-        reached.append(name)
+        reached += (
+            [name] if name else []
+        )  # nothing has it while it passes through the window's frame
     for wanted in ("open-list", "trust", "new", "open-more", "notice", "grid", "think", "question"):
         assert wanted in reached, reached
-    order = [reached.index(name) for name in ("open-list", "notice", "grid", "question")]
+    start = reached.index("open-list")
+    turned = reached[start:] + reached[:start]
+    order = [turned.index(name) for name in ("open-list", "notice", "grid", "question")]
     assert order == sorted(order)
     assert not [name for name in reached if "UNSEEN" in name]

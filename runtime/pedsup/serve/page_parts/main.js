@@ -13,7 +13,8 @@ function takeToken() {
   page.conversation = stored(sessionStorage, "conversation");
 }
 async function restore() {
-  const name = page.conversation || (page.fresh && page.state.conversation);
+  /* After another start `--resume` says which one goes on. */
+  const name = (page.fresh && page.state.conversation) || page.conversation;
   if (name) {
     const why = await openConversation(name);
     if (why) remember(null);
