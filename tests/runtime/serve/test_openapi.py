@@ -44,7 +44,17 @@ def test_the_server_does_what_the_document_says(real: Served, pytestconfig: Any)
     """In a process of its own: working out the cases takes longer than collecting all tests."""
     cases = Path(__file__).with_name("openapi_cases.py")
     environment = os.environ | {"PEDSUP_PORT": str(real.port), "PEDSUP_TOKEN": real.token}
-    command_line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
+    command_line = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        str(cases),
+    ]
     done = subprocess.run(
         command_line, cwd=pytestconfig.rootpath, env=environment, capture_output=True, text=True
     )
