@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, TypeAlias
 
 from pedsup.errors import ContextFullError, PedsupError, UnsupportedError, UsageError
+from pedsup.messages import joined, message
 
 Document: TypeAlias = dict[str, Any]
 
@@ -65,15 +66,20 @@ def unsupported(param: str, message: str) -> ApiError:
 
 def from_pedsup(error: PedsupError) -> ApiError:
     """What a turn raised: the request's fault, or the server's. Paths stay out of it."""
-    parts = (error.found, error.wanted and f"wanted: {error.wanted}", error.remedy)
-    message = "; ".join(part for part in parts if part)
+    wanted = error.wanted and message("wanted: {text}", text=error.wanted)
+    text = joined("; ", filter(None, (error.found, wanted, error.remedy)))
     if isinstance(error, ContextFullError):
-        return ApiError(400, message, "context_length_exceeded", param="messages")
+        return ApiError(400, text, "context_length_exceeded", param="messages")
     if isinstance(error, UsageError | UnsupportedError):
-        return ApiError(400, message, "invalid_request")
-    return ApiError(500, message, type(error).__name__)
+        return ApiError(400, text, "invalid_request")
+    return ApiError(500, text, type(error).__name__)
 
 
 def shutting_down() -> ApiError:
     """The server was told to end."""
-    return ApiError(503, "the server is ending", "shutting_down", headers=(("Retry-After", "5"),))
+    return ApiError(
+        503,
+        message("the server is shutting down"),
+        "shutting_down",
+        headers=(("Retry-After", "5"),),
+    )

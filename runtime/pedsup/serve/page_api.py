@@ -11,6 +11,7 @@ from typing import Any, Final
 from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.guards import check_answer, check_question, notices
+from pedsup.messages import Message, joined
 from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held
 from pedsup.serve.faults import ApiError, Document, bad_value
@@ -20,8 +21,7 @@ from pedsup.serve.model import Served
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
 from pedsup.session.conversation import Conversation, turn_facts
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
-from pedsup.texts.notices import notice as translated
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
 
@@ -47,7 +47,7 @@ class PageApi:
             {
                 "version": __version__,
                 "model": clean(identity.name),
-                "lines": loaded.lines(self.language or "en"),
+                "lines": [translated(line, self.language or "en") for line in loaded.lines()],
                 "warning": _warning(loaded.trust),
                 "language": self.language,
                 "acknowledged": self.served.acknowledged,
@@ -83,7 +83,7 @@ class PageApi:
                     "reasoning": clean(past.reasoning),
                     "answer": clean(past.answer),
                     "stop_reason": past.stop_reason,
-                    "guards": [_both(notice) for notice in notices(found)],
+                    "guards": [_both(notice.text) for notice in notices(found)],
                 }
             )
             earlier += [past.user] if past.answer else []
@@ -102,7 +102,7 @@ class PageApi:
         fields = Fields(request.document())
         text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
         if not text:
-            raise bad_value("text", "'text' must hold a question")
+            raise bad_value("text", "'text' must contain a question")
         name = fields.text("conversation")
         think = fields.flag("think", self.served.settings.think)
         language = _language(fields)
@@ -113,7 +113,7 @@ class PageApi:
             job = Job(lambda job: self._run(held, text, think, job))
             self._submit(held, job)
         except ApiError as error:
-            error.message = local(error.message, language)
+            error.message = translated(error.message, language)
             raise
         return Reply(200, EVENTS, self._events(held, job, request, language))
 
@@ -178,11 +178,11 @@ def _shown(event: JobEvent, language: Language) -> bytes:
             return _event("reasoning", {"text": clean(text)})
         case AnswerText(text):
             return _event("answer", {"text": clean(text)})
-        case Notice(code, english):
-            return _event("notice", {"code": code, "text": translated(code, english, language)})
+        case Notice(code, text):
+            return _event("notice", {"code": code, "text": translated(text, language)})
         case Failed(error):
             said = error.document["error"]
-            return _event("error", {**said, "message": local(said["message"], language)})
+            return _event("error", {**said, "message": translated(error.message, language)})
         case Done(result):
             return _event("done", _facts(result))
 
@@ -202,11 +202,11 @@ def _warning(trust: Trust | None) -> dict[Language, str] | None:
     """That nobody vouches for the model, in both languages; None where somebody does."""
     if trust is None or not trust.warns:
         return None
-    return {"en": clean(" ".join(trust.lines("en"))), "es": clean(" ".join(trust.lines("es")))}
+    return _both(joined(" ", (line.mapped(clean) for line in trust.lines())))
 
 
-def _both(notice: Notice) -> dict[Language, str]:
-    return {"en": notice.text, "es": translated(notice.code, notice.text, "es")}
+def _both(text: Message) -> dict[Language, str]:
+    return {"en": text, "es": translated(text, "es")}
 
 
 def _language(fields: Fields) -> Language:

@@ -11,7 +11,8 @@ import pytest
 from pedsup_testing.fake_engine import END
 
 from pedsup.texts.intended_use import FULL, SHORT
-from pedsup.texts.notices import GUARDS, NOTICES, NOTICES_ES
+from pedsup.texts.language import translated
+from pedsup.texts.notices import GUARDS, NOTICES
 
 pytestmark = pytest.mark.slow
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
@@ -202,7 +203,7 @@ def test_an_emergency_sign_is_told_before_the_model_speaks(scripted: Any, browse
     browser.find_element("id", "es").click()
     browser.refresh()
     wait(browser, "document.querySelector('.alarm')")
-    assert shown(browser, ".alarm") == [NOTICES_ES["guard_emergency"]]
+    assert shown(browser, ".alarm") == [translated(GUARDS["guard_emergency"], "es")]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
