@@ -8,13 +8,24 @@ from typing import Final
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
+from pedsup.gguf_file.rules import (
+    ASSISTANT,
+    MAX_LAYERS,
+    SUPPORTED,
+    bad_field,
+    check_rules,
+    per_layer,
+)
 from pedsup.gguf_file.tensor_table import TensorInfo
-from pedsup.gguf_file.values import ValueType
+from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
 _PATTERN: Final = "%s.attention.sliding_window_pattern"
+FULL_EVERY: Final = 6
+"""Of Gemma 3: the last of so many layers sees the whole context, unless the file says otherwise."""
+_WHOLE_HEADS: Final = frozenset({"llama", "qwen2", "qwen3"})
+"""Architectures whose graphs assert that the whole head is rotated."""
 _NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 """Types that ggml has no matrix product for; it would call a null pointer or abort."""
 _BLOCK: Final = re.compile(r"blk\.(\d{1,9})\.")
@@ -34,7 +45,7 @@ def require_supported(header: GGUFHeader) -> None:
             wanted=message("one of: {names}", names=", ".join(SUPPORTED)),
             remedy="a drafter runs beside its model: pedsup-run MODEL.gguf --draft THIS.gguf"
             if header.architecture == ASSISTANT
-            else "choose a Gemma 4 or Llama model file",
+            else "choose a Gemma, Llama or Qwen model file",
         )
 
 
@@ -54,6 +65,8 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
     check_rules(header)
     _check_heads(header)
     _check_experts(header)
+    if header.architecture == "gemma3":
+        gemma3_sliding(header)
     if header.architecture == "gemma4":
         _check_gemma4(header)
     if assistant:
@@ -91,7 +104,13 @@ def _check_heads(header: GGUFHeader) -> None:
             )
     default = header.get("%s.embedding_length") // heads[0]
     full = header.get("%s.attention.key_length", default)
-    _check_head(header, "", full, default, exact=header.architecture == "llama")
+    _check_head(header, "", full, default, exact=header.architecture in _WHOLE_HEADS)
+    if header.architecture == "qwen2" and full * heads[0] != header.get("%s.embedding_length"):
+        width = header.get("%s.embedding_length")
+        raise bad_field(
+            header, "%s.attention.head_count", f"is {heads[0]}, with heads of {full}",
+            f"heads that make up {width}, the embedding length",
+        )  # fmt: skip
     if header.architecture in ("gemma4", ASSISTANT):
         swa = header.get("%s.attention.key_length_swa")
         rotated = header.get("%s.rope.dimension_count", full)
@@ -164,6 +183,24 @@ def _check_assistant(header: GGUFHeader) -> None:
     out_key = "%s.embedding_length_out"
     if header.get(out_key) == header.get("%s.embedding_length"):
         raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")
+
+
+def gemma3_sliding(header: GGUFHeader) -> list[bool]:
+    """Which layers of a Gemma 3 slide: `load_swa_pattern` and `set_swa_pattern` of llama.cpp.
+
+    Raises:
+        BadFileError: a pattern of another type, length or range.
+    """
+    n_layer, pattern = header.get("%s.block_count"), header.get(_PATTERN)
+    if not header.get("%s.attention.sliding_window"):
+        return [False] * n_layer
+    if isinstance(pattern, ArrayValue):
+        kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
+        return [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
+    every = FULL_EVERY if pattern is None else pattern
+    if not isinstance(every, int) or isinstance(every, bool) or not 0 <= every <= MAX_LAYERS:
+        raise bad_field(header, _PATTERN, f"is {pattern!r:.60}", f"a number up to {MAX_LAYERS}")
+    return [every == 0 or i % every < every - 1 for i in range(n_layer)]
 
 
 def _sliding_layers(header: GGUFHeader) -> list[bool]:

@@ -1,6 +1,6 @@
 """What a metadata key must be: its type in the file and its range, in one table.
 
-llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/llama.cpp, models/gemma4.cpp)
+llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/*.cpp)
 throws for a wrong type, which is an error message, but asserts on many values, which ends the
 process. The ranges here leave it nothing to assert on.
 """
@@ -95,10 +95,19 @@ _GEMMA4: Final[dict[str, Rule]] = {
     "%s.rope.freq_base_swa": Real(0.0, 1e15),
     "%s.final_logit_softcapping": Real(0.0, 1e6),
 }
+_GEMMA3: Final[dict[str, Rule]] = {
+    **_COMMON,
+    "%s.attention.sliding_window": Whole(0),
+    "%s.rope.freq_base_swa": Real(0.0, 1e15),
+    "%s.final_logit_softcapping": Real(0.0, 1e6),
+}
 ASSISTANT: Final = "gemma4-assistant"
 """Gemma 4's drafter models, which are no models by themselves."""
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "llama": _COMMON,
+    "qwen2": _COMMON,
+    "qwen3": _COMMON,
+    "gemma3": _GEMMA3,
     "gemma4": _GEMMA4,
     ASSISTANT: {
         **_GEMMA4,
@@ -106,7 +115,7 @@ RULES: Final[dict[str, dict[str, Rule]]] = {
         "%s.nextn_predict_layers": Whole(1, MAX_LAYERS, required=True),
     },
 }
-SUPPORTED: Final = ("gemma4", "llama")
+SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 """The architectures that pedsup runs."""
 
 

@@ -6,12 +6,12 @@ Field names and their defaults: `llama_model::load_hparams` in llama-model.cpp a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
-from pedsup.gguf_file.architecture import require_supported
+from pedsup.gguf_file.architecture import gemma3_sliding, require_supported
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
 from pedsup.messages import message
 
@@ -57,7 +57,7 @@ def model_shape(header: GGUFHeader) -> ModelShape:
     require_supported(header)
     fields = _Fields(header)
     n_layer = fields.number("%s.block_count", limit=MAX_LAYERS)
-    layers = _gemma4_layers if header.architecture == "gemma4" else _plain_layers
+    layers = _LAYERS.get(header.architecture, _plain_layers)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise fields.bad("the tensor 'token_embd.weight' is missing", "a token embedding matrix")
@@ -87,6 +87,12 @@ def _plain_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
     )
 
 
+def _gemma3_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
+    sliding = gemma3_sliding(fields.header)
+    plain = _plain_layers(fields, n_layer)
+    return tuple(replace(layer, sliding=s) for layer, s in zip(plain, sliding, strict=True))
+
+
 def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
     heads = fields.per_layer("%s.attention.head_count", n_layer)
     kv_heads = fields.per_layer("%s.attention.head_count_kv", n_layer, default=heads)
@@ -112,6 +118,9 @@ def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
             )
         )
     return tuple(layers)
+
+
+_LAYERS: Final = {"gemma3": _gemma3_layers, "gemma4": _gemma4_layers}
 
 
 def _length(value: Any) -> int:
