@@ -140,13 +140,16 @@ source: setup  ## llama.cpp's source, where the official converter lives: nothin
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
 	$(NATIVE)
 
-browser:  ## Chromium for the tests of the page, where apt and the right to use it are there
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+AXE := PYTHONPATH=runtime:tests/lib $(BIN)/python -m pedsup_testing.axe
+
+browser: $(VENV)/.installed  ## Chromium and axe-core for the tests of the page, where they can be had
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	    --no-install-recommends chromium chromium-driver >/dev/null \
-	  || echo "no Chromium could be installed: the tests of the page are skipped" >&2; \
-	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
+	    --no-install-recommends chromium chromium-driver npm >/dev/null \
+	  || echo "Chromium or npm could not be installed: tests of the page are skipped" >&2; \
+	else echo "no Chromium or npm here: tests of the page are skipped" >&2; fi
+	@$(AXE)
 
 test: source  ## the fast tests; those that need llama.cpp's programs are skipped without `make native`
 	$(TESTS)

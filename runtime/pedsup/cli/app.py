@@ -142,7 +142,7 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             as_json=request.as_json,
             system=settings.system or "",
             fixed_seed=settings.seed is not None,
-            kept=settings.history,
+            folder=history_folder(settings) if settings.history else None,
             make_session=lambda: _new_session(settings, plan),
             resumed=resumed,
         )
