@@ -225,6 +225,9 @@ def test_a_budget_is_kept_saved_and_given_again(
     assert plan.calibration is not None
     assert plan.calibration.predicted_kl is not None
     assert plan.calibration.predicted_kl > 0
+    # The same budget with other types than llama.cpp's: by its own measure better.
+    assert plan.calibration.predicted_share is not None
+    assert 0 < plan.calibration.predicted_share < 1
     # The header names the types; alignment is all that may be above.
     assert plan.output_bytes <= like.output_bytes + 32 * len(plan.tensors)
     again, _ = make_plan(replace(wanted, budget=None, save_allocation=None, allocation=kept))

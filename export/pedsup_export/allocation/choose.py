@@ -51,6 +51,8 @@ class Allocation:
     divergence: float
     counted: int | None = None
     """Those of the bytes that count against a phone's budget; None where all do."""
+    mixture: float | None = None
+    """The predicted divergence of llama.cpp's own types; None where one of them was not tried."""
 
 
 def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> Allocation:

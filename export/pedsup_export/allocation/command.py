@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,6 +60,8 @@ class Choosable:
     """About so many rows, spread over the tensor: float32 [n, n_per_row]."""
     price: float = 1.0
     """Of its bytes."""
+    usual_type: str = ""
+    """What llama.cpp's mixture gives it."""
 
     @property
     def n_rows(self) -> int:
@@ -170,8 +172,13 @@ def bytes_of(budget: Budget, *, like: Callable[[str], int], n_weights: int, fixe
 def choose(
     tensors: Sequence[Choosable], calibrated: Calibrated, n_bytes: int, threads: int
 ) -> Allocation:
-    """Measure and allocate."""
-    return allocate(measured_options(tensors, calibrated, threads), n_bytes)
+    """Measure and allocate; and say what llama.cpp's own types would give."""
+    options = measured_options(tensors, calibrated, threads)
+    usual = {(t.name, o.type): o.divergence for t in tensors for o in options[t.name]}
+    mixture = [usual.get((t.name, t.usual_type)) for t in tensors]
+    known = [divergence for divergence in mixture if divergence is not None]
+    whole = sum(known) if len(known) == len(mixture) else None
+    return replace(allocate(options, n_bytes), mixture=whole)
 
 
 def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) -> None:

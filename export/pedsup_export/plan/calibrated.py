@@ -79,6 +79,7 @@ def _calibration(
         file=calibrated.statistics.path,
         rounded=sum(calibrated.rounds(t.slot.name, t.slot.type) for t in made.tensors),
         predicted_kl=chosen.divergence if chosen else None,
+        predicted_share=chosen.divergence / chosen.mixture if chosen and chosen.mixture else None,
         read_per_token=sum(
             t.slot.n_bytes for t in made.tensors if t.slot.name not in looked_up(made)
         ),
@@ -175,7 +176,8 @@ def _choosable(made: ExportPlan, inputs: Inputs) -> Iterator[allocation.Choosabl
         slot = tensor.slot
         if why_not_quantized(slot.name, slot.shape) or any(p.search(slot.name) for p in fixed):
             continue
-        yield allocation.Choosable(slot.name, slot.shape, _Sampler(tensor, inputs, made.request))
+        sampler = _Sampler(tensor, inputs, made.request)
+        yield allocation.Choosable(slot.name, slot.shape, sampler, usual_type=slot.type.name)
 
 
 class _Sampler:

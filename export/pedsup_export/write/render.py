@@ -84,7 +84,12 @@ def calibration_line(plan: ExportPlan) -> str:
     assert found is not None
     line = f"calibrated    {found.rounded} tensors rounded with error feedback"
     if found.predicted_kl is not None:
-        line += f", predicted KL {found.predicted_kl:.4g}"
+        line += f"\npredicted     KL {found.predicted_kl:.4g}, to compare choices with"
+        if found.predicted_share is not None:
+            line += (
+                f": {found.predicted_share:.2f} of what llama.cpp's {plan.file_type.name} types "
+                "would have"
+            )
     if budget is not None and budget.read_bytes is not None:
         stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token
         line += (
@@ -114,6 +119,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
         and {
             "rounded": plan.calibration.rounded,
             "predicted_kl": plan.calibration.predicted_kl,
+            "predicted_share": plan.calibration.predicted_share,
             "read_per_token": plan.calibration.read_per_token,
             "read_budget": plan.request.budget.read_bytes if plan.request.budget else None,
         },
