@@ -17,7 +17,15 @@ from pedsup_export.model import open_model
 from pedsup_export.vocabulary_cut.plan import plan_vocabulary
 from pedsup_export.vocabulary_cut.request import DEFAULT_SIZE, VocabularyRequest
 
-GEMMA4: Final[dict[frozenset[str], dict[int, dict[str, float]]]] = {}
+GEMMA4: Final[dict[frozenset[str], dict[int, dict[str, float]]]] = {
+    frozenset({"en", "es"}): {
+        32_000: {"es": 0.0382, "en": 0.0919},
+        48_000: {"es": 0.0108, "en": 0.0416},
+        64_000: {"es": 0.00432, "en": 0.0179},
+        96_000: {"es": 0.000715, "en": 0.00190},
+        128_000: {"es": 0.000216, "en": 0.000214},
+    }
+}
 """Languages -> tokens kept -> language -> share of its tokens, by word list, that fall to smaller
 pieces: Gemma 4's tokenizer, wordfreq 3.1.1 (`run --languages ... --vocabulary ... --dry-run`)."""
 

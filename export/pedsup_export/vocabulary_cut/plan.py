@@ -24,6 +24,7 @@ from pedsup_export.vocabulary_cut.token_file import ids_of_gguf, ids_of_list, is
 from pedsup_export.vocabulary_cut.token_list import TokenList, token_list
 from pedsup_export.vocabulary_cut.weights import (
     TokenWeights,
+    clinical_names,
     clinical_terms,
     read_text,
     shipped_texts,
@@ -85,10 +86,19 @@ def texts_to_keep(request: VocabularyRequest, vocabulary: Sequence[KV]) -> dict[
     templates = [e.value for e in vocabulary if e.key.startswith("tokenizer.chat_template")
                  and isinstance(e.value, str)]  # fmt: skip
     units = "\n".join(f"{unit} {unit}" for unit in UNITS)
-    terms = "\n".join(f"{term.capitalize()} {term}" for term in clinical_terms())
+    terms = "\n".join(map(_in_all_forms, [*clinical_terms(), *clinical_names()]))
     user = {path.name: read_text(path) for path in request.keep_texts}
     return {**shipped_texts(), "chat template": "\n".join(templates), "units": units,
             "clinical terms": terms, **user}  # fmt: skip
+
+
+def _in_all_forms(term: str) -> str:
+    """A term as it stands in text: at the start of a line, after a space, after a bracket.
+
+    One in small letters stands with a capital, too.
+    """
+    forms = (term, term.capitalize()) if term.islower() else (term,)
+    return "\n".join(f"{form} {form}" for form in forms)
 
 
 def cut_tokens(
