@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, MissingFileError
 from pedsup.optional import require
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.languages import Language
@@ -132,21 +130,3 @@ def _listed(name: str) -> list[str]:
     text = (resources.files(__package__) / name).read_text("utf-8")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return list(dict.fromkeys(word for line in lines for word in line.split()))
-
-
-def read_text(path: Path) -> str:
-    """A text of the user's.
-
-    Raises:
-        MissingFileError, BadFileError: missing, too large, or not UTF-8.
-    """
-    if not path.is_file():
-        raise MissingFileError("no such file", where=path, remedy="check --keep-text")
-    if path.stat().st_size > MAX_TEXT:
-        raise BadFileError(
-            f"a text of {path.stat().st_size} bytes", where=path, wanted=f"at most {MAX_TEXT}"
-        )
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error

@@ -37,22 +37,23 @@ class Text:
         return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
 
 
-def read_text(path: Path, option: str) -> str:
+def read_text(path: Path, option: str, most: int = MAX_BYTES) -> str:
     """The text of a file; a byte order mark is no part of it.
 
     Args:
         option: what named the file, for the message.
+        most: bytes that are read at most.
 
     Raises:
         MissingFileError, BadFileError: missing, too large, or not UTF-8.
     """
     if not path.is_file():
         raise MissingFileError("no such file", where=path, remedy=f"check {option}")
-    if path.stat().st_size > MAX_BYTES:
+    if path.stat().st_size > most:
         raise BadFileError(
             f"a text of {path.stat().st_size} bytes",
             where=path,
-            wanted=f"at most {MAX_BYTES}",
+            wanted=f"at most {most}",
             remedy="cut it: a few hundred thousand tokens are plenty",
         )
     try:
