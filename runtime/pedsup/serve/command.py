@@ -19,6 +19,7 @@ from waitress import wasyncore
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnSettings
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.run.load import LoadedModel
 from pedsup.serve.completions import Completions
@@ -31,8 +32,8 @@ from pedsup.serve.page import manifest_reply, openapi_reply, page_reply
 from pedsup.serve.page_api import PageApi
 from pedsup.serve.web import Route, WebApp
 from pedsup.session.history import Session
+from pedsup.session.texts import STILL_THERE
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.words import text
 
 DEFAULT_PORT: Final = 8765
 TOKEN_BYTES: Final = 24
@@ -95,7 +96,7 @@ def serve(request: ServeRequest, loaded: LoadedModel, settings: TurnSettings) ->
         _announce(request, served, tokens, port)
         queue.run()
     for name in conversations.close():
-        say(text("still_there", request.language, id=name))
+        say(STILL_THERE.filled(id=name))
     return 0
 
 
@@ -184,13 +185,18 @@ def _announce(request: ServeRequest, served: Served, tokens: Tokens, port: int) 
     """Where the page is. Its token stands in the fragment, which browsers send to nobody."""
     base = f"http://{HOST}:{port}"
     url = f"{base}/#{tokens.page}"
-    for line in served.loaded.lines(request.language):
+    for line in served.loaded.lines():
         say(line)
     say(SHORT[request.language])
-    say(text("serve_page", request.language, url=url))
+    say(message("The page, for this device only (Ctrl-C ends it): {url}", url=url))
     if "com.termux" in os.environ.get("PREFIX", "") or "TERMUX_VERSION" in os.environ:
-        say(text("serve_termux", request.language, url=url))
-    say(text("serve_api", request.language, base=f"{base}/v1", token=tokens.programs))
+        say(message("Open it with: termux-open-url '{url}'", url=url))
+    api = message(
+        "For programs, OpenAI's protocol: base URL {base}, key {token}",
+        base=f"{base}/v1",
+        token=tokens.programs,
+    )
+    say(api)
     if request.as_json:
         document = {
             "schema": "pedsup-serve/1",

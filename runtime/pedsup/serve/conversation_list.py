@@ -43,7 +43,7 @@ class ConversationList:
         text = (fields.text("text", longest=MAX_SEARCH) or "").strip()
         fields.end()
         if not text:
-            raise bad_value("text", "'text' must hold a question")
+            raise bad_value("text", "'text' must contain a question")
         folder, rows, more = self.conversations.folder, list[Document](), False
         if folder is not None:
             hits, more = search(folder, text, MAX_FOUND)

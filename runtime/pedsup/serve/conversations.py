@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import UsageError
+from pedsup.messages import message
 from pedsup.run.forget import execute, plan_session
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import WAITING, Job
@@ -231,7 +232,8 @@ class Conversations:
             return  # erased already
         for _, reason in left:
             code = "in_use" if reason == "open in another session" else "not_erased"
-            raise ApiError(409, f"the conversation was not erased: {reason}", code)
+            text = message("the conversation was not erased: {reason}", reason=reason)
+            raise ApiError(409, text, code)
 
     def _find(self, name: str) -> Held | None:
         if name in self._held:

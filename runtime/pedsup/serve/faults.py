@@ -11,9 +11,10 @@ from pedsup.errors import (
     UnsupportedError,
     UsageError,
 )
+from pedsup.messages import joined, message
 from pedsup.session.transcript import InUseError
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 
 Document: TypeAlias = dict[str, Any]
 
@@ -48,19 +49,17 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
         self.param, self.headers = param, headers
-        self.parts: tuple[str, ...] = (message,)
-        """Of what a `PedsupError` said, each a message of its own."""
 
     def said(self, language: Language) -> str:
         """The message in the reader's language."""
-        return without_commands("; ".join(local(part, language) for part in self.parts))
+        return without_commands(translated(self.message, language))
 
     @property
     def document(self) -> Document:
         """`{"error": {...}}` as OpenAI's servers write it."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {
-            "message": self.message,
+            "message": without_commands(self.message),
             "type": _TYPES.get(self.status, kind),
             "param": self.param,
             "code": self.code,
@@ -80,12 +79,10 @@ def unsupported(param: str, message: str) -> ApiError:
 
 def from_pedsup(error: PedsupError) -> ApiError:
     """What a turn raised: the request's fault, or the server's. Paths stay out of it."""
+    wanted = error.wanted and message("wanted: {text}", text=error.wanted)
+    text = joined("; ", filter(None, (error.found, wanted, error.remedy)))
     status, code, param = _kind(error)
-    wanted = f"wanted: {error.wanted}" if error.wanted else None
-    parts = tuple(part for part in (error.found, wanted, error.remedy) if part)
-    fault = ApiError(status, without_commands("; ".join(parts)), code, param=param)
-    fault.parts = (error.found, error.remedy) if error.remedy else (error.found,)
-    return fault
+    return ApiError(status, text, code, param=param)
 
 
 def _kind(error: PedsupError) -> tuple[int, str, str | None]:
@@ -103,7 +100,12 @@ def _kind(error: PedsupError) -> tuple[int, str, str | None]:
 
 def shutting_down() -> ApiError:
     """The server was told to end."""
-    return ApiError(503, "the server is ending", "shutting_down", headers=(("Retry-After", "5"),))
+    return ApiError(
+        503,
+        message("the server is shutting down"),
+        "shutting_down",
+        headers=(("Retry-After", "5"),),
+    )
 
 
 _COMMANDS: Final = {

@@ -11,6 +11,7 @@ from typing import Any
 from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.guards import check_answer, check_question, notices
+from pedsup.messages import Message, joined
 from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held, read
 from pedsup.serve.faults import ApiError, Document, without_commands
@@ -23,7 +24,7 @@ from pedsup.session.conversation import Conversation, turn_facts
 from pedsup.session.history import Session
 from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
-from pedsup.texts.notices import notice as translated
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
 
@@ -90,7 +91,7 @@ class PageApi:
                     "reasoning": clean(past.reasoning),
                     "answer": clean(past.answer),
                     "stop_reason": past.stop_reason,
-                    "guards": [_both(notice) for notice in notices(found)],
+                    "guards": [_both(notice.text) for notice in notices(found)],
                 }
             )
             earlier += [past.user] if past.answer else []
@@ -204,8 +205,8 @@ def _shown(event: JobEvent, language: Language) -> bytes:
             return _event("reasoning", {"text": clean(text)})
         case AnswerText(text):
             return _event("answer", {"text": clean(text)})
-        case Notice(code, english):
-            said = without_commands(translated(code, english, language))
+        case Notice(code, text):
+            said = without_commands(translated(text, language))
             return _event("notice", {"code": code, "text": said})
         case Failed(error):
             document = error.document["error"]
@@ -227,15 +228,15 @@ def _event(name: str, data: dict[str, Any]) -> bytes:
 
 def _lines(served: Served, language: Language) -> list[str]:
     """What is loaded, for people; names in it come from a file."""
-    return [clean(line) for line in served.loaded.lines(language)]
+    return [clean(translated(line, language)) for line in served.loaded.lines()]
 
 
 def _warning(trust: Trust | None) -> dict[Language, str] | None:
     """That nobody vouches for the model, in both languages; None where somebody does."""
     if trust is None or not trust.warns:
         return None
-    return {"en": clean(" ".join(trust.lines("en"))), "es": clean(" ".join(trust.lines("es")))}
+    return _both(joined(" ", (line.mapped(clean) for line in trust.lines())))
 
 
-def _both(notice: Notice) -> dict[Language, str]:
-    return {"en": notice.text, "es": translated(notice.code, notice.text, "es")}
+def _both(text: Message) -> dict[Language, str]:
+    return {"en": text, "es": translated(text, "es")}

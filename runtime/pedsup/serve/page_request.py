@@ -55,7 +55,7 @@ def parse_question(document: Document, default: TurnSettings, *, thinks: bool) -
     fields = Fields(document)
     text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
     if not text:
-        raise bad_value("text", "'text' must hold a question")
+        raise bad_value("text", "'text' must contain a question")
     question = PageQuestion(
         text=text,
         conversation=fields.text("conversation"),

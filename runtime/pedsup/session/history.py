@@ -14,8 +14,11 @@ from typing import Any, Final
 from pedsup.chat.templates.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.files.timestamp import now
+from pedsup.messages import Message as Notified
+from pedsup.messages import message
 from pedsup.session.copy import as_text, save_copy
 from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, read_records
+from pedsup.texts.notices import kept_notice
 
 PARTIAL_EVERY_S: Final = 0.5
 """How much of an unfinished answer a kill can take."""
@@ -35,7 +38,7 @@ class Exchange:
     """None while unfinished; 'killed' when the program died in the middle."""
     forgotten: bool = False
     """Before a `/reset`, or replaced by `rewind`: kept in the file, not shown to the model."""
-    notices: tuple[str, ...] = ()
+    notices: tuple[Notified, ...] = ()
     """What was said beside the answer, by the guards too."""
 
 
@@ -266,12 +269,15 @@ def find_session(folder: Path, wanted: str) -> Path:
     matches = [path for path in found if path.name.startswith(wanted)]
     if len(matches) != 1:
         raise UsageError(
-            f"no session is named '{wanted}'"
+            message("no session is named '{id}'", id=wanted)
             if not matches
-            else f"{len(matches)} sessions are named '{wanted}...'",
+            else message("{n} sessions are named '{id}...'", n=len(matches), id=wanted),
             where=folder,
-            wanted="the beginning of one id"
-            + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),
+            wanted=message(
+                "the beginning of one id: {ids}", ids=", ".join(p.stem for p in found[-5:])
+            )
+            if found
+            else "the beginning of one id",
             remedy="give --resume without an id for the last session",
         )
     return matches[0]
@@ -290,7 +296,11 @@ def _check_model(path: Path, first: Record, digest: str | None) -> None:
         raise MismatchError(
             "this conversation was held with another model",
             where=path,
-            wanted=f"{name or 'the model'} ({str(recorded)[:16]}...)",
+            wanted=message(
+                "{who} ({digest}...)",
+                who=name if isinstance(name, str) and name else message("the model"),
+                digest=str(recorded)[:16],
+            ),
             remedy="run it with that model file, or start a new session without --resume",
         )
 
@@ -300,11 +310,12 @@ def _forget_from(exchanges: Iterable[Exchange], turn: int) -> None:
         exchange.forgotten = exchange.forgotten or exchange.turn >= turn
 
 
-def _notices(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts of a turn's notices; a transcript may hold anything."""
+def _notices(record: Mapping[str, Any]) -> tuple[Notified, ...]:
+    """A turn's notices; a transcript may hold anything."""
     found = record.get("notices")
     rows = found if isinstance(found, list) else []
-    return tuple(str(row["text"]) for row in rows if isinstance(row, dict) and "text" in row)
+    kept = (kept_notice(row) for row in rows if isinstance(row, dict))
+    return tuple(notice for notice in kept if notice is not None)
 
 
 def _text(record: Record, key: str) -> str:

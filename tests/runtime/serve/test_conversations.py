@@ -18,7 +18,8 @@ from pedsup.serve.faults import ApiError, from_pedsup, without_commands
 from pedsup.session.history import Session, find_session, new_session, replay, resume_session
 from pedsup.session.listing import kept_path, search, summaries
 from pedsup.session.transcript import Transcript, read_records
-from pedsup.texts.notices import NOTICES, NOTICES_ES
+from pedsup.texts.language import translated
+from pedsup.texts.notices import NOTICES
 
 MODEL = {"model": {"digest": "d" * 64, "name": "Scripted"}}
 ENDPOINTS = (
@@ -279,7 +280,7 @@ def test_errors_speak_of_no_command_of_the_terminal(scripted: Any) -> None:
         assert error["code"] == "context_length_exceeded"
         assert "/reset" not in error["message"]
     assert "empiece una conversación nueva" in error["message"]
-    for text in (*NOTICES.values(), *NOTICES_ES.values()):
+    for text in (*NOTICES.values(), *(translated(text, "es") for text in NOTICES.values())):
         assert " /" not in without_commands(text)
         assert "(/" not in without_commands(text)
 

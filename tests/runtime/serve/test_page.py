@@ -11,7 +11,8 @@ from pedsup_testing.browser import ask, choose_language, colours, complaints, op
 from pedsup_testing.fake_engine import END
 
 from pedsup.texts.intended_use import FULL, SHORT
-from pedsup.texts.notices import GUARDS, NOTICES, NOTICES_ES
+from pedsup.texts.language import translated
+from pedsup.texts.notices import GUARDS, NOTICES
 
 pytestmark = pytest.mark.slow
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
@@ -180,7 +181,8 @@ def test_an_emergency_sign_is_told_before_the_model_speaks(scripted: Any, browse
     choose_language(browser, "es")
     browser.refresh()
     wait(browser, "document.querySelector('.alarm')")
-    assert shown(browser, ".alarm") == [sentence(NOTICES_ES["guard_emergency"])]
+    said = translated(GUARDS["guard_emergency"], "es")
+    assert shown(browser, ".alarm") == [sentence(said)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
