@@ -42,6 +42,8 @@ class Settings:
     tuned: bool = True
     """Use what `pedsup-run tune` measured for what is not given."""
     governor: Literal["auto", "on", "off"] = "auto"
+    adapter: str | None = None
+    """The GGUF of a LoRA adapter, applied to the model as it runs."""
     draft: str = "off"
     """'off', 'lookup' or the path of a draft model; all but 'off' choose `llama-server`."""
     draft_max: int = DEFAULT_DRAFT_MAX
@@ -167,7 +169,7 @@ def _problem(name: str, value: Any, allowed: Any) -> str | None:
         value = float(value)
     if type(value) is not kind:
         return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-    if kind is str and not _is_text(value, path=name == "history_dir"):
+    if kind is str and not _is_text(value, path=name in ("history_dir", "adapter")):
         return "text in UTF-8 without a zero byte"
     if name in _LIMITS:
         low, high = _LIMITS[name]

@@ -66,6 +66,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--governor", type=click.Choice(["auto", "on", "off"]),
     help="Fewer threads when the device gets hot; auto: on phones.",
 )  # fmt: skip
+@click.option("--adapter", metavar="FILE", help="Apply this LoRA adapter (a GGUF file) to MODEL.")
 @click.option(
     "--draft", metavar="HOW",
     help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",

@@ -19,8 +19,7 @@ from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
 from pedsup.progress import say
 from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
-from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
-from pedsup.session.prefix_cache import PrefixCache
+from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings import Origin, Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import local
@@ -174,5 +173,5 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
     """What must leave no trace leaves none here either."""
     if not (settings.cache and settings.history):
         return None
-    identity = FileIdentity.of(plan.header, plan.identity.digest)
-    return PrefixCache(cache_folder() / "prefix", plan.config, identity)
+    key = StateKey.of(plan.header, plan.identity.digest)
+    return PrefixCache(cache_folder() / "prefix", plan.config, key)

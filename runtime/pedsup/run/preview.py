@@ -121,6 +121,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         ("compute buffers", need.compute + need.output),
         ("vocabulary", need.vocabulary),
         ("repacked copies", need.repacked),
+        ("adapter", need.adapter),
         ("draft model", need.draft_weights + need.draft),
         ("this program", need.program),
         ("total", need.total),

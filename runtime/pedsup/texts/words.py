@@ -148,6 +148,18 @@ _TEXTS: Final[dict[str, dict[Language, str]]] = {
         "es": "ATENCIÓN: este modelo está firmado con una clave en la que no se confía aquí "
         "({hint}); la firma no se puede comprobar (pedsup-run trust add CLAVE.pub).",
     },
+    "trust_by_adapter": {
+        "en": "Named by its digest in the adapter that {name} signed.",
+        "es": "Nombrado por su huella en el adaptador que firmó {name}.",
+    },
+    "trust_adapter": {
+        "en": "Its adapter, {name}:",
+        "es": "Su adaptador, {name}:",
+    },
+    "trust_unbound": {
+        "en": "WARNING: nothing says that this adapter was made for this model.",
+        "es": "ATENCIÓN: nada dice que este adaptador se haya hecho para este modelo.",
+    },
     "trust_drafter": {
         "en": "Its draft model, {name}:",
         "es": "Su modelo borrador, {name}:",

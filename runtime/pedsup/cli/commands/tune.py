@@ -44,6 +44,7 @@ _WORDS: dict[str, dict[Language, str]] = {
     "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
     help="Time to measure in; loading the model the first time comes on top.",
 )  # fmt: skip
+@click.option("--adapter", metavar="FILE", help="Apply this LoRA adapter (a GGUF file) to MODEL.")
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
 @click.option("--dry-run", is_flag=True, help="Print what would be tried; load nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -55,7 +56,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     this model, device and version of the engine; pedsup-run uses it for all that neither its
     command line nor the settings file gives.
     """
-    settings = load_settings(None, {"engine": engine, "lang": lang})
+    settings = load_settings(None, {"engine": engine, "lang": lang, "adapter": more.pop("adapter")})
     language: Language = settings.lang or system_language()
     use(language)
     launch, plan, bench = _prepare(model, settings, seconds)
@@ -88,7 +89,10 @@ def _prepare(
     """What runs without tuning, the search from there, and what measures."""
     policy = Policy(require_signature=settings.require_signature)
     plain = Settings(
-        engine=settings.engine, tuned=False, require_signature=policy.require_signature
+        engine=settings.engine,
+        adapter=settings.adapter,
+        tuned=False,
+        require_signature=policy.require_signature,
     )
     available = available_memory()
     launch = plan_launch(model, plain, available=available, origins={})
