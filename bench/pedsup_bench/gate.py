@@ -134,6 +134,8 @@ class GatePlan:
     n_chunks: int | None = QUICK_CHUNKS
     n_threads: int = 2
     logits_folder: Path | None = None
+    adapter: Path | None = None
+    """Applied to the model, not to the reference."""
 
 
 def run_gate(plan: GatePlan) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     _require_a_check(plan, name, limits)
     quality = QualityPlan(
         plan.model, plan.reference, default_texts(), n_ctx=plan.n_ctx, n_chunks=plan.n_chunks,
-        n_threads=plan.n_threads, logits_folder=plan.logits_folder,
+        n_threads=plan.n_threads, logits_folder=plan.logits_folder, adapter=plan.adapter,
     )  # fmt: skip
     tokens = measure(quality)
     per_text = {name: summarize(figures).to_json() for name, figures in tokens.items()}
@@ -169,7 +171,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     checks = check_figures(judged, limits)
     return {
         **document.head(SCHEMA),
-        "model": document.describe_model(plan.model),
+        "model": document.describe_model(plan.model, plan.adapter),
         "reference": plan.reference and plan.reference.name,
         "file_type": name,
         "passed": bool(checks) and all(check.passed for check in checks),
@@ -204,9 +206,10 @@ def _accuracy_drop(plan: GatePlan, questions: Path, reference: Path) -> float:
     from pedsup_bench.mcqa.score import score_all
 
     asked = read_questions(questions).questions
+    run: dict[str, Any] = {"n_ctx": 2048, "n_threads": plan.n_threads}
     pair = [
-        sum(s.right for s in score_all(path, asked, n_ctx=2048, n_threads=plan.n_threads))
-        for path in (reference, plan.model)
+        sum(s.right for s in score_all(path, asked, adapter=adapter, **run))
+        for path, adapter in ((reference, None), (plan.model, plan.adapter))
     ]
     return (pair[0] - pair[1]) / len(asked)
 

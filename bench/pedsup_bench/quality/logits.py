@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.llama_cpp.kv_cache import common_prefix
+from pedsup.engine.llama_cpp.native import apply_adapter, load_adapter
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary
 from pedsup.errors import EngineError, UsageError
+from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_model
 
 ROWS: Final = 16
@@ -38,17 +40,29 @@ class LogitModel:
 
     Args:
         path: the GGUF.
+        adapter: the GGUF of a LoRA adapter to apply to it.
         n_ctx: context in tokens.
         n_threads: threads of llama.cpp.
         cache_f32: keep keys and values in float32 and not, as usual, in float16.
 
     Raises:
         BadFileError, UnsupportedError: it is no model that pedsup runs.
+        MismatchError: the adapter does not belong to it.
         EngineError: llama.cpp cannot load the file.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, n_threads: int, cache_f32: bool = False) -> None:
-        validate_model(path)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        cache_f32: bool = False,
+        adapter: Path | None = None,
+    ) -> None:
+        header = validate_model(path)
+        if adapter is not None:
+            require_fits(validate_adapter(adapter), header)
         self.path, self.n_ctx, self._cache_f32 = path, n_ctx, cache_f32
         self._lib = lib = bindings.load()
         self._model = self._ctx = self._batch = None
@@ -63,8 +77,10 @@ class LogitModel:
             self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
             self._require(self._model, "llama.cpp cannot load the model")
             self._vocabulary = Vocabulary(lib, self._model)
+            loaded = load_adapter(lib, self._model, adapter)  # before the context: it needs room
             self._ctx = lib.llama_init_from_model(self._model, self._context(n_ctx, n_threads))
             self._require(self._ctx, "llama.cpp cannot make a context for the model")
+            apply_adapter(lib, self._ctx, loaded)
             self._batch = lib.llama_batch_init(N_BATCH, 0, 1)
         except BaseException:
             self.close()
