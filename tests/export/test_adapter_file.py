@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,18 +89,6 @@ def test_every_tensor_is_the_converter_s(
         assert read_header(mine).get(key) == read_header(theirs).get(key)
 
 
-def peft_logits(base: Path, adapter: Path | None) -> np.ndarray:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    with torch.no_grad():
-        return np.asarray(model(torch.tensor([TOKENS])).logits[0].float())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_peft_s(
     kind: str, models: dict[str, Path], live: dict[str, Path],
@@ -110,40 +97,16 @@ def test_logits_are_peft_s(
     """With a float32 base the adapter adds no error of its own."""
     base = base_files(kind, "F32")
     beside = write(live[kind], base, tmp_path / "a.gguf", kind="F32")
-    wanted = peft_logits(models[kind], live[kind])
-    floor = oracle.mean_kl(peft_logits(models[kind], None), oracle.logits(base, TOKENS))
+    wanted = adapter_files.peft_logits(models[kind], live[kind], TOKENS)
+    floor = oracle.mean_kl(
+        adapter_files.peft_logits(models[kind], None, TOKENS), oracle.logits(base, TOKENS)
+    )
     found = adapter_files.logits(base, beside, TOKENS)
     effect = oracle.mean_kl(wanted, oracle.logits(base, TOKENS))
     kl = oracle.mean_kl(wanted, found)
     print(f"{kind}: KL {kl:.2e}, without adapters {floor:.2e}, of the adapter {effect:.2e}")
     assert kl <= 3 * floor + 1e-7
     assert kl < effect / 1000
-
-
-def dequantized(base: Path, source: Path, target: Path) -> Path:
-    """The checkpoint with the weights that a GGUF of it holds, in float32."""
-    import gguf
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    plan, _ = make_plan(ExportRequest(base=ModelRef(source, "x"), out=target / "x.gguf"))
-    read = {t.name: t for t in gguf.GGUFReader(base).tensors}
-    shutil.copytree(source, target)
-    weights = load_file(target / "model.safetensors")
-    for tensor in plan.tensors:
-        if tensor.origin.source is None:
-            continue
-        found = read[tensor.slot.name]
-        rows = gguf.dequantize(found.data, found.tensor_type).astype(np.float32)
-        if tensor.origin.head_rows:
-            size = tensor.origin.head_rows
-            rows = rows.reshape(-1, size // 2, 2, rows.shape[1]).swapaxes(1, 2)
-        wanted = weights[tensor.origin.source]
-        weights[tensor.origin.source] = torch.from_numpy(
-            np.ascontiguousarray(rows.reshape(tuple(wanted.shape)))
-        )
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    return target
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,10 +116,12 @@ def test_logits_beside_a_quantized_base_are_peft_s_on_the_dequantized_one(
 ) -> None:  # fmt: skip
     """llama.cpp rounds activations to 8 bits for such weights: that floor, and not above it."""
     base = base_files(kind, "Q4_K_M")
-    same = dequantized(base, models[kind], tmp_path / "same")
+    same = adapter_files.dequantized(base, models[kind], tmp_path / "same")
     beside = write(live[kind], base, tmp_path / "a.gguf")
-    floor = oracle.mean_kl(peft_logits(same, None), oracle.logits(base, TOKENS))
-    wanted = peft_logits(same, live[kind])
+    floor = oracle.mean_kl(
+        adapter_files.peft_logits(same, None, TOKENS), oracle.logits(base, TOKENS)
+    )
+    wanted = adapter_files.peft_logits(same, live[kind], TOKENS)
     kl = oracle.mean_kl(wanted, adapter_files.logits(base, beside, TOKENS))
     effect = oracle.mean_kl(wanted, oracle.logits(base, TOKENS))
     print(f"{kind}: KL {kl:.2e}, without adapters {floor:.2e}, of the adapter {effect:.2e}")
@@ -176,7 +141,7 @@ def test_scalings_that_the_format_has_no_place_for(
     adapter = adapter_files.live_lora(tmp_path / "lora", models["llama"], **options)
     base = base_files("llama", "F32")
     beside = write(adapter, base, tmp_path / "a.gguf", kind="F32")
-    wanted = peft_logits(models["llama"], adapter)
+    wanted = adapter_files.peft_logits(models["llama"], adapter, TOKENS)
     assert oracle.mean_kl(wanted, adapter_files.logits(base, beside, TOKENS)) < 1e-6
 
 

@@ -63,3 +63,48 @@ def logits(model: Path, adapter: Path | None, tokens: list[int]) -> NDArray[np.f
         lib.llama_free(context)
         lib.llama_model_free(loaded)
     return found
+
+
+def peft_logits(base: Path, adapter: Path | None, tokens: list[int]) -> NDArray[np.float32]:
+    """transformers' logits, with PEFT's adapter, in float32 [n_tokens, n_vocab]."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([tokens])).logits[0].float())
+
+
+def dequantized(base: Path, source: Path, target: Path) -> Path:
+    """The checkpoint with the weights that a GGUF of it holds, in float32."""
+    import shutil
+
+    import gguf
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from pedsup_export.plan.planner import make_plan
+    from pedsup_export.plan.request import ExportRequest
+    from pedsup_export.source.hub import ModelRef
+
+    plan, _ = make_plan(ExportRequest(base=ModelRef(source, "x"), out=target / "x.gguf"))
+    read = {t.name: t for t in gguf.GGUFReader(base).tensors}
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    for tensor in plan.tensors:
+        if tensor.origin.source is None:
+            continue
+        found = read[tensor.slot.name]
+        rows = gguf.dequantize(found.data, found.tensor_type).astype(np.float32)
+        if tensor.origin.head_rows:
+            size = tensor.origin.head_rows
+            rows = rows.reshape(-1, size // 2, 2, rows.shape[1]).swapaxes(1, 2)
+        wanted = weights[tensor.origin.source]
+        weights[tensor.origin.source] = torch.from_numpy(
+            np.ascontiguousarray(rows.reshape(tuple(wanted.shape)))
+        )
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
