@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +18,8 @@ from pedsup_testing import forged_gguf as fg
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import with_manifest
 
+from pedsup.cli.app import RunRequest, _first_line, _with_model
 from pedsup.engine.api import EngineConfig, SamplingConfig
-from pedsup.engine.llama_server.process import find_program
 from pedsup.engine.select import open_engine
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UntrustedError
 from pedsup.gguf_file import read_header
@@ -25,6 +28,7 @@ from pedsup.gguf_file.validate import validate_any, validate_model
 from pedsup.memory.estimate import estimate
 from pedsup.run.load import plan_launch
 from pedsup.run.preview import check_document, check_text
+from pedsup.session.history import new_session, resume_session
 from pedsup.session.prefix_cache import StateKey
 from pedsup.settings import Settings, load_settings
 from pedsup.trust.assess import Policy, verify_weights
@@ -184,7 +188,7 @@ def test_an_adapter_without_a_manifest_is_warned_of(model: Path, tmp_path: Path)
     checked = assess_pair(validate_model(model), path, Policy())
     assert checked.trust.adapter is not None
     assert checked.trust.adapter.unbound
-    assert any("was made for this model" in line for line in checked.trust.lines("en"))
+    assert any("was made for this model" in line for line in checked.trust.lines())
     assert checked.trust.describe()["adapter"]["signed"] == "unsigned"
     with pytest.raises(UntrustedError, match="not signed"):
         assess_pair(validate_model(model), path, Policy(require_signature=True))
@@ -283,11 +287,6 @@ def test_the_setting(tmp_path: Path) -> None:
 # ---- llama.cpp ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def engines() -> list[str]:
-    return ["inprocess", *(["server"] if find_program() else [])]
-
-
 def test_the_engines_apply_it(
     smollm2: Path, tmp_path: Path, native_tool: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -331,3 +330,48 @@ def test_it_is_estimated(smollm2: Path, tmp_path: Path) -> None:
     found = estimate(validate_model(smollm2), replace(config, adapter=adapter))
     assert found.adapter == sum(t.n_bytes for t in read_header(adapter).tensors.values())
     assert found.total == plain.total + found.adapter
+
+
+def test_a_session_belongs_to_the_pair(model: Path, tmp_path: Path) -> None:
+    adapter = write(tmp_path / "a.gguf", model)
+    sessions = tmp_path / "sessions"
+    settings = Settings(history_dir=str(sessions), adapter=str(adapter))
+    plan = plan_launch(model, settings, available=None)
+    sessions.mkdir()
+    session = new_session(sessions, _first_line(plan))
+    path = session.transcript.path if session.transcript else None
+    session.close()
+    assert path is not None
+    # --resume alone finds both files again.
+    request = RunRequest(
+        model=None, prompt=None, as_json=False, check=False, resume="last", grammar=None,
+        json_schema=None, settings_file=None, accept_intended_use=True, serve=False, port=None,
+        overrides={},
+    )  # fmt: skip
+    found, resumed = _with_model(request, Settings(history_dir=str(sessions)))
+    assert found.model == model.resolve()
+    assert resumed.adapter == str(adapter.resolve())
+    resume_session(path, model_digest=plan.identity.digest).close()
+    alone = plan_launch(model, Settings(), available=None).identity.digest
+    with pytest.raises(MismatchError):
+        resume_session(path, model_digest=alone)
+
+
+def test_the_program_answers_with_it(smollm2: Path, tmp_path: Path) -> None:
+    def small(t: Tensors) -> None:
+        for name in t:
+            t[name] = t[name] * 0.1
+
+    adapter = write(tmp_path / "a.gguf", smollm2, change=small)
+    words = [
+        sys.executable, "-m", "pedsup", smollm2, "--adapter", adapter, "--ctx", "256",
+        "--threads", "1", "--temp", "0", "--max-tokens", "4", "-p", "Hello", "--json",
+    ]  # fmt: skip
+    environ = {**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"}
+    done = subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, env=environ, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["model"]["adapter"]["file"] == "a.gguf"
+    assert "was made for this model" in done.stderr

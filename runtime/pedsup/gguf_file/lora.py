@@ -23,6 +23,7 @@ from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.header import GGUFHeader, open_regular, parse_header
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.gguf_file.values import ValueType
+from pedsup.messages import as_message, message
 
 ADAPTER: Final = "adapter"
 """`general.type` of an adapter."""
@@ -34,7 +35,7 @@ TYPES: Final = ("F32", "F16", "BF16", "Q8_0")
 MAX_RANK: Final = 4096
 LEFT_OUT: Final = frozenset({"per_layer_model_proj.weight", "per_layer_token_embd.weight"})
 """Matrices of Gemma 4 whose product llama.cpp computes without an adapter's part."""
-_WANTED: Final = "a LoRA adapter as llama.cpp's convert_lora_to_gguf.py writes it"
+_WANTED: Final = message("a LoRA adapter as llama.cpp's convert_lora_to_gguf.py writes it")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def validate_adapter(path: str | Path) -> GGUFHeader:
         UnsupportedError: it is well-formed, but no LoRA adapter that pedsup runs.
     """
     path = Path(path)
-    with open_regular(path, "a GGUF adapter file") as file:
+    with open_regular(path, message("a GGUF adapter file")) as file:
         header = parse_header(file, os.fstat(file.fileno()).st_size, path)
     if not is_adapter(header):
         raise UnsupportedError(
@@ -99,7 +100,7 @@ def pairs(header: GGUFHeader) -> tuple[Pair, ...]:
         name, suffix = tensor.name[: -len(A)], tensor.name[-len(A) :]
         if suffix not in (A, B):
             raise UnsupportedError(
-                f"llama.cpp does not apply the adapter's tensor '{tensor.name}'",
+                message("llama.cpp does not apply the adapter's tensor '{name}'", name=tensor.name),
                 where=header.path,
                 wanted="low-rank changes of matrices only",
                 remedy="merge this adapter into the model: pedsup-export run",
@@ -111,7 +112,9 @@ def pairs(header: GGUFHeader) -> tuple[Pair, ...]:
     for target, halves in targets.items():
         if len(halves) < 2:
             raise _bad(
-                header, f"half of the change of '{target}' is missing", f"{target}{A} and {B}"
+                header,
+                message("half of the change of '{name}' is missing", name=target),
+                f"{target}{A} + {B}",
             )
         found.append(_checked(header, Pair(target, halves[A], halves[B])))
     return tuple(found)
@@ -126,19 +129,23 @@ def require_fits(adapter: GGUFHeader, model: GGUFHeader) -> None:
     if adapter.architecture != model.architecture:
         raise _mismatch(
             adapter,
-            f"it is for the architecture {adapter.architecture}",
-            f"{model.architecture}, the model's",
+            message("it is for the architecture {name}", name=adapter.architecture),
+            message("{name}, the model's", name=model.architecture),
         )
     tied = "output.weight" not in model.tensors
     for pair in pairs(adapter):
         tensor = model.tensors.get(pair.target)
         if tensor is None:
             raise _mismatch(
-                adapter, f"it changes '{pair.target}', which the model does not have", "its base"
+                adapter,
+                message("it changes '{name}', which the model does not have", name=pair.target),
+                message("its base"),
             )
         if pair.target in LEFT_OUT or (tied and pair.target == EMBEDDING):
             raise MismatchError(
-                f"llama.cpp cannot apply the adapter's change of '{pair.target}'",
+                message(
+                    "llama.cpp cannot apply the adapter's change of '{name}'", name=pair.target
+                ),
                 where=adapter.path,
                 wanted="changes of the layers' projections",
                 remedy="merge this adapter into the model: pedsup-export run",
@@ -146,8 +153,8 @@ def require_fits(adapter: GGUFHeader, model: GGUFHeader) -> None:
         if tensor.shape != pair.shape:
             raise _mismatch(
                 adapter,
-                f"it changes '{pair.target}' as {list(pair.shape)}",
-                f"{list(tensor.shape)}, the model's shape",
+                message("it changes '{name}' as {shape}", name=pair.target, shape=list(pair.shape)),
+                message("{shape}, the model's shape", shape=list(tensor.shape)),
             )
 
 
@@ -160,10 +167,16 @@ def _check_metadata(header: GGUFHeader) -> None:
     kind, alpha = header.get(KIND), header.get(ALPHA)
     if kind != "lora" or header.value_types[KIND] is not ValueType.STRING:
         raise UnsupportedError(
-            f"an adapter of the type {kind!r:.60}", where=header.path, wanted=_WANTED
+            message("an adapter of the type {found}", found=f"{kind!r:.60}"),
+            where=header.path,
+            wanted=_WANTED,
         )
     if header.value_types.get(ALPHA) is not ValueType.FLOAT32 or not 0 < alpha < 1e6:
-        raise _bad(header, f"the field '{ALPHA}' is {alpha!r:.60}", "a FLOAT32 above 0")
+        raise _bad(
+            header,
+            message("the field '{key}' is {value}", key=ALPHA, value=f"{alpha!r:.60}"),
+            message("a FLOAT32 above 0"),
+        )
     if header.get(INVOCATION) is not None:
         raise UnsupportedError(
             "the adapter is to be switched on by certain tokens (aLoRA)",
@@ -177,15 +190,24 @@ def _checked(header: GGUFHeader, pair: Pair) -> Pair:
         if len(half.shape) != 2 or half.type.name not in TYPES:
             raise _bad(
                 header,
-                f"tensor '{half.name}' is {half.type.name} {list(half.shape)}",
-                f"a matrix of the type {', '.join(TYPES)}",
+                message(
+                    "tensor '{name}' {problem}",
+                    name=half.name,
+                    problem=message("is {found}", found=f"{half.type.name} {list(half.shape)}"),
+                ),
+                message("a matrix of the type {names}", names=", ".join(TYPES)),
             )
     rank = pair.a.shape[0] if pair.target == EMBEDDING else pair.a.shape[1]
     if rank != pair.rank or rank > MAX_RANK:
         raise _bad(
             header,
-            f"the halves of the change of '{pair.target}' have the ranks {rank} and {pair.rank}",
-            f"the same rank, at most {MAX_RANK}",
+            message(
+                "the halves of the change of '{name}' have the ranks {first} and {second}",
+                name=pair.target,
+                first=rank,
+                second=pair.rank,
+            ),
+            message("the same rank, at most {n}", n=MAX_RANK),
         )
     return pair
 
@@ -196,7 +218,7 @@ def _bad(header: GGUFHeader, found: str, wanted: str) -> BadFileError:
 
 def _mismatch(adapter: GGUFHeader, found: str, wanted: str) -> MismatchError:
     return MismatchError(
-        f"the adapter does not belong to the model: {found}",
+        message("the adapter does not belong to the model: {reason}", reason=as_message(found)),
         where=adapter.path,
         wanted=wanted,
         remedy="give the model that this adapter was made for",

@@ -14,6 +14,8 @@ from typing import Any, Final
 from pedsup.errors import MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.messages import message
+from pedsup.texts.safe import label
 from pedsup.trust.assess import Bound, Policy, Trust, assess
 from pedsup.trust.bundle import COPY
 from pedsup.trust.identity import ModelIdentity, identify, paired
@@ -76,7 +78,9 @@ def fits(manifest: Manifest) -> tuple[Fit, ...]:
         return tuple(_fit(entry) for entry in manifest.core.get(FITS, ()))
     except (KeyError, TypeError, ValueError) as error:
         raise UntrustedError(
-            f"not a pedsup manifest: 'core.{FITS}' is missing or not valid",
+            message(
+                "not a pedsup manifest: '{field}' is missing or not valid", field=f"core.{FITS}"
+            ),
             where=manifest.path,
             remedy=COPY,
         ) from error
@@ -97,9 +101,13 @@ def _bound(adapter: ModelIdentity, model: ModelIdentity, trust: Trust) -> Bound 
     found = next((fit for fit in named if fit.header == model.digest), None)
     if found is None:
         raise MismatchError(
-            f"the adapter was made for another model: {named[0].name}",
+            message("the adapter was made for another model: {name}", name=label(named[0].name)),
             where=trust.path,
-            wanted=f"a model with the digest {named[0].header[:12]}, not {model.digest[:12]}",
+            wanted=message(
+                "a model with the digest {digest}, not {found}",
+                digest=named[0].header[:12],
+                found=model.digest[:12],
+            ),
             remedy="give the model that this adapter was made for, or make an adapter file for "
             "this one: pedsup-export adapter",
         )
