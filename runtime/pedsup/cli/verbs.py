@@ -33,6 +33,8 @@ VERBS: Final[dict[str, Verb]] = {
     "tune": Verb("tune", "measure the best settings for a model on this device"),
     "verify": Verb("verify", "read a model in full: manifest, signature, bytes"),
     "trust": Verb("trust", "whose signatures are believed here"),
+    "patch": Verb("patch", "make a new version of a model from the old one and a patch"),
+    "join": Verb("join", "put the parts of a split file together"),
     "forget": Verb("forget", "erase conversations and caches"),
 }
 

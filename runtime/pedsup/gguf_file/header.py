@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pedsup.errors import BadFileError, MissingFileError
+from pedsup.files.fsio import work_folder
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.limits import (
     DEFAULT_ALIGNMENT,
@@ -107,7 +108,10 @@ def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError("no such file", where=path, remedy="check the path") from error
+        remedy = "check the path"
+        if work_folder(path).is_dir():
+            remedy = "a patch in place was interrupted: run the same `pedsup-run patch` again"
+        raise MissingFileError("no such file", where=path, remedy=remedy) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFileError(

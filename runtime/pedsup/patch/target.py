@@ -1,0 +1,167 @@
+"""The new file before any of it is written: its header, what lies beside it, who vouches for it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pedsup.errors import BadFileError, MismatchError, UntrustedError
+from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.header import open_regular, parse_header
+from pedsup.patch.index import PatchIndex, damaged
+from pedsup.patch.payload import Payload
+from pedsup.trust.assess import Policy, Vouchers, require_as_before, vouchers
+from pedsup.trust.identity import ModelIdentity, identity_of
+from pedsup.trust.store import TrustStore
+
+
+@dataclass(frozen=True)
+class OldModel:
+    """The file that is patched, as far as its header tells."""
+
+    path: Path
+    header: GGUFHeader
+    header_raw: bytes
+    """All bytes before the first tensor."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the patch makes."""
+
+    header: GGUFHeader
+    header_raw: bytes
+    manifest: bytes
+    signature: bytes | None
+
+    @property
+    def digest(self) -> str:
+        """As `pedsup.trust.identity.header_digest`."""
+        return digest_of(self.header_raw, self.header.file_size)
+
+
+def digest_of(header_raw: bytes, size: int) -> str:
+    """`pedsup.trust.identity.header_digest` of a header that is not in a file of its own."""
+    return hashlib.sha256(size.to_bytes(8, "little") + header_raw).hexdigest()
+
+
+def open_old(path: Path, index: PatchIndex) -> OldModel:
+    """The file that a patch is for, recognised by its header.
+
+    Raises:
+        MissingFileError, BadFileError: it does not exist, or is no model.
+        MismatchError: it is another one.
+    """
+    with open_regular(path) as file:
+        header = parse_header(file, os.fstat(file.fileno()).st_size, path)
+        file.seek(0)
+        raw = file.read(header.data_offset)
+    return _require_old(OldModel(path, header, raw), index)
+
+
+def old_of_header(path: Path, raw: bytes, index: PatchIndex) -> OldModel:
+    """The same by the bytes of its header, which were kept. Raises as `open_old`."""
+    header = parse_header(io.BytesIO(raw), index.old.size, path)
+    return _require_old(OldModel(path, header, raw), index)
+
+
+def _require_old(old: OldModel, index: PatchIndex) -> OldModel:
+    if digest_of(old.header_raw, old.header.file_size) != index.old.header_sha256:
+        raise another_file(old.path, index)
+    return old
+
+
+def another_file(path: Path, index: PatchIndex) -> MismatchError:
+    """The error for a file that the patch is not for."""
+    return MismatchError(
+        "the patch is for another file",
+        where=path,
+        wanted=f"{index.old.name}, {index.old.size} bytes, SHA-256 {index.old.sha256}",
+        remedy="get the patch that is for this version of the model, or the whole new file",
+    )
+
+
+def make_target(payload: Payload, old: OldModel, model: Path) -> Target:
+    """Header, manifest and signature of the new file.
+
+    Args:
+        model: where the new file is going to lie.
+
+    Raises:
+        BadFileError: the patch is damaged or forged: what is in it does not fit together.
+    """
+    index = payload.index
+    header_raw = _header(payload, old.header_raw)
+    try:
+        header = parse_header(io.BytesIO(header_raw), index.new_size, model)
+    except BadFileError as error:
+        raise damaged(index.path, f"the header that it makes is damaged: {error.found}") from error
+    if header.data_offset != len(header_raw):
+        raise damaged(index.path, "the header that it makes has another length")
+    _check_tensors(index, old.header, header)
+    signature = payload.part(index.signature) if index.signature else None
+    return Target(header, header_raw, payload.part(index.manifest), signature)
+
+
+def _header(payload: Payload, old: bytes) -> bytes:
+    index = payload.index
+    literal, at, parts = payload.part(index.literal), 0, []
+    for begin, length in index.copies:
+        if begin < 0:
+            parts.append(literal[at : at + length])
+            at += length
+        elif begin + length > len(old):
+            raise damaged(index.path, "its header copies bytes that the old one does not have")
+        else:
+            parts.append(old[begin : begin + length])
+    return b"".join(parts)
+
+
+def _check_tensors(index: PatchIndex, old: GGUFHeader, new: GGUFHeader) -> None:
+    """The index has every tensor of the new file, in its order, and sources of the same kind."""
+    if [entry.name for entry in index.tensors] != list(new.tensors):
+        raise damaged(index.path, "it does not name the tensors that its header has")
+    for entry in index.tensors:
+        tensor, source = new.tensors[entry.name], old.tensors.get(entry.name)
+        if entry.how == "whole":
+            continue
+        if source is None or (source.type, source.shape) != (tensor.type, tensor.shape):
+            raise damaged(index.path, f"tensor '{entry.name}' has no source of its type and shape")
+
+
+def who_vouches(
+    target: Target, old: ModelIdentity, final: Path, question: TrustQuestion
+) -> Vouchers:
+    """Who vouches for the new file, before a byte of it is made.
+
+    Manifest and signature lie where `target.header.path` says. The new version of a model that
+    came signed is signed by the same key, whatever it is called and wherever it is to lie.
+
+    Raises:
+        UntrustedError: manifest, signature and header do not belong together, or the signer is not
+            the one that is expected.
+    """
+    index, store = question.index, question.store
+    identity = identity_of(target.header, target.digest)
+    found = vouchers(target.header.path, identity, store, question.policy)
+    if identity.manifest is None or found.expected_sha256 is None:
+        raise UntrustedError("the patch brings no manifest", where=index.path)
+    require_as_before(store, identity, final, found.key)
+    require_as_before(store, old, question.old_path, found.key)
+    digests = {name: entry.get("sha256") for name, entry in identity.manifest.tensors.items()}
+    if digests != {entry.name: entry.sha256 for entry in index.tensors}:
+        raise damaged(index.path, "its tensors are not those of its manifest")
+    return found
+
+
+@dataclass(frozen=True)
+class TrustQuestion:
+    """What `who_vouches` judges by."""
+
+    index: PatchIndex
+    old_path: Path
+    store: TrustStore
+    policy: Policy
