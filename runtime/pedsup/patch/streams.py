@@ -22,12 +22,12 @@ DENSE: Final = 1
 SPARSE: Final = 2
 """Deflate of a sparse stream."""
 METHODS: Final = (EMPTY, DENSE, SPARSE)
-RUNS: Final = (255, 64, 16, 4, 1)
+RUNS: Final = (960, 240, 60, 16, 4, 1)
 """Zeros without a value: the last bytes of the table."""
 MAX_VALUES: Final = 128
 MAX_HEAD: Final = 1 + 2 * MAX_VALUES
-_SLICE: Final = 4096
-"""Bytes expanded at a time: at most a MiB, whatever they say."""
+_SLICE: Final = 1024
+"""Bytes expanded at a time: at most a MB, whatever they say."""
 
 
 def unpacked(method: int, packed: bytes, length: int) -> bytes:
