@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import lzma
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pedsup
-from pedsup.errors import BadFileError, MismatchError, OutputError
+from pedsup.errors import BadFileError, MismatchError
 from pedsup.files.fsio import (
     lock_or_refuse,
     open_partial,
@@ -22,17 +18,16 @@ from pedsup.files.fsio import (
     publish,
     refuse_existing,
 )
-from pedsup.gguf_file import GGUFHeader, TensorInfo
-from pedsup.gguf_file.validate import validate_drafter
-from pedsup.patch.index import MAGIC, PIECE, PREFIX
+from pedsup.gguf_file import TensorInfo
+from pedsup.patch.index import MAGIC, PIECE
 from pedsup.patch.layouts import layout_of
 from pedsup.progress import byte_bar
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
-from pedsup.trust.identity import ModelIdentity, identify
-from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
 from pedsup_export.patch.differences import differences
 from pedsup_export.patch.header_copy import copies
-from pedsup_export.patch.pack import deflated, packed_piece
+from pedsup_export.patch.pack import packed_piece
+from pedsup_export.patch.side import Side, TensorReading, open_side
+from pedsup_export.patch.writer import PatchWriter
 
 AHEAD: Final = 8
 """Pieces of a tensor that are worked on at a time."""
@@ -47,15 +42,6 @@ class PatchRequest:
     out: Path
     force: bool = False
     threads: int = 1
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two files, checked against its manifest as far as its header goes."""
-
-    header: GGUFHeader
-    identity: ModelIdentity
-    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -142,7 +128,7 @@ def plan_patch(request: PatchRequest) -> PatchPlan:
         UntrustedError: the signature of the new file does not fit it.
     """
     refuse_existing(request.out, force=request.force)
-    old, new = _side(request.old), _side(request.new)
+    old, new = open_side(request.old), open_side(request.new)
     if old.identity.digest == new.identity.digest:
         raise MismatchError(
             "both files are the same", where=request.new, remedy="no patch is needed"
@@ -160,14 +146,6 @@ def plan_patch(request: PatchRequest) -> PatchPlan:
         signed_files(read_signature(signature), new.manifest, None)
     how = {tensor.name: _how(tensor, old, new) for tensor in new.header.tensors.values()}
     return PatchPlan(request, old, new, signature, how)
-
-
-def _side(path: Path) -> Side:
-    header = validate_drafter(path)
-    identity = identify(header)
-    if identity.problem:
-        raise MismatchError(identity.problem, where=manifest_path(path))
-    return Side(header, identity, read_manifest(manifest_path(path)))
 
 
 def _how(tensor: TensorInfo, old: Side, new: Side) -> str:
@@ -195,7 +173,7 @@ def make_patch(plan: PatchPlan) -> PatchMade:
     with os.fdopen(open_partial(partial, os.O_RDWR), "r+b") as file:
         lock_or_refuse(file, out)
         file.truncate(0)
-        writer = _Writer(file)
+        writer = PatchWriter(file)
         try:
             document = _payload(plan, writer, tally)
             writer.finish(document)
@@ -207,45 +185,7 @@ def make_patch(plan: PatchPlan) -> PatchMade:
     return PatchMade(out, size, sha256, plan.new.header.file_size, tally)
 
 
-class _Writer:
-    """Writes the payload, then the index, then the prefix in front."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._payload = hashlib.sha256()
-        self._after = hashlib.sha256()
-        self._size = file.write(bytes(PREFIX.size))
-        self._prefix = b""
-        self._index = b""
-
-    def write(self, data: bytes) -> int:
-        """Append to the payload."""
-        self._payload.update(data)
-        self._size += self._file.write(data)
-        return len(data)
-
-    def xz(self, data: bytes) -> list[int]:
-        """Append a part that is unpacked as one; its packed and unpacked length."""
-        return [self.write(lzma.compress(data, preset=6)), len(data)]
-
-    def finish(self, document: dict[str, Any]) -> None:
-        """Append the index and write the prefix."""
-        document["payload_sha256"] = self._payload.hexdigest()
-        raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-        self._index = deflated(raw, zlib.Z_DEFAULT_STRATEGY)
-        self._size += self._file.write(self._index)
-        digest = hashlib.sha256(self._index).digest()
-        self._prefix = PREFIX.pack(MAGIC, len(self._index), len(raw), self._size, digest)
-        self._file.seek(0)
-        self._file.write(self._prefix)
-        self._file.flush()
-
-    def whole(self) -> tuple[int, str]:
-        """Size and the index's SHA-256, which identifies the patch."""
-        return self._size, hashlib.sha256(self._index).hexdigest()
-
-
-def _payload(plan: PatchPlan, writer: _Writer, tally: Tally) -> dict[str, Any]:
+def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, Any]:
     """Write all parts; the index that describes them."""
     old, new = plan.old, plan.new
     with old.header.path.open("rb") as before, new.header.path.open("rb") as after:
@@ -288,7 +228,7 @@ class _Tensors:
     """Compares tensors and appends what changed."""
 
     plan: PatchPlan
-    writer: _Writer
+    writer: PatchWriter
     threads: ThreadPoolExecutor
     advance: Callable[[int], object]
 
@@ -298,8 +238,8 @@ class _Tensors:
         """The tensor's entry of the index."""
         plan, how = self.plan, self.plan.how[tensor.name]
         source = None if how == "whole" else plan.old.header.tensors[tensor.name]
-        old = None if source is None else _Read(before, plan.old, source)
-        new = _Read(after, plan.new, tensor)
+        old = None if source is None else TensorReading(before, plan.old, source)
+        new = TensorReading(after, plan.new, tensor)
         step = PIECE // tensor.type.type_size * tensor.type.type_size
         pairs = zip(old.pieces(step), new.pieces(step), strict=True) if old else (
             (b"", piece) for piece in new.pieces(step)
@@ -331,38 +271,3 @@ class _Tensors:
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
-
-
-class _Read:
-    """Reads a tensor once and compares it with the manifest."""
-
-    def __init__(self, file: BinaryIO, side: Side, tensor: TensorInfo) -> None:
-        self._file, self._side, self._tensor = file, side, tensor
-        self._digest = hashlib.sha256()
-
-    def pieces(self, step: int) -> Iterator[bytes]:
-        """The bytes, `step` at a time."""
-        self._file.seek(self._side.header.data_offset + self._tensor.offset)
-        left = self._tensor.n_bytes
-        while left:
-            piece = self._file.read(min(step, left))
-            if not piece:
-                raise OutputError("the file was cut while it was read", where=self._file.name)
-            self._digest.update(piece)
-            left -= len(piece)
-            yield piece
-
-    def require_digest(self) -> str:
-        """The SHA-256 of what was read.
-
-        Raises:
-            MismatchError: the manifest has another one.
-        """
-        found, name = self._digest.hexdigest(), self._tensor.name
-        if self._side.manifest.tensors.get(name, {}).get("sha256") != found:
-            raise MismatchError(
-                f"tensor '{name}' is not what the manifest says",
-                where=self._side.header.path,
-                remedy=f"pedsup-export verify {self._side.header.path} says what differs",
-            )
-        return found

@@ -35,11 +35,11 @@ from pedsup.patch.target import (
     make_target,
     old_of_header,
     open_old,
-    who_vouches,
+    require_trusted,
 )
 from pedsup.patch.work import Work, open_work
-from pedsup.trust.assess import Policy, Trust, Vouchers, assess, verify_weights
-from pedsup.trust.identity import header_digest, identify, identity_of
+from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.identity import header_digest, identify
 from pedsup.trust.store import load_store
 from pedsup.trust.verified import (
     FileState,
@@ -156,7 +156,7 @@ def _beside(plan: ApplyPlan, work: Work) -> Trust:
         raise _other_job(work)
     if job != (plan.index.digest, False):
         work.clear()
-    vouched = _vouchers(plan, work, old, target)
+    expected = _require_trusted(plan, work, old, target)
     copying = Copying(plan.payload, old, target, work)
     copying.require_room()
     work.write_job(plan.index.digest, in_place=False)
@@ -166,7 +166,7 @@ def _beside(plan: ApplyPlan, work: Work) -> Trust:
         work.clear()  # the same inputs would end the same way
         raise
     try:
-        checked = _require_right(plan, work, vouched)
+        checked = _require_right(plan, work, expected)
     except PedsupError:
         work.clear()
         raise
@@ -187,8 +187,9 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
     if plan.request.undo:
         if not resumed:
             raise UsageError("there is no interrupted patch to undo", where=plan.final)
-        return _undo(plan, job)
-    vouched = _vouchers(plan, work, old, target)
+        _undo(plan, job)
+        return None
+    expected = _require_trusted(plan, work, old, target)
     if not resumed:
         job.require_possible()
         _require_old_bytes(plan)
@@ -196,7 +197,7 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
         work.write_beside(target.manifest, target.signature)
     job.run()
     try:
-        checked = _require_right(plan, work, vouched)
+        checked = _require_right(plan, work, expected)
     except PedsupError:
         _undo(plan, job)
         work.remove()
@@ -213,16 +214,14 @@ def _is_new(plan: ApplyPlan) -> bool:
     return header_digest(header) == plan.index.new_header_sha256
 
 
-def _vouchers(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> Vouchers:
+def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:
+    """The SHA-256 that the new file must have, by who vouches for it."""
     work.write_beside(target.manifest, target.signature)
+    named = replace(old, path=plan.request.old)
     question = TrustQuestion(
-        plan.index,
-        plan.request.old,
-        load_store(),
-        Policy(require_signature=plan.request.require_signature),
+        plan.index, named, plan.final, load_store(), plan.request.require_signature
     )
-    before = identity_of(old.header, plan.index.old.header_sha256)
-    return who_vouches(target, before, plan.final, question)
+    return require_trusted(target, question)
 
 
 def _require_old_bytes(plan: ApplyPlan) -> None:
@@ -250,7 +249,7 @@ def _undo(plan: ApplyPlan, job: InPlace) -> None:
         )
 
 
-def _require_right(plan: ApplyPlan, work: Work, vouched: Vouchers) -> tuple[FileState, Reading]:
+def _require_right(plan: ApplyPlan, work: Work, expected: str) -> tuple[FileState, Reading]:
     """Read what is on the disk, whatever was written; it may be opened, and is what was exported.
 
     Raises:
@@ -260,11 +259,11 @@ def _require_right(plan: ApplyPlan, work: Work, vouched: Vouchers) -> tuple[File
     state = FileState.of(work.model)
     validate_drafter(work.model)
     reading = read_in_full(work.model, state)
-    if reading.sha256 != vouched.expected_sha256:
+    if reading.sha256 != expected:
         raise UntrustedError(
             "the new file is not the one that was exported: the patch was changed",
             where=plan.index.path,
-            wanted=f"SHA-256 {vouched.expected_sha256}, not {reading.sha256}",
+            wanted=f"SHA-256 {expected}, not {reading.sha256}",
             remedy="copy the patch again from where it came from",
         )
     return state, reading

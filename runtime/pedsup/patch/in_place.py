@@ -96,6 +96,7 @@ class InPlace:
                 write_whole(of(model), of(work.final).read_bytes())
         with open_journal(work.folder) as journal:
             journal.reserve(max(map(self._reach, self.steps), default=0))
+            journal.reserve(self._header_room)
         work.write_job(self.payload.index.digest, in_place=True)
         work.final.replace(work.model)
         fsync_folder(work.final.parent)
@@ -127,11 +128,18 @@ class InPlace:
                 left = sum(step.n_bytes for step in self._between(done, goal))
                 with byte_bar(left, "patch") as bar:
                     self._steps(fd, journal, done, goal, bar.update)
-            write_at(fd, side.header_raw, 0)
-            os.ftruncate(fd, side.header.file_size)
-            sync_file(fd)
+                # A header may lie where tensors were, and what is cut off may be a tensor's old
+                # end: from here on the last step must not be done again.
+                journal.write(goal, 0, os.pread(fd, self._header_room, 0))
+                write_at(fd, side.header_raw, 0)
+                os.ftruncate(fd, side.header.file_size)
+                sync_file(fd)
         finally:
             os.close(fd)
+
+    @property
+    def _header_room(self) -> int:
+        return max(len(self.old.header_raw), len(self.target.header_raw))
 
     def _put_back(self, fd: int, journal: UndoJournal) -> int:
         """Undo the step that was begun last, whether it wrote or not; how many are done then."""

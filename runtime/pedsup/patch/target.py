@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.header import open_regular, parse_header
 from pedsup.patch.index import PatchIndex, damaged
 from pedsup.patch.payload import Payload
-from pedsup.trust.assess import Policy, Vouchers, require_as_before, vouchers
-from pedsup.trust.identity import ModelIdentity, identity_of
-from pedsup.trust.store import TrustStore
+from pedsup.texts.safe import label
+from pedsup.trust.bundle import read_signature, signature_path, signed_files
+from pedsup.trust.manifest import DIGEST_KEY, manifest_path, read_manifest
+from pedsup.trust.store import TrustedKey, TrustStore
 
 
 @dataclass(frozen=True)
@@ -132,36 +134,70 @@ def _check_tensors(index: PatchIndex, old: GGUFHeader, new: GGUFHeader) -> None:
             raise damaged(index.path, f"tensor '{entry.name}' has no source of its type and shape")
 
 
-def who_vouches(
-    target: Target, old: ModelIdentity, final: Path, question: TrustQuestion
-) -> Vouchers:
-    """Who vouches for the new file, before a byte of it is made.
+@dataclass(frozen=True)
+class TrustQuestion:
+    """What `require_trusted` judges by."""
+
+    index: PatchIndex
+    old: OldModel
+    final: Path
+    """The name that the new file is to take."""
+    store: TrustStore
+    require_signature: bool
+
+
+def require_trusted(target: Target, question: TrustQuestion) -> str:
+    """Whether somebody vouches for the new file as for the old one, before a byte of it is made.
 
     Manifest and signature lie where `target.header.path` says. The new version of a model that
     came signed is signed by the same key, whatever it is called and wherever it is to lie.
 
+    Returns:
+        SHA-256 that the new file must have.
+
     Raises:
-        UntrustedError: manifest, signature and header do not belong together, or the signer is not
-            the one that is expected.
+        BadFileError, UntrustedError: manifest, signature and header do not belong together, or
+            the signer is not the one that is expected.
     """
-    index, store = question.index, question.store
-    identity = identity_of(target.header, target.digest)
-    found = vouchers(target.header.path, identity, store, question.policy)
-    if identity.manifest is None or found.expected_sha256 is None:
-        raise UntrustedError("the patch brings no manifest", where=index.path)
-    require_as_before(store, identity, final, found.key)
-    require_as_before(store, old, question.old_path, found.key)
-    digests = {name: entry.get("sha256") for name, entry in identity.manifest.tensors.items()}
+    index, header = question.index, target.header
+    manifest = read_manifest(manifest_path(header.path))
+    if (header.get(DIGEST_KEY), header.file_size) != (manifest.core_sha256, manifest.file["size"]):
+        raise damaged(index.path, "its manifest belongs to another file")
+    digests = {name: entry.get("sha256") for name, entry in manifest.tensors.items()}
     if digests != {entry.name: entry.sha256 for entry in index.tensors}:
         raise damaged(index.path, "its tensors are not those of its manifest")
-    return found
+    key = None
+    if target.signature is not None:
+        signature = read_signature(signature_path(header.path))
+        key = question.store.by_hint(signature.hint)
+        signed_files(signature, manifest, key.key if key else None)
+    _require_signer(question, _names(header, question.old.header), key)
+    return str(manifest.file["sha256"])
 
 
-@dataclass(frozen=True)
-class TrustQuestion:
-    """What `who_vouches` judges by."""
+def _names(*headers: GGUFHeader) -> list[str]:
+    names = [header.get("general.name") for header in headers]
+    return [label(name) for name in names if isinstance(name, str)]
 
-    index: PatchIndex
-    old_path: Path
-    store: TrustStore
-    policy: Policy
+
+def _require_signer(question: TrustQuestion, names: list[str], key: TrustedKey | None) -> None:
+    """The key that signed a model of these names, or at these places, before, has signed this."""
+    store = question.store
+    paths = (question.final, question.old.path)
+    known = [model for name in (*names, "") for path in paths for model in store.known(name, path)]
+    for earlier in known:
+        if key is None or earlier.key != key.key.fingerprint:
+            raise UntrustedError(
+                "the model came signed before, and this new version is not signed by the same key",
+                where=question.index.path,
+                wanted=f"a signature by the key {earlier.key[:16]}",
+                remedy="ask the signer; if it is meant: pedsup-run trust unpin "
+                + shlex.quote(earlier.name),
+            )
+    if question.require_signature and key is None:
+        raise UntrustedError(
+            "the new version is not signed by a trusted key",
+            where=question.index.path,
+            wanted="a signature by a trusted key (require_signature is set)",
+            remedy="get a patch to a signed file: pedsup-export sign, then pedsup-export patch",
+        )

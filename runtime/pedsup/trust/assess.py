@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
@@ -126,36 +126,6 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
     """
     path = header.path
     state = FileState.of(path)
-    signed, key, hint, expected = vouchers(path, identity, store, policy)
-    known = recorded_reading(path, state, identity.digest)
-    if expected is not None and known is not None and known.sha256 != expected:
-        raise _other_bytes(path, known.sha256, expected)
-    return Trust(
-        path=path,
-        name=identity.name,
-        header_sha256=identity.digest,
-        state=state,
-        signed=signed,
-        key=key,
-        hint=hint,
-        expected_sha256=expected,
-        weights=_weights(expected, known, policy),
-        store=store,
-        blocks=known.blocks if known is not None else None,
-    )
-
-
-class Vouchers(NamedTuple):
-    """Who vouches for a file, by what lies beside it; fields as in `Trust`."""
-
-    signed: Signed
-    key: TrustedKey | None
-    hint: str | None
-    expected_sha256: str | None
-
-
-def vouchers(path: Path, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Vouchers:
-    """The part of `assess` that needs manifest and signature only, not the file itself."""
     if identity.problem:
         raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
     signature = key = files = None
@@ -166,12 +136,27 @@ def vouchers(path: Path, identity: ModelIdentity, store: TrustStore, policy: Pol
         files = signed_files(signature, identity.manifest, key.key if key else None)
     signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
     if policy.as_before:
-        require_as_before(store, identity, path, key)
+        _require_as_before(store, identity, path, key)
     if policy.require_signature and signed != "signed":
         raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
     expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
-    return Vouchers(signed, key, signature.hint if signature else None, expected)
+    known = recorded_reading(path, state, identity.digest)
+    if expected is not None and known is not None and known.sha256 != expected:
+        raise _other_bytes(path, known.sha256, expected)
+    return Trust(
+        path=path,
+        name=identity.name,
+        header_sha256=identity.digest,
+        state=state,
+        signed=signed,
+        key=key,
+        hint=signature.hint if signature else None,
+        expected_sha256=expected,
+        weights=_weights(expected, known, policy),
+        store=store,
+        blocks=known.blocks if known is not None else None,
+    )
 
 
 def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
@@ -223,14 +208,10 @@ def _weights(expected: str | None, known: Reading | None, policy: Policy) -> Wei
     return "earlier" if known is not None and not policy.verify else "unread"
 
 
-def require_as_before(
+def _require_as_before(
     store: TrustStore, identity: ModelIdentity, path: Path, key: TrustedKey | None
 ) -> None:
-    """A model that came signed stays signed by the same key.
-
-    Raises:
-        UntrustedError: it does not.
-    """
+    """A model that came signed stays signed by the same key."""
     for earlier in store.known(identity.name, path):
         if key is not None and earlier.key == key.key.fingerprint:
             continue

@@ -91,11 +91,6 @@ def content_sample(header: GGUFHeader, n: int = SAMPLED) -> str:
 
 def identify(header: GGUFHeader) -> ModelIdentity:
     """The identity of a model whose header was read and checked."""
-    return identity_of(header, header_digest(header))
-
-
-def identity_of(header: GGUFHeader, digest: str) -> ModelIdentity:
-    """The identity of a model whose header has this `header_digest`; its manifest is read."""
     path = header.path
     manifest, problem = _manifest(header)
     name = header.get("general.name")
@@ -103,7 +98,7 @@ def identity_of(header: GGUFHeader, digest: str) -> ModelIdentity:
         name=(label(name) if isinstance(name, str) else "") or label(path.stem) or "model",
         file=path.name,
         size=header.file_size,
-        digest=digest,
+        digest=header_digest(header),
         manifest=manifest,
         problem=problem,
     )
