@@ -32,6 +32,7 @@ from pedsup.files.fsio import (
     sync_file,
 )
 from pedsup.files.json_file import parse_json
+from pedsup.messages import message, reason_of
 
 MAGIC: Final = b"pedsup-part/1\r\n\0"
 _LENGTH: Final = struct.Struct("<I")
@@ -84,22 +85,33 @@ def read_part(path: Path) -> Part:
             raw = file.read(len(MAGIC) + _LENGTH.size)
             if len(raw) < len(MAGIC) + _LENGTH.size or not raw.startswith(MAGIC):
                 raise BadFileError(
-                    "this is not a part of a split file", where=path,
-                    wanted="a file of `pedsup-export split`", remedy="leave it out",
-                )  # fmt: skip
+                    "this is not a part of a split file",
+                    where=path,
+                    wanted="a file of `pedsup-export split`",
+                    remedy="leave it out",
+                )
             (length,) = _LENGTH.unpack(raw[len(MAGIC) :])
             head = _head(parse_json(file.read(min(length, MAX_HEAD))))
             size = os.fstat(file.fileno()).st_size
     except (ValueError, KeyError, TypeError) as error:
         raise BadFileError(
-            f"the head of this part is damaged: {error}", where=path, remedy=_AGAIN
+            message("the head of this part is damaged: {reason}", reason=reason_of(error)),
+            where=path,
+            remedy=_AGAIN,
         ) from error
     data_at = len(MAGIC) + _LENGTH.size + length
     if size != data_at + head.length:
         raise BadFileError(
-            f"part {head.part} of {head.parts} has {size} bytes", where=path,
-            wanted=f"{data_at + head.length} bytes", remedy=_AGAIN,
-        )  # fmt: skip
+            message(
+                "part {part} of {parts} has {size} bytes",
+                part=head.part,
+                parts=head.parts,
+                size=size,
+            ),
+            where=path,
+            wanted=f"{data_at + head.length} bytes",
+            remedy=_AGAIN,
+        )
     return Part(path, head, data_at)
 
 
@@ -133,8 +145,12 @@ def write_parts(path: Path, folder: Path, part_bytes: int, *, force: bool = Fals
         n = max(1, -(-size // room)) if room > 0 else 0
         if not 1 <= n <= MAX_PARTS:
             raise UsageError(
-                f"parts of {part_bytes} bytes for a file of {size}",
-                wanted=f"at most {MAX_PARTS} parts of more than {MAX_HEAD} bytes",
+                message("parts of {size} bytes for a file of {total}", size=part_bytes, total=size),
+                wanted=message(
+                    "at most {count} parts of more than {size} bytes",
+                    count=MAX_PARTS,
+                    size=MAX_HEAD,
+                ),
                 remedy="give a larger --size",
             )
         digest = hashlib.sha256()
@@ -203,33 +219,41 @@ def plan_join(paths: Sequence[Path], out: Path | None, *, force: bool) -> JoinPl
     foreign = [part.path.name for part in parts if part.head.whole != first.whole]
     if foreign:
         raise MismatchError(
-            f"parts of another file: {', '.join(foreign)}",
-            where=parts[0].path, wanted=f"parts of {first.name} ({first.sha256[:16]}) only",
+            message("parts of another file: {names}", names=", ".join(foreign)),
+            where=parts[0].path,
+            wanted=message(
+                "parts of {name} ({digest}) only", name=first.name, digest=first.sha256[:16]
+            ),
             remedy="leave them out, and join them by themselves",
-        )  # fmt: skip
+        )
     found: dict[int, Part] = {}
     for part in sorted(parts, key=lambda part: part.head.part):
         twin = found.setdefault(part.head.part, part)
         if twin is not part and twin.head != part.head:
             raise MismatchError(
-                f"part {part.head.part} is there twice, with different bytes",
-                where=f"{twin.path}, {part.path}", remedy="get this part again",
-            )  # fmt: skip
+                message("part {part} is there twice, with different bytes", part=part.head.part),
+                where=f"{twin.path}, {part.path}",
+                remedy="get this part again",
+            )
     missing = [str(n) for n in range(1, first.parts + 1) if n not in found]
     if missing:
         raise MismatchError(
-            f"parts are missing: {', '.join(missing)}",
-            where=first.name, wanted=f"all {first.parts} parts", remedy="get these parts as well",
-        )  # fmt: skip
+            message("parts are missing: {numbers}", numbers=", ".join(missing)),
+            where=first.name,
+            wanted=message("all {parts} parts", parts=first.parts),
+            remedy="get these parts as well",
+        )
     _require_seamless(list(found.values()))
     target = out if out is not None else parts[0].path.with_name(first.name)
     refuse_existing(target, force=force)
     free = shutil.disk_usage(target.parent).free
     if free < first.size:
         raise ResourceError(
-            f"the disk has {free} bytes free", where=target.parent,
-            wanted=f"{first.size} bytes for the joined file", remedy="free space there",
-        )  # fmt: skip
+            message("the disk has {size} bytes free", size=free),
+            where=target.parent,
+            wanted=message("{size} bytes for the joined file", size=first.size),
+            remedy="free space there",
+        )
     return JoinPlan(tuple(found.values()), target)
 
 
@@ -238,9 +262,12 @@ def _require_seamless(parts: Sequence[Part]) -> None:
     for part in parts:
         if part.head.begin != at:
             raise BadFileError(
-                f"part {part.head.part} does not begin where the one before it ends",
-                where=part.path, remedy=_AGAIN,
-            )  # fmt: skip
+                message(
+                    "part {part} does not begin where the one before it ends", part=part.head.part
+                ),
+                where=part.path,
+                remedy=_AGAIN,
+            )
         at += part.head.length
     if at != parts[0].head.size:
         raise BadFileError("the parts do not add up", where=parts[-1].path, remedy=_AGAIN)
@@ -268,13 +295,17 @@ def join(plan: JoinPlan, on_bytes: Any = lambda n: None) -> Path:
                         on_bytes(len(block))
                 if own.hexdigest() != part.head.part_sha256:
                     raise BadFileError(
-                        f"part {part.head.part} is damaged", where=part.path, remedy=_AGAIN
+                        message("part {part} is damaged", part=part.head.part),
+                        where=part.path,
+                        remedy=_AGAIN,
                     )
             if whole.hexdigest() != plan.sha256:
                 raise BadFileError(
-                    "the joined file is not the one that was split", where=plan.out,
-                    wanted=f"SHA-256 {plan.sha256}", remedy="split the file and send it again",
-                )  # fmt: skip
+                    "the joined file is not the one that was split",
+                    where=plan.out,
+                    wanted=f"SHA-256 {plan.sha256}",
+                    remedy="split the file and send it again",
+                )
             out.flush()
             sync_file(out.fileno())
         except BaseException:

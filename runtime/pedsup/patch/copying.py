@@ -11,6 +11,7 @@ from typing import Any, Final
 from pedsup.errors import MismatchError, ResourceError
 from pedsup.files.direct_io import DirectFile
 from pedsup.files.fsio import open_partial, sync_file
+from pedsup.messages import message
 from pedsup.patch.index import TensorPatch, damaged
 from pedsup.patch.payload import Payload
 from pedsup.patch.steps import Step, steps_of
@@ -38,9 +39,9 @@ class Copying:
         needed, free = size + SPARE - there, shutil.disk_usage(self.work.final.parent).free
         if needed > free:
             raise ResourceError(
-                f"the disk has {human_bytes(free)} free",
+                message("the disk has {size} free", size=human_bytes(free)),
                 where=self.work.final.parent,
-                wanted=f"{human_bytes(needed)} for the new file",
+                wanted=message("{size} for the new file", size=human_bytes(needed)),
                 remedy="free space, choose another --out, or give --in-place",
             )
 
@@ -89,7 +90,9 @@ class Copying:
         if entry.old_sha256 not in (None, before.hexdigest()):
             raise _changed(self.old, entry)
         if entry.how != "same" and after.hexdigest() != entry.sha256:
-            raise damaged(self.payload.index.path, f"tensor '{entry.name}' comes out wrong")
+            raise damaged(
+                self.payload.index.path, message("tensor '{name}' comes out wrong", name=entry.name)
+            )
 
 
 def write_at(fd: int, data: bytes, at: int) -> None:
@@ -109,7 +112,10 @@ def _digest(fd: int, steps: list[Step]) -> str:
 
 def _changed(old: OldModel, entry: TensorPatch) -> MismatchError:
     return MismatchError(
-        f"tensor '{entry.name}' of the old file is not what it was: it is damaged or was changed",
+        message(
+            "tensor '{name}' of the old file is not what it was: it is damaged or was changed",
+            name=entry.name,
+        ),
         where=old.path,
         wanted=f"SHA-256 {entry.old_sha256}",
         remedy="copy the old file again from where it came from, or get the whole new one",

@@ -21,6 +21,7 @@ from pedsup.errors import BadFileError
 from pedsup.files.json_file import parse_json
 from pedsup.gguf_file.header import open_regular
 from pedsup.gguf_file.limits import MAX_HEADER, MAX_NAME, MAX_TENSORS
+from pedsup.messages import message, reason_of
 from pedsup.patch.streams import inflated
 from pedsup.trust import bundle, manifest
 
@@ -119,16 +120,23 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
     head = file.read(PREFIX.size)
     if len(head) < PREFIX.size or not head.startswith(MAGIC):
         raise BadFileError(
-            "this is not a patch", where=path, wanted="a file of `pedsup-export patch`",
+            "this is not a patch",
+            where=path,
+            wanted="a file of `pedsup-export patch`",
             remedy="check the path; a part of a patch is joined first: pedsup-run join",
-        )  # fmt: skip
+        )
     _, packed, unpacked, whole, digest = PREFIX.unpack(head)
     if whole != size:
         raise BadFileError(
-            f"the patch has {size} bytes", where=path, wanted=f"{whole} bytes", remedy=AGAIN
+            message("the patch has {size} bytes", size=size),
+            where=path,
+            wanted=f"{whole} bytes",
+            remedy=AGAIN,
         )
     if not 0 < unpacked <= MAX_INDEX or not 0 < packed <= min(unpacked + 1024, size - PREFIX.size):
-        raise damaged(path, f"an index of {packed} bytes, {unpacked} unpacked")
+        raise damaged(
+            path, message("an index of {size} bytes, {more} unpacked", size=packed, more=unpacked)
+        )
     file.seek(size - packed)
     raw = file.read(packed)
     if hashlib.sha256(raw).digest() != digest:
@@ -137,7 +145,9 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
         document = parse_json(inflated(raw, unpacked))
         return _index(document, path, digest.hex(), size - packed)
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, f"the index cannot be used: {type(error).__name__}: {error}") from error
+        raise damaged(
+            path, message("the index cannot be used: {reason}", reason=reason_of(error))
+        ) from error
 
 
 def damaged(path: Path, found: str) -> BadFileError:
@@ -171,34 +181,55 @@ def _index(document: Any, path: Path, digest: str, size: int) -> PatchIndex:
         tensors.append(_tensor(entry, at, size))
         at += tensors[-1].packed
     if at != size:
-        raise ValueError(f"its parts end at byte {at} of {size}")
+        raise ValueError(message("its parts end at byte {at} of {size}", at=at, size=size))
     names = {tensor.name for tensor in tensors}
     if len(names) != len(tensors) or len(names) > MAX_TENSORS:
         raise ValueError("a tensor stands twice, or too many")
     return PatchIndex(
-        path=path, digest=digest, payload_sha256=_sha256(document["payload_sha256"]),
-        old=OldFile(checked_name(old["name"]), _count(old["size"], 1 << 62),
-                    _sha256(old["header_sha256"]), _sha256(old["sha256"])),
-        new_name=checked_name(new["name"]), new_size=_count(new["size"], 1 << 62), payload_end=size,
+        path=path,
+        digest=digest,
+        payload_sha256=_sha256(document["payload_sha256"]),
+        old=OldFile(
+            checked_name(old["name"]),
+            _count(old["size"], 1 << 62),
+            _sha256(old["header_sha256"]),
+            _sha256(old["sha256"]),
+        ),
+        new_name=checked_name(new["name"]),
+        new_size=_count(new["size"], 1 << 62),
+        payload_end=size,
         new_header_sha256=_sha256(new["header_sha256"]),
-        copies=copies, literal=literal, manifest=described, signature=signature or None,
+        copies=copies,
+        literal=literal,
+        manifest=described,
+        signature=signature or None,
         tensors=tuple(tensors),
-    )  # fmt: skip
+    )
 
 
 def _tensor(entry: Any, at: int, size: int) -> TensorPatch:
     name, how, new, old, packed = entry
     if how not in HOWS or not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_NAME:
-        raise ValueError(f"a tensor {name!r:.80} of kind {how!r:.20}")
+        raise ValueError(
+            message("a tensor {name} of kind {kind}", name=f"{name!r:.80}", kind=f"{how!r:.20}")
+        )
     if (how == "whole") != (old is None) or (how == "same" and (packed or old != new)):
-        raise ValueError(f"a tensor of kind '{how}' with other fields than it has")
+        raise ValueError(
+            message("a tensor of kind '{kind}' with other fields than it has", kind=how)
+        )
     made = old if old is None else _sha256(old)
     return TensorPatch(name, how, _sha256(new), made, _count(packed, size), at)
 
 
 def _count(value: Any, limit: int) -> int:
     if type(value) is not int or not 0 <= value <= limit:
-        raise ValueError(f"a number of {value!r:.40}, where at most {limit} can be")
+        raise ValueError(
+            message(
+                "a number of {value}, where at most {most} can be",
+                value=f"{value!r:.40}",
+                most=limit,
+            )
+        )
     return value
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pedsup.gguf_file import TensorInfo
+from pedsup.messages import message, reason_of
 from pedsup.patch.arithmetic import changed
 from pedsup.patch.index import PIECE, PREFIX, Packed, PatchIndex, TensorPatch, damaged
 from pedsup.patch.layouts import Layout, layout_of
@@ -66,7 +67,10 @@ class Payload:
         try:
             data = stream.decompress(raw, part.unpacked + 1)
         except (lzma.LZMAError, EOFError) as error:
-            raise damaged(self.index.path, f"a part of it is not xz: {error}") from error
+            raise damaged(
+                self.index.path,
+                message("a part of it is not xz: {reason}", reason=reason_of(error)),
+            ) from error
         if len(data) != part.unpacked or (stream.unused_data and stream.eof):
             raise damaged(self.index.path, "a part of it has another length than its index says")
         return data
@@ -87,7 +91,10 @@ class Payload:
             for _ in range(n_streams if entry.how != "same" else 0):
                 at += _STREAM.size + self._stream_head(at, end)[1]
         if at != end:
-            raise damaged(self.index.path, f"the pieces of tensor '{entry.name}' do not add up")
+            raise damaged(
+                self.index.path,
+                message("the pieces of tensor '{name}' do not add up", name=entry.name),
+            )
 
     def made(
         self, entry: TensorPatch, tensor: TensorInfo, piece: Piece, old: bytes, *, back: bool
@@ -112,13 +119,19 @@ class Payload:
         for length in lengths:
             method, packed = self._stream_head(at, end)
             if packed > 2 * length + SPARE:
-                raise damaged(self.index.path, f"{packed} bytes for {length} differences")
+                raise damaged(
+                    self.index.path,
+                    message("{size} bytes for {count} differences", size=packed, count=length),
+                )
             data = self._file.read(packed)
             at += _STREAM.size + packed
             try:
                 found.append(unpacked(method, data, length))
             except ValueError as error:
-                raise damaged(self.index.path, f"tensor '{entry.name}': {error}") from error
+                raise damaged(
+                    self.index.path,
+                    message("tensor '{name}': {reason}", name=entry.name, reason=reason_of(error)),
+                ) from error
         return found
 
     def _stream_head(self, at: int, end: int) -> tuple[int, int]:
@@ -129,7 +142,10 @@ class Payload:
             raise damaged(self.index.path, "a tensor's differences end too early")
         method, packed = _STREAM.unpack(raw)
         if method not in METHODS or at + _STREAM.size + packed > end:
-            raise damaged(self.index.path, f"a stream of {packed} bytes by method {method}")
+            raise damaged(
+                self.index.path,
+                message("a stream of {size} bytes by method {method}", size=packed, method=method),
+            )
         return method, packed
 
 

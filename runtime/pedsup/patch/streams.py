@@ -15,6 +15,8 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
+from pedsup.messages import message, reason_of
+
 EMPTY: Final = 0
 """No difference at all."""
 DENSE: Final = 1
@@ -43,11 +45,13 @@ def unpacked(method: int, packed: bytes, length: int) -> bytes:
     if method == DENSE:
         data = inflated(packed, length)
         if len(data) != length:
-            raise ValueError(f"{len(data)} differences, not {length}")
+            raise ValueError(
+                message("{count} differences, not {wanted}", count=len(data), wanted=length)
+            )
         return data
     if method == SPARSE:
         return _expanded(inflated(packed, MAX_HEAD + length), length)
-    raise ValueError(f"method {method}")
+    raise ValueError(message("method {number}", number=method))
 
 
 def inflated(packed: bytes, limit: int) -> bytes:
@@ -60,9 +64,9 @@ def inflated(packed: bytes, limit: int) -> bytes:
     try:
         data = stream.decompress(packed, limit + 1)
     except zlib.error as error:
-        raise ValueError(f"not deflate: {error}") from error
+        raise ValueError(message("not deflate: {reason}", reason=reason_of(error))) from error
     if len(data) > limit:
-        raise ValueError(f"more than {limit} bytes")
+        raise ValueError(message("more than {count} bytes", count=limit))
     if not stream.eof or stream.unused_data or stream.unconsumed_tail:
         raise ValueError("deflate that does not end where it must")
     return data
@@ -78,7 +82,7 @@ def _expanded(data: bytes, length: int) -> bytes:
         except IndexError:
             raise ValueError("a byte that is not in the table") from None
         if len(out) > length:
-            raise ValueError(f"more than {length} differences")
+            raise ValueError(message("more than {count} differences", count=length))
     return bytes(out) + bytes(length - len(out))
 
 
@@ -87,11 +91,15 @@ def _table(data: bytes) -> tuple[list[bytes], int]:
     n = data[0] if data else 0
     begin = 1 + 2 * n
     if not 1 <= n <= MAX_VALUES or len(data) < begin:
-        raise ValueError(f"a table of {n} values")
+        raise ValueError(message("a table of {count} values", count=n))
     table: list[bytes] = []
     for at in range(1, begin, 2):
         value, count = data[at], data[at + 1]
         table += [bytes(zeros) + bytes((value,)) for zeros in range(count)]
         if not value or not count or len(table) > 256 - len(RUNS):
-            raise ValueError(f"the value {value} stands {count} times in the table")
+            raise ValueError(
+                message(
+                    "the value {value} stands {count} times in the table", value=value, count=count
+                )
+            )
     return table + [bytes(run) for run in RUNS], begin

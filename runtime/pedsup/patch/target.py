@@ -12,6 +12,7 @@ from pathlib import Path
 from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.header import open_regular, parse_header
+from pedsup.messages import message
 from pedsup.patch.index import PatchIndex, damaged
 from pedsup.patch.payload import Payload
 from pedsup.texts.safe import label
@@ -81,7 +82,12 @@ def another_file(path: Path, index: PatchIndex) -> MismatchError:
     return MismatchError(
         "the patch is for another file",
         where=path,
-        wanted=f"{index.old.name}, {index.old.size} bytes, SHA-256 {index.old.sha256}",
+        wanted=message(
+            "{name}, {size} bytes, SHA-256 {digest}",
+            name=index.old.name,
+            size=index.old.size,
+            digest=index.old.sha256,
+        ),
         remedy="get the patch that is for this version of the model, or the whole new file",
     )
 
@@ -100,7 +106,9 @@ def make_target(payload: Payload, old: OldModel, model: Path) -> Target:
     try:
         header = parse_header(io.BytesIO(header_raw), index.new_size, model)
     except BadFileError as error:
-        raise damaged(index.path, f"the header that it makes is damaged: {error.found}") from error
+        raise damaged(
+            index.path, message("the header that it makes is damaged: {reason}", reason=error.found)
+        ) from error
     if header.data_offset != len(header_raw):
         raise damaged(index.path, "the header that it makes has another length")
     _check_tensors(index, old.header, header)
@@ -131,7 +139,10 @@ def _check_tensors(index: PatchIndex, old: GGUFHeader, new: GGUFHeader) -> None:
         if entry.how == "whole":
             continue
         if source is None or (source.type, source.shape) != (tensor.type, tensor.shape):
-            raise damaged(index.path, f"tensor '{entry.name}' has no source of its type and shape")
+            raise damaged(
+                index.path,
+                message("tensor '{name}' has no source of its type and shape", name=entry.name),
+            )
 
 
 @dataclass(frozen=True)

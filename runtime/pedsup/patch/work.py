@@ -128,8 +128,9 @@ def open_work(final: Path) -> Iterator[Work]:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError(
             "what has the name of the unfinished output is a link, or not a folder",
-            where=folder, remedy="look at it and remove it, or choose another output",
-        )  # fmt: skip
+            where=folder,
+            remedy="look at it and remove it, or choose another output",
+        )
     folder.mkdir(exist_ok=True)
     with os.fdopen(open_partial(folder / "lock", os.O_RDWR), "r+b") as lock:
         lock_or_refuse(lock, final)

@@ -9,8 +9,9 @@ import click
 from pedsup.cli.verbs import LANG
 from pedsup.files.parts import join, plan_join
 from pedsup.files.standard_streams import json_text
+from pedsup.messages import message
 from pedsup.progress import byte_bar, human_bytes
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 
 
@@ -36,6 +37,8 @@ def command(parts: tuple[Path, ...], out: Path | None, force: bool, as_json: boo
                     "sha256": plan.sha256}  # fmt: skip
         print(json_text(document), flush=True)
     else:
-        line = f"the file is whole: {clean(str(path))}, {human_bytes(plan.size)}"
-        print(local(line), flush=True)
+        line = message(
+            "the file is whole: {path}, {size}", path=clean(str(path)), size=human_bytes(plan.size)
+        )
+        print(translated(line), flush=True)
     return 0

@@ -9,10 +9,11 @@ import click
 
 from pedsup.cli.verbs import LANG
 from pedsup.files.standard_streams import json_text
+from pedsup.messages import Message, message
 from pedsup.patch.apply import ApplyPlan, ApplyRequest, apply, check, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings import load_settings
-from pedsup.texts.language import local, spoken
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
 
@@ -49,26 +50,31 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> int:
     return 0
 
 
-def _plan_text(plan: ApplyPlan) -> list[str]:
+def _plan_text(plan: ApplyPlan) -> list[Message]:
     counts = plan.as_dict()["tensors"]
     size = human_bytes(plan.index.new_size)
     return [
-        f"the patch fits: {clean(str(plan.final))}, {size}",
-        f"tensors: {counts['same']} the same, {counts['delta']} changed, {counts['whole']} new",
+        message("the patch fits: {path}, {size}", path=clean(str(plan.final)), size=size),
+        message(
+            "tensors: {same} the same, {delta} changed, {whole} new",
+            same=counts["same"],
+            delta=counts["delta"],
+            whole=counts["whole"],
+        ),
     ]
 
 
-def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[str]:
+def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
     if trust is None:
-        return [f"the old file is back: {clean(str(plan.final))}"]
-    return [f"the new file is ready: {clean(str(plan.final))}", *map(clean, trust.lines(spoken()))]
+        return [message("the old file is back: {path}", path=clean(str(plan.final)))]
+    return [message("the new file is ready: {path}", path=clean(str(plan.final))), *trust.lines()]
 
 
-def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[str]) -> None:
+def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
     if as_json:
         known = trust.describe() if trust is not None else None
         document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
         print(json_text(document), flush=True)
         return
     for line in lines:
-        print(local(line), flush=True)
+        print(translated(line), flush=True)
