@@ -42,7 +42,7 @@ _BLOCK: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
 """A name that stays in its folder and hides nothing."""
-_AGAIN: Final = "get this part again from where it came from"
+_AGAIN: Final = message("get this part again from where it came from")
 
 
 @dataclass(frozen=True)

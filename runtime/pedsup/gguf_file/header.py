@@ -110,9 +110,11 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = "check the path"
+        remedy = message("check the path")
         if work_folder(path).is_dir():
-            remedy = "a patch in place was interrupted: run the same `pedsup-run patch` again"
+            remedy = message(
+                "a patch in place was interrupted: run the same `pedsup-run patch` again"
+            )
         raise MissingFileError("no such file", where=path, remedy=remedy) from error
     except (OSError, ValueError) as error:
         raise BadFileError(

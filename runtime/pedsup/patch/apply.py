@@ -24,6 +24,7 @@ from pedsup.errors import (
 )
 from pedsup.files.fsio import refuse_existing
 from pedsup.gguf_file.validate import validate_drafter
+from pedsup.messages import message
 from pedsup.patch.copying import Copying
 from pedsup.patch.in_place import HEADER, InPlace
 from pedsup.patch.index import PatchIndex, read_index
@@ -263,7 +264,7 @@ def _require_right(plan: ApplyPlan, work: Work, expected: str) -> tuple[FileStat
         raise UntrustedError(
             "the new file is not the one that was exported: the patch was changed",
             where=plan.index.path,
-            wanted=f"SHA-256 {expected}, not {reading.sha256}",
+            wanted=message("SHA-256 {wanted}, not {found}", wanted=expected, found=reading.sha256),
             remedy="copy the patch again from where it came from",
         )
     return state, reading

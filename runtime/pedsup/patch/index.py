@@ -32,7 +32,7 @@ MAX_INDEX: Final = 16 << 20
 MAX_COPIES: Final = 1 << 16
 PIECE: Final = 1 << 20
 """Bytes of tensor data that are changed at a time: as many whole blocks as fit."""
-AGAIN: Final = "the patch is damaged: copy it again from where it came from"
+AGAIN: Final = message("the patch is damaged: copy it again from where it came from")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*\.gguf")
 HOWS: Final = ("same", "delta", "whole")
@@ -107,7 +107,7 @@ def read_index(path: Path) -> tuple[PatchIndex, BinaryIO]:
         MissingFileError: it does not exist.
         BadFileError: it is no patch, cut, damaged, or forged in a way that shows here.
     """
-    file = open_regular(path, "a patch of pedsup-export")
+    file = open_regular(path, message("a patch of pedsup-export"))
     try:
         return _read(file, path), file
     except BaseException:
@@ -246,5 +246,5 @@ def _sha256(value: Any) -> str:
 def checked_name(value: Any) -> str:
     """A file's name that names nothing but a file of its folder. Raises ValueError otherwise."""
     if not isinstance(value, str) or not _NAME.fullmatch(value) or len(value.encode()) > 200:
-        raise ValueError(f"a file named {value!r:.80}")
+        raise ValueError(message("a file named {name}", name=f"{value!r:.80}"))
     return value

@@ -201,9 +201,11 @@ def _require_signer(question: TrustQuestion, names: list[str], key: TrustedKey |
             raise UntrustedError(
                 "the model came signed before, and this new version is not signed by the same key",
                 where=question.index.path,
-                wanted=f"a signature by the key {earlier.key[:16]}",
-                remedy="ask the signer; if it is meant: pedsup-run trust unpin "
-                + shlex.quote(earlier.name),
+                wanted=message("a signature by the key {key}", key=earlier.key[:16]),
+                remedy=message(
+                    "ask the signer; if it is meant: pedsup-run trust unpin {name}",
+                    name=shlex.quote(earlier.name),
+                ),
             )
     if question.require_signature and key is None:
         raise UntrustedError(
