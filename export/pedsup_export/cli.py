@@ -17,6 +17,7 @@ from pedsup.errors import UsageError
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import say
 from pedsup.texts.safe import clean
+from pedsup_export.patch import command as patch_commands
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
@@ -504,6 +505,10 @@ def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     )
     report = compare(first, second)
     _show(report.as_dict(), report.table(), as_json)
+
+
+cli.add_command(patch_commands.patch)
+cli.add_command(patch_commands.split)
 
 
 @cli.command("phone-bundle")
