@@ -41,7 +41,7 @@ def admit(model: Path, *, weights: bool = True, as_before: bool = True) -> Trust
         # Measuring a file is no reason to expect its signer from then on: running it is.
         trust = verify_weights(trust, remember=False)
     if trust.warns:
-        for line in trust.lines("en"):
+        for line in trust.lines():
             say(clean(f"{model.name}: {line}"))
     return trust
 

@@ -10,7 +10,7 @@ import click
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench.admission import admit_all
-from pedsup_bench.report import document, options
+from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
     from pedsup_bench.mcqa.score import Scored
@@ -29,7 +29,7 @@ SCHEMA: Final = "pedsup-bench-mcqa/1"
 @click.option("--answer-base", type=click.IntRange(0, 1), help="What MedMCQA's cop counts from.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many questions.")
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
-@click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
+@options.ALLOW_TEMPLATE
 @options.THREADS
 @options.OUT
 @options.FORCE
@@ -57,6 +57,8 @@ def mcqa(model: Path, **given: Any) -> None:
         "n_threads": options.n_threads(given["threads"]),
         "allow_template": given["allow_template"],
     }
+    name = given["questions"].name if given["questions"] else "the shipped set"
+    overlaps = overlap.warn(model, {name: "\n".join(q.words for q in questions)})
     trust = admit_all(model, given["reference"])
     scored = score_all(model, questions, **run)
     reference = score_all(given["reference"], questions, **run) if given["reference"] else None
@@ -64,6 +66,7 @@ def mcqa(model: Path, **given: Any) -> None:
         **mcqa_document(model, scored, given["reference"], reference),
         "questions": str(given["questions"].name if given["questions"] else "shipped"),
         "rejected_lines": len(found.rejected),
+        "calibrated_on": overlaps,
         "trust": trust,
     }
     options.save(result, given["out"], force=given["force"])

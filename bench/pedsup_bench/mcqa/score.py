@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.chat.templates.template import ChatTemplate, Message
+from pedsup.chat.templates.template import Message
 from pedsup.errors import EngineError, UnsupportedError
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
@@ -75,9 +75,7 @@ class Scorer:
     def __init__(self, model: LogitModel, *, allow_template: bool = False) -> None:
         self._model = model
         self._letters: dict[int, list[int]] = {}
-        self._template = ChatTemplate.from_model(
-            model.chat_template, allow_unknown=allow_template, bos=model.piece(model.bos)
-        )
+        self._template = model.chat_template(allow_unknown=allow_template)
 
     def render(self, question: Question, order: Sequence[int]) -> str:
         """The prompt up to where the answer's letter stands."""

@@ -15,6 +15,9 @@ MODEL = click.argument("model", type=click.Path(path_type=Path))
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 256), help="Default: one per big core of this process."
 )
+ALLOW_TEMPLATE = click.option(
+    "--allow-template", is_flag=True, help="Use a chat template pedsup does not know."
+)
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON document."
 )

@@ -88,6 +88,10 @@ class Calibration:
     """Tensors that get error feedback."""
     predicted_kl: float | None = None
     """Of types chosen for a budget: nats per token."""
+    predicted_share: float | None = None
+    """That, over what is predicted of llama.cpp's own types for `--quant`."""
+    read_per_token: int = 0
+    """Bytes of weights: all but the tables that are only looked up."""
 
 
 @dataclass(frozen=True)

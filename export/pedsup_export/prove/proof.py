@@ -165,8 +165,8 @@ class Proof:
                 f"{different} of {total} sampled blocks of '{tensor.slot.name}' are not what base "
                 "and adapter give",
                 wanted="the same bytes when these rows are made again",
-                remedy="give the base, the adapter and the --imatrix that the file was made from; "
-                "if you did, export it again",
+                remedy="give the base, the adapter and the --imatrix or --calibrated that the file "
+                "was made with; if you did, export it again",
             )
 
     def _share(

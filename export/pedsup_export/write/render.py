@@ -7,6 +7,7 @@ from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
+from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
 from pedsup_export.plan.planner import ExportPlan, unused_text
 from pedsup_export.plan.savings import savings_json, savings_lines
@@ -79,10 +80,27 @@ def _left_out(plan: ExportPlan) -> list[str]:
 
 def calibration_line(plan: ExportPlan) -> str:
     """What the statistics are used for."""
-    assert plan.calibration is not None
-    line = f"calibrated    {plan.calibration.rounded} tensors rounded with error feedback"
-    if plan.calibration.predicted_kl is not None:
-        line += f", predicted KL {plan.calibration.predicted_kl:.4g}"
+    found, budget = plan.calibration, plan.request.budget
+    assert found is not None
+    line = f"calibrated    {found.rounded} tensors rounded with error feedback"
+    if found.predicted_kl is not None:
+        line += f"\npredicted     KL {found.predicted_kl:.4g}, to compare choices with"
+        if found.predicted_share is not None:
+            line += (
+                f": {found.predicted_share:.2f} of what llama.cpp's {plan.file_type.name} types "
+                "would have"
+            )
+    if budget is not None and budget.read_bytes is not None:
+        stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token
+        line += (
+            f"\nbudget        {human_bytes(found.read_per_token)} read per token, of at most "
+            f"{human_bytes(budget.read_bytes)} ({budget.why})"
+        )
+        if stored:
+            line += (
+                f"\n              {human_bytes(stored)} of tables are only looked up: they cost "
+                f"storage, a byte {FLASH_PRICE:g} of one that is read"
+            )
     return line
 
 
@@ -101,6 +119,9 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
         and {
             "rounded": plan.calibration.rounded,
             "predicted_kl": plan.calibration.predicted_kl,
+            "predicted_share": plan.calibration.predicted_share,
+            "read_per_token": plan.calibration.read_per_token,
+            "read_budget": plan.request.budget.read_bytes if plan.request.budget else None,
         },
         "tensors": [
             {
@@ -154,7 +175,10 @@ def verified_text(report: VerifyReport) -> str:
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
         if (report.manifest.core.get("recipe") or {}).get("calibrated"):
-            return f"{text}; rows rounded with calibration statistics are not made again here"
+            return (
+                f"{text}; give the --calibrated statistics that it was rounded with to compare its "
+                "bytes, too"
+            )
         return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
     if recorded := list(report.recorded_shares.values()):
         return (

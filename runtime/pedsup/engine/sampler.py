@@ -11,6 +11,7 @@ from typing import Any, Final
 from pedsup.engine.api import SamplingConfig
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import message
 
 PENALTY_WINDOW: Final = 64
 """Tokens that the repeat penalty looks back on: llama.cpp's default."""
@@ -63,7 +64,10 @@ def check_sampling(config: SamplingConfig) -> None:
     for name, good, wanted in checks:
         if not good:
             value = getattr(config, name)
-            raise UsageError(f"the sampling option {name} is {value}", wanted=wanted)
+            raise UsageError(
+                message("the sampling option {name} is {value}", name=name, value=value),
+                wanted=wanted,
+            )
 
 
 class SamplerChain:

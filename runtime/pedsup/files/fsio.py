@@ -50,9 +50,9 @@ def open_partial(partial: Path, flags: int, mode: int = 0o666) -> int:
 
 def _no_partial(partial: Path) -> OutputError:
     return OutputError(
-        "what has the name of the unfinished output is a link, or not a file",
+        "what has the name of the unfinished output is a link, or not a regular file",
         where=partial,
-        wanted="nothing of this name, or what an interrupted run left",
+        wanted="nothing with this name, or what an interrupted run left",
         remedy="look at it and remove it, or choose another output",
     )
 

@@ -18,6 +18,7 @@ from pedsup.gguf_file.rules import (
 )
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
 _PATTERN: Final = "%s.attention.sliding_window_pattern"
@@ -36,9 +37,12 @@ def require_supported(header: GGUFHeader) -> None:
     """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
     if header.architecture not in SUPPORTED:
         raise UnsupportedError(
-            f"a GGUF of the architecture '{header.architecture[:60] or 'unknown'}'",
+            message(
+                "a GGUF of the architecture '{name}'",
+                name=header.architecture[:60] or message("unknown"),
+            ),
             where=header.path,
-            wanted=f"one of: {', '.join(SUPPORTED)}",
+            wanted=message("one of: {names}", names=", ".join(SUPPORTED)),
             remedy="a drafter runs beside its model: pedsup-run MODEL.gguf --draft THIS.gguf"
             if header.architecture == ASSISTANT
             else "choose a Gemma, Llama or Qwen model file",
@@ -73,10 +77,15 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
     width = header.get("%s.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
         raise BadFileError(
-            f"the tensor '{EMBEDDING}' "
-            + ("is missing" if embedding is None else f"has the shape {list(embedding.shape)}"),
+            message("the tensor '{name}' is missing", name=EMBEDDING)
+            if embedding is None
+            else message(
+                "the tensor '{name}' has the shape {shape}",
+                name=EMBEDDING,
+                shape=list(embedding.shape),
+            ),
             where=header.path,
-            wanted=f"a token embedding matrix with rows of {width}",
+            wanted=message("a token embedding matrix with rows of {n}", n=width),
             remedy=AGAIN,
         )
 
@@ -88,7 +97,10 @@ def _check_heads(header: GGUFHeader) -> None:
     for layer, (n_head, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
         if n_head % n_kv:
             raise bad_field(
-                header, kv_key, f"is {n_kv} in layer {layer}", f"a divisor of {n_head}, the heads"
+                header,
+                kv_key,
+                message("is {n} in layer {m}", n=n_kv, m=layer),
+                message("a divisor of {n}, the heads", n=n_head),
             )
     default = header.get("%s.embedding_length") // heads[0]
     full = header.get("%s.attention.key_length", default)
@@ -121,11 +133,16 @@ def _check_head(
     )
     value = header.get(value_key, default)
     if value != size:
-        raise bad_field(header, value_key, f"is {value}", f"{size}, as the key length is")
+        raise bad_field(
+            header,
+            value_key,
+            message("is {value}", value=value),
+            message("{n}, as the key length is", n=size),
+        )
     turned = header.get(rope_key, size if rotated is None else rotated)
     if turned % 2 or turned > size or (exact and turned != size):
-        wanted = f"{size}" if exact else f"an even number up to {size}, the head size"
-        raise bad_field(header, rope_key, f"is {turned}", wanted)
+        wanted = f"{size}" if exact else message("an even number up to {n}, the head size", n=size)
+        raise bad_field(header, rope_key, message("is {value}", value=turned), wanted)
 
 
 def _check_experts(header: GGUFHeader) -> None:
@@ -135,12 +152,20 @@ def _check_experts(header: GGUFHeader) -> None:
     used = max(per_layer(header, used_key)) if header.get(used_key) is not None else 0
     groups = header.get(groups_key, 0)
     if used > n_expert or (n_expert and not used):
-        raise bad_field(header, used_key, f"is {used}", f"1 to {n_expert}, the number of experts")
+        raise bad_field(
+            header,
+            used_key,
+            message("is {value}", value=used),
+            message("1 to {n}, the number of experts", n=n_expert),
+        )
     group_used = header.get("%s.expert_group_used_count", 0)
     divides = groups < 2 or (n_expert % groups == 0 and 0 < group_used < groups)
     if groups and (groups >= n_expert or not divides):
         raise bad_field(
-            header, groups_key, f"is {groups}, {group_used} used", f"a divisor of {n_expert}"
+            header,
+            groups_key,
+            message("is {n}, {m} used", n=groups, m=group_used),
+            message("a divisor of {n}", n=n_expert),
         )
 
 
@@ -149,7 +174,12 @@ def _check_assistant(header: GGUFHeader) -> None:
     _sliding_layers(header)
     layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
     if header.get(layers_key) != n_layer:
-        raise bad_field(header, layers_key, f"is {header.get(layers_key)}", f"{n_layer}, all")
+        raise bad_field(
+            header,
+            layers_key,
+            message("is {value}", value=header.get(layers_key)),
+            message("{n}, all", n=n_layer),
+        )
     out_key = "%s.embedding_length_out"
     if header.get(out_key) == header.get("%s.embedding_length"):
         raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")
@@ -192,15 +222,20 @@ def _check_gemma4(header: GGUFHeader) -> None:
     own = len(sliding) - header.get(shared_key, 0)
     if own < 2:
         raise bad_field(
-            header, shared_key, f"leaves {own} layers with a cache", "2 or more of all layers"
+            header,
+            shared_key,
+            message("leaves {n} layers with a cache", n=own),
+            "2 or more of all layers",
         )
     for layer in range(own, len(sliding)):
         source = own - (2 if sliding[layer] else 1)
         if sliding[source] != sliding[layer]:
             raise bad_field(
-                header, _PATTERN, f"lets layer {layer} reuse the cache of layer {source}",
+                header,
+                _PATTERN,
+                message("lets layer {n} reuse the cache of layer {m}", n=layer, m=source),
                 "a layer of the same kind",
-            )  # fmt: skip
+            )
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
@@ -208,16 +243,25 @@ def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
 
     def bad(found: str, wanted: str) -> BadFileError:
         return BadFileError(
-            f"tensor '{tensor.name}' {found}", where=header.path, wanted=wanted, remedy=AGAIN
+            message("tensor '{name}' {problem}", name=tensor.name, problem=as_message(found)),
+            where=header.path,
+            wanted=wanted,
+            remedy=AGAIN,
         )
 
     block = _BLOCK.match(tensor.name)
     if block and int(block[1]) >= header.get("%s.block_count"):
-        raise bad("belongs to no layer", f"layers up to {header.get('%s.block_count') - 1}")
+        raise bad(
+            "belongs to no layer", message("layers up to {n}", n=header.get("%s.block_count") - 1)
+        )
     flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
     if flat and tensor.type.name != "F32":
-        raise bad(f"is of type {tensor.type.name}", "F32, as llama.cpp computes it")
+        raise bad(
+            message("is of type {type}", type=tensor.type.name), "F32, as llama.cpp computes it"
+        )
     if tensor.type.name in _NO_WEIGHTS:
-        raise bad(f"is of type {tensor.type.name}", "a type for weights")
+        raise bad(message("is of type {type}", type=tensor.type.name), "a type for weights")
     if len(tensor.shape) > 2 and "_exps." not in tensor.name:
-        raise bad(f"has the shape {list(tensor.shape)}", "a vector or a matrix")
+        raise bad(
+            message("has the shape {shape}", shape=list(tensor.shape)), "a vector or a matrix"
+        )

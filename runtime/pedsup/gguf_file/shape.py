@@ -13,6 +13,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.architecture import gemma3_sliding, require_supported
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
+from pedsup.messages import message
 
 PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
 
@@ -156,14 +157,18 @@ class _Fields:
         if not isinstance(value, ArrayValue):
             return [self._checked(key, value, least, MAX_WIDTH)] * n_layer
         if len(value) < n_layer:
-            raise self.bad(f"'{self._name(key)}' has {len(value)} values", f"{n_layer}")
+            raise self.bad(
+                message("'{key}' has {n} values", key=self._name(key), n=len(value)), f"{n_layer}"
+            )
         return [self._checked(key, v, least, MAX_WIDTH) for v in value.values()[:n_layer]]
 
     def _checked(self, key: str, value: Any, least: int, limit: int) -> int:
         if not isinstance(value, int) or not least <= int(value) <= limit:
             raise self.bad(
-                f"the field '{self._name(key)}' is {value!r:.60}",
-                f"a number from {least} to {limit}",
+                message(
+                    "the field '{key}' is {value}", key=self._name(key), value=f"{value!r:.60}"
+                ),
+                message("a number from {low} to {high}", low=least, high=limit),
             )
         return int(value)
 

@@ -31,6 +31,7 @@ from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
+from pedsup.messages import message
 from pedsup.settings import Origin, Settings, given_names
 from pedsup.trust.assess import Policy, Trust
 from pedsup.trust.assess import assess as assess_trust
@@ -156,10 +157,10 @@ def _drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:
 def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
     if settings.ctx is not None and settings.ctx > shape.n_ctx_train:
         raise UsageError(
-            f"a context of {settings.ctx} tokens was asked for",
+            message("a context of {n} tokens was asked for", n=settings.ctx),
             where=model,
-            wanted=f"at most {shape.n_ctx_train}, which the model was trained for",
-            remedy=f"give --ctx {shape.n_ctx_train} or less",
+            wanted=message("at most {n}, which the model was trained for", n=shape.n_ctx_train),
+            remedy=message("give --ctx {n} or less", n=shape.n_ctx_train),
         )
 
 

@@ -27,6 +27,7 @@ from pedsup.files.fsio import atomic_file, sha256_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import make_private
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import reason_of
 from pedsup.texts.notices import NOTICES
 from pedsup.trust.identity import content_sample, header_digest
 
@@ -157,8 +158,9 @@ class PrefixCache:
         except (OSError, PedsupError) as error:
             with suppress(OSError):
                 state.unlink()
-            reason = str(error).splitlines()[0]
-            return Notice("cache_unwritable", f"{NOTICES['cache_unwritable']}: {reason}")
+            return Notice(
+                "cache_unwritable", NOTICES["cache_unwritable"].filled(reason=reason_of(error))
+            )
         return None
 
     def _evict(self, *, keep: str) -> None:

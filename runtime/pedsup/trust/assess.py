@@ -11,14 +11,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import Message, joined, message, reason_of
 from pedsup.progress import say
-from pedsup.texts.intended_use import Language
 from pedsup.texts.safe import label
-from pedsup.texts.words import text
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
 from pedsup.trust.bundle import (
@@ -43,7 +42,7 @@ from pedsup.trust.verified import (
 Signed = Literal["signed", "unsigned", "unknown-key"]
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
-_HOW_TO_TRUST = (
+_HOW_TO_TRUST = message(
     "get the signer's .pub file, compare its words with the signer, then: "
     "pedsup-run trust add KEY.pub"
 )
@@ -92,28 +91,42 @@ class Trust:
             "key_name": self.key.name if self.key else None,
             "sha256": self.expected_sha256,
             "weights": self.weights,
-            "warning": " ".join(self.lines("en")) if self.warns else None,
+            "warning": " ".join(self.lines()) if self.warns else None,
             "drafter": self.drafter.describe() if self.drafter else None,
         }
 
-    def lines(self, language: Language) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people; the first line says who vouches for the file, or warns that nobody does."""
         if self.signed == "signed" and self.key is not None:
-            first = text("trust_signed", language, name=self.key.name)
+            first = message("Signed by {name}.", name=self.key.name)
         elif self.signed == "unknown-key":
-            first = text("trust_unknown_key", language, hint=(self.hint or "")[:16])
+            first = message(
+                "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+                "signature cannot be checked (pedsup-run trust add KEY.pub).",
+                hint=(self.hint or "")[:16],
+            )
         else:
-            first = text("trust_unsigned", language)
-        lines = [first + " " + text(f"trust_weights_{self.weights}", language)]
+            first = message(
+                "WARNING: this model is not signed: nobody vouches for where it comes from."
+            )
+        lines = [joined(" ", [first, _READ[self.weights]])]
         if self.drafter is not None:
-            prefix = text("trust_drafter", language, name=label(self.drafter.path.name))
-            lines += [f"{prefix} {line}" for line in self.drafter.lines(language)]
+            prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
         return lines
 
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
         return self.signed != "signed" or (self.drafter is not None and self.drafter.warns)
+
+
+_READ: Final[dict[Weights, Message]] = {
+    "unread": message("Its bytes are compared before it is loaded."),
+    "read": message("All its bytes were read and are as exported."),
+    "earlier": message("It was read in full earlier and has not changed since."),
+    "nothing-to-compare": message("It has no manifest: nothing says what its bytes should be."),
+}
 
 
 def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Trust:
@@ -217,13 +230,28 @@ def _require_as_before(
             continue
         before = next((k.name for k in store.keys if k.key.fingerprint == earlier.key), None)
         raise UntrustedError(
-            f"the model '{earlier.name}' was signed by {before or 'the key'} "
-            f"({earlier.key[:16]}) before, and "
-            + (f"is signed by '{key.name}' now" if key else "has no signature by it now"),
+            message(
+                "the model '{model}' was signed by {before} ({key}) before, and is signed by "
+                "'{name}' now",
+                model=earlier.name,
+                before=before or message("the key"),
+                key=earlier.key[:16],
+                name=key.name,
+            )
+            if key
+            else message(
+                "the model '{model}' was signed by {before} ({key}) before, and no "
+                "longer has that signature",
+                model=earlier.name,
+                before=before or message("the key"),
+                key=earlier.key[:16],
+            ),
             where=path,
-            wanted="the same signer, or your word that this is meant",
-            remedy="ask the signer; if it is meant: pedsup-run trust unpin "
-            + shlex.quote(earlier.name),
+            wanted="the same signer, or your confirmation that the change is intended",
+            remedy=message(
+                "ask the signer; if the change is intended: pedsup-run trust unpin {model}",
+                model=shlex.quote(earlier.name),
+            ),
         )
 
 
@@ -235,7 +263,12 @@ def _remember(trust: Trust, key: TrustedKey) -> None:
         # Read anew: another terminal may have added a key while this one read the file.
         load_store(trust.store.path).with_model(known).save()
     except (OSError, PedsupError) as error:
-        say(f"note: the signer of this model cannot be remembered ({str(error).splitlines()[0]})")
+        say(
+            message(
+                "note: the signer of this model could not be saved ({reason})",
+                reason=reason_of(error),
+            )
+        )
 
 
 def _signature_required(
@@ -243,14 +276,20 @@ def _signature_required(
 ) -> UntrustedError:
     if signature is not None and policy.key_given:
         return UntrustedError(
-            f"the model is signed by another key than the one given ({signature.hint[:16]})",
+            message(
+                "the model is signed by a key other than the one given ({key})",
+                key=signature.hint[:16],
+            ),
             where=beside,
-            wanted="a signature by the key of --key",
-            remedy="ask the signer whose key has this in its line `in the .sig`",
+            wanted="a signature by the key given with --key",
+            remedy="ask the signer which key has this in its line `in the .sig`",
         )
     if signature is not None:
         return UntrustedError(
-            f"the model is signed by a key that is not trusted here ({signature.hint[:16]})",
+            message(
+                "the model is signed by a key that is not trusted here ({key})",
+                key=signature.hint[:16],
+            ),
             where=beside,
             wanted="a signature by a trusted key (require_signature is set)",
             remedy=_HOW_TO_TRUST,
@@ -267,6 +306,6 @@ def _other_bytes(path: Path, found: str, expected: str) -> UntrustedError:
     return UntrustedError(
         "the model file is not the one that was exported: it is damaged or was changed",
         where=path,
-        wanted=f"SHA-256 {expected}, not {found}",
+        wanted=message("SHA-256 {wanted}, not {found}", wanted=expected, found=found),
         remedy=COPY,
     )

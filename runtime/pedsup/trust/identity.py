@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import Message, joined, message
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 
@@ -47,19 +48,30 @@ class ModelIdentity:
             record["manifest_problem"] = self.problem
         return record
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people: each one line without control characters, whatever the file says."""
-        lines = [f"{self.name} ({label(self.file)}, digest {self.digest[:12]})"]
+        lines = [
+            message(
+                "{name} ({file}, digest {digest})",
+                name=self.name,
+                file=label(self.file),
+                digest=self.digest[:12],
+            )
+        ]
         if self.manifest is not None:
             core = self.manifest.core
-            parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
+            parts: list[str] = []
+            if core.get("base"):
+                parts.append(message("base {name}", name=_name(core["base"])))
+            if core.get("adapter"):
+                parts.append(message("adapter {name}", name=_name(core["adapter"])))
             recipe = core.get("recipe")
             if isinstance(recipe, dict):
                 parts.append(label(str(recipe.get("quant"))))
-            parts.append(f"exported {label(self.manifest.created)}")
-            lines.append("manifest: " + ", ".join(parts))
+            parts.append(message("exported {date}", date=label(self.manifest.created)))
+            lines.append(message("manifest: {facts}", facts=joined(", ", parts)))
         elif self.problem:
-            lines.append(f"warning: {label(self.problem)}")
+            lines.append(message("warning: {text}", text=self.problem))
         return lines
 
 
@@ -112,10 +124,12 @@ def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
     try:
         manifest = read_manifest(beside)
     except BadFileError as error:
-        return None, f"the manifest beside the model is damaged: {error.found}"
+        return None, message(
+            "the manifest beside the model is damaged: {reason}", reason=error.found
+        )
     recorded = header.get(DIGEST_KEY)
     if recorded != manifest.core_sha256 or manifest.file.get("size") != header.file_size:
-        return None, "the manifest beside the model belongs to another file"
+        return None, message("the manifest beside the model belongs to another file")
     return manifest, None
 
 

@@ -65,7 +65,7 @@ def main() -> None:
         finally:
             engine.close()
     except PedsupError as error:
-        _say({"error": f"{error.found}: {error.where}" if error.where else error.found})
+        _say({"error": error.document()})
 
 
 def _say(document: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -52,7 +53,7 @@ def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:
     """
     ctx = lib.llama_init_from_model(model, params)
     if not ctx:
-        raise load_error("llama.cpp cannot make a context for the model", path)
+        raise load_error("llama.cpp cannot create a context for the model", path)
     return ctx
 
 
@@ -80,9 +81,17 @@ def decode(lib: Any, ctx: Any, batch: Any) -> None:
     code = lib.llama_decode(ctx, batch)
     if code == 0:
         return
-    meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
+    meaning = {
+        1: message("no room in its cache"),
+        2: message("aborted"),
+        -1: message("invalid tokens"),
+    }
     raise EngineError(
-        f"llama.cpp cannot decode: {meaning.get(code, 'fatal error')} (code {code})",
+        message(
+            "llama.cpp cannot decode: {reason} (code {code})",
+            reason=meaning.get(code, message("fatal error")),
+            code=code,
+        ),
         where=bindings.log_tail() or None,
         remedy="start again with a smaller --ctx; the transcript is kept",
     )
@@ -93,6 +102,6 @@ def load_error(found: str, path: Path) -> EngineError:
     return EngineError(
         found,
         where=f"{path}: {bindings.log_tail() or 'no reason given'}",
-        wanted="a GGUF that this llama.cpp knows, and memory enough for it",
+        wanted="a GGUF that this llama.cpp knows, and enough memory for it",
         remedy="check the file with its SHA-256, or try a smaller --ctx",
     )

@@ -40,6 +40,7 @@ from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.validate import validate_drafter, validate_model
+from pedsup.messages import message
 
 SLOT_FILE: Final = "slot.state"
 
@@ -171,7 +172,7 @@ class ServerEngine:
             target.unlink(missing_ok=True)
         restored = answer.get("n_restored", len(tokens))
         if restored != len(tokens):
-            raise bad_state(path, f"{restored} tokens restored of {len(tokens)}")
+            raise bad_state(path, message("{n} tokens restored of {m}", n=restored, m=len(tokens)))
         self._cached = list(tokens)
         return tokens
 
