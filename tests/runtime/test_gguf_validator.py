@@ -81,8 +81,8 @@ def test_a_tokenizer_of_another_kind_is_unsupported(model: str) -> None:
 
 
 def test_another_architecture_is_unsupported() -> None:
-    with pytest.raises(UnsupportedError, match="architecture 'mamba'"):
-        check(keyed("general.architecture", fg.STRING, "mamba").encode())
+    with pytest.raises(UnsupportedError, match="architecture 'bert'"):
+        check(keyed("general.architecture", fg.STRING, "bert").encode())
 
 
 # ---- damage -------------------------------------------------------------------------------------
