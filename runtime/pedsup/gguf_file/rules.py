@@ -1,6 +1,6 @@
 """What a metadata key must be: its type in the file and its range, in one table.
 
-llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/llama.cpp, models/gemma4.cpp)
+llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/*.cpp)
 throws for a wrong type, which is an error message, but asserts on many values, which ends the
 process. The ranges here leave it nothing to assert on.
 """
@@ -95,10 +95,19 @@ _GEMMA4: Final[dict[str, Rule]] = {
     "%s.rope.freq_base_swa": Real(0.0, 1e15),
     "%s.final_logit_softcapping": Real(0.0, 1e6),
 }
+_GEMMA3: Final[dict[str, Rule]] = {
+    **_COMMON,
+    "%s.attention.sliding_window": Whole(0),
+    "%s.rope.freq_base_swa": Real(0.0, 1e15),
+    "%s.final_logit_softcapping": Real(0.0, 1e6),
+}
 ASSISTANT: Final = "gemma4-assistant"
 """Gemma 4's drafter models, which are no models by themselves."""
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "llama": _COMMON,
+    "qwen2": _COMMON,
+    "qwen3": _COMMON,
+    "gemma3": _GEMMA3,
     "gemma4": _GEMMA4,
     ASSISTANT: {
         **_GEMMA4,
@@ -106,7 +115,15 @@ RULES: Final[dict[str, dict[str, Rule]]] = {
         "%s.nextn_predict_layers": Whole(1, MAX_LAYERS, required=True),
     },
 }
-SUPPORTED: Final = ("gemma4", "llama")
+FOREIGN_RULES: Final[dict[str, Rule]] = {
+    "%s.context_length": Whole(1, MAX_CTX, required=True),
+    "%s.embedding_length": Whole(1, required=True),
+    "%s.block_count": Whole(1, MAX_LAYERS, required=True),
+    "split.count": Fixed(ValueType.UINT16, (0, 1)),
+    "general.type": Fixed(ValueType.STRING, ("model",)),
+}
+"""What is true of a language model of any architecture."""
+SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 """The architectures that pedsup runs."""
 
 
@@ -121,12 +138,12 @@ def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileE
 
 
 def check_rules(header: GGUFHeader) -> None:
-    """Check each known key of a supported architecture by its rule.
+    """Check each known key of an architecture by its rule; of a foreign one those of any model.
 
     Raises:
         BadFileError: a field is missing, of another type, or out of its range.
     """
-    for key, rule in RULES[header.architecture].items():
+    for key, rule in RULES.get(header.architecture, FOREIGN_RULES).items():
         value = header.get(key)
         if value is None:
             if not isinstance(rule, Fixed) and rule.required:

@@ -29,9 +29,10 @@ FIRST_GUESS_S: Final = 5.0
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has begun with this job; `conversation` names it for the page."""
+    """The engine has begun with this job; for the page, which conversation and turn it is."""
 
     conversation: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,12 @@ def save_copy(session: Session, target: Path, language: Language = "en") -> None
         file.write(content.encode("utf-8", "replace"))
 
 
-def as_text(session: Session, language: Language = "en") -> str:
-    """A conversation to read, with the reasoning, the notices and the intended use."""
+def as_text(session: Session, language: Language = "en", *, whole: bool = True) -> str:
+    """A conversation as Markdown, with the reasoning, the notices and the intended use.
+
+    Args:
+        whole: with what was reset or replaced, too.
+    """
 
     def said(text: Message) -> str:
         return translated(text, language)
@@ -42,6 +46,8 @@ def as_text(session: Session, language: Language = "en") -> str:
     if session.system:
         parts.append(f"{said(message('## System prompt'))}\n\n{session.system}\n")
     for exchange in session.exchanges:
+        if exchange.forgotten and not whole:
+            continue
         question = said(message("## Question {n}", n=exchange.turn))
         parts.append(f"{question}\n\n{exchange.user}\n")
         if exchange.reasoning:
@@ -50,6 +56,19 @@ def as_text(session: Session, language: Language = "en") -> str:
         if exchange.notices:
             parts.append("".join(f"> [{said(notice)}]\n" for notice in exchange.notices))
     return "\n".join(parts)
+
+
+def as_plain(session: Session, language: Language = "en") -> str:
+    """What the model was asked and said last, as text without marks: for a message or a note."""
+    question = translated(message("Question:"), language)
+    answer = translated(message("Answer:"), language)
+    parts = [SHORT[language]]
+    for exchange in session.exchanges:
+        if not exchange.forgotten:
+            parts.append(f"{question}\n{exchange.user}")
+            parts.append(f"{answer}\n{exchange.answer.strip()}")
+            parts += [f"[{translated(notice, language)}]" for notice in exchange.notices]
+    return "\n\n".join(parts) + "\n"
 
 
 def _answer(stop_reason: str | None) -> Message:

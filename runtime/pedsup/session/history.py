@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ class Exchange:
     stop_reason: str | None = None
     """None while unfinished; 'killed' when the program died in the middle."""
     forgotten: bool = False
-    """Before a `/reset`: kept in the file, not shown to the model."""
+    """Before a `/reset`, or replaced by `rewind`: kept in the file, not shown to the model."""
     notices: tuple[Notified, ...] = ()
     """What was said beside the answer, by the guards too."""
 
@@ -50,6 +50,10 @@ class Session:
     exchanges: list[Exchange] = field(default_factory=list)
     transcript: Transcript | None = None
     id: str = ""
+    title: str = ""
+    """The name that the user gave it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How answers are generated, where it is not as the first line of the transcript says."""
     _open: Exchange | None = None
     _unsaved: list[str] = field(default_factory=lambda: ["", ""])
     _saved_at: float = 0.0
@@ -138,8 +142,23 @@ class Session:
     def reset(self) -> None:
         """Forget the conversation so far (the transcript keeps it)."""
         self._append({"type": "reset", "time": now()})
-        for exchange in self.exchanges:
-            exchange.forgotten = True
+        _forget_from(self.exchanges, 0)
+
+    def rewind(self, turn: int) -> None:
+        """Take back a turn and all after it, to ask again (the transcript keeps them)."""
+        if any(e.turn >= turn and not e.forgotten for e in self.exchanges):
+            self._append({"type": "rewind", "time": now(), "turn": turn})
+            _forget_from(self.exchanges, turn)
+
+    def rename(self, title: str) -> None:
+        """Give the conversation a name; an empty one takes the name away."""
+        self._append({"type": "title", "time": now(), "text": title})
+        self.title = title
+
+    def note_settings(self, values: Mapping[str, Any]) -> None:
+        """Write down how the answers from here on are generated; empty: as at the beginning."""
+        self._append({"type": "settings", "time": now(), "settings": dict(values)})
+        self.settings = values
 
     def close(self) -> None:
         """Release the transcript."""
@@ -220,8 +239,13 @@ def replay(records: list[Record]) -> Session:
                 session._open.notices = _notices(record)
                 session._open = None
             case "reset":
-                for exchange in session.exchanges:
-                    exchange.forgotten = True
+                _forget_from(session.exchanges, 0)
+            case "rewind" if isinstance(turn := record.get("turn"), int):
+                _forget_from(session.exchanges, turn)
+            case "title":
+                session.title = _text(record, "text")
+            case "settings" if isinstance(values := record.get("settings"), dict):
+                session.settings = values
             case _:
                 pass  # 'recovered', and types of later versions of schema 1
     return session
@@ -279,6 +303,11 @@ def _check_model(path: Path, first: Record, digest: str | None) -> None:
             ),
             remedy="run it with that model file, or start a new session without --resume",
         )
+
+
+def _forget_from(exchanges: Iterable[Exchange], turn: int) -> None:
+    for exchange in exchanges:
+        exchange.forgotten = exchange.forgotten or exchange.turn >= turn
 
 
 def _notices(record: Mapping[str, Any]) -> tuple[Notified, ...]:

@@ -6,6 +6,9 @@
     {"type": "partial", "turn": 1, "reasoning": ..., "answer": ...}     pieces since the last one
     {"type": "assistant", "turn": 1, "answer": ..., "reasoning": ..., "stop_reason": ...}
     {"type": "reset"}                                          later turns do not see earlier ones
+    {"type": "rewind", "turn": 2}                              nor these: turn 2 and what follows it
+    {"type": "title", "text": ...}                             the name that the user gave it
+    {"type": "settings", "settings": {...}}                    how later answers are generated
     {"type": "recovered", "torn": ...}       what a kill or a power cut left of an unwritten line
 
 Times are UTC. This module knows lines; `pedsup.session.history` knows what they mean.
@@ -38,6 +41,10 @@ MAX_BYTES: Final = 1 << 28
 Record = dict[str, Any]
 
 
+class InUseError(OutputError):
+    """Another session holds this transcript."""
+
+
 class Transcript:
     """An open, locked transcript. `append` returns when the line is on the disk."""
 
@@ -63,7 +70,8 @@ class Transcript:
         """Lock an existing transcript, mend a torn last line, and read its records.
 
         Raises:
-            OutputError: another session has it open, or it cannot be written.
+            InUseError: another session has it open.
+            OutputError: it cannot be written.
             BadFileError: a line in it that is not the last is damaged, or it is no transcript.
         """
         transcript = cls(path, _open(path, os.O_RDWR | os.O_CLOEXEC))
@@ -104,7 +112,7 @@ class Transcript:
 
     def _lock(self) -> None:
         if try_lock(self._fd) is False:
-            raise OutputError(
+            raise InUseError(
                 "this conversation is open in another session",
                 where=self.path,
                 remedy="end that session first, or start a new one without --resume",
