@@ -60,6 +60,13 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
         UnsupportedError: another architecture.
         BadFileError: a field or a tensor cannot be right.
     """
+    if header.get("general.type") == "adapter":
+        raise UnsupportedError(
+            "this GGUF file is an adapter, not a model",
+            where=header.path,
+            wanted="the model that the adapter was made for",
+            remedy="pedsup-run MODEL.gguf --adapter THIS.gguf",
+        )
     assistant = drafter and header.architecture == ASSISTANT
     if is_foreign(header):
         _check_foreign(header)

@@ -160,6 +160,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         (message("compute buffers"), need.compute + need.output),
         (message("vocabulary"), need.vocabulary),
         (message("repacked copies"), need.repacked),
+        (message("adapter"), need.adapter),
         (message("draft model"), need.draft_weights + need.draft),
         (message("this program"), need.program),
         (message("total"), need.total),
