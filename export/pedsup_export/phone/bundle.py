@@ -6,6 +6,7 @@
     models/MODEL                         name, size, SHA-256 and number of parts of the model
     models/NAME.gguf[.partNN]            the model; in parts below FAT32's limit of 4 GiB
     models/NAME.gguf.*                   its manifest and signature
+    patches/PATCH, patches/NAME          a patch, and which model it makes of which
     debs/                                Termux's packages, where a folder of them was given
 
 Written under a partial name, read back, and renamed when whole.
@@ -27,6 +28,7 @@ from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file, sync_f
 from pedsup.gguf_file import read_header
 from pedsup.progress import byte_bar, human_bytes
 from pedsup.trust.manifest import manifest_path, read_manifest
+from pedsup_export.phone import bundle_patch
 from pedsup_export.phone.wheels import phone_wheels
 
 BLOCK: Final = 1 << 20
@@ -37,7 +39,7 @@ FAT_FORBIDDEN: Final = frozenset('"*/:<>?\\|')
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
-FOLDERS: Final = ("wheels", "models", "debs")
+FOLDERS: Final = ("wheels", "models", "debs", bundle_patch.FOLDER)
 SUMS: Final = "SHA256SUMS"
 
 Fetch: TypeAlias = Callable[[Path, Path, Path | None], object]
@@ -57,6 +59,8 @@ class BundleRequest:
     part_bytes: int = PART_BYTES
     force: bool = False
     constraints: Path | None = None
+    patch: Path | None = None
+    """A patch for the model that is on the phone already."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class BundlePlan:
     """Manifest and signature."""
     debs: tuple[Path, ...]
     manifest_sha256: str | None
+    patch_bytes: int = 0
 
     @property
     def partial(self) -> Path:
@@ -81,7 +86,7 @@ class BundlePlan:
     def bytes(self) -> int:
         """Upper bound of what it will take."""
         extra = sum(path.stat().st_size for path in (*self.beside, *self.debs))
-        return self.model_bytes + extra + PROGRAM_ROOM
+        return self.model_bytes + self.patch_bytes + extra + PROGRAM_ROOM
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,9 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
             f"a part of {request.part_bytes} bytes", wanted=f"a multiple of {BLOCK} bytes"
         )
     model_bytes, parts, beside, digest = _plan_model(request)
-    plan = BundlePlan(request, model_bytes, parts, beside, _debs(request.debs), digest)
+    patch_bytes = bundle_patch.check_patch(request.patch, FAT_FORBIDDEN)
+    debs = _debs(request.debs)
+    plan = BundlePlan(request, model_bytes, parts, beside, debs, digest, patch_bytes)
     _require_room(plan)
     return plan
 
@@ -156,6 +163,7 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     except UntrustedError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    bundle_patch.write_patch(request.patch, partial / bundle_patch.FOLDER)
     for name in TEXTS:
         shutil.copyfile(request.project / "runtime" / "termux" / name, partial / name)
     (partial / "wheels").mkdir()
