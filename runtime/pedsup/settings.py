@@ -13,6 +13,7 @@ from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import BadFileError, UsageError
 from pedsup.files.json_file import read_bounded
 from pedsup.files.paths import config_folder
+from pedsup.messages import Message, message, reason_of
 
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20
@@ -42,6 +43,8 @@ class Settings:
     tuned: bool = True
     """Use what `pedsup-run tune` measured for what is not given."""
     governor: Literal["auto", "on", "off"] = "auto"
+    adapter: str | None = None
+    """The GGUF of a LoRA adapter, applied to the model as it runs."""
     draft: str = "off"
     """'off', 'lookup' or the path of a draft model; all but 'off' choose `llama-server`."""
     draft_max: int = DEFAULT_DRAFT_MAX
@@ -60,6 +63,8 @@ class Settings:
     """Keep the read system prompt on disk, so that the next start does not read it again."""
     allow_template: bool = False
     allow_paging: bool = False
+    strict: bool = False
+    """Run only models of the architectures that pedsup can check."""
     require_signature: bool = False
     """Run only models signed by a trusted key."""
     verify: bool = False
@@ -107,7 +112,7 @@ def load_with_origins(
         origins |= dict.fromkeys(values, "settings file")
     given = {name: value for name, value in overrides.items() if value is not None}
     origins |= dict.fromkeys(given, "command line")
-    checked = {n: _checked(n, v, "the command line") for n, v in given.items()}
+    checked = {n: _checked(n, v, message("the command line")) for n, v in given.items()}
     return replace(settings, **checked), origins
 
 
@@ -125,11 +130,11 @@ def from_mapping(values: Mapping[str, Any], *, where: object) -> Settings:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             raise UsageError(
-                f"unknown option '{name}'",
+                message("unknown option '{name}'", name=name),
                 where=where,
-                wanted=f"did you mean '{near[0]}'?"
+                wanted=message("did you mean '{name}'?", name=near[0])
                 if near
-                else f"one of: {', '.join(sorted(known))}",
+                else message("one of: {names}", names=", ".join(sorted(known))),
                 remedy="correct the name in the settings file, or remove the line",
             )
     return Settings(**{name: _checked(name, value, where) for name, value in values.items()})
@@ -141,10 +146,12 @@ def _read(file: Path) -> dict[str, Any]:
     except BadFileError as error:
         raise UsageError(error.found, where=file, remedy=error.remedy) from error
     except RecursionError as error:
-        raise UsageError("the settings file is nested too deep", where=file) from error
+        raise UsageError(message("the settings file is nested too deeply"), where=file) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the settings file is no TOML: {error}", where=file, wanted="lines like: temp = 0.7"
+            message("the settings file is not valid TOML: {reason}", reason=reason_of(error)),
+            where=file,
+            wanted="lines like: temp = 0.7",
         ) from error
 
 
@@ -152,27 +159,38 @@ def _checked(name: str, value: Any, where: object) -> Any:
     allowed = get_type_hints(Settings)[name]
     problem = _problem(name, value, allowed)
     if problem:
-        raise UsageError(f"the option '{name}' is {value!r}", where=where, wanted=problem)
+        raise UsageError(
+            message("the option '{name}' is {value}", name=name, value=repr(value)),
+            where=where,
+            wanted=problem,
+        )
     return float(value) if name in ("temp", "top_p") else value
 
 
-def _problem(name: str, value: Any, allowed: Any) -> str | None:
+_KINDS: Final[dict[type, Message]] = {
+    bool: message("true or false"),
+    int: message("a whole number"),
+    float: message("a number"),
+}
+
+
+def _problem(name: str, value: Any, allowed: Any) -> Message | None:
     """What would have been right, or None when the value is."""
     choices = _choices(allowed)
     if choices:
-        return None if value in choices else f"one of: {', '.join(choices)}"
+        return None if value in choices else message("one of: {names}", names=", ".join(choices))
     kinds = [kind for kind in (get_args(allowed) or (allowed,)) if kind is not type(None)]
     (kind,) = kinds
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
-        return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-    if kind is str and not _is_text(value, path=name == "history_dir"):
-        return "text in UTF-8 without a zero byte"
+        return _KINDS.get(kind, message("text"))
+    if kind is str and not _is_text(value, path=name in ("history_dir", "adapter")):
+        return message("UTF-8 text without a zero byte")
     if name in _LIMITS:
         low, high = _LIMITS[name]
         if not low <= value <= high:
-            return f"from {low:.12g} to {high:.12g}"
+            return message("from {low} to {high}", low=f"{low:.12g}", high=f"{high:.12g}")
     return None
 
 

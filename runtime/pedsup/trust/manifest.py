@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.files.json_file import read_json_object
+from pedsup.messages import message
 
 SCHEMA: Final = "pedsup-manifest/1"
 DIGEST_KEY: Final = "pedsup.manifest.sha256"
@@ -26,7 +27,7 @@ DIGEST_KEY: Final = "pedsup.manifest.sha256"
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.3 MB."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
-_AGAIN: Final = "copy the manifest again from where the model came from"
+_AGAIN: Final = message("copy the manifest again from where the model came from")
 
 
 def manifest_path(model: Path) -> Path:
@@ -85,13 +86,15 @@ def read_manifest(path: Path) -> Manifest:
     document = read_json_object(path, "the manifest", MAX_BYTES, remedy=_AGAIN)
     if document.get("schema") != SCHEMA:
         raise BadFileError(
-            f"a manifest of schema {document.get('schema')!r:.60}", where=path, wanted=SCHEMA,
+            message("a manifest of schema {name}", name=f"{document.get('schema')!r:.60}"),
+            where=path,
+            wanted=SCHEMA,
             remedy=_AGAIN,
-        )  # fmt: skip
+        )
     wrong = _wrong_field(document)
     if wrong:
         raise BadFileError(
-            f"not a pedsup manifest: '{wrong}' is missing or not valid",
+            message("not a pedsup manifest: '{field}' is missing or not valid", field=wrong),
             where=path,
             remedy=_AGAIN,
         )
@@ -100,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
         raise BadFileError(
             "the manifest was changed after it was written",
             where=path,
-            wanted=f"a core with the digest {digest:.64}",
+            wanted=message("a core with the digest {digest}", digest=f"{digest:.64}"),
             remedy=_AGAIN,
         )
     return Manifest(path, core, digest, document["file"], document["created"])

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.process import explain_death
+from pedsup.engine.llama_server.process import how_it_died
 from pedsup.engine.select import EngineChoice
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
+from pedsup.messages import Message, from_document, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
 from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
 from pedsup.tuning.speed import Failure, Speed
@@ -36,7 +37,11 @@ WARM_UP_SHARE: Final = 0.03
 
 
 class _DeadError(Exception):
-    """The child is gone or was ended; the argument is why."""
+    """The child is gone or was ended; says why, and whether it was only too slow."""
+
+    def __init__(self, why: Message, *, slow: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.slow = why, slow
 
 
 @dataclass
@@ -59,7 +64,7 @@ class Child:
             self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(timeout_s))
         if "error" in answer:
-            raise _DeadError(str(answer["error"])[:300])
+            raise _DeadError(_refusal(answer["error"]))
         return answer
 
     def close(self) -> None:
@@ -82,12 +87,12 @@ class Child:
         while b"\n" not in self._rest:
             if time.monotonic() > deadline:
                 self.stuck = True
-                raise _DeadError(f"no result within {timeout_s:.0f} s")
+                raise _DeadError(message("no result within {s} s", s=f"{timeout_s:.0f}"), slow=True)
             if not select.select([out], [], [], 0.1)[0]:
                 left = available_memory()
                 if left is not None and left.bytes < FLOOR:
                     self.stuck = True
-                    raise _DeadError("the memory ran out")
+                    raise _DeadError(message("memory ran out"))
                 continue
             block = os.read(out.fileno(), 1 << 16)
             if not block:
@@ -112,7 +117,7 @@ class ChildBench:
     engine_name: str = ""
     n_loads: int = 0
     _children: OrderedDict[Hashable, Child] = field(default_factory=OrderedDict)
-    _broken: dict[Hashable, str] = field(default_factory=dict)
+    _broken: dict[Hashable, Message] = field(default_factory=dict)
     _lengths: Lengths | None = None
     _usual: Speed | None = None
     _loads_s: list[float] = field(default_factory=list)
@@ -132,9 +137,9 @@ class ChildBench:
         except _DeadError as death:
             self._drop(key)
             # Too slow with this many threads does not mean that it cannot be loaded.
-            if key not in self._children and not str(death).startswith("no result"):
-                self._broken[key] = str(death)
-            return Failure(str(death))
+            if key not in self._children and not death.slow:
+                self._broken[key] = death.why
+            return Failure(death.why)
 
     def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         """How many tokens a measurement has from now on, and how fast they usually are."""
@@ -210,7 +215,7 @@ class ChildBench:
             if available is None or available.bytes >= wanted + FLOOR:
                 return
             if not self._children:
-                raise _DeadError("it does not fit into the available memory")
+                raise _DeadError(message("it does not fit into the available memory"))
             self._drop(next(iter(self._children)))
 
     def _warm_up(self, child: Child, candidate: Candidate) -> Speed:
@@ -255,8 +260,15 @@ class ChildBench:
             child.close()
 
 
-def _death(code: int) -> str:
+def _refusal(error: dict[str, Any]) -> Message:
+    """What an error of the child's (`PedsupError.document`) says, and where."""
+    parts = (from_document(error.get(name)) for name in ("found", "where"))
+    return joined(": ", filter(None, parts))
+
+
+def _death(code: int) -> Message:
     """How a child ended, in words."""
     if code >= 0:
-        return f"the engine ended (exit code {code})"
-    return "it " + explain_death(code, "").found.removeprefix("llama-server ")
+        return message("the engine ended (exit code {code})", code=code)
+    death = how_it_died(code)
+    return message("it {death} ({name})", death=death.what, name=death.name)

@@ -16,6 +16,7 @@ from pedsup.errors import BadFileError, UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
+from pedsup.messages import as_message, message
 from pedsup.settings import from_mapping
 
 SCHEMA: Final = "pedsup-tuned/1"
@@ -84,7 +85,9 @@ def look_up(model: str, device: str, engine: str, file: Path | None = None) -> L
     try:
         entries = read_entries(file or tuned_file())
     except BadFileError as error:
-        return Lookup(problem=f"{error.found}; pedsup-run tune writes it anew")
+        return Lookup(
+            problem=message("{reason}; pedsup-run tune writes it again", reason=error.found)
+        )
     ours = [entry for entry in entries if entry.model == model]
     here = [entry for entry in ours if entry.device == device]
     for entry in here:
@@ -127,12 +130,12 @@ def read_entries(path: Path) -> list[Tuned]:
     except BadFileError as error:
         raise _bad(path, error.found) from error
     except ValueError as error:
-        raise _bad(path, "no JSON") from error
+        raise _bad(path, "it is not JSON") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise _bad(path, "another schema")
+        raise _bad(path, "it has another schema")
     entries = document.get("entries")
     if not isinstance(entries, list):
-        raise _bad(path, "no entries")
+        raise _bad(path, "it has no entries")
     return [_entry(path, entry) for entry in entries]
 
 
@@ -140,7 +143,7 @@ def _entry(path: Path, raw: Any) -> Tuned:
     texts = ("model", "device", "engine", "engine_name", "measured")
     numbers = ("decode_tps", "prompt_tps", "noise")
     if not isinstance(raw, dict) or not isinstance(raw.get("settings"), dict):
-        raise _bad(path, "an entry is no object")
+        raise _bad(path, "an entry is not an object")
     if not all(isinstance(raw.get(name), str) for name in texts):
         raise _bad(path, "an entry lacks a name")
     if not all(type(raw.get(name)) in (int, float) for name in numbers):
@@ -158,8 +161,8 @@ def _entry(path: Path, raw: Any) -> Tuned:
 
 def _bad(path: Path, reason: str) -> BadFileError:
     return BadFileError(
-        f"the tuned settings cannot be used: {reason}",
+        message("the tuned settings cannot be used: {reason}", reason=as_message(reason)),
         where=path,
-        wanted=f"a file of the schema {SCHEMA}",
+        wanted=message("a file with the schema {name}", name=SCHEMA),
         remedy="run pedsup-run tune again, or delete the file",
     )

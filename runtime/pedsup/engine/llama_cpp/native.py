@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -44,6 +46,33 @@ def load_model(lib: Any, path: Path, config: EngineConfig) -> Any:
     return model
 
 
+def load_adapter(lib: Any, model: Any, path: Path | None) -> Any:
+    """The LoRA adapter in `path`, copied into memory; None without one. Lives with the model.
+
+    Raises:
+        EngineError: llama.cpp refuses it.
+    """
+    if path is None:
+        return None
+    adapter = lib.llama_adapter_lora_init(model, os.fsencode(path))
+    if not adapter:
+        raise load_error("llama.cpp cannot load the adapter", path)
+    return adapter
+
+
+def apply_adapter(lib: Any, ctx: Any, adapter: Any) -> None:
+    """Use an adapter of `load_adapter` for every pass of a context, as a whole.
+
+    Raises:
+        EngineError: llama.cpp refuses.
+    """
+    if adapter is None:
+        return
+    handles, scales = (lib.llama_adapter_lora_p_ctypes * 1)(adapter), (ctypes.c_float * 1)(1.0)
+    if lib.llama_set_adapters_lora(ctx, handles, 1, scales):
+        raise EngineError("llama.cpp cannot apply the adapter", where=bindings.log_tail() or None)
+
+
 def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:
     """A context for a loaded model.
 
@@ -52,7 +81,7 @@ def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:
     """
     ctx = lib.llama_init_from_model(model, params)
     if not ctx:
-        raise load_error("llama.cpp cannot make a context for the model", path)
+        raise load_error("llama.cpp cannot create a context for the model", path)
     return ctx
 
 
@@ -80,9 +109,17 @@ def decode(lib: Any, ctx: Any, batch: Any) -> None:
     code = lib.llama_decode(ctx, batch)
     if code == 0:
         return
-    meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
+    meaning = {
+        1: message("no room in its cache"),
+        2: message("aborted"),
+        -1: message("invalid tokens"),
+    }
     raise EngineError(
-        f"llama.cpp cannot decode: {meaning.get(code, 'fatal error')} (code {code})",
+        message(
+            "llama.cpp cannot decode: {reason} (code {code})",
+            reason=meaning.get(code, message("fatal error")),
+            code=code,
+        ),
         where=bindings.log_tail() or None,
         remedy="start again with a smaller --ctx; the transcript is kept",
     )
@@ -93,6 +130,6 @@ def load_error(found: str, path: Path) -> EngineError:
     return EngineError(
         found,
         where=f"{path}: {bindings.log_tail() or 'no reason given'}",
-        wanted="a GGUF that this llama.cpp knows, and memory enough for it",
+        wanted="a GGUF that this llama.cpp knows, and enough memory for it",
         remedy="check the file with its SHA-256, or try a smaller --ctx",
     )
