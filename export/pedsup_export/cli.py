@@ -17,6 +17,7 @@ from pedsup.errors import UsageError
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import say
 from pedsup.texts.safe import clean
+from pedsup_export.patch import command as patch_commands
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
@@ -506,10 +507,15 @@ def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     _show(report.as_dict(), report.table(), as_json)
 
 
+cli.add_command(patch_commands.patch)
+cli.add_command(patch_commands.split)
+
+
 @cli.command("phone-bundle")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="An adapter file for it.")
+@click.option("--patch", type=_FILE, help="A patch for the model that is on the phone already.")
 @click.option(
     "--debs",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

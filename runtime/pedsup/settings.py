@@ -63,6 +63,8 @@ class Settings:
     """Keep the read system prompt on disk, so that the next start does not read it again."""
     allow_template: bool = False
     allow_paging: bool = False
+    strict: bool = False
+    """Run only models of the architectures that pedsup can check."""
     require_signature: bool = False
     """Run only models signed by a trusted key."""
     verify: bool = False

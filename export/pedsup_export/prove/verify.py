@@ -181,7 +181,9 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
         raise UntrustedError(
             "this manifest belongs to another file",
             where=manifest.path,
-            wanted=f"the manifest with the digest {recorded}",
+            wanted=f"the manifest with the digest {recorded}"
+            if recorded
+            else "a model that was exported with a manifest: this one names none",
             remedy=_COPY,
         )
     if header.file_size != manifest.file["size"]:

@@ -106,6 +106,12 @@ def _epilog() -> str:
 )
 @click.option("--allow-paging", is_flag=True, default=None, help="Run even if memory is short.")
 @click.option(
+    "--strict",
+    is_flag=True,
+    default=None,
+    help="Run only models of the architectures that pedsup can check.",
+)
+@click.option(
     "--require-signature",
     is_flag=True,
     default=None,

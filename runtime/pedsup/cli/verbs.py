@@ -36,6 +36,8 @@ VERBS: Final[dict[str, Verb]] = {
     "tune": Verb("tune", message("measure the best settings for a model on this device")),
     "verify": Verb("verify", message("read a model in full: manifest, signature, bytes")),
     "trust": Verb("trust", message("manage the keys that are trusted on this device")),
+    "patch": Verb("patch", message("make a new version of a model from the old one and a patch")),
+    "join": Verb("join", message("put the parts of a split file together")),
     "forget": Verb("forget", message("erase conversations and caches")),
 }
 

@@ -26,6 +26,11 @@ def partial_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.partial")
 
 
+def work_folder(final: Path) -> Path:
+    """Where a patch makes the new `final`, and keeps the old one while it works in place."""
+    return final.with_name(f".{final.name}.patch")
+
+
 def open_partial(partial: Path, flags: int, mode: int = 0o666) -> int:
     """Open or make a partial file for writing, and nothing that only has its name.
 

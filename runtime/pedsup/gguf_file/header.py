@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pedsup.errors import BadFileError, MissingFileError
+from pedsup.files.fsio import work_folder
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.limits import (
     DEFAULT_ALIGNMENT,
@@ -109,7 +110,12 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError("no such file", where=path, remedy="check the path") from error
+        remedy = message("check the path")
+        if work_folder(path).is_dir():
+            remedy = message(
+                "a patch in place was interrupted: run the same `pedsup-run patch` again"
+            )
+        raise MissingFileError("no such file", where=path, remedy=remedy) from error
     except (OSError, ValueError) as error:
         raise BadFileError(
             message("the file cannot be opened: {reason}", reason=reason_of(error)),
