@@ -12,7 +12,7 @@ from typing import Any
 
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, Trust, assess, verify_weights
 from pedsup.trust.identity import identify

@@ -27,7 +27,8 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
 from pedsup.run.load import plan_launch
-from pedsup.settings import Settings, given_names
+from pedsup.settings.load import given_names
+from pedsup.settings.schema import Settings
 from pedsup.tuning.apply import apply_tuned, origin_text
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.budget import Lengths, lengths_for, long_prompts

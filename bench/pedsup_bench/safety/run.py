@@ -13,7 +13,7 @@ from pedsup.chat.turn import Turn
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
 from pedsup.run.load import LoadedModel, load, plan_launch, turn_settings
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.report.journal import LineJournal, file_identity

@@ -26,7 +26,8 @@ from pedsup.run.watch import say_aftermath, watched
 from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import Session, find_session, new_session, read_records, resume_session
-from pedsup.settings import Settings, load_with_origins
+from pedsup.settings.load import load_with_origins
+from pedsup.settings.schema import Settings
 from pedsup.terminal import oneshot
 from pedsup.terminal.render import pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl, terminal_reader

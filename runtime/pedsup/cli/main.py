@@ -11,6 +11,7 @@ import click
 
 from pedsup import __version__
 from pedsup.cli.border import border
+from pedsup.cli.options import setting_options
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
 from pedsup.exit_codes import ExitCode
 from pedsup.texts.intended_use import FULL
@@ -37,51 +38,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )  # fmt: skip
 @click.option("--serve", is_flag=True, help="Serve a page and OpenAI's protocol on this device.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port for --serve; 0: any free one.")
-@click.option("--system", help="System prompt.")
-@click.option("--think", type=click.Choice(["shown", "hidden", "off"]), help="The reasoning.")
-@click.option("--think-budget", type=int, metavar="N", help="Most tokens of reasoning.")
-@click.option("--max-tokens", type=int, metavar="N", help="Most tokens of the answer.")
-@click.option("--temp", type=float, help="Temperature; 0 always takes the likeliest token.")
-@click.option("--top-p", type=float, help="Draw from the likeliest tokens with this sum.")
-@click.option("--top-k", type=int, help="Draw from this many of the likeliest tokens.")
-@click.option("--seed", type=int, help="Same seed, same text.")
+@setting_options
 @click.option("--grammar", type=_FILE, help="GBNF file that the answer must follow.")
 @click.option("--json-schema", type=_FILE, help="JSON schema file that the answer must follow.")
-@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
-@click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
-@click.option("--threads", type=int, metavar="N", help="Threads; default: one per big core.")
-@click.option("--threads-batch", type=int, metavar="N", help="Threads that read prompts.")
-@click.option(
-    "--pin", type=click.Choice(["auto", "on", "off"]), help="Keep the threads on the big cores."
-)
-@click.option("--batch", type=int, metavar="N", help="Prompt tokens per call.")
-@click.option("--ubatch", type=int, metavar="N", help="Prompt tokens per compute step.")
-@click.option(
-    "--extra-buffers", type=click.Choice(["auto", "on", "off"]),
-    help="Repack weights for faster prompts, at the cost of memory.",
-)  # fmt: skip
-@click.option("--mmap/--no-mmap", default=None, help="Map the file, or read it into memory.")
-@click.option("--tuned/--no-tuned", default=None, help="Use what `pedsup-run tune` measured.")
-@click.option(
-    "--governor", type=click.Choice(["auto", "on", "off"]),
-    help="Fewer threads when the device gets hot; auto: on phones.",
-)  # fmt: skip
-@click.option(
-    "--draft", metavar="HOW",
-    help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",
-)  # fmt: skip
-@click.option("--draft-max", type=int, metavar="N", help="Most tokens guessed at once.")
-@click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
-@click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")
-@click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")
-@click.option("--cache/--no-cache", default=None, help="Keep the read system prompt on disk.")
 @click.option("--settings", "settings_file", type=_FILE, help="Settings file (TOML).")
-@click.option("--allow-template", is_flag=True, default=None, help="Run an unknown template.")
-@click.option("--allow-paging", is_flag=True, default=None, help="Run although memory is short.")
-@click.option(
-    "--require-signature", is_flag=True, default=None, help="Run only models of trusted signers."
-)
-@click.option("--verify", is_flag=True, default=None, help="Read and check the whole file again.")
 @click.option("--accept-intended-use", is_flag=True, help="Acknowledge the intended use below.")
 @click.version_option(__version__, prog_name="pedsup-run")
 def run(**options: Any) -> RunRequest:

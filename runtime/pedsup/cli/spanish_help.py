@@ -17,7 +17,7 @@ PLAIN: Final = "\b"
 _KINDS: Final = {
     "OPTIONS": "OPCIONES", "COMMAND": "COMANDO", "ARGS": "ARGUMENTOS", "MODEL": "MODELO",
     "INTEGER RANGE": "ENTERO", "INTEGER": "ENTERO", "FLOAT RANGE": "NÚMERO", "FLOAT": "NÚMERO",
-    "TEXT": "TEXTO", "FILE": "ARCHIVO", "PATH": "RUTA", "FOLDER": "CARPETA", "HOW": "CÓMO",
+    "TEXT": "TEXTO", "FILE": "ARCHIVO", "PATH": "RUTA", "FOLDER": "CARPETA",
     "KEY": "CLAVE",
 }  # fmt: skip
 _KIND: Final = re.compile(r"\b(?:" + "|".join(_KINDS) + r")\b")

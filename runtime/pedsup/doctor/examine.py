@@ -13,7 +13,7 @@ from pedsup import __version__
 from pedsup.doctor import android, engines, model, processor, resources
 from pedsup.doctor.device import Device, read_properties
 from pedsup.doctor.finding import Finding, Level
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 
 SCHEMA: Final = "pedsup-doctor/1"

@@ -21,7 +21,8 @@ from pedsup.progress import say
 from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
 from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
 from pedsup.session.prefix_cache import PrefixCache
-from pedsup.settings import Origin, Settings
+from pedsup.settings.load import Origin
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import local
 from pedsup.texts.safe import clean

@@ -31,7 +31,8 @@ from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
-from pedsup.settings import Origin, Settings, given_names
+from pedsup.settings.load import Origin, given_names
+from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Policy, Trust
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.identity import ModelIdentity, identify

@@ -13,7 +13,8 @@ from pedsup.doctor.finding import Finding
 from pedsup.errors import UsageError
 from pedsup.files.paths import config_folder
 from pedsup.files.standard_streams import json_text
-from pedsup.settings import FILE, Settings, load_settings
+from pedsup.settings.load import FILE, load_settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import spoken, use
 

@@ -15,7 +15,7 @@ from pedsup.errors import OutputError, UsageError
 from pedsup.progress import human_bytes, say
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.history import find_session
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.language import local
 
 _KINDS: tuple[Kind, ...] = (

@@ -16,7 +16,8 @@ from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan, plan_launch
-from pedsup.settings import Settings, load_settings
+from pedsup.settings.load import load_settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import local, system_language, use
 from pedsup.trust.assess import Policy, verify_weights

@@ -10,7 +10,7 @@ from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
 from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.language import local, spoken
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights

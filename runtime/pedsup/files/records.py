@@ -1,0 +1,298 @@
+"""From parsed TOML or JSON to frozen dataclasses: one reader for every file that people write.
+
+What a parser gives is `object` until it was read here. A record says in its annotations what a file
+may hold: `int` is not `bool`, a `float` is finite and may be written as a whole number, `Literal`
+is one of its words, `tuple[X, ...]` is a list, `Mapping[str, X]` a table of any keys, a dataclass a
+table of its fields, and `Annotated[X, Check(...)]` is narrower than its type. A record whose
+`__post_init__` raises `ValueError` is refused with those words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import (
+    Annotated,
+    Final,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pedsup.errors import BadFileError, PedsupError
+from pedsup.files.checks import Check
+from pedsup.files.json_file import decode_text, parse_json, read_bounded
+from pedsup.files.toml_lines import line_of
+
+T = TypeVar("T")
+MAX_SHOWN: Final = 60
+"""Characters of a wrong value that an error shows."""
+_WANTED: Final[dict[object, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text in quotes",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a record comes from, and how its errors are said."""
+
+    what: str
+    """As a message names it: 'the settings file'."""
+    where: object
+    """The file, for people."""
+    error: type[PedsupError] = BadFileError
+    remedy: str | None = None
+    only_known: bool = True
+    """A key that is no field is an error; otherwise it is left alone, as in files that another
+    version may have written."""
+    text: str | None = None
+    """The TOML, for the line of an error."""
+
+    def problem(
+        self, found: str, *, key: str = "", wanted: str | list[str] | None = None
+    ) -> PedsupError:
+        """The error of this source about `key`."""
+        line = line_of(self.text, key) if self.text is not None and key else None
+        where = self.where if line is None else f"{self.where}, line {line}"
+        return self.error(found, where=where, wanted=wanted, remedy=self.remedy)
+
+
+def read_bytes(path: Path, source: Source, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        PedsupError: `source.error`; missing, too large, or unreadable.
+    """
+    try:
+        return read_bounded(path, source.what, limit)
+    except BadFileError as error:
+        raise source.error(error.found, where=source.where, remedy=error.remedy) from error
+
+
+def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], Source]:
+    """The table of a TOML text, and the source with it. A byte order mark is passed over.
+
+    Raises:
+        PedsupError: `source.error`; not UTF-8, not TOML, or nested too deep.
+    """
+    try:
+        text = decode_text(data) if isinstance(data, bytes) else data
+        return tomllib.loads(text), dataclasses.replace(source, text=text)
+    except RecursionError as error:
+        raise source.problem(f"{source.what} is nested too deep") from error
+    except ValueError as error:
+        raise source.problem(
+            f"{source.what} is not valid TOML: {error}", wanted="lines like: name = 0.7"
+        ) from error
+
+
+def toml_record(cls: type[T], data: bytes | str, source: Source) -> T:
+    """A record from TOML; an error names the line.
+
+    Raises: as `parse_toml` and `record`.
+    """
+    return record(cls, *parse_toml(data, source))
+
+
+def json_record(cls: type[T], path: Path, source: Source, limit: int) -> T:
+    """A record from a JSON file of at most `limit` bytes.
+
+    Raises:
+        PedsupError: `source.error`; missing, too large, not JSON, or as `record`.
+    """
+    data = read_bytes(path, source, limit)
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise source.problem(f"{source.what} is not JSON: {error}") from error
+    return record(cls, value, source)
+
+
+def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
+    """A record from what a parser gave.
+
+    Args:
+        key: where the value stands in its file; empty for the whole of it.
+
+    Raises:
+        PedsupError: `source.error`; an unknown key, a missing one, or a value that its annotation
+            does not allow. The message names the key, the value and what is wanted.
+    """
+    if not isinstance(value, Mapping):
+        raise _wrong(cls, value, source, key)
+    kind: type = cls
+    hints, required = _fields(kind)
+    prefix = f"{key}." if key else ""
+    if source.only_known:
+        _require_known(value, hints, source, prefix)
+    given = {
+        n: _read(hint, value[n], source, prefix + n) for n, hint in hints.items() if n in value
+    }
+    for name in required:
+        if name not in given:
+            full = prefix + name
+            raise source.problem(f"'{full}' is missing", key=key, wanted=_wanted(hints[name]))
+    try:
+        return cls(**given)
+    except ValueError as error:
+        raise source.problem(f"{key}: {error}" if key else str(error), key=key) from error
+
+
+def unknown(name: str, known: Collection[str], source: Source, prefix: str = "") -> PedsupError:
+    """The error about a key that there is not, with the nearest one that there is."""
+    folded = {n.casefold(): n for n in sorted(known)}
+    near = [prefix + folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1)]
+    every = ", ".join(prefix + n for n in sorted(known))
+    full = prefix + name
+    return source.problem(
+        f"unknown key '{full}'",
+        key=full,
+        wanted=f"did you mean '{near[0]}'?" if near else f"one of: {every}",
+    )
+
+
+def shown(value: object) -> str:
+    """A value as the file spells it, shortened."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # a TOML date
+        text = str(value)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+@cache
+def _fields(cls: type) -> tuple[Mapping[str, object], tuple[str, ...]]:
+    """The annotations of the fields that a file may give, and the names of those that it must."""
+    assert dataclasses.is_dataclass(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    own = [field for field in dataclasses.fields(cls) if field.init]
+    missing = dataclasses.MISSING
+    needed = [f.name for f in own if f.default is missing and f.default_factory is missing]
+    return {field.name: hints[field.name] for field in own}, tuple(needed)
+
+
+def _require_known(
+    value: Mapping[object, object], known: Collection[str], source: Source, prefix: str
+) -> None:
+    for name in value:
+        if name not in known:
+            raise unknown(str(name), known, source, prefix)
+
+
+def _read(hint: object, value: object, source: Source, key: str) -> object:
+    """`value` as the annotation says."""
+    if get_origin(hint) is not Annotated:
+        return _typed(hint, value, source, key)
+    plain, *checks = get_args(hint)
+    found = _read(plain, value, source, key)
+    for check in checks:
+        if isinstance(check, Check) and not check.holds(found):
+            raise source.problem(f"{key} = {shown(value)}", key=key, wanted=check.wanted)
+    return found
+
+
+def _typed(hint: object, value: object, source: Source, key: str) -> object:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is object:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (only,) = (argument for argument in arguments if argument is not type(None))
+        return _read(only, value, source, key)
+    if origin is Literal:
+        # 1 for "1": a number that names a choice needs no quotes.
+        word = str(value) if type(value) is int else value
+        if word in arguments and isinstance(word, str):
+            return word
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return record(hint, value, source, key)
+    elif origin in (tuple, frozenset):
+        if isinstance(value, list):
+            return _sequence(origin, arguments, value, source, key)
+    elif origin in (dict, Mapping):
+        if isinstance(value, Mapping):
+            return _table(arguments, value, source, key)
+    elif hint is float:
+        if (number := _finite(value)) is not None:
+            return number
+    elif type(value) is hint:
+        return value
+    raise _wrong(hint, value, source, key)
+
+
+def _sequence(
+    kind: object, arguments: tuple[object, ...], value: list[object], source: Source, key: str
+) -> object:
+    """A list as a tuple or a frozenset of one kind, or as a tuple of so many values."""
+    inner = arguments
+    if kind is frozenset or arguments[-1] is Ellipsis:
+        inner = (arguments[0],) * len(value)
+    if len(inner) != len(value):
+        raise source.problem(
+            f"{key} = {shown(value)}", key=key, wanted=f"a list of {len(inner)} values"
+        )
+    pairs = enumerate(zip(inner, value, strict=True))
+    items = [_read(hint, item, source, f"{key}[{i}]") for i, (hint, item) in pairs]
+    return frozenset(items) if kind is frozenset else tuple(items)
+
+
+def _table(
+    arguments: tuple[object, ...], value: Mapping[object, object], source: Source, key: str
+) -> dict[str, object]:
+    """A table whose keys are any text, or the words of a `Literal`."""
+    words, inner = arguments
+    known = get_args(words) if get_origin(words) is Literal else None
+    prefix = f"{key}." if key else ""
+    if known is not None:
+        _require_known(value, known, source, prefix)
+    return {str(n): _read(inner, item, source, f"{prefix}{n}") for n, item in value.items()}
+
+
+def _finite(value: object) -> float | None:
+    """A number as float; None for anything else, NaN and infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of 400 digits
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _wrong(hint: object, value: object, source: Source, key: str) -> PedsupError:
+    """The error about a value of another type."""
+    if key:
+        return source.problem(f"{key} = {shown(value)}", key=key, wanted=_wanted(hint))
+    return source.problem(f"{source.what} holds {shown(value)}", wanted=_wanted(hint))
+
+
+def _wanted(hint: object) -> str:
+    """What a value of this annotation is called."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        checks = [a.wanted for a in arguments[1:] if isinstance(a, Check)]
+        return checks[0] if checks else _wanted(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_wanted(a) for a in arguments if a is not type(None))
+    if origin is Literal:
+        return f"one of: {', '.join(map(str, arguments))}"
+    if origin in (tuple, frozenset):
+        return "a list"
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return f"a table with {', '.join(_fields(hint)[0])}"
+    return _WANTED.get(hint, "a table")
