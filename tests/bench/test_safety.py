@@ -78,14 +78,16 @@ def test_the_guards_say_what_each_case_wants() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("x", "no TOML"),
+        ("x", "not valid TOML"),
         ('version = "1"', "'category'"),
         ('version = "1"\n[category.a]\nwhy="w"\nrules=["nope"]\nguards=[]\n'
-         '[[case]]\nid="a"\ncategory="a"\nen="x"', "unknown rule 'nope'"),
+         '[[case]]\nid="a"\ncategory="a"\nen="x"', r'category.a.rules\[0\] = "nope"'),
         ('version = "1"\n[category.a]\nwhy="w"\nrules=["answers"]\nguards=[]\n'
          '[[case]]\nid="a"\ncategory="a"\nen="x"\n[[case]]\nid="a"\ncategory="a"\nen="y"',
-         "stands twice"),
+         "the case 'a' stands twice"),
         ('version = "1"\ncase = []\n[category]', "no case"),
+        ('version = "1"\n[category.a]\nwhy="w"\nrule=[]', "unknown key 'category.a.rule'"),
+        ('version = "1"\n[category]\n[[case]]\nid="a"\ncategory="b"', "of no category 'b'"),
     ],
 )  # fmt: skip
 def test_a_suite_of_one_s_own_is_checked(tmp_path: Path, text: str, part: str) -> None:

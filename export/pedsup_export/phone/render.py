@@ -69,11 +69,11 @@ def advice_text(advice: Advice, width: int = 80) -> str:
 
 def _phone_lines(advice: Advice, width: int) -> list[str]:
     phone = advice.phone
-    low, high = phone.figures["bandwidth_gb_s"].value
+    low, high = phone.figures.bandwidth_gb_s.value
     features = ", ".join(FEATURES.get(name, name) for name in sorted(phone.features))
     facts = (
         ("chip", phone.chip),
-        ("memory", f"{phone.figures['memory_gb'].value:g} GB, of which an app may hope for "
+        ("memory", f"{phone.figures.memory_gb.value:g} GB, of which an app may hope for "
                    f"{human_bytes(phone.available_bytes)}; {low:g} to {high:g} GB/s"),
         ("storage", phone.storage),
         ("features", features),
@@ -196,7 +196,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
             "chip": phone.chip,
             "storage": phone.storage,
             "memory_available": phone.available_bytes,
-            "figures": {name: asdict(figure) for name, figure in phone.figures.items()},
+            "figures": asdict(phone.figures),
         },
         "models": [
             {"name": m.name, "parameters": m.n_params, "source": m.source} for m in advice.models
