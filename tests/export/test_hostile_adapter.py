@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
 from pedsup_export.adapter.config import parse_config, pattern_key
 from pedsup_export.adapter.folder import CONFIG, WEIGHTS, Adapter
-from pedsup_export.source.safetensors_file import MAX_NAME, MAX_TENSORS, SafetensorsFile
+from pedsup_export.source.safetensors_file import SafetensorsFile
+from pedsup_export.source.safetensors_header import MAX_NAME, MAX_TENSORS
 
 quick = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
-from pedsup_export.source.safetensors_file import MAX_HEADER, SafetensorsFile
+from pedsup_export.source.safetensors_file import SafetensorsFile
+from pedsup_export.source.safetensors_header import MAX_HEADER
 
 TORCH_VIEW = {torch.bfloat16: torch.uint16, torch.bool: torch.uint8}
 

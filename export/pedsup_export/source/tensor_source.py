@@ -10,7 +10,8 @@ import numpy as np
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.source.floats import Float32Array, to_float32
-from pedsup_export.source.safetensors_file import SafetensorsFile, TensorEntry
+from pedsup_export.source.safetensors_file import SafetensorsFile
+from pedsup_export.source.safetensors_header import TensorEntry
 
 
 class TensorSource(Protocol):

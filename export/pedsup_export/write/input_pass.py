@@ -23,7 +23,8 @@ from typing import Final
 from pedsup_export.plan.planner import Inputs, TensorPlan
 from pedsup_export.plan.rows import blocks
 from pedsup_export.source.nf4 import Bnb4bitSource
-from pedsup_export.source.safetensors_file import SafetensorsFile, TensorEntry
+from pedsup_export.source.safetensors_file import SafetensorsFile
+from pedsup_export.source.safetensors_header import TensorEntry
 from pedsup_export.source.tensor_source import PlainSource, ResizedSource, TensorSource
 from pedsup_export.source.turnstile import Turnstile
 

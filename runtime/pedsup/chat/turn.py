@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from time import perf_counter
@@ -20,14 +20,13 @@ from pedsup.chat.events import (
     TurnTimings,
 )
 from pedsup.chat.prompt import build_prompt
-from pedsup.chat.stops import StopText
 from pedsup.chat.templates.template import ChatTemplate, Message
-from pedsup.chat.thinking import Channel, ChannelParser, Part
+from pedsup.chat.thinking import Channel, ChannelParser
+from pedsup.chat.turn_output import TurnOutput
 from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
-from pedsup.texts.notices import NOTICES
 
 __all__ = [
     "AnswerText",
@@ -72,13 +71,9 @@ class Turn:
         self._messages, self._settings, self._on_prompt = messages, settings, on_prompt
         self._parser = ChannelParser(template.thought, template.stops)
         self._utf8, self._watchdog = Utf8Stream(), Watchdog()
-        self._stop_text = StopText(settings.stop)
+        self._output = TurnOutput(settings.stop)
         self._tokens: list[int] = []
         self._keep = 0
-        self._pending: list[TurnEvent] = []
-        self._texts: dict[Channel, list[str]] = {channel: [] for channel in Channel}
-        self._counts = dict.fromkeys(Channel, 0)
-        self._notices: list[Notice] = []
         self._timings, self._drafts = TurnTimings(), NO_DRAFTS
         self._n_prompt = self._n_cached = 0
         self._stop: StopReason = "interrupted"
@@ -89,15 +84,15 @@ class Turn:
     def result(self) -> TurnResult:
         """The result so far."""
         return TurnResult(
-            answer="".join(self._texts[Channel.ANSWER]),
-            reasoning="".join(self._texts[Channel.REASONING]),
+            answer=self._output.text(Channel.ANSWER),
+            reasoning=self._output.text(Channel.REASONING),
             n_prompt=self._n_prompt,
             n_cached=self._n_cached,
-            n_reasoning=self._counts[Channel.REASONING],
-            n_answer=self._counts[Channel.ANSWER],
+            n_reasoning=self._output.counts[Channel.REASONING],
+            n_answer=self._output.counts[Channel.ANSWER],
             timings=self._timings,
             stop_reason=self._stop,
-            notices=tuple(self._notices),
+            notices=tuple(self._output.notices),
             drafts=self._drafts,
         )
 
@@ -118,15 +113,15 @@ class Turn:
         stop: StopReason | None = None
         try:
             while stop is None:
-                yield from self._drain()
+                yield from self._output.drain()
                 stop = self._next(left=(yield from self._generate()))
-            self._emit(self._parser.feed(self._utf8.flush()))
-            self._emit(self._parser.flush())
-            self._show(Channel.ANSWER, self._stop_text.flush())
+            self._output.emit(self._parser.feed(self._utf8.flush()))
+            self._output.emit(self._parser.flush())
+            self._output.finish()
             self._stop = stop
         finally:
             self._timings = replace(self._timings, total_s=perf_counter() - self._started)
-        yield from self._drain()
+        yield from self._output.drain()
         yield Done(self.result)
 
     def _require_room(self) -> None:
@@ -160,28 +155,28 @@ class Turn:
                     generated += 1
                     self._note_first_token()
                     left = self._take(token)
-                    yield from self._drain()
+                    yield from self._output.drain()
                     if left is not None:
                         return left
         finally:
             self._add_stats()
         if generated < limit:
             return "ended"
-        return "again" if limit < room and not self._blank() else "full"
+        return "again" if limit < room and not self._output.blank else "full"
 
     def _take(self, token: Token) -> _Exit | None:
         """Note one generated token; says why generation must be left now, if it must."""
         parser, before, closed = self._parser, self._parser.channel, self._parser.closed
         self._tokens.append(token.id)
         if not Watchdog.is_unused(token.piece):
-            self._emit(parser.feed(self._utf8.feed(token.piece)))
+            self._output.emit(parser.feed(self._utf8.feed(token.piece)))
         # A marker counts as reasoning, whichever side of it the text is on.
         marker = before is not parser.channel
-        self._counts[Channel.REASONING if marker else before] += 1
+        self._output.counts[Channel.REASONING if marker else before] += 1
         if parser.stopped:
             self._tokens.pop()
             return "ended"
-        if self._stop_text.found or self._completion_full():
+        if self._output.stop_text.found or self._completion_full():
             return "stop"
         loop = self._watchdog.feed(token.id, token.piece)
         if loop is not None:
@@ -190,7 +185,7 @@ class Turn:
             return self._overdue()
         if self._constrained and parser.closed > closed:
             return "again"
-        if self._forced and not self._blank():
+        if self._forced and not self._output.blank:
             return "again"
         return "stop" if self._answer_full() else None
 
@@ -202,26 +197,26 @@ class Turn:
         if left == "stop":
             return self._why_stopped()
         if left == "ended" and self._parser.thinking:
-            self._note("unclosed")
+            self._output.note("unclosed")
             left = "close"
         if left == "close":
             self._close_channel()
             return None
-        if left == "full" and not self._blank():
-            self._note("context")
+        if left == "full" and not self._output.blank:
+            self._output.note("context")
             return "context"
-        if not self._blank():
+        if not self._output.blank:
             return "end"
-        if left == "ended" and not self._constrained and not self._was_forced():
-            self._note("forced_answer")
+        if left == "ended" and not self._constrained and not self._output.noted("forced_answer"):
+            self._output.note("forced_answer")
             self._parser.resume()
             self._forced = True
             return None
-        self._note("empty")
+        self._output.note("empty")
         return "empty"
 
     def _why_stopped(self) -> StopReason:
-        if self._stop_text.found:
+        if self._output.stop_text.found:
             return "end"
         return "length" if self._answer_full() or self._completion_full() else "loop"
 
@@ -229,13 +224,13 @@ class Turn:
         """Whether the reasoning must be closed now."""
         settings, room = self._settings, self._engine.n_ctx - len(self._tokens)
         reserve = min(ANSWER_RESERVE, (self._engine.n_ctx - self._n_prompt) // 4)
-        budget, used = settings.think_budget, self._counts[Channel.REASONING]
+        budget, used = settings.think_budget, self._output.counts[Channel.REASONING]
         if not settings.think:
-            self._note("unasked_thinking")
+            self._output.note("unasked_thinking")
         elif budget is not None and used >= budget:
-            self._note("budget")
+            self._output.note("budget")
         elif room <= reserve:
-            self._note("context_budget")
+            self._output.note("context_budget")
         else:
             return None
         return "close"
@@ -243,18 +238,18 @@ class Turn:
     def _looped(self, loop: Loop) -> _Exit:
         self._watchdog = Watchdog()
         if self._parser.thinking:
-            self._note("loop_reasoning")
+            self._output.note("loop_reasoning")
             return "close"
-        self._note("loop" if loop == "repetition" else "unused")
+        self._output.note("loop" if loop == "repetition" else "unused")
         return "stop"
 
     def _answer_full(self) -> bool:
         limit = self._settings.max_tokens
-        return limit is not None and self._counts[Channel.ANSWER] >= limit
+        return limit is not None and self._output.counts[Channel.ANSWER] >= limit
 
     def _completion_full(self) -> bool:
         limit = self._settings.max_completion
-        return limit is not None and sum(self._counts.values()) >= limit
+        return limit is not None and sum(self._output.counts.values()) >= limit
 
     # ---- channels and constraints -------------------------------------------------------
 
@@ -298,45 +293,18 @@ class Turn:
         assert thought is not None, "only a template with a thought channel has reasoning"
         self._parser.resume()
         self._was_closed = True
-        self._emit(self._parser.feed(self._utf8.flush()))
+        self._output.emit(self._parser.feed(self._utf8.flush()))
         if self._parser.just_opened:
             self._inject(thought.header + thought.closing)
             return
-        reasoning = "".join(self._texts[Channel.REASONING][-1:])
+        reasoning = self._output.last(Channel.REASONING)
         self._inject(thought.closing if reasoning.endswith("\n") else "\n" + thought.closing)
 
     def _inject(self, text: str) -> None:
         self._tokens += self._engine.tokenize(text, parse_special=True)
-        self._emit(self._parser.feed(text))
-
-    def _was_forced(self) -> bool:
-        return any(notice.code == "forced_answer" for notice in self._notices)
-
-    def _blank(self) -> bool:
-        shown = self._texts[Channel.ANSWER]
-        return not any(text.strip() for text in (*shown, self._stop_text.held))
+        self._output.emit(self._parser.feed(text))
 
     # ---- bookkeeping --------------------------------------------------------------------
-
-    def _emit(self, parts: Iterable[Part]) -> None:
-        for channel, text in parts:
-            answer = channel is Channel.ANSWER
-            self._show(channel, self._stop_text.feed(text) if answer else text)
-
-    def _show(self, channel: Channel, text: str) -> None:
-        if text:
-            self._texts[channel].append(text)
-            answer = channel is Channel.ANSWER
-            self._pending.append(AnswerText(text) if answer else ReasoningText(text))
-
-    def _note(self, code: str) -> None:
-        notice = Notice(code, NOTICES[code])
-        self._notices.append(notice)
-        self._pending.append(notice)
-
-    def _drain(self) -> Iterator[TurnEvent]:
-        while self._pending:
-            yield self._pending.pop(0)
 
     def _note_first_token(self) -> None:
         if not self._timings.first_token_s:
