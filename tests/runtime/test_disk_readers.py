@@ -153,7 +153,7 @@ def test_a_forged_manifest_is_refused_or_used_without_a_crash(
     except BadFileError as error:
         assert error.remedy
     else:
-        assert all(isinstance(t["sha256"], str) for t in manifest.tensors.values())
+        assert all(isinstance(t.sha256, str) for t in manifest.tensors.values())
 
 
 @pytest.mark.parametrize("data", [DEEP, SURROGATE, b"[]", b"\0", b"{}", b'{"schema": [1]}'])

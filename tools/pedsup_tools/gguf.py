@@ -242,7 +242,7 @@ def is_signed_by(model: Path, private: Path) -> bool:
     try:
         signature = read_signature(signature_path(model))
         signature.require_by(read_public_key(private.with_suffix(".pub")))
-        digest = read_manifest(manifest_path(model)).file["sha256"]
+        digest = read_manifest(manifest_path(model)).file.sha256
         return bool(signature.files().model_sha256 == digest)
     except PedsupError:
         return False

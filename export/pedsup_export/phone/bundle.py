@@ -234,12 +234,12 @@ def _plan_model(
     digest = None
     if manifest_path(model).is_file():
         manifest = read_manifest(manifest_path(model))
-        digest = str(manifest.file["sha256"])
-        if manifest.file["size"] != size:
+        digest = manifest.file.sha256
+        if manifest.file.size != size:
             raise UntrustedError(
                 "the manifest beside the model belongs to another file",
                 where=manifest_path(model),
-                wanted=f"{manifest.file['size']} bytes; the model has {size}",
+                wanted=f"{manifest.file.size} bytes; the model has {size}",
                 remedy="copy model and manifest again, or export the model again",
             )
     return size, names or (model.name,), beside, digest

@@ -7,14 +7,14 @@ imported only when a gate is asked for.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pedsup.optional import require
 from pedsup.progress import say
+from pedsup.trust.manifest import QualityFacts
 from pedsup_export.plan.request import ExportRequest
 
 
-def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
+def pass_gate(request: ExportRequest, file: Path) -> dict[str, object] | None:
     """Measure `file` and refuse it below the thresholds; the figures for the manifest.
 
     Returns:
@@ -27,7 +27,7 @@ def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
         return None
     gate = require("pedsup_bench.gate", extra="bench")
     say(f"quality gate: against {request.gate_reference.name}")
-    document: dict[str, Any] = gate.run_gate(
+    document: dict[str, object] = gate.run_gate(
         gate.GatePlan(
             file,
             request.gate_reference,
@@ -44,22 +44,21 @@ def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
     }
 
 
-def same_gate(request: ExportRequest, passed: dict[str, Any] | None) -> bool:
+def same_gate(request: ExportRequest, passed: QualityFacts | None) -> bool:
     """Whether the gate asked for (none: any) is one that a manifest says was passed."""
     if request.gate_reference is None:
         return True
-    if passed is None or passed.get("reference") != request.gate_reference.name:
+    if passed is None or passed.reference != request.gate_reference.name:
         return False
     gate = require("pedsup_bench.gate", extra="bench")
     _, limits = gate.thresholds_for(request.out, gate.read_thresholds(request.gate_thresholds))
     wanted = {name: limit for name, limit in vars(limits).items() if limit is not None}
-    recorded = {check["figure"]: check["limit"] for check in passed.get("checks", ())}
+    recorded = {check.figure: check.limit for check in passed.checks}
     # The gate of an export asks no questions: their limit is not judged.
     return recorded == {name: limit for name, limit in wanted.items() if name != "accuracy_drop"}
 
 
-def gate_text(figures: dict[str, Any]) -> str:
+def gate_text(passed: QualityFacts) -> str:
     """One line for people: each figure and its limit."""
-    checks = figures["checks"]
-    shown = ", ".join(f"{c['figure']} {c['value']:.4g} of {c['limit']:.4g}" for c in checks)
-    return f"passed against {figures['reference']} ({shown})"
+    shown = ", ".join(f"{c.figure} {c.value:.4g} of {c.limit:.4g}" for c in passed.checks)
+    return f"passed against {passed.reference} ({shown})"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from pedsup.gguf_file.validate import validate_drafter
 from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
-from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+from pedsup.trust.manifest import DIGEST_KEY, Manifest, PartFacts, manifest_path, read_manifest
 from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.planner import TensorPlan, make_plan
 from pedsup_export.plan.request import ExportRequest
@@ -58,8 +58,8 @@ class VerifyReport:
     @property
     def recorded_shares(self) -> dict[str, float]:
         """The adapter's share per tensor as measured at export."""
-        shares: dict[str, float] = (self.manifest.core.get("adapter") or {}).get("shares", {})
-        return shares
+        adapter = self.manifest.facts.adapter
+        return dict(adapter.shares) if adapter is not None else {}
 
 
 def verify(
@@ -160,15 +160,15 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
             wanted=f"the manifest with the digest {recorded}",
             remedy=_COPY,
         )
-    if header.file_size != manifest.file["size"]:
-        raise _differs("the size", header.file_size, manifest.file["size"], header.path)
+    if header.file_size != manifest.file.size:
+        raise _differs("the size", header.file_size, manifest.file.size, header.path)
     if header.tensors.keys() != manifest.tensors.keys():
         odd = sorted(header.tensors.keys() ^ manifest.tensors.keys())
         raise _differs("the list of tensors", odd[:5], "the same names", header.path)
     template = header.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode()).hexdigest()
-        wanted = manifest.core.get("chat_template_sha256")
+        wanted = manifest.facts.chat_template_sha256
         if digest != wanted:
             raise _differs("the chat template", digest, wanted, header.path)
 
@@ -176,7 +176,7 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
 def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
     for tensor in header.tensors.values():
         wanted = manifest.tensors[tensor.name]
-        if (tensor.type.name, list(tensor.shape)) != (wanted.get("type"), wanted.get("shape")):
+        if (tensor.type.name, list(tensor.shape)) != (wanted.type, wanted.shape):
             found = f"{tensor.type.name} {list(tensor.shape)}"
             raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
 
@@ -192,11 +192,11 @@ def _read(
         samples = _Samples(proof, pool)
         found = read_finished(file, header, samples.take)
         for name, digest in found.tensors.items():
-            wanted = manifest.tensors[name]["sha256"]
+            wanted = manifest.tensors[name].sha256
             if digest != wanted:
                 raise _differs(f"tensor '{name}'", digest, wanted, header.path)
-        if found.whole != manifest.file["sha256"]:
-            raise _differs("the whole file", found.whole, manifest.file["sha256"], header.path)
+        if found.whole != manifest.file.sha256:
+            raise _differs("the whole file", found.whole, manifest.file.sha256, header.path)
         if proof is None:
             return found.whole, None
         shares = samples.shares()
@@ -239,20 +239,19 @@ class _Samples:
 def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Proof:
     """What is needed to make sampled rows again, from the inputs that the manifest names."""
     plan, inputs = make_plan(request)
-    _check_sources(manifest.core.get("base"), "base", inputs.checkpoint.digest())
+    _check_sources(_files(manifest.facts.base), "base", inputs.checkpoint.digest())
     if request.adapter is not None:
-        _check_sources(manifest.core.get("adapter"), "adapter", plan.sources["adapter"])
-    elif manifest.core.get("adapter"):
+        _check_sources(_files(manifest.facts.adapter), "adapter", plan.sources["adapter"])
+    elif manifest.facts.adapter is not None:
         raise MismatchError(
             "the file was exported with an adapter, and none was given",
             where=header.path,
             wanted="base and adapter",
             remedy="give --adapter too",
         )
-    recipe = manifest.core.get("recipe") or {}
-    weighted = recipe.get("imatrix")
+    weighted = _files(manifest.recipe.get("imatrix"))
     if request.imatrix is not None:
-        if _files(weighted) is None:
+        if weighted is None:
             raise MismatchError(
                 "the file was exported without an importance matrix, and one was given",
                 where=header.path,
@@ -270,8 +269,8 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
     # Rows rounded with calibration statistics cannot be made again without them.
-    exact = not recipe.get("calibrated") and (
-        _files(weighted) is None or request.imatrix is not None
+    exact = not manifest.recipe.get("calibrated") and (
+        weighted is None or request.imatrix is not None
     )
     return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
 
@@ -290,24 +289,26 @@ def _row_reader(header: GGUFHeader) -> ReadRows:
 
 def _whose_tokenizer(manifest: Manifest) -> Literal["adapter", "base"]:
     """Where the exported tokenizer came from, by the names of its files."""
-    files = manifest.core.get("tokenizer") or {}
+    files = manifest.facts.tokenizer or {}
     return "adapter" if any(name.startswith("adapter/") for name in files) else "base"
 
 
 def _merge_dtype(manifest: Manifest) -> RoundTo:
-    found = (manifest.core.get("recipe") or {}).get("merge_dtype")
+    found = manifest.recipe.get("merge_dtype")
     for known in get_args(RoundTo):
         if found == known:
             return cast(RoundTo, known)
     raise _differs("the recipe's merge_dtype", repr(found)[:60], get_args(RoundTo), manifest.path)
 
 
-def _files(recorded: Any) -> Any:
-    return recorded.get("files") if isinstance(recorded, dict) else None
+def _files(recorded: object) -> object:
+    """Names and digests of a part of the manifest."""
+    if isinstance(recorded, PartFacts):
+        return recorded.files
+    return recorded.get("files") if isinstance(recorded, Mapping) else None
 
 
-def _check_sources(recorded: Any, what: str, found: Mapping[str, str]) -> None:
-    wanted = _files(recorded)
+def _check_sources(wanted: object, what: str, found: Mapping[str, str]) -> None:
     if dict(found) != wanted:
         raise MismatchError(
             f"this {what} is not the one that was exported",

@@ -194,7 +194,7 @@ def check_map(header: GGUFHeader, manifest: Manifest) -> None:
         UntrustedError: one has a cut vocabulary and the other not, or another one.
     """
     ids = base_ids(header)
-    recorded = manifest.core.get("vocabulary") or {}
+    recorded = manifest.facts.vocabulary or {}
     names = ("base_ids_sha256", "tokens", "base_tokens")
     found = [ids_digest(ids), len(ids), header.get(BASE_SIZE)] if ids is not None else [None] * 3
     if found != [recorded.get(name) for name in names]:
@@ -206,7 +206,7 @@ def check_map(header: GGUFHeader, manifest: Manifest) -> None:
         )
 
 
-def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, Any] | None:
+def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, object] | None:
     """Both proofs on a written file; what its manifest says of the vocabulary.
 
     Returns:
@@ -221,7 +221,7 @@ def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, Any] | 
     return summary(cut, prove_cut(cut, validate_drafter(file), cut.document, cut.texts.values()))
 
 
-def summary(cut: VocabularyCut, proof: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def summary(cut: VocabularyCut, proof: Mapping[str, object] | None = None) -> dict[str, object]:
     """What the manifest says of the vocabulary."""
     return {
         "base_tokens": len(cut.base.tokens),

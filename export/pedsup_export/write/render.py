@@ -123,7 +123,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 def result_text(result: ExportResult, report: VerifyReport) -> str:
     """What the user has now, and the command that runs it."""
-    quality = report.manifest.core.get("quality")
+    quality = report.manifest.facts.quality
     draft = "MODEL.gguf --draft " if report.architecture == gemma4_assistant.NAME else ""
     lines = [
         f"file      {result.path}",
@@ -140,7 +140,7 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
-    if vocabulary := report.manifest.core.get("vocabulary"):
+    if vocabulary := report.manifest.facts.vocabulary:
         text += (
             f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "
             "tokenize what they can spell as before"
@@ -153,7 +153,7 @@ def verified_text(report: VerifyReport) -> str:
         text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
-        if (report.manifest.core.get("recipe") or {}).get("calibrated"):
+        if report.manifest.recipe.get("calibrated"):
             return f"{text}; rows rounded with calibration statistics are not made again here"
         return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
     if recorded := list(report.recorded_shares.values()):
@@ -173,7 +173,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "architecture": report.architecture,
         "tensors": report.n_tensors,
         "core_sha256": report.manifest.core_sha256,
-        "vocabulary": report.manifest.core.get("vocabulary"),
+        "vocabulary": report.manifest.facts.vocabulary,
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "rows_made_again": report.remade,

@@ -140,7 +140,7 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
     if policy.require_signature and signed != "signed":
         raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
-    expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
+    expected = files.model_sha256 if files else manifest.file.sha256 if manifest else None
     known = recorded_reading(path, state, identity.digest)
     if expected is not None and known is not None and known.sha256 != expected:
         raise _other_bytes(path, known.sha256, expected)

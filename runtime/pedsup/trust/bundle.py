@@ -153,7 +153,7 @@ def signed_files(
             wanted=f"SHA-256 {files.manifest_sha256}, not {found}",
             remedy=COPY,
         )
-    if manifest.file["sha256"] != files.model_sha256:
+    if manifest.file.sha256 != files.model_sha256:
         raise UntrustedError(
             "the signature and the manifest name different files",
             where=signature.path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
@@ -31,9 +31,9 @@ class ModelIdentity:
     problem: str | None = None
     """Why a manifest that lies there was not believed."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "name": self.name,
             "file": self.file,
             "size": self.size,
@@ -41,7 +41,7 @@ class ModelIdentity:
         }
         if self.manifest is not None:
             # What the manifest says of the file; `pedsup-export verify` compares it with the file.
-            record["manifest_file_sha256"] = self.manifest.file["sha256"]
+            record["manifest_file_sha256"] = self.manifest.file.sha256
             record["manifest"] = self.manifest.core_sha256
         if self.problem:
             record["manifest_problem"] = self.problem
@@ -51,11 +51,11 @@ class ModelIdentity:
         """For people: each one line without control characters, whatever the file says."""
         lines = [f"{self.name} ({label(self.file)}, digest {self.digest[:12]})"]
         if self.manifest is not None:
-            core = self.manifest.core
-            parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
-            recipe = core.get("recipe")
-            if isinstance(recipe, dict):
-                parts.append(label(str(recipe.get("quant"))))
+            facts = self.manifest.facts
+            named = (("base", facts.base), ("adapter", facts.adapter))
+            parts = [f"{word} {label(str(part.name))}" for word, part in named if part]
+            if facts.recipe is not None:
+                parts.append(label(str(facts.recipe.get("quant"))))
             parts.append(f"exported {label(self.manifest.created)}")
             lines.append("manifest: " + ", ".join(parts))
         elif self.problem:
@@ -114,10 +114,6 @@ def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
     except BadFileError as error:
         return None, f"the manifest beside the model is damaged: {error.found}"
     recorded = header.get(DIGEST_KEY)
-    if recorded != manifest.core_sha256 or manifest.file.get("size") != header.file_size:
+    if recorded != manifest.core_sha256 or manifest.file.size != header.file_size:
         return None, "the manifest beside the model belongs to another file"
     return manifest, None
-
-
-def _name(part: Any) -> str:
-    return label(str(part.get("name", part)) if isinstance(part, dict) else str(part))
