@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from pedsup_testing.fake_engine import END
+from pedsup_testing.lazy import Lazy
 from pedsup_testing.served import Served
 
 from pedsup.texts.intended_use import SHORT
 
-openai = pytest.importorskip("openai", reason="pip install openai")
+openai = Lazy("openai", reason="pip install openai")
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 SCHEMA = {
