@@ -8,7 +8,6 @@ measured all the same, after a warning, and the document says so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
@@ -46,7 +45,7 @@ def admit(model: Path, *, weights: bool = True, as_before: bool = True) -> Trust
     return trust
 
 
-def admit_all(model: Path, reference: Path | None = None) -> dict[str, Any]:
+def admit_all(model: Path, reference: Path | None = None) -> dict[str, object]:
     """The model and what it is compared with; what the document says of the model."""
     found = admit(model).describe()
     if reference is not None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, TypedDict
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.checks import at_least, within
-from pedsup.files.records import Source, parse_toml, read_bytes, record, unknown
+from pedsup.files.records import record, unknown
+from pedsup.files.source import Source, parse_toml, read_bytes
 from pedsup.gguf_file import read_header
 from pedsup_bench.report import document
 from pedsup_bench.report.errors import GateError
@@ -76,8 +77,15 @@ class Check:
         share = f" ({by / self.limit:.0%} of the limit)" if self.limit else ""
         return f"{text}: off by {by:.3g}{share}"
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed, "sentence": self.sentence}
+    def to_json(self) -> CheckFacts:
+        return {
+            "figure": self.figure,
+            "value": self.value,
+            "limit": self.limit,
+            "direction": self.direction,
+            "passed": self.passed,
+            "sentence": self.sentence,
+        }
 
 
 def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
@@ -137,7 +145,30 @@ class GatePlan:
     logits_folder: Path | None = None
 
 
-def run_gate(plan: GatePlan) -> dict[str, Any]:
+class CheckFacts(TypedDict):
+    """A check in JSON."""
+
+    figure: str
+    value: float
+    limit: float
+    direction: Literal["at most", "at least"]
+    passed: bool
+    sentence: str
+
+
+class GateDocument(document.Head):
+    """The document of `pedsup-bench gate`."""
+
+    model: document.ModelFacts
+    reference: str | None
+    file_type: str
+    passed: bool
+    checks: list[CheckFacts]
+    figures: dict[str, dict[str, object]]
+    n_ctx: int
+
+
+def run_gate(plan: GatePlan) -> GateDocument:
     """Measure and compare. The document has 'passed', 'checks' and 'figures'.
 
     Raises:
@@ -171,7 +202,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     return {
         **document.head(SCHEMA),
         "model": document.describe_model(plan.model),
-        "reference": plan.reference and plan.reference.name,
+        "reference": plan.reference.name if plan.reference else None,
         "file_type": name,
         "passed": bool(checks) and all(check.passed for check in checks),
         "checks": [check.to_json() for check in checks],
@@ -180,7 +211,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     }
 
 
-def require_pass(result: dict[str, Any]) -> None:
+def require_pass(result: GateDocument) -> None:
     """Raise `GateError` naming every breach of a gate document, or that it checked nothing."""
     if not result["checks"]:
         raise GateError(

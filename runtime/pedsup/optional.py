@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 from pedsup.errors import MissingDependencyError
 
 
-def require(module: str, *, extra: str) -> Any:
+def require(module: str, *, extra: str) -> ModuleType:
     """Import `module`, which the optional-dependency group `extra` provides.
 
     Raises:

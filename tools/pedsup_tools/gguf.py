@@ -231,7 +231,7 @@ def _is_of(statistics: Path, reference: Path, text: str) -> bool:
         return False
     wanted = [t.sha256 for t in read_texts((Path(text),) if text else ())]
     try:
-        record = json.loads(read_header(statistics).metadata[PREFIX + "record"])
+        record = json.loads(str(read_header(statistics).metadata[PREFIX + "record"]))
         return bool([t["sha256"] for t in record["texts"]] == wanted)
     except (PedsupError, KeyError, TypeError, ValueError):
         return False

@@ -13,6 +13,7 @@ from pedsup_bench.admission import admit_all
 from pedsup_bench.report import document, options
 
 if TYPE_CHECKING:
+    from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.measure import QualityPlan
     from pedsup_bench.quality.summary import QualityFigures
 
@@ -69,10 +70,11 @@ def quality(model: Path, **given: Any) -> None:
         return
     check(plan)
     trust = admit_all(model, plan.reference)
-    result = {**quality_document(plan, measure(plan)), "trust": trust}
+    figures = quality_figures(measure(plan))
+    result = {**quality_document(plan, figures), "trust": trust}
     options.save(result, given["out"], force=given["force"])
     say(_legend(plan))
-    options.show(result, quality_table(result["figures"]), as_json=given["as_json"])
+    options.show(result, quality_table(figures), as_json=given["as_json"])
 
 
 def plan_text(plan: QualityPlan) -> str:
@@ -86,14 +88,19 @@ def plan_text(plan: QualityPlan) -> str:
     )
 
 
-def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any]:
-    """The JSON document; figures per text, and 'all' where there are several."""
+def quality_figures(tokens: dict[str, TokenFigures]) -> dict[str, QualityFigures]:
+    """Figures per text, and 'all' where there are several."""
     from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.summary import summarize
 
-    figures: dict[str, QualityFigures] = {n: summarize(f) for n, f in tokens.items()}
+    figures = {name: summarize(found) for name, found in tokens.items()}
     if len(tokens) > 1:
         figures["all"] = summarize(TokenFigures.concatenate(list(tokens.values())))
+    return figures
+
+
+def quality_document(plan: QualityPlan, figures: dict[str, QualityFigures]) -> dict[str, object]:
+    """The JSON document."""
     return {
         **document.head(SCHEMA),
         "model": document.describe_model(plan.model),
@@ -108,20 +115,20 @@ def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any
     }
 
 
-def quality_table(figures: dict[str, Any]) -> str:
+def quality_table(figures: dict[str, QualityFigures]) -> str:
     """Figures as a table, one row per text."""
     rows = [["text", "tokens", "KL mean", "KL 99 %", "KL max", "same top", "flips", "PPL",
              "PPL ref", "ratio"]]  # fmt: skip
     for name, f in figures.items():
-        kld = f["kld"]
+        kld = f.kld
         rows.append([
-            name, str(f["n_tokens"]), f"{kld['mean']:.5f}±{kld['mean_error']:.5f}",
-            f"{kld['p99']:.4f}", f"{kld['max']:.3f}", f"{f['same_top']:.2%}", str(f["flips"]),
-            f"{f['ppl']:.3f}", f"{f['ppl_reference']:.3f}", f"{f['ppl_ratio']:.4f}",
+            name, str(f.n_tokens), f"{kld.mean:.5f}±{kld.mean_error:.5f}",
+            f"{kld.p99:.4f}", f"{kld.max:.3f}", f"{f.same_top:.2%}", str(f.flips),
+            f"{f.ppl:.3f}", f"{f.ppl_reference:.3f}", f"{f.ppl_ratio:.4f}",
         ])  # fmt: skip
-    if all(not f["removed_mass"] for f in figures.values()):
+    if all(not f.removed_mass for f in figures.values()):
         return options.table(rows)
-    cut = [f"{f['removed_mass'] or 0:.3%}" for f in figures.values()]
+    cut = [f"{f.removed_mass or 0:.3%}" for f in figures.values()]
     return options.table([[*r, more] for r, more in zip(rows, ["cut mass", *cut], strict=True)])
 
 

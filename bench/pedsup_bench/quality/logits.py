@@ -6,10 +6,11 @@ Gemma 4 is 262144 floats (1 MiB), so rows are handed out in slices and never kep
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,8 +141,8 @@ class LogitModel:
         self._feed(tokens)
         self._rewind(0)
 
-    def _context(self, n_ctx: int, n_threads: int) -> Any:
-        params = self._lib.llama_context_default_params()
+    def _context(self, n_ctx: int, n_threads: int) -> ctypes.Structure:
+        params: ctypes.Structure = self._lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_BATCH
         params.n_seq_max, params.n_outputs_max = 1, DECODE_ROWS
         params.n_threads = params.n_threads_batch = n_threads

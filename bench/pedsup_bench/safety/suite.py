@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 from pedsup.files.checks import Check, NotEmpty
-from pedsup.files.records import Source, read_bytes, toml_record
+from pedsup.files.records import toml_record
+from pedsup.files.source import Source, read_bytes
 from pedsup_bench.safety.rules import RULES
 
 LANGUAGES: Final = ("en", "es")

@@ -10,7 +10,8 @@ import ctypes
 import os
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 LOAD_MODE_MMAP: Final = 1
 FLASH_ATTENTION_OFF: Final = 0
 
-Look = Callable[[Any, str], bool]
+Look = Callable[[ctypes.Structure, str], bool]
 """Called with a computed node and its operation; False ends the pass there."""
-Wanted = Callable[[Any, str], bool]
+Wanted = Callable[[ctypes.Structure, str], bool]
 """Whether `Look` wants to see a node."""
 
 
@@ -69,14 +70,15 @@ class ForwardPass:
         self.bos = int(lib.llama_vocab_bos(vocab)) if lib.llama_vocab_get_add_bos(vocab) else None
 
     @property
-    def lib(self) -> Any:
+    def lib(self) -> ModuleType:
         """llama.cpp's declarations."""
         return self._lib
 
     @property
-    def handle(self) -> Any:
-        """llama.cpp's own handle of the model."""
-        return self._model
+    def handle(self) -> int:
+        """llama.cpp's own handle of the model, an address."""
+        assert self._model is not None
+        return int(self._model)
 
     def __enter__(self) -> ForwardPass:
         return self
@@ -138,9 +140,9 @@ class ForwardPass:
         pointer = self._lib.llama_get_logits(self._ctx)
         return np.ctypeslib.as_array(pointer, shape=(n_outputs, self.n_vocab))
 
-    def _context(self, n_threads: int) -> Any:
+    def _context(self, n_threads: int) -> ctypes.Structure:
         lib = self._lib
-        params = lib.llama_context_default_params()
+        params: ctypes.Structure = lib.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self.window
         params.n_seq_max = 1
         params.n_threads = params.n_threads_batch = n_threads

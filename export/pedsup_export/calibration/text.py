@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.errors import BadFileError, MissingFileError, UsageError
@@ -167,7 +167,7 @@ def shingles(content: str) -> set[bytes]:
 def judging_texts() -> list[tuple[str, str]]:
     """Name and content of the texts that pedsup-bench judges files on; none where it is absent."""
     try:
-        texts: Any = import_module("pedsup_bench.report.texts")
+        texts = import_module("pedsup_bench.report.texts")
     except ImportError:
         return []
     return [(f"the judging text '{t.name}'", t.content) for t in texts.default_texts()]

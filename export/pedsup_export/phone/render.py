@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 from pedsup.phones.profiles import shipped_profiles
 from pedsup.progress import human_bytes
@@ -183,7 +183,7 @@ def _wrapped(text: str, width: int, first: str = "", later: str = "") -> list[st
     )
 
 
-def advice_json(advice: Advice) -> dict[str, Any]:
+def advice_json(advice: Advice) -> dict[str, object]:
     """The advice as a JSON document."""
     choice, phone = advice.choice, advice.phone
     chosen = choice.chosen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup_export.arch import ModelTensors, OutputTensor
@@ -89,7 +88,7 @@ def comparison_lines(found: Comparison) -> list[str]:
             "your base"]  # fmt: skip
 
 
-def comparison_json(found: Comparison) -> dict[str, Any]:
+def comparison_json(found: Comparison) -> dict[str, object]:
     """The same for programs."""
     return {
         "languages": found.languages,

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -174,7 +174,7 @@ class Calibrated:
                 remedy=_REMAKE,
             )
 
-    def record(self, file_sha256: str) -> dict[str, Any]:
+    def record(self, file_sha256: str) -> dict[str, object]:
         """For the manifest's recipe."""
         record = self.statistics.record
         return {

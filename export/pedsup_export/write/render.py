@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
@@ -86,7 +85,7 @@ def calibration_line(plan: ExportPlan) -> str:
     return line
 
 
-def plan_json(plan: ExportPlan) -> dict[str, Any]:
+def plan_json(plan: ExportPlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "architecture": plan.architecture,
@@ -164,7 +163,7 @@ def verified_text(report: VerifyReport) -> str:
     return f"{text}; the file was exported without an adapter"
 
 
-def verify_json(report: VerifyReport) -> dict[str, Any]:
+def verify_json(report: VerifyReport) -> dict[str, object]:
     """The report as a JSON document."""
     return {
         "path": str(report.path),

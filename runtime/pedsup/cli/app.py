@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pedsup import __version__
 from pedsup.crash.marker import RunMarker
@@ -16,6 +15,7 @@ from pedsup.engine.build_probe import engine_build
 from pedsup.engine.grammar import read_grammar, read_json_schema
 from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.paths import data_folder, make_private
 from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
@@ -54,7 +54,7 @@ class RunRequest:
     accept_intended_use: bool
     serve: bool
     port: int | None
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, object]
 
     @property
     def interactive(self) -> bool:
@@ -114,7 +114,7 @@ def execute(request: RunRequest) -> int:
         result = conversation.ask(question, turns)
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
-            print(json_text(document), flush=True)
+            print(json_text(enveloped(document, "pedsup-run")), flush=True)
         if result.stop_reason in ("length", "context"):
             say(text("cut", language))
         return oneshot.exit_code(result)
@@ -166,7 +166,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
     build = engine_build(engine_kind(settings.engine))
     if as_json:
-        print(json_text(check_document(plan, build)), flush=True)
+        print(json_text(enveloped(check_document(plan, build), "pedsup-run")), flush=True)
     else:
         print(local(check_text(plan, build)), flush=True)
     check_fit(plan, settings)
@@ -192,7 +192,8 @@ def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
         return replace(request, model=Path(resume), resume="last")
     if model is None and resume is not None:
         first = read_records(find_session(history_folder(settings), resume))[0]
-        path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
+        held = first.get("model")
+        path = held.get("path") if isinstance(held, dict) else None
         if isinstance(path, str):
             return replace(request, model=Path(path))
     if model is None:
@@ -262,7 +263,7 @@ def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
     return new_session(folder, _first_line(plan), system=settings.system or "")
 
 
-def _first_line(plan: LaunchPlan) -> dict[str, Any]:
+def _first_line(plan: LaunchPlan) -> dict[str, object]:
     template = plan.header.get("tokenizer.chat_template")
     sampling = plan.sampling
     return {

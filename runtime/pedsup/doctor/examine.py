@@ -43,7 +43,7 @@ class Examination:
         """The worst."""
         return max((f.level for f in self.findings), key=LEVELS.index, default="ok")
 
-    def document(self, language: Language) -> dict[str, Any]:
+    def document(self, language: Language) -> dict[str, object]:
         """As JSON values."""
         return {
             "schema": SCHEMA,

@@ -3,8 +3,8 @@
 What a parser gives is `object` until it was read here. A record says in its annotations what a file
 may hold: `int` is not `bool`, a `float` is finite and may be written as a whole number, `Literal`
 is one of its words, `tuple[X, ...]` is a list, `Mapping[str, X]` a table of any keys, a dataclass a
-table of its fields, and `Annotated[X, Check(...)]` is narrower than its type. A record whose
-`__post_init__` raises `ValueError` is refused with those words.
+table of its fields, as is a `TypedDict`, and `Annotated[X, Check(...)]` is narrower than its type.
+A record whose `__post_init__` raises `ValueError` is refused with those words.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ import dataclasses
 import difflib
 import json
 import math
-import tomllib
 import types
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import (
     Annotated,
     Final,
     Literal,
+    TypeGuard,
     TypeVar,
     Union,
     get_args,
     get_origin,
     get_type_hints,
+    is_typeddict,
 )
 
-from pedsup.errors import BadFileError, PedsupError
+from pedsup.errors import PedsupError
 from pedsup.files.checks import Check
-from pedsup.files.json_file import decode_text, parse_json, read_bounded
-from pedsup.files.toml_lines import line_of
+from pedsup.files.source import Source, parse_toml, read_json
 
 T = TypeVar("T")
 MAX_SHOWN: Final = 60
@@ -44,60 +43,6 @@ _WANTED: Final[dict[object, str]] = {
     float: "a number",
     str: "text in quotes",
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a record comes from, and how its errors are said."""
-
-    what: str
-    """As a message names it: 'the settings file'."""
-    where: object
-    """The file, for people."""
-    error: type[PedsupError] = BadFileError
-    remedy: str | None = None
-    only_known: bool = True
-    """A key that is no field is an error; otherwise it is left alone, as in files that another
-    version may have written."""
-    text: str | None = None
-    """The TOML, for the line of an error."""
-
-    def problem(
-        self, found: str, *, key: str = "", wanted: str | list[str] | None = None
-    ) -> PedsupError:
-        """The error of this source about `key`."""
-        line = line_of(self.text, key) if self.text is not None and key else None
-        where = self.where if line is None else f"{self.where}, line {line}"
-        return self.error(found, where=where, wanted=wanted, remedy=self.remedy)
-
-
-def read_bytes(path: Path, source: Source, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
-
-    Raises:
-        PedsupError: `source.error`; missing, too large, or unreadable.
-    """
-    try:
-        return read_bounded(path, source.what, limit)
-    except BadFileError as error:
-        raise source.error(error.found, where=source.where, remedy=error.remedy) from error
-
-
-def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], Source]:
-    """The table of a TOML text, and the source with it. A byte order mark is passed over.
-
-    Raises:
-        PedsupError: `source.error`; not UTF-8, not TOML, or nested too deep.
-    """
-    try:
-        text = decode_text(data) if isinstance(data, bytes) else data
-        return tomllib.loads(text), dataclasses.replace(source, text=text)
-    except RecursionError as error:
-        raise source.problem(f"{source.what} is nested too deep") from error
-    except ValueError as error:
-        raise source.problem(
-            f"{source.what} is not valid TOML: {error}", wanted="lines like: name = 0.7"
-        ) from error
 
 
 def toml_record(cls: type[T], data: bytes | str, source: Source) -> T:
@@ -112,14 +57,9 @@ def json_record(cls: type[T], path: Path, source: Source, limit: int) -> T:
     """A record from a JSON file of at most `limit` bytes.
 
     Raises:
-        PedsupError: `source.error`; missing, too large, not JSON, or as `record`.
+        PedsupError: as `read_json` and `record`.
     """
-    data = read_bytes(path, source, limit)
-    try:
-        value = parse_json(data)
-    except ValueError as error:
-        raise source.problem(f"{source.what} is not JSON: {error}") from error
-    return record(cls, value, source)
+    return record(cls, read_json(path, source, limit), source)
 
 
 def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
@@ -177,12 +117,18 @@ def shown(value: object) -> str:
 @cache
 def _fields(cls: type) -> tuple[Mapping[str, object], tuple[str, ...]]:
     """The annotations of the fields that a file may give, and the names of those that it must."""
-    assert dataclasses.is_dataclass(cls)
     hints = get_type_hints(cls, include_extras=True)
+    if is_typeddict(cls):
+        return hints, tuple(sorted(getattr(cls, "__required_keys__", ())))
+    assert dataclasses.is_dataclass(cls)
     own = [field for field in dataclasses.fields(cls) if field.init]
     missing = dataclasses.MISSING
     needed = [f.name for f in own if f.default is missing and f.default_factory is missing]
     return {field.name: hints[field.name] for field in own}, tuple(needed)
+
+
+def _is_record(hint: object) -> TypeGuard[type]:
+    return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or is_typeddict(hint))
 
 
 def _require_known(
@@ -219,9 +165,9 @@ def _typed(hint: object, value: object, source: Source, key: str) -> object:
         word = str(value) if type(value) is int else value
         if word in arguments and isinstance(word, str):
             return word
-    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    elif _is_record(hint):
         return record(hint, value, source, key)
-    elif origin in (tuple, frozenset):
+    elif origin in (tuple, frozenset, list):
         if isinstance(value, list):
             return _sequence(origin, arguments, value, source, key)
     elif origin in (dict, Mapping):
@@ -232,6 +178,8 @@ def _typed(hint: object, value: object, source: Source, key: str) -> object:
             return number
     elif type(value) is hint:
         return value
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
     raise _wrong(hint, value, source, key)
 
 
@@ -240,7 +188,7 @@ def _sequence(
 ) -> object:
     """A list as a tuple or a frozenset of one kind, or as a tuple of so many values."""
     inner = arguments
-    if kind is frozenset or arguments[-1] is Ellipsis:
+    if kind is not tuple or arguments[-1] is Ellipsis:
         inner = (arguments[0],) * len(value)
     if len(inner) != len(value):
         raise source.problem(
@@ -248,6 +196,8 @@ def _sequence(
         )
     pairs = enumerate(zip(inner, value, strict=True))
     items = [_read(hint, item, source, f"{key}[{i}]") for i, (hint, item) in pairs]
+    if kind is list:
+        return items
     return frozenset(items) if kind is frozenset else tuple(items)
 
 
@@ -291,8 +241,8 @@ def _wanted(hint: object) -> str:
         return " or ".join(_wanted(a) for a in arguments if a is not type(None))
     if origin is Literal:
         return f"one of: {', '.join(map(str, arguments))}"
-    if origin in (tuple, frozenset):
+    if origin in (tuple, frozenset, list):
         return "a list"
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    if _is_record(hint):
         return f"a table with {', '.join(_fields(hint)[0])}"
     return _WANTED.get(hint, "a table")

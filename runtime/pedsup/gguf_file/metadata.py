@@ -34,7 +34,7 @@ class MetadataReader:
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
         self._strings_left = MAX_STRINGS
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, object] = {}
         self.types: dict[str, ValueType] = {}
 
     def read(self, count: int) -> None:
@@ -179,6 +179,7 @@ def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
     kind = reader.types.get(ALIGNMENT_KEY, ValueType.UINT32)
     if (
         kind is not ValueType.UINT32
+        or not isinstance(value, int)
         or not MIN_ALIGNMENT <= value <= MAX_ALIGNMENT
         or value & (value - 1)
     ):
@@ -186,4 +187,4 @@ def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
             f"'{ALIGNMENT_KEY}' is {value!r} ({kind.name})",
             f"a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT} (UINT32)",
         )
-    return int(value)
+    return value

@@ -7,7 +7,7 @@ Field names and their defaults: `llama_model::load_hparams` in llama-model.cpp a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
@@ -113,7 +113,7 @@ def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
     return tuple(layers)
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     return len(value) if isinstance(value, ArrayValue) else 0
 
 
@@ -150,7 +150,7 @@ class _Fields:
             raise self.bad(f"'{self._name(key)}' has {len(value)} values", f"{n_layer}")
         return [self._checked(key, v, least, MAX_WIDTH) for v in value.values()[:n_layer]]
 
-    def _checked(self, key: str, value: Any, least: int, limit: int) -> int:
+    def _checked(self, key: str, value: object, least: int, limit: int) -> int:
         if not isinstance(value, int) or not least <= int(value) <= limit:
             raise self.bad(
                 f"the field '{self._name(key)}' is {value!r:.60}",

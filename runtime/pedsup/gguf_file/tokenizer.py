@@ -94,9 +94,10 @@ def _check_ids(header: GGUFHeader, n_tokens: int, model: str) -> None:
     for key, value in header.metadata.items():
         if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
             continue
-        if header.value_types[key] is not ValueType.UINT32 or value >= n_tokens:
+        kind = header.value_types[key]
+        if kind is not ValueType.UINT32 or not isinstance(value, int) or value >= n_tokens:
             raise bad_field(
-                header, key, f"is {value!r:.60} ({header.value_types[key].name})",
+                header, key, f"is {value!r:.60} ({kind.name})",
                 f"a UINT32 below {n_tokens}, the number of tokens",
             )  # fmt: skip
     for kind, keys in ((ValueType.STRING, _TEXTS), (ValueType.BOOL, _FLAGS)):

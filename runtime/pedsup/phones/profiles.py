@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 from pedsup.errors import UsageError
 from pedsup.files.checks import NotEmpty, at_least
-from pedsup.files.records import Source, parse_toml, read_bytes, record
+from pedsup.files.records import record
+from pedsup.files.source import Source, parse_toml, read_bytes
 
 MAX_BYTES: Final = 1 << 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from pedsup.engine.drafts import draft_text
 from pedsup.engine.vector_units import Build
@@ -16,7 +15,7 @@ from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES
 
 
-def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, Any]:
+def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, object]:
     """The check as JSON values; sizes in bytes. `build`: of the engine's library, if known."""
     need, available = plan.fit.need, plan.fit.available
     return {
@@ -99,7 +98,7 @@ def _tuning(plan: LaunchPlan) -> list[str]:
     return [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")]
 
 
-def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
+def _paging(plan: LaunchPlan) -> dict[str, object] | None:
     cost = plan.fit.paging
     if cost is None:
         return None

@@ -18,6 +18,7 @@ from waitress import wasyncore
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnSettings
+from pedsup.files.envelope import enveloped
 from pedsup.progress import say
 from pedsup.run.load import LoadedModel
 from pedsup.serve.completions import Completions
@@ -174,4 +175,4 @@ def _announce(request: ServeRequest, served: Served, token: str, port: int) -> N
             "model": served.model_id,
             "pedsup": __version__,
         }
-        print(json.dumps(document), flush=True)
+        print(json.dumps(enveloped(document, "pedsup-run")), flush=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pedsup.errors import ContextFullError, PedsupError, UnsupportedError, UsageError
 
-Document: TypeAlias = dict[str, Any]
+Document: TypeAlias = dict[str, object]
 
 _TYPES: Final = {
     400: "invalid_request_error",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
@@ -97,7 +97,11 @@ class Session:
             self._durable_at = clock if durable else self._durable_at
 
     def finish(
-        self, answer: str, reasoning: str, stop_reason: str, facts: Mapping[str, Any] | None = None
+        self,
+        answer: str,
+        reasoning: str,
+        stop_reason: str,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
         """End the turn; it is on the disk when this returns, and may then be shown as done.
 
@@ -164,7 +168,7 @@ class Session:
 # ---- files of sessions --------------------------------------------------------------------
 
 
-def new_session(folder: Path, header: Mapping[str, Any], *, system: str = "") -> Session:
+def new_session(folder: Path, header: Mapping[str, object], *, system: str = "") -> Session:
     """Start a session with a transcript in `folder`; `header` fills its first line."""
     identity = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     first = {"id": identity, "created": now(), **header}
@@ -271,7 +275,7 @@ def _check_model(path: Path, first: Record, digest: str | None) -> None:
         )
 
 
-def _notices(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _notices(record: Mapping[str, object]) -> tuple[str, ...]:
     """The texts of a turn's notices; a transcript may hold anything."""
     found = record.get("notices")
     rows = found if isinstance(found, list) else []

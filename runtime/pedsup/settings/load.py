@@ -9,7 +9,8 @@ from typing import Final, Literal, TypeAlias
 
 from pedsup.errors import UsageError
 from pedsup.files.paths import config_folder
-from pedsup.files.records import Source, parse_toml, read_bytes, record
+from pedsup.files.records import record
+from pedsup.files.source import Source, parse_toml, read_bytes
 from pedsup.settings.schema import Settings
 
 FILE: Final = "settings.toml"

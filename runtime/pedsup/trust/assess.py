@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
@@ -84,7 +84,7 @@ class Trust:
     drafter: Trust | None = None
     """Of the draft model that llama.cpp loads beside it."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
         return {
             "signed": self.signed,

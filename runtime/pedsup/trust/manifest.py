@@ -20,7 +20,8 @@ from typing import Final
 from pedsup.errors import BadFileError
 from pedsup.files.checks import Count, Sha256
 from pedsup.files.json_file import read_json_object
-from pedsup.files.records import Source, record
+from pedsup.files.records import record
+from pedsup.files.source import Source
 
 SCHEMA: Final = "pedsup-manifest/1"
 DIGEST_KEY: Final = "pedsup.manifest.sha256"

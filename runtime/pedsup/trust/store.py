@@ -22,7 +22,8 @@ from typing import Final
 from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.paths import config_folder, make_private
-from pedsup.files.records import Source, json_record
+from pedsup.files.records import json_record
+from pedsup.files.source import Source
 from pedsup.trust.keys import PublicKey, parse_public_key
 
 SCHEMA: Final = "pedsup-trust/1"

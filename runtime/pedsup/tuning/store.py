@@ -15,7 +15,8 @@ from typing import Final, Literal
 from pedsup.errors import BadFileError
 from pedsup.files.fsio import atomic_file
 from pedsup.files.paths import config_folder, make_private
-from pedsup.files.records import Source, json_record, record
+from pedsup.files.records import json_record, record
+from pedsup.files.source import Source
 from pedsup.settings.schema import Settings
 
 SCHEMA: Final = "pedsup-tuned/1"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pedsup.cli.app import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.errors import OutputError, UsageError
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.history import find_session
@@ -80,7 +80,7 @@ def _done_text(done: Forgotten) -> str:
     return "\n".join(["Erased:", *_counts(ForgetPlan(done.removed)), NOT_ERASED])
 
 
-def _document(done: Forgotten) -> dict[str, Any]:
+def _document(done: Forgotten) -> dict[str, object]:
     return {
         "schema": "pedsup-forget/1",
         "removed": [
@@ -91,6 +91,5 @@ def _document(done: Forgotten) -> dict[str, Any]:
     }
 
 
-def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
-    print(shown, flush=True)
+def _show(as_json: bool, document: dict[str, object], text: str) -> None:
+    print(json_text(enveloped(document, "pedsup-run")) if as_json else local(text), flush=True)

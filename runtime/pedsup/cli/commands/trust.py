@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pedsup.cli.command_line import Commands
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import now
 from pedsup.progress import say
 from pedsup.texts.language import local
@@ -45,7 +45,11 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
         say(line)
     _confirm(yes, "Are these the words of the signer, told to you by another way? [y/N] ")
     store.save()
-    _show(as_json, {"added": _entry(trusted)}, f"trusted: {clean(trusted.name)}")
+    _show(
+        as_json,
+        {"schema": "pedsup-trust-add/1", "added": _entry(trusted)},
+        f"trusted: {clean(trusted.name)}",
+    )
     return 0
 
 
@@ -71,7 +75,11 @@ def remove(key: str, as_json: bool) -> int:
     """
     store, removed = load_store().without_key(key)
     store.save()
-    _show(as_json, {"removed": _entry(removed)}, f"no longer trusted: {clean(removed.name)}")
+    _show(
+        as_json,
+        {"schema": "pedsup-trust-remove/1", "removed": _entry(removed)},
+        f"no longer trusted: {clean(removed.name)}",
+    )
     return 0
 
 
@@ -82,7 +90,11 @@ def remove(key: str, as_json: bool) -> int:
 def unpin(model: str, as_json: bool) -> int:
     """Forget who signed a model, so that it may come from someone else or unsigned."""
     load_store().without_model(model).save()
-    _show(as_json, {"unpinned": model}, f"nothing is expected of '{clean(model)}' any more")
+    _show(
+        as_json,
+        {"schema": "pedsup-trust-forget/1", "unpinned": model},
+        f"nothing is expected of '{clean(model)}' any more",
+    )
     return 0
 
 
@@ -98,7 +110,7 @@ def _confirm(yes: bool, question: str) -> None:
         raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
 
-def _entry(trusted: TrustedKey) -> dict[str, Any]:
+def _entry(trusted: TrustedKey) -> dict[str, object]:
     return {
         "name": trusted.name,
         "added": trusted.added,
@@ -107,7 +119,7 @@ def _entry(trusted: TrustedKey) -> dict[str, Any]:
     }
 
 
-def _document(store: TrustStore) -> dict[str, Any]:
+def _document(store: TrustStore) -> dict[str, object]:
     return {
         "schema": "pedsup-trust-list/1",
         "keys": [_entry(trusted) for trusted in store.keys],
@@ -133,9 +145,8 @@ def _text(store: TrustStore) -> str:
     return "\n".join(lines)
 
 
-def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
-    print(shown, flush=True)
+def _show(as_json: bool, document: dict[str, object], text: str) -> None:
+    print(json_text(enveloped(document, "pedsup-run")) if as_json else local(text), flush=True)
 
 
 LANG(command)  # before the verb of the verb as well as behind it

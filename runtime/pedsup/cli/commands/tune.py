@@ -12,6 +12,7 @@ import click
 from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.device.noise import Series
 from pedsup.errors import EngineError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.progress import say
@@ -74,7 +75,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: Language, **m
     path = keep(entry)
     if more["as_json"]:
         result = document(plan, outcome, bench.engine_name, str(path))
-        print(json_text(result), flush=True)
+        print(json_text(enveloped(result, "pedsup-run")), flush=True)
         return 0
     lines = report_lines(plan, outcome, language)
     lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))

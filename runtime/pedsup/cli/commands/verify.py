@@ -8,6 +8,7 @@ import click
 
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.settings.load import load_settings
@@ -50,7 +51,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     if as_json:
         document = {"schema": "pedsup-verify/1", "model": identity.describe(),
                     "trust": trust.describe()}  # fmt: skip
-        print(json_text(document), flush=True)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
     else:
         for line in (*identity.lines(), *map(clean, trust.lines(spoken()))):
             print(local(line), flush=True)
