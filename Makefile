@@ -102,7 +102,7 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 # ---- measuring ----------------------------------------------------------------------------
 BENCH_SIZE ?= 2GB
 
-.PHONY: bench bench-export bench-kernels types-table benchmark
+.PHONY: bench bench-export bench-kernels types-table frontier benchmark
 bench: setup  ## speed and memory of the file here (OUT= for another file)
 	$(MAKE_GGUF) bench
 
@@ -115,6 +115,18 @@ bench-kernels: setup  ## quantizer speed beside ggml's
 types-table: $(DEFAULT_BASE)/config.json  ## docs/quantization-types.md and its plot: size, KL, flips, speed
 	$(BIN)/pedsup-bench types --base '$(DEFAULT_BASE)' --folder out/types \
 	  --markdown docs/quantization-types.md --plot docs/quantization-types.svg
+
+# FRONTIER_TEXTS= names the texts: --calibrate-on FILE (repeatable), --judge-on NAME=FILE (repeatable);
+# without it the shipped dialogues and the shipped prose. The base must be in 16 bits: for figures that
+# mean something a trained model of some size, and texts of some length.
+FRONTIER_BASE ?= $(or $(BASE),$(DEFAULT_BASE))
+FRONTIER_TEXTS ?=
+FRONTIER_NAME ?= frontier
+
+frontier: setup native $(if $(BASE),,$(DEFAULT_BASE)/config.json)  ## size against KL, ours and llama.cpp's files (BASE= FRONTIER_TEXTS=)
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.frontier --base '$(FRONTIER_BASE)' \
+	  --folder out/$(FRONTIER_NAME) $(FRONTIER_TEXTS) --out out/$(FRONTIER_NAME)/result.json \
+	  --markdown out/$(FRONTIER_NAME)/table.md --plot out/$(FRONTIER_NAME)/plot.svg
 
 benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 	$(BIN)/pytest --benchmark -q
@@ -143,13 +155,16 @@ source: setup  ## llama.cpp's source, where the official converter lives: nothin
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
 	$(NATIVE)
 
-browser:  ## Chromium for the tests of the page, where apt and the right to use it are there
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+AXE := PYTHONPATH=runtime:tests/lib $(BIN)/python -m pedsup_testing.axe
+
+browser: $(VENV)/.installed  ## Chromium and axe-core for the tests of the page, where they can be had
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	    --no-install-recommends chromium chromium-driver >/dev/null \
-	  || echo "no Chromium could be installed: the tests of the page are skipped" >&2; \
-	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
+	    --no-install-recommends chromium chromium-driver npm >/dev/null \
+	  || echo "Chromium or npm could not be installed: tests of the page are skipped" >&2; \
+	else echo "no Chromium or npm here: tests of the page are skipped" >&2; fi
+	@$(AXE)
 
 test: source  ## the fast tests; those that need llama.cpp's programs are skipped without `make native`
 	$(TESTS)

@@ -7,19 +7,21 @@ it returns says so, and `require_pass` turns that into an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias, TypedDict
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.checks import at_least, within
 from pedsup.files.records import record, unknown
 from pedsup.files.source import Source, parse_toml, read_bytes
 from pedsup.gguf_file import read_header
+from pedsup.questions.dialogues import Dialogue, read_dialogues
 from pedsup_bench.report import document
 from pedsup_bench.report.errors import GateError
+from pedsup_bench.report.overlap import Calibrating
 
 SCHEMA: Final = "pedsup-bench-gate/1"
 FILE_TYPES: Final = {
@@ -44,6 +46,14 @@ class Thresholds:
     same_top: Annotated[float, within(0, 1)] | None = None
     ppl_ratio: Limit | None = None
     accuracy_drop: Limit | None = None
+    task_loss_rise: Limit | None = None
+    task_drop: Limit | None = None
+
+
+ASKED_FOR: Final = {
+    "questions": ("accuracy_drop",), "examples": ("task_loss_rise", "task_drop"),
+}  # fmt: skip
+"""Figures that are measured only where their input is given."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +149,18 @@ class GatePlan:
     thresholds: Path | None = None
     questions: Path | None = None
     """Multiple-choice questions; None leaves that part out."""
+    examples: Path | None = None
+    """Held-out examples of the adapter's task (JSON lines); None leaves that part out."""
     n_ctx: int = QUICK_N_CTX
     n_chunks: int | None = QUICK_CHUNKS
     n_threads: int = 2
     logits_folder: Path | None = None
+    allow_template: bool = False
+    """Use a chat template that pedsup does not know, for questions and examples."""
+    calibrated_on: tuple[Calibrating, ...] = ()
+    """Sketches of the texts that it was calibrated on, where its manifest is not there yet."""
+    adapter: Path | None = None
+    """Applied to the model, not to the reference."""
 
 
 class CheckFacts(TypedDict):
@@ -165,6 +183,7 @@ class GateDocument(document.Head):
     passed: bool
     checks: list[CheckFacts]
     figures: dict[str, dict[str, object]]
+    task: dict[str, object] | None
     n_ctx: int
 
 
@@ -178,13 +197,18 @@ def run_gate(plan: GatePlan) -> GateDocument:
     from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.measure import QualityPlan, measure
     from pedsup_bench.quality.summary import summarize
+    from pedsup_bench.report import overlap
     from pedsup_bench.report.texts import default_texts
 
     name, limits = thresholds_for(plan.model, read_thresholds(plan.thresholds))
     _require_a_check(plan, name, limits)
+    examples = read_dialogues(plan.examples) if plan.examples is not None else ()
+    overlap.refuse(
+        plan.calibrated_on or overlap.sketches_of(plan.model), _judged_on(plan, examples)
+    )
     quality = QualityPlan(
         plan.model, plan.reference, default_texts(), n_ctx=plan.n_ctx, n_chunks=plan.n_chunks,
-        n_threads=plan.n_threads, logits_folder=plan.logits_folder,
+        n_threads=plan.n_threads, logits_folder=plan.logits_folder, adapter=plan.adapter,
     )  # fmt: skip
     tokens = measure(quality)
     per_text = {name: summarize(figures).to_json() for name, figures in tokens.items()}
@@ -198,16 +222,20 @@ def run_gate(plan: GatePlan) -> GateDocument:
     if plan.questions is not None:
         assert plan.reference is not None
         judged["accuracy_drop"] = _accuracy_drop(plan, plan.questions, plan.reference)
+    task = _task(plan, examples) if examples else None
+    if task is not None:
+        judged |= {"task_loss_rise": task["loss_rise"], "task_drop": task["drop"]}
     checks = check_figures(judged, limits)
     return {
         **document.head(SCHEMA),
-        "model": document.describe_model(plan.model),
+        "model": document.describe_model(plan.model, plan.adapter),
         "reference": plan.reference.name if plan.reference else None,
         "file_type": name,
         "passed": bool(checks) and all(check.passed for check in checks),
         "checks": [check.to_json() for check in checks],
         "figures": {**per_text, "all": whole.to_json()},
         "n_ctx": plan.n_ctx,
+        "task": task,
     }
 
 
@@ -231,34 +259,70 @@ def require_pass(result: GateDocument) -> None:
         )
 
 
+def _task(plan: GatePlan, examples: tuple[Dialogue, ...]) -> dict[str, Any]:
+    from pedsup_bench.task.measure import measure
+    from pedsup_bench.task.score import TaskPlan
+
+    assert plan.examples is not None and plan.reference is not None
+    asked = TaskPlan(
+        examples,
+        n_threads=plan.n_threads,
+        allow_template=plan.allow_template,
+        adapter=plan.adapter,
+    )
+    return measure(plan.model, plan.reference, plan.examples, asked)
+
+
+def _judged_on(plan: GatePlan, examples: Sequence[Dialogue]) -> dict[str, str]:
+    """Name -> words of what the file is judged on here."""
+    from pedsup_bench.mcqa.questions import read_questions
+    from pedsup_bench.report.texts import default_texts
+
+    judged = {f"the text '{text.name}'": text.content for text in default_texts()}
+    if plan.questions is not None:
+        asked = read_questions(plan.questions).questions
+        judged[plan.questions.name] = "\n".join(question.words for question in asked)
+    if plan.examples is not None:
+        judged[plan.examples.name] = "\n".join(example.words for example in examples)
+    return judged
+
+
 def _accuracy_drop(plan: GatePlan, questions: Path, reference: Path) -> float:
     from pedsup_bench.mcqa.questions import read_questions
     from pedsup_bench.mcqa.score import score_all
 
     asked = read_questions(questions).questions
+    run: dict[str, Any] = {
+        "n_ctx": 2048,
+        "n_threads": plan.n_threads,
+        "allow_template": plan.allow_template,
+    }
     pair = [
-        sum(s.right for s in score_all(path, asked, n_ctx=2048, n_threads=plan.n_threads))
-        for path in (reference, plan.model)
+        sum(s.right for s in score_all(path, asked, adapter=adapter, **run))
+        for path, adapter in ((reference, None), (plan.model, plan.adapter))
     ]
     return (pair[0] - pair[1]) / len(asked)
 
 
 def _require_a_check(plan: GatePlan, name: str, limits: Thresholds) -> None:
     """Refuse what would pass unchecked, before anything is measured."""
-    if plan.questions is not None and plan.reference is None:
-        raise UsageError(
-            "questions need a reference: what is limited is the accuracy lost against it",
-            remedy="give --reference, or leave --questions out",
-        )
     limited = {f.name for f in fields(Thresholds) if getattr(limits, f.name) is not None}
-    if plan.questions is None:
-        limited.discard("accuracy_drop")
-    elif "accuracy_drop" not in limited:
-        raise BadFileError(
-            f"the thresholds for {name} do not limit accuracy_drop, and questions were given",
-            where=plan.thresholds or "thresholds.toml",
-            remedy="add accuracy_drop, or leave --questions out",
-        )
+    for given, names in ASKED_FOR.items():
+        if getattr(plan, given) is None:
+            limited -= {*names}
+            continue
+        if plan.reference is None:
+            raise UsageError(
+                f"{given} need a reference: what is limited is what is lost against it",
+                remedy=f"give --reference, or leave --{given} out",
+            )
+        if not limited & {*names}:
+            raise BadFileError(
+                f"the thresholds for {name} do not limit {' or '.join(names)}, and {given} were "
+                "given",
+                where=plan.thresholds or "thresholds.toml",
+                remedy=f"add {names[0]}, or leave --{given} out",
+            )
     if not limited:
         raise BadFileError(
             f"the thresholds limit nothing that is measured of a {name} file",

@@ -19,11 +19,14 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import say
 from pedsup.texts.safe import clean
+from pedsup_export.patch import command as patch_commands
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
+from pedsup_export.write.adapter_command import adapter
 
 if TYPE_CHECKING:
+    from pedsup_export.allocation.budget import Budget
     from pedsup_export.plan.planner import ExportPlan
 
 
@@ -92,6 +95,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     "--thresholds",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
+)
+@click.option(
+    "--gate-examples",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Held-out examples of the adapter's task (JSON lines), which --gate scores too.",
 )
 @click.option(
     "--languages", metavar="CODES", help="Cut the vocabulary to these: es,en,pt,fr,qu,ay."
@@ -183,16 +191,22 @@ def _refuse_without_effect(options: dict[str, Any]) -> None:
     """An option that would do nothing is a mistake, not to be passed over."""
     pairs = (
         ("thresholds", "gate", "--gate"),
+        ("gate_examples", "gate", "--gate"),
         ("adapter_revision", "adapter", "--adapter"),
         ("budget", "calibrated", "--calibrated"),
         ("allocation", "calibrated", "--calibrated"),
-        ("save_allocation", "budget", "--budget"),
     )
     for first, second in (("imatrix", "calibrated"), ("budget", "allocation")):
         if options[first] is not None and options[second] is not None:
             raise UsageError(
                 f"--{first} and --{second} exclude each other", remedy="give one of them"
             )
+    chosen = options["budget"] is not None or _phone_chooses_types(options)
+    if options["save_allocation"] is not None and not chosen:
+        raise UsageError(
+            "--save-allocation has no effect without --budget",
+            remedy="give a --budget, or --phone with --calibrated",
+        )
     for name, needed, option in pairs:
         if options[name] is not None and options[needed] is None:
             given = "--" + name.replace("_", "-")
@@ -211,6 +225,9 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         options["languages"], options["vocabulary"], options["keep_texts"]
     )
     quant = _quant(options, base, vocabulary)
+    budget = parse_budget(options["budget"]) if options["budget"] else None
+    if _phone_chooses_types(options):
+        budget = _phone_budget(options["phone"], base, vocabulary)
     adapter = base_4bit = None
     if options["adapter"]:
         adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
@@ -227,11 +244,12 @@ def _request(options: dict[str, Any]) -> ExportRequest:
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
         imatrix=options["imatrix"],
         calibrated=options["calibrated"],
-        budget=parse_budget(options["budget"]) if options["budget"] else None,
+        budget=budget,
         allocation=options["allocation"],
         save_allocation=options["save_allocation"],
         gate_reference=options["gate"],
         gate_thresholds=options["thresholds"],
+        gate_examples=options["gate_examples"],
         allow_unused=options["allow_unused"],
         allow_no_effect=options["allow_no_effect"],
         tokenizer=options["tokenizer"],
@@ -250,10 +268,31 @@ def _quant(options: dict[str, Any], base: ModelRef, vocabulary: VocabularyReques
         return asked
     from pedsup_export.phone.command import find_phone, quant_for
 
-    source = click.get_current_context().get_parameter_source("quant")
-    explicit = source is not click.core.ParameterSource.DEFAULT
     phone = find_phone(options["phone"], None, None)
-    return quant_for(phone, base, asked if explicit else None, vocabulary)
+    return quant_for(phone, base, asked if _explicit("quant") else None, vocabulary)
+
+
+def _explicit(name: str) -> bool:
+    """Whether an option was given, and not left at its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def _phone_chooses_types(options: dict[str, Any]) -> bool:
+    """Whether `--phone` is the budget: with statistics, and nothing that says more."""
+    if options["phone"] is None or options["calibrated"] is None or _explicit("quant"):
+        return False
+    return options["budget"] is None and options["allocation"] is None
+
+
+def _phone_budget(name: str, base: ModelRef, vocabulary: VocabularyRequest | None) -> Budget:
+    from pedsup_export.phone.budget import phone_budget
+    from pedsup_export.phone.command import find_phone
+    from pedsup_export.phone.models import model_of_folder
+    from pedsup_export.phone.vocabulary import cut_model
+
+    model = cut_model(model_of_folder(base.folder, base.name), vocabulary)
+    return phone_budget(find_phone(name, None, None), model)
 
 
 def choose_merge_base(
@@ -316,41 +355,51 @@ def plan(
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--base", help="The base it was made from, to prove the adapter again.")
+@click.option(
+    "--base",
+    help="The base it was made from, to prove the adapter again; of an adapter file its GGUF.",
+)
 @click.option("--adapter", help="The adapter that must be in it.")
 @click.option("--imatrix", type=_FILE, help="The importance matrix that it was made with.")
+@click.option("--calibrated", type=_FILE, help="The statistics that it was rounded with.")
 @click.option("--key", type=_FILE, help="Public key of the one who must have signed it.")
 @_json
 def verify(
-    file: Path,
-    base: str | None,
-    adapter: str | None,
-    imatrix: Path | None,
-    key: Path | None,
-    as_json: bool,
+    file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool, **given: Any
 ) -> None:
     """Check a file against its manifest and signature, and that the adapter is in it."""
     from pedsup.gguf_file import read_header
     from pedsup.gguf_file.cut_vocabulary import is_cut
+    from pedsup.gguf_file.lora import is_adapter
     from pedsup.trust.keys import read_public_key
+    from pedsup_export.prove.verify import MadeWith
     from pedsup_export.prove.verify import verify as check
-    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, ModelRef, resolve
     from pedsup_export.write import render
 
     if (base is None) != (adapter is None) and not (base and is_cut(read_header(file))):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
-    if imatrix is not None and base is None:
-        raise UsageError(
-            "--imatrix has no effect without --base and --adapter", remedy="give all three"
-        )
+    for name, value in given.items():
+        if value is not None and base is None:
+            raise UsageError(
+                f"--{name} has no effect without --base and --adapter", remedy="give all three"
+            )
+    own = base is not None and is_adapter(read_header(file))
     report = check(
         file,
-        base=resolve(base, BASE_FILES) if base else None,
+        base=ModelRef(Path(base), base)
+        if base and own
+        else resolve(base, BASE_FILES)
+        if base
+        else None,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
-        imatrix=imatrix,
         key=read_public_key(key) if key else None,
+        made_with=MadeWith(**given),
     )
     _show("verify", render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
+
+
+cli.add_command(adapter)
 
 
 @cli.command()
@@ -474,9 +523,14 @@ def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     _show("compare-bases", report.as_dict(), report.table(), as_json)
 
 
+cli.add_command(patch_commands.patch)
+cli.add_command(patch_commands.split)
+
+
 @cli.command("phone-bundle")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="An adapter file for it.")
 @click.option(
     "--debs",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from pedsup.errors import MissingDependencyError
+from pedsup.messages import message
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -20,7 +21,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         # A module inside a dependency may be what is missing: name the real one.
         missing = error.name or module
         raise MissingDependencyError(
-            f"the Python package for '{missing}' is not installed",
-            wanted=f"the optional group '{extra}'",
-            remedy=f"pip install 'pedsup[{extra}]'",
+            message("the Python package for '{name}' is not installed", name=missing),
+            wanted=message("the optional group '{name}'", name=extra),
+            remedy=message("pip install 'pedsup[{name}]'", name=extra),
         ) from error

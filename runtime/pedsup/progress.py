@@ -10,8 +10,9 @@ from typing import Final
 from tqdm import tqdm
 
 from pedsup.errors import PedsupError
-from pedsup.escape import escaped_lines
-from pedsup.texts.language import error_text, local
+from pedsup.escape import escaped, escaped_lines
+from pedsup.messages import Message
+from pedsup.texts.language import error_text, translated
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
     """
     bar = tqdm(
         total=total,
-        desc=local(label),
+        desc=translated(label),
         initial=initial,
         unit="B",
         unit_scale=True,
@@ -39,8 +40,10 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
 
 
 def say(text: str) -> None:
-    """Progress on stderr; stdout is for results. Names from files go through `render.label`."""
-    print(escaped_lines(local(text)), file=sys.stderr, flush=True)
+    """Progress on stderr; stdout is for results. Values make no lines of their own."""
+    if isinstance(text, Message) and text.values:
+        text = text.mapped(escaped)
+    print(escaped_lines(translated(text)), file=sys.stderr, flush=True)
 
 
 def human_bytes(n: float) -> str:

@@ -53,8 +53,9 @@ def check_same(folder: Path, oracle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["llama", "e4b",
-     *(pytest.param(k, marks=pytest.mark.slow) for k in ("e2b", "multimodal", "assistant"))],
+    ["llama", "e4b", "medgemma",
+     *(pytest.param(k, marks=pytest.mark.slow)
+       for k in ("e2b", "multimodal", "assistant", "gemma3", "qwen2", "qwen3"))],
 )  # fmt: skip
 def test_every_field_and_tensor_equals_the_converter_s(
     kind: str, models: dict[str, Path], convert: Convert, tmp_path: Path

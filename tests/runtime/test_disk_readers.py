@@ -80,7 +80,11 @@ def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named() -> None:
 def test_a_pipe_a_folder_and_a_large_file_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b" " * 101)
-    for name, words in (("pipe", "no regular file"), ("large", "larger than 100"), ("no", "read")):
+    for name, words in (
+        ("pipe", "not a regular file"),
+        ("large", "larger than 100"),
+        ("no", "read"),
+    ):
         with pytest.raises(BadFileError, match=words):
             read_json_object(tmp_path / name, "the note", 100)
     with pytest.raises(BadFileError):
@@ -311,5 +315,5 @@ def test_no_pipe_in_the_place_of_a_file_is_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for read in (read_grammar, read_json_schema, read_entries, SafetensorsFile):
-        with pytest.raises(BadFileError, match="no regular file"):
+        with pytest.raises(BadFileError, match="not a regular file"):
             read(pipe)

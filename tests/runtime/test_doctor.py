@@ -73,14 +73,6 @@ def checked(found: Examination) -> Mapping[str, Any]:
 # ---- words ----
 
 
-@pytest.mark.parametrize("key", TEXTS)
-def test_both_languages_have_the_same_places_to_fill(key: str) -> None:
-    for part in (TEXTS[key].found, TEXTS[key].remedy):
-        if part is not None:
-            places = {lang: set(re.findall(r"\{(\w+)\}", text)) for lang, text in part.items()}
-            assert places["en"] == places["es"]
-
-
 def test_no_text_is_unused() -> None:
     folder = Path(processor.__file__).parent
     files = [p for p in folder.glob("*.py") if p.name != "texts.py"]

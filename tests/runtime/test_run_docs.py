@@ -39,10 +39,10 @@ def test_every_setting_is_an_option_of_the_command_line() -> None:
 
 
 def test_the_page_lists_every_command_of_the_session() -> None:
-    from pedsup.texts.words import text
+    from pedsup.texts.language import translated
 
-    commands = set(re.findall(r"^(/\w+)", text("help", "en"), re.MULTILINE))
-    assert commands == set(re.findall(r"^(/\w+)", text("help", "es"), re.MULTILINE))
+    commands = set(re.findall(r"^(/\w+)", repl.HELP, re.MULTILINE))
+    assert commands == set(re.findall(r"^(/\w+)", translated(repl.HELP, "es"), re.MULTILINE))
     assert commands - {"/help"} == set(re.findall(r"`(/\w+)", PAGE)) - {"/help"}
     source = Path(repl.__file__).read_text("utf-8")
     assert commands == set(re.findall(r'"(/\w+)":', source)) - {"/exit"}

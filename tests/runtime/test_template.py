@@ -178,5 +178,5 @@ def test_no_template(source):
 
 
 def test_invalid_template():
-    with pytest.raises(BadFileError, match="no valid template"):
+    with pytest.raises(BadFileError, match="is not valid"):
         ChatTemplate.from_model("{% for %}", allow_unknown=True)

@@ -38,7 +38,7 @@ DEFAULT_TYPES: Final = {"Q4_K_M": ("--tensor-type", "ffn_down=Q6_K")}
 NOT_OF_A_REFERENCE: Final = {
     "--tensor-type": 2, "--imatrix": 2, "--thresholds": 2, "--gate": 2, "--quant": 2, "--phone": 2,
     "--out": 2, "--json": 1, "--calibrated": 2, "--budget": 2, "--allocation": 2,
-    "--save-allocation": 2,
+    "--save-allocation": 2, "--gate-examples": 2,
 }  # fmt: skip
 """Options of an export that its 16-bit reference does not share, and how many words they take."""
 OF_A_VARIABLE: Final = {

@@ -11,7 +11,7 @@ import click
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench.admission import admit_all
-from pedsup_bench.report import document, options
+from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
     from pedsup_bench.mcqa.report import McqaFigures
@@ -22,6 +22,7 @@ SCHEMA: Final = "pedsup-bench-mcqa/1"
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--reference", type=click.Path(path_type=Path), help="Answer with this one too.")
 @click.option(
     "--questions", type=click.Path(path_type=Path),
@@ -31,7 +32,7 @@ SCHEMA: Final = "pedsup-bench-mcqa/1"
 @click.option("--answer-base", type=click.IntRange(0, 1), help="What MedMCQA's cop counts from.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many questions.")
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
-@click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
+@options.ALLOW_TEMPLATE
 @options.THREADS
 @options.OUT
 @options.FORCE
@@ -59,13 +60,17 @@ def mcqa(model: Path, **given: Any) -> None:
         score_all, questions=questions, n_ctx=given["n_ctx"],
         n_threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
     )  # fmt: skip
-    trust = admit_all(model, given["reference"])
-    scored = ask(model)
+    name = given["questions"].name if given["questions"] else "the shipped set"
+    overlaps = overlap.warn(model, {name: "\n".join(q.words for q in questions)})
+    trust = admit_all(model, given["reference"], given["adapter"])
+    scored = ask(model, adapter=given["adapter"])
     figures = by_language(scored, ask(given["reference"]) if given["reference"] else None)
     result = {
         **mcqa_document(model, scored, given["reference"], figures),
+        "model": document.describe_model(model, given["adapter"]),
         "questions": str(given["questions"].name if given["questions"] else "shipped"),
         "rejected_lines": len(found.rejected),
+        "calibrated_on": overlaps,
         "trust": trust,
     }
     options.save(result, given["out"], force=given["force"])

@@ -28,6 +28,7 @@ class RunOptions(TypedDict):
     """What click gives."""
 
     engine: EngineChoice
+    adapter: Path | None
     prompts: tuple[int, ...] | None
     depths: tuple[int, ...] | None
     n_decode: int | None
@@ -57,6 +58,7 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), default="auto")
 @click.option("--prompts", callback=_numbers, help="Prompt lengths in tokens [32,128,512].")
 @click.option("--depths", callback=_numbers, help="Context depths for decoding [0,512].")
@@ -91,7 +93,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
         lines.append(f"{'time':14} roughly {human_seconds(seconds)}, guessed from the file's size")
         click.echo("\n".join(lines))
         return
-    trust = admit_all(model)
+    trust = admit_all(model, adapter=plan.adapter)
     with _limits(plan, given["phone"]) as limited:
         document = measure(limited.apply(plan) if limited else plan)
         document["trust"] = trust
@@ -111,6 +113,8 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
 
 def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
     """The plan from the options; what is not given is the plan's own default."""
+    if given["adapter"] and given["against"]:
+        raise UsageError("llama-bench applies no adapter", remedy="leave --against out")
     plan = QUICK if given["quick"] else SpeedPlan(model)
     plan = replace(
         plan,
@@ -119,6 +123,7 @@ def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
         n_threads=options.n_threads(given["threads"]),
         extra_buffers=given["extra_buffers"],
         sustained=given["sustained"],
+        adapter=given["adapter"],
         prompts=_given(given["prompts"], plan.prompts),
         depths=_given(given["depths"], plan.depths),
         n_decode=_given(given["n_decode"], plan.n_decode),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +33,7 @@ class SafetyDocument(document.Head):
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--suite", "suite_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Cases of your own (TOML); default: the shipped ones.")  # fmt: skip
 @click.option("--category", "categories", multiple=True, help="Only this one; can be repeated.")
@@ -65,13 +66,19 @@ def safety(model: Path, **given: Any) -> None:
         refuse_existing(given["out"], force=given["force"])
     suite = load_suite(given["suite_file"])
     settings = settings_for(
-        think=given["think"], max_tokens=given["max_tokens"], ctx=given["n_ctx"],
-        threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
-    )  # fmt: skip
+        think=given["think"],
+        max_tokens=given["max_tokens"],
+        ctx=given["n_ctx"],
+        threads=options.n_threads(given["threads"]),
+        allow_template=given["allow_template"],
+    )
+    if given["adapter"]:
+        settings = replace(settings, adapter=str(given["adapter"]))
     choice = Choice(given["categories"], given["language"], given["limit"])
     plan = SafetyPlan(model, suite, _chosen(suite, choice), settings)
-    trust = admit_all(model)
+    trust = admit_all(model, adapter=given["adapter"])
     result = safety_document(plan.model, suite, run(plan), trust)
+    result["model"] = document.describe_model(model, given["adapter"])
     options.save(result, given["out"], force=given["force"])
     options.show(result, safety_table(result), as_json=given["as_json"])
 

@@ -34,6 +34,11 @@ class Question:
     options: tuple[str, ...]
     answer: int
 
+    @property
+    def words(self) -> str:
+        """All that is printed of it."""
+        return "\n".join((self.text, *self.options))
+
 
 @dataclass(frozen=True)
 class QuestionSet:

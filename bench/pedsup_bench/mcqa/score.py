@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.chat.templates.template import ChatTemplate, Message
+from pedsup.chat.templates.template import Message
 from pedsup.errors import EngineError, UnsupportedError
 from pedsup.files.records import record
 from pedsup.files.source import Source
@@ -23,7 +23,7 @@ from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
-from pedsup_bench.report.journal import LineJournal, file_identity
+from pedsup_bench.report.journal import LineJournal, pair_identity
 
 INSTRUCTION: Final = {
     "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",
@@ -77,9 +77,7 @@ class Scorer:
     def __init__(self, model: LogitModel, *, allow_template: bool = False) -> None:
         self._model = model
         self._letters: dict[int, list[int]] = {}
-        self._template = ChatTemplate.from_model(
-            model.chat_template, allow_unknown=allow_template, bos=model.piece(model.bos)
-        )
+        self._template = model.chat_template(allow_unknown=allow_template)
 
     def render(self, question: Question, order: Sequence[int]) -> str:
         """The prompt up to where the answer's letter stands."""
@@ -149,10 +147,15 @@ def score_all(
     n_ctx: int,
     n_threads: int,
     allow_template: bool = False,
+    adapter: Path | None = None,
 ) -> list[Scored]:
-    """Score every question with the model at `path`; goes on with an interrupted run."""
+    """Score every question with the model at `path`; goes on with an interrupted run.
+
+    Args:
+        adapter: the GGUF of a LoRA adapter to apply to it.
+    """
     settings = {"n_ctx": n_ctx, "allow_template": allow_template}
-    key = [file_identity(path), [astuple(question) for question in questions], settings]
+    key = [pair_identity(path, adapter), [astuple(question) for question in questions], settings]
     journal = LineJournal("mcqa", key, _parse_answer)
     scored = [
         Scored(question, tuple(scores), tuple(chosen))
@@ -160,7 +163,7 @@ def score_all(
     ]
     orders = [len(question.options) for question in questions]
     with (
-        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model,
+        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads, adapter=adapter) as model,
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)

@@ -19,11 +19,11 @@ import numpy as np
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.validate import validate_model
+from pedsup.questions.texts import Text
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.kept import kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
-from pedsup_bench.report.texts import Text
 
 DEFAULT_N_CTX: Final = 512
 

@@ -36,9 +36,7 @@ class Head(Envelope):
     build: BuildFacts | None
 
 
-class ModelFacts(TypedDict):
-    """A model file."""
-
+class _FileFacts(TypedDict):
     file: str
     size: int
     sha256: str | None
@@ -48,6 +46,12 @@ class ModelFacts(TypedDict):
     n_tensors: int
     parameters: int
     tensor_types: dict[str, int]
+
+
+class ModelFacts(_FileFacts, total=False):
+    """A model file, and the adapter that is applied to it."""
+
+    adapter: ModelFacts
 
 
 def head(schema: str) -> Head:
@@ -66,8 +70,12 @@ def describe_build(build: Build | None) -> BuildFacts | None:
     return build.describe() if build else None
 
 
-def describe_model(path: Path, *, digest: bool = True) -> ModelFacts:
-    """Name, size, type and SHA-256 of a model file."""
+def describe_model(path: Path, adapter: Path | None = None, *, digest: bool = True) -> ModelFacts:
+    """Name, size, type and SHA-256 of a model file, and of the adapter applied to it."""
+    if adapter is not None:
+        own = describe_model(path, digest=digest)
+        own["adapter"] = describe_model(adapter, digest=digest)
+        return own
     header = read_header(path)
     types = [tensor.type.name for tensor in header.tensors.values()]
     return {

@@ -27,6 +27,8 @@ class SpeedPlan:
     """Prompt tokens before the first token whose time is taken."""
     sustained: float = 0.0
     """Seconds of decoding without a pause; 0: none."""
+    adapter: Path | None = None
+    """The GGUF of a LoRA adapter to apply."""
     cgroups: tuple[str, ...] = field(default=())
     """`cgroup.procs` files that the measured processes join first."""
 
@@ -38,4 +40,5 @@ class SpeedPlan:
         return -(-max(deepest, longest) // 256) * 256 + 256
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "model": str(self.model)}
+        adapter = str(self.adapter) if self.adapter else None
+        return {**asdict(self), "model": str(self.model), "adapter": adapter}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
@@ -34,7 +34,7 @@ from pedsup_export.allocation.choose import (
     Option,
     allocate,
 )
-from pedsup_export.calibration.sensitivity import ROWS
+from pedsup_export.calibration.sensitivity import ACTIVATIONS, ROWS
 from pedsup_export.rounding.calibrated import LOOKED_UP, Calibrated
 from pedsup_export.rounding.matrix import round_rows
 from pedsup_export.types.quantize import dequantize_rows, quantize_rows
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+FLASH_PRICE: Final = 0.1
+"""Of a byte that is only stored, beside one that is read for every token: ten bytes of a phone's
+flash for one of what it reads. A policy: storage is plenty there, but files are carried on a card
+or over a thin link."""
 SAMPLE_ROWS: Final = 48
 SAMPLE_TABLE_ROWS: Final = 512
 SCHEMA: Final = "pedsup-allocation/1"
@@ -58,6 +62,10 @@ class Choosable:
     shape: tuple[int, ...]
     rows: Callable[[int], Floats]
     """About so many rows, spread over the tensor: float32 [n, n_per_row]."""
+    price: float = 1.0
+    """Of its bytes."""
+    usual_type: str = ""
+    """What llama.cpp's mixture gives it."""
 
     @property
     def n_rows(self) -> int:
@@ -100,15 +108,21 @@ def _options(tensor: Choosable, calibrated: Calibrated) -> list[Option]:
         if width % kind.block_size:
             continue
         divergence = _divergence(tensor.name, rows, name, calibrated)
-        found.append(Option(name, tensor.n_rows * kind.row_bytes(width), divergence))
+        n_bytes = tensor.n_rows * kind.row_bytes(width)
+        found.append(Option(name, n_bytes, divergence, tensor.price))
     if not found:
         kind = BY_NAME["F16"]
-        return [Option("F16", tensor.n_rows * kind.row_bytes(width), 0.0)]
+        return [Option("F16", tensor.n_rows * kind.row_bytes(width), 0.0, tensor.price)]
     return found
 
 
 def _divergence(name: str, rows: Floats, type_name: str, calibrated: Calibrated) -> float:
-    """Sensitivity times relative error of the outputs, of the look-up too."""
+    """Sensitivity times relative error of the outputs, of the look-up too.
+
+    The outputs' error is that of the weights, and that of the inputs, which llama.cpp rounds to
+    8 bits in blocks as long as those of the type (`vec_dot_type` in ggml-cpu.c: 256 columns for
+    types with blocks of 256, 32 for the others).
+    """
     kind, statistics = BY_NAME[type_name], calibrated.statistics
     sensitivities = statistics.record.sensitivities
     group = statistics.group_of.get(name)
@@ -125,7 +139,9 @@ def _divergence(name: str, rows: Floats, type_name: str, calibrated: Calibrated)
         ones = np.ones(rows.shape[1], np.float32) if name in LOOKED_UP else None
         packed = quantize_rows(rows, kind, ones, name=name)
         output = _relative(rows, packed, type_name)
-    found = sensitivities.get(name, 0.0) * output
+    mark = ACTIVATIONS[256 if kind.block_size == 256 else 32]
+    rounded_inputs = sensitivities.get(name + mark, 0.0)
+    found = sensitivities.get(name, 0.0) * (output + rounded_inputs)
     if name + ROWS in sensitivities:
         found += sensitivities[name + ROWS] * _relative(rows, packed, type_name)
     return found
@@ -144,8 +160,11 @@ def bytes_of(budget: Budget, *, like: Callable[[str], int], n_weights: int, fixe
     Args:
         like: bytes of a whole file of a llama.cpp file type.
         n_weights: weights of the file.
-        fixed: bytes of everything else in the file.
+        fixed: bytes of everything else in the file; for a phone's budget, of all else that is
+            read for every token.
     """
+    if budget.read_bytes is not None:
+        return budget.read_bytes - fixed
     if budget.like is not None:
         return like(budget.like) - fixed
     if budget.bits_per_weight is not None:
@@ -157,8 +176,13 @@ def bytes_of(budget: Budget, *, like: Callable[[str], int], n_weights: int, fixe
 def choose(
     tensors: Sequence[Choosable], calibrated: Calibrated, n_bytes: int, threads: int
 ) -> Allocation:
-    """Measure and allocate."""
-    return allocate(measured_options(tensors, calibrated, threads), n_bytes)
+    """Measure and allocate; and say what llama.cpp's own types would give."""
+    options = measured_options(tensors, calibrated, threads)
+    usual = {(t.name, o.type): o.divergence for t in tensors for o in options[t.name]}
+    mixture = [usual.get((t.name, t.usual_type)) for t in tensors]
+    known = [divergence for divergence in mixture if divergence is not None]
+    whole = sum(known) if len(known) == len(mixture) else None
+    return replace(allocate(options, n_bytes), mixture=whole)
 
 
 def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) -> None:

@@ -29,6 +29,8 @@ class OutputTensor:
     """float32 values of a computed tensor."""
     head_rows: int | None = None
     """Rows per attention head whose two rotary halves must be interleaved (llama's q and k)."""
+    shift: float = 0.0
+    """Added to every value in float32 (Gemma 3's norms, stored as what they differ from one)."""
     kept_rows: np.ndarray | None = field(default=None, compare=False)
     """int64, ascending: the source's rows that the tensor has, where its vocabulary is cut."""
 

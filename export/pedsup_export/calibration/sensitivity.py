@@ -7,6 +7,9 @@ proportion, so that one measurement gives the KL per unit of relative error. On 
 
 Matrices of one kind in neighbouring layers are measured together: what counts for the choice of
 types is mostly the kind and the depth.
+
+llama.cpp rounds the inputs of a quantized matrix too, to 8 bits in blocks. What share of its power
+an input loses by that is kept beside: it adds to the error of the outputs whatever the weights are.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ NOISE: Final = 0.01
 TABLES: Final = ("token_embd.weight", "per_layer_token_embd.weight")
 ROWS: Final = "@rows"
 """Marks the look-up in a table, apart from its use as output matrix."""
+ACTIVATIONS: Final = {256: "@q8_k", 32: "@q8_0"}
+"""Columns of a block of ggml's types for rounded inputs (`block_q8_K`, `block_q8_0`), and the mark
+of the share that an input loses in it."""
 MAX_SETS: Final = 48
 MAX_TOKENS: Final = 256
 """Of each window: what a set costs is a forward pass over so many."""
@@ -104,6 +110,34 @@ def measure(
         for name in noise.names:
             found[name] = max(0.0, float(value)) / len(noise.names)
     return found
+
+
+def input_errors(model: ForwardPass, window: Sequence[int]) -> dict[str, float]:
+    """Name with a mark of `ACTIVATIONS` -> squared error of the rounded inputs over their power."""
+    found: dict[str, float] = {}
+
+    def look(node: ctypes.Structure, kind: str) -> bool:
+        x = nodes.values(node.src[1].contents)
+        for columns, mark in ACTIVATIONS.items():
+            if x.shape[1] % columns == 0:
+                found[_place(node, kind) + mark] = rounding_loss(x, columns)
+        return True
+
+    model.run(window, lambda node, kind: kind == "MUL_MAT" and bool(_place(node, kind)), look)
+    return found
+
+
+def rounding_loss(x: NDArray[np.float32], columns: int) -> float:
+    """Squared error of rounding to 8 bits, over the power: float32 [rows, n] in blocks of columns.
+
+    As `quantize_row_q8_K_ref` and `quantize_row_q8_0_ref` have it: the largest of a block is 127.
+    """
+    blocks = x.reshape(-1, columns)
+    step = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    safe = np.where(step > 0, step, np.float32(1))
+    error = blocks - np.rint(blocks / safe) * step
+    power = float(np.square(x, dtype=np.float64).sum())
+    return float(np.square(error, dtype=np.float64).sum()) / power if power else 0.0
 
 
 def _place(node: ctypes.Structure, kind: str) -> str:

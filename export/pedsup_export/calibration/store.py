@@ -72,7 +72,7 @@ class Record:
     """The 16-bit file's name."""
     architecture: str
     texts: tuple[Mapping[str, object], ...]
-    """Name, SHA-256 and tokens of each text."""
+    """Name, SHA-256, tokens and sketch (`pedsup.questions.texts.sketch`) of each text."""
     n_tokens: int
     window: int
     types: Mapping[str, str]

@@ -14,6 +14,7 @@ from pedsup.files.standard_streams import json_text
 from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
 from pedsup_export.phone.advise import Advice, advise, with_memory
+from pedsup_export.phone.language_cost import language_costs
 from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder
 from pedsup_export.phone.render import advice_json, advice_text
 from pedsup_export.phone.vocabulary import (
@@ -71,6 +72,9 @@ def print_plan(
         codes = ",".join(language.code for language in vocabulary.languages)
         advice = replace(advice, languages=codes or None)
         found = compare(vocabulary, advice, advise(phone, models))
+        if found is not None:
+            folder = next(m.folder for m in models if m.name == found.cut.model)
+            found = replace(found, costs=language_costs(vocabulary, folder))
     if as_json:
         saved = comparison_json(found) if found is not None else None
         document = {**advice_json(advice), "vocabulary": saved}

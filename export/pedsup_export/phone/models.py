@@ -48,6 +48,8 @@ class PhoneModel:
     n_merges: int
     vocabulary_bytes: int
     source: str
+    folder: Path | None = None
+    """Where its tokenizer is; None for a published shape."""
 
     @property
     def n_params(self) -> int:
@@ -108,6 +110,7 @@ def model_of_folder(folder: Path, name: str) -> PhoneModel:
         n_merges=arrays.get("tokenizer.ggml.merges", 0),
         vocabulary_bytes=len(header_bytes(model.vocabulary.entries, ())),
         source=str(folder),
+        folder=folder,
     )
 
 

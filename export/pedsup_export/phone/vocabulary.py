@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pedsup.progress import human_bytes
 from pedsup_export.arch import ModelTensors, OutputTensor
 from pedsup_export.phone.advise import Advice
+from pedsup_export.phone.language_cost import LanguageCost, cost_lines
 from pedsup_export.phone.models import PhoneModel
 from pedsup_export.phone.policy import CONTEXT, Candidate
 from pedsup_export.vocabulary_cut.choose import MULTIPLE
@@ -54,6 +55,7 @@ class Comparison:
     tokens_full: int
     cut: Candidate
     full: Candidate
+    costs: tuple[LanguageCost, ...] = ()
 
 
 def compare(request: VocabularyRequest, cut: Advice, full: Advice) -> Comparison | None:
@@ -84,8 +86,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     lines = [f"Vocabulary cut to {found.languages}, {a.model} {a.quant} (predicted; in brackets "
              "with all tokens)"]  # fmt: skip
     lines += [f"  {name:<16} {mine:>12} ({theirs})" for name, mine, theirs in rows]
-    return [*lines, "  what it costs: `pedsup-export run --languages ... --dry-run` says it for "
-            "your base"]  # fmt: skip
+    return [*lines, *cost_lines(found.costs)]
 
 
 def comparison_json(found: Comparison) -> dict[str, object]:
@@ -94,6 +95,7 @@ def comparison_json(found: Comparison) -> dict[str, object]:
         "languages": found.languages,
         "tokens": found.tokens,
         "tokens_full": found.tokens_full,
+        "lost_by_word_list": {cost.code: cost.share for cost in found.costs},
         **{
             name: {
                 "file_bytes": c.file_bytes,

@@ -17,17 +17,22 @@ from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.lora import is_adapter
+from pedsup.gguf_file.validate import validate_any
 from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, PartFacts, manifest_path, read_manifest
+from pedsup_export.calibration import store
 from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.planner import TensorPlan, make_plan
 from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.adapter_file import check_adapter_file
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.metadata import check_metadata
 from pedsup_export.prove.proof import AdapterShare, Proof, ReadRows, Sample, require_present
+from pedsup_export.rounding.calibrated import METHOD, Calibrated
+from pedsup_export.rounding.matrix import Effort
 from pedsup_export.source.floats import RoundTo
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.proof import check_map, prove_cut
@@ -37,6 +42,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COPY = "copy the file and its manifest again from where they were exported"
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What decided a file's bytes besides base and adapter; without it sampled rows cannot be made
+    again, and only the adapter's share is measured.
+    """
+
+    imatrix: Path | None = None
+    """The importance matrix."""
+    calibrated: Path | None = None
+    """The statistics that it was rounded with."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +84,15 @@ def verify(
     *,
     base: ModelRef | None = None,
     adapter: ModelRef | None = None,
-    imatrix: Path | None = None,
+    made_with: MadeWith = MadeWith(),
     read_sha256: str | None = None,
     key: PublicKey | None = None,
 ) -> VerifyReport:
     """Check a model file against its manifest, and the adapter again when its sources are given.
 
     Args:
-        imatrix: the importance matrix that the file was made with, if it was made with one;
-            without it sampled rows cannot be made again, only the adapter's share measured.
+        base: its folder; of an adapter file the base's GGUF.
+        made_with: what it was made with beside base and adapter, if anything.
         read_sha256: the file's digest if this process has just read it back and compared every
             tensor (`export.read_back`); it is then not read a second time.
         key: who must have signed it. A signature that lies there is compared with the manifest
@@ -87,17 +104,24 @@ def verify(
             the signature is missing, damaged, by another key, or of other files.
         MismatchError: these are not its base and adapter, or the adapter is not in the file.
     """
-    header = validate_drafter(path)  # a drafter can be verified too
+    header = validate_any(path)  # a drafter can be verified too, and an adapter
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
+    if is_adapter(header):
+        sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
+        return VerifyReport(
+            path, header.file_size, sha256, len(header.tensors), header.architecture, manifest,
+            None, key, remade=adapter is not None,
+        )  # fmt: skip
     check_map(header, manifest)
     proof = None
     if base is not None and (adapter is not None or is_cut(header)):
         proof = _proof(header, manifest, ExportRequest(
             base=base, adapter=adapter, out=path, merge_dtype=_merge_dtype(manifest),
-            imatrix=imatrix, allow_unused=True, allow_no_effect=True,
+            imatrix=made_with.imatrix, calibrated=made_with.calibrated,
+            allow_unused=True, allow_no_effect=True,
             tokenizer=_whose_tokenizer(manifest),
             vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
         ))  # fmt: skip
@@ -157,7 +181,9 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
         raise UntrustedError(
             "this manifest belongs to another file",
             where=manifest.path,
-            wanted=f"the manifest with the digest {recorded}",
+            wanted=f"the manifest with the digest {recorded}"
+            if recorded
+            else "a model that was exported with a manifest: this one names none",
             remedy=_COPY,
         )
     if header.file_size != manifest.file.size:
@@ -264,15 +290,52 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
     if plan.cut is not None:
         prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
+    exact_tensors = manifest.recipe.get("exact")
+    on_grid = set(exact_tensors if isinstance(exact_tensors, list) else ())
     tensors = tuple(
-        replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
+        replace(
+            t,
+            slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes),
+            on_grid=t.slot.name in on_grid,
+        )
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
-    # Rows rounded with calibration statistics cannot be made again without them.
-    exact = not manifest.recipe.get("calibrated") and (
-        weighted is None or request.imatrix is not None
-    )
+    # Rows weighted or rounded by statistics cannot be made again without them.
+    needed = (weighted is not None, bool(manifest.recipe.get("calibrated")))
+    exact = needed == (request.imatrix is not None, request.calibrated is not None)
+    if request.calibrated is not None:
+        inputs = replace(inputs, calibrated=_statistics(manifest.recipe, request.calibrated))
     return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
+
+
+def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
+    """The statistics that a file was rounded with, and the effort that was taken."""
+    recorded = recipe.get("calibrated")
+    if not isinstance(recorded, dict):
+        raise MismatchError(
+            "the file was exported without calibration statistics, and some were given",
+            where=path,
+            remedy="leave --calibrated out",
+        )
+    found = store.read(path)
+    if recorded.get("data_sha256") != found.data_sha256:
+        raise MismatchError(
+            "these statistics are not those that the file was rounded with",
+            where=path,
+            wanted=f"data with the SHA-256 {recorded.get('data_sha256')}",
+            remedy="give the statistics that the manifest names",
+        )
+    if recorded.get("method") != METHOD:
+        raise MismatchError(
+            f"the file was rounded by the method {recorded.get('method')!r}",
+            where=path,
+            wanted=f"{METHOD}: this version makes no other",
+            remedy="verify it with the version of pedsup that the manifest names",
+        )
+    try:
+        return Calibrated(found, Effort(**recorded["effort"]))
+    except (TypeError, KeyError) as error:
+        raise MismatchError("the recipe's effort cannot be read", where=path) from error
 
 
 def _row_reader(header: GGUFHeader) -> ReadRows:

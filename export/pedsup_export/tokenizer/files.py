@@ -19,6 +19,7 @@ from pedsup_export.tokenizer.chat_template import CONFIG, ChatTemplates, read_te
 from pedsup_export.tokenizer.document import TokenizerDocument
 
 DOCUMENT: Final = "tokenizer.json"
+SENTENCEPIECE: Final = "tokenizer.model"
 MAX_TOKENIZER: Final = 1 << 28
 """Bytes of tokenizer.json; Gemma 4's has 15 million."""
 MAX_CONFIG: Final = 1 << 24
@@ -33,6 +34,7 @@ class Tokenizer:
         document: tokenizer.json.
         config: tokenizer_config.json, {} when there is none.
         model_config: config.json of the model.
+        sentencepiece: tokenizer.model as it is; None when there is none.
         digests: SHA-256 of the bytes that were read, by file name.
         notes: what the user should know: which files were chosen, and how they differ.
     """
@@ -44,6 +46,7 @@ class Tokenizer:
     templates: ChatTemplates = field(default_factory=ChatTemplates)
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sentencepiece: bytes | None = field(default=None, repr=False)
     text: str = field(default="", repr=False)
     """tokenizer.json as it is, for the tokenizers library."""
 
@@ -61,10 +64,15 @@ class _Reader:
         self.folder = folder
         self.digests: dict[str, str] = {}
 
-    def text(self, path: Path, limit: int) -> str:
-        """A UTF-8 text with newlines as Python reads them, without a byte order mark."""
+    def data(self, path: Path, limit: int) -> bytes:
+        """A file's bytes."""
         data = read_bounded(path, f"the file {path.name}", limit)
         self.digests[path.relative_to(self.folder).as_posix()] = hashlib.sha256(data).hexdigest()
+        return data
+
+    def text(self, path: Path, limit: int) -> str:
+        """A UTF-8 text with newlines as Python reads them, without a byte order mark."""
+        data = self.data(path, limit)
         try:
             return decode_text(data).replace("\r\n", "\n").replace("\r", "\n")
         except ValueError as error:
@@ -110,8 +118,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     model = folder / "config.json"
     model_config = _Reader(folder).object(model) if model.is_file() else {}
     return Tokenizer(
-        folder, document, config, model_config, templates, read.digests, templates.notes, text
+        folder,
+        document,
+        config,
+        model_config,
+        templates,
+        read.digests,
+        templates.notes,
+        _sentencepiece(read),
+        text,
     )
+
+
+def _sentencepiece(read: _Reader) -> bytes | None:
+    path = read.folder / SENTENCEPIECE
+    return read.data(path, MAX_CONFIG) if path.is_file() else None
 
 
 def _document(text: str, path: Path) -> TokenizerDocument:
@@ -126,7 +147,7 @@ def _document(text: str, path: Path) -> TokenizerDocument:
         raise UnsupportedError(
             f"a tokenizer of type {model.get('type')!r:.60}",
             where=path,
-            wanted="a BPE tokenizer, as Gemma 4 and Llama 3 or SmolLM2 have",
+            wanted="a BPE tokenizer, as Gemma, Llama 3, Qwen and SmolLM2 have",
         )
     _check_tokens(document, vocab, path)
     return cast(TokenizerDocument, document)  # as far as it was checked
@@ -164,6 +185,7 @@ def overlay(base: Tokenizer, folder: Path) -> Tokenizer | None:
     if (folder / DOCUMENT).is_file():
         text = read.text(folder / DOCUMENT, MAX_TOKENIZER)
         document = _document(text, folder / DOCUMENT) if text != base.text else document
+    pieces = _sentencepiece(read)
     if all(base.digests.get(name) == digest for name, digest in read.digests.items()):
         return None
     notes = list(templates.notes)
@@ -175,6 +197,7 @@ def overlay(base: Tokenizer, folder: Path) -> Tokenizer | None:
         folder=folder,
         document=document,
         text=text,
+        sentencepiece=pieces if pieces is not None else base.sentencepiece,
         config=config or base.config,
         templates=templates if templates.found else base.templates,
         digests={**base.digests, **{f"adapter/{n}": d for n, d in read.digests.items()}},

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from importlib import metadata
 
+from pedsup.questions.texts import read_text
 from pedsup_export.gguf.header import KV
 from pedsup_export.model import Model
 from pedsup_export.tokenizer.document import TokenizerDocument
@@ -23,9 +24,10 @@ from pedsup_export.vocabulary_cut.signs import UNITS
 from pedsup_export.vocabulary_cut.token_file import ids_of_gguf, ids_of_list, is_gguf
 from pedsup_export.vocabulary_cut.token_list import TokenList, token_list
 from pedsup_export.vocabulary_cut.weights import (
+    MAX_TEXT,
     TokenWeights,
+    clinical_names,
     clinical_terms,
-    read_text,
     shipped_texts,
     text_counts,
     word_weights,
@@ -85,10 +87,19 @@ def texts_to_keep(request: VocabularyRequest, vocabulary: Sequence[KV]) -> dict[
     templates = [e.value for e in vocabulary if e.key.startswith("tokenizer.chat_template")
                  and isinstance(e.value, str)]  # fmt: skip
     units = "\n".join(f"{unit} {unit}" for unit in UNITS)
-    terms = "\n".join(f"{term.capitalize()} {term}" for term in clinical_terms())
-    user = {path.name: read_text(path) for path in request.keep_texts}
+    terms = "\n".join(map(_in_all_forms, [*clinical_terms(), *clinical_names()]))
+    user = {path.name: read_text(path, "--keep-text", MAX_TEXT) for path in request.keep_texts}
     return {**shipped_texts(), "chat template": "\n".join(templates), "units": units,
             "clinical terms": terms, **user}  # fmt: skip
+
+
+def _in_all_forms(term: str) -> str:
+    """A term as it stands in text: at the start of a line, after a space, after a bracket.
+
+    One in small letters stands with a capital, too.
+    """
+    forms = (term, term.capitalize()) if term.islower() else (term,)
+    return "\n".join(f"{form} {form}" for form in forms)
 
 
 def cut_tokens(

@@ -119,7 +119,8 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         require_effect(plan, done.shares)
         require_present(done.shares, partial)
         vocabulary = prove_vocabulary(plan.cut, partial)
-        gate = pass_gate(plan.request, partial)
+        record = inputs.calibrated.statistics.record if inputs.calibrated else None
+        gate = pass_gate(plan.request, partial, record.texts if record else ())
         core = build_core(plan, inputs, done)
         if vocabulary is not None:
             core["vocabulary"] = vocabulary
@@ -227,6 +228,8 @@ def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, ob
             **inputs.calibrated.record(digests["calibrated"][plan.calibration.file.name]),
             "predicted_kl": plan.calibration.predicted_kl,
         }
+    if plan.exact:
+        recipe["exact"] = plan.exact
     core: dict[str, object] = {
         "architecture": plan.architecture,
         "intended_use": FULL,

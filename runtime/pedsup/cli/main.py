@@ -13,31 +13,40 @@ from pedsup import __version__
 from pedsup.cli.border import border
 from pedsup.cli.options import setting_options
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
-from pedsup.exit_codes import ExitCode
 from pedsup.texts.intended_use import FULL
-from pedsup.texts.language import listen, local, spoken
+from pedsup.texts.language import current_language, detect_language, translated
 
 if TYPE_CHECKING:
     from pedsup.cli.app import RunRequest
 
-_HELP = frozenset({"-h", "--help"})
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _epilog() -> str:
+    """The other commands and the intended use, in the current language."""
+    intended_use = f"\b\n{translated('Intended use')}\n{FULL[current_language()]}"
+    return f"{verbs_help()}\n\n{intended_use}"
 
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=verbs_help() + "\b\nIntended use\n" + FULL["en"],
+    epilog=_epilog(),
 )
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="Ask once, print the answer and leave.")
 @click.option("--json", "as_json", is_flag=True, help="Ask once; print one JSON document.")
-@click.option("--check", is_flag=True, help="Print what the model will take; load nothing.")
+@click.option("--check", is_flag=True, help="Print what the model needs; load nothing.")
 @click.option(
     "--resume", is_flag=False, flag_value="last", metavar="[ID]",
-    help="Continue a session: the last one, or the one whose id begins so, or a file.",
+    help="Continue a session: the last one, one given by the start of its id, or "
+"a file.",
 )  # fmt: skip
-@click.option("--serve", is_flag=True, help="Serve a page and OpenAI's protocol on this device.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port for --serve; 0: any free one.")
+@click.option(
+    "--serve", is_flag=True, help="Serve a web page and an OpenAI-compatible API on this device."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port for --serve; 0 takes any free one."
+)
 @setting_options
 @click.option("--grammar", type=_FILE, help="GBNF file that the answer must follow.")
 @click.option("--json-schema", type=_FILE, help="JSON schema file that the answer must follow.")
@@ -61,49 +70,40 @@ def run(**options: Any) -> RunRequest:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    border(_in_own_language)
-
-
-def _in_own_language() -> int:
-    """The program; what click and Ctrl-C say is said here where that is not English."""
-    try:
-        return _program()
-    except click.ClickException as error:
-        if spoken() == "en":
-            raise
-        from pedsup.cli.command_line import readable
-        from pedsup.cli.spanish_help import usage_text
-
-        print(usage_text(readable(error)), file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        if spoken() == "en":
-            raise
-        print(local("interrupted"), file=sys.stderr)
-        return ExitCode.INTERRUPTED
+    border(_program)
 
 
 def _program() -> int:
     # Whatever is written, by us or by a child: for its owner only.
     os.umask(0o077)
     words = sys.argv[1:]
-    listen(words)
-    # A verb without its own verb shows its help unasked.
-    if words and (words[0] in VERBS or not _HELP.isdisjoint(words)) and spoken() == "es":
-        from pedsup.cli.spanish_help import speak_spanish
-
-        speak_spanish()
+    detect_language(words)
+    spanish = current_language() == "es"
     if words and words[0] in VERBS:
         verb = load_verb(words[0])
+        if spanish:
+            verb = _translated(verb)
         done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)
         return done if isinstance(done, int) else 0
+    command = run
+    if spanish:
+        command = _translated(run)
+        command.epilog = _epilog()
     # The work happens outside of click, which would make exit code 1 of a broken pipe.
-    parsed = run.main(prog_name="pedsup-run", standalone_mode=False)
+    parsed = command.main(prog_name="pedsup-run", standalone_mode=False)
     if isinstance(parsed, int):  # --help and --version
         return parsed
     from pedsup.cli.app import execute
 
     return execute(parsed)
+
+
+def _translated(command: click.Command) -> click.Command:
+    """The command, and click itself, in the current language."""
+    from pedsup.cli.translated_help import translate_click, translated_command
+
+    translate_click()
+    return translated_command(command)
 
 
 if __name__ == "__main__":

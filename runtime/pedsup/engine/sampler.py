@@ -12,16 +12,22 @@ from typing import Final
 from pedsup.engine.api import SamplingConfig
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import message
 
 PENALTY_WINDOW: Final = 64
 """Tokens that the repeat penalty looks back on: llama.cpp's default."""
 
 _BY_ARCHITECTURE: Final = {
+    # generation_config.json of google/gemma-3-4b-it
+    "gemma3": SamplingConfig(temperature=1.0, top_k=64, top_p=0.95),
     # https://ai.google.dev/gemma/docs/core/model_card_4 "best practices"
     "gemma4": SamplingConfig(temperature=1.0, top_k=64, top_p=0.95),
     # The usage example of the SmolLM2-135M-Instruct model card: temperature 0.2, top_p 0.9,
     # with transformers' own default of top_k 50.
     "llama": SamplingConfig(temperature=0.2, top_k=50, top_p=0.9),
+    # generation_config.json of Qwen/Qwen2.5-1.5B-Instruct and of Qwen/Qwen3-1.7B
+    "qwen2": SamplingConfig(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.1),
+    "qwen3": SamplingConfig(temperature=0.6, top_k=20, top_p=0.95),
 }
 _FALLBACK: Final = SamplingConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 """llama.cpp's own defaults, for a model that recommends nothing."""
@@ -59,7 +65,10 @@ def check_sampling(config: SamplingConfig) -> None:
     for name, good, wanted in checks:
         if not good:
             value = getattr(config, name)
-            raise UsageError(f"the sampling option {name} is {value}", wanted=wanted)
+            raise UsageError(
+                message("the sampling option {name} is {value}", name=name, value=value),
+                wanted=wanted,
+            )
 
 
 class SamplerChain:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from pedsup.device.cores import cpu_features
+from pedsup.messages import Message, message
 
 VERSION: Final = "0.3.36"
 """Of llama-cpp-python, which pyproject.toml pins."""
@@ -29,7 +30,7 @@ _BUILT: Final = {
 }  # fmt: skip
 """Flags of /proc/cpuinfo that a build may leave unused, by ggml's names."""
 X86_MACHINES: Final = ("x86_64", "amd64")
-PACKAGED: Final = (
+PACKAGED: Final = message(
     "install a llama.cpp for this processor; in Termux: pkg upgrade && pkg install llama-cpp"
 )
 _FEATURE: Final = re.compile(r"\b([A-Z][A-Z0-9_]*) = (\d+)")
@@ -80,7 +81,7 @@ class Build:
     """What the library says that it was built with, vector units and others."""
     missing: tuple[Unit, ...]
     """What the processor has and the build lacks, the costliest first."""
-    remedy: str
+    remedy: Message
     """How to get a build that has them."""
 
     @property
@@ -102,13 +103,16 @@ class Build:
             "remedy": self.remedy if self.missing else None,
         }
 
-    def warning(self) -> str | None:
+    def warning(self) -> Message | None:
         """One line for whoever starts a model; None where nothing is missing."""
         if not self.missing:
             return None
-        return (
-            f"llama.cpp was built without {self.names}, which this processor has: "
-            f"about {self.factor:g} times slower; {self.remedy}"
+        return message(
+            "llama.cpp was built without {units}, which this processor has: about {factor} times "
+            "slower; {remedy}",
+            units=self.names,
+            factor=f"{self.factor:g}",
+            remedy=self.remedy,
         )
 
 
@@ -131,7 +135,7 @@ def judge(
     has = cpu_features() if features is None else features
     missing = [unit for unit in UNITS if unit.flag in has and not found.get(unit.name)]
     built = tuple(name for name, value in found.items() if value)
-    remedy = PACKAGED if packaged else f"build it again: {reinstall()}"
+    remedy = PACKAGED if packaged else message("rebuild it: {command}", command=reinstall())
     return Build(built, tuple(sorted(missing, key=lambda unit: -unit.factor)), remedy)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
+from pedsup.messages import message
+
 V = TypeVar("V")
 
 
@@ -20,12 +22,15 @@ class Check(Generic[V]):
 
 def within(low: float, high: float) -> Check[float]:
     """From `low` to `high`, both included."""
-    return Check(lambda value: low <= value <= high, f"from {low:.12g} to {high:.12g}")
+    return Check(
+        lambda value: low <= value <= high,
+        message("from {low} to {high}", low=f"{low:.12g}", high=f"{high:.12g}"),
+    )
 
 
 def at_least(low: float) -> Check[float]:
     """`low` or more."""
-    return Check(lambda value: value >= low, f"{low:.12g} or more")
+    return Check(lambda value: value >= low, message("{low} or more", low=f"{low:.12g}"))
 
 
 def matching(pattern: str, wanted: str) -> Check[str]:
@@ -34,6 +39,8 @@ def matching(pattern: str, wanted: str) -> Check[str]:
     return Check(lambda value: compiled.fullmatch(value) is not None, wanted)
 
 
-Sha256 = Annotated[str, matching("[0-9a-f]{64}", "a SHA-256: 64 hex digits in lower case")]
+Sha256 = Annotated[str, matching("[0-9a-f]{64}", message("a SHA-256: 64 hex digits in lower case"))]
 Count = Annotated[int, at_least(0)]
-NotEmpty = Annotated[str, Check[str](lambda value: bool(value.strip()), "text that is not empty")]
+NotEmpty = Annotated[
+    str, Check[str](lambda value: bool(value.strip()), message("text that is not empty"))
+]

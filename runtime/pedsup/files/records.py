@@ -33,15 +33,16 @@ from typing import (
 from pedsup.errors import PedsupError
 from pedsup.files.checks import Check
 from pedsup.files.source import Source, parse_toml, read_json
+from pedsup.messages import Message, as_message, joined, message, reason_of
 
 T = TypeVar("T")
 MAX_SHOWN: Final = 60
 """Characters of a wrong value that an error shows."""
-_WANTED: Final[dict[object, str]] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text in quotes",
+_WANTED: Final[dict[object, Message]] = {
+    bool: message("true or false"),
+    int: message("a whole number"),
+    float: message("a number"),
+    str: message("text in quotes"),
 }
 
 
@@ -85,11 +86,15 @@ def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
     for name in required:
         if name not in given:
             full = prefix + name
-            raise source.problem(f"'{full}' is missing", key=key, wanted=_wanted(hints[name]))
+            raise source.problem(
+                message("'{key}' is missing", key=full), key=key, wanted=_wanted(hints[name])
+            )
     try:
         return cls(**given)
     except ValueError as error:
-        raise source.problem(f"{key}: {error}" if key else str(error), key=key) from error
+        reason = reason_of(error)
+        found = message("{key}: {reason}", key=key, reason=reason) if key else reason
+        raise source.problem(found, key=key) from error
 
 
 def unknown(name: str, known: Collection[str], source: Source, prefix: str = "") -> PedsupError:
@@ -99,9 +104,11 @@ def unknown(name: str, known: Collection[str], source: Source, prefix: str = "")
     every = ", ".join(prefix + n for n in sorted(known))
     full = prefix + name
     return source.problem(
-        f"unknown key '{full}'",
+        message("unknown key '{name}'", name=full),
         key=full,
-        wanted=f"did you mean '{near[0]}'?" if near else f"one of: {every}",
+        wanted=message("did you mean '{name}'?", name=near[0])
+        if near
+        else message("one of: {names}", names=every),
     )
 
 
@@ -147,7 +154,7 @@ def _read(hint: object, value: object, source: Source, key: str) -> object:
     found = _read(plain, value, source, key)
     for check in checks:
         if isinstance(check, Check) and not check.holds(found):
-            raise source.problem(f"{key} = {shown(value)}", key=key, wanted=check.wanted)
+            raise source.problem(_is(key, value), key=key, wanted=check.wanted)
     return found
 
 
@@ -192,7 +199,7 @@ def _sequence(
         inner = (arguments[0],) * len(value)
     if len(inner) != len(value):
         raise source.problem(
-            f"{key} = {shown(value)}", key=key, wanted=f"a list of {len(inner)} values"
+            _is(key, value), key=key, wanted=message("a list of {number} values", number=len(inner))
         )
     pairs = enumerate(zip(inner, value, strict=True))
     items = [_read(hint, item, source, f"{key}[{i}]") for i, (hint, item) in pairs]
@@ -227,22 +234,27 @@ def _finite(value: object) -> float | None:
 def _wrong(hint: object, value: object, source: Source, key: str) -> PedsupError:
     """The error about a value of another type."""
     if key:
-        return source.problem(f"{key} = {shown(value)}", key=key, wanted=_wanted(hint))
-    return source.problem(f"{source.what} holds {shown(value)}", wanted=_wanted(hint))
+        return source.problem(_is(key, value), key=key, wanted=_wanted(hint))
+    found = message("{what} holds {value}", what=source.what, value=shown(value))
+    return source.problem(found, wanted=_wanted(hint))
 
 
-def _wanted(hint: object) -> str:
+def _is(key: str, value: object) -> Message:
+    return message("{key} = {value}", key=key, value=shown(value))
+
+
+def _wanted(hint: object) -> Message:
     """What a value of this annotation is called."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         checks = [a.wanted for a in arguments[1:] if isinstance(a, Check)]
-        return checks[0] if checks else _wanted(arguments[0])
+        return as_message(checks[0]) if checks else _wanted(arguments[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(_wanted(a) for a in arguments if a is not type(None))
+        return joined(", ", [_wanted(a) for a in arguments if a is not type(None)])
     if origin is Literal:
-        return f"one of: {', '.join(map(str, arguments))}"
+        return message("one of: {names}", names=", ".join(map(str, arguments)))
     if origin in (tuple, frozenset, list):
-        return "a list"
+        return message("a list")
     if _is_record(hint):
-        return f"a table with {', '.join(_fields(hint)[0])}"
-    return _WANTED.get(hint, "a table")
+        return message("a table with {names}", names=", ".join(_fields(hint)[0]))
+    return _WANTED.get(hint, message("a table"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pedsup.errors import BadFileError, PedsupError
 from pedsup.files.json_file import decode_text, parse_json, read_bounded
 from pedsup.files.toml_lines import line_of
+from pedsup.messages import message, reason_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,11 @@ class Source:
     ) -> PedsupError:
         """The error of this source about `key`."""
         line = line_of(self.text, key) if self.text is not None and key else None
-        where = self.where if line is None else f"{self.where}, line {line}"
+        where = (
+            self.where
+            if line is None
+            else message("{path}, line {number}", path=self.where, number=line)
+        )
         return self.error(found, where=where, wanted=wanted, remedy=self.remedy)
 
 
@@ -59,10 +64,13 @@ def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], So
         text = decode_text(data) if isinstance(data, bytes) else data
         return tomllib.loads(text), dataclasses.replace(source, text=text)
     except RecursionError as error:
-        raise source.problem(f"{source.what} is nested too deep") from error
+        raise source.problem(message("{what} is nested too deeply", what=source.what)) from error
     except ValueError as error:
         raise source.problem(
-            f"{source.what} is not valid TOML: {error}", wanted="lines like: name = 0.7"
+            message(
+                "{what} is not valid TOML: {reason}", what=source.what, reason=reason_of(error)
+            ),
+            wanted=message("lines like: name = 0.7"),
         ) from error
 
 
@@ -76,4 +84,6 @@ def read_json(path: Path, source: Source, limit: int) -> object:
     try:
         return parse_json(data)
     except ValueError as error:
-        raise source.problem(f"{source.what} is not JSON: {error}") from error
+        raise source.problem(
+            message("{what} is not JSON: {reason}", what=source.what, reason=reason_of(error))
+        ) from error

@@ -6,13 +6,14 @@ Field names and their defaults: `llama_model::load_hparams` in llama-model.cpp a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
-from pedsup.gguf_file.architecture import require_supported
+from pedsup.gguf_file.architecture import gemma3_sliding, require_supported
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
+from pedsup.messages import message
 
 PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
 
@@ -56,7 +57,7 @@ def model_shape(header: GGUFHeader) -> ModelShape:
     require_supported(header)
     fields = _Fields(header)
     n_layer = fields.number("%s.block_count", limit=MAX_LAYERS)
-    layers = _gemma4_layers if header.architecture == "gemma4" else _plain_layers
+    layers = _LAYERS.get(header.architecture, _plain_layers)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise fields.bad("the tensor 'token_embd.weight' is missing", "a token embedding matrix")
@@ -86,6 +87,12 @@ def _plain_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
     )
 
 
+def _gemma3_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
+    sliding = gemma3_sliding(fields.header)
+    plain = _plain_layers(fields, n_layer)
+    return tuple(replace(layer, sliding=s) for layer, s in zip(plain, sliding, strict=True))
+
+
 def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
     heads = fields.per_layer("%s.attention.head_count", n_layer)
     kv_heads = fields.per_layer("%s.attention.head_count_kv", n_layer, default=heads)
@@ -111,6 +118,9 @@ def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
             )
         )
     return tuple(layers)
+
+
+_LAYERS: Final = {"gemma3": _gemma3_layers, "gemma4": _gemma4_layers}
 
 
 def _length(value: object) -> int:
@@ -147,14 +157,18 @@ class _Fields:
         if not isinstance(value, ArrayValue):
             return [self._checked(key, value, least, MAX_WIDTH)] * n_layer
         if len(value) < n_layer:
-            raise self.bad(f"'{self._name(key)}' has {len(value)} values", f"{n_layer}")
+            raise self.bad(
+                message("'{key}' has {n} values", key=self._name(key), n=len(value)), f"{n_layer}"
+            )
         return [self._checked(key, v, least, MAX_WIDTH) for v in value.values()[:n_layer]]
 
     def _checked(self, key: str, value: object, least: int, limit: int) -> int:
         if not isinstance(value, int) or not least <= int(value) <= limit:
             raise self.bad(
-                f"the field '{self._name(key)}' is {value!r:.60}",
-                f"a number from {least} to {limit}",
+                message(
+                    "the field '{key}' is {value}", key=self._name(key), value=f"{value!r:.60}"
+                ),
+                message("a number from {low} to {high}", low=least, high=limit),
             )
         return int(value)
 

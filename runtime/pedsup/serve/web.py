@@ -16,7 +16,8 @@ from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from pedsup.serve.faults import ApiError, Document
+from pedsup.errors import PedsupError
+from pedsup.serve.faults import ApiError, Document, from_pedsup
 from pedsup.serve.jobs import internal_error
 
 MAX_BODY: Final = 1 << 19
@@ -90,6 +91,8 @@ class Route:
     handlers: Mapping[str, Handler]
     open: bool = False
     """Whether it may be read without the token."""
+    private: bool = False
+    """Only with the page's own token: a program that has the other one reads no conversation."""
 
 
 @dataclass
@@ -97,8 +100,11 @@ class WebApp:
     """The WSGI callable."""
 
     token: str
+    """The page's: for everything."""
     port: int
     routes: tuple[Route, ...]
+    api_token: str = ""
+    """For programs: not for what is private. Empty: there is none."""
     _hosts: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +115,8 @@ class WebApp:
             reply = self._reply(environ)
         except ApiError as error:
             reply = error_reply(error)
+        except PedsupError as error:
+            reply = error_reply(from_pedsup(error))
         except Exception as error:  # the border of the server: no traceback leaves it
             reply = error_reply(internal_error(error))
         headers = [("Content-Type", reply.content_type), *SECURITY, *reply.headers]
@@ -130,7 +138,7 @@ class WebApp:
         route, rest = self._route(environ.get("PATH_INFO", ""))
         if not route.open:  # a link on another page may lead to the static ones
             self._check_site(headers)
-            self._check_token(headers)
+            self._check_token(headers, private=route.private)
         method = environ.get("REQUEST_METHOD", "")
         handler = route.handlers.get(method)
         if handler is None:
@@ -159,9 +167,12 @@ class WebApp:
         if headers.get("sec-fetch-site") not in (None, "none", "same-origin"):
             raise ApiError(403, "pages of another site may not ask here", "wrong_origin")
 
-    def _check_token(self, headers: Mapping[str, str]) -> None:
+    def _check_token(self, headers: Mapping[str, str], *, private: bool) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
+        token = given.strip().encode("utf-8", "replace")
+        same = hmac.compare_digest(token, self.token.encode())
+        if self.api_token and not private:
+            same |= hmac.compare_digest(token, self.api_token.encode())
         if scheme.lower() != "bearer" or not same:
             raise ApiError(
                 401,

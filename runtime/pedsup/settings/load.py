@@ -11,6 +11,7 @@ from pedsup.errors import UsageError
 from pedsup.files.paths import config_folder
 from pedsup.files.records import record
 from pedsup.files.source import Source, parse_toml, read_bytes
+from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
 
 FILE: Final = "settings.toml"
@@ -40,20 +41,20 @@ def load_with_origins(
     file = path or config_folder() / FILE
     if path is not None or file.is_file():
         source = Source(
-            "the settings file",
+            message("the settings file"),
             file,
             error=UsageError,
-            remedy="correct the line in the settings file, or remove it",
+            remedy=message("correct the line in the settings file, or remove it"),
         )
         table, source = parse_toml(read_bytes(file, source, MAX_BYTES), source)
         settings = record(Settings, table, source)
         origins |= dict.fromkeys(table, "settings file")
     named = {name: value for name, value in overrides.items() if value is not None}
     origins |= dict.fromkeys(named, "command line")
-    return with_values(settings, named, where="the command line"), origins
+    return with_values(settings, named, where=message("the command line")), origins
 
 
-def with_values(settings: Settings, values: Mapping[str, object], *, where: str) -> Settings:
+def with_values(settings: Settings, values: Mapping[str, object], *, where: Message) -> Settings:
     """The settings with other values, each checked.
 
     Raises:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from pedsup.files.checks import Check, within
+from pedsup.messages import message
 from pedsup.settings.option import option
 
 
@@ -21,7 +22,7 @@ def _encodable(errors: str) -> Check[str]:
             return False
         return "\0" not in value
 
-    return Check(holds, "text in UTF-8 without a zero byte")
+    return Check(holds, message("UTF-8 text without a zero byte"))
 
 
 Text: TypeAlias = Annotated[str, _encodable("strict")]
@@ -43,49 +44,49 @@ class Settings:
     system: Text | None = option(None, help="System prompt.", meaning="system prompt")
     think: Literal["shown", "hidden", "off"] = option(
         "shown",
-        help="The reasoning.",
+        help="Show the reasoning, hide it, or turn it off.",
         meaning="the reasoning of models that have a channel for it",
     )
     think_budget: Annotated[int, within(0, 1 << 22)] | None = option(
         None,
-        help="Most tokens of reasoning.",
+        help="Limit on reasoning tokens.",
         meaning="maximum tokens of reasoning; the answer then begins",
     )
     max_tokens: Tokens | None = option(
-        None, help="Most tokens of the answer.", meaning="maximum tokens of the answer"
+        None, help="Limit on answer tokens.", meaning="maximum tokens of the answer"
     )
     temp: Annotated[float, within(0, 5)] | None = option(
         None,
-        help="Temperature; 0 always takes the likeliest token.",
+        help="Temperature; 0 always takes the most likely token.",
         meaning="temperature; 0 always takes the likeliest token",
         default="the model's",
     )
     top_p: Annotated[float, within(0, 1)] | None = option(
         None,
-        help="Draw from the likeliest tokens with this sum.",
+        help="Sample from the most likely tokens whose probabilities add up to this.",
         meaning="draw from the likeliest tokens with this sum",
         default="the model's",
     )
     top_k: Annotated[int, within(0, 1 << 20)] | None = option(
         None,
-        help="Draw from this many of the likeliest tokens.",
+        help="Sample from this many of the most likely tokens.",
         meaning="draw from this many of the likeliest tokens",
         default="the model's",
     )
     seed: Annotated[int, within(0, (1 << 32) - 1)] | None = option(
         None,
-        help="Same seed, same text.",
+        help="Random seed; the same seed gives the same text.",
         meaning="same seed, same text; `/stats` and `--json` show the one in use",
         default="random",
     )
     engine: Literal["auto", "inprocess", "server"] = option(
         "auto",
-        help="Engine.",
+        help="Which engine runs the model.",
         meaning="llama-cpp-python in this process, or `llama-server`",
     )
     ctx: Annotated[int, within(64, 1 << 22)] | None = option(
         None,
-        help="Context in tokens.",
+        help="Context size in tokens.",
         meaning="context in tokens",
         default="fits, at most 8192",
     )
@@ -97,7 +98,7 @@ class Settings:
     )
     threads_batch: Threads | None = option(
         None,
-        help="Threads that read prompts.",
+        help="Threads for reading prompts.",
         meaning="threads that read prompts",
         default="tuned, or as many",
     )
@@ -139,8 +140,14 @@ class Settings:
     )
     governor: Switch = option(
         "auto",
-        help="Fewer threads when the device gets hot; auto: on phones.",
+        help="Use fewer threads when the device gets hot; auto: on phones.",
         meaning="use fewer threads when the device gets hot; auto: on phones (ARM)",
+    )
+    adapter: PathText | None = option(
+        None,
+        help="Apply this LoRA adapter (a GGUF file) to MODEL.",
+        meaning="apply a LoRA adapter (GGUF) to the model as it runs: [adapter.md](adapter.md)",
+        metavar="FILE",
     )
     draft: Text = option(
         "off",
@@ -150,7 +157,7 @@ class Settings:
     )
     draft_max: Annotated[int, within(1, 64)] = option(
         6,
-        help="Most tokens guessed at once.",
+        help="Limit on tokens guessed at once.",
         meaning="maximum tokens guessed at once",
     )
     lang: Literal["en", "es"] | None = option(
@@ -171,22 +178,22 @@ class Settings:
     )
     cache: bool = option(
         True,
-        help="Keep the read system prompt on disk.",
+        help="Cache the processed system prompt on disk.",
         meaning="keep the processed system prompt on disk (off with `--no-history`)",
     )
     allow_template: bool = option(
         False,
-        help="Run an unknown template.",
+        help="Run a chat template that pedsup does not know.",
         meaning="run a model whose chat template is not known",
     )
     allow_paging: bool = option(
         False,
-        help="Run although memory is short.",
+        help="Run even if memory is short.",
         meaning="run from storage even below 0.5 tokens/s",
     )
     require_signature: bool = option(
         False,
-        help="Run only models of trusted signers.",
+        help="Run only models signed with a trusted key.",
         meaning="run only models signed by a key that is trusted here",
     )
     verify: bool = option(

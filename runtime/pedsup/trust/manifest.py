@@ -22,13 +22,14 @@ from pedsup.files.checks import Count, Sha256
 from pedsup.files.json_file import read_json_object
 from pedsup.files.records import record
 from pedsup.files.source import Source
+from pedsup.messages import message
 
 SCHEMA: Final = "pedsup-manifest/1"
 DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.3 MB."""
-_AGAIN: Final = "copy the manifest again from where the model came from"
+_AGAIN: Final = message("copy the manifest again from where the model came from")
 
 
 def manifest_path(model: Path) -> Path:
@@ -87,6 +88,7 @@ class QualityFacts:
 
     reference: str
     checks: tuple[CheckFacts, ...] = ()
+    task: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,15 +166,17 @@ def read_manifest(path: Path) -> Manifest:
     raw = read_json_object(path, source.what, MAX_BYTES, remedy=_AGAIN)
     if raw.get("schema") != SCHEMA:
         raise BadFileError(
-            f"a manifest of schema {raw.get('schema')!r:.60}", where=path, wanted=SCHEMA,
+            message("a manifest of schema {name}", name=f"{raw.get('schema')!r:.60}"),
+            where=path,
+            wanted=SCHEMA,
             remedy=_AGAIN,
-        )  # fmt: skip
+        )
     document = record(_Document, raw, source)
     if core_digest(document.core) != document.core_sha256:
         raise BadFileError(
             "the manifest was changed after it was written",
             where=path,
-            wanted=f"a core with the digest {document.core_sha256}",
+            wanted=message("a core with the digest {digest}", digest=document.core_sha256),
             remedy=_AGAIN,
         )
     facts = record(CoreFacts, document.core, source, "core")

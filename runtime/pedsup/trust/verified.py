@@ -25,6 +25,7 @@ from pedsup.files.paths import cache_folder, make_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
 from pedsup.files.timestamp import now
+from pedsup.messages import message, reason_of
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.trust import blocks
 from pedsup.trust.blocks import BlockDigests, times_prove
@@ -106,7 +107,13 @@ def read_in_full(path: Path, state: FileState) -> Reading:
     """
     if state.size >= SAY_ABOVE:
         size = human_bytes(state.size)
-        say(f"reading all of {path.name} ({size}) to check it; the next start need not")
+        say(
+            message(
+                "reading all of {name} ({size}) to check it; the next start will not need to",
+                name=path.name,
+                size=size,
+            )
+        )
     parts = None if times_prove(path) else BlockDigests()
     digest, at = hashlib.sha256(), 0
     file = DirectFile(path)
@@ -132,7 +139,12 @@ def record_reading(path: Path, state: FileState, header: str, reading: Reading) 
         with atomic_file(target, private=True) as file:
             file.write(json.dumps(asdict(record)).encode() + b"\n")
     except (OSError, OutputError) as error:
-        say(f"note: the check cannot be remembered ({str(error).splitlines()[0]})")
+        say(
+            message(
+                "note: the result of the check could not be saved ({reason})",
+                reason=reason_of(error),
+            )
+        )
 
 
 def require_same(path: Path, state: FileState) -> None:
@@ -146,7 +158,8 @@ def require_same(path: Path, state: FileState) -> None:
             "the model file changed while it was being checked or loaded",
             where=path,
             wanted="a file that nobody writes to",
-            remedy="keep models where other apps cannot write (in Termux: its own home), try again",
+            remedy="keep models where other apps cannot write (in Termux: its home folder) "
+            "and try again",
         )
 
 

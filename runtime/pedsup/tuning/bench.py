@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.process import explain_death
+from pedsup.engine.llama_server.process import how_it_died
 from pedsup.engine.select import EngineChoice
 from pedsup.files.records import record
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
+from pedsup.messages import Message, from_document, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
 from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
 from pedsup.tuning.speed import Failure, Speed
@@ -37,7 +38,11 @@ WARM_UP_SHARE: Final = 0.03
 
 
 class _DeadError(Exception):
-    """The child is gone or was ended; the argument is why."""
+    """The child is gone or was ended; says why, and whether it was only too slow."""
+
+    def __init__(self, why: Message, *, slow: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.slow = why, slow
 
 
 @dataclass
@@ -60,7 +65,7 @@ class Child:
             self.process.stdin.flush()
         answer: dict[str, object] = json.loads(self._line(timeout_s))
         if "error" in answer:
-            raise _DeadError(str(answer["error"])[:300])
+            raise _DeadError(_refusal(answer["error"]))
         return answer
 
     def close(self) -> None:
@@ -83,12 +88,12 @@ class Child:
         while b"\n" not in self._rest:
             if time.monotonic() > deadline:
                 self.stuck = True
-                raise _DeadError(f"no result within {timeout_s:.0f} s")
+                raise _DeadError(message("no result within {s} s", s=f"{timeout_s:.0f}"), slow=True)
             if not select.select([out], [], [], 0.1)[0]:
                 left = available_memory()
                 if left is not None and left.bytes < FLOOR:
                     self.stuck = True
-                    raise _DeadError("the memory ran out")
+                    raise _DeadError(message("memory ran out"))
                 continue
             block = os.read(out.fileno(), 1 << 16)
             if not block:
@@ -113,7 +118,7 @@ class ChildBench:
     engine_name: str = ""
     n_loads: int = 0
     _children: OrderedDict[Hashable, Child] = field(default_factory=OrderedDict)
-    _broken: dict[Hashable, str] = field(default_factory=dict)
+    _broken: dict[Hashable, Message] = field(default_factory=dict)
     _lengths: Lengths | None = None
     _usual: Speed | None = None
     _loads_s: list[float] = field(default_factory=list)
@@ -133,9 +138,9 @@ class ChildBench:
         except _DeadError as death:
             self._drop(key)
             # Too slow with this many threads does not mean that it cannot be loaded.
-            if key not in self._children and not str(death).startswith("no result"):
-                self._broken[key] = str(death)
-            return Failure(str(death))
+            if key not in self._children and not death.slow:
+                self._broken[key] = death.why
+            return Failure(death.why)
 
     def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         """How many tokens a measurement has from now on, and how fast they usually are."""
@@ -212,7 +217,7 @@ class ChildBench:
             if available is None or available.bytes >= wanted + FLOOR:
                 return
             if not self._children:
-                raise _DeadError("it does not fit into the available memory")
+                raise _DeadError(message("it does not fit into the available memory"))
             self._drop(next(iter(self._children)))
 
     def _warm_up(self, child: Child, candidate: Candidate) -> Speed:
@@ -251,8 +256,16 @@ class ChildBench:
             child.close()
 
 
-def _death(code: int) -> str:
+def _refusal(error: object) -> Message:
+    """What an error of the child's (`PedsupError.document`) says, and where."""
+    said = error if isinstance(error, dict) else {}
+    parts = (from_document(said.get(name)) for name in ("found", "where"))
+    return joined(": ", filter(None, parts))
+
+
+def _death(code: int) -> Message:
     """How a child ended, in words."""
     if code >= 0:
-        return f"the engine ended (exit code {code})"
-    return "it " + explain_death(code, "").found.removeprefix("llama-server ")
+        return message("the engine ended (exit code {code})", code=code)
+    death = how_it_died(code)
+    return message("it {death} ({name})", death=death.what, name=death.name)

@@ -17,6 +17,7 @@ from pedsup.files.fsio import atomic_file
 from pedsup.files.paths import config_folder, make_private
 from pedsup.files.records import json_record, record
 from pedsup.files.source import Source
+from pedsup.messages import message, reason_of
 from pedsup.settings.schema import Settings
 
 SCHEMA: Final = "pedsup-tuned/1"
@@ -91,7 +92,9 @@ def look_up(model: str, device: str, engine: str, file: Path | None = None) -> L
     try:
         entries = read_entries(file or tuned_file())
     except BadFileError as error:
-        return Lookup(problem=f"{error.found}; pedsup-run tune writes it anew")
+        return Lookup(
+            problem=message("{reason}; pedsup-run tune writes it again", reason=error.found)
+        )
     ours = [entry for entry in entries if entry.model == model]
     here = [entry for entry in ours if entry.device == device]
     for entry in here:
@@ -133,13 +136,13 @@ def read_entries(path: Path) -> list[Tuned]:
     try:
         document = json_record(_Document, path, source, MAX_BYTES)
         if document.schema != SCHEMA:
-            raise source.problem("another schema")
+            raise source.problem("it has another schema")
         return [_checked(entry, source) for entry in document.entries]
     except BadFileError as error:
         raise BadFileError(
-            f"the tuned settings cannot be used: {error.found}",
+            message("the tuned settings cannot be used: {reason}", reason=reason_of(error)),
             where=path,
-            wanted=error.wanted or f"a file of the schema {SCHEMA}",
+            wanted=error.wanted or message("a file with the schema {name}", name=SCHEMA),
             remedy="run pedsup-run tune again, or delete the file",
         ) from error
 

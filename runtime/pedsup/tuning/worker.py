@@ -21,13 +21,14 @@ from pedsup.files.records import record
 from pedsup.files.source import Source
 
 FROM_PARENT: Final = Source("the order", "standard input", error=EngineError)
-FROM_CHILD: Final = Source("the answer", "the child that measures", error=EngineError)
+FROM_CHILD: Final = Source("the answer", "tuning.worker", error=EngineError)
 
 
 def config_to_json(config: EngineConfig) -> dict[str, object]:
     """`EngineConfig` as JSON values."""
     values = asdict(config)
     values["model"] = str(config.model)
+    values["adapter"] = str(config.adapter) if config.adapter else None
     del values["draft"]  # none is measured
     values["cpus"] = sorted(config.cpus) if config.cpus else None
     return values
@@ -103,8 +104,7 @@ def main() -> None:
         finally:
             engine.close()
     except PedsupError as error:
-        text = f"{error.found}: {error.where}" if error.where else error.found
-        print(json.dumps({"error": text}), flush=True)
+        print(json.dumps({"error": error.document()}), flush=True)
 
 
 def _say(answer: Ready | Seconds) -> None:

@@ -96,12 +96,12 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "token that is not UTF-8": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, ["a", b"\xe2\x82", "b"])),
-        "holds a text that is not UTF-8",
+        "contains text that is not UTF-8",
     ),
     # a character that would be whole if the length after it were text
     "character cut at a string's border": (
         keyed("x", fg.ARRAY, Array(fg.STRING, [b"ab\xe2", b"y" * 0xAC82])),
-        "holds a text that is not UTF-8",
+        "contains text that is not UTF-8",
     ),
     "duplicate key": (
         replace(LLAMA, keys=(*LLAMA.keys, LLAMA.keys[0])),
@@ -134,7 +134,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     "bool of 2": (keyed("x", fg.BOOL, b"\2"), "'x' is 2"),
     "array of bools with a 7": (
         keyed("x", fg.ARRAY, struct.pack("<IQ", fg.BOOL, 3) + b"\0\1\7"),
-        "other bytes than 0 and 1",
+        "bytes other than 0 and 1",
     ),
     "NaN": (keyed("llama.rope.freq_base", fg.F32, float("nan")), "is nan"),
     "Inf in an array": (keyed("x", fg.ARRAY, Array(fg.F64, [1.0, float("inf")])), "NaN or Inf"),
@@ -211,15 +211,15 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     "no token": (keyed(TOKENS, fg.ARRAY, Array(fg.STRING, [])), "has 0 tokens"),
     "two equal tokens": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, [*items(LLAMA, TOKENS)[:-2], "x", "x"])),
-        "as one before it",
+        "the same as an earlier one",
     ),
     "tokens equal as C strings": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, [*items(LLAMA, TOKENS)[:-1], "ab\0cd"])),
-        "as one before it",
+        "the same as an earlier one",
     ),
     "empty token beside its stand-in": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, ["[EMPTY_1]", "", *items(LLAMA, TOKENS)[2:]])),
-        "as one before it",
+        "the same as an earlier one",
     ),
     "merges of the wrong type": (
         keyed("tokenizer.ggml.merges", fg.ARRAY, Array(fg.I32, [1, 2])),

@@ -31,7 +31,7 @@ EMPTY_CHOICES: list[Any] = [
 
 
 def client_of(server: Served) -> Any:
-    return openai.OpenAI(base_url=server.api_base, api_key=server.token, max_retries=0)
+    return openai.OpenAI(base_url=server.api_base, api_key=server.api_token, max_retries=0)
 
 
 @pytest.fixture(scope="module")

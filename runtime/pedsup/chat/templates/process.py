@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final
 
 from pedsup.errors import BadFileError, EngineError, UnsupportedError
+from pedsup.messages import as_message, message
 
 START_SECONDS: Final = 30.0
 """For a cold interpreter on slow flash; no template has been seen yet."""
@@ -107,7 +108,7 @@ class TemplateProcess:
             wait = deadline - monotonic()
             ready = select.select([back], [to] if left else [], [], max(0.0, wait))
             if wait <= 0 or not (ready[0] or ready[1]):
-                raise refusal(f"TimeoutError: no end after {seconds:.0f} s")
+                raise refusal(message("it did not end within {s} s", s=f"{seconds:.0f}"))
             if ready[1]:
                 try:
                     left = left[os.write(to, left) :]
@@ -124,7 +125,10 @@ class TemplateProcess:
         document: dict[str, object] = json.loads(answer)
         if "forbidden" in document:
             raise UnsupportedError(
-                f"the model's chat template tried to leave its sandbox ({document['forbidden']})",
+                message(
+                    "the model's chat template tried to leave its sandbox ({reason})",
+                    reason=document["forbidden"],
+                ),
                 wanted="a template that only makes text",
                 remedy="do not use this file: report where it came from",
             )
@@ -135,7 +139,7 @@ class TemplateProcess:
         code = self._child.wait()
         if code == 0 and asked:
             return _IdleExitError()
-        return refusal(f"its process ended with {code}")
+        return refusal(message("its process ended with exit code {code}", code=code))
 
     def _end(self) -> None:
         if self._reap is not None:
@@ -151,15 +155,15 @@ def refusal(reason: str) -> UnsupportedError:
     """The error for a template that cannot be rendered."""
     return UnsupportedError(
         "the chat template cannot be rendered",
-        where=reason,
-        remedy="the template and this dialogue do not fit: /reset, or export the model again",
+        where=as_message(reason),
+        remedy="the template does not fit this dialogue: /reset, or export the model again",
     )
 
 
 def invalid(reason: str) -> BadFileError:
     """The error for a template that cannot be compiled."""
     return BadFileError(
-        "the model's chat template is no valid template",
+        "the model's chat template is not valid",
         where=f"tokenizer.chat_template: {reason}",
         remedy="export the model again from a base with a valid template",
     )

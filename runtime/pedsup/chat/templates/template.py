@@ -15,6 +15,7 @@ from pedsup.chat.templates.known import FAMILIES, PROBES, Family, Message, Thoug
 from pedsup.chat.templates.process import TemplateProcess, refusal
 from pedsup.engine.api import Engine
 from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.messages import message
 
 __all__ = ["ChatTemplate", "Message", "ThoughtMarkers"]
 
@@ -66,9 +67,9 @@ class ChatTemplate:
             )
         if len(source) > MAX_SOURCE:
             raise BadFileError(
-                f"the chat template has {len(source)} characters",
+                message("the chat template has {n} characters", n=len(source)),
                 where="tokenizer.chat_template",
-                wanted=f"at most {MAX_SOURCE}",
+                wanted=message("at most {n}", n=MAX_SOURCE),
                 remedy="export the model again from a base with its own template",
             )
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
@@ -83,7 +84,9 @@ class ChatTemplate:
             raise UnsupportedError(
                 "the model's chat template is not one that pedsup knows",
                 where=f"tokenizer.chat_template, SHA-256 {digest}",
-                wanted="the template of " + ", ".join(family.name for family in FAMILIES),
+                wanted=message(
+                    "the template of {names}", names=", ".join(family.name for family in FAMILIES)
+                ),
                 remedy="read the template; if you trust it, give --allow-template",
             )
         return template

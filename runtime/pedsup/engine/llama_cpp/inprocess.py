@@ -150,7 +150,7 @@ class InProcessEngine:
         if not n:
             self._cache.clear()
             raise BadFileError(
-                "llama.cpp does not take the saved state",
+                "llama.cpp does not accept the saved state",
                 where=f"{path}: {bindings.log_tail()}",
                 wanted="a state written by the same engine, model and settings",
                 remedy="delete the file: it is only a cache",

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Final
 
 from pedsup.errors import EngineError
+from pedsup.messages import Message, message
 
 UNKNOWN_COMMIT: Final = "unknown"
 """What a build outside of a git checkout says, such as one from a release's archive."""
@@ -79,12 +80,16 @@ def require_match(lib: ModuleType, *, package: str, own_folder: Path) -> None:
     reason = identity_mismatch(identity, WRITTEN_FOR.get(package))
     if reason is None:
         wrong = sorted(structure_mismatches(lib))
-        reason = f"other structures: {', '.join(wrong[:5])}" if wrong else None
+        reason = message("other structures: {names}", names=", ".join(wrong[:5])) if wrong else None
     if reason is None:
         return
     wanted = WRITTEN_FOR.get(package)
     raise EngineError(
-        f"this library of llama.cpp does not match llama-cpp-python {package} ({reason})",
+        message(
+            "this library of llama.cpp does not match llama-cpp-python {version} ({reason})",
+            version=package,
+            reason=reason,
+        ),
         where=f"{folder} ({identity})",
         wanted=str(wanted) if wanted else f"llama-cpp-python {' or '.join(WRITTEN_FOR)}",
         remedy="use --engine server, which needs no bindings, or unset LLAMA_CPP_LIB_PATH",
@@ -100,20 +105,20 @@ def library_identity(handle: ctypes.CDLL) -> LibraryIdentity:
     )
 
 
-def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) -> str | None:
+def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) -> Message | None:
     """Why a library is another one than was wanted; None if it is the same.
 
     The commit decides where it is known. Versions stand for many commits each, so that an
     unknown commit needs both of them, and the structures after that.
     """
     if wanted is None:
-        return "unknown declarations"
+        return message("unknown declarations")
     commit = found.commit
     if len(commit) >= 7 and commit != UNKNOWN_COMMIT:
         length = min(len(commit), len(wanted.commit))
-        return None if commit[:length] == wanted.commit[:length] else "another commit"
+        return None if commit[:length] == wanted.commit[:length] else message("another commit")
     if (found.llama, found.ggml) != (wanted.llama, wanted.ggml):
-        return "another version"
+        return message("another version")
     return None
 
 

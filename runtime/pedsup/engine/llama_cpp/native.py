@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 LOAD_MODE_NONE: Final = 0
 LOAD_MODE_MMAP: Final = 1
@@ -46,6 +47,33 @@ def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:
     return model
 
 
+def load_adapter(lib: ModuleType, model: int, path: Path | None) -> int | None:
+    """The LoRA adapter in `path`, copied into memory; None without one. Lives with the model.
+
+    Raises:
+        EngineError: llama.cpp refuses it.
+    """
+    if path is None:
+        return None
+    adapter: int | None = lib.llama_adapter_lora_init(model, os.fsencode(path))
+    if not adapter:
+        raise load_error("llama.cpp cannot load the adapter", path)
+    return adapter
+
+
+def apply_adapter(lib: ModuleType, ctx: int, adapter: int | None) -> None:
+    """Use an adapter of `load_adapter` for every pass of a context, as a whole.
+
+    Raises:
+        EngineError: llama.cpp refuses.
+    """
+    if adapter is None:
+        return
+    handles, scales = (lib.llama_adapter_lora_p_ctypes * 1)(adapter), (ctypes.c_float * 1)(1.0)
+    if lib.llama_set_adapters_lora(ctx, handles, 1, scales):
+        raise EngineError("llama.cpp cannot apply the adapter", where=bindings.log_tail() or None)
+
+
 def make_context(lib: ModuleType, model: int, params: ctypes.Structure, path: Path) -> int:
     """A context for a loaded model.
 
@@ -54,7 +82,7 @@ def make_context(lib: ModuleType, model: int, params: ctypes.Structure, path: Pa
     """
     ctx: int | None = lib.llama_init_from_model(model, params)
     if not ctx:
-        raise load_error("llama.cpp cannot make a context for the model", path)
+        raise load_error("llama.cpp cannot create a context for the model", path)
     return ctx
 
 
@@ -82,9 +110,17 @@ def decode(lib: ModuleType, ctx: int, batch: ctypes.Structure) -> None:
     code = lib.llama_decode(ctx, batch)
     if code == 0:
         return
-    meaning = {1: "no room in its cache", 2: "aborted", -1: "invalid tokens"}
+    meaning = {
+        1: message("no room in its cache"),
+        2: message("aborted"),
+        -1: message("invalid tokens"),
+    }
     raise EngineError(
-        f"llama.cpp cannot decode: {meaning.get(code, 'fatal error')} (code {code})",
+        message(
+            "llama.cpp cannot decode: {reason} (code {code})",
+            reason=meaning.get(code, message("fatal error")),
+            code=code,
+        ),
         where=bindings.log_tail() or None,
         remedy="start again with a smaller --ctx; the transcript is kept",
     )
@@ -95,6 +131,6 @@ def load_error(found: str, path: Path) -> EngineError:
     return EngineError(
         found,
         where=f"{path}: {bindings.log_tail() or 'no reason given'}",
-        wanted="a GGUF that this llama.cpp knows, and memory enough for it",
+        wanted="a GGUF that this llama.cpp knows, and enough memory for it",
         remedy="check the file with its SHA-256, or try a smaller --ctx",
     )

@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 from pedsup.engine.llama_server.process import ServerProcess
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 
 class ServerClient:
@@ -28,9 +29,13 @@ class ServerClient:
         try:
             answer = json.loads(raw)
         except ValueError as error:
-            raise EngineError(f"llama-server's answer to {path} is not JSON") from error
+            raise EngineError(
+                message("llama-server's answer to {path} is not JSON", path=path)
+            ) from error
         if response.status != http.client.OK or not isinstance(answer, dict):
-            raise EngineError(f"llama-server refused {path}: {_reason(answer)}")
+            raise EngineError(
+                message("llama-server refused {path}: {reason}", path=path, reason=_reason(answer))
+            )
         return answer
 
     def stream(self, path: str, body: object) -> Generator[dict[str, object], None, None]:
@@ -38,19 +43,29 @@ class ServerClient:
         response, connection = self._request("POST", path, body)
         try:
             if response.status != http.client.OK:
-                raise EngineError(f"llama-server refused {path}: {_reason(_json(response.read()))}")
+                raise EngineError(
+                    message(
+                        "llama-server refused {path}: {reason}",
+                        path=path,
+                        reason=_reason(_json(response.read())),
+                    )
+                )
             for line in response:
                 kind, _, data = line.partition(b":")
                 if kind == b"data" and data.strip() != b"[DONE]":
                     event = _json(data)
                     if isinstance(event, dict) and "error" in event:
-                        raise EngineError(f"llama-server stopped: {_reason(event)}")
+                        raise EngineError(
+                            message("llama-server stopped: {reason}", reason=_reason(event))
+                        )
                     if isinstance(event, dict):
                         yield event
                         if event.get("stop"):
                             return
                 elif kind == b"error":
-                    raise EngineError(f"llama-server stopped: {_reason(_json(data))}")
+                    raise EngineError(
+                        message("llama-server stopped: {reason}", reason=_reason(_json(data)))
+                    )
             # The stream ended without its last event.
             raise self._process.death()
         except (OSError, http.client.HTTPException) as error:

@@ -39,8 +39,10 @@ from pedsup.engine.llama_server.wire import (
 from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.gguf_file.values import ArrayValue
+from pedsup.messages import message
 
 SLOT_FILE: Final = "slot.state"
 
@@ -60,6 +62,8 @@ class ServerEngine:
             own = header.get("%s.context_length")
             if isinstance(own, int):
                 check_context(config, own)
+            if config.adapter is not None:
+                require_fits(validate_adapter(config.adapter), header)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
             self._start()
@@ -175,7 +179,7 @@ class ServerEngine:
             target.unlink(missing_ok=True)
         restored = answer.get("n_restored", len(tokens))
         if restored != len(tokens):
-            raise bad_state(path, f"{restored} tokens restored of {len(tokens)}")
+            raise bad_state(path, message("{n} tokens restored of {m}", n=restored, m=len(tokens)))
         self._cached = list(tokens)
         return tokens
 
