@@ -531,6 +531,7 @@ cli.add_command(patch_commands.split)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="An adapter file for it.")
+@click.option("--patch", type=_FILE, help="A patch for the model that is on the phone already.")
 @click.option(
     "--debs",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

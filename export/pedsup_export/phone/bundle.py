@@ -8,6 +8,7 @@
     models/NAME.gguf.*                   its manifest and signature
     models/ADAPTER                       name, size and SHA-256 of an adapter for it
     models/NAME.gguf, NAME.gguf.*        the adapter, its manifest and signature
+    patches/PATCH, patches/NAME          a patch, and which model it makes of which
     debs/                                Termux's packages, where a folder of them was given
 
 Written under a partial name, read back, and renamed when whole.
@@ -34,6 +35,7 @@ from pedsup.trust.assess import Policy
 from pedsup.trust.identity import identify
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
+from pedsup_export.phone import bundle_patch
 from pedsup_export.phone.wheels import phone_wheels
 
 BLOCK: Final = 1 << 20
@@ -44,7 +46,7 @@ FAT_FORBIDDEN: Final = frozenset('"*/:<>?\\|')
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
-FOLDERS: Final = ("wheels", "models", "debs")
+FOLDERS: Final = ("wheels", "models", "debs", bundle_patch.FOLDER)
 SUMS: Final = "SHA256SUMS"
 
 Fetch: TypeAlias = Callable[[Path, Path, Path | None], object]
@@ -66,6 +68,8 @@ class BundleRequest:
     constraints: Path | None = None
     adapter: Path | None = None
     """The adapter file that runs beside the model, which may be on the phone already."""
+    patch: Path | None = None
+    """A patch for the model that is on the phone already."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class BundlePlan:
     manifest_sha256: str | None
     adapter: tuple[Path, ...] = ()
     """The adapter, its manifest and signature."""
+    patch_bytes: int = 0
 
     @property
     def partial(self) -> Path:
@@ -92,7 +97,7 @@ class BundlePlan:
     def bytes(self) -> int:
         """Upper bound of what it will take."""
         extra = sum(p.stat().st_size for p in (*self.beside, *self.debs, *self.adapter))
-        return self.model_bytes + extra + PROGRAM_ROOM
+        return self.model_bytes + self.patch_bytes + extra + PROGRAM_ROOM
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,11 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
             f"a part of {request.part_bytes} bytes", wanted=f"a multiple of {BLOCK} bytes"
         )
     model_bytes, parts, beside, digest = _plan_model(request)
+    patch_bytes = bundle_patch.check_patch(request.patch, FAT_FORBIDDEN)
     debs, adapter = _debs(request.debs), _plan_adapter(request)
-    plan = BundlePlan(request, model_bytes, parts, beside, debs, digest, adapter)
+    plan = BundlePlan(
+        request, model_bytes, parts, beside, debs, digest, adapter=adapter, patch_bytes=patch_bytes
+    )
     _require_room(plan)
     return plan
 
@@ -169,6 +177,7 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     except UntrustedError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    bundle_patch.write_patch(request.patch, partial / bundle_patch.FOLDER)
     for name in TEXTS:
         shutil.copyfile(request.project / "runtime" / "termux" / name, partial / name)
     (partial / "wheels").mkdir()
