@@ -59,7 +59,7 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # Values reach the command as they were typed, by the environment: $(value) keeps what Make would
 # expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
 GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE \
-  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL PATCH DEBS BUNDLE
 $(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(GGUF_VARIABLES)
 MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
@@ -79,8 +79,9 @@ $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
+# make phone-bundle PATCH=v0.3.patch      the same with a patch for the model on the phone
 .PHONY: phone-bundle phone-test
-phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= or PATCH=, DEBS= BUNDLE=)
 	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)

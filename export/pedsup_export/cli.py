@@ -515,6 +515,7 @@ cli.add_command(patch_commands.split)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="An adapter file for it.")
+@click.option("--patch", type=_FILE, help="A patch for the model that is on the phone already.")
 @click.option(
     "--debs",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -533,8 +534,8 @@ def phone_bundle(as_json: bool, **options: Any) -> None:
 
     project = Path(__file__).resolve().parents[2]
     plan = bundles.plan_bundle(bundles.BundleRequest(project=project, **options))
-    if plan.request.model is not None and plan.manifest_sha256 is None:
-        say(f"warning: {plan.request.model.name} has no manifest: the phone cannot tell "
+    if plan.model is not None and plan.model.manifest_sha256 is None:
+        say(f"warning: {plan.model.path.name} has no manifest: the phone cannot tell "
             "whether it is the file that was exported")  # fmt: skip
     bundle = bundles.write_bundle(plan)
     _show(bundle.as_dict(), bundle.as_text(), as_json)
