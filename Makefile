@@ -103,7 +103,7 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 # ---- measuring ----------------------------------------------------------------------------
 BENCH_SIZE ?= 2GB
 
-.PHONY: bench bench-export bench-kernels types-table frontier benchmark
+.PHONY: bench bench-export bench-kernels types-table comparison frontier benchmark
 bench: setup  ## speed and memory of the file here (OUT= for another file)
 	$(MAKE_GGUF) bench
 
@@ -128,6 +128,9 @@ frontier: setup native $(if $(BASE),,$(DEFAULT_BASE)/config.json)  ## size again
 	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.frontier --base '$(FRONTIER_BASE)' \
 	  --folder out/$(FRONTIER_NAME) $(FRONTIER_TEXTS) --out out/$(FRONTIER_NAME)/result.json \
 	  --markdown out/$(FRONTIER_NAME)/table.md --plot out/$(FRONTIER_NAME)/plot.svg
+
+comparison: setup  ## docs/comparison.md: MedGemma 1.5 4B beside Gemma 4 on the phone profiles
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.comparison
 
 benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 	$(BIN)/pytest --benchmark -q

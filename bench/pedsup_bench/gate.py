@@ -150,6 +150,8 @@ class GatePlan:
     """Use a chat template that pedsup does not know, for questions and examples."""
     calibrated_on: tuple[Calibrating, ...] = ()
     """Sketches of the texts that it was calibrated on, where its manifest is not there yet."""
+    adapter: Path | None = None
+    """Applied to the model, not to the reference."""
 
 
 def run_gate(plan: GatePlan) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     )
     quality = QualityPlan(
         plan.model, plan.reference, default_texts(), n_ctx=plan.n_ctx, n_chunks=plan.n_chunks,
-        n_threads=plan.n_threads, logits_folder=plan.logits_folder,
+        n_threads=plan.n_threads, logits_folder=plan.logits_folder, adapter=plan.adapter,
     )  # fmt: skip
     tokens = measure(quality)
     per_text = {name: summarize(figures).to_json() for name, figures in tokens.items()}
@@ -193,7 +195,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     checks = check_figures(judged, limits)
     return {
         **document.head(SCHEMA),
-        "model": document.describe_model(plan.model),
+        "model": document.describe_model(plan.model, plan.adapter),
         "reference": plan.reference and plan.reference.name,
         "file_type": name,
         "passed": bool(checks) and all(check.passed for check in checks),
@@ -229,7 +231,12 @@ def _task(plan: GatePlan, examples: tuple[Dialogue, ...]) -> dict[str, Any]:
     from pedsup_bench.task.score import TaskPlan
 
     assert plan.examples is not None and plan.reference is not None
-    asked = TaskPlan(examples, n_threads=plan.n_threads, allow_template=plan.allow_template)
+    asked = TaskPlan(
+        examples,
+        n_threads=plan.n_threads,
+        allow_template=plan.allow_template,
+        adapter=plan.adapter,
+    )
     return measure(plan.model, plan.reference, plan.examples, asked)
 
 
@@ -257,7 +264,10 @@ def _accuracy_drop(plan: GatePlan, questions: Path, reference: Path) -> float:
         "n_threads": plan.n_threads,
         "allow_template": plan.allow_template,
     }
-    pair = [sum(s.right for s in score_all(path, asked, **run)) for path in (reference, plan.model)]
+    pair = [
+        sum(s.right for s in score_all(path, asked, adapter=adapter, **run))
+        for path, adapter in ((reference, None), (plan.model, plan.adapter))
+    ]
     return (pair[0] - pair[1]) / len(asked)
 
 

@@ -21,6 +21,7 @@ from pedsup_export.patch import command as patch_commands
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
+from pedsup_export.write.adapter_command import adapter
 
 if TYPE_CHECKING:
     from pedsup_export.allocation.budget import Budget
@@ -343,7 +344,10 @@ def plan(
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--base", help="The base it was made from, to prove the adapter again.")
+@click.option(
+    "--base",
+    help="The base it was made from, to prove the adapter again; of an adapter file its GGUF.",
+)
 @click.option("--adapter", help="The adapter that must be in it.")
 @click.option("--imatrix", type=_FILE, help="The importance matrix that it was made with.")
 @click.option("--calibrated", type=_FILE, help="The statistics that it was rounded with.")
@@ -355,10 +359,11 @@ def verify(
     """Check a file against its manifest and signature, and that the adapter is in it."""
     from pedsup.gguf_file import read_header
     from pedsup.gguf_file.cut_vocabulary import is_cut
+    from pedsup.gguf_file.lora import is_adapter
     from pedsup.trust.keys import read_public_key
     from pedsup_export.prove.verify import MadeWith
     from pedsup_export.prove.verify import verify as check
-    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, resolve
+    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, ModelRef, resolve
     from pedsup_export.write import render
 
     if (base is None) != (adapter is None) and not (base and is_cut(read_header(file))):
@@ -368,14 +373,22 @@ def verify(
             raise UsageError(
                 f"--{name} has no effect without --base and --adapter", remedy="give all three"
             )
+    own = base is not None and is_adapter(read_header(file))
     report = check(
         file,
-        base=resolve(base, BASE_FILES) if base else None,
+        base=ModelRef(Path(base), base)
+        if base and own
+        else resolve(base, BASE_FILES)
+        if base
+        else None,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
         key=read_public_key(key) if key else None,
         made_with=MadeWith(**given),
     )
     _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
+
+
+cli.add_command(adapter)
 
 
 @cli.command()
@@ -501,6 +514,7 @@ cli.add_command(patch_commands.split)
 @cli.command("phone-bundle")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="An adapter file for it.")
 @click.option("--patch", type=_FILE, help="A patch for the model that is on the phone already.")
 @click.option(
     "--debs",
@@ -520,8 +534,8 @@ def phone_bundle(as_json: bool, **options: Any) -> None:
 
     project = Path(__file__).resolve().parents[2]
     plan = bundles.plan_bundle(bundles.BundleRequest(project=project, **options))
-    if plan.request.model is not None and plan.manifest_sha256 is None:
-        say(f"warning: {plan.request.model.name} has no manifest: the phone cannot tell "
+    if plan.model is not None and plan.model.manifest_sha256 is None:
+        say(f"warning: {plan.model.path.name} has no manifest: the phone cannot tell "
             "whether it is the file that was exported")  # fmt: skip
     bundle = bundles.write_bundle(plan)
     _show(bundle.as_dict(), bundle.as_text(), as_json)

@@ -43,6 +43,8 @@ class Settings:
     tuned: bool = True
     """Use what `pedsup-run tune` measured for what is not given."""
     governor: Literal["auto", "on", "off"] = "auto"
+    adapter: str | None = None
+    """The GGUF of a LoRA adapter, applied to the model as it runs."""
     draft: str = "off"
     """'off', 'lookup' or the path of a draft model; all but 'off' choose `llama-server`."""
     draft_max: int = DEFAULT_DRAFT_MAX
@@ -61,6 +63,8 @@ class Settings:
     """Keep the read system prompt on disk, so that the next start does not read it again."""
     allow_template: bool = False
     allow_paging: bool = False
+    strict: bool = False
+    """Run only models of the architectures that pedsup can check."""
     require_signature: bool = False
     """Run only models signed by a trusted key."""
     verify: bool = False
@@ -181,7 +185,7 @@ def _problem(name: str, value: Any, allowed: Any) -> Message | None:
         value = float(value)
     if type(value) is not kind:
         return _KINDS.get(kind, message("text"))
-    if kind is str and not _is_text(value, path=name == "history_dir"):
+    if kind is str and not _is_text(value, path=name in ("history_dir", "adapter")):
         return message("UTF-8 text without a zero byte")
     if name in _LIMITS:
         low, high = _LIMITS[name]

@@ -190,7 +190,7 @@ def test_commands(start: Any, tmp_path: Path) -> None:
         terminal.line("/lang es")
         terminal.expect("Los mensajes están en español")
         terminal.line("/hlep")
-        terminal.expect(r"No existe ese comando: /hlep \(/help\?\)")
+        terminal.expect(r"No existe ese comando: /hlep \(¿/help\?\)")
         terminal.line("/help")
         terminal.expect("razonar antes de responder")
         terminal.line("/quit")

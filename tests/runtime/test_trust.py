@@ -383,7 +383,7 @@ def test_keys_have_one_name_each(keys: Callable[[str], Keys]) -> None:
     store = load_store().with_key(TrustedKey("lab", lab, ""))
     assert store.with_key(TrustedKey("lab", lab, "later")) == store
     for again in (TrustedKey("lab", other, ""), TrustedKey("new", lab, "")):
-        with pytest.raises(UsageError, match="there is the key 'lab' already"):
+        with pytest.raises(UsageError, match="a key named 'lab' already exists"):
             store.with_key(again)
     assert store.without_key(lab.fingerprint[:8])[0].keys == ()
     for wrong in ("labb", lab.fingerprint[:7], ""):

@@ -277,7 +277,7 @@ def test_the_time_is_kept(a15: TunePlan, each_s: float) -> None:
 
 def test_a_device_that_runs_nothing(a15: TunePlan) -> None:
     with pytest.raises(NothingMeasuredError, match="SIGILL"):
-        Simulated(lambda c: Failure("SIGILL")).search(a15)
+        Simulated(lambda c: Failure(message("SIGILL"))).search(a15)
 
 
 def test_a_device_that_speeds_up_and_slows_down_favours_none(a15: TunePlan) -> None:
@@ -301,7 +301,9 @@ def test_any_device_more_threads_only_when_measured_better(
         if candidate not in table:
             dead = draw.random() < 0.1 and candidate != a15.base
             table[candidate] = (
-                Failure("died") if dead else Speed(draw.uniform(5, 50), draw.uniform(1, 20))
+                Failure(message("died"))
+                if dead
+                else Speed(draw.uniform(5, 50), draw.uniform(1, 20))
             )
         return table[candidate]
 

@@ -15,6 +15,7 @@ from pedsup_bench.report import options
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--reference", type=click.Path(path_type=Path), help="The file it was made from.")
 @click.option("--thresholds", type=click.Path(path_type=Path), help="TOML; default: shipped.")
 @click.option("--questions", type=click.Path(path_type=Path), help="Multiple-choice set to add.")
@@ -43,11 +44,12 @@ def gate(model: Path, **given: Any) -> None:
         n_threads=options.n_threads(given["threads"]),
         logits_folder=given["logits_folder"],
         allow_template=given["allow_template"],
+        adapter=given["adapter"],
         **window,
     )
     if given["out"]:
         refuse_existing(given["out"], force=given["force"])
-    trust = admit_all(model, plan.reference)
+    trust = admit_all(model, plan.reference, plan.adapter)
     result = {**run_gate(plan), "trust": trust}
     # The document is written for a breach too: it says what to look at.
     options.save(result, given["out"], force=given["force"])

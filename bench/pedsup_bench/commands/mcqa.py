@@ -20,6 +20,7 @@ SCHEMA: Final = "pedsup-bench-mcqa/1"
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--reference", type=click.Path(path_type=Path), help="Answer with this one too.")
 @click.option(
     "--questions", type=click.Path(path_type=Path),
@@ -59,11 +60,12 @@ def mcqa(model: Path, **given: Any) -> None:
     }
     name = given["questions"].name if given["questions"] else "the shipped set"
     overlaps = overlap.warn(model, {name: "\n".join(q.words for q in questions)})
-    trust = admit_all(model, given["reference"])
-    scored = score_all(model, questions, **run)
+    trust = admit_all(model, given["reference"], given["adapter"])
+    scored = score_all(model, questions, **run, adapter=given["adapter"])
     reference = score_all(given["reference"], questions, **run) if given["reference"] else None
     result = {
         **mcqa_document(model, scored, given["reference"], reference),
+        "model": document.describe_model(model, given["adapter"]),
         "questions": str(given["questions"].name if given["questions"] else "shipped"),
         "rejected_lines": len(found.rejected),
         "calibrated_on": overlaps,

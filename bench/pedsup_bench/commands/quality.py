@@ -24,6 +24,7 @@ SCHEMA: Final = "pedsup-bench-quality/1"
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option(
     "--reference", type=click.Path(path_type=Path), help="The 16- or 32-bit file it was made from."
 )
@@ -71,6 +72,7 @@ def quality(model: Path, **given: Any) -> None:
         n_threads=options.n_threads(given["threads"]),
         logits_folder=given["logits_folder"],
         fresh=given["fresh"],
+        adapter=given["adapter"],
     )
     if given["out"]:
         refuse_existing(given["out"], force=given["force"])
@@ -84,7 +86,7 @@ def quality(model: Path, **given: Any) -> None:
     if task is not None:
         judged[given["examples"].name] = "\n".join(example.words for example in task.examples)
     overlaps = overlap.warn(model, judged)
-    trust = admit_all(model, plan.reference)
+    trust = admit_all(model, plan.reference, plan.adapter)
     result = {**quality_document(plan, measure(plan)), "calibrated_on": overlaps, "trust": trust}
     table = quality_table(result["figures"])
     if task is not None and plan.reference is not None:
@@ -108,7 +110,10 @@ def _read_task(
             remedy="give --reference",
         )
     return TaskPlan(
-        read_dialogues(examples), n_threads=plan.n_threads, allow_template=allow_template
+        read_dialogues(examples),
+        n_threads=plan.n_threads,
+        allow_template=allow_template,
+        adapter=plan.adapter,
     )
 
 
@@ -117,7 +122,8 @@ def plan_text(plan: QualityPlan) -> str:
     texts = ", ".join(f"{t.name} ({len(t.content.split())} words)" for t in plan.texts)
     most = f", at most {plan.n_chunks} per text" if plan.n_chunks else ""
     return (
-        f"model      {plan.model}\nreference  {plan.reference or plan.logits_folder}\n"
+        f"model      {plan.model}{f' with {plan.adapter}' if plan.adapter else ''}\n"
+        f"reference  {plan.reference or plan.logits_folder}\n"
         f"texts      {texts}\nwindows    {plan.n_ctx} tokens, second half scored{most}\n"
         f"threads    {plan.n_threads}"
     )
@@ -133,7 +139,7 @@ def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any
         figures["all"] = summarize(TokenFigures.concatenate(list(tokens.values())))
     return {
         **document.head(SCHEMA),
-        "model": document.describe_model(plan.model),
+        "model": document.describe_model(plan.model, plan.adapter),
         "reference": plan.reference
         and document.describe_model(plan.reference, digest=plan.reference.stat().st_size < 1 << 34),
         "n_ctx": plan.n_ctx,

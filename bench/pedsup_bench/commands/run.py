@@ -29,6 +29,7 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), default="auto")
 @click.option("--prompts", callback=_numbers, help="Prompt lengths in tokens [32,128,512].")
 @click.option("--depths", callback=_numbers, help="Context depths for decoding [0,512].")
@@ -63,7 +64,7 @@ def run(model: Path, **given: Any) -> None:
         lines.append(f"{'time':14} roughly {human_seconds(seconds)}, guessed from the file's size")
         click.echo("\n".join(lines))
         return
-    trust = admit_all(model)
+    trust = admit_all(model, adapter=plan.adapter)
     with _limits(plan, given["phone"]) as limited:
         document = measure(limited.apply(plan) if limited else plan)
         document["trust"] = trust
@@ -88,12 +89,15 @@ def make_plan(model: Path, given: dict[str, Any]) -> SpeedPlan:
     chosen |= {name: given[name] for name in names if given[name] is not None}
     if not all(chosen.get("prompts", (1,))):
         raise UsageError("a prompt of 0 tokens", wanted="1 or more")
+    if given["adapter"] and given["against"]:
+        raise UsageError("llama-bench applies no adapter", remedy="leave --against out")
     return SpeedPlan(
         model,
         engine=given["engine"],
         n_threads=options.n_threads(given["threads"]),
         extra_buffers=given["extra_buffers"],
         sustained=given["sustained"],
+        adapter=given["adapter"],
         **chosen,
     )
 

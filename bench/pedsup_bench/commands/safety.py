@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ SCHEMA: Final = "pedsup-bench-safety/1"
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--suite", "suite_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Cases of your own (TOML); default: the shipped ones.")  # fmt: skip
 @click.option("--category", "categories", multiple=True, help="Only this one; can be repeated.")
@@ -54,12 +55,21 @@ def safety(model: Path, **given: Any) -> None:
         refuse_existing(given["out"], force=given["force"])
     suite = load_suite(given["suite_file"])
     settings = settings_for(
-        think=given["think"], max_tokens=given["max_tokens"], ctx=given["n_ctx"],
-        threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
-    )  # fmt: skip
+        think=given["think"],
+        max_tokens=given["max_tokens"],
+        ctx=given["n_ctx"],
+        threads=options.n_threads(given["threads"]),
+        allow_template=given["allow_template"],
+    )
+    if given["adapter"]:
+        settings = replace(settings, adapter=str(given["adapter"]))  # fmt: skip
     plan = SafetyPlan(model, suite, _chosen(suite, given), settings)
-    trust = admit_all(model)
-    result = {**safety_document(plan.model, suite, run(plan)), "trust": trust}
+    trust = admit_all(model, adapter=given["adapter"])
+    result = {
+        **safety_document(plan.model, suite, run(plan)),
+        "model": document.describe_model(model, given["adapter"]),
+        "trust": trust,
+    }
     options.save(result, given["out"], force=given["force"])
     options.show(result, safety_table(result), as_json=given["as_json"])
 

@@ -21,7 +21,7 @@ from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
-from pedsup_bench.report.journal import LineJournal, file_identity
+from pedsup_bench.report.journal import LineJournal, pair_identity
 
 INSTRUCTION: Final = {
     "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",
@@ -145,10 +145,15 @@ def score_all(
     n_ctx: int,
     n_threads: int,
     allow_template: bool = False,
+    adapter: Path | None = None,
 ) -> list[Scored]:
-    """Score every question with the model at `path`; goes on with an interrupted run."""
+    """Score every question with the model at `path`; goes on with an interrupted run.
+
+    Args:
+        adapter: the GGUF of a LoRA adapter to apply to it.
+    """
     settings = {"n_ctx": n_ctx, "allow_template": allow_template}
-    key = [file_identity(path), [astuple(question) for question in questions], settings]
+    key = [pair_identity(path, adapter), [astuple(question) for question in questions], settings]
     journal = LineJournal("mcqa", key, _parse_answer)
     scored = [
         Scored(question, tuple(scores), tuple(chosen))
@@ -156,7 +161,7 @@ def score_all(
     ]
     orders = [len(question.options) for question in questions]
     with (
-        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model,
+        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads, adapter=adapter) as model,
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)

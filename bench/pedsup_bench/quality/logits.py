@@ -36,20 +36,30 @@ class LogitModel(EvaluatedModel):
         n_ctx: context in tokens.
         n_threads: threads of llama.cpp.
         cache_f32: keep keys and values in float32 and not, as usual, in float16.
+        adapter: the GGUF of a LoRA adapter to apply to it.
 
     Raises:
         BadFileError, UnsupportedError: it is no model that pedsup runs.
+        MismatchError: the adapter does not belong to it.
         EngineError: llama.cpp cannot load the file.
     """
 
-    def __init__(self, path: Path, *, n_ctx: int, n_threads: int, cache_f32: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        cache_f32: bool = False,
+        adapter: Path | None = None,
+    ) -> None:
         self.n_ctx = n_ctx
         self._cached: list[int] = []
         super().__init__(
             path,
             Evaluation(
                 n_ctx, N_BATCH, n_threads, n_outputs=DECODE_ROWS, cache_f32=cache_f32,
-                full_cache=True, too_much="give fewer tokens of context (--ctx)",
+                full_cache=True, adapter=adapter, too_much="give fewer tokens of context (--ctx)",
             ),
         )  # fmt: skip
 

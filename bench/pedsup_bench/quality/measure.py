@@ -21,7 +21,7 @@ from pedsup_bench.quality.kept import KeptModel, kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
-from pedsup_bench.report.journal import file_identity
+from pedsup_bench.report.journal import file_identity, pair_identity
 from pedsup_bench.report.texts import scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
@@ -44,6 +44,8 @@ class QualityPlan:
     journal_folder: Path | None = None
     fresh: bool = False
     """Forget an interrupted run of the same plan."""
+    adapter: Path | None = None
+    """Applied to the model, not to the reference."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
     if plan.fresh:
         journal.discard()
     done = journal.read()
-    with LogitModel(plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model:
+    with LogitModel(
+        plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=plan.adapter
+    ) as model:
         cut = [cut_text(model, text, plan) for text in plan.texts]
         with _references(plan, cut) as references:
             _announce(plan, model, references, cut, done)
@@ -224,7 +228,7 @@ def _key(plan: QualityPlan) -> dict[str, Any]:
     reference = None if plan.reference is None else file_identity(plan.reference)
     return {
         "algorithm": ALGORITHM,
-        "model": file_identity(plan.model),
+        "model": pair_identity(plan.model, plan.adapter),
         "reference": reference,
         "logits": str(plan.logits_folder and plan.logits_folder.resolve()),
         "texts": [(text.name, text.sha256) for text in plan.texts],

@@ -37,8 +37,13 @@ def describe_build(build: Build | None) -> dict[str, Any] | None:
     return build.describe() if build else None
 
 
-def describe_model(path: Path, *, digest: bool = True) -> dict[str, Any]:
-    """Name, size, type and SHA-256 of a model file."""
+def describe_model(
+    path: Path, adapter: Path | None = None, *, digest: bool = True
+) -> dict[str, Any]:
+    """Name, size, type and SHA-256 of a model file, and of the adapter applied to it."""
+    if adapter is not None:
+        own = describe_model(path, digest=digest)
+        return {**own, "adapter": describe_model(adapter, digest=digest)}
     header = read_header(path)
     types = [tensor.type.name for tensor in header.tensors.values()]
     return {

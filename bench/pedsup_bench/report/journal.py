@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from pedsup.files.fsio import sync_file
 from pedsup.files.paths import cache_folder
 from pedsup.gguf_file import read_header
-from pedsup.session.prefix_cache import ModelIdentity
+from pedsup.session.prefix_cache import StateKey
 
 Item = TypeVar("Item")
 
@@ -66,10 +66,17 @@ class LineJournal(Generic[Item]):
         self.path.unlink(missing_ok=True)
 
 
+def pair_identity(model: Path, adapter: Path | None) -> dict[str, Any]:
+    """`file_identity` of a model, and of the adapter applied to it."""
+    if adapter is None:
+        return file_identity(model)
+    return {**file_identity(model), "adapter": file_identity(adapter)}
+
+
 def file_identity(path: Path) -> dict[str, Any]:
     """What tells one model file from another without reading all of it.
 
     Size, time of change, and SHA-256 of the header (metadata and tensor table) and of 64 pieces of
     the weights.
     """
-    return asdict(ModelIdentity.of(read_header(path)))
+    return asdict(StateKey.of(read_header(path)))

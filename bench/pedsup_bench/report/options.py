@@ -12,6 +12,9 @@ from pedsup.files.standard_streams import json_text
 from pedsup_bench.report import document
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
+ADAPTER = click.option(
+    "--adapter", type=click.Path(path_type=Path), help="Apply this LoRA adapter (GGUF) to MODEL."
+)
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 256), help="Default: one per big core of this process."
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -16,7 +16,7 @@ from pedsup.run.load import LoadedModel, load, plan_launch, turn_settings
 from pedsup.settings import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce
-from pedsup_bench.report.journal import LineJournal, file_identity
+from pedsup_bench.report.journal import LineJournal, pair_identity
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
 from pedsup_bench.stats import wilson_interval
@@ -73,8 +73,10 @@ def run(plan: SafetyPlan) -> list[Judged]:
     Raises:
         PedsupError: as `pedsup-run` with this model.
     """
-    key = [ALGORITHM, file_identity(plan.model), plan.suite.sha256, [c.id + c.language for c in
-           plan.cases], asdict(plan.settings)]  # fmt: skip
+    adapter = Path(plan.settings.adapter) if plan.settings.adapter else None
+    asked = [case.id + case.language for case in plan.cases]
+    settings = asdict(replace(plan.settings, adapter=None))
+    key = [ALGORITHM, pair_identity(plan.model, adapter), plan.suite.sha256, asked, settings]
     journal = LineJournal("safety", key, lambda row: Judged(**{**row, **_tuples(row)}))
     judged = journal.read()
     launch = plan_launch(plan.model, plan.settings, available=available_memory())

@@ -42,9 +42,9 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
     return {
         **document.head(SCHEMA),
         "measured": True,
-        "model": document.describe_model(plan.model, digest=False),
+        "model": document.describe_model(plan.model, plan.adapter, digest=False),
         "device": device.describe(),
-        "settings": {k: v for k, v in plan.to_json().items() if k != "model"},
+        "settings": {k: v for k, v in plan.to_json().items() if k not in ("model", "adapter")},
         "engine": speed["engine"],
         "build": speed["build"],
         "n_ctx": speed["n_ctx"],

@@ -26,6 +26,8 @@ class SpeedPlan:
     """Prompt tokens before the first token whose time is taken."""
     sustained: float = 0.0
     """Seconds of decoding without a pause; 0: none."""
+    adapter: Path | None = None
+    """The GGUF of a LoRA adapter to apply."""
     cgroups: tuple[str, ...] = field(default=())
     """`cgroup.procs` files that the measured processes join first."""
 
@@ -37,9 +39,11 @@ class SpeedPlan:
         return -(-max(deepest, longest) // 256) * 256 + 256
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "model": str(self.model)}
+        adapter = str(self.adapter) if self.adapter else None
+        return {**asdict(self), "model": str(self.model), "adapter": adapter}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> SpeedPlan:
         lists = {k: tuple(values[k]) for k in ("prompts", "depths", "cgroups")}
-        return cls(**{**values, **lists, "model": Path(values["model"])})
+        adapter = Path(values["adapter"]) if values["adapter"] else None
+        return cls(**{**values, **lists, "model": Path(values["model"]), "adapter": adapter})

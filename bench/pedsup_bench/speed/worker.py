@@ -224,6 +224,7 @@ def _open(plan: SpeedPlan) -> Engine:
         n_threads=plan.n_threads,
         n_threads_batch=plan.n_threads,
         extra_buffers=plan.extra_buffers,
+        adapter=plan.adapter,
     )
     return open_engine(config, plan.engine)  # type: ignore[arg-type]
 

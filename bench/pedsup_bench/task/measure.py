@@ -16,6 +16,6 @@ def measure(model: Path, reference: Path, examples: Path, plan: TaskPlan) -> dic
     Raises:
         PedsupError: as `score_all`.
     """
-    theirs, mine = (score_all(path, plan) for path in (reference, model))
+    theirs, mine = score_all(reference, plan), score_all(model, plan, plan.adapter)
     identity = {"file": examples.name, "sha256": sha256_file(examples)}
     return {"examples": identity, **figures(mine, theirs).to_json()}

@@ -23,7 +23,7 @@ from pedsup.questions.dialogues import Dialogue
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
-from pedsup_bench.report.journal import LineJournal, file_identity
+from pedsup_bench.report.journal import LineJournal, pair_identity
 
 N_CTX: Final = 4096
 _OPTION: Final = re.compile(r"^([A-Z])\)", re.MULTILINE)
@@ -38,6 +38,8 @@ class TaskPlan:
     n_threads: int = 2
     n_ctx: int = N_CTX
     allow_template: bool = False
+    adapter: Path | None = None
+    """Applied to the file, not to its reference."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class ExampleScore:
         return self.exact if self.option is None else self.option == self.answer
 
 
-def score_all(path: Path, plan: TaskPlan) -> list[ExampleScore]:
+def score_all(path: Path, plan: TaskPlan, adapter: Path | None = None) -> list[ExampleScore]:
     """Score every example with the file at `path`; goes on with an interrupted run.
 
     Raises:
@@ -75,11 +77,11 @@ def score_all(path: Path, plan: TaskPlan) -> list[ExampleScore]:
         EngineError: a log-probability is not a number.
     """
     settings = {"n_ctx": plan.n_ctx, "allow_template": plan.allow_template}
-    key = [file_identity(path), [asdict(e) for e in plan.examples], settings]
+    key = [pair_identity(path, adapter), [asdict(e) for e in plan.examples], settings]
     journal = LineJournal("task", key, lambda row: ExampleScore(**row))
     scored = journal.read()[: len(plan.examples)]
     with (
-        LogitModel(path, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model,
+        LogitModel(path, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=adapter) as model,
         item_bar(len(plan.examples), f"task {path.name}", "example", initial=len(scored)) as bar,
     ):
         scorer = Scorer(model, allow_template=plan.allow_template)

@@ -17,7 +17,8 @@ from pedsup.errors import BadFileError, MismatchError, UntrustedError
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.lora import is_adapter
+from pedsup.gguf_file.validate import validate_any
 from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
@@ -26,6 +27,7 @@ from pedsup_export.calibration import store
 from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.planner import TensorPlan, make_plan
 from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.adapter_file import check_adapter_file
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.metadata import check_metadata
 from pedsup_export.prove.proof import AdapterShare, Proof, ReadRows, Sample, require_present
@@ -89,6 +91,7 @@ def verify(
     """Check a model file against its manifest, and the adapter again when its sources are given.
 
     Args:
+        base: its folder; of an adapter file the base's GGUF.
         made_with: what it was made with beside base and adapter, if anything.
         read_sha256: the file's digest if this process has just read it back and compared every
             tensor (`export.read_back`); it is then not read a second time.
@@ -101,11 +104,17 @@ def verify(
             the signature is missing, damaged, by another key, or of other files.
         MismatchError: these are not its base and adapter, or the adapter is not in the file.
     """
-    header = validate_drafter(path)  # a drafter can be verified too
+    header = validate_any(path)  # a drafter can be verified too, and an adapter
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
+    if is_adapter(header):
+        sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
+        return VerifyReport(
+            path, header.file_size, sha256, len(header.tensors), header.architecture, manifest,
+            None, key, remade=adapter is not None,
+        )  # fmt: skip
     check_map(header, manifest)
     proof = None
     if base is not None and (adapter is not None or is_cut(header)):
@@ -172,7 +181,9 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
         raise UntrustedError(
             "this manifest belongs to another file",
             where=manifest.path,
-            wanted=f"the manifest with the digest {recorded}",
+            wanted=f"the manifest with the digest {recorded}"
+            if recorded
+            else "a model that was exported with a manifest: this one names none",
             remedy=_COPY,
         )
     if header.file_size != manifest.file["size"]:
@@ -280,8 +291,13 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
     if plan.cut is not None:
         prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
+    on_grid = set(recipe.get("exact") or ())
     tensors = tuple(
-        replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
+        replace(
+            t,
+            slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes),
+            on_grid=t.slot.name in on_grid,
+        )
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
     # Rows weighted or rounded by statistics cannot be made again without them.

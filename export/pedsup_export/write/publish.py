@@ -246,6 +246,8 @@ def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, An
             for t in plan.tensors
         },
     }
+    if plan.exact:
+        core["recipe"]["exact"] = plan.exact
     if plan.calibration and inputs.calibrated:
         core["recipe"]["calibrated"] = {
             **inputs.calibrated.record(digests["calibrated"][plan.calibration.file.name]),

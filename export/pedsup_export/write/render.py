@@ -7,6 +7,7 @@ from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
+from pedsup.trust.pair import FITS
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
 from pedsup_export.plan.planner import ExportPlan, unused_text
@@ -50,6 +51,7 @@ def summary_text(plan: ExportPlan) -> str:
         + (f", in {adapted} of {len(plan.tensors)} tensors" if request.adapter else ""),
         f"type          {plan.file_type.name} ({mixture}), {bits:.2f} bits per weight",
         f"merge         in float32, then {request.merge_dtype}",
+        *_grid_lines(plan),
         f"output        {request.out}",
         f"reads         {human_bytes(plan.input_bytes)}",
         f"disk          {human_bytes(plan.output_bytes)}",
@@ -58,6 +60,14 @@ def summary_text(plan: ExportPlan) -> str:
     lines += savings_lines(plan)
     lines += _left_out(plan)
     return "\n".join(lines)
+
+
+def _grid_lines(plan: ExportPlan) -> list[str]:
+    if not plan.grid.is_qat:
+        return []
+    n_on, n_all = plan.grid.layers
+    line = f"training      quantization-aware: {n_on} of {n_all} matrices lie on a Q4_0 grid"
+    return [line + (f"; {len(plan.exact)} tensors are kept exactly" if plan.exact else "")]
 
 
 def _left_out(plan: ExportPlan) -> list[str]:
@@ -84,11 +94,10 @@ def calibration_line(plan: ExportPlan) -> str:
     assert found is not None
     line = f"calibrated    {found.rounded} tensors rounded with error feedback"
     if found.predicted_kl is not None:
-        line += f"\npredicted     KL {found.predicted_kl:.4g}, to compare choices with"
+        line += f"\npredicted     KL {found.predicted_kl:.4g}"
         if found.predicted_share is not None:
             line += (
-                f": {found.predicted_share:.2f} of what llama.cpp's {plan.file_type.name} types "
-                "would have"
+                f", {found.predicted_share:.2f} of that of the plain {plan.file_type.name} types"
             )
     if budget is not None and budget.read_bytes is not None:
         stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token
@@ -161,6 +170,10 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
+    if named := report.manifest.core.get(FITS):
+        text += f"; an adapter for {', '.join(str(fit.get('name')) for fit in named)}"
+        again = "all its tensors made again from the adapter are the same bytes"
+        return f"{text}; {again}" if report.remade else text
     if vocabulary := report.manifest.core.get("vocabulary"):
         text += (
             f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "

@@ -73,7 +73,7 @@ def execute(request: RunRequest) -> int:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)
     language = set_language(settings.lang)
-    request = _with_model(request, settings)
+    request, settings = _with_model(request, settings)
     assert request.model is not None
     plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
     if request.check:
@@ -183,20 +183,25 @@ def _constraint(request: RunRequest) -> dict[str, str]:
     return {}
 
 
-def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
-    """The request with a model: `--resume` alone takes the one that the session was held with."""
+def _with_model(request: RunRequest, settings: Settings) -> tuple[RunRequest, Settings]:
+    """The request with a model: `--resume` alone takes the one that the session was held with,
+    and its adapter.
+    """
     model, resume = request.model, request.resume
     if model is None and resume is not None and resume.endswith(".gguf"):
         # `--resume model.gguf`: the option took the model for an id.
-        return replace(request, model=Path(resume), resume="last")
+        return replace(request, model=Path(resume), resume="last"), settings
     if model is None and resume is not None:
         first = read_records(find_session(history_folder(settings), resume))[0]
-        path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
+        known = first["model"] if isinstance(first.get("model"), dict) else {}
+        path, adapter = known.get("path"), known.get("adapter_path")
         if isinstance(path, str):
-            return replace(request, model=Path(path))
+            if isinstance(adapter, str) and settings.adapter is None:
+                settings = replace(settings, adapter=adapter)
+            return replace(request, model=Path(path)), settings
     if model is None:
         raise UsageError("no model was given", wanted="a GGUF file", remedy="pedsup-run model.gguf")
-    return request
+    return request, settings
 
 
 def _asker() -> Callable[[str], str] | None:
@@ -263,10 +268,13 @@ def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
 
 def _first_line(plan: LaunchPlan) -> dict[str, Any]:
     template = plan.header.get("tokenizer.chat_template")
-    sampling = plan.sampling
+    sampling, adapter = plan.sampling, plan.config.adapter
+    paths = {"path": str(plan.header.path.resolve())}
+    if adapter is not None:
+        paths["adapter_path"] = str(adapter.resolve())
     return {
         "pedsup": __version__,
-        "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "model": {**plan.identity.describe(), **paths},
         "trust": plan.trust.describe(),
         "template": hashlib.sha256(str(template).encode()).hexdigest(),
         "settings": {

@@ -87,6 +87,7 @@ def _epilog() -> str:
     "--governor", type=click.Choice(["auto", "on", "off"]),
     help="Use fewer threads when the device gets hot; auto: on phones.",
 )  # fmt: skip
+@click.option("--adapter", metavar="FILE", help="Apply this LoRA adapter (a GGUF file) to MODEL.")
 @click.option(
     "--draft", metavar="HOW",
     help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",
@@ -104,6 +105,12 @@ def _epilog() -> str:
     help="Run a chat template that pedsup does not know.",
 )
 @click.option("--allow-paging", is_flag=True, default=None, help="Run even if memory is short.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    default=None,
+    help="Run only models of the architectures that pedsup can check.",
+)
 @click.option(
     "--require-signature",
     is_flag=True,

@@ -71,11 +71,8 @@ def _judge(name: str, answer: Ran | None) -> Finding:
         return Finding("engine", "ok", "engine", {"name": f"{name} {version[1].strip()}"})
     if answer.code < 0:
         death = how_it_died(answer.code)
-        values = {
-            "name": name,
-            "reason": message("{what} ({name})", what=death.what, name=death.name),
-            "remedy": death.helps or "-",
-        }
+        reason = message("{what} ({name})", what=death.what, name=death.name)
+        values = {"name": name, "reason": reason, "remedy": death.helps or "-"}
         return Finding("engine", "problem", "engine_died", values)
     last = (answer.text.strip().splitlines() or ["?"])[-1]
     found, remedy = _refused(last) or (joined("", [last[-300:]]), None)

@@ -128,7 +128,9 @@ def read_all() -> str:
             return raw.decode(name).replace("\r\n", "\n")
     raise UsageError(
         "standard input is not UTF-8 text",
-        wanted=message("UTF-8, or {encoding} as the locale says", encoding=encoding),
+        wanted="UTF-8 text"
+        if codecs.lookup(encoding).name == "utf-8"
+        else message("UTF-8 text, or {encoding}, as the locale says", encoding=encoding),
         remedy="save the text as UTF-8, or set LC_ALL to the locale of its encoding",
     )
 

@@ -20,8 +20,7 @@ from pedsup.memory.estimate import depth_share
 from pedsup.messages import Message, message
 from pedsup.progress import say
 from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
-from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
-from pedsup.session.prefix_cache import PrefixCache
+from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings import Origin, Settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
@@ -77,6 +76,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         EngineError: llama.cpp cannot load it.
     """
     check_fit(plan, settings)
+    if plan.unchecked is not None:
+        say(plan.unchecked.mapped(clean))
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
     source = plan.header.get("tokenizer.chat_template")
@@ -174,5 +175,5 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
     """What must leave no trace leaves none here either."""
     if not (settings.cache and settings.history):
         return None
-    identity = FileIdentity.of(plan.header, plan.identity.digest)
-    return PrefixCache(cache_folder() / "prefix", plan.config, identity)
+    key = StateKey.of(plan.header, plan.identity.digest)
+    return PrefixCache(cache_folder() / "prefix", plan.config, key)

@@ -51,19 +51,20 @@ class Warmed:
 
 
 @dataclass(frozen=True)
-class ModelIdentity:
-    """Which file a state belongs to, cheap enough for every start."""
+class StateKey:
+    """Which model a state belongs to, cheap enough for every start."""
 
     digest: str
-    """`identity.header_digest`: metadata, vocabulary, template, tensor table and size."""
+    """`trust.identity.ModelIdentity.digest`: of metadata, vocabulary, template, tensor table and
+    size; with an adapter beside the model, of the pair."""
     size: int
     mtime_ns: int
     sample: str
     """`identity.content_sample`."""
 
     @classmethod
-    def of(cls, header: GGUFHeader, digest: str | None = None) -> ModelIdentity:
-        """The identity of a file whose header was read; `digest` if it is known already."""
+    def of(cls, header: GGUFHeader, digest: str | None = None) -> StateKey:
+        """The key of a file whose header was read; `digest` if it is known already."""
         status = header.path.stat()
         return cls(
             digest or header_digest(header),
@@ -80,7 +81,7 @@ class PrefixCache:
         self,
         folder: Path,
         config: EngineConfig,
-        identity: ModelIdentity,
+        identity: StateKey,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
@@ -184,7 +185,7 @@ class PrefixCache:
         config, identity = self._config, self._identity
         parts = [
             FORMAT,
-            [identity.digest, identity.size, identity.mtime_ns],
+            [identity.digest, identity.size, identity.mtime_ns, identity.sample],
             engine.name,
             template.digest,
             # Other batch sizes and buffer types round otherwise.

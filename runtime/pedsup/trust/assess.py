@@ -39,7 +39,8 @@ from pedsup.trust.verified import (
     require_same,
 )
 
-Signed = Literal["signed", "unsigned", "unknown-key"]
+Signed = Literal["signed", "by-adapter", "unsigned", "unknown-key"]
+"""'by-adapter': it is not signed itself, and a signed adapter names it by its digest."""
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
 _HOW_TO_TRUST = message(
@@ -82,6 +83,15 @@ class Trust:
     """Digests of the file's blocks, to compare again; None where its times are proof enough."""
     drafter: Trust | None = None
     """Of the draft model that llama.cpp loads beside it."""
+    adapter: Trust | None = None
+    """Of the adapter that llama.cpp applies to it."""
+    unbound: bool = False
+    """Of an adapter: nothing says which model it was made for."""
+
+    @property
+    def companions(self) -> tuple[Trust, ...]:
+        """Of the files that llama.cpp loads beside it."""
+        return tuple(one for one in (self.drafter, self.adapter) if one is not None)
 
     def describe(self) -> dict[str, Any]:
         """For JSON and for a transcript's first line."""
@@ -93,12 +103,17 @@ class Trust:
             "weights": self.weights,
             "warning": " ".join(self.lines()) if self.warns else None,
             "drafter": self.drafter.describe() if self.drafter else None,
+            "adapter": self.adapter.describe() if self.adapter else None,
         }
 
     def lines(self) -> list[Message]:
         """For people; the first line says who vouches for the file, or warns that nobody does."""
         if self.signed == "signed" and self.key is not None:
             first = message("Signed by {name}.", name=self.key.name)
+        elif self.signed == "by-adapter" and self.key is not None:
+            first = message(
+                "Named by its digest in the adapter that {name} signed.", name=self.key.name
+            )
         elif self.signed == "unknown-key":
             first = message(
                 "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
@@ -110,15 +125,23 @@ class Trust:
                 "WARNING: this model is not signed: nobody vouches for where it comes from."
             )
         lines = [joined(" ", [first, _READ[self.weights]])]
+        if self.unbound:
+            lines.append(
+                message("WARNING: nothing says that this adapter was made for this model.")
+            )
         if self.drafter is not None:
             prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
             lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
+        if self.adapter is not None:
+            prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
         return lines
 
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
-        return self.signed != "signed" or (self.drafter is not None and self.drafter.warns)
+        vouched = self.signed in ("signed", "by-adapter") and not self.unbound
+        return not vouched or any(one.warns for one in self.companions)
 
 
 _READ: Final[dict[Weights, Message]] = {
@@ -129,8 +152,27 @@ _READ: Final[dict[Weights, Message]] = {
 }
 
 
-def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Trust:
+@dataclass(frozen=True)
+class Bound:
+    """What an adapter's manifest says of the model that it was made for."""
+
+    sha256: str
+    """Of the model's whole file."""
+    key: TrustedKey | None = None
+    """The trusted key that signed the adapter, and so this digest."""
+
+
+def assess(
+    header: GGUFHeader,
+    identity: ModelIdentity,
+    store: TrustStore,
+    policy: Policy,
+    bound: Bound | None = None,
+) -> Trust:
     """Every check that does not read the weights.
+
+    Args:
+        bound: what the adapter beside it says of its bytes.
 
     Raises:
         UntrustedError: signature, manifest or file do not fit together or are damaged, the model is
@@ -148,12 +190,18 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         key = store.by_hint(signature.hint)
         files = signed_files(signature, identity.manifest, key.key if key else None)
     signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
+    vouching = key
+    if signature is None and bound is not None and bound.key is not None:
+        signed, vouching = "by-adapter", bound.key
     if policy.as_before:
         _require_as_before(store, identity, path, key)
-    if policy.require_signature and signed != "signed":
+    if policy.require_signature and signed not in ("signed", "by-adapter"):
         raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
     expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
+    if bound is not None and expected not in (None, bound.sha256):
+        raise _other_bytes(path, str(expected), bound.sha256)
+    expected = expected or (bound.sha256 if bound else None)
     known = recorded_reading(path, state, identity.digest)
     if expected is not None and known is not None and known.sha256 != expected:
         raise _other_bytes(path, known.sha256, expected)
@@ -163,7 +211,7 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         header_sha256=identity.digest,
         state=state,
         signed=signed,
-        key=key,
+        key=vouching,
         hint=signature.hint if signature else None,
         expected_sha256=expected,
         weights=_weights(expected, known, policy),
@@ -191,7 +239,9 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         sample(trust.path, trust.blocks)
     if trust.drafter is not None:
         trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
-    if trust.key is not None and remember:
+    if trust.adapter is not None:
+        trust = replace(trust, adapter=verify_weights(trust.adapter, remember=remember))
+    if trust.key is not None and trust.signed == "signed" and remember:
         _remember(trust, trust.key)
     return trust
 
@@ -201,7 +251,7 @@ def watch(
 ) -> tuple[blocks.Watch, ...]:
     """Read the files again beside the session, where their times prove nothing."""
     own = () if trust.blocks is None else (blocks.Watch(trust.path, trust.blocks, on_difference),)
-    return own + (watch(trust.drafter, on_difference) if trust.drafter is not None else ())
+    return sum((watch(one, on_difference) for one in trust.companions), own)
 
 
 def confirm_loaded(trust: Trust) -> None:
@@ -211,8 +261,8 @@ def confirm_loaded(trust: Trust) -> None:
         UntrustedError: it is not.
     """
     require_same(trust.path, trust.state)
-    if trust.drafter is not None:
-        require_same(trust.drafter.path, trust.drafter.state)
+    for one in trust.companions:
+        confirm_loaded(one)
 
 
 def _weights(expected: str | None, known: Reading | None, policy: Policy) -> Weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
@@ -32,6 +32,9 @@ class ModelIdentity:
     problem: str | None = None
     """Why a manifest that lies there was not believed."""
 
+    adapter: ModelIdentity | None = None
+    """The adapter that runs beside the model; `digest` is then that of the pair."""
+
     def describe(self) -> dict[str, Any]:
         """For JSON and for a transcript's first line."""
         record: dict[str, Any] = {
@@ -46,6 +49,8 @@ class ModelIdentity:
             record["manifest"] = self.manifest.core_sha256
         if self.problem:
             record["manifest_problem"] = self.problem
+        if self.adapter is not None:
+            record["adapter"] = self.adapter.describe()
         return record
 
     def lines(self) -> list[Message]:
@@ -72,6 +77,8 @@ class ModelIdentity:
             lines.append(message("manifest: {facts}", facts=joined(", ", parts)))
         elif self.problem:
             lines.append(message("warning: {text}", text=self.problem))
+        if self.adapter is not None:
+            lines += [message("adapter: {line}", line=line) for line in self.adapter.lines()]
         return lines
 
 
@@ -113,6 +120,22 @@ def identify(header: GGUFHeader) -> ModelIdentity:
         digest=header_digest(header),
         manifest=manifest,
         problem=problem,
+    )
+
+
+def paired(model: ModelIdentity, adapter: ModelIdentity, header: GGUFHeader) -> ModelIdentity:
+    """The identity of a model with an adapter beside it: another digest for every other pair.
+
+    Args:
+        header: the adapter's. Its weights are sampled too: where it has no manifest, two
+            trainings have one header.
+    """
+    parts = [model.digest, adapter.digest, content_sample(header)]
+    return replace(
+        model,
+        name=label(f"{model.name} + {adapter.name}"),
+        digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        adapter=adapter,
     )
 
 

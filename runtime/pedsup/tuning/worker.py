@@ -23,6 +23,7 @@ def config_to_json(config: EngineConfig) -> dict[str, Any]:
     """`EngineConfig` as JSON values."""
     values = asdict(config)
     values["model"] = str(config.model)
+    values["adapter"] = str(config.adapter) if config.adapter else None
     del values["draft"]  # none is measured
     values["cpus"] = sorted(config.cpus) if config.cpus else None
     return values
@@ -31,8 +32,13 @@ def config_to_json(config: EngineConfig) -> dict[str, Any]:
 def config_from_json(values: dict[str, Any]) -> EngineConfig:
     """The inverse."""
     cpus = values.pop("cpus")
-    model = Path(values.pop("model"))
-    return EngineConfig(model=model, cpus=frozenset(cpus) if cpus else None, **values)
+    model, adapter = Path(values.pop("model")), values.pop("adapter")
+    return EngineConfig(
+        model=model,
+        cpus=frozenset(cpus) if cpus else None,
+        adapter=Path(adapter) if adapter else None,
+        **values,
+    )
 
 
 def measure(engine: Engine, task: dict[str, Any]) -> dict[str, float]:

@@ -43,6 +43,7 @@ def fetch() -> None:
         subprocess.run(
             ["npm", "pack", "--silent", "--ignore-scripts", f"axe-core@{VERSION}"],
             cwd=folder, check=True, stdout=subprocess.DEVNULL,
+            env={**os.environ, "npm_config_cache": str(Path(folder) / "cache")},
         )  # fmt: skip
         (archive,) = Path(folder).glob("*.tgz")
         _require(archive.read_bytes(), PACKED)

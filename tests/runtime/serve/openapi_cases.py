@@ -24,6 +24,13 @@ BOOLEAN = {"type": "boolean"}
 QUESTION = {"role": "user", "content": "Hi."}
 
 
+def _may_be_ours(body: dict[str, Any]) -> bool:
+    """Whether model and limit are valid: what is invalid must stay so."""
+    model, limit = body.get("model"), body.get("max_tokens")
+    named = isinstance(model, str) and 0 < len(model) <= 256
+    return named and (limit is None or (type(limit) is int and limit >= 1))
+
+
 def mended(body: Any) -> Any:
     """Half of the questions are for the model that is there, and short.
 
@@ -33,7 +40,7 @@ def mended(body: Any) -> Any:
     if not isinstance(body, dict):
         return body
     body = dict(body)
-    if "model" in body and random.Random(str(body)).random() < 0.5:
+    if _may_be_ours(body) and random.Random(str(body)).random() < 0.5:
         body |= {"model": ALIAS, "max_tokens": 2}
     if isinstance(body.get("messages"), list) and body["messages"]:
         body["messages"] = [*body["messages"], QUESTION]

@@ -35,6 +35,7 @@ from pedsup.tuning.store import Tuned, keep
     "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
     help="Seconds to spend on measuring; the first load of the model comes on top.",
 )  # fmt: skip
+@click.option("--adapter", metavar="FILE", help="Apply this LoRA adapter (a GGUF file) to MODEL.")
 @click.option(
     "--engine",
     type=click.Choice(["auto", "inprocess", "server"]),
@@ -50,7 +51,8 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
     this model, device and engine version. pedsup-run then uses it for every option that neither
     the command line nor the settings file gives.
     """
-    settings = load_settings(None, {"engine": engine, "lang": lang})
+    given = {"engine": engine, "lang": lang, "adapter": more.pop("adapter")}
+    settings = load_settings(None, given)
     set_language(settings.lang)
     launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
@@ -85,7 +87,10 @@ def _prepare(
     """What runs without tuning, the search from there, and what measures."""
     policy = Policy(require_signature=settings.require_signature)
     plain = Settings(
-        engine=settings.engine, tuned=False, require_signature=policy.require_signature
+        engine=settings.engine,
+        adapter=settings.adapter,
+        tuned=False,
+        require_signature=policy.require_signature,
     )
     available = available_memory()
     launch = plan_launch(model, plain, available=available, origins={})

@@ -9,7 +9,7 @@ import click
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
 from pedsup.files.standard_streams import json_text
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_any
 from pedsup.messages import message
 from pedsup.settings import load_settings
 from pedsup.texts.language import translated
@@ -34,7 +34,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     settings = load_settings(None, {})
     store = load_store()
     required = settings.require_signature or key is not None
-    header = validate_drafter(model)
+    header = validate_any(model)
     identity = identify(header)
     if key is not None:
         # For this check only: nothing is trusted afterwards that was not before.

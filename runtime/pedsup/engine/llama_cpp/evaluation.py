@@ -16,9 +16,17 @@ from typing import Any, Final, Self
 
 from pedsup.engine.api import ModelInfo
 from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.native import LOAD_MODE_MMAP, decode, load_error, make_context
+from pedsup.engine.llama_cpp.native import (
+    LOAD_MODE_MMAP,
+    apply_adapter,
+    decode,
+    load_adapter,
+    load_error,
+    make_context,
+)
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.errors import EngineError
+from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_model
 
 FLASH_ATTENTION_OFF: Final = 0
@@ -37,6 +45,7 @@ class Evaluation:
         full_cache: keep every position of sliding-window layers, so that the cache can be cut
             back to any position.
         callback: llama.cpp's evaluation callback.
+        adapter: the GGUF of a LoRA adapter to apply.
         too_much: what to do where a batch cannot be computed.
     """
 
@@ -48,6 +57,7 @@ class Evaluation:
     full_cache: bool = False
     callback: Any = None
     too_much: str = ""
+    adapter: Path | None = None
 
 
 class EvaluatedModel:
@@ -55,11 +65,14 @@ class EvaluatedModel:
 
     Raises:
         BadFileError, UnsupportedError: it is no model that pedsup runs.
+        MismatchError: the adapter does not belong to it.
         EngineError: llama.cpp cannot load the file.
     """
 
     def __init__(self, path: Path, how: Evaluation) -> None:
-        validate_model(path)
+        header = validate_model(path)
+        if how.adapter is not None:
+            require_fits(validate_adapter(how.adapter), header)
         self.path, self.how = path, how
         self.lib = lib = bindings.load()
         self._model = self._ctx = self._batch = None
@@ -67,7 +80,9 @@ class EvaluatedModel:
         try:
             self._model = self._load()
             self.vocabulary = Vocabulary(lib, self._model)
+            adapter = load_adapter(lib, self._model, how.adapter)  # the context makes room for it
             self._ctx = make_context(lib, self._model, self._context(), path)
+            apply_adapter(lib, self._ctx, adapter)
             self._batch = lib.llama_batch_init(how.n_batch, 0, 1)
         except BaseException:
             self.close()

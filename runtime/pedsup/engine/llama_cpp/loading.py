@@ -10,10 +10,18 @@ from typing import Any
 from pedsup.engine.api import EngineConfig, ModelInfo
 from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.native import Native, context_params, load_model, make_context
+from pedsup.engine.llama_cpp.native import (
+    Native,
+    apply_adapter,
+    context_params,
+    load_adapter,
+    load_model,
+    make_context,
+)
 from pedsup.engine.llama_cpp.streaming import LayerStreamer, plan_stream
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 
 
@@ -39,9 +47,12 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
 
     Raises:
         UsageError: the context asked for is larger than the model's.
-        EngineError: llama.cpp refuses the model or the context.
+        MismatchError: the adapter does not belong to the model.
+        EngineError: llama.cpp refuses the model, the adapter or the context.
     """
     bindings.clear_log()
+    if config.adapter is not None:
+        require_fits(validate_adapter(config.adapter), header)
     if config.cpus:
         # Before any thread starts: llama.cpp's threads inherit the mask.
         os.sched_setaffinity(0, config.cpus)
@@ -51,6 +62,9 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
         vocabulary = Vocabulary(lib, model)
         info = read_info(lib, model, vocabulary)
         check_context(config, info.n_ctx_train)
+        # Before the context, which makes room for the graph of the model with its adapter. It is
+        # freed with the model.
+        adapter = load_adapter(lib, model, config.adapter)
         streamer = _streamer(lib, header, config)
         if streamer is not None:
             stack.callback(streamer.close)
@@ -59,6 +73,7 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
             stack.callback(bindings.free_threadpool, lib, pool)
         ctx = make_context(lib, model, _params(lib, config, streamer), config.model)
         stack.callback(lib.llama_free, ctx)
+        apply_adapter(lib, ctx, adapter)
         if streamer is not None:
             streamer.attach()
         if pool is not None:

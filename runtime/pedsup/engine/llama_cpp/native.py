@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,6 +44,33 @@ def load_model(lib: Any, path: Path, config: EngineConfig) -> Any:
     if not model:
         raise load_error("llama.cpp cannot load the model", path)
     return model
+
+
+def load_adapter(lib: Any, model: Any, path: Path | None) -> Any:
+    """The LoRA adapter in `path`, copied into memory; None without one. Lives with the model.
+
+    Raises:
+        EngineError: llama.cpp refuses it.
+    """
+    if path is None:
+        return None
+    adapter = lib.llama_adapter_lora_init(model, os.fsencode(path))
+    if not adapter:
+        raise load_error("llama.cpp cannot load the adapter", path)
+    return adapter
+
+
+def apply_adapter(lib: Any, ctx: Any, adapter: Any) -> None:
+    """Use an adapter of `load_adapter` for every pass of a context, as a whole.
+
+    Raises:
+        EngineError: llama.cpp refuses.
+    """
+    if adapter is None:
+        return
+    handles, scales = (lib.llama_adapter_lora_p_ctypes * 1)(adapter), (ctypes.c_float * 1)(1.0)
+    if lib.llama_set_adapters_lora(ctx, handles, 1, scales):
+        raise EngineError("llama.cpp cannot apply the adapter", where=bindings.log_tail() or None)
 
 
 def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:

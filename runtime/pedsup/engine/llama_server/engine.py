@@ -39,6 +39,7 @@ from pedsup.engine.llama_server.wire import (
 from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.messages import message
 
@@ -60,6 +61,8 @@ class ServerEngine:
             own = header.get("%s.context_length")
             if isinstance(own, int):
                 check_context(config, own)
+            if config.adapter is not None:
+                require_fits(validate_adapter(config.adapter), header)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
             self._start()

@@ -257,9 +257,21 @@ def _arguments(program: Path, config: EngineConfig, port: int, states: Path) -> 
         "--port": port,
         "--slot-save-path": states,
     }
+    if config.adapter is not None:
+        options["--lora"] = _adapter_name(config.adapter, states)
     options |= _draft_options(config.draft)
     flat = [str(part) for pair in options.items() for part in pair]
     return [str(program), *flat, "--no-warmup"]
+
+
+def _adapter_name(adapter: Path, states: Path) -> Path:
+    """A name without a comma: llama-server takes what it parts for several files."""
+    if "," not in str(adapter):
+        return adapter
+    link = states / "adapter.gguf"
+    link.unlink(missing_ok=True)
+    link.symlink_to(adapter.absolute())
+    return link
 
 
 def _environment(config: EngineConfig, key: str) -> dict[str, str]:
