@@ -120,6 +120,10 @@ class TrainConfig:
     eval_every: int = 50
     """Optimizer steps between evaluations; one is made before the first and after the last step."""
     save_every: int = 50
+    quantize: Literal["none", "Q4_0", "Q4_K_M"] = "none"
+    """Compute with the weights as a file of this type will hold them: what ships is trained."""
+    quantize_every: int = 5
+    """Optimizer steps between new block scales of `quantize`."""
     seed: int = 3407
 
 
@@ -249,6 +253,24 @@ def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
     raise UsageError(f"{key} = {value!r}", where=where, wanted=f"a value of type {wanted}")
 
 
+def _grid_rules(recipe: Recipe) -> list[tuple[bool, str, str]]:
+    """What training on a file's grid asks of the rest of a recipe."""
+    model, train = recipe.model, recipe.train
+    if train.quantize == "none":
+        return []
+    why = f"with train.quantize = {train.quantize!r}"
+    return [
+        (model.quantization == "none", "model.quantization", f"none {why}: the export has no NF4"),
+        (model.backend != "unsloth", "model.backend", f"transformers {why}"),
+        (recipe.lora.dropout == 0, "lora.dropout", f"0 {why}: a merged weight has no dropout"),
+        (
+            train.save_every % train.quantize_every == 0,
+            "train.save_every",
+            f"a multiple of train.quantize_every {why}, for a resumed run to be the same",
+        ),
+    ]
+
+
 def check(recipe: Recipe, *, where: str) -> None:
     """Ranges and combinations that the types cannot say.
 
@@ -271,9 +293,11 @@ def check(recipe: Recipe, *, where: str) -> None:
         (train.log_every >= 1, "train.log_every", "1 or more"),
         (train.eval_every >= 1, "train.eval_every", "1 or more"),
         (train.save_every >= 1, "train.save_every", "1 or more"),
+        (train.quantize_every >= 1, "train.quantize_every", "1 or more"),
         (data.max_length >= 16, "data.max_length", "16 or more"),
         (data.eval_examples >= 0, "data.eval_examples", "0 or more"),
         (data.max_bad_rows >= 0, "data.max_bad_rows", "0 or more"),
+        *_grid_rules(recipe),
         (not data.packing, "data.packing", "false: packing is not supported, see docs/train.md"),
     ]
     for holds, key, wanted in rules:
