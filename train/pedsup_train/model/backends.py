@@ -25,6 +25,7 @@ from pedsup.files.fsio import sha256_file
 from pedsup.optional import require
 from pedsup_train.model import unsloth_backend
 from pedsup_train.model.answer_loss import use_answer_loss
+from pedsup_train.model.base_source import REMEDY
 from pedsup_train.model.grid_layers import GridLayers, train_on_grids
 from pedsup_train.model.host_table import move_table_to_host
 from pedsup_train.model.targets import TargetPlan, check_adapted, plan_targets
@@ -136,7 +137,7 @@ def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
         f"the base could not be read: {reason[0] if reason else type(error).__name__}",
         where=base or "model.base is empty",
         wanted="a Hugging Face folder, or a hub id with a connection",
-        remedy="give --base FOLDER, or make the default: pedsup-train default-base --out out/base",
+        remedy=REMEDY,
     )
 
 
@@ -194,10 +195,15 @@ def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, T
         # One process per GPU under `accelerate launch`; each holds the whole model.
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     model = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.base, **options)
+    save_memory(model, runtime)
+    return add_lora(model, recipe)
+
+
+def save_memory(model: Any, runtime: Runtime) -> None:
+    """Leave out what training needs no GPU memory for: logits of prompts, the per-layer table."""
     if runtime.device == "cuda":
         move_table_to_host(model)
     use_answer_loss(model)
-    return add_lora(model, recipe)
 
 
 def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
