@@ -28,21 +28,22 @@ from typing import Any, Final, TypeAlias
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file, sync_file
 from pedsup.gguf_file import read_header
-from pedsup.gguf_file.lora import validate_adapter
-from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import byte_bar, human_bytes
-from pedsup.trust.assess import Policy
-from pedsup.trust.identity import identify
 from pedsup.trust.manifest import manifest_path, read_manifest
-from pedsup.trust.pair import assess_pair
 from pedsup_export.phone import bundle_patch
+from pedsup_export.phone.bundle_adapter import (
+    FAT_FORBIDDEN,
+    beside_model,
+    check_name,
+    plan_adapter,
+    write_adapter,
+)
 from pedsup_export.phone.wheels import phone_wheels
 
 BLOCK: Final = 1 << 20
 """Bytes: install.sh copies in these, so parts are whole multiples."""
 PART_BYTES: Final = 3 << 30
 FAT32_LIMIT: Final = (4 << 30) - 1
-FAT_FORBIDDEN: Final = frozenset('"*/:<>?\\|')
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
@@ -152,7 +153,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
         )
     model_bytes, parts, beside, digest = _plan_model(request)
     patch_bytes = bundle_patch.check_patch(request.patch, FAT_FORBIDDEN)
-    debs, adapter = _debs(request.debs), _plan_adapter(request)
+    debs, adapter = _debs(request.debs), plan_adapter(request.adapter, request.model)
     plan = BundlePlan(
         request, model_bytes, parts, beside, debs, digest, adapter=adapter, patch_bytes=patch_bytes
     )
@@ -173,7 +174,7 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     # First what may be refused: gigabytes of a damaged model are not left behind either.
     try:
         whole = _write_model(plan, partial / "models", sums) if request.model else None
-        _write_adapter(plan, partial / "models")
+        write_adapter(plan.adapter, partial / "models")
     except UntrustedError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -237,11 +238,11 @@ def _plan_model(
             remedy="give --model the path of one (make: MODEL=), or make it first with `make gguf`",
         )
     read_header(model)
-    _check_name(model)
+    check_name(model)
     size = model.stat().st_size
     count = -(-size // request.part_bytes) if size > request.largest_file else 1
     names = tuple(f"{model.name}.part{n + 1:02d}" for n in range(count)) if count > 1 else ()
-    beside = _beside(model)
+    beside = beside_model(model)
     digest = None
     if manifest_path(model).is_file():
         manifest = read_manifest(manifest_path(model))
@@ -254,62 +255,6 @@ def _plan_model(
                 remedy="copy model and manifest again, or export the model again",
             )
     return size, names or (model.name,), beside, digest
-
-
-def _check_name(model: Path) -> None:
-    if set(model.name) & FAT_FORBIDDEN or not model.name.isascii():
-        raise UsageError(
-            f"the name {model.name!r} cannot stand on every SD card",
-            wanted="letters without accents, digits, '-', '_' and '.'",
-            remedy="rename the model and its manifest",
-        )
-    if not model.name.endswith(".gguf"):
-        raise UsageError(f"the model's name is {model.name!r}", wanted="a name that ends in .gguf")
-
-
-def _beside(model: Path) -> tuple[Path, ...]:
-    """Manifest and signature."""
-    return tuple(
-        path
-        for path in sorted(model.parent.iterdir())
-        if path.name.startswith(f"{model.name}.") and path.is_file()
-    )
-
-
-def _plan_adapter(request: BundleRequest) -> tuple[Path, ...]:
-    """The adapter's files, checked against its manifest and, where both go along, the model."""
-    adapter = request.adapter
-    if adapter is None:
-        return ()
-    header = validate_adapter(adapter)
-    _check_name(adapter)
-    identity = identify(header)
-    if identity.problem:
-        raise UntrustedError(identity.problem, where=adapter)
-    if identity.manifest and identity.manifest.file["sha256"] != sha256_file(adapter):
-        raise UntrustedError(
-            "the adapter is damaged or was changed: its SHA-256 is not the manifest's",
-            where=adapter,
-            remedy="copy it again, or make it again with pedsup-export adapter",
-        )
-    if request.model is not None and request.model.is_file():
-        assess_pair(validate_model(request.model), adapter, Policy(as_before=False))
-    return (adapter, *_beside(adapter))
-
-
-def _write_adapter(plan: BundlePlan, folder: Path) -> None:
-    if not plan.adapter:
-        return
-    folder.mkdir(exist_ok=True)
-    for path in plan.adapter:
-        shutil.copyfile(path, folder / path.name)
-    adapter = plan.adapter[0]
-    (folder / "ADAPTER").write_text(
-        f"name={adapter.name}\nsize={adapter.stat().st_size}\n"
-        f"sha256={sha256_file(folder / adapter.name)}\n",
-        encoding="ascii",
-        newline="\n",
-    )
 
 
 def _debs(folder: Path | None) -> tuple[Path, ...]:
