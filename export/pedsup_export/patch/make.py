@@ -152,7 +152,8 @@ def _how(tensor: TensorInfo, old: Side, new: Side) -> str:
     before = old.header.tensors.get(tensor.name)
     if before is None or (before.type, before.shape) != (tensor.type, tensor.shape):
         return "whole"
-    digests = [side.manifest.tensors.get(tensor.name, {}).get("sha256") for side in (old, new)]
+    facts = [side.manifest.tensors.get(tensor.name) for side in (old, new)]
+    digests = [entry.sha256 if entry is not None else None for entry in facts]
     if None in digests:
         raise BadFileError(
             f"the manifest does not name tensor '{tensor.name}'", where=new.manifest.path
@@ -199,7 +200,7 @@ def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, An
                 "name": old.header.path.name,
                 "size": old.header.file_size,
                 "header_sha256": old.identity.digest,
-                "sha256": old.manifest.file["sha256"],
+                "sha256": old.manifest.file.sha256,
             },
             "new": {
                 "name": new.header.path.name,

@@ -6,20 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import UsageError
 from pedsup.patch.index import read_index
 from pedsup.patch.payload import Payload
+from pedsup_export.phone.card import require_name
 
 FOLDER: Final = "patches"
 ENTRY: Final = "PATCH"
 """What install.sh reads: name, size, old and new of the patch."""
 
 
-def check_patch(path: Path | None, forbidden: frozenset[str]) -> int:
+def check_patch(path: Path | None) -> int:
     """The size of a patch that was read in full; 0 without one.
-
-    Args:
-        forbidden: characters that a name on an SD card must not have.
 
     Raises:
         MissingFileError, BadFileError: it is not there, or damaged.
@@ -31,12 +28,7 @@ def check_patch(path: Path | None, forbidden: frozenset[str]) -> int:
     with file:
         Payload(file, index).require_whole()
     for name in (path.name, index.old.name, index.new_name):
-        if set(name) & forbidden or not name.isascii():
-            raise UsageError(
-                f"the name {name!r} cannot stand on every SD card",
-                wanted="letters without accents, digits, '-', '_' and '.'",
-                remedy="rename the file and make the patch again",
-            )
+        require_name(name, "rename the file and make the patch again")
     return path.stat().st_size
 
 
