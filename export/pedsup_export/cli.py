@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import pedsup
 from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import say
 from pedsup.texts.safe import clean
@@ -147,18 +149,25 @@ def run(**options: Any) -> None:
     if options["dry_run"]:
         if request.out.exists() and not request.force:
             say(f"note: {request.out} exists: the export itself will want --force")
-        _show(render.plan_json(plan), render.plan_text(plan), options["as_json"])
+        _show("plan", render.plan_json(plan), render.plan_text(plan), options["as_json"])
         return
     if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
         say(f"{request.out} is up to date: nothing is written")
-        _show(render.verify_json(same), f"ok: {render.verified_text(same)}", options["as_json"])
+        _show(
+            "verify",
+            render.verify_json(same),
+            f"ok: {render.verified_text(same)}",
+            options["as_json"],
+        )
         return
     plan = _ask_before_replacing(plan)
     check_output(plan)
     say(render.summary_text(plan))
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
-    _show(render.verify_json(report), render.result_text(result, report), options["as_json"])
+    _show(
+        "verify", render.verify_json(report), render.result_text(result, report), options["as_json"]
+    )
 
 
 def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
@@ -310,8 +319,10 @@ def _split(text: str) -> tuple[str, str]:
     return (pattern, kind) if equals else (text, "")  # what is missing is said by the plan
 
 
-def _show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    click.echo(json_text(document) if as_json else text)
+def _show(kind: str, document: Mapping[str, object], text: str, as_json: bool) -> None:
+    """Print a document in its envelope, or its text."""
+    whole = enveloped(document, "pedsup-export", schema=f"pedsup-export-{kind}/1")
+    click.echo(json_text(whole) if as_json else text)
 
 
 @cli.command()
@@ -385,7 +396,7 @@ def verify(
         key=read_public_key(key) if key else None,
         made_with=MadeWith(**given),
     )
-    _show(render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
+    _show("verify", render.verify_json(report), f"ok: {render.verified_text(report)}", as_json)
 
 
 cli.add_command(adapter)
@@ -412,7 +423,7 @@ def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_jso
         "fingerprint": pair.key.fingerprint,
         "words": {"en": pair.key.words("en"), "es": pair.key.words("es")},
     }
-    _show(document, render.keys_text(pair), as_json)
+    _show("keygen", document, render.keys_text(pair), as_json)
 
 
 @cli.command()
@@ -434,7 +445,7 @@ def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> 
         "sha256": result.sha256,
         "fingerprint": result.key.fingerprint,
     }
-    _show(document, render.signed_text(result), as_json)
+    _show("sign", document, render.signed_text(result), as_json)
 
 
 def _passphrase(file: Path | None, *, new: bool) -> bytes:
@@ -484,10 +495,15 @@ def calibrate(as_json: bool, dry_run: bool, memory: str | None, **options: Any) 
     plan = command.make_plan(request)
     if dry_run:
         document = {"model": str(request.model), "texts": [t.name for t in plan.texts]}
-        _show(document, f"{request.model} on {', '.join(document['texts'])}", as_json)
+        _show(
+            "calibrate-plan",
+            document,
+            f"{request.model} on {', '.join(document['texts'])}",
+            as_json,
+        )
         return
     result = command.execute(plan)
-    _show(result.as_dict(), result.as_text(), as_json)
+    _show("calibrate", result.as_dict(), result.as_text(), as_json)
 
 
 @cli.command("compare-bases")
@@ -504,7 +520,7 @@ def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
         Checkpoint.open(resolve(name, BASE_FILES).folder) for name in (base_16bit, base_4bit)
     )
     report = compare(first, second)
-    _show(report.as_dict(), report.table(), as_json)
+    _show("compare-bases", report.as_dict(), report.table(), as_json)
 
 
 cli.add_command(patch_commands.patch)
@@ -538,7 +554,7 @@ def phone_bundle(as_json: bool, **options: Any) -> None:
         say(f"warning: {plan.model.path.name} has no manifest: the phone cannot tell "
             "whether it is the file that was exported")  # fmt: skip
     bundle = bundles.write_bundle(plan)
-    _show(bundle.as_dict(), bundle.as_text(), as_json)
+    _show("phone-bundle", bundle.as_dict(), bundle.as_text(), as_json)
 
 
 def main() -> None:

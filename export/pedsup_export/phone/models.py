@@ -66,17 +66,18 @@ class PhoneModel:
 
 
 def model_of_config(
-    name: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, source: str
+    name: str, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], *, source: str
 ) -> PhoneModel:
     """A Gemma by `config.json` and checkpoint shapes alone, with the vocabulary of its kind."""
     architecture = arch.find(config, source)
     third = architecture.name == gemma3.NAME
-    text = config.get("text_config") or config
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, Mapping) else config
     return PhoneModel(
         name=name,
         architecture=architecture.name,
         hyper=tuple(architecture.metadata(config)),
-        tensors=architecture.tensors(config, shapes, int(text["vocab_size"])),
+        tensors=architecture.tensors(config, shapes, int(str(text["vocab_size"]))),
         dtypes=dict.fromkeys(shapes, "BF16"),
         n_merges=0 if third else GEMMA4_MERGES,
         vocabulary_bytes=GEMMA3_VOCABULARY if third else GEMMA4_VOCABULARY,

@@ -314,7 +314,8 @@ def _warnings(
 def _base_name(base: BaseFile) -> str | None:
     """What a base file says that it was made from."""
     manifest = base.identity.manifest
-    named = (manifest.core.get("base") or {}).get("name") if manifest else None
+    recorded = manifest.facts.base if manifest else None
+    named = recorded.name if recorded else None
     name = named or base.header.get("general.base_model.0.name")
     return name if isinstance(name, str) else None
 

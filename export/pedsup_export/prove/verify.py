@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from pedsup.gguf_file.validate import validate_any
 from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
-from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
+from pedsup.trust.manifest import DIGEST_KEY, Manifest, PartFacts, manifest_path, read_manifest
 from pedsup_export.calibration import store
 from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.planner import TensorPlan, make_plan
@@ -75,8 +75,8 @@ class VerifyReport:
     @property
     def recorded_shares(self) -> dict[str, float]:
         """The adapter's share per tensor as measured at export."""
-        shares: dict[str, float] = (self.manifest.core.get("adapter") or {}).get("shares", {})
-        return shares
+        adapter = self.manifest.facts.adapter
+        return dict(adapter.shares) if adapter is not None else {}
 
 
 def verify(
@@ -186,15 +186,15 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
             else "a model that was exported with a manifest: this one names none",
             remedy=_COPY,
         )
-    if header.file_size != manifest.file["size"]:
-        raise _differs("the size", header.file_size, manifest.file["size"], header.path)
+    if header.file_size != manifest.file.size:
+        raise _differs("the size", header.file_size, manifest.file.size, header.path)
     if header.tensors.keys() != manifest.tensors.keys():
         odd = sorted(header.tensors.keys() ^ manifest.tensors.keys())
         raise _differs("the list of tensors", odd[:5], "the same names", header.path)
     template = header.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode()).hexdigest()
-        wanted = manifest.core.get("chat_template_sha256")
+        wanted = manifest.facts.chat_template_sha256
         if digest != wanted:
             raise _differs("the chat template", digest, wanted, header.path)
 
@@ -202,7 +202,7 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
 def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
     for tensor in header.tensors.values():
         wanted = manifest.tensors[tensor.name]
-        if (tensor.type.name, list(tensor.shape)) != (wanted.get("type"), wanted.get("shape")):
+        if (tensor.type.name, list(tensor.shape)) != (wanted.type, wanted.shape):
             found = f"{tensor.type.name} {list(tensor.shape)}"
             raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
 
@@ -218,11 +218,11 @@ def _read(
         samples = _Samples(proof, pool)
         found = read_finished(file, header, samples.take)
         for name, digest in found.tensors.items():
-            wanted = manifest.tensors[name]["sha256"]
+            wanted = manifest.tensors[name].sha256
             if digest != wanted:
                 raise _differs(f"tensor '{name}'", digest, wanted, header.path)
-        if found.whole != manifest.file["sha256"]:
-            raise _differs("the whole file", found.whole, manifest.file["sha256"], header.path)
+        if found.whole != manifest.file.sha256:
+            raise _differs("the whole file", found.whole, manifest.file.sha256, header.path)
         if proof is None:
             return found.whole, None
         shares = samples.shares()
@@ -265,20 +265,19 @@ class _Samples:
 def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Proof:
     """What is needed to make sampled rows again, from the inputs that the manifest names."""
     plan, inputs = make_plan(request)
-    _check_sources(manifest.core.get("base"), "base", inputs.checkpoint.digest())
+    _check_sources(_files(manifest.facts.base), "base", inputs.checkpoint.digest())
     if request.adapter is not None:
-        _check_sources(manifest.core.get("adapter"), "adapter", plan.sources["adapter"])
-    elif manifest.core.get("adapter"):
+        _check_sources(_files(manifest.facts.adapter), "adapter", plan.sources["adapter"])
+    elif manifest.facts.adapter is not None:
         raise MismatchError(
             "the file was exported with an adapter, and none was given",
             where=header.path,
             wanted="base and adapter",
             remedy="give --adapter too",
         )
-    recipe = manifest.core.get("recipe") or {}
-    weighted = recipe.get("imatrix")
+    weighted = _files(manifest.recipe.get("imatrix"))
     if request.imatrix is not None:
-        if _files(weighted) is None:
+        if weighted is None:
             raise MismatchError(
                 "the file was exported without an importance matrix, and one was given",
                 where=header.path,
@@ -291,7 +290,8 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
     if plan.cut is not None:
         prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
     # Types and offsets are the file's own: an override or an imatrix may have chosen others.
-    on_grid = set(recipe.get("exact") or ())
+    exact_tensors = manifest.recipe.get("exact")
+    on_grid = set(exact_tensors if isinstance(exact_tensors, list) else ())
     tensors = tuple(
         replace(
             t,
@@ -301,14 +301,14 @@ def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Pr
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
     # Rows weighted or rounded by statistics cannot be made again without them.
-    needed = (_files(weighted) is not None, bool(recipe.get("calibrated")))
+    needed = (weighted is not None, bool(manifest.recipe.get("calibrated")))
     exact = needed == (request.imatrix is not None, request.calibrated is not None)
     if request.calibrated is not None:
-        inputs = replace(inputs, calibrated=_statistics(recipe, request.calibrated))
+        inputs = replace(inputs, calibrated=_statistics(manifest.recipe, request.calibrated))
     return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
 
 
-def _statistics(recipe: Mapping[str, Any], path: Path) -> Calibrated:
+def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
     """The statistics that a file was rounded with, and the effort that was taken."""
     recorded = recipe.get("calibrated")
     if not isinstance(recorded, dict):
@@ -352,24 +352,26 @@ def _row_reader(header: GGUFHeader) -> ReadRows:
 
 def _whose_tokenizer(manifest: Manifest) -> Literal["adapter", "base"]:
     """Where the exported tokenizer came from, by the names of its files."""
-    files = manifest.core.get("tokenizer") or {}
+    files = manifest.facts.tokenizer or {}
     return "adapter" if any(name.startswith("adapter/") for name in files) else "base"
 
 
 def _merge_dtype(manifest: Manifest) -> RoundTo:
-    found = (manifest.core.get("recipe") or {}).get("merge_dtype")
+    found = manifest.recipe.get("merge_dtype")
     for known in get_args(RoundTo):
         if found == known:
             return cast(RoundTo, known)
     raise _differs("the recipe's merge_dtype", repr(found)[:60], get_args(RoundTo), manifest.path)
 
 
-def _files(recorded: Any) -> Any:
-    return recorded.get("files") if isinstance(recorded, dict) else None
+def _files(recorded: object) -> object:
+    """Names and digests of a part of the manifest."""
+    if isinstance(recorded, PartFacts):
+        return recorded.files
+    return recorded.get("files") if isinstance(recorded, Mapping) else None
 
 
-def _check_sources(recorded: Any, what: str, found: Mapping[str, str]) -> None:
-    wanted = _files(recorded)
+def _check_sources(wanted: object, what: str, found: Mapping[str, str]) -> None:
     if dict(found) != wanted:
         raise MismatchError(
             f"this {what} is not the one that was exported",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
@@ -113,7 +112,7 @@ def calibration_line(plan: ExportPlan) -> str:
     return line
 
 
-def plan_json(plan: ExportPlan) -> dict[str, Any]:
+def plan_json(plan: ExportPlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "architecture": plan.architecture,
@@ -153,7 +152,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 def result_text(result: ExportResult, report: VerifyReport) -> str:
     """What the user has now, and the command that runs it."""
-    quality = report.manifest.core.get("quality")
+    quality = report.manifest.facts.quality
     draft = "MODEL.gguf --draft " if report.architecture == gemma4_assistant.NAME else ""
     lines = [
         f"file      {result.path}",
@@ -170,11 +169,12 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
-    if named := report.manifest.core.get(FITS):
+    if fits := report.manifest.core.get(FITS):
+        named = fits if isinstance(fits, list) else []
         text += f"; an adapter for {', '.join(str(fit.get('name')) for fit in named)}"
         again = "all its tensors made again from the adapter are the same bytes"
         return f"{text}; {again}" if report.remade else text
-    if vocabulary := report.manifest.core.get("vocabulary"):
+    if vocabulary := report.manifest.facts.vocabulary:
         text += (
             f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "
             "tokenize what they can spell as before"
@@ -187,7 +187,7 @@ def verified_text(report: VerifyReport) -> str:
         text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
-        if (report.manifest.core.get("recipe") or {}).get("calibrated"):
+        if report.manifest.recipe.get("calibrated"):
             return (
                 f"{text}; give the --calibrated statistics that it was rounded with to compare its "
                 "bytes, too"
@@ -201,7 +201,7 @@ def verified_text(report: VerifyReport) -> str:
     return f"{text}; the file was exported without an adapter"
 
 
-def verify_json(report: VerifyReport) -> dict[str, Any]:
+def verify_json(report: VerifyReport) -> dict[str, object]:
     """The report as a JSON document."""
     return {
         "path": str(report.path),
@@ -210,7 +210,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "architecture": report.architecture,
         "tensors": report.n_tensors,
         "core_sha256": report.manifest.core_sha256,
-        "vocabulary": report.manifest.core.get("vocabulary"),
+        "vocabulary": report.manifest.facts.vocabulary,
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "rows_made_again": report.remade,
