@@ -17,8 +17,15 @@ from typing import Any
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup.errors import HubError, MismatchError, OutputError, ResourceError, UnsupportedError
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    OutputError,
+    ResourceError,
+    UnsupportedError,
+)
 from pedsup_train.model import backends, probe
+from pedsup_train.model.base_source import is_local
 from pedsup_train.model.targets import first_shared_layer, plan_targets
 from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.recipe.toml import to_toml
@@ -430,9 +437,24 @@ def test_known_bad_versions_are_refused(
 
 
 def test_no_such_base(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(HubError, match="the base could not be read") as error:
+    with pytest.raises(BadFileError, match="no such folder") as error:
         make_plan(recipe(tmp_path / "nothing", data), tmp_path / "adapter")
     assert "default-base" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "local"),
+    [
+        ("google/gemma-4-E4B-it", False), ("./out/base", True), ("../base", True), ("~/base", True),
+        ("/models/base", True), ("base", True), ("a/b/c", True), ("here/base", True),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_a_path_is_not_looked_for_on_the_hub(
+    base: str, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert is_local(base) is local
 
 
 def test_out_of_memory_is_advice(

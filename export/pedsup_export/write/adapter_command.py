@@ -84,7 +84,7 @@ def plan_text(plan: AdapterFilePlan) -> str:
     return "\n".join([*lines, *(f"warning       {w}" for w in plan.warnings)])
 
 
-def plan_json(plan: AdapterFilePlan) -> dict[str, Any]:
+def plan_json(plan: AdapterFilePlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "architecture": plan.bases[0].header.architecture,
