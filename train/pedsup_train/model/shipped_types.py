@@ -98,7 +98,7 @@ def checkpoint_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             wanted="the folder that pedsup-export reads, so that both choose the same types",
             remedy="download the base and give --base FOLDER",
         )
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with safe_open(path, framework="numpy") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
