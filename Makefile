@@ -59,7 +59,7 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # Values reach the command as they were typed, by the environment: $(value) keeps what Make would
 # expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
 GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE \
-  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL PATCH DEBS BUNDLE
 $(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(GGUF_VARIABLES)
 MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
@@ -79,8 +79,9 @@ $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
+# make phone-bundle PATCH=v0.3.patch      the same with a patch for the model on the phone
 .PHONY: phone-bundle phone-test
-phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= or PATCH=, DEBS= BUNDLE=)
 	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
@@ -102,7 +103,7 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 # ---- measuring ----------------------------------------------------------------------------
 BENCH_SIZE ?= 2GB
 
-.PHONY: bench bench-export bench-kernels types-table benchmark
+.PHONY: bench bench-export bench-kernels types-table comparison frontier benchmark
 bench: setup  ## speed and memory of the file here (OUT= for another file)
 	$(MAKE_GGUF) bench
 
@@ -116,6 +117,21 @@ types-table: $(DEFAULT_BASE)/config.json  ## docs/quantization-types.md and its 
 	$(BIN)/pedsup-bench types --base '$(DEFAULT_BASE)' --folder out/types \
 	  --markdown docs/quantization-types.md --plot docs/quantization-types.svg
 
+# FRONTIER_TEXTS= names the texts: --calibrate-on FILE (repeatable), --judge-on NAME=FILE (repeatable);
+# without it the shipped dialogues and the shipped prose. The base must be in 16 bits: for figures that
+# mean something a trained model of some size, and texts of some length.
+FRONTIER_BASE ?= $(or $(BASE),$(DEFAULT_BASE))
+FRONTIER_TEXTS ?=
+FRONTIER_NAME ?= frontier
+
+frontier: setup native $(if $(BASE),,$(DEFAULT_BASE)/config.json)  ## size against KL, ours and llama.cpp's files (BASE= FRONTIER_TEXTS=)
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.frontier --base '$(FRONTIER_BASE)' \
+	  --folder out/$(FRONTIER_NAME) $(FRONTIER_TEXTS) --out out/$(FRONTIER_NAME)/result.json \
+	  --markdown out/$(FRONTIER_NAME)/table.md --plot out/$(FRONTIER_NAME)/plot.svg
+
+comparison: setup  ## docs/comparison.md: MedGemma 1.5 4B beside Gemma 4 on the phone profiles
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.comparison
+
 benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 	$(BIN)/pytest --benchmark -q
 
@@ -125,7 +141,10 @@ WORKERS ?= 2
 # torch's threads spin between the small matrices of the tests: three times the processor time.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: lint test test-all source native browser check
+.PHONY: option-tables lint test test-all source native browser check
+option-tables:  ## the tables of options in docs/, from where the options are declared
+	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.option_tables
+
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -140,13 +159,16 @@ source: setup  ## llama.cpp's source, where the official converter lives: nothin
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
 	$(NATIVE)
 
-browser:  ## Chromium for the tests of the page, where apt and the right to use it are there
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+AXE := PYTHONPATH=runtime:tests/lib $(BIN)/python -m pedsup_testing.axe
+
+browser: $(VENV)/.installed  ## Chromium and axe-core for the tests of the page, where they can be had
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	    --no-install-recommends chromium chromium-driver >/dev/null \
-	  || echo "no Chromium could be installed: the tests of the page are skipped" >&2; \
-	else echo "no Chromium here: the tests of the page are skipped" >&2; fi
+	    --no-install-recommends chromium chromium-driver npm >/dev/null \
+	  || echo "Chromium or npm could not be installed: tests of the page are skipped" >&2; \
+	else echo "no Chromium or npm here: tests of the page are skipped" >&2; fi
+	@$(AXE)
 
 test: source  ## the fast tests; those that need llama.cpp's programs are skipped without `make native`
 	$(TESTS)

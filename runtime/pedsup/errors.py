@@ -10,6 +10,7 @@ from typing import Final
 
 from pedsup.escape import escaped
 from pedsup.exit_codes import ExitCode
+from pedsup.messages import Message, as_message, joined, message
 
 CONTINUED: Final = "\n          "
 """Between the lines of one part: below the first, past the labels."""
@@ -18,8 +19,9 @@ CONTINUED: Final = "\n          "
 class PedsupError(Exception):
     """Base of every error that a user of pedsup can cause or mend.
 
-    What stands in it may come from a file: each part is one line, escaped. A part of several
-    lines is given as a list of them.
+    Each part is a `Message`, which is shown in the reader's language. A value in it may come from a
+    file: it is escaped, so that each part is one line in every language. A part of several lines is
+    given as a list of them.
 
     Args:
         found: what was found, one sentence.
@@ -29,6 +31,10 @@ class PedsupError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.PROBLEM
+    found: Message
+    where: str | None
+    wanted: str | None
+    remedy: str | None
 
     def __init__(
         self,
@@ -38,27 +44,49 @@ class PedsupError(Exception):
         wanted: str | list[str] | None = None,
         remedy: str | list[str] | None = None,
     ) -> None:
-        self.found = escaped(found)
+        self.found = _line(found)
         super().__init__(self.found)
-        self.where = _part(where)
+        self.where = _where(where) or None
         self.wanted = _part(wanted)
         self.remedy = _part(remedy)
 
     def __str__(self) -> str:
-        parts = [self.found]
+        return str(self.text())
+
+    def text(self) -> Message:
+        """All parts, as they are shown."""
+        rows = [self.found]
         if self.where:
-            parts.append(f"  where:  {self.where}")
+            rows.append(message("  where:  {where}", where=self.where))
         if self.wanted:
-            parts.append(f"  wanted: {self.wanted}")
+            rows.append(message("  wanted: {wanted}", wanted=self.wanted))
         if self.remedy:
-            parts.append(f"  do:     {self.remedy}")
-        return "\n".join(parts)
+            rows.append(message("  do:     {remedy}", remedy=self.remedy))
+        return joined("\n", rows)
+
+    def document(self) -> dict[str, object]:
+        """For another process of ours: each part as `Message.document`."""
+        parts = {"found": self.found, "where": self.where, "wanted": self.wanted,
+                 "remedy": self.remedy}  # fmt: skip
+        return {name: as_message(part).document() for name, part in parts.items() if part}
 
 
-def _part(lines: object | None) -> str | None:
+def _line(text: object) -> Message:
+    """A part of one line: an id is ours, what fills it may be anybody's."""
+    return as_message(text).mapped(escaped)
+
+
+def _where(place: object | None) -> Message | None:
+    """A name or a path is the same in every language; a place in words is a message."""
+    if place is None or isinstance(place, Message):
+        return place and _line(place)
+    return _line(joined("", [str(place)]))
+
+
+def _part(lines: str | list[str] | None) -> Message | None:
     """The lines of a part, each escaped; None where nothing is given."""
     given = lines if isinstance(lines, list) else [] if lines is None else [lines]
-    return CONTINUED.join(escaped(str(line)) for line in given) or None
+    return joined(CONTINUED, map(_line, given)) if any(given) else None
 
 
 class BadFileError(PedsupError):
@@ -134,10 +162,10 @@ def from_os_error(error: OSError) -> PedsupError:
     import errno
 
     remedies = {
-        errno.ENOSPC: "free space on that disk, or choose another output folder",
-        errno.EACCES: "check the permissions, or choose another folder",
-        errno.EROFS: "the file system is read-only: choose another folder",
-        errno.EIO: "the disk reported an error: copy the file from its source again",
+        errno.ENOSPC: message("free space on that disk, or choose another output folder"),
+        errno.EACCES: message("check the permissions, or choose another folder"),
+        errno.EROFS: message("the file system is read-only: choose another folder"),
+        errno.EIO: message("the disk reported an error: copy the file from its source again"),
     }
     kind = ResourceError if error.errno == errno.ENOSPC else OutputError
     return kind(

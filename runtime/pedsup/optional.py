@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 from pedsup.errors import MissingDependencyError
+from pedsup.messages import message
 
 
-def require(module: str, *, extra: str) -> Any:
+def require(module: str, *, extra: str) -> ModuleType:
     """Import `module`, which the optional-dependency group `extra` provides.
 
     Raises:
@@ -20,7 +21,7 @@ def require(module: str, *, extra: str) -> Any:
         # A module inside a dependency may be what is missing: name the real one.
         missing = error.name or module
         raise MissingDependencyError(
-            f"the Python package for '{missing}' is not installed",
-            wanted=f"the optional group '{extra}'",
-            remedy=f"pip install 'pedsup[{extra}]'",
+            message("the Python package for '{name}' is not installed", name=missing),
+            wanted=message("the optional group '{name}'", name=extra),
+            remedy=message("pip install 'pedsup[{name}]'", name=extra),
         ) from error

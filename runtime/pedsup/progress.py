@@ -5,24 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
 from pedsup.errors import PedsupError
-from pedsup.escape import escaped_lines
-from pedsup.texts.language import error_text, local
+from pedsup.escape import escaped, escaped_lines
+from pedsup.messages import Message
+from pedsup.texts.language import error_text, translated
 
 
 @contextmanager
-def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
+def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
     """A bar over `total` bytes with rate and time left; call `.update(n_bytes)` on what it yields.
 
     The first two seconds show nothing, so that short jobs stay silent.
     """
     bar = tqdm(
         total=total,
-        desc=local(label),
+        desc=translated(label),
         initial=initial,
         unit="B",
         unit_scale=True,
@@ -39,8 +40,10 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
 
 
 def say(text: str) -> None:
-    """Progress on stderr; stdout is for results. Names from files go through `render.label`."""
-    print(escaped_lines(local(text)), file=sys.stderr, flush=True)
+    """Progress on stderr; stdout is for results. Values make no lines of their own."""
+    if isinstance(text, Message) and text.values:
+        text = text.mapped(escaped)
+    print(escaped_lines(translated(text)), file=sys.stderr, flush=True)
 
 
 def human_bytes(n: float) -> str:

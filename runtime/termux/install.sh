@@ -435,6 +435,60 @@ copy_beside() {
     done
 }
 
+# An adapter goes beside its base, which may be on the phone already.
+install_adapter() {
+    [ "$source" = bundle ] && [ -f "$here/models/ADAPTER" ] && [ "$with_model" = yes ] || return 0
+    name=$(sed -n 's/^name=//p' "$here/models/ADAPTER")
+    sha256=$(sed -n 's/^sha256=//p' "$here/models/ADAPTER")
+    case $name in '' | */* | .*) fail 3 "models/ADAPTER is damaged" "models/ADAPTER está dañado" ;; esac
+    step "The adapter: $name" "El adaptador: $name"
+    mkdir -p "$model_dir" || fail 6 "cannot make the folder $model_dir" "no se puede crear la carpeta $model_dir"
+    if ! cp "$here/models/$name" "$model_dir/.$name.partial"; then
+        fail 6 "cannot copy $name" "no se puede copiar $name"
+    fi
+    [ "$(sha_of "$model_dir/.$name.partial")" = "$sha256" ] || fail 3 \
+        "the adapter is damaged: copy the folder again" "el adaptador está dañado: copie de nuevo la carpeta"
+    copy_beside
+    sync
+    mv "$model_dir/.$name.partial" "$model_dir/$name" || fail 6 "cannot rename $name" "no se puede renombrar $name"
+    adapter=$model_dir/$name
+    say "  installed: $adapter" "  instalado: $adapter"
+}
+
+# A patch makes the new model of the old one that is here. pedsup-run checks both, and goes on
+# where it was stopped. Where there is no room for two models it works in place.
+apply_patch() {
+    [ "$source" = bundle ] && [ -f "$here/patches/PATCH" ] && [ "$with_model" = yes ] || return 0
+    patch=$(sed -n 's/^name=//p' "$here/patches/PATCH")
+    old=$(sed -n 's/^old=//p' "$here/patches/PATCH")
+    new=$(sed -n 's/^new=//p' "$here/patches/PATCH")
+    size=$(sed -n 's/^size=//p' "$here/patches/PATCH")
+    for value in "$patch" "$old" "$new"; do
+        case $value in '' | */* | .*) fail 3 "patches/PATCH is damaged" "patches/PATCH está dañado" ;; esac
+    done
+    case $size in '' | 0* | *[!0-9]*) fail 3 "patches/PATCH is damaged" "patches/PATCH está dañado" ;; esac
+    step "The new version: $new" "La nueva versión: $new"
+    model=$model_dir/$new
+    if [ -f "$model" ] && [ "$old" != "$new" ]; then
+        say "  there already: $model" "  ya está: $model"
+        return 0
+    fi
+    [ -f "$model_dir/$old" ] || [ -d "$model_dir/.$old.patch" ] || fail 2 \
+        "the old model $model_dir/$old is not here; give its folder with --model-dir, or install the whole new one" \
+        "el modelo anterior $model_dir/$old no está; indique su carpeta con --model-dir, o instale el nuevo entero"
+    room=$(free_bytes "$model_dir") || room=$((size + APP_ROOM))
+    if [ "$old" = "$new" ] || [ -d "$model_dir/.$old.patch" ] ||
+        { [ ! -d "$model_dir/.$new.patch" ] && [ "$room" -lt "$((size + APP_ROOM))" ]; }; then
+        model=$model_dir/$old
+        set -- "$model" "$here/patches/$patch" --in-place
+    else
+        set -- "$model_dir/$old" "$here/patches/$patch" --out "$model"
+    fi
+    "$PREFIX/bin/pedsup-run" patch "$@" --lang "$language" || fail 3 \
+        "the new version was not made; the lines above say why. Run this again: it goes on where it was." \
+        "no se hizo la nueva versión; las líneas de arriba dicen por qué. Ejecute esto de nuevo: sigue donde estaba."
+}
+
 uninstall() {
     rm -rf "$home/app"
     target=$PREFIX/bin/pedsup-run
@@ -445,8 +499,8 @@ uninstall() {
 
 finish() {
     step "Ready. $("$PREFIX/bin/pedsup-run" --version). Start with:" "Listo. $("$PREFIX/bin/pedsup-run" --version). Empiece con:"
-    say "    pedsup-run ${model:-MODEL.gguf}
-Research only, not a medical device. A professional reviews every output." "    pedsup-run ${model:-MODELO.gguf}
+    say "    pedsup-run ${model:-MODEL.gguf}${adapter:+ --adapter $adapter}
+Research only, not a medical device. A professional reviews every output." "    pedsup-run ${model:-MODELO.gguf}${adapter:+ --adapter $adapter}
 Solo para investigación, no es un dispositivo médico. Un profesional revisa cada respuesta."
 }
 
@@ -478,7 +532,7 @@ find_source() {
 
 main() {
     find_language
-    action=install with_model=yes model_dir=$HOME/pedsup debs='' wheel='' model=''
+    action=install with_model=yes model_dir=$HOME/pedsup debs='' wheel='' model='' adapter=''
     while [ $# -gt 0 ]; do
         case $1 in
             --no-model) with_model=no ;;
@@ -511,6 +565,8 @@ main() {
     install_app
     write_settings
     install_model
+    install_adapter
+    apply_patch
     finish
 }
 

@@ -12,13 +12,14 @@ from pedsup_testing import cut_models, oracle
 from pedsup_testing.cut_models import Pair, export_pair
 
 from pedsup.errors import MismatchError
+from pedsup.questions.texts import Text
 from pedsup_bench.cli import cli
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.quality.measure import QualityPlan, measure
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.quality.vocabulary import VocabularyPlan, passages
 from pedsup_bench.quality.vocabulary import measure as measure_cut
-from pedsup_bench.report.texts import Text, default_texts
+from pedsup_bench.report.texts import default_texts
 
 
 @pytest.fixture(scope="module")

@@ -133,8 +133,8 @@ def test_interrupted_runs_go_on_to_the_same_figures(
     oracle, bench, text_file, tmp_path, monkeypatch
 ) -> None:
     """Stop after two windows, in both ways of keeping the reference; the figures are equal."""
+    from pedsup.questions.texts import Text
     from pedsup_bench.quality import measure as m
-    from pedsup_bench.report.texts import Text
 
     reference, model, _, _ = oracle
 
@@ -171,8 +171,8 @@ def test_interrupted_runs_go_on_to_the_same_figures(
 
 
 def test_a_torn_file_of_logits_is_completed(oracle, text_file, tmp_path) -> None:
+    from pedsup.questions.texts import Text
     from pedsup_bench.quality import measure as m
-    from pedsup_bench.report.texts import Text
 
     reference, model, _, _ = oracle
     plan = m.QualityPlan(

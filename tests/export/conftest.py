@@ -5,33 +5,60 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pedsup_testing import tiny_models
 
-MODELS = ("llama", "e4b", "e2b", "multimodal")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+class Made(dict[str, Path]):
+    """Folders by kind, each made when it is first asked for."""
+
+    def __init__(self, makers: dict[str, Callable[[Path], Path]], root: Path) -> None:
+        self._makers, self._root = makers, root
+
+    def __missing__(self, kind: str) -> Path:
+        self[kind] = self._makers[kind](self._root / kind)
+        return self[kind]
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
     """Tiny random checkpoints by kind."""
-    root = tmp_path_factory.mktemp("models")
-    return {
-        "llama": tiny_models.llama(root / "llama"),
-        "e4b": tiny_models.gemma4(root / "e4b"),
-        "e2b": tiny_models.gemma4(root / "e2b", shape="e2b"),
-        "multimodal": tiny_models.gemma4_multimodal(root / "multimodal"),
-        "assistant": tiny_models.gemma4_assistant(root / "assistant"),
+
+    def qwen(folder: Path, version: int) -> Path:
+        source: Path = request.getfixturevalue("llama_cpp_source")
+        vocabulary = source / "models" / "ggml-vocab-qwen2.gguf"
+        return tiny_models.qwen(folder, vocabulary, version=version)
+
+    makers: dict[str, Callable[[Path], Path]] = {
+        "llama": tiny_models.llama,
+        "e4b": tiny_models.gemma4,
+        "e2b": partial(tiny_models.gemma4, shape="e2b"),
+        "multimodal": tiny_models.gemma4_multimodal,
+        "assistant": tiny_models.gemma4_assistant,
+        "gemma3": tiny_models.gemma3,
+        "medgemma": tiny_models.gemma3_multimodal,
+        "qwen2": partial(qwen, version=2),
+        "qwen3": partial(qwen, version=3),
     }
+    return Made(makers, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
-def adapters(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def adapters(
+    models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Path]:
     """A random LoRA adapter (both halves non-zero) on all linear modules of each text model."""
-    root = tmp_path_factory.mktemp("adapters")
-    return {k: tiny_models.lora(root / k, models[k]) for k in ("llama", "e4b", "e2b")}
+    kinds = ("llama", "e4b", "e2b", "gemma3", "qwen2", "qwen3")
+    makers = {k: lambda folder, k=k: tiny_models.lora(folder, models[k]) for k in kinds}
+    return Made(makers, tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +105,9 @@ def merged(
             base = AutoModelForCausalLM.from_pretrained(models[kind], dtype=torch.float32)
             model = PeftModel.from_pretrained(base, adapters[kind]).merge_and_unload()
             model.save_pretrained(out)
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(models[kind] / name, out / name)
+            for name in TOKENIZER_FILES:
+                if (models[kind] / name).exists():
+                    shutil.copy(models[kind] / name, out / name)
         return out
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_bytes_go_where_they_matter() -> None:
     table = options([4, 4], [100.0, 1.0])
     budget = 4 * (210 + 110)
     assert allocate(table, budget).types == {"t0": "Q6_K", "t1": "Q3_K"}
+
+
+def test_bytes_that_are_only_stored_have_a_small_price_and_no_budget() -> None:
+    """Against all choices: the least KL + multiplier * price * bytes, at the multiplier found."""
+    table = options([4, 4, 4], [100.0, 1.0, 1.0])
+    table["t2"] = [replace(o, price=0.1) for o in table["t2"]]
+    budget = 4 * (210 + 110)
+    found = allocate(table, budget)
+    # The read tensors share the budget as if the third were not there; it gets a better type than
+    # the read one that is as sensitive.
+    assert found.types == {"t0": "Q6_K", "t1": "Q3_K", "t2": "Q6_K"}
+    assert (found.n_bytes, found.counted) == (budget + 4 * 210, budget)
+    assert allocate(table, budget + 4 * 210).types["t2"] == "Q6_K"
+    with pytest.raises(UsageError, match=r"at least 880 B"):
+        allocate(table, 879)
 
 
 def test_a_budget_below_the_smallest_is_refused_with_what_would_do() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import tiny_models
 
 from pedsup.errors import (
@@ -25,14 +26,16 @@ from pedsup.errors import (
 )
 from pedsup.gguf_file import read_header
 from pedsup.trust.manifest import manifest_path, read_manifest
+from pedsup_bench.report import overlap
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import save as save_allocation
 from pedsup_export.calibration import collect, command, sensitivity, store, text
+from pedsup_export.cli import cli
 from pedsup_export.plan.calibrated import make_plan
 from pedsup_export.plan.planner import ExportPlan, Inputs
 from pedsup_export.plan.request import ExportRequest
-from pedsup_export.prove.verify import verify
+from pedsup_export.prove.verify import MadeWith, verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.types.imatrix import read_imatrix
 from pedsup_export.write.publish import execute
@@ -183,14 +186,29 @@ def test_an_export_is_rounded_with_them_and_says_so(
                     adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
     assert report.manifest.core["recipe"]["calibrated"]["texts"][0]["name"] == words.name
     said = verified_text(report)
-    assert "--imatrix" not in said and "are not made again" in said
+    assert "--imatrix" not in said and "give the --calibrated statistics" in said
     with pytest.raises(MismatchError, match="without an importance matrix"):
-        verify(files[0], base=ModelRef(models["e4b"], "b"), imatrix=stats,
+        verify(files[0], base=ModelRef(models["e4b"], "b"), made_with=MadeWith(imatrix=stats),
+               adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
+    again = verify(files[0], base=ModelRef(models["e4b"], "b"),
+                   made_with=MadeWith(calibrated=stats),
+                   adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
+    assert again.remade and "are the same bytes" in verified_text(again)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(_with_other_moments(stats))
+    with pytest.raises(MismatchError, match="not those that the file was rounded with"):
+        verify(files[0], base=ModelRef(models["e4b"], "b"), made_with=MadeWith(calibrated=other),
                adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
     recipe = json.loads(manifest_path(files[0]).read_text())
     assert json.dumps(recipe).count(store.read(stats).data_sha256) == 1
+    # What a judge of the file sees of the text.
+    assert overlap.found(overlap.sketches_of(files[0]), {"mine": words.read_text()})
+    assert not overlap.found(overlap.sketches_of(files[0]), dict(text.judging_texts()))
     plain = tmp_path / "plain.gguf"
     execute(*make_plan(request_for(models["e4b"], adapters["e4b"], plain)))
+    with pytest.raises(MismatchError, match="without calibration statistics"):
+        verify(plain, base=ModelRef(models["e4b"], "b"), made_with=MadeWith(calibrated=stats),
+               adapter=ModelRef(adapters["e4b"], "a"))  # fmt: skip
     assert plain.stat().st_size == pytest.approx(files[0].stat().st_size, rel=0.01)
 
 
@@ -209,12 +227,40 @@ def test_a_budget_is_kept_saved_and_given_again(
     assert plan.calibration is not None
     assert plan.calibration.predicted_kl is not None
     assert plan.calibration.predicted_kl > 0
+    # The same budget with other types than llama.cpp's: by its own measure better.
+    assert plan.calibration.predicted_share is not None
+    assert 0 < plan.calibration.predicted_share < 1
     # The header names the types; alignment is all that may be above.
     assert plan.output_bytes <= like.output_bytes + 32 * len(plan.tensors)
     again, _ = make_plan(replace(wanted, budget=None, save_allocation=None, allocation=kept))
     assert [t.slot.type for t in again.tensors] == [t.slot.type for t in plan.tensors]
     with pytest.raises(UsageError, match="budget leaves"):
         make_plan(replace(wanted, budget=Budget(n_bytes=100_000)))
+
+
+def test_a_phone_is_a_budget_of_what_is_read(
+    calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    kept = tmp_path / "kept.json"
+    run = ["run", "--base", models["e4b"], "--adapter", adapters["e4b"], "--out",
+           tmp_path / "x.gguf", "--calibrated", calibrated[0], "--phone", "galaxy-a15",
+           "--dry-run", "--threads", "1"]  # fmt: skip
+    words = [str(word) for word in run]
+    text = CliRunner().invoke(cli, [*words, "--save-allocation", str(kept)]).stdout
+    assert "read per token, of at most" in text and "what Q8_0 reads" in text
+    assert "are only looked up" in text and kept.is_file()
+    found = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
+    calibration, tensors = found["calibration"], found["tensors"]
+    assert calibration["read_per_token"] <= calibration["read_budget"]
+    table = {"per_layer_token_embd.weight"}
+    assert calibration["read_per_token"] == sum(
+        t["bytes"] for t in tensors if t["name"] not in table
+    )
+    # An explicit type or budget wins: the phone is then no budget.
+    for more in (["--quant", "Q4_K_M"], ["--budget", "Q4_K_M"]):
+        other = json.loads(CliRunner().invoke(cli, [*words, "--json", *more]).stdout)
+        assert other["calibration"]["read_budget"] is None
 
 
 def test_statistics_of_another_model_or_adapter_are_refused(
@@ -370,6 +416,33 @@ def test_the_shipped_dialogues_stand_in_no_judging_text() -> None:
     shipped = text.read_texts(())
     assert len(shipped[0].dialogues) >= 16
     text.refuse_overlap(shipped, text.judging_texts())
+
+
+@pytest.mark.parametrize(("columns", "kind"), [(32, "Q8_0")])
+def test_the_loss_of_rounded_inputs_is_that_of_ggml_s_blocks(columns: int, kind: str) -> None:
+    import gguf
+
+    rng = np.random.default_rng(3)
+    x = (rng.standard_normal((16, 512)) * rng.lognormal(0, 2, 512)).astype(np.float32)
+    x[3, :32] = 0
+    type_ = gguf.GGMLQuantizationType[kind]
+    again = gguf.dequantize(gguf.quantize(x, type_), type_)
+    oracle = np.square(x - again, dtype=np.float64).sum() / np.square(x, dtype=np.float64).sum()
+    # The file type keeps its scale in 16 bits, the rounded inputs nearly so.
+    assert sensitivity.rounding_loss(x, columns) == pytest.approx(oracle, rel=0.02)
+    assert sensitivity.rounding_loss(np.zeros((2, 256), np.float32), 256) == 0
+
+
+def test_sensitivities_come_with_the_loss_of_rounded_inputs(calibrated: tuple[Path, Path]) -> None:
+    statistics = store.read(calibrated[0])
+    found = statistics.record.sensitivities
+    widths = {name: group.n_columns for name, group in statistics.group_of.items()}
+    assert widths.keys() <= found.keys()
+    for name, width in widths.items():
+        losses = [found.get(name + sensitivity.ACTIVATIONS[n]) for n in (32, 256)]
+        assert [loss is None for loss in losses] == [width % n > 0 for n in (32, 256)], name
+        known = [loss for loss in losses if loss is not None]
+        assert known == sorted(known) and all(0 < loss < 0.01 for loss in known), name
 
 
 def test_a_larger_disturbance_set_never_loses_a_matrix() -> None:

@@ -52,12 +52,15 @@ def assert_same_tensors(mine: Path, theirs: Path) -> None:
     assert not wrong
 
 
-FAST = {("e4b", "Q4_K_M"), ("llama", "Q4_K_M")}
-E2B_SLOWLY = ["llama", "e4b", pytest.param("e2b", marks=pytest.mark.slow)]
+FAST = {("e4b", "Q4_K_M"), ("llama", "Q4_K_M"), ("gemma3", "Q4_K_M")}
+SOME_SLOWLY = [
+    *("llama", "e4b", "gemma3"),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("e2b", "qwen2", "qwen3")),
+]
 ALL = [
     pytest.param(kind, quant, marks=[] if (kind, quant) in FAST else [pytest.mark.slow])
-    for kind in ("llama", "e4b", "e2b")
-    for quant in FILE_TYPES
+    for kind in ("llama", "e4b", "e2b", "gemma3", "qwen2", "qwen3")
+    for quant in (("Q4_K_M", "Q8_0", "BF16") if kind.startswith("qwen") else FILE_TYPES)
 ]
 
 
@@ -167,7 +170,7 @@ def peft_logits(base: Path, adapter: Path, tokens: list[int], *, ggml_gelu: bool
         return model(input_ids=torch.tensor([tokens])).logits[0].numpy()
 
 
-@pytest.mark.parametrize("kind", E2B_SLOWLY)
+@pytest.mark.parametrize("kind", SOME_SLOWLY)
 def test_logits_equal_transformers_and_peft(
     kind: str, models: dict[str, Path], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -179,7 +182,7 @@ def test_logits_equal_transformers_and_peft(
     tokens = np.random.default_rng(3).integers(107, 700, 48).tolist()
     path = export(models[kind], adapters[kind], tmp_path / "f32.gguf", quant="F32")
     found = oracle.logits(path, tokens)
-    gemma = kind != "llama"
+    gemma = kind in ("e4b", "e2b", "gemma3")
     wanted = peft_logits(models[kind], adapters[kind], tokens, ggml_gelu=gemma)
     assert oracle.mean_kl(wanted, found) < 1e-6
     if gemma:
@@ -191,11 +194,12 @@ def test_logits_equal_transformers_and_peft(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multimodal", "medgemma"])
 def test_multimodal_folder_gives_the_text_model(
-    models: dict[str, Path], convert: Convert, tmp_path: Path
+    kind: str, models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
-    mine = export(models["multimodal"], None, tmp_path / "mine.gguf", quant="F32")
-    assert_same_tensors(mine, convert(models["multimodal"], "f32"))
+    mine = export(models[kind], None, tmp_path / "mine.gguf", quant="F32")
+    assert_same_tensors(mine, convert(models[kind], "f32"))
 
 
 @pytest.mark.slow  # test_imatrix.py compares bytes for one type quickly

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pedsup_testing.lazy import Lazy
 from safetensors.torch import load_file, save_file
 
 from pedsup.errors import BadFileError, PedsupError
@@ -18,7 +19,7 @@ from pedsup_export.source.checkpoint import Checkpoint
 from pedsup_export.source.nf4 import Bnb4bitSource, open_4bit
 from pedsup_export.source.safetensors_file import SafetensorsFile
 
-functional = pytest.importorskip(
+functional = Lazy(
     "bitsandbytes.functional", reason="bitsandbytes is the oracle: pip install 'pedsup[train]'"
 )
 STATE = "w.quant_state.bitsandbytes__"

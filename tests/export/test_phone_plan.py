@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 from pedsup_testing import made_gguf, memory_probe, quantize_oracle
 
 from pedsup.engine.api import EngineConfig
-from pedsup.errors import PedsupError, UsageError
+from pedsup.errors import PedsupError, ResourceError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.memory import estimate
+from pedsup.memory.estimate import Host
 from pedsup.phones.profiles import Phone, profile, shipped_profiles
+from pedsup.phones.traffic import traffic
 from pedsup_export.cli import cli
 from pedsup_export.gguf.header import KV, ValueType, header_bytes, string, u32
 from pedsup_export.phone.advise import advise, with_memory
+from pedsup_export.phone.budget import phone_budget
 from pedsup_export.phone.models import (
     gemma4_models,
     model_of_config,
@@ -46,7 +49,7 @@ from pedsup_export.phone.policy import (
     choose,
     preference,
 )
-from pedsup_export.types.ftypes import FILE_TYPES
+from pedsup_export.types.ftypes import FILE_TYPES, file_type
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOT = Path(__file__).parents[2]
@@ -179,7 +182,7 @@ def test_what_is_chosen_fits_and_every_other_has_a_reason(phone: str) -> None:
     pairs = {(c.model, c.quant) for c in advice.candidates}
     assert len(pairs) == 2 * len(TYPES)
     assert set(advice.choice.rejected) == pairs - {(chosen.model, chosen.quant)}
-    if profile(phone).figures["memory_gb"].value <= 4:
+    if profile(phone).figures.memory_gb.value <= 4:
         assert chosen.model == "E2B"
 
 
@@ -322,9 +325,9 @@ def test_an_unknown_name_lists_all(asked: str) -> None:
 @pytest.mark.parametrize(("text", "gib"), [("6GB", 6), ("6", 6), ("8 GiB", 8), ("3.5g", 3.5)])
 def test_another_amount_of_memory(text: str, gib: float) -> None:
     phone = with_memory(profile("galaxy-a15"), text)
-    assert phone.figures["memory_gb"].value == gib
+    assert phone.figures.memory_gb.value == gib
     assert phone.available_bytes == int(gib / 2 * GIB)
-    assert "unverified" in phone.figures["memory_available_gb"].source
+    assert "unverified" in phone.figures.memory_available_gb.source
 
 
 @pytest.mark.parametrize("text", ["", "much", "0GB", "-4", "1e9", "400GB", "6MB"])
@@ -459,3 +462,33 @@ def test_the_planned_header_is_the_exported_file_s(
     assert '"quant": "Q4_0"' in explicit
     unsuited = export("--phone", str(own), *dry).output
     assert "does not suit" in unsuited and '"quant": "Q4_' in unsuited
+
+
+@pytest.mark.parametrize("phone", sorted(shipped_profiles()))
+def test_a_phone_s_budget_fits_it_and_is_no_worse_than_its_type(phone: str) -> None:
+    """Q4_K_M's read bytes where it is chosen, more where the phone has room and is fast enough."""
+    found = profile(phone)
+    for model in gemma4_models():
+        advice = advise(found, (model,))
+        chosen = advice.choice.chosen
+        if chosen is None:
+            continue
+        budget = phone_budget(found, model)
+        assert budget.read_bytes is not None and budget.why.startswith(found.id)
+        header = planned_header(model, file_type(chosen.quant))
+        need = estimate(header, EngineConfig(header.path, n_ctx=advice.choice.context or 0),
+                        Host(found.features, server=True))  # fmt: skip
+        read = traffic(header).weights
+        room = found.available_bytes - (need.total - need.weights)
+        assert read <= budget.read_bytes <= room
+        low = found.bandwidth[0] * advice.efficiency[0]
+        usual = traffic(planned_header(model, file_type("Q4_K_M"))).weights
+        assert budget.read_bytes <= max(low / 5.0, usual)
+
+
+def test_more_memory_never_gives_a_smaller_budget() -> None:
+    model, phone = gemma4_models()[0], profile("galaxy-a15")
+    sizes = [phone_budget(with_memory(phone, f"{gib}GB"), model).read_bytes for gib in (8, 12, 16)]
+    assert sizes == sorted(sizes)
+    with pytest.raises(ResourceError, match="no room for its weights"):
+        phone_budget(with_memory(phone, "0.5GB"), model)

@@ -11,28 +11,21 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import native, tiny_models
+from pedsup_testing.gemma4_template import edge, large
 
 from pedsup.engine.api import Engine, EngineConfig
-
-EDGE_CUT = "{%- if not enable_thinking | default(false) -%}"
 
 
 @pytest.fixture(scope="session")
 def large_template(llama_cpp_source: Path) -> str:
     """Google's Gemma 4 31B template, as llama.cpp ships it."""
-    return (llama_cpp_source / "models/templates/google-gemma-4-31B-it.jinja").read_text("utf-8")
+    return large(llama_cpp_source)
 
 
 @pytest.fixture(scope="session")
 def edge_template(large_template: str) -> str:
-    """The same without the empty thought channel, which is what E2B and E4B do.
-
-    Derived: the original could not be had.
-    """
-    head, tail = large_template.rsplit(EDGE_CUT, 1)
-    block, rest = tail.split("{%- endif -%}", 1)
-    assert "<channel|>" in block
-    return head.rstrip(" ") + rest.lstrip("\n")
+    """The same as E2B and E4B have it."""
+    return edge(large_template)
 
 
 @pytest.fixture(scope="session")

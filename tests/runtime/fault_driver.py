@@ -17,7 +17,7 @@ from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 from pedsup.gguf_file import read_header
 from pedsup.session.history import find_session, new_session, resume_session, save_copy
-from pedsup.session.prefix_cache import ModelIdentity, PrefixCache
+from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.session.transcript import read_records
 
 TURNS, PIECES = 4, 6
@@ -87,7 +87,7 @@ def prefix_cache(root: Path, model: Path) -> Report:
     """The read system prompt is saved; a later start finds it whole, or reads it again."""
     folder = root / "work/prefix"
     config = EngineConfig(model, n_ctx=512, n_threads=1, n_threads_batch=1)
-    identity = ModelIdentity.of(read_header(model))
+    identity = StateKey.of(read_header(model))
     system = [{"role": "system", "content": "Answer briefly and name your sources. " * 12}]
 
     def warm() -> tuple[str, list[int]]:

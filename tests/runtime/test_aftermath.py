@@ -17,6 +17,8 @@ from pedsup_testing.terminal import Terminal
 
 from pedsup.crash.marker import SIZE, RunFacts, RunMarker, boot_id, oom_kills, read_facts
 from pedsup.crash.report import (
+    CLOSE_APPS,
+    SMALLER_MODEL,
     Present,
     SuddenEnd,
     aftermath_text,
@@ -25,6 +27,8 @@ from pedsup.crash.report import (
     take_sudden_ends,
 )
 from pedsup.run.forget import ForgetPlan, execute, plan_all
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import translated
 
 MIB = 1 << 20
 HERE = Present("boot-1", 5)
@@ -200,25 +204,26 @@ def test_the_likely_cause(changes: dict, crash: str, today: Present, cause: str)
 def test_remedies_are_smaller_than_what_was() -> None:
     end = SuddenEnd(replace(FACTS, extra_buffers=True))
     assert remedies(end, "memory") == [
-        "--extra-buffers off", "--ctx 2048", "--ubatch 128", "close_apps", "smaller_model",
+        "--extra-buffers off", "--ctx 2048", "--ubatch 128", CLOSE_APPS, SMALLER_MODEL,
     ]  # fmt: skip
     small = SuddenEnd(replace(FACTS, n_ctx=1024, n_ubatch=128))
-    assert remedies(small, "oom") == ["close_apps", "smaller_model"]
+    assert remedies(small, "oom") == [CLOSE_APPS, SMALLER_MODEL]
     assert remedies(end, "restart") == []
     assert remedies(end, "crash") == ["--extra-buffers off", "--engine server"]
 
 
 @pytest.mark.parametrize("language", ["en", "es"])
 @pytest.mark.parametrize("cause", ["restart", "crash", "oom", "memory", "killed"])
-def test_every_cause_can_be_said(language: str, cause: str) -> None:
+def test_every_cause_can_be_said(language: Language, cause: str) -> None:
     today = Present("boot-2" if cause == "restart" else "boot-1", 6 if cause == "oom" else 5)
     free = (100 if cause == "memory" else 900) * MIB
     end = SuddenEnd(replace(FACTS, memory_free=free), "Fatal" if cause == "crash" else "")
-    lines = aftermath_text([end], today, language, resuming=False)  # type: ignore[arg-type]
-    assert lines[-1].endswith("pedsup-run --resume 20261124-1")
-    assert "m.gguf" in lines[0]
-    assert aftermath_text([end], today, language, resuming=True) == lines[:-1]  # type: ignore[arg-type]
-    assert aftermath_text([], today, language, resuming=False) == []  # type: ignore[arg-type]
+    lines = aftermath_text([end], today, resuming=False)
+    said = [translated(line, language) for line in lines]
+    assert said[-1].endswith("pedsup-run --resume 20261124-1")
+    assert "m.gguf" in said[0]
+    assert aftermath_text([end], today, resuming=True) == lines[:-1]
+    assert aftermath_text([], today, resuming=False) == []
 
 
 # ---- the whole program ----------------------------------------------------------------------
@@ -268,7 +273,7 @@ def test_killed_for_memory_the_next_start_says_so_and_resumes(
     with Terminal(plain, env) as terminal:
         said = terminal.expect(PROMPT)
         assert "The last run ended suddenly while answering" in said
-        assert "The kernel has killed for lack of memory" in said
+        assert "The kernel has killed processes for lack of memory" in said
         assert re.search(r"What helps: .*close other apps", said)
         assert "The last answer was cut off" in said
         assert re.search(r"1.*2.*3", said.partition("cut off")[2], re.DOTALL)

@@ -81,4 +81,4 @@ def test_a_home_that_cannot_be_written_does_not_stop_who_agreed(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/proc/nowhere")
     consent.require_consent("en", accepted=True, ask=None)
-    assert "could not be kept" in capsys.readouterr().err
+    assert "could not be saved" in capsys.readouterr().err

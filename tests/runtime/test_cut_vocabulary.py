@@ -39,8 +39,8 @@ def test_the_map_is_read(tmp_path: Path) -> None:
     ("entries", "message"),
     [
         ((ids(0, 1, 2), u32(BASE_SIZE, 10)), "has 3 values"),
-        ((ids(0, 1, 3, 2), u32(BASE_SIZE, 10)), "does not ascend"),
-        ((ids(0, 1, 1, 2), u32(BASE_SIZE, 10)), "does not ascend"),
+        ((ids(0, 1, 3, 2), u32(BASE_SIZE, 10)), "is not in ascending order"),
+        ((ids(0, 1, 1, 2), u32(BASE_SIZE, 10)), "is not in ascending order"),
         ((ids(-1, 1, 2, 3), u32(BASE_SIZE, 10)), "out of range"),
         ((ids(0, 1, 2, 10), u32(BASE_SIZE, 10)), "out of range"),
         ((ids(0, 1, 2, 3),), "out of range"),

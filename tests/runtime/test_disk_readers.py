@@ -21,7 +21,7 @@ from pedsup.session import prefix_cache
 from pedsup.session.consent import FILE, is_recorded
 from pedsup.session.history import as_text, replay, resume_session
 from pedsup.session.transcript import read_records
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.terminal.oneshot import read_question
 from pedsup.trust.identity import identify
 from pedsup.trust.manifest import (
@@ -80,7 +80,11 @@ def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named() -> None:
 def test_a_pipe_a_folder_and_a_large_file_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b" " * 101)
-    for name, words in (("pipe", "no regular file"), ("large", "larger than 100"), ("no", "read")):
+    for name, words in (
+        ("pipe", "not a regular file"),
+        ("large", "larger than 100"),
+        ("no", "read"),
+    ):
         with pytest.raises(BadFileError, match=words):
             read_json_object(tmp_path / name, "the note", 100)
     with pytest.raises(BadFileError):
@@ -153,7 +157,7 @@ def test_a_forged_manifest_is_refused_or_used_without_a_crash(
     except BadFileError as error:
         assert error.remedy
     else:
-        assert all(isinstance(t["sha256"], str) for t in manifest.tensors.values())
+        assert all(isinstance(t.sha256, str) for t in manifest.tensors.values())
 
 
 @pytest.mark.parametrize("data", [DEEP, SURROGATE, b"[]", b"\0", b"{}", b'{"schema": [1]}'])
@@ -218,7 +222,7 @@ def test_any_transcript_is_refused_or_resumed(lines: list[bytes], tmp_path: Path
 def test_half_a_surrogate_pair_does_not_reach_the_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_bytes(FIRST + SURROGATE + b"\n" + b'{"type": "reset"}\n')
-    with pytest.raises(BadFileError, match="line 2 is no record"):
+    with pytest.raises(BadFileError, match="line 2 is not a record"):
         read_records(path)
 
 
@@ -298,7 +302,7 @@ def test_a_question_in_another_encoding_is_an_error() -> None:
     """As the command line gives it: the bytes that are no UTF-8 as surrogates."""
     with pytest.raises(UsageError, match="not UTF-8"):
         read_question(b"ni\xf1o con fiebre".decode("utf-8", "surrogateescape"))
-    with pytest.raises(UsageError, match="'system'"):
+    with pytest.raises(UsageError, match="system ="):
         load_settings(None, {"system": "\udcf1"})
 
 
@@ -311,5 +315,5 @@ def test_no_pipe_in_the_place_of_a_file_is_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for read in (read_grammar, read_json_schema, read_entries, SafetensorsFile):
-        with pytest.raises(BadFileError, match="no regular file"):
+        with pytest.raises(BadFileError, match="regular file"):
             read(pipe)

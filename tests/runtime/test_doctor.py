@@ -24,7 +24,7 @@ from pedsup.doctor.examine import SCHEMA, Examination, examine
 from pedsup.doctor.finding import Finding
 from pedsup.doctor.model import model_fit
 from pedsup.doctor.texts import TEXTS, TOPICS
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 
 PROBED = (
     "proc/cpuinfo", "proc/meminfo", "proc/swaps", "proc/self/mounts", "proc/self/cgroup",
@@ -71,14 +71,6 @@ def checked(found: Examination) -> Mapping[str, Any]:
 
 
 # ---- words ----
-
-
-@pytest.mark.parametrize("key", TEXTS)
-def test_both_languages_have_the_same_places_to_fill(key: str) -> None:
-    for part in (TEXTS[key].found, TEXTS[key].remedy):
-        if part is not None:
-            places = {lang: set(re.findall(r"\{(\w+)\}", text)) for lang, text in part.items()}
-            assert places["en"] == places["es"]
 
 
 def test_no_text_is_unused() -> None:

@@ -94,7 +94,10 @@ def test_what_only_has_the_partial_name_is_not_written_to(kind: str, tmp_path: P
             os.mkfifo(planted)
         case _:
             planted.mkdir()
-    with pytest.raises(OutputError, match="is a link, or not a file"), atomic_file(path) as file:
+    with (
+        pytest.raises(OutputError, match="is a link, or not a regular file"),
+        atomic_file(path) as file,
+    ):
         file.write(b"x")
     assert victim.read_bytes() == b"notes that must stay"
     assert {left.name for left in tmp_path.iterdir()} == {"victim", planted.name}

@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 from pedsup_testing import memory_probe, sized_models
-from pedsup_testing.sized_models import E2B, E4B, LLAMA_1B, SMALL_GEMMA, Sizes
+from pedsup_testing.sized_models import (
+    E2B,
+    E4B,
+    GEMMA3_270M,
+    LLAMA_1B,
+    MEDGEMMA_4B,
+    QWEN2_1_5B,
+    QWEN3_1_7B,
+    SMALL_GEMMA,
+    Sizes,
+)
 
 from pedsup.device.cores import cpu_features
 from pedsup.engine.api import EngineConfig
@@ -75,6 +85,10 @@ SHAPES = [
     pytest.param(E2B, id="E2B"),
     pytest.param(SMALL_GEMMA, id="small-gemma"),
     pytest.param(LLAMA_1B, id="llama-1b"),
+    pytest.param(MEDGEMMA_4B, id="medgemma-4b"),
+    pytest.param(GEMMA3_270M, id="gemma3-270m"),
+    pytest.param(QWEN2_1_5B, id="qwen2-1.5b"),
+    pytest.param(QWEN3_1_7B, id="qwen3-1.7b"),
     pytest.param(Sizes(2, 256, 512, 16, 4, 128, n_vocab=8000), id="attention-heavy-llama"),
     pytest.param(Sizes(4, 256, 1024, 8, 8, 64, n_vocab=32000), id="no-grouped-heads"),
 ]

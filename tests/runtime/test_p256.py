@@ -185,7 +185,7 @@ def test_the_words_hold_the_first_128_bits() -> None:
 @pytest.mark.parametrize("curve", ["secp256k1", "secp384r1", "secp521r1"])
 def test_keys_of_other_curves_are_refused(tmp_path: Path, curve: str) -> None:
     _, public = key_pair(tmp_path / "k", curve)
-    with pytest.raises(BadFileError, match="another kind or curve"):
+    with pytest.raises(BadFileError, match="another type or curve"):
         read_public_key(public)
 
 

@@ -10,7 +10,7 @@ from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.turn import Turn, TurnSettings
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.gguf_file import read_header
-from pedsup.session.prefix_cache import ModelIdentity, PrefixCache, forget
+from pedsup.session.prefix_cache import PrefixCache, StateKey, forget
 
 SYSTEM: list[Message] = [
     {"role": "system", "content": "El niño tiene fiebre. Controle el peso y la respiración. " * 3}
@@ -27,7 +27,7 @@ class Start:
         )
         self.engine = open_engine(model, **fields)
         self.template = ChatTemplate.from_engine(self.engine)
-        self.identity = ModelIdentity.of(read_header(model))
+        self.identity = StateKey.of(read_header(model))
         self.config = config
         self.cache = PrefixCache(folder, config, self.identity)
 

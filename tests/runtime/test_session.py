@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pedsup_testing import killable_session
 
+from pedsup.chat.events import Notice
 from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError, UsageError
+from pedsup.messages import Message as Said
+from pedsup.messages import message
 from pedsup.session.history import (
     Session,
     as_text,
@@ -29,7 +32,9 @@ from pedsup.session.history import (
     save_copy,
 )
 from pedsup.session.transcript import Transcript, read_records
+from pedsup.terminal.recap import recap
 from pedsup.texts.intended_use import SHORT
+from pedsup.texts.notices import GUARDS, NOTICES
 
 HEADER = {"model": {"digest": "abc", "name": "m"}}
 
@@ -232,7 +237,7 @@ def test_any_bytes_are_an_error_or_a_session_never_a_traceback(data: bytes) -> N
 @pytest.mark.parametrize("first", [b'{"type": "session", "schema": 2}\n', b'{"type": "user"}\n'])
 def test_another_schema_is_refused(tmp_path: Path, first: bytes) -> None:
     (tmp_path / "x.jsonl").write_bytes(first)
-    with pytest.raises(BadFileError, match="no transcript"):
+    with pytest.raises(BadFileError, match="not a transcript"):
         resume_session(tmp_path / "x.jsonl")
 
 
@@ -292,6 +297,36 @@ def test_a_folder_that_cannot_be_written_says_what_to_do() -> None:
     assert "--no-history" in str(caught.value)
 
 
+def test_a_resumed_session_says_its_notices_in_the_readers_language(tmp_path: Path) -> None:
+    reason = message(
+        "this folder cannot be created: {reason}", reason=Said("No space left on device")
+    )
+    unwritable = Notice("cache_unwritable", NOTICES["cache_unwritable"].filled(reason=reason))
+    rows = [
+        {"code": "loop", "text": "how an earlier version said it"},
+        {"code": "of-a-later-version", "text": "nobody knows this one"},
+        unwritable.document(),
+        {"code": ["loop"], "text": 7},
+        "loop",
+    ]
+    session = new_session(tmp_path, HEADER)
+    session.ask("q")
+    session.finish("A", "", "end", {"notices": rows})
+    session.close()
+    (path,) = tmp_path.glob("*.jsonl")
+    (exchange,) = replay(read_records(path)).exchanges
+    assert [str(notice) for notice in exchange.notices] == [
+        NOTICES["loop"], "nobody knows this one", unwritable.text,
+    ]  # fmt: skip
+    shown = recap(replay(read_records(path)), "es")
+    assert shown[-3:] == [
+        "[la respuesta se repetía y se detuvo]",
+        "[nobody knows this one]",
+        "[no se puede guardar el estado de las instrucciones del sistema: no se puede crear esta "
+        "carpeta: no queda espacio en el dispositivo]",
+    ]
+
+
 def test_copies_to_read(tmp_path: Path) -> None:
     session = new_session(tmp_path / ".", HEADER, system="S")
     talk(session, ("q", "A"))
@@ -301,9 +336,9 @@ def test_copies_to_read(tmp_path: Path) -> None:
     for part in ("q", "A", "hm", "S", session.id, SHORT["en"], SHORT["es"]):
         assert part in text
     session.ask("dose?")
-    notice = {"code": "guard_dose_no_weight", "text": "no weight is given"}
-    session.finish("B", "", "end", {"notices": [notice]})
-    assert "> [no weight is given]" in as_text(session)
+    notice = Notice("guard_dose_no_weight", GUARDS["guard_dose_no_weight"])
+    session.finish("B", "", "end", {"notices": [notice.document()]})
+    assert f"> [{notice.text}]" in as_text(session)
     assert session.transcript is not None
     assert as_text(replay(read_records(session.transcript.path))) == as_text(session)
     save_copy(session, tmp_path / "copy.jsonl")

@@ -19,7 +19,14 @@ import pytest
 from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
-from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
+from pedsup.errors import (
+    BadFileError,
+    OutputError,
+    ResourceError,
+    UnsupportedError,
+    UntrustedError,
+    UsageError,
+)
 from pedsup.trust.manifest import manifest_document, manifest_path
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.phone.wheels import needed
@@ -89,7 +96,7 @@ def sealed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with its model in parts of 2 MiB, in a folder whose name has spaces."""
     out = tmp_path_factory.mktemp("SD card") / "pedsup phone"
     plan = plan_bundle(BundleRequest(out, ROOT, model, largest_file=2 * MIB, part_bytes=2 * MIB))
-    assert len(plan.parts) == 3
+    assert plan.model is not None and len(plan.model.parts) == 3
     write_bundle(plan, stand_in_wheels)
     return out
 
@@ -594,3 +601,51 @@ def test_only_android_s_dependencies_are_wanted():
     names = android_dependencies()
     assert "llama-cpp-python" not in names
     assert {"click", "jinja2", "tqdm"} <= names
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """An adapter of one matrix, a signature beside it."""
+    gguf = pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
+    import numpy as np
+
+    path = tmp_path / "v0.3.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 16)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((4, 64), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.ones((64, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.with_name("v0.3.gguf.sig").write_text("a signature")
+    return path
+
+
+def test_an_adapter_goes_beside_the_model_that_is_there(adapter, bundle, model, termux, tmp_path):
+    assert termux.install(bundle).returncode == 0
+    out = tmp_path / "thin card"
+    write_bundle(plan_bundle(BundleRequest(out, ROOT, adapter=adapter)), stand_in_wheels)
+    done = termux.install(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sha256(termux.models / "v0.3.gguf") == sha256(adapter)
+    assert (termux.models / "v0.3.gguf.sig").read_text() == "a signature"
+    assert "--adapter" in done.stdout
+    installed(termux, model)
+
+
+def test_a_damaged_adapter_is_not_installed(adapter, termux, tmp_path):
+    out = tmp_path / "thin card"
+    write_bundle(plan_bundle(BundleRequest(out, ROOT, adapter=adapter)), stand_in_wheels)
+    data = bytearray((out / "models/v0.3.gguf").read_bytes())
+    data[-1] ^= 1
+    (out / "models/v0.3.gguf").write_bytes(data)
+    assert termux.install(out).returncode == 3
+    assert not (termux.models / "v0.3.gguf").exists()
+
+
+def test_a_model_is_no_adapter(model, tmp_path):
+    with pytest.raises(UnsupportedError, match="not an adapter"):
+        plan_bundle(BundleRequest(tmp_path / "x", ROOT, adapter=model))

@@ -118,7 +118,7 @@ def test_the_verify_verb(run: Run, model: Path, files: dict[str, Path]) -> None:
     assert json.loads(run("trust", "list", "--json").stdout)["keys"] == []
     other = run("verify", model, "--key", files["stranger"])
     assert other.returncode == REFUSED
-    assert "signed by another key than the one given" in other.stderr
+    assert "signed by a key other than the one given" in other.stderr
     assert "require_signature" not in other.stderr
     with model.open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
@@ -271,6 +271,6 @@ def test_a_key_is_added_after_a_question(env: dict[str, str], files: dict[str, P
     command = [sys.executable, "-m", "pedsup", "trust", "add", str(files["lab"])]
     for answer, code in (("no", 2), ("sí", 0)):
         with Terminal(command, env) as terminal:
-            terminal.expect("words of the signer")
+            terminal.expect("words that the signer gave")
             terminal.line(answer)
             assert terminal.wait() == code

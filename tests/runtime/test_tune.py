@@ -26,10 +26,12 @@ from pedsup.engine.api import EngineConfig
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
+from pedsup.messages import message
 from pedsup.run.load import plan_launch
-from pedsup.settings import Settings, given_names
+from pedsup.settings.load import given_names
+from pedsup.settings.schema import Settings
 from pedsup.tuning.apply import apply_tuned, origin_text
-from pedsup.tuning.bench import ChildBench
+from pedsup.tuning.bench import ChildBench, _death
 from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.plan import (
@@ -194,15 +196,14 @@ def test_a_gain_within_the_noise_changes_nothing(a15: TunePlan) -> None:
 
 
 def test_a_child_that_dies_is_a_result(patient: TunePlan) -> None:
-    died = Failure("it crashed (invalid memory access) (SIGSEGV)")
+    died = Failure(_death(-signal.SIGSEGV))
     device = Simulated(lambda c: died if c.extra_buffers else Speed(40 + (c.ubatch == 128) * 9, 10))
     outcome = device.search(patient)
     results = {result.stage.name: result for result in outcome.stages}
     assert results["extra_buffers"].reason == "failed"
     assert results["extra_buffers"].rows[1].failure == died.reason
     assert outcome.best.ubatch == 128  # it went on
-    for language in ("en", "es"):
-        assert any("SIGSEGV" in line for line in report_lines(patient, outcome, language))
+    assert any("SIGSEGV" in line for line in report_lines(patient, outcome))
     assert (
         json.loads(json.dumps(document(patient, outcome, "e", None)))["settings"]["ubatch"] == 128
     )
@@ -211,12 +212,12 @@ def test_a_child_that_dies_is_a_result(patient: TunePlan) -> None:
 def test_a_champion_that_fails_midway_is_no_fault_of_the_alternatives(a15: TunePlan) -> None:
     """Another program takes the cores for a while: nothing is concluded from that."""
     device = Simulated(lambda c: Speed(40, 10))
-    late = Failure("no result within 9 s")
+    late = Failure(message("no result within {s} s", s=9))
     device.speed = lambda c: late if 40 < device.now < 90 else Speed(40, 10)
     outcome = device.search(a15)
     assert outcome.best == a15.base
     assert "disturbed" in {result.reason for result in outcome.stages}
-    assert "run tune again" in "\n".join(report_lines(a15, outcome, "en"))
+    assert "run tune again" in "\n".join(report_lines(a15, outcome))
 
 
 def test_a_slow_phone_decides_what_it_can_and_says_what_all_needs(a15: TunePlan) -> None:
@@ -229,7 +230,7 @@ def test_a_slow_phone_decides_what_it_can_and_says_what_all_needs(a15: TunePlan)
     assert all(row.untried for row in batches.rows)  # not begun only to be broken off
     advised = outcome.advised_s
     assert advised is not None and 120 < advised <= 900 and advised % 60 == 0
-    assert f"--seconds {advised}" in "\n".join(report_lines(a15, outcome, "en"))
+    assert f"--seconds {advised}" in "\n".join(report_lines(a15, outcome))
     patient = replace(a15, seconds=float(advised))
     assert Simulated(lambda c: Speed(15, 5)).search(patient).advised_s is None
 
@@ -277,7 +278,7 @@ def test_the_time_is_kept(a15: TunePlan, each_s: float) -> None:
 
 def test_a_device_that_runs_nothing(a15: TunePlan) -> None:
     with pytest.raises(NothingMeasuredError, match="SIGILL"):
-        Simulated(lambda c: Failure("SIGILL")).search(a15)
+        Simulated(lambda c: Failure(message("SIGILL"))).search(a15)
 
 
 def test_a_device_that_speeds_up_and_slows_down_favours_none(a15: TunePlan) -> None:
@@ -301,7 +302,9 @@ def test_any_device_more_threads_only_when_measured_better(
         if candidate not in table:
             dead = draw.random() < 0.1 and candidate != a15.base
             table[candidate] = (
-                Failure("died") if dead else Speed(draw.uniform(5, 50), draw.uniform(1, 20))
+                Failure(message("died"))
+                if dead
+                else Speed(draw.uniform(5, 50), draw.uniform(1, 20))
             )
         return table[candidate]
 

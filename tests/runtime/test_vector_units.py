@@ -20,7 +20,7 @@ from pedsup.doctor.engines import engines
 from pedsup.engine import build_probe
 from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.vector_units import PACKAGED, VERSION, cmake_options, judge, reinstall, usable
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup_tools.llama_cpp import build_environment
 
 # SCALAR and AVX2 were recorded from two builds of llama-cpp-python 0.3.36; the others are written
@@ -48,7 +48,7 @@ def test_a_build_without_vector_units_is_found_with_its_factor() -> None:
     assert build.factor == 20
     assert build.warning() == (
         "llama.cpp was built without AVX2, FMA, F16C, which this processor has: about 20 times "
-        f"slower; build it again: {reinstall()}"
+        f"slower; rebuild it: {reinstall()}"
     )
     assert build.describe()["times_slower"] == 20
 
@@ -117,13 +117,13 @@ def test_every_start_warns_in_both_languages(capsys: pytest.CaptureFixture[str])
     warning = build.warning()
     assert warning is not None
     assert "\n" not in warning
-    spanish = local(warning, "es")
+    spanish = translated(warning, "es")
     assert spanish.startswith("llama.cpp se compiló sin AVX2, FMA, F16C, que este procesador tiene")
     assert spanish.endswith(reinstall())
-    assert "build it again" not in spanish
+    assert "rebuild it" not in spanish
     packaged = replace(build, remedy=PACKAGED).warning()
     assert packaged is not None
-    assert "instale un llama.cpp" in local(packaged, "es")
+    assert "instale un llama.cpp" in translated(packaged, "es")
 
 
 class Answers:
@@ -151,7 +151,7 @@ def test_doctor_calls_it_a_problem_with_the_remedy(
     assert "about 20 times slower" in built.found("en")
     assert "unas 20 veces más lento" in built.found("es")
     assert reinstall() in (built.remedy("en") or "")
-    assert "compílelo de nuevo" in (built.remedy("es") or "")
+    assert "recompílelo" in (built.remedy("es") or "")
 
 
 def test_doctor_is_content_with_a_good_build(

@@ -330,6 +330,39 @@ def test_dead_projections_that_exist_are_named() -> None:
     assert plan.names[-1] == "layers.2.self_attn.q_proj" and len(plan.names) == 7
 
 
+def tiny(kind: str) -> Any:
+    """A model of that architecture with two layers, on the meta device."""
+    import transformers
+    from pedsup_testing.tiny_models import gemma3_text_config
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64}  # fmt: skip
+    if kind == "gemma3":
+        text = gemma3_text_config(num_hidden_layers=2)
+        vision = transformers.SiglipVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        )
+        config: Any = transformers.Gemma3Config(text_config=text, vision_config=vision)
+    else:
+        config = getattr(transformers, f"{kind.capitalize()}Config")(**sizes)
+    with torch.device("meta"):
+        return (
+            transformers.AutoModelForImageTextToText.from_config(config)
+            if kind == "gemma3"
+            else (transformers.AutoModelForCausalLM.from_config(config))
+        )
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2", "qwen3"])
+def test_targets_of_other_architectures(kind: str) -> None:
+    """Seven projections of each layer of the language model; the vision tower gets none."""
+    plan = plan_targets(tiny(kind), tuple(SEVEN))
+    assert len(plan.names) == 2 * len(SEVEN) and plan.dead == ()
+    assert {name.rpartition(".")[2] for name in plan.names} == SEVEN
+    assert not any("vision" in name for name in plan.names)
+    assert bool(plan.towers) == (kind == "gemma3")
+
+
 def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that ignores shared K/V when its cache is off, as transformers 5.5 did."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -38,7 +38,7 @@ DEFAULT_TYPES: Final = {"Q4_K_M": ("--tensor-type", "ffn_down=Q6_K")}
 NOT_OF_A_REFERENCE: Final = {
     "--tensor-type": 2, "--imatrix": 2, "--thresholds": 2, "--gate": 2, "--quant": 2, "--phone": 2,
     "--out": 2, "--json": 1, "--calibrated": 2, "--budget": 2, "--allocation": 2,
-    "--save-allocation": 2,
+    "--save-allocation": 2, "--gate-examples": 2,
 }  # fmt: skip
 """Options of an export that its 16-bit reference does not share, and how many words they take."""
 OF_A_VARIABLE: Final = {
@@ -231,7 +231,7 @@ def _is_of(statistics: Path, reference: Path, text: str) -> bool:
         return False
     wanted = [t.sha256 for t in read_texts((Path(text),) if text else ())]
     try:
-        record = json.loads(read_header(statistics).metadata[PREFIX + "record"])
+        record = json.loads(str(read_header(statistics).metadata[PREFIX + "record"]))
         return bool([t["sha256"] for t in record["texts"]] == wanted)
     except (PedsupError, KeyError, TypeError, ValueError):
         return False
@@ -242,7 +242,7 @@ def is_signed_by(model: Path, private: Path) -> bool:
     try:
         signature = read_signature(signature_path(model))
         signature.require_by(read_public_key(private.with_suffix(".pub")))
-        digest = read_manifest(manifest_path(model)).file["sha256"]
+        digest = read_manifest(manifest_path(model)).file.sha256
         return bool(signature.files().model_sha256 == digest)
     except PedsupError:
         return False
@@ -258,10 +258,13 @@ def bench(job: Job) -> None:
 def phone_bundle(job: Job, environment: Mapping[str, str]) -> None:
     """The folder for the SD card; only the file of this job is made, MODEL= must be there."""
     model, debs = environment.get("MODEL", ""), environment.get("DEBS", "")
-    if not model or Path(model) == job.out:
+    patch = environment.get("PATCH", "")
+    if not patch and (not model or Path(model) == job.out):
         make_gguf(job)
+    # With a patch the model is on the phone already; a model goes along only if it is asked for.
+    own = ("--model", model or job.out) if model or not patch else ()
     _program(
-        "pedsup_export", "phone-bundle", "--model", model or job.out,
+        "pedsup_export", "phone-bundle", *own, *(("--patch", patch) if patch else ()),
         *(("--debs", debs) if debs else ()), "--constraints", "tests/constraints.txt",
         "--out", environment.get("BUNDLE", "") or "out/pedsup", "--force",
     )  # fmt: skip

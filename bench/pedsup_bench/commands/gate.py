@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from pedsup_bench.report import options
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option("--reference", type=click.Path(path_type=Path), help="The file it was made from.")
 @click.option("--thresholds", type=click.Path(path_type=Path), help="TOML; default: shipped.")
 @click.option("--questions", type=click.Path(path_type=Path), help="Multiple-choice set to add.")
+@click.option("--examples", type=click.Path(path_type=Path),
+              help="Held-out examples of the adapter's own task to add (JSON lines).")  # fmt: skip
 @click.option("--full", is_flag=True, help="All of the shipped text instead of a quick part.")
 @click.option("--logits", "logits_folder", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the reference's log-probabilities.")  # fmt: skip
+@options.ALLOW_TEMPLATE
 @options.THREADS
 @options.OUT
 @options.FORCE
@@ -30,27 +35,31 @@ def gate(model: Path, **given: Any) -> None:
     require("numpy", extra="bench")
     from pedsup_bench.gate import GatePlan, require_pass, run_gate
 
-    window: dict[str, Any] = {"n_ctx": 512, "n_chunks": None} if given["full"] else {}
     plan = GatePlan(
         model,
         given["reference"],
         given["thresholds"],
         given["questions"],
+        given["examples"],
         n_threads=options.n_threads(given["threads"]),
         logits_folder=given["logits_folder"],
-        **window,
+        allow_template=given["allow_template"],
+        adapter=given["adapter"],
     )
+    if given["full"]:
+        plan = replace(plan, n_ctx=512, n_chunks=None)
     if given["out"]:
         refuse_existing(given["out"], force=given["force"])
-    trust = admit_all(model, plan.reference)
-    result = {**run_gate(plan), "trust": trust}
+    trust = admit_all(model, plan.reference, plan.adapter)
+    result = run_gate(plan)
+    whole = {**result, "trust": trust}
     # The document is written for a breach too: it says what to look at.
-    options.save(result, given["out"], force=given["force"])
+    options.save(whole, given["out"], force=given["force"])
     text = "\n".join(
         f"{'ok    ' if check['passed'] else 'BREACH'} {check['sentence']}"
         for check in result["checks"]
     )
     verdict = "passed" if result["passed"] else "refused"
     text += f"\n{result['file_type']} gate: {verdict}"
-    options.show(result, text, as_json=given["as_json"])
+    options.show(whole, text, as_json=given["as_json"])
     require_pass(result)

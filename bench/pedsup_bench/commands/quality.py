@@ -7,26 +7,36 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pedsup.errors import UsageError
 from pedsup.optional import require
 from pedsup.progress import say
+from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.admission import admit_all
-from pedsup_bench.report import document, options
+from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
+    from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.measure import QualityPlan
     from pedsup_bench.quality.summary import QualityFigures
+    from pedsup_bench.task.score import TaskPlan
 
 SCHEMA: Final = "pedsup-bench-quality/1"
 
 
 @click.command()
 @options.MODEL
+@options.ADAPTER
 @click.option(
     "--reference", type=click.Path(path_type=Path), help="The 16- or 32-bit file it was made from."
 )
 @click.option(
     "--text", "texts", multiple=True, metavar="[NAME=]FILE",
     help="Text to judge on; can be repeated. Default: shipped English and Spanish prose.",
+)  # fmt: skip
+@click.option(
+    "--examples", type=click.Path(path_type=Path),
+    help="Held-out examples of the adapter's own task too (JSON lines): loss of the answers, "
+    "exact match, options chosen.",
 )  # fmt: skip
 @click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per window.")
 @click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
@@ -36,6 +46,7 @@ SCHEMA: Final = "pedsup-bench-quality/1"
     "the reference is then run once for many files. Format of llama-perplexity.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run.")
+@options.ALLOW_TEMPLATE
 @click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
 @options.THREADS
 @options.OUT
@@ -50,6 +61,8 @@ def quality(model: Path, **given: Any) -> None:
     from pedsup.files.fsio import refuse_existing
     from pedsup_bench.quality.measure import QualityPlan, check, measure
     from pedsup_bench.report.texts import parse_texts
+    from pedsup_bench.task.measure import measure as measure_task
+    from pedsup_bench.task.report import task_rows
 
     plan = QualityPlan(
         model=model,
@@ -60,6 +73,7 @@ def quality(model: Path, **given: Any) -> None:
         n_threads=options.n_threads(given["threads"]),
         logits_folder=given["logits_folder"],
         fresh=given["fresh"],
+        adapter=given["adapter"],
     )
     if given["out"]:
         refuse_existing(given["out"], force=given["force"])
@@ -68,11 +82,42 @@ def quality(model: Path, **given: Any) -> None:
         click.echo(plan_text(plan))
         return
     check(plan)
-    trust = admit_all(model, plan.reference)
-    result = {**quality_document(plan, measure(plan)), "trust": trust}
+    task = _read_task(plan, given["examples"], allow_template=given["allow_template"])
+    judged = {f"the text '{text.name}'": text.content for text in plan.texts}
+    if task is not None:
+        judged[given["examples"].name] = "\n".join(example.words for example in task.examples)
+    overlaps = overlap.warn(model, judged)
+    trust = admit_all(model, plan.reference, plan.adapter)
+    figures = quality_figures(measure(plan))
+    result = {**quality_document(plan, figures), "calibrated_on": overlaps, "trust": trust}
+    table = quality_table(figures)
+    if task is not None and plan.reference is not None:
+        of_task = measure_task(model, plan.reference, given["examples"], task)
+        result["task"] = of_task
+        table += f"\n\n{options.table(task_rows(of_task))}"
     options.save(result, given["out"], force=given["force"])
     say(_legend(plan))
-    options.show(result, quality_table(result["figures"]), as_json=given["as_json"])
+    options.show(result, table, as_json=given["as_json"])
+
+
+def _read_task(
+    plan: QualityPlan, examples: Path | None, *, allow_template: bool
+) -> TaskPlan | None:
+    from pedsup_bench.task.score import TaskPlan
+
+    if examples is None:
+        return None
+    if plan.reference is None:
+        raise UsageError(
+            "--examples needs the reference itself, not only its log-probabilities",
+            remedy="give --reference",
+        )
+    return TaskPlan(
+        read_dialogues(examples),
+        n_threads=plan.n_threads,
+        allow_template=allow_template,
+        adapter=plan.adapter,
+    )
 
 
 def plan_text(plan: QualityPlan) -> str:
@@ -80,23 +125,29 @@ def plan_text(plan: QualityPlan) -> str:
     texts = ", ".join(f"{t.name} ({len(t.content.split())} words)" for t in plan.texts)
     most = f", at most {plan.n_chunks} per text" if plan.n_chunks else ""
     return (
-        f"model      {plan.model}\nreference  {plan.reference or plan.logits_folder}\n"
+        f"model      {plan.model}{f' with {plan.adapter}' if plan.adapter else ''}\n"
+        f"reference  {plan.reference or plan.logits_folder}\n"
         f"texts      {texts}\nwindows    {plan.n_ctx} tokens, second half scored{most}\n"
         f"threads    {plan.n_threads}"
     )
 
 
-def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any]:
-    """The JSON document; figures per text, and 'all' where there are several."""
+def quality_figures(tokens: dict[str, TokenFigures]) -> dict[str, QualityFigures]:
+    """Figures per text, and 'all' where there are several."""
     from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.summary import summarize
 
-    figures: dict[str, QualityFigures] = {n: summarize(f) for n, f in tokens.items()}
+    figures = {name: summarize(found) for name, found in tokens.items()}
     if len(tokens) > 1:
         figures["all"] = summarize(TokenFigures.concatenate(list(tokens.values())))
+    return figures
+
+
+def quality_document(plan: QualityPlan, figures: dict[str, QualityFigures]) -> dict[str, object]:
+    """The JSON document."""
     return {
         **document.head(SCHEMA),
-        "model": document.describe_model(plan.model),
+        "model": document.describe_model(plan.model, plan.adapter),
         "reference": plan.reference
         and document.describe_model(plan.reference, digest=plan.reference.stat().st_size < 1 << 34),
         "n_ctx": plan.n_ctx,
@@ -108,20 +159,20 @@ def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any
     }
 
 
-def quality_table(figures: dict[str, Any]) -> str:
+def quality_table(figures: dict[str, QualityFigures]) -> str:
     """Figures as a table, one row per text."""
     rows = [["text", "tokens", "KL mean", "KL 99 %", "KL max", "same top", "flips", "PPL",
              "PPL ref", "ratio"]]  # fmt: skip
     for name, f in figures.items():
-        kld = f["kld"]
+        kld = f.kld
         rows.append([
-            name, str(f["n_tokens"]), f"{kld['mean']:.5f}±{kld['mean_error']:.5f}",
-            f"{kld['p99']:.4f}", f"{kld['max']:.3f}", f"{f['same_top']:.2%}", str(f["flips"]),
-            f"{f['ppl']:.3f}", f"{f['ppl_reference']:.3f}", f"{f['ppl_ratio']:.4f}",
+            name, str(f.n_tokens), f"{kld.mean:.5f}±{kld.mean_error:.5f}",
+            f"{kld.p99:.4f}", f"{kld.max:.3f}", f"{f.same_top:.2%}", str(f.flips),
+            f"{f.ppl:.3f}", f"{f.ppl_reference:.3f}", f"{f.ppl_ratio:.4f}",
         ])  # fmt: skip
-    if all(not f["removed_mass"] for f in figures.values()):
+    if all(not f.removed_mass for f in figures.values()):
         return options.table(rows)
-    cut = [f"{f['removed_mass'] or 0:.3%}" for f in figures.values()]
+    cut = [f"{f.removed_mass or 0:.3%}" for f in figures.values()]
     return options.table([[*r, more] for r, more in zip(rows, ["cut mass", *cut], strict=True)])
 
 

@@ -12,16 +12,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pedsup.chat.templates.template import ChatTemplate, Message
+from pedsup.chat.templates.template import Message
 from pedsup.errors import EngineError, UnsupportedError
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
-from pedsup_bench.report.journal import LineJournal, file_identity
+from pedsup_bench.report.journal import LineJournal, pair_identity
 
 INSTRUCTION: Final = {
     "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",
@@ -75,9 +77,7 @@ class Scorer:
     def __init__(self, model: LogitModel, *, allow_template: bool = False) -> None:
         self._model = model
         self._letters: dict[int, list[int]] = {}
-        self._template = ChatTemplate.from_model(
-            model.chat_template, allow_unknown=allow_template, bos=model.piece(model.bos)
-        )
+        self._template = model.chat_template(allow_unknown=allow_template)
 
     def render(self, question: Question, order: Sequence[int]) -> str:
         """The prompt up to where the answer's letter stands."""
@@ -147,10 +147,15 @@ def score_all(
     n_ctx: int,
     n_threads: int,
     allow_template: bool = False,
+    adapter: Path | None = None,
 ) -> list[Scored]:
-    """Score every question with the model at `path`; goes on with an interrupted run."""
+    """Score every question with the model at `path`; goes on with an interrupted run.
+
+    Args:
+        adapter: the GGUF of a LoRA adapter to apply to it.
+    """
     settings = {"n_ctx": n_ctx, "allow_template": allow_template}
-    key = [file_identity(path), [astuple(question) for question in questions], settings]
+    key = [pair_identity(path, adapter), [astuple(question) for question in questions], settings]
     journal = LineJournal("mcqa", key, _parse_answer)
     scored = [
         Scored(question, tuple(scores), tuple(chosen))
@@ -158,7 +163,7 @@ def score_all(
     ]
     orders = [len(question.options) for question in questions]
     with (
-        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads) as model,
+        LogitModel(path, n_ctx=n_ctx, n_threads=n_threads, adapter=adapter) as model,
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)
@@ -184,6 +189,14 @@ def _announce(scorer: Scorer, left: Sequence[Question]) -> None:
     )
 
 
-def _parse_answer(row: Any) -> tuple[list[float], list[int]]:
-    """Scores by option, and the option chosen in each rotation."""
-    return list(row["scores"]), list(row["by_rotation"])
+@dataclass(frozen=True)
+class _Answer:
+    """A line of the journal: scores by option, and the option chosen in each rotation."""
+
+    scores: list[float]
+    by_rotation: list[int]
+
+
+def _parse_answer(row: object) -> tuple[list[float], list[int]]:
+    answer = record(_Answer, row, Source("the journal", "the cache", only_known=False))
+    return answer.scores, answer.by_rotation

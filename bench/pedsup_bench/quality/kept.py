@@ -38,8 +38,7 @@ class KeptModel(LogitModel):
             yield kept
 
     def _rows(self, n: int) -> FloatRows:
-        pointer = self._lib.llama_get_logits(self._ctx)
-        return np.ctypeslib.as_array(pointer, shape=(n, self.n_vocab_full))
+        return np.ctypeslib.as_array(self.logits_address, shape=(n, self.n_vocab_full))
 
 
 def _removed_mass(rows: FloatRows, kept: FloatRows) -> NDArray[np.float64]:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from tqdm import tqdm
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.validate import validate_model
+from pedsup.questions.texts import Text
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
 from pedsup_bench.quality.journal import Journal, Window
@@ -20,8 +22,8 @@ from pedsup_bench.quality.kept import KeptModel, kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
-from pedsup_bench.report.journal import file_identity
-from pedsup_bench.report.texts import Text, scored_from, windows
+from pedsup_bench.report.journal import file_identity, pair_identity
+from pedsup_bench.report.texts import scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
 ALGORITHM: Final = 2
@@ -43,6 +45,8 @@ class QualityPlan:
     journal_folder: Path | None = None
     fresh: bool = False
     """Forget an interrupted run of the same plan."""
+    adapter: Path | None = None
+    """Applied to the model, not to the reference."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
     if plan.fresh:
         journal.discard()
     done = journal.read()
-    with LogitModel(plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads) as model:
+    with LogitModel(
+        plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=plan.adapter
+    ) as model:
         cut = [cut_text(model, text, plan) for text in plan.texts]
         with _references(plan, cut) as references:
             _announce(plan, model, references, cut, done)
@@ -88,7 +94,7 @@ def _measure_windows(
     cut: list[TextTokens],
     references: list[ref.Reference],
     kept: tuple[Journal, dict[Window, TokenFigures]],
-    bar: Any,
+    bar: tqdm,
 ) -> None:
     """Every window that is not done yet; each is on disk before the next begins."""
     journal, done = kept
@@ -219,11 +225,11 @@ def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: Q
             bar.update()
 
 
-def _key(plan: QualityPlan) -> dict[str, Any]:
+def _key(plan: QualityPlan) -> dict[str, object]:
     reference = None if plan.reference is None else file_identity(plan.reference)
     return {
         "algorithm": ALGORITHM,
-        "model": file_identity(plan.model),
+        "model": pair_identity(plan.model, plan.adapter),
         "reference": reference,
         "logits": str(plan.logits_folder and plan.logits_folder.resolve()),
         "texts": [(text.name, text.sha256) for text in plan.texts],
@@ -272,7 +278,7 @@ def _announce_reference(plan: QualityPlan, live: LogitModel, cut: list[TextToken
 
 def _bar(
     plan: QualityPlan, cut: list[TextTokens], done: Collection[Window]
-) -> AbstractContextManager[Any]:
+) -> AbstractContextManager[tqdm]:
     """Counts scored tokens: on a phone one window takes minutes."""
     n_all, n_left = _left(cut, done)
     each = plan.n_ctx - 1 - scored_from(plan.n_ctx)

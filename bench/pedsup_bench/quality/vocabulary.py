@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import log
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.validate import validate_model
+from pedsup.questions.texts import Text
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.kept import kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
-from pedsup_bench.report.texts import Text
 
 DEFAULT_N_CTX: Final = 512
 
@@ -60,7 +60,7 @@ class VocabularyFigures:
         """Bits per byte, cut to full."""
         return self.bits_per_byte_cut / self.bits_per_byte_full
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {**asdict(self), "ratio": self.ratio}
 
 

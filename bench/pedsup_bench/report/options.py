@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,8 +12,14 @@ from pedsup.files.standard_streams import json_text
 from pedsup_bench.report import document
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
+ADAPTER = click.option(
+    "--adapter", type=click.Path(path_type=Path), help="Apply this LoRA adapter (GGUF) to MODEL."
+)
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 256), help="Default: one per big core of this process."
+)
+ALLOW_TEMPLATE = click.option(
+    "--allow-template", is_flag=True, help="Use a chat template pedsup does not know."
 )
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON document."
@@ -27,12 +33,12 @@ def n_threads(asked: int | None) -> int:
     return plan_threads(read_cores(allowed_cpus()), asked=asked).n_threads
 
 
-def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+def show(result: Mapping[str, object], text: str, *, as_json: bool) -> None:
     """The result on stdout: a table, or the document."""
     click.echo(json_text(document.finite(result)) if as_json else text)
 
 
-def save(result: dict[str, Any], path: Path | None, *, force: bool) -> None:
+def save(result: Mapping[str, object], path: Path | None, *, force: bool) -> None:
     """Write the document where `--out` says."""
     if path is not None:
         document.write(result, path, force=force)

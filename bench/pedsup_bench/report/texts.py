@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.errors import UsageError
+from pedsup.questions.texts import Text, read_text
 
 DEFAULT_TEXTS: Final = {"en": "pediatric_en.txt", "es": "pediatric_es.txt"}
-MAX_TEXT_BYTES: Final = 64 << 20
-
-
-@dataclass(frozen=True)
-class Text:
-    """A named text; the name (usually a language) heads its figures."""
-
-    name: str
-    content: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
 
 
 def default_texts() -> tuple[Text, ...]:
@@ -49,7 +35,7 @@ def parse_texts(options: Sequence[str]) -> tuple[Text, ...]:
     for option in options:
         name, _, file = option.rpartition("=")
         path = Path(file)
-        texts.append(Text(name or path.stem, _read(path)))
+        texts.append(Text(name or path.stem, _stripped(read_text(path, "--text"))))
     names = [text.name for text in texts]
     if len(set(names)) != len(names):
         raise UsageError(f"two texts of one name: {', '.join(names)}", remedy="give NAME=FILE")
@@ -71,22 +57,6 @@ def windows(tokens: Sequence[int], n_ctx: int, bos: int | None) -> list[list[int
 def scored_from(n_ctx: int) -> int:
     """The first position whose prediction counts: half a window of context comes before it."""
     return n_ctx // 2
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise MissingFileError("no such file", where=path, remedy="check --text")
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise BadFileError(
-            f"a text of {path.stat().st_size} bytes",
-            where=path,
-            wanted=f"at most {MAX_TEXT_BYTES}",
-            remedy="cut it: a few hundred thousand tokens are plenty",
-        )
-    try:
-        return _stripped(path.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
 
 
 def _stripped(text: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pedsup.engine.select import EngineChoice
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class SpeedPlan:
     """Lengths and depths in tokens, times in seconds."""
 
     model: Path
-    engine: str = "auto"
+    engine: EngineChoice = "auto"
     n_threads: int = 2
     n_ubatch: int = 512
     extra_buffers: bool = False
@@ -26,6 +27,8 @@ class SpeedPlan:
     """Prompt tokens before the first token whose time is taken."""
     sustained: float = 0.0
     """Seconds of decoding without a pause; 0: none."""
+    adapter: Path | None = None
+    """The GGUF of a LoRA adapter to apply."""
     cgroups: tuple[str, ...] = field(default=())
     """`cgroup.procs` files that the measured processes join first."""
 
@@ -36,10 +39,6 @@ class SpeedPlan:
         longest = max((*self.prompts, self.first_prompt)) + self.repeats
         return -(-max(deepest, longest) // 256) * 256 + 256
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "model": str(self.model)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SpeedPlan:
-        lists = {k: tuple(values[k]) for k in ("prompts", "depths", "cgroups")}
-        return cls(**{**values, **lists, "model": Path(values["model"])})
+    def to_json(self) -> dict[str, object]:
+        adapter = str(self.adapter) if self.adapter else None
+        return {**asdict(self), "model": str(self.model), "adapter": adapter}

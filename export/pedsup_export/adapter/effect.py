@@ -51,7 +51,7 @@ def check_effect(
     """
     idle = tuple(n for n, c in matches.matched.items() if changes_nothing(c, tensors[n]))
     left = {name: change for name, change in matches.matched.items() if name not in idle}
-    notes = _scale_notes(adapter)
+    notes = scale_notes(adapter)
     if not left and not allow_no_effect:
         raise MismatchError(
             f"the adapter changes nothing: its change of all {len(idle)} tensors is exactly zero"
@@ -93,7 +93,8 @@ def _cause(adapter: Adapter) -> str:
     return f" (the scaling of {len(zero)} modules is 0 by lora_alpha or alpha_pattern)"
 
 
-def _scale_notes(adapter: Adapter) -> list[str]:
+def scale_notes(adapter: Adapter) -> list[str]:
+    """What is unusual about the adapter's scalings."""
     odd = {
         module: delta.scaling
         for module, delta in adapter.deltas.items()

@@ -43,13 +43,14 @@ TOWERS: Final = frozenset(
     }
 )
 T = TypeVar("T")
-Kind = Literal["tower", "dead_kv", "unknown"]
+Kind = Literal["tower", "dead_kv", "unknown", "beside"]
 
 REASONS: Final[Mapping[Kind, str]] = {
     "tower": "part of the vision or audio tower, which the text model does not have",
     "dead_kv": "K or V projection of a layer that shares the K/V of an earlier one: "
     "never used in the forward pass",
     "unknown": "the base has no such module",
+    "beside": "llama.cpp computes with it without an adapter's part: it works only when merged",
 }
 DEAD_KV_NOTE: Final = (
     "A non-zero change of a dead K/V projection means that the adapter was trained with a "

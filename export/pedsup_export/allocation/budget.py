@@ -1,4 +1,4 @@
-"""`--budget`: a size, bits per weight, or the size of one of llama.cpp's mixtures."""
+"""`--budget`: a size, bits per weight, or that of one of llama.cpp's mixtures; or a phone's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ _UNITS: Final = {
 
 @dataclass(frozen=True)
 class Budget:
-    """One of: bytes of the file, bits per weight, or a file type whose size is the budget."""
+    """One of: bytes of the file, bits per weight, a file type whose size is the budget, or bytes
+    that are read for every token."""
 
     n_bytes: int | None = None
     bits_per_weight: float | None = None
     like: str | None = None
+    read_bytes: int | None = None
+    why: str = ""
+    """Of a phone's: which, and what bounds it."""
 
 
 def parse_size(text: str, where: str) -> int:

@@ -6,6 +6,9 @@ some rows of the tensor onto each type. Over the choices of one type per tensor 
 minimised for a given number of bytes by a Lagrange multiplier: each tensor takes the type with the
 least KL + multiplier * bytes, and the multiplier is the least that keeps the budget. What is left
 of the budget is spent on the best improvements that fit.
+
+For a phone, what counts against the budget are the bytes that are read for every token. A table
+that is only looked up costs space in its storage alone: its bytes have a small price and no budget.
 """
 
 from __future__ import annotations
@@ -30,6 +33,13 @@ class Option:
     type: str
     n_bytes: int
     divergence: float
+    price: float = 1.0
+    """Of a byte. Only bytes of price 1 count against the budget."""
+
+    @property
+    def counted(self) -> int:
+        """Bytes that count against the budget."""
+        return self.n_bytes if self.price == 1 else 0
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,14 @@ class Allocation:
     types: Mapping[str, str]
     n_bytes: int
     divergence: float
+    counted: int | None = None
+    """Those of the bytes that count against a phone's budget; None where all do."""
+    mixture: float | None = None
+    """The predicted divergence of llama.cpp's own types; None where one of them was not tried."""
 
 
 def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> Allocation:
-    """Choose one option per tensor, together at most `budget` bytes.
+    """Choose one option per tensor, together at most `budget` bytes that count.
 
     Raises:
         UsageError: the smallest choice is larger than the budget.
@@ -50,7 +64,7 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> Allocation
     smallest = {
         name: min(o, key=lambda x: (x.n_bytes, x.divergence)) for name, o in options.items()
     }
-    least = sum(o.n_bytes for o in smallest.values())
+    least = sum(o.counted for o in smallest.values())
     if least > budget:
         raise UsageError(
             f"the budget leaves {human_bytes(max(budget, 0))} for the matrices",
@@ -64,21 +78,24 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> Allocation
     for _ in range(_STEPS):
         middle = (low + high) / 2 if low == 0 or high / low < 4 else (low * high) ** 0.5
         chosen = _at(options, middle)
-        if sum(o.n_bytes for o in chosen.values()) <= budget:
+        if sum(o.counted for o in chosen.values()) <= budget:
             high, best = middle, chosen
         else:
             low = middle
     best = _fill(options, dict(best), budget)
+    n_bytes, counted = (sum(v) for v in ((o.n_bytes for o in best.values()),
+                                         (o.counted for o in best.values())))  # fmt: skip
     return Allocation(
         {name: option.type for name, option in best.items()},
-        sum(o.n_bytes for o in best.values()),
+        n_bytes,
         sum(o.divergence for o in best.values()),
+        counted if counted != n_bytes else None,
     )
 
 
 def _at(options: Mapping[str, Sequence[Option]], multiplier: float) -> dict[str, Option]:
     return {
-        name: min(all_, key=lambda o: (o.divergence + multiplier * o.n_bytes, o.n_bytes))
+        name: min(all_, key=lambda o: (o.divergence + multiplier * o.price * o.n_bytes, o.n_bytes))
         for name, all_ in options.items()
     }
 
@@ -87,13 +104,15 @@ def _fill(
     options: Mapping[str, Sequence[Option]], chosen: dict[str, Option], budget: int
 ) -> dict[str, Option]:
     """Spend what is left, the most divergence per byte first."""
-    left = budget - sum(o.n_bytes for o in chosen.values())
+    left = budget - sum(o.counted for o in chosen.values())
     while True:
         steps = [
             ((now.divergence - o.divergence) / (o.n_bytes - now.n_bytes), name, o)
             for name, now in chosen.items()
             for o in options[name]
-            if now.n_bytes < o.n_bytes <= now.n_bytes + left and o.divergence < now.divergence
+            if o.counted
+            and now.n_bytes < o.n_bytes <= now.n_bytes + left
+            and o.divergence < now.divergence
         ]
         if not steps:
             return chosen

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from pedsup.errors import (
     PedsupError,
     UsageError,
 )
+from pedsup.files.checks import Check, Count
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
+from pedsup.files.records import json_record
+from pedsup.files.source import Source
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.progress import say
 from pedsup_export.allocation.budget import Budget
@@ -31,7 +34,7 @@ from pedsup_export.allocation.choose import (
     Option,
     allocate,
 )
-from pedsup_export.calibration.sensitivity import ROWS
+from pedsup_export.calibration.sensitivity import ACTIVATIONS, ROWS
 from pedsup_export.rounding.calibrated import LOOKED_UP, Calibrated
 from pedsup_export.rounding.matrix import round_rows
 from pedsup_export.types.quantize import dequantize_rows, quantize_rows
@@ -41,9 +44,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+FLASH_PRICE: Final = 0.1
+"""Of a byte that is only stored, beside one that is read for every token: ten bytes of a phone's
+flash for one of what it reads. A policy: storage is plenty there, but files are carried on a card
+or over a thin link."""
 SAMPLE_ROWS: Final = 48
 SAMPLE_TABLE_ROWS: Final = 512
 SCHEMA: Final = "pedsup-allocation/1"
+MAX_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ class Choosable:
     shape: tuple[int, ...]
     rows: Callable[[int], Floats]
     """About so many rows, spread over the tensor: float32 [n, n_per_row]."""
+    price: float = 1.0
+    """Of its bytes."""
+    usual_type: str = ""
+    """What llama.cpp's mixture gives it."""
 
     @property
     def n_rows(self) -> int:
@@ -96,15 +108,21 @@ def _options(tensor: Choosable, calibrated: Calibrated) -> list[Option]:
         if width % kind.block_size:
             continue
         divergence = _divergence(tensor.name, rows, name, calibrated)
-        found.append(Option(name, tensor.n_rows * kind.row_bytes(width), divergence))
+        n_bytes = tensor.n_rows * kind.row_bytes(width)
+        found.append(Option(name, n_bytes, divergence, tensor.price))
     if not found:
         kind = BY_NAME["F16"]
-        return [Option("F16", tensor.n_rows * kind.row_bytes(width), 0.0)]
+        return [Option("F16", tensor.n_rows * kind.row_bytes(width), 0.0, tensor.price)]
     return found
 
 
 def _divergence(name: str, rows: Floats, type_name: str, calibrated: Calibrated) -> float:
-    """Sensitivity times relative error of the outputs, of the look-up too."""
+    """Sensitivity times relative error of the outputs, of the look-up too.
+
+    The outputs' error is that of the weights, and that of the inputs, which llama.cpp rounds to
+    8 bits in blocks as long as those of the type (`vec_dot_type` in ggml-cpu.c: 256 columns for
+    types with blocks of 256, 32 for the others).
+    """
     kind, statistics = BY_NAME[type_name], calibrated.statistics
     sensitivities = statistics.record.sensitivities
     group = statistics.group_of.get(name)
@@ -121,7 +139,9 @@ def _divergence(name: str, rows: Floats, type_name: str, calibrated: Calibrated)
         ones = np.ones(rows.shape[1], np.float32) if name in LOOKED_UP else None
         packed = quantize_rows(rows, kind, ones, name=name)
         output = _relative(rows, packed, type_name)
-    found = sensitivities.get(name, 0.0) * output
+    mark = ACTIVATIONS[256 if kind.block_size == 256 else 32]
+    rounded_inputs = sensitivities.get(name + mark, 0.0)
+    found = sensitivities.get(name, 0.0) * (output + rounded_inputs)
     if name + ROWS in sensitivities:
         found += sensitivities[name + ROWS] * _relative(rows, packed, type_name)
     return found
@@ -140,8 +160,11 @@ def bytes_of(budget: Budget, *, like: Callable[[str], int], n_weights: int, fixe
     Args:
         like: bytes of a whole file of a llama.cpp file type.
         n_weights: weights of the file.
-        fixed: bytes of everything else in the file.
+        fixed: bytes of everything else in the file; for a phone's budget, of all else that is
+            read for every token.
     """
+    if budget.read_bytes is not None:
+        return budget.read_bytes - fixed
     if budget.like is not None:
         return like(budget.like) - fixed
     if budget.bits_per_weight is not None:
@@ -153,8 +176,13 @@ def bytes_of(budget: Budget, *, like: Callable[[str], int], n_weights: int, fixe
 def choose(
     tensors: Sequence[Choosable], calibrated: Calibrated, n_bytes: int, threads: int
 ) -> Allocation:
-    """Measure and allocate."""
-    return allocate(measured_options(tensors, calibrated, threads), n_bytes)
+    """Measure and allocate; and say what llama.cpp's own types would give."""
+    options = measured_options(tensors, calibrated, threads)
+    usual = {(t.name, o.type): o.divergence for t in tensors for o in options[t.name]}
+    mixture = [usual.get((t.name, t.usual_type)) for t in tensors]
+    known = [divergence for divergence in mixture if divergence is not None]
+    whole = sum(known) if len(known) == len(mixture) else None
+    return replace(allocate(options, n_bytes), mixture=whole)
 
 
 def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) -> None:
@@ -181,9 +209,22 @@ def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) ->
         file.write(json.dumps(document, indent=1).encode())
 
 
+TypeName: TypeAlias = Annotated[str, Check[str](BY_NAME.__contains__, "a type of ggml")]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A saved choice; sizes in bytes, KL in nats."""
+
+    schema: str
+    types: Mapping[str, TypeName]
+    bytes: Count
+    predicted_kl: float
+
+
 def _is_allocation(path: Path) -> bool:
     try:
-        return bool(read_json_object(path, "the allocation", 8 << 20)["schema"] == SCHEMA)
+        return bool(read_json_object(path, "the allocation", MAX_BYTES)["schema"] == SCHEMA)
     except (PedsupError, OSError, KeyError):
         return False
 
@@ -197,20 +238,20 @@ def read(path: Path, names: Sequence[str]) -> Allocation:
     """
     if not path.is_file():
         raise MissingFileError("no such file", where=path, remedy="check --allocation")
+    source = Source("the allocation", path, only_known=False)
     try:
-        document: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-        types = {str(k): str(v) for k, v in document["types"].items()}
-        found = Allocation(types, int(document["bytes"]), float(document["predicted_kl"]))
-        if document["schema"] != SCHEMA or not set(types.values()) <= set(BY_NAME):
-            raise ValueError("schema")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        document = json_record(_Document, path, source, MAX_BYTES)
+        if document.schema != SCHEMA:
+            raise source.problem(f"schema {document.schema}", wanted=SCHEMA)
+    except BadFileError as error:
         raise BadFileError(
-            "this is not a saved allocation",
+            f"this is not a saved allocation: {error.found}",
             where=path,
-            wanted=f"a file of --save-allocation ({SCHEMA})",
+            wanted=error.wanted or f"a file of --save-allocation ({SCHEMA})",
             remedy="make it again: run --dry-run --budget ... --save-allocation FILE",
         ) from error
-    different = set(types) ^ set(names)
+    found = Allocation(dict(document.types), document.bytes, document.predicted_kl)
+    different = set(found.types) ^ set(names)
     if different:
         raise MismatchError(
             f"the allocation is for another model: '{min(different)}' is not in both",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pedsup.errors import UnsupportedError
-from pedsup_export.arch import gemma4, gemma4_assistant, llama
+from pedsup_export.arch import gemma3, gemma4, gemma4_assistant, llama, qwen
 from pedsup_export.arch.base import Architecture, Dropped, ModelTensors, OutputTensor
 
 __all__ = ["ARCHITECTURES", "Architecture", "Dropped", "ModelTensors", "OutputTensor", "find"]
@@ -14,7 +14,9 @@ __all__ = ["ARCHITECTURES", "Architecture", "Dropped", "ModelTensors", "OutputTe
 ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     gemma4.ARCHITECTURE,
     gemma4_assistant.ARCHITECTURE,
+    gemma3.ARCHITECTURE,
     llama.ARCHITECTURE,
+    *qwen.ARCHITECTURES,
 )
 
 

@@ -10,8 +10,8 @@ key ("5" or "05").
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,21 +25,23 @@ from pedsup_export.arch.base import (
     ModelTensors,
     OutputTensor,
     Shape,
-    check_required,
-    check_shape,
     name_map,
-    unmapped,
 )
+from pedsup_export.arch.gemma_text import (
+    FULL,
+    LAYER,
+    SLIDING,
+    TOWER_REASON,
+    is_tower,
+    plain_name,
+    refuse_other_arithmetic,
+    text_config,
+)
+from pedsup_export.arch.placing import TABLES, Layout, layer_names, place, projections
 from pedsup_export.gguf.header import KV, array, f32, u32
 from pedsup_export.tokenizer.vocab import gemma4_vocabulary
 
-GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
-"""transformers' names of the tanh approximation of GELU, which `ggml_gelu` computes."""
-FULL, SLIDING = "full_attention", "sliding_attention"
-_TOWERS = re.compile(r"(vision|audio)_tower\.|\.?embed_(vision|audio)\.|multi_modal_projector\.")
 _KV_MODULE = re.compile(r"layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\b")
-_LAYER = ("attn_norm", "attn_q", "attn_q_norm", "attn_output", "post_attention_norm", "ffn_norm",
-          "ffn_gate", "ffn_up", "ffn_down", "post_ffw_norm")  # fmt: skip
 _LAYER_PER_LAYER_INPUT = ("inp_gate", "proj", "post_norm")
 
 
@@ -76,9 +78,9 @@ def read_hparams(config: Mapping[str, Any]) -> Hparams:
         BadFileError: a field is missing or impossible.
         UnsupportedError: a feature of the larger models (experts, keys used as values).
     """
-    text = Config(config.get("text_config") or config)
+    text = text_config(config)
     _refuse_larger_models(text)
-    _refuse_other_arithmetic(text)
+    refuse_other_arithmetic(text, "Gemma 4")
     n_layers = text.integer("num_hidden_layers", high=4096)
     kinds = text.values.get("layer_types")
     if not isinstance(kinds, list) or len(kinds) != n_layers or not {*kinds} <= {FULL, SLIDING}:
@@ -122,32 +124,15 @@ def _refuse_larger_models(text: Config) -> None:
             )
 
 
-def _refuse_other_arithmetic(text: Config) -> None:
-    """Refuse what llama.cpp's Gemma 4 graph does not compute (src/models/gemma4.cpp)."""
-    text.one_of(
-        "hidden_activation", GELU_TANH, default=GELU_TANH[0], what="a model with the activation"
-    )
-    if text.flag("attention_bias", default=False):
-        raise UnsupportedError(
-            "a Gemma 4 model with biases in its attention ('attention_bias')",
-            where="config.json of the base",
-            wanted="attention without biases: llama.cpp has none for this architecture",
-        )
-    if text.values.get("use_bidirectional_attention") == "all":
-        raise UnsupportedError(
-            "a model whose attention looks ahead ('use_bidirectional_attention')",
-            where="config.json of the base",
-            wanted="causal attention, as llama.cpp runs this architecture",
-        )
-
-
 def _full_layer_value(text: Config, kinds: list[str], key: str, layer_key: str) -> int | None:
     """A value of the full-attention layers: `key` at the top, or `layer_key` per layer."""
     if text.values.get(key) is not None:
         return text.integer(key, high=1 << 16)
     for number, overrides in text.mapping("per_layer_config").items():
         layer = int(number) if str(number).isdecimal() else -1
-        if 0 <= layer < len(kinds) and kinds[layer] == FULL and layer_key in overrides:
+        if not isinstance(overrides, Mapping) or not 0 <= layer < len(kinds):
+            continue
+        if kinds[layer] == FULL and layer_key in overrides:
             return Config(overrides).integer(layer_key, high=1 << 16)
     return None
 
@@ -213,91 +198,79 @@ def rope_factors(h: Hparams) -> np.ndarray:
     return values
 
 
-def _expected_shape(name: str, h: Hparams) -> Shape | None:
-    part = name.removesuffix(".weight").rpartition(".")[2]
-    match = re.match(r"blk\.(\d+)\.", name)
-    if match is None or (layer := int(match[1])) >= h.n_layers:
-        return None
-    q_rows, kv_rows = h.n_head * h.head_dim(layer), h.n_head_kv[layer] * h.head_dim(layer)
+def _layer_shapes(h: Hparams, layer: int) -> dict[str, Shape]:
     return {
-        "attn_q": (q_rows, h.n_embd),
-        "attn_k": (kv_rows, h.n_embd),
-        "attn_v": (kv_rows, h.n_embd),
-        "attn_output": (h.n_embd, q_rows),
-        "ffn_gate": (h.n_ff[layer], h.n_embd),
-        "ffn_up": (h.n_ff[layer], h.n_embd),
-        "ffn_down": (h.n_embd, h.n_ff[layer]),
+        **projections(
+            h.n_embd,
+            h.n_head * h.head_dim(layer),
+            h.n_head_kv[layer] * h.head_dim(layer),
+            h.n_ff[layer],
+        ),
         "inp_gate": (h.n_per_layer_input, h.n_embd),
         "proj": (h.n_embd, h.n_per_layer_input),
-    }.get(part)
+    }
 
 
 def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
     """Place every checkpoint tensor; towers and dead projections are listed as dropped."""
     h = read_hparams(config)
-    look_up = name_map("gemma4", h.n_layers)
+    layout = Layout(
+        architecture="gemma4",
+        n_layers=h.n_layers,
+        expected=lambda layer: _layer_shapes(h, layer),
+        required=_required(h),
+        tables={
+            **dict.fromkeys(TABLES, h.n_embd),
+            "per_layer_token_embd.weight": h.n_layers * h.n_per_layer_input,
+        },
+        plain=_plain,
+        left_out=lambda source: _reason_left_out(config, source),
+    )
+    placed = place(layout, shapes, n_tokens)
     factors = rope_factors(h)
-    outputs = [OutputTensor("rope_freqs.weight", factors.shape, None, factors)]
-    dropped, counted, unknown = [], [], []
-    for source, shape in shapes.items():
-        name = look_up(_plain(source))
-        if (reason := _reason_left_out(config, source)) is not None:
-            dropped.append(Dropped(source, shape, reason))
-            if name is not None and ".attn_" in name:
-                counted.append(OutputTensor(name, shape, source))
-            continue
-        if name is None:
-            unknown.append(source)
-            continue
-        if (wanted := _expected_shape(name, h)) is not None:
-            check_shape(source, shape, wanted)
-        if name in ("token_embd.weight", "output.weight", "per_layer_token_embd.weight"):
-            check_shape(source, shape, (n_tokens, _table_width(name, h)))
-        elif name.endswith(".bias"):
-            unknown.append(source)  # llama.cpp loads no bias for this architecture
-            continue
-        outputs.append(OutputTensor(name, shape, source))
-    if unknown:
-        raise unmapped(unknown, "gemma4")
-    check_required(outputs, _required(h))
-    return ModelTensors(tuple(outputs), tuple(dropped), tuple(counted))
+    computed = OutputTensor("rope_freqs.weight", factors.shape, None, factors)
+    return replace(
+        placed, outputs=(computed, *placed.outputs), counted=_counted(placed.dropped, h.n_layers)
+    )
 
 
-def _table_width(name: str, h: Hparams) -> int:
-    wide = name == "per_layer_token_embd.weight"
-    return h.n_layers * h.n_per_layer_input if wide else h.n_embd
+def _counted(dropped: Iterable[Dropped], n_layers: int) -> tuple[OutputTensor, ...]:
+    """Dead projections: the converter writes them, and so llama.cpp's mixture counts them."""
+    look_up = name_map("gemma4", n_layers)
+    named = ((look_up(_plain(d.source)), d) for d in dropped)
+    return tuple(OutputTensor(n, d.shape, d.source) for n, d in named if n and ".attn_" in n)
 
 
 def _plain(source: str) -> str:
-    """The text model's own name for a tensor, as `Gemma4ForCausalLM` would save it."""
-    name = source.replace("language_model.", "", 1)
+    name = plain_name(source)
     return f"{name}.weight" if name.endswith("layer_scalar") else name
 
 
-def _required(h: Hparams) -> set[str]:
-    parts = _LAYER + (_LAYER_PER_LAYER_INPUT if h.n_per_layer_input else ())
-    names = {f"blk.{i}.{part}.weight" for i in range(h.n_layers) for part in parts}
+def _required(h: Hparams) -> frozenset[str]:
+    parts = LAYER + (_LAYER_PER_LAYER_INPUT if h.n_per_layer_input else ())
     own_kv = ("attn_k", "attn_v", "attn_k_norm")
+    names = layer_names(h.n_layers, parts)
     names |= {f"blk.{i}.{part}.weight" for i in range(h.first_shared) for part in own_kv}
     if h.n_per_layer_input:
         names |= {"per_layer_token_embd.weight", "per_layer_model_proj.weight",
                   "per_layer_proj_norm.weight"}  # fmt: skip
-    return names | {"token_embd.weight", "output_norm.weight"}
+    return names
 
 
 def is_dead(config: Mapping[str, Any], name: str) -> bool:
     """Whether `name` is a key or value part of a layer that shares those of an earlier one."""
     match = _KV_MODULE.search(name)
-    if match is None or _TOWERS.search(name):
+    if match is None or is_tower(name):
         return False
-    text = config.get("text_config") or config
-    first_shared = text["num_hidden_layers"] - (text.get("num_kv_shared_layers") or 0)
+    text = text_config(config)
+    shared = text.values.get("num_kv_shared_layers")
+    first_shared = text.integer("num_hidden_layers") - (shared if isinstance(shared, int) else 0)
     return bool(int(match[1]) >= first_shared)
 
 
 def _reason_left_out(config: Mapping[str, Any], name: str) -> str | None:
-    if _TOWERS.search(name):
-        return "vision or audio tower: not part of a text model"
+    if is_tower(name):
+        return TOWER_REASON
     if is_dead(config, name):
         return "dead: the layer shares the keys and values of an earlier one"
     return None

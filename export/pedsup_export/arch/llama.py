@@ -7,94 +7,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from pedsup.errors import UnsupportedError
-from pedsup_export.arch.base import (
-    Architecture,
-    Config,
-    Dropped,
-    ModelTensors,
-    OutputTensor,
-    Shape,
-    check_required,
-    check_shape,
-    name_map,
-    unmapped,
+from pedsup_export.arch.base import Architecture, Config, ModelTensors, OutputTensor, Shape
+from pedsup_export.arch.decoder import (
+    decoder_layout,
+    decoder_metadata,
+    head_dim,
+    head_entries,
+    no_dead,
+    rope_settings,
 )
-from pedsup_export.gguf.header import KV, f32, string, u32
+from pedsup_export.arch.placing import place
+from pedsup_export.gguf.header import KV, u32
 from pedsup_export.tokenizer.vocab import llama_vocabulary
 
-SILU = ("silu", "swish")
-_LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate",
-          "ffn_up", "ffn_down")  # fmt: skip
 
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rope settings in transformers 5's spelling, whichever one the file uses."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    if rope["rope_type"] not in ("default", "linear", "llama3"):
-        raise UnsupportedError(
-            f"rope scaling of the type {rope['rope_type']!r}",
-            where="config.json of the base",
-            wanted="default, linear or llama3",
-        )
-    return rope
-
-
-def _head_dim(config: Config) -> int:
-    heads = config.integer("num_attention_heads", high=4096)
-    default = config.integer("hidden_size", high=1 << 20) // heads
-    return config.integer("head_dim", high=1 << 16, default=default)
-
-
-def metadata(config: Mapping[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters of a llama file."""
-    c, rope = Config(config), _rope(config)
-    c.one_of("hidden_act", SILU, default=SILU[0], what="a model with the activation")
-    heads = c.integer("num_attention_heads", high=4096)
-    entries = [
-        u32("llama.block_count", c.integer("num_hidden_layers", high=4096)),
-        u32("llama.context_length", c.integer("max_position_embeddings")),
-        u32("llama.embedding_length", c.integer("hidden_size", high=1 << 20)),
-        u32("llama.feed_forward_length", c.integer("intermediate_size", high=1 << 24)),
-        u32("llama.attention.head_count", heads),
-        u32("llama.attention.head_count_kv", c.integer("num_key_value_heads", default=heads)),
-    ]
-    if rope["rope_type"] == "linear":
-        entries += [
-            string("llama.rope.scaling.type", "linear"),
-            f32("llama.rope.scaling.factor", Config(rope).number("factor")),
-        ]
-    entries += [
-        f32("llama.rope.freq_base", Config(rope).number("rope_theta")),
-        f32("llama.attention.layer_norm_rms_epsilon", c.number("rms_norm_eps")),
-    ]
+    c = Config(config)
+    entries = decoder_metadata("llama", c, ("default", "linear", "llama3"))
     if config.get("head_dim") is not None:
-        entries += [
-            u32("llama.attention.key_length", _head_dim(c)),
-            u32("llama.attention.value_length", _head_dim(c)),
-        ]
+        entries += head_entries("llama", head_dim(c))
     return [
         *entries,
         u32("llama.vocab_size", c.integer("vocab_size", high=1 << 24)),
-        u32("llama.rope.dimension_count", _head_dim(c)),
+        u32("llama.rope.dimension_count", head_dim(c)),
     ]
 
 
-def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
+def rope_factors(config: Mapping[str, object]) -> np.ndarray | None:
     """Llama 3's per-frequency factors, float32 [head_dim / 2], or None for plain rope.
 
     Source: `_compute_llama3_parameters` in transformers' modeling_rope_utils.py.
     """
-    rope = _rope(config)
+    rope = rope_settings(config, ("default", "linear", "llama3"))
     if rope["rope_type"] != "llama3":
         return None
-    r, dim = Config(rope), _head_dim(Config(config))
+    r, dim = Config(rope), head_dim(Config(config))
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     frequencies = 1.0 / np.float32(r.number("rope_theta")) ** exponents
     low, high = r.number("low_freq_factor", 1.0), r.number("high_freq_factor", 4.0)
@@ -112,58 +64,28 @@ def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
     return np.array(factors, dtype=np.float32)
 
 
-def _expected_shape(name: str, c: Config) -> Shape | None:
-    hidden, heads = c.integer("hidden_size"), c.integer("num_attention_heads")
-    kv_rows = c.integer("num_key_value_heads", default=heads) * _head_dim(c)
-    q_rows, ff = heads * _head_dim(c), c.integer("intermediate_size")
-    shapes = {
-        "attn_q": (q_rows, hidden),
-        "attn_k": (kv_rows, hidden),
-        "attn_v": (kv_rows, hidden),
-        "attn_output": (hidden, q_rows),
-        "ffn_gate": (ff, hidden),
-        "ffn_up": (ff, hidden),
-        "ffn_down": (hidden, ff),
-        "attn_norm": (hidden,),
-        "ffn_norm": (hidden,),
-    }
-    part = name.removesuffix(".weight").rpartition(".")[2]
-    return shapes.get(part) if name.startswith("blk.") and name.endswith(".weight") else None
-
-
-def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+) -> ModelTensors:
     """Place every checkpoint tensor; q and k get their rotary halves interleaved."""
     c = Config(config)
-    n_layers = c.integer("num_hidden_layers", high=4096)
-    look_up = name_map("llama", n_layers)
-    outputs, dropped, unknown = [], [], []
-    if (factors := rope_factors(config)) is not None:
-        outputs.append(OutputTensor("rope_freqs.weight", factors.shape, None, factors))
-    for source, shape in shapes.items():
-        if source.endswith(".rotary_emb.inv_freq"):
-            dropped.append(Dropped(source, shape, "computed by llama.cpp itself"))
-            continue
-        if (name := look_up(source)) is None:
-            unknown.append(source)
-            continue
-        if (wanted := _expected_shape(name, c)) is not None:
-            check_shape(source, shape, wanted)
-        if name in ("token_embd.weight", "output.weight"):
-            check_shape(source, shape, (n_tokens, c.integer("hidden_size")))
+    layout = replace(
+        decoder_layout("llama", c, head_dim(c)), left_out=_reason_left_out, biases=None
+    )
+
+    def make(name: str, shape: Shape, source: str) -> OutputTensor:
         rotary = ".attn_q." in name or ".attn_k." in name
-        outputs.append(
-            OutputTensor(name, shape, source, head_rows=_head_dim(c) if rotary else None)
-        )
-    if unknown:
-        raise unmapped(unknown, "llama")
-    required = {f"blk.{i}.{part}.weight" for i in range(n_layers) for part in _LAYER}
-    check_required(outputs, required | {"token_embd.weight", "output_norm.weight"})
-    return ModelTensors(tuple(outputs), tuple(dropped))
+        return OutputTensor(name, shape, source, head_rows=head_dim(c) if rotary else None)
+
+    placed = place(layout, shapes, n_tokens, make)
+    if (factors := rope_factors(config)) is None:
+        return placed
+    computed = OutputTensor("rope_freqs.weight", factors.shape, None, factors)
+    return replace(placed, outputs=(computed, *placed.outputs))
 
 
-def is_dead(config: Mapping[str, Any], name: str) -> bool:
-    """Every tensor of a llama checkpoint is used."""
-    return False
+def _reason_left_out(source: str) -> str | None:
+    return "computed by llama.cpp itself" if source.endswith(".rotary_emb.inv_freq") else None
 
 
 ARCHITECTURE = Architecture(
@@ -172,6 +94,6 @@ ARCHITECTURE = Architecture(
     metadata=metadata,
     tensors=tensors,
     vocabulary=llama_vocabulary,
-    is_dead=is_dead,
+    is_dead=no_dead,
     tied_by_default=False,
 )

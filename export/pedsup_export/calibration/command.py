@@ -10,22 +10,22 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from tqdm import tqdm
 
 import pedsup
 from pedsup.chat.templates.template import ChatTemplate
-from pedsup.engine.llama_cpp.vocabulary import read_info
 from pedsup.errors import MismatchError, ResourceError, UnsupportedError, UsageError
 from pedsup.files.fsio import refuse_existing
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.optional import require
 from pedsup.progress import human_bytes, say
+from pedsup.questions.texts import sketch
 from pedsup_export.calibration import collect, fingerprint, sensitivity, store
 from pedsup_export.calibration import text as texts
 from pedsup_export.calibration.forward import ForwardPass
@@ -79,7 +79,7 @@ class CalibrationResult:
     size: int
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For --json."""
         return {
             "path": str(self.path),
@@ -164,7 +164,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
 
 def _windows(
     plan: CalibrationPlan, model: ForwardPass
-) -> tuple[tuple[dict[str, Any], ...], list[list[int]]]:
+) -> tuple[tuple[dict[str, object], ...], list[list[int]]]:
     """What each text was, and the windows of all of them together."""
     template = _template(model) if any(t.dialogues for t in plan.texts) else None
     tokens: list[int] = []
@@ -176,19 +176,23 @@ def _windows(
             rendered, parse_special=bool(text.dialogues), add_special=add_special
         )
         tokens += own
-        described.append({"name": text.name, "sha256": text.sha256, "tokens": len(own)})
+        described.append(
+            {
+                "name": text.name,
+                "sha256": text.sha256,
+                "tokens": len(own),
+                "sketch": sketch(text.words),
+            }
+        )
     request = plan.request
-    return tuple(described), texts.cut(tokens, request.window, model.bos, request.n_windows)
+    return tuple(described), texts.cut(tokens, request.window, model.first_token, request.n_windows)
 
 
 def _template(model: ForwardPass) -> ChatTemplate | None:
-    info = read_info(model.lib, model.handle, model.vocabulary)
-    marks = [
-        model.vocabulary.piece(token).decode("utf-8", "replace") if token >= 0 else ""
-        for token in (info.bos, info.eos)
-    ]
+    info = model.info
+    bos, eos = model.piece(info.bos), model.piece(info.eos)
     try:
-        return ChatTemplate.from_model(info.chat_template, bos=marks[0], eos=marks[1])
+        return ChatTemplate.from_model(info.chat_template, bos=bos, eos=eos)
     except UnsupportedError as error:
         say(f"warning: dialogues are calibrated as plain text: {error.found}")
         return None
@@ -240,6 +244,7 @@ def _sensitivities(
     sets = sensitivity.noise_sets(sensitivity.names_to_disturb(model, used[0]))
     with _bar((1 + len(sets)) * len(used), "sensitivities") as advance:
         found = sensitivity.measure(model, used, sets, advance)
+    found |= sensitivity.input_errors(model, used[0])
     folder.save(name, {"names": np.array(list(found)), "values": np.array(list(found.values()))})
     return found
 
@@ -282,8 +287,10 @@ def _announce(
     )
 
 
-def _blas(threads: int) -> Any:
-    return require("threadpoolctl", extra="export").threadpool_limits(threads, user_api="blas")
+def _blas(threads: int) -> AbstractContextManager[object]:
+    library = require("threadpoolctl", extra="export")
+    limits: AbstractContextManager[object] = library.threadpool_limits(threads, user_api="blas")
+    return limits
 
 
 @contextmanager

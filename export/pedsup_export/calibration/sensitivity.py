@@ -7,15 +7,19 @@ proportion, so that one measurement gives the KL per unit of relative error. On 
 
 Matrices of one kind in neighbouring layers are measured together: what counts for the choice of
 types is mostly the kind and the depth.
+
+llama.cpp rounds the inputs of a quantized matrix too, to 8 bits in blocks. What share of its power
+an input loses by that is kept beside: it adds to the error of the outputs whatever the weights are.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -31,6 +35,9 @@ NOISE: Final = 0.01
 TABLES: Final = ("token_embd.weight", "per_layer_token_embd.weight")
 ROWS: Final = "@rows"
 """Marks the look-up in a table, apart from its use as output matrix."""
+ACTIVATIONS: Final = {256: "@q8_k", 32: "@q8_0"}
+"""Columns of a block of ggml's types for rounded inputs (`block_q8_K`, `block_q8_0`), and the mark
+of the share that an input loses in it."""
 MAX_SETS: Final = 48
 MAX_TOKENS: Final = 256
 """Of each window: what a set costs is a forward pass over so many."""
@@ -67,7 +74,7 @@ def names_to_disturb(model: ForwardPass, window: Sequence[int]) -> list[str]:
     """Every matrix and table that the model computes with, tables marked with `ROWS`."""
     found: dict[str, None] = {}
 
-    def look(node: Any, kind: str) -> bool:
+    def look(node: ctypes.Structure, kind: str) -> bool:
         found.setdefault(_place(node, kind))
         return True
 
@@ -105,7 +112,35 @@ def measure(
     return found
 
 
-def _place(node: Any, kind: str) -> str:
+def input_errors(model: ForwardPass, window: Sequence[int]) -> dict[str, float]:
+    """Name with a mark of `ACTIVATIONS` -> squared error of the rounded inputs over their power."""
+    found: dict[str, float] = {}
+
+    def look(node: ctypes.Structure, kind: str) -> bool:
+        x = nodes.values(node.src[1].contents)
+        for columns, mark in ACTIVATIONS.items():
+            if x.shape[1] % columns == 0:
+                found[_place(node, kind) + mark] = rounding_loss(x, columns)
+        return True
+
+    model.run(window, lambda node, kind: kind == "MUL_MAT" and bool(_place(node, kind)), look)
+    return found
+
+
+def rounding_loss(x: NDArray[np.float32], columns: int) -> float:
+    """Squared error of rounding to 8 bits, over the power: float32 [rows, n] in blocks of columns.
+
+    As `quantize_row_q8_K_ref` and `quantize_row_q8_0_ref` have it: the largest of a block is 127.
+    """
+    blocks = x.reshape(-1, columns)
+    step = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    safe = np.where(step > 0, step, np.float32(1))
+    error = blocks - np.rint(blocks / safe) * step
+    power = float(np.square(x, dtype=np.float64).sum())
+    return float(np.square(error, dtype=np.float64).sum()) / power if power else 0.0
+
+
+def _place(node: ctypes.Structure, kind: str) -> str:
     """The name under which an operation is disturbed, or ''."""
     if not node.src[0]:
         return ""
@@ -118,20 +153,20 @@ def _place(node: Any, kind: str) -> str:
     return ""
 
 
-def _nothing(_node: Any, _kind: str) -> bool:
+def _nothing(_node: ctypes.Structure, _kind: str) -> bool:
     return False
 
 
-def _go_on(_node: Any, _kind: str) -> bool:
+def _go_on(_node: ctypes.Structure, _kind: str) -> bool:
     return True
 
 
-def _in(noise: NoiseSet) -> Callable[[Any, str], bool]:
+def _in(noise: NoiseSet) -> Callable[[ctypes.Structure, str], bool]:
     return lambda node, kind: _place(node, kind) in noise.names
 
 
-def _disturb(generator: np.random.Generator) -> Callable[[Any, str], bool]:
-    def look(node: Any, _kind: str) -> bool:
+def _disturb(generator: np.random.Generator) -> Callable[[ctypes.Structure, str], bool]:
+    def look(node: ctypes.Structure, _kind: str) -> bool:
         output = nodes.values(node)
         size = np.sqrt(NOISE * np.mean(np.square(output, dtype=np.float64)))
         output += generator.standard_normal(output.shape, np.float32) * np.float32(size)

@@ -1,49 +1,38 @@
 """The text that a model is calibrated on: read, rendered, cut into windows, kept from the test's.
 
-A text file is taken as it is. A `.jsonl` file holds dialogues, rendered by the model's own chat
-template: a line is an object with `question` and `answer`, and `thought` where there is one, or
-with `messages` as training examples have them.
+A text file is taken as it is. A `.jsonl` file holds dialogues (`pedsup.questions.dialogues`),
+rendered by the model's own chat template.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pedsup.chat.templates.template import ChatTemplate, Message
-from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.chat.dialogue_text import prompt_and_answer
+from pedsup.chat.templates.template import ChatTemplate
+from pedsup.errors import UsageError
+from pedsup.questions.dialogues import Dialogue, read_dialogues
+from pedsup.questions.texts import SHINGLE, Text, read_text, shingles
 
-MAX_BYTES: Final = 64 << 20
-SHINGLE: Final = 12
-"""A run of so many words in both texts is an overlap."""
 MIN_WINDOWS: Final = 4
 
 
 @dataclass(frozen=True)
-class CalibrationText:
-    """A text: plain, or dialogues to be rendered."""
+class CalibrationText(Text):
+    """A text: plain, or dialogues to be rendered (`content` is then the lines of the file)."""
 
-    name: str
-    content: str
-    """The text, or the lines of a .jsonl file."""
-    dialogues: tuple[tuple[Message, ...], ...] = ()
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
+    dialogues: tuple[Dialogue, ...] = ()
 
     @property
     def words(self) -> str:
         """What is compared with the judging texts."""
         if not self.dialogues:
             return self.content
-        return "\n".join(m["content"] for dialogue in self.dialogues for m in dialogue)
+        return "\n".join(dialogue.words for dialogue in self.dialogues)
 
 
 def read_texts(paths: Sequence[Path]) -> tuple[CalibrationText, ...]:
@@ -54,85 +43,27 @@ def read_texts(paths: Sequence[Path]) -> tuple[CalibrationText, ...]:
     """
     if not paths:
         file = resources.files("pedsup_export.calibration") / "pediatrics.jsonl"
-        return (_parse("pediatrics.jsonl (shipped)", file.read_text("utf-8"), dialogues=True),)
-    return tuple(_parse(p.name, _read(p), dialogues=p.suffix == ".jsonl") for p in paths)
+        with resources.as_file(file) as path:
+            return (_read(path, "pediatrics.jsonl (shipped)"),)
+    return tuple(_read(path, path.name) for path in paths)
 
 
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise MissingFileError("no such file", where=path, remedy="check --text")
-    if path.stat().st_size > MAX_BYTES:
-        raise BadFileError(
-            f"the text has {path.stat().st_size >> 20} MiB",
-            where=path,
-            wanted=f"at most {MAX_BYTES >> 20} MiB",
-            remedy="a few hundred kilobytes are plenty: give a part of it",
-        )
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadFileError("the text is not UTF-8", where=path, remedy="convert it") from error
-
-
-def _parse(name: str, content: str, *, dialogues: bool) -> CalibrationText:
-    if not dialogues:
-        return CalibrationText(name, content)
-    lines = [(i, line) for i, line in enumerate(content.splitlines(), 1) if line.strip()]
-    return CalibrationText(name, content, tuple(_dialogue(name, i, line) for i, line in lines))
-
-
-def _dialogue(name: str, number: int, line: str) -> tuple[Message, ...]:
-    try:
-        value = json.loads(line)
-        if "messages" in value:
-            found: list[Message] = [
-                {"role": m["role"], "content": str(m["content"])} for m in value["messages"]
-            ]
-        else:
-            answer = str(value["answer"])
-            if value.get("thought"):
-                answer = f"\0{value['thought']}\0{answer}"
-            found = [
-                {"role": "user", "content": str(value["question"])},
-                {"role": "assistant", "content": answer},
-            ]
-        if not found or any(m["role"] not in ("system", "user", "assistant") for m in found):
-            raise ValueError("roles")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadFileError(
-            "this line is not a dialogue",
-            where=f"{name}, line {number}",
-            wanted='{"question": ..., "answer": ...}, or "messages" of "role" and "content"',
-        ) from error
-    return tuple(found)
+def _read(path: Path, name: str) -> CalibrationText:
+    content = read_text(path, "--text")
+    dialogues = read_dialogues(path) if path.suffix == ".jsonl" else ()
+    return CalibrationText(name, content, dialogues)
 
 
 def rendered(text: CalibrationText, template: ChatTemplate | None) -> str:
     """The text as the model reads it.
 
-    Dialogues are rendered up to the last question; the answer follows as the model writes it, its
-    reasoning first. Without a known template, question and answer stand below each other.
+    Without a known template, question and answer of a dialogue stand below each other.
     """
     if not text.dialogues:
         return text.content
-    return "".join(_render(dialogue, template) for dialogue in text.dialogues)
-
-
-def _render(dialogue: tuple[Message, ...], template: ChatTemplate | None) -> str:
-    *before, last = dialogue
-    answer, thought = last["content"], ""
-    if answer.startswith("\0"):
-        _, thought, answer = answer.split("\0", 2)
-    if template is None or last["role"] != "assistant" or not before:
-        parts = [m["content"] for m in before] + [thought, answer]
-        return "\n".join(p for p in parts if p) + "\n\n"
-    think = bool(thought) and template.supports_thinking
-    prompt = template.render(before, think=think)
-    if think and template.thought is not None:
-        marks = template.thought
-        prompt += f"{marks.opening}{marks.header}{thought}{marks.closing}"
-    end = template.stops[0] if template.stops else ""
-    return f"{prompt}{answer}{end}\n"
+    if template is None:
+        return "".join(f"{dialogue.words}\n\n" for dialogue in text.dialogues)
+    return "".join("".join(prompt_and_answer(d, template)) + "\n" for d in text.dialogues)
 
 
 def cut(tokens: Sequence[int], window: int, bos: int | None, limit: int | None) -> list[list[int]]:
@@ -157,17 +88,10 @@ def cut(tokens: Sequence[int], window: int, bos: int | None, limit: int | None) 
     return cuts
 
 
-def shingles(content: str) -> set[bytes]:
-    """Digests of every run of `SHINGLE` words, case and punctuation aside."""
-    words = re.findall(r"\w+", content.casefold())
-    runs = (" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1))
-    return {hashlib.blake2b(run.encode(), digest_size=8).digest() for run in runs}
-
-
 def judging_texts() -> list[tuple[str, str]]:
     """Name and content of the texts that pedsup-bench judges files on; none where it is absent."""
     try:
-        texts: Any = import_module("pedsup_bench.report.texts")
+        texts = import_module("pedsup_bench.report.texts")
     except ImportError:
         return []
     return [(f"the judging text '{t.name}'", t.content) for t in texts.default_texts()]

@@ -60,8 +60,7 @@ def advise(phone: Phone, models: Sequence[PhoneModel]) -> Advice:
     """Predict every type of every model on a phone and choose; `models` with the largest first."""
     models = sorted(models, key=lambda model: -model.n_params)
     smallest = models[-1].name
-    fast = "asimddp" in phone.features
-    efficiency = EFFICIENCY if fast else EFFICIENCY_WITHOUT_DOTPROD
+    efficiency = efficiency_of(phone)
     candidates = tuple(
         _candidate(model, quant, phone, efficiency, larger=model.name != smallest)
         for model in models
@@ -74,6 +73,11 @@ def advise(phone: Phone, models: Sequence[PhoneModel]) -> Advice:
         context = min(chosen.largest_context or SMALL_CONTEXT, DEFAULT_CONTEXT)
     notes = tuple(_notes(chosen, phone)) if chosen is not None else ()
     return Advice(phone, tuple(models), candidates, choice, efficiency, context, notes)
+
+
+def efficiency_of(phone: Phone) -> tuple[float, float]:
+    """Share of the memory bandwidth that decoding reaches there, at least and at most."""
+    return EFFICIENCY if "asimddp" in phone.features else EFFICIENCY_WITHOUT_DOTPROD
 
 
 def with_memory(phone: Phone, text: str) -> Phone:
@@ -89,14 +93,10 @@ def with_memory(phone: Phone, text: str) -> Phone:
             f"'{text}' is not an amount of memory", where="--memory", wanted="0.5GB to 64GB"
         )
     figures = phone.figures
-    share = figures["memory_available_gb"].value / figures["memory_gb"].value
-    own = {
-        "memory_gb": Figure(gib, "--memory"),
-        "memory_available_gb": Figure(
-            gib * share, f"unverified: {share:.0%} of --memory, as in the profile"
-        ),
-    }
-    return replace(phone, figures={**figures, **own})
+    share = figures.memory_available_gb.value / figures.memory_gb.value
+    hoped = Figure(gib * share, f"unverified: {share:.0%} of --memory, as in the profile")
+    own = replace(figures, memory_gb=Figure(gib, "--memory"), memory_available_gb=hoped)
+    return replace(phone, figures=own)
 
 
 def estimate_of(model: PhoneModel, quant: str, phone: Phone, n_ctx: int) -> MemoryEstimate:

@@ -6,6 +6,9 @@
     models/MODEL                         name, size, SHA-256 and number of parts of the model
     models/NAME.gguf[.partNN]            the model; in parts below FAT32's limit of 4 GiB
     models/NAME.gguf.*                   its manifest and signature
+    models/ADAPTER                       name, size and SHA-256 of an adapter for it
+    models/NAME.gguf, NAME.gguf.*        the adapter, its manifest and signature
+    patches/PATCH, patches/NAME          a patch, and which model it makes of which
     debs/                                Termux's packages, where a folder of them was given
 
 Written under a partial name, read back, and renamed when whole.
@@ -13,31 +16,27 @@ Written under a partial name, read back, and renamed when whole.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
-from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file, sync_file
-from pedsup.gguf_file import read_header
-from pedsup.progress import byte_bar, human_bytes
-from pedsup.trust.manifest import manifest_path, read_manifest
+from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file
+from pedsup.progress import human_bytes
+from pedsup_export.phone.bundle_adapter import plan_adapter, write_adapter
+from pedsup_export.phone.bundle_model import BLOCK, ModelFiles, plan_model, write_model
+from pedsup_export.phone.bundle_patch import FOLDER as PATCHES
+from pedsup_export.phone.bundle_patch import check_patch, write_patch
+from pedsup_export.phone.card import FAT32_LIMIT, FAT_FORBIDDEN
 from pedsup_export.phone.wheels import phone_wheels
 
-BLOCK: Final = 1 << 20
-"""Bytes: install.sh copies in these, so parts are whole multiples."""
 PART_BYTES: Final = 3 << 30
-FAT32_LIMIT: Final = (4 << 30) - 1
-FAT_FORBIDDEN: Final = frozenset('"*/:<>?\\|')
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
-FOLDERS: Final = ("wheels", "models", "debs")
+FOLDERS: Final = ("wheels", "models", "debs", PATCHES)
 SUMS: Final = "SHA256SUMS"
 
 Fetch: TypeAlias = Callable[[Path, Path, Path | None], object]
@@ -57,6 +56,10 @@ class BundleRequest:
     part_bytes: int = PART_BYTES
     force: bool = False
     constraints: Path | None = None
+    adapter: Path | None = None
+    """The adapter file that runs beside the model, which may be on the phone already."""
+    patch: Path | None = None
+    """A patch for the model that is on the phone already."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,11 @@ class BundlePlan:
     """What will be written, decided before anything is."""
 
     request: BundleRequest
-    model_bytes: int
-    parts: tuple[str, ...]
-    """File names in models/, one when the model fits into one file."""
-    beside: tuple[Path, ...]
-    """Manifest and signature."""
+    model: ModelFiles | None
     debs: tuple[Path, ...]
-    manifest_sha256: str | None
+    adapter: tuple[Path, ...] = ()
+    """The adapter, its manifest and signature."""
+    patch_bytes: int = 0
 
     @property
     def partial(self) -> Path:
@@ -80,8 +81,9 @@ class BundlePlan:
     @property
     def bytes(self) -> int:
         """Upper bound of what it will take."""
-        extra = sum(path.stat().st_size for path in (*self.beside, *self.debs))
-        return self.model_bytes + extra + PROGRAM_ROOM
+        beside, size = (self.model.beside, self.model.size) if self.model else ((), 0)
+        extra = sum(p.stat().st_size for p in (*beside, *self.debs, *self.adapter))
+        return size + self.patch_bytes + extra + PROGRAM_ROOM
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Bundle:
     bytes: int
     model_sha256: str | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The JSON document of the command."""
         return {
             "folder": str(self.folder),
@@ -134,8 +136,13 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
         raise UsageError(
             f"a part of {request.part_bytes} bytes", wanted=f"a multiple of {BLOCK} bytes"
         )
-    model_bytes, parts, beside, digest = _plan_model(request)
-    plan = BundlePlan(request, model_bytes, parts, beside, _debs(request.debs), digest)
+    plan = BundlePlan(
+        request,
+        plan_model(request.model, request.largest_file, request.part_bytes),
+        _debs(request.debs),
+        plan_adapter(request.adapter, request.model),
+        check_patch(request.patch),
+    )
     _require_room(plan)
     return plan
 
@@ -152,10 +159,12 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     sums: dict[str, str] = {}
     # First what may be refused: gigabytes of a damaged model are not left behind either.
     try:
-        whole = _write_model(plan, partial / "models", sums) if request.model else None
+        whole = write_model(plan.model, partial / "models", sums) if plan.model else None
+        write_adapter(plan.adapter, partial / "models")
     except UntrustedError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    write_patch(request.patch, partial / PATCHES)
     for name in TEXTS:
         shutil.copyfile(request.project / "runtime" / "termux" / name, partial / name)
     (partial / "wheels").mkdir()
@@ -201,50 +210,6 @@ def _replace(partial: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _plan_model(
-    request: BundleRequest,
-) -> tuple[int, tuple[str, ...], tuple[Path, ...], str | None]:
-    model = request.model
-    if model is None:
-        return 0, (), (), None
-    if not os.path.lexists(model):
-        raise BadFileError(
-            "there is no such model",
-            where=model,
-            wanted="a GGUF file",
-            remedy="give --model the path of one (make: MODEL=), or make it first with `make gguf`",
-        )
-    read_header(model)
-    if set(model.name) & FAT_FORBIDDEN or not model.name.isascii():
-        raise UsageError(
-            f"the name {model.name!r} cannot stand on every SD card",
-            wanted="letters without accents, digits, '-', '_' and '.'",
-            remedy="rename the model and its manifest",
-        )
-    if not model.name.endswith(".gguf"):
-        raise UsageError(f"the model's name is {model.name!r}", wanted="a name that ends in .gguf")
-    size = model.stat().st_size
-    count = -(-size // request.part_bytes) if size > request.largest_file else 1
-    names = tuple(f"{model.name}.part{n + 1:02d}" for n in range(count)) if count > 1 else ()
-    beside = tuple(
-        path
-        for path in sorted(model.parent.iterdir())
-        if path.name.startswith(f"{model.name}.") and path.is_file()
-    )
-    digest = None
-    if manifest_path(model).is_file():
-        manifest = read_manifest(manifest_path(model))
-        digest = str(manifest.file["sha256"])
-        if manifest.file["size"] != size:
-            raise UntrustedError(
-                "the manifest beside the model belongs to another file",
-                where=manifest_path(model),
-                wanted=f"{manifest.file['size']} bytes; the model has {size}",
-                remedy="copy model and manifest again, or export the model again",
-            )
-    return size, names or (model.name,), beside, digest
-
-
 def _debs(folder: Path | None) -> tuple[Path, ...]:
     if folder is None:
         return ()
@@ -269,45 +234,6 @@ def _require_room(plan: BundlePlan) -> None:
             wanted=f"{plan.bytes / 1e9:.1f} GB",
             remedy="free space there, or choose another --out",
         )
-
-
-def _write_model(plan: BundlePlan, folder: Path, sums: dict[str, str]) -> str:
-    """Copy the model, in parts if it needs them; the SHA-256 of the whole."""
-    model = plan.request.model
-    assert model is not None
-    folder.mkdir()
-    whole = hashlib.sha256()
-    with model.open("rb") as source, byte_bar(plan.model_bytes, "model") as bar:
-        for name in plan.parts:
-            part = hashlib.sha256()
-            left = plan.request.part_bytes if len(plan.parts) > 1 else plan.model_bytes
-            with (folder / name).open("xb") as out:
-                while left and (block := source.read(min(left, 8 * BLOCK))):
-                    out.write(block)
-                    part.update(block)
-                    whole.update(block)
-                    left -= len(block)
-                    bar.update(len(block))
-                out.flush()
-                sync_file(out.fileno())
-            sums[f"models/{name}"] = part.hexdigest()
-    if plan.manifest_sha256 not in (None, whole.hexdigest()):
-        raise UntrustedError(
-            "the model is damaged or was changed: its SHA-256 is not the manifest's",
-            where=model,
-            wanted=f"{plan.manifest_sha256}; it has {whole.hexdigest()}",
-            remedy="copy it again; what differs is said by pedsup-export verify "
-            + shlex.quote(str(model)),
-        )
-    for path in plan.beside:
-        shutil.copyfile(path, folder / path.name)
-    (folder / "MODEL").write_text(
-        f"name={model.name}\nsize={plan.model_bytes}\n"
-        f"sha256={whole.hexdigest()}\nparts={len(plan.parts)}\n",
-        encoding="ascii",
-        newline="\n",
-    )
-    return whole.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -9,11 +9,13 @@ from shutil import get_terminal_size
 import click
 
 from pedsup.errors import ResourceError, UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
 from pedsup_export.phone.advise import Advice, advise, with_memory
-from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder
+from pedsup_export.phone.language_cost import language_costs
+from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder, published_model
 from pedsup_export.phone.render import advice_json, advice_text
 from pedsup_export.phone.vocabulary import (
     compare,
@@ -48,10 +50,10 @@ def models_for(base: str | None) -> tuple[PhoneModel, ...]:
     if base is None:
         return gemma4_models()
     if not Path(base).expanduser().is_dir():
-        # A hub id that says what it is: its 15 GB need not be fetched to plan with.
-        known = [m for m in gemma4_models() if m.name.lower() in base.lower()]
-        if "gemma-4" in base.lower() and len(known) == 1:
-            return (known[0],)
+        # A hub id that says what it is: its gigabytes need not be fetched to plan with.
+        known = published_model(base)
+        if known is not None:
+            return (known,)
     reference = resolve(base, BASE_FILES)
     return (model_of_folder(reference.folder, reference.name),)
 
@@ -70,10 +72,13 @@ def print_plan(
         codes = ",".join(language.code for language in vocabulary.languages)
         advice = replace(advice, languages=codes or None)
         found = compare(vocabulary, advice, advise(phone, models))
+        if found is not None:
+            folder = next(m.folder for m in models if m.name == found.cut.model)
+            found = replace(found, costs=language_costs(vocabulary, folder))
     if as_json:
         saved = comparison_json(found) if found is not None else None
         document = {**advice_json(advice), "vocabulary": saved}
-        click.echo(json_text(document))
+        click.echo(json_text(enveloped(document, "pedsup-export")))
     else:
         click.echo(advice_text(advice, get_terminal_size().columns))
         if found is not None:

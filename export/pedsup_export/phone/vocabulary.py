@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup_export.arch import ModelTensors, OutputTensor
 from pedsup_export.phone.advise import Advice
+from pedsup_export.phone.language_cost import LanguageCost, cost_lines
 from pedsup_export.phone.models import PhoneModel
 from pedsup_export.phone.policy import CONTEXT, Candidate
 from pedsup_export.vocabulary_cut.choose import MULTIPLE
@@ -55,6 +55,7 @@ class Comparison:
     tokens_full: int
     cut: Candidate
     full: Candidate
+    costs: tuple[LanguageCost, ...] = ()
 
 
 def compare(request: VocabularyRequest, cut: Advice, full: Advice) -> Comparison | None:
@@ -85,16 +86,16 @@ def comparison_lines(found: Comparison) -> list[str]:
     lines = [f"Vocabulary cut to {found.languages}, {a.model} {a.quant} (predicted; in brackets "
              "with all tokens)"]  # fmt: skip
     lines += [f"  {name:<16} {mine:>12} ({theirs})" for name, mine, theirs in rows]
-    return [*lines, "  what it costs: `pedsup-export run --languages ... --dry-run` says it for "
-            "your base"]  # fmt: skip
+    return [*lines, *cost_lines(found.costs)]
 
 
-def comparison_json(found: Comparison) -> dict[str, Any]:
+def comparison_json(found: Comparison) -> dict[str, object]:
     """The same for programs."""
     return {
         "languages": found.languages,
         "tokens": found.tokens,
         "tokens_full": found.tokens_full,
+        "lost_by_word_list": {cost.code: cost.share for cost in found.costs},
         **{
             name: {
                 "file_bytes": c.file_bytes,

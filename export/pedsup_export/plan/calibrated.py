@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pedsup.gguf_file.shape import PER_LAYER_TABLE
 from pedsup_export.allocation import command as allocation
 from pedsup_export.allocation.choose import Allocation
+from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.plan import planner as plain
 from pedsup_export.plan.planner import Calibration, ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.plan.rows import final_rows
-from pedsup_export.rounding.calibrated import METHOD, Calibrated
+from pedsup_export.rounding.calibrated import METHOD, Calibrated, Fingerprint, other_weights
 from pedsup_export.rounding.matrix import Effort
 from pedsup_export.types.mixture import parse_override, why_not_quantized
 
@@ -45,6 +47,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
     calibrated.check(made.architecture, {t.slot.name: t.slot.shape for t in made.tensors})
     inputs = replace(inputs, calibrated=calibrated)
     _check_weights(made, inputs, Calibrated(calibrated.statistics, calibrated.effort))
+    calibrated.identified |= _check_cut_tables(made, inputs)
     chosen = _chosen(made, inputs, calibrated)
     if chosen is not None:
         exact = tuple((f"^{re.escape(n)}$", t) for n, t in chosen.types.items())
@@ -76,6 +79,10 @@ def _calibration(
         file=calibrated.statistics.path,
         rounded=sum(calibrated.rounds(t.slot.name, t.slot.type) for t in made.tensors),
         predicted_kl=chosen.divergence if chosen else None,
+        predicted_share=chosen.divergence / chosen.mixture if chosen and chosen.mixture else None,
+        read_per_token=sum(
+            t.slot.n_bytes for t in made.tensors if t.slot.name not in looked_up(made)
+        ),
     )
 
 
@@ -90,6 +97,39 @@ def _check_weights(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> 
             calibrated.identify(rows, tensor.slot.name, lo, tensor.n_rows)
 
 
+def _check_cut_tables(made: ExportPlan, inputs: Inputs) -> set[str]:
+    """Compare the tables of which rows are cut, with all their rows, as they were calibrated.
+
+    Statistics may be of the full merge or of one with the same cut. What is rounded later are the
+    kept rows, of which the full merge's fingerprint could not be made.
+
+    Returns:
+        The names of the tables that are the full merge's.
+    """
+    assert inputs.calibrated is not None
+    statistics, found = inputs.calibrated.statistics, set[str]()
+    for tensor in made.tensors:
+        name, kept = tensor.slot.name, tensor.origin.kept_rows
+        if kept is None or name not in statistics.record.fingerprints:
+            continue
+        assert tensor.origin.source is not None
+        n_rows = inputs.checkpoint.tensors[tensor.origin.source].shape[0]
+        whole = replace(tensor, origin=replace(tensor.origin, kept_rows=None))
+        own, full = Fingerprint(statistics.record, name), Fingerprint(statistics.record, name)
+        for lo in range(0, n_rows, tensor.rows_per_block):
+            hi = min(lo + tensor.rows_per_block, n_rows)
+            rows = final_rows(whole, inputs, lo, hi, made.request.merge_dtype)
+            full.add(rows, lo)
+            first, last = np.searchsorted(kept, (lo, hi))
+            if first < last:
+                own.add(np.ascontiguousarray(rows[kept[first:last] - lo]), int(first))
+        if full.fits:
+            found.add(name)
+        elif not own.fits:
+            raise other_weights(name, statistics.path)
+    return found
+
+
 def _chosen(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> Allocation | None:
     request = made.request
     if request.budget is None and request.allocation is None:
@@ -99,7 +139,14 @@ def _chosen(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> Allocat
         return allocation.read(request.allocation, [t.name for t in tensors])
     assert request.budget is not None
     names = {t.name for t in tensors}
-    fixed = made.output_bytes - sum(t.slot.n_bytes for t in made.tensors if t.slot.name in names)
+    if request.budget.read_bytes is not None:
+        flash = looked_up(made)
+        rest = [t.slot for t in made.tensors if t.slot.name not in names | flash]
+        fixed = sum(slot.n_bytes for slot in rest)
+        tensors = [replace(t, price=FLASH_PRICE) if t.name in flash else t for t in tensors]
+    else:
+        chosen = [t.slot.n_bytes for t in made.tensors if t.slot.name in names]
+        fixed = made.output_bytes - sum(chosen)
     n_bytes = allocation.bytes_of(
         request.budget,
         like=lambda kind: plain.make_plan(replace(request, quant=kind))[0].output_bytes,
@@ -113,6 +160,15 @@ def _chosen(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> Allocat
     return found
 
 
+def looked_up(made: ExportPlan) -> set[str]:
+    """The tables of which a few rows are read for each token: they cost storage, not time.
+
+    The token table is one only where the output matrix is another tensor.
+    """
+    names = {t.slot.name for t in made.tensors}
+    return names & {PER_LAYER_TABLE, *(("token_embd.weight",) if "output.weight" in names else ())}
+
+
 def _choosable(made: ExportPlan, inputs: Inputs) -> Iterator[allocation.Choosable]:
     """Tensors that are quantized and whose type the user did not fix."""
     fixed = [parse_override(f"{p}={t}").pattern for p, t in made.request.tensor_types]
@@ -120,7 +176,8 @@ def _choosable(made: ExportPlan, inputs: Inputs) -> Iterator[allocation.Choosabl
         slot = tensor.slot
         if why_not_quantized(slot.name, slot.shape) or any(p.search(slot.name) for p in fixed):
             continue
-        yield allocation.Choosable(slot.name, slot.shape, _Sampler(tensor, inputs, made.request))
+        sampler = _Sampler(tensor, inputs, made.request)
+        yield allocation.Choosable(slot.name, slot.shape, sampler, usual_type=slot.type.name)
 
 
 class _Sampler:

@@ -36,6 +36,7 @@ from pedsup_export.model import Model, open_model
 from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
 from pedsup_export.plan.planned_header import check_planned
 from pedsup_export.plan.provenance import Digests, held, small_inputs
+from pedsup_export.plan.qat import Grid, find_grid, grid_notes
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.rounding.calibrated import Calibrated
 from pedsup_export.source.checkpoint import Checkpoint
@@ -70,6 +71,8 @@ class TensorPlan:
     source_dtype: str
     adapted: bool
     rows_per_block: int
+    on_grid: bool = False
+    """Whether its weights lie on a Q4_0 grid, which Q4_0 then keeps exactly."""
 
     @property
     def n_rows(self) -> int:
@@ -88,6 +91,10 @@ class Calibration:
     """Tensors that get error feedback."""
     predicted_kl: float | None = None
     """Of types chosen for a budget: nats per token."""
+    predicted_share: float | None = None
+    """That, over what is predicted of llama.cpp's own types for `--quant`."""
+    read_per_token: int = 0
+    """Bytes of weights: all but the tables that are only looked up."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,8 @@ class ExportPlan:
     cut: VocabularyCut | None = None
 
     calibration: Calibration | None = None
+    grid: Grid = field(default_factory=Grid)
+    """Whether the base comes from quantization-aware training."""
 
     @property
     def slots(self) -> list[TensorSlot]:
@@ -122,7 +131,7 @@ class ExportPlan:
     def digest(self) -> str:
         """SHA-256 over all that decides the output's bytes but the shards' contents."""
         request = self.request
-        facts = [
+        facts: list[object] = [
             pedsup.__version__,
             {role: sorted(files.values()) for role, files in sorted(self.sources.items())},
             request.merge_base,
@@ -130,9 +139,16 @@ class ExportPlan:
             self.input_bytes,
             self.calibration.identity if self.calibration else None,
         ]
+        if exact := self.exact:
+            facts.append(exact)
         text = hashlib.sha256(json.dumps(facts).encode())
         text.update(self.header)
         return text.hexdigest()
+
+    @property
+    def exact(self) -> list[str]:
+        """Tensors whose bytes are the base's own grid."""
+        return [t.slot.name for t in self.tensors if t.on_grid and t.slot.type.name == "Q4_0"]
 
     @cached_property
     def header(self) -> bytes:
@@ -182,8 +198,11 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
     effect = _effect(request, model)
     matches = effect.matches if effect else None
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
-    choices = _choose(request, kind, reference, model.tensors, hyper, imatrix is not None)
-    tensors = _tensor_plans(model.tensors, choices, reference, matches)
+    grid = Grid()
+    if kind.is_quantized:
+        grid = find_grid(model.tensors.outputs, reference.tensors)
+    choices = _choose(request, kind, model, grid, imatrix is not None)
+    tensors = _tensor_plans(model.tensors, choices, reference, matches, grid)
     n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
     metadata = (
         string("general.architecture", model.architecture.name),
@@ -202,13 +221,14 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         dropped=model.tensors.dropped,
         unused=matches.unused if matches else (),
         imatrix=_imatrix_report(imatrix, tensors, kind),
-        warnings=_warnings(request, model, effect),
+        warnings=(*_warnings(request, model, effect), *_grid_notes(grid, kind, tensors)),
         input_bytes=reference.n_bytes,
         output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
         memory_bytes=memory_estimate(tensors, request.threads, adapter)
         + (CUT_BYTES if cut is not None else 0),
         sources={**sources, "tokenizer": model.tokenizer.digests},
         cut=cut,
+        grid=grid,
     )
     check_planned(header, plan.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
@@ -219,24 +239,31 @@ def _effect(request: ExportRequest, model: Model) -> Effect | None:
     adapter, report = model.adapter, model.matches
     if adapter is None or report is None:
         return None
-    if report.unused and not request.allow_unused:
-        listed = [unused_text(u) for u in report.unused[:40]]
-        more = [f"and {len(report.unused) - 40} more"] if len(report.unused) > 40 else []
-        raise MismatchError(
-            f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF",
-            where=[adapter.folder, *listed, *more],
-            wanted="an adapter whose every delta is used",
-            remedy=[
-                *([DEAD_KV_NOTE] if report.wrong_forward_pass else []),
-                "train on the language model's own projections only, or give --allow-unused to "
-                "export without these",
-            ],
-        )
+    if not request.allow_unused:
+        refuse_unused(adapter, report)
     return check_effect(
         adapter,
         report,
         model.checkpoint.tensors,
         allow_no_effect=request.allow_no_effect,
+    )
+
+
+def refuse_unused(adapter: Adapter, report: MatchReport) -> None:
+    """Raise `MismatchError` where a part of the adapter would not be in the file."""
+    if not report.unused:
+        return
+    listed = [unused_text(u) for u in report.unused[:40]]
+    more = [f"and {len(report.unused) - 40} more"] if len(report.unused) > 40 else []
+    raise MismatchError(
+        f"{len(report.unused)} deltas of the adapter have no tensor in the GGUF",
+        where=[adapter.folder, *listed, *more],
+        wanted="an adapter whose every delta is used",
+        remedy=[
+            *([DEAD_KV_NOTE] if report.wrong_forward_pass else []),
+            "train on the language model's own projections only, or give --allow-unused to "
+            "export without these",
+        ],
     )
 
 
@@ -255,6 +282,17 @@ def _warnings(request: ExportRequest, model: Model, effect: Effect | None) -> tu
     if other := base_name_warning(model.adapter, chosen_base(request).name):
         warnings.append(other)
     return tuple(warnings)
+
+
+def _grid_notes(grid: Grid, kind: FileType, tensors: Sequence[TensorPlan]) -> tuple[str, ...]:
+    placed = [t for t in tensors if t.origin.source is not None]
+    return grid_notes(
+        grid,
+        kind,
+        {t.slot.name: t.slot.type.name for t in placed},
+        {t.slot.name: str(t.origin.source) for t in placed},
+        frozenset(str(t.origin.source) for t in placed if t.adapted),
+    )
 
 
 def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:
@@ -285,23 +323,21 @@ def stored_tensor(
 
 
 def _choose(
-    request: ExportRequest,
-    kind: FileType,
-    reference: Checkpoint,
-    model: ModelTensors,
-    hyper: Sequence[KV],
-    has_imatrix: bool,
+    request: ExportRequest, kind: FileType, model: Model, grid: Grid, has_imatrix: bool
 ) -> dict[str, TypeChoice]:
     """llama.cpp's mixture over all tensors that its converter would have written."""
+    reference, tensors = model.checkpoint, model.tensors
+    # Google's Q4_0 files of such bases were made through a float16 intermediate.
+    through = "float16" if grid.is_qat and kind.name == "Q4_0" else request.merge_dtype
 
     def stored(tensor: OutputTensor) -> StoredTensor:
         dtype = reference.tensors[tensor.source].dtype_name if tensor.source else "F32"
-        return stored_tensor(tensor, kind, dtype, request.merge_dtype)
+        return stored_tensor(tensor, kind, dtype, through)
 
     return choose_types(
-        {t.name: stored(t) for t in (*model.outputs, *model.counted)},
+        {t.name: stored(t) for t in (*tensors.outputs, *tensors.counted)},
         file_type=kind,
-        model=mixture_shape(hyper),
+        model=mixture_shape(model.hyper),
         has_imatrix=has_imatrix,
         overrides=[parse_override(f"{p}={t}") for p, t in request.tensor_types],
     )
@@ -324,6 +360,7 @@ def _tensor_plans(
     choices: dict[str, TypeChoice],
     reference: Checkpoint,
     matches: MatchReport | None,
+    grid: Grid,
 ) -> tuple[TensorPlan, ...]:
     by_name = {o.name: o for o in model.outputs}
     order = llama_cpp_order(by_name)
@@ -335,7 +372,10 @@ def _tensor_plans(
         source = origin.source
         rows = _rows_per_block(slot, origin, adapted.get(source) if source else None)
         dtype = reference.tensors[source].dtype_name if source else "computed"
-        plans.append(TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows))
+        kept = grid.kept(source, adapted=source in adapted)
+        plans.append(
+            TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows, kept)
+        )
     return tuple(plans)
 
 

@@ -26,6 +26,7 @@ class ExportRequest:
             differ from the base's; 'base' never does.
         allow_no_effect: export although the adapter's change is exactly zero.
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
+        gate_examples: held-out examples of the adapter's task that the gate scores too.
         vocabulary: which tokens to keep; None keeps them all.
         calibrated: statistics of `calibrate`: matrices are rounded with error feedback.
         budget, allocation: choose each tensor's type by the statistics, or take a saved choice.
@@ -55,6 +56,7 @@ class ExportRequest:
     threads: int = 2
     gate_reference: Path | None = None
     gate_thresholds: Path | None = None
+    gate_examples: Path | None = None
     name: str | None = None
     license: str | None = None
     vocabulary: VocabularyRequest | None = None

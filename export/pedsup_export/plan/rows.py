@@ -72,6 +72,7 @@ def _rows(
         source = merged(source, change, "float32" if plain else merge_dtype)
     if not is_matrix:
         values = source.rows(0, source.shape[0] if source.shape else 1)
+        values = values + np.float32(tensor.origin.shift) if tensor.origin.shift else values
         return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
     shape = (hi - lo, *source.shape[1:])
     if tensor.origin.kept_rows is not None:

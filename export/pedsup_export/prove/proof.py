@@ -26,6 +26,7 @@ from pedsup.errors import MismatchError
 from pedsup.progress import say
 from pedsup_export.plan.planner import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.rows import base_rows, final_rows
+from pedsup_export.types.lattice import quantize_on_grid
 from pedsup_export.types.quantize import dequantize_rows, quantize_rows
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ class Proof:
                 f"{different} of {total} sampled blocks of '{tensor.slot.name}' are not what base "
                 "and adapter give",
                 wanted="the same bytes when these rows are made again",
-                remedy="give the base, the adapter and the --imatrix that the file was made from; "
-                "if you did, export it again",
+                remedy="give the base, the adapter and the --imatrix or --calibrated that the file "
+                "was made with; if you did, export it again",
             )
 
     def _share(
@@ -187,6 +188,8 @@ class Proof:
 def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi: int) -> Packed:
     """Packed rows lo to hi of an output tensor, uint8 [hi - lo, row_bytes]: the export's work."""
     rows = final_rows(tensor, inputs, lo, hi, plan.request.merge_dtype)
+    if tensor.on_grid and tensor.slot.type.name == "Q4_0":
+        return quantize_on_grid(rows, tensor.source_dtype, tensor.slot.name)
     if inputs.calibrated is not None:
         slot = tensor.slot
         return inputs.calibrated.pack(rows, slot.type, slot.name, lo, tensor.n_rows)

@@ -6,16 +6,23 @@ imported only when a gate is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from pedsup.files.fsio import sha256_file
 from pedsup.optional import require
 from pedsup.progress import say
+from pedsup.trust.manifest import QualityFacts
 from pedsup_export.plan.request import ExportRequest
 
 
-def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
+def pass_gate(
+    request: ExportRequest, file: Path, texts: Sequence[Mapping[str, object]] = ()
+) -> dict[str, object] | None:
     """Measure `file` and refuse it below the thresholds; the figures for the manifest.
+
+    Args:
+        texts: those that it was calibrated on, as the statistics describe them.
 
     Returns:
         The gate's document, or None when no gate was asked for.
@@ -26,13 +33,16 @@ def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
     if request.gate_reference is None:
         return None
     gate = require("pedsup_bench.gate", extra="bench")
+    overlap = require("pedsup_bench.report.overlap", extra="bench")
     say(f"quality gate: against {request.gate_reference.name}")
-    document: dict[str, Any] = gate.run_gate(
+    document: dict[str, object] = gate.run_gate(
         gate.GatePlan(
             file,
             request.gate_reference,
             thresholds=request.gate_thresholds,
+            examples=request.gate_examples,
             n_threads=request.threads,
+            calibrated_on=overlap.sketches_in(texts),
         )
     )
     gate.require_pass(document)
@@ -41,25 +51,34 @@ def pass_gate(request: ExportRequest, file: Path) -> dict[str, Any] | None:
         "file_type": document["file_type"],
         "figures": document["figures"],
         "checks": document["checks"],
+        "task": document["task"],
     }
 
 
-def same_gate(request: ExportRequest, passed: dict[str, Any] | None) -> bool:
+def same_gate(request: ExportRequest, passed: QualityFacts | None) -> bool:
     """Whether the gate asked for (none: any) is one that a manifest says was passed."""
     if request.gate_reference is None:
         return True
-    if passed is None or passed.get("reference") != request.gate_reference.name:
+    if passed is None or passed.reference != request.gate_reference.name:
         return False
     gate = require("pedsup_bench.gate", extra="bench")
     _, limits = gate.thresholds_for(request.out, gate.read_thresholds(request.gate_thresholds))
     wanted = {name: limit for name, limit in vars(limits).items() if limit is not None}
-    recorded = {check["figure"]: check["limit"] for check in passed.get("checks", ())}
+    recorded = {check.figure: check.limit for check in passed.checks}
     # The gate of an export asks no questions: their limit is not judged.
-    return recorded == {name: limit for name, limit in wanted.items() if name != "accuracy_drop"}
+    not_judged = {*gate.ASKED_FOR["questions"]}
+    examples = None
+    if request.gate_examples is None:
+        not_judged |= {*gate.ASKED_FOR["examples"]}
+    else:
+        examples = sha256_file(request.gate_examples)
+    judged = (passed.task or {}).get("examples")
+    if (judged.get("sha256") if isinstance(judged, Mapping) else None) != examples:
+        return False
+    return recorded == {name: limit for name, limit in wanted.items() if name not in not_judged}
 
 
-def gate_text(figures: dict[str, Any]) -> str:
+def gate_text(passed: QualityFacts) -> str:
     """One line for people: each figure and its limit."""
-    checks = figures["checks"]
-    shown = ", ".join(f"{c['figure']} {c['value']:.4g} of {c['limit']:.4g}" for c in checks)
-    return f"passed against {figures['reference']} ({shown})"
+    shown = ", ".join(f"{c.figure} {c.value:.4g} of {c.limit:.4g}" for c in passed.checks)
+    return f"passed against {passed.reference} ({shown})"

@@ -11,16 +11,16 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.calibration import fingerprint, store
-from pedsup_export.calibration.store import InputGroup, Statistics
+from pedsup_export.calibration.store import InputGroup, Record, Statistics
 from pedsup_export.rounding.matrix import Effort, Moments, can_round, round_rows
 from pedsup_export.types.quantize import quantize_rows
 
@@ -38,9 +38,42 @@ _KEPT: Final = 3
 _REMAKE: Final = "make them with this base and adapter: pedsup-export calibrate"
 
 
+def other_weights(name: str, path: Path) -> MismatchError:
+    """The error for statistics of other weights."""
+    return MismatchError(
+        f"the statistics were made of other weights of '{name}'",
+        where=path,
+        wanted="statistics of the very merge that is exported",
+        remedy=_REMAKE,
+    )
+
+
+@dataclass
+class Fingerprint:
+    """The fingerprint of rows of a matrix, in the type that it was calibrated in."""
+
+    record: Record
+    name: str
+    sum: int = 0
+
+    def add(self, rows: Floats, first: int) -> None:
+        """Take in rows `first`, ...: float32 [n, n_per_row]."""
+        kind = BY_NAME[self.record.types[self.name]]
+        share = fingerprint.of_rows(quantize_rows(rows, kind, name=self.name), first)
+        self.sum = (self.sum + share) % fingerprint.MODULUS
+
+    def __add__(self, other: Fingerprint) -> Fingerprint:
+        return replace(self, sum=(self.sum + other.sum) % fingerprint.MODULUS)
+
+    @property
+    def fits(self) -> bool:
+        """Whether they are all rows that the statistics were made of, and no others."""
+        return fingerprint.text(self.sum) == self.record.fingerprints[self.name]
+
+
 @dataclass
 class _Progress:
-    sum: int = 0
+    found: Fingerprint | None = None
     rows: dict[int, int] = field(default_factory=dict)
     """First row -> number of rows of each block."""
 
@@ -54,6 +87,8 @@ class Calibrated:
     _moments: OrderedDict[str, list[Moments]] = field(default_factory=OrderedDict)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    identified: set[str] = field(default_factory=set)
+    """Tensors that were compared whole before; their rows are not looked at again."""
     _seen: dict[str, _Progress] = field(default_factory=dict)
 
     @classmethod
@@ -153,28 +188,22 @@ class Calibrated:
         Raises:
             MismatchError: as `pack`.
         """
-        wanted = self.statistics.record.fingerprints.get(name)
-        if wanted is None:
+        record = self.statistics.record
+        if name not in record.fingerprints or name in self.identified:
             return
-        stored = quantize_rows(rows, BY_NAME[self.statistics.record.types[name]], name=name)
-        share = fingerprint.of_rows(stored, first)
+        part = Fingerprint(record, name)
+        part.add(rows, first)
         with self._lock:
             progress = self._seen.setdefault(name, _Progress())
             if first in progress.rows or sum(progress.rows.values()) == n_rows:
                 return  # the proof makes some rows again
-            progress.sum = (progress.sum + share) % fingerprint.MODULUS
             progress.rows[first] = len(rows)
-            whole = sum(progress.rows.values()) == n_rows
-            found = fingerprint.text(progress.sum) if whole else None
-        if found not in (None, wanted):
-            raise MismatchError(
-                f"the statistics were made of other weights of '{name}'",
-                where=self.statistics.path,
-                wanted="statistics of the very merge that is exported",
-                remedy=_REMAKE,
-            )
+            progress.found = part if progress.found is None else progress.found + part
+            found = progress.found if sum(progress.rows.values()) == n_rows else None
+        if found is not None and not found.fits:
+            raise other_weights(name, self.statistics.path)
 
-    def record(self, file_sha256: str) -> dict[str, Any]:
+    def record(self, file_sha256: str) -> dict[str, object]:
         """For the manifest's recipe."""
         record = self.statistics.record
         return {

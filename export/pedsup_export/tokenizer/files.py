@@ -11,13 +11,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.json_file import decode_text, parse_json, read_bounded
 from pedsup_export.tokenizer.chat_template import CONFIG, ChatTemplates, read_templates
+from pedsup_export.tokenizer.document import TokenizerDocument
 
 DOCUMENT: Final = "tokenizer.json"
+SENTENCEPIECE: Final = "tokenizer.model"
 MAX_TOKENIZER: Final = 1 << 28
 """Bytes of tokenizer.json; Gemma 4's has 15 million."""
 MAX_CONFIG: Final = 1 << 24
@@ -32,17 +34,19 @@ class Tokenizer:
         document: tokenizer.json.
         config: tokenizer_config.json, {} when there is none.
         model_config: config.json of the model.
+        sentencepiece: tokenizer.model as it is; None when there is none.
         digests: SHA-256 of the bytes that were read, by file name.
         notes: what the user should know: which files were chosen, and how they differ.
     """
 
     folder: Path
-    document: dict[str, Any]
-    config: dict[str, Any]
-    model_config: dict[str, Any]
+    document: TokenizerDocument
+    config: dict[str, object]
+    model_config: dict[str, object]
     templates: ChatTemplates = field(default_factory=ChatTemplates)
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sentencepiece: bytes | None = field(default=None, repr=False)
     text: str = field(default="", repr=False)
     """tokenizer.json as it is, for the tokenizers library."""
 
@@ -60,16 +64,21 @@ class _Reader:
         self.folder = folder
         self.digests: dict[str, str] = {}
 
-    def text(self, path: Path, limit: int) -> str:
-        """A UTF-8 text with newlines as Python reads them, without a byte order mark."""
+    def data(self, path: Path, limit: int) -> bytes:
+        """A file's bytes."""
         data = read_bounded(path, f"the file {path.name}", limit)
         self.digests[path.relative_to(self.folder).as_posix()] = hashlib.sha256(data).hexdigest()
+        return data
+
+    def text(self, path: Path, limit: int) -> str:
+        """A UTF-8 text with newlines as Python reads them, without a byte order mark."""
+        data = self.data(path, limit)
         try:
             return decode_text(data).replace("\r\n", "\n").replace("\r", "\n")
         except ValueError as error:
             raise _unreadable(path, error) from error
 
-    def object(self, path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
+    def object(self, path: Path, limit: int = MAX_CONFIG) -> dict[str, object]:
         """A JSON object."""
         try:
             value = parse_json(self.text(path, limit))
@@ -109,28 +118,42 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     model = folder / "config.json"
     model_config = _Reader(folder).object(model) if model.is_file() else {}
     return Tokenizer(
-        folder, document, config, model_config, templates, read.digests, templates.notes, text
+        folder,
+        document,
+        config,
+        model_config,
+        templates,
+        read.digests,
+        templates.notes,
+        _sentencepiece(read),
+        text,
     )
 
 
-def _document(text: str, path: Path) -> dict[str, Any]:
+def _sentencepiece(read: _Reader) -> bytes | None:
+    path = read.folder / SENTENCEPIECE
+    return read.data(path, MAX_CONFIG) if path.is_file() else None
+
+
+def _document(text: str, path: Path) -> TokenizerDocument:
     try:
         document = parse_json(text)
     except ValueError as error:
         raise _unreadable(path, error) from error
     model = document.get("model") if isinstance(document, dict) else None
     model = model if isinstance(model, dict) else {}
-    if not isinstance(model.get("vocab"), dict) or model.get("type") != "BPE":
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or model.get("type") != "BPE":
         raise UnsupportedError(
             f"a tokenizer of type {model.get('type')!r:.60}",
             where=path,
-            wanted="a BPE tokenizer, as Gemma 4 and Llama 3 or SmolLM2 have",
+            wanted="a BPE tokenizer, as Gemma, Llama 3, Qwen and SmolLM2 have",
         )
-    _check_tokens(document, path)
-    return dict(document)
+    _check_tokens(document, vocab, path)
+    return cast(TokenizerDocument, document)  # as far as it was checked
 
 
-def _check_tokens(document: dict[str, Any], path: Path) -> None:
+def _check_tokens(document: Mapping[str, object], vocab: Mapping[str, object], path: Path) -> None:
     """Every token a text with a number."""
     added = document.get("added_tokens", [])
     good = isinstance(added, list) and all(
@@ -139,7 +162,7 @@ def _check_tokens(document: dict[str, Any], path: Path) -> None:
         and isinstance(token.get("id"), int)
         for token in added
     )
-    if not good or not all(isinstance(i, int) for i in document["model"]["vocab"].values()):
+    if not good or not all(isinstance(i, int) for i in vocab.values()):
         raise BadFileError(
             "the tokenizer has a token that is no text with a number",
             where=path,
@@ -162,6 +185,7 @@ def overlay(base: Tokenizer, folder: Path) -> Tokenizer | None:
     if (folder / DOCUMENT).is_file():
         text = read.text(folder / DOCUMENT, MAX_TOKENIZER)
         document = _document(text, folder / DOCUMENT) if text != base.text else document
+    pieces = _sentencepiece(read)
     if all(base.digests.get(name) == digest for name, digest in read.digests.items()):
         return None
     notes = list(templates.notes)
@@ -173,6 +197,7 @@ def overlay(base: Tokenizer, folder: Path) -> Tokenizer | None:
         folder=folder,
         document=document,
         text=text,
+        sentencepiece=pieces if pieces is not None else base.sentencepiece,
         config=config or base.config,
         templates=templates if templates.found else base.templates,
         digests={**base.digests, **{f"adapter/{n}": d for n, d in read.digests.items()}},

@@ -9,15 +9,18 @@ otherwise read a `<|turn>` of the chat template as plain text.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.optional import require
+from pedsup_export.tokenizer.document import AddedToken
 from pedsup_export.tokenizer.files import MAX_ID, Tokenizer
 from pedsup_export.tokenizer.special_tokens import NAMED, text_of
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
+_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,22 @@ class TokenList:
     notes: tuple[str, ...] = ()
 
 
-def token_list(tokenizer: Tokenizer, n_tokens: int) -> TokenList:
+_Kinds = dict[int, tuple[str, int]]
+"""Text and type by token number."""
+KindsOf = Callable[[Tokenizer, dict[int, str], dict[int, Any]], _Kinds]
+"""(tokenizer, texts by number, added tokens by number) -> texts and types."""
+
+
+def token_list(tokenizer: Tokenizer, n_tokens: int, kind_of: KindsOf | None = None) -> TokenList:
     """One token for every row of the embeddings; the only place where the list is made.
 
     A row without a token gets a name of its own and the type UNUSED, as llama.cpp's converter
     fills byte-level vocabularies. An added token without a row is left out, as its converter does:
     the model cannot have been trained with it.
+
+    Args:
+        kind_of: texts and types; by default those of gguf-py's LlamaHfVocab or of the
+            converter's get_vocab_base, whichever the tokenizer's kind asks for.
 
     Raises:
         BadFileError: a number that stands twice, or a token of the vocabulary proper (not an added
@@ -54,9 +67,9 @@ def token_list(tokenizer: Tokenizer, n_tokens: int) -> TokenList:
             wanted="a row for every token",
             remedy="give tokenizer and weights of one model",
         )
-    kind_of = _byte_fallback_kinds if tokenizer.document["model"].get("byte_fallback") else (
-        _byte_level_kinds
-    )  # fmt: skip
+    if kind_of is None:
+        fallback = tokenizer.document["model"].get("byte_fallback")
+        kind_of = _byte_fallback_kinds if fallback else _byte_level_kinds
     known = kind_of(tokenizer, {i: t for i, t in by_id.items() if i < n_tokens}, added)
     notes = []
     if empty := [i for i in range(n_tokens) if i not in known]:
@@ -94,19 +107,15 @@ def _by_id(tokenizer: Tokenizer) -> dict[int, str]:
     return by_id
 
 
-_Kinds = dict[int, tuple[str, int]]
-"""Text and type by token number."""
-
-
 def _byte_fallback_kinds(
-    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, Any]
+    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, AddedToken]
 ) -> _Kinds:
     """Texts and types as gguf-py's LlamaHfVocab gives them."""
     special = special_token_texts(tokenizer)
     n_base = len(tokenizer.document["model"]["vocab"])
     kinds: _Kinds = {}
     for i, text in by_id.items():
-        if i < n_base and re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", text):
+        if i < n_base and _BYTE_TOKEN.fullmatch(text):
             kinds[i] = text, BYTE
         elif text in special:
             kinds[i] = text, CONTROL
@@ -115,7 +124,9 @@ def _byte_fallback_kinds(
     return kinds
 
 
-def _byte_level_kinds(tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, Any]) -> _Kinds:
+def _byte_level_kinds(
+    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, AddedToken]
+) -> _Kinds:
     """Texts and types as the converter's get_vocab_base gives them."""
     library = engine(tokenizer)
     kinds: _Kinds = {}
@@ -133,13 +144,37 @@ def _byte_level_kinds(tokenizer: Tokenizer, by_id: dict[int, str], added: dict[i
     return kinds
 
 
+def sentencepiece_kinds(
+    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, Any]
+) -> _Kinds:
+    """Texts and types as the converter's `_create_vocab_sentencepiece` gives them.
+
+    tokenizer.json of the Gemma models writes one byte token, <0x09>, as the character itself.
+    """
+    kinds: _Kinds = {}
+    zero = next((i for i, text in by_id.items() if text == "<0x00>"), None)
+    for i, text in by_id.items():
+        if i in added:
+            control = added[i].get("special") or _looks_special(text)
+            plain = text if control else text.replace("▁", " ")
+            kinds[i] = plain, CONTROL if control else USER_DEFINED
+        elif _BYTE_TOKEN.fullmatch(text):
+            kinds[i] = text, BYTE
+        elif zero is not None and len(text) == 1 and i - zero == ord(text) < 0x100:
+            kinds[i] = f"<0x{ord(text):02X}>", BYTE
+        else:
+            kinds[i] = text, NORMAL
+    return kinds
+
+
 def special_token_texts(tokenizer: Tokenizer) -> frozenset[str]:
     """The tokens that are special by tokenizer_config.json or by tokenizer.json."""
     config = tokenizer.config
     texts = {text_of(config.get(f"{name}_token")) for name in NAMED}
     for key in ("additional_special_tokens", "extra_special_tokens"):
-        extra = config.get(key) or []
-        texts |= {text_of(t) for t in (extra.values() if isinstance(extra, dict) else extra)}
+        extra = config.get(key)
+        listed = extra.values() if isinstance(extra, dict) else extra
+        texts |= {text_of(t) for t in listed} if isinstance(listed, Iterable) else set()
     texts |= {t["content"] for t in tokenizer.document.get("added_tokens", []) if t.get("special")}
     return frozenset(t for t in texts if t)
 

@@ -7,14 +7,16 @@ in `token_list`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ValueType
 from pedsup_export.gguf.header import KV, array, boolean, string, u32
-from pedsup_export.tokenizer.files import Tokenizer
+from pedsup_export.tokenizer.document import TokenizerDocument
+from pedsup_export.tokenizer.files import SENTENCEPIECE, Tokenizer
+from pedsup_export.tokenizer.scores import scored_tokens
 from pedsup_export.tokenizer.special_tokens import read_special_tokens
 from pedsup_export.tokenizer.token_list import USER_DEFINED, engine, token_list
 
@@ -37,6 +39,8 @@ GEMMA4_VISIBLE: Final = frozenset(
 PRE_TOKENIZERS: Final = {
     "855059429035d75a914d1eda9f10a876752e281a054a7a3d421ef0533e5b6249": "smollm",
     "0ef9807a4087ebef797fc749390439009c3b9eda9ad1a097abbe738f486c01e5": "llama-bpe",
+    "e636dc30a262dcc0d8c323492e32ae2b70728f4df7dfe9737d9f920a282b8aea": "qwen2",
+    "d4540891389ea895b53b399da6ac824becc30f2fba0e9ddbb98f92e55ca0e97c": "qwen2",
 }
 # The text whose token ids name a pre-tokenizer (llama.cpp, convert_hf_to_gguf_update.py).
 _PROBE: Final = (
@@ -81,32 +85,79 @@ def gemma4_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
     return Vocabulary(tuple(entries), (*tokens.notes, *notes))
 
 
-def llama_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
-    """Vocabulary fields of a llama file: SentencePiece-like or byte-level BPE."""
-    if (tokenizer.folder / "tokenizer.model").is_file():
+def sentencepiece_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
+    """Vocabulary fields of a model whose tokens merge by scores (Gemma 3), with `<bos>` and no
+    space before the text.
+    """
+    tokens, scores = scored_tokens(tokenizer, n_tokens)
+    special, notes = _special_fields(tokenizer, n_tokens, merges=False)
+    entries = (
+        string("tokenizer.ggml.model", "llama"),
+        string("tokenizer.ggml.pre", "default"),
+        array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
+        array("tokenizer.ggml.scores", ValueType.FLOAT32, scores),
+        array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types),
+        *special,
+        boolean("tokenizer.ggml.add_space_prefix", False),
+    )
+    return Vocabulary(entries, (*tokens.notes, *notes))
+
+
+def byte_level_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
+    """Vocabulary fields of a byte-level BPE (Qwen, Llama 3, SmolLM2)."""
+    _refuse_sentencepiece(tokenizer)
+    name = pre_tokenizer_name(tokenizer)
+    tokens = token_list(tokenizer, n_tokens)
+    special, notes = _special_fields(tokenizer, n_tokens, merges=True)
+    entries = (
+        string("tokenizer.ggml.model", "gpt2"),
+        string("tokenizer.ggml.pre", name),
+        array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
+        array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types),
+        *special,
+    )
+    return Vocabulary(entries, (*tokens.notes, *notes))
+
+
+def _refuse_sentencepiece(tokenizer: Tokenizer) -> None:
+    if (tokenizer.folder / SENTENCEPIECE).is_file():
         raise UnsupportedError(
             "a SentencePiece tokenizer.model (Llama 1 and 2)",
-            where=tokenizer.folder / "tokenizer.model",
-            wanted="a base with tokenizer.json only (SmolLM2, Llama 3)",
+            where=tokenizer.folder / SENTENCEPIECE,
+            wanted="a base with tokenizer.json only (SmolLM2, Llama 3, Qwen), or a Gemma 3",
         )
-    fallback = bool(tokenizer.document["model"].get("byte_fallback"))
-    tokens = token_list(tokenizer, n_tokens)
-    special, notes = _special_fields(tokenizer, n_tokens, merges=not fallback)
-    entries = []
+
+
+def llama_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
+    """Vocabulary fields of a llama file: SentencePiece-like or byte-level BPE."""
+    _refuse_sentencepiece(tokenizer)
+    if tokenizer.document["model"].get("byte_fallback"):
+        vocabulary = _spelled_vocabulary(tokenizer, n_tokens)
+    else:
+        vocabulary = byte_level_vocabulary(tokenizer, n_tokens)
+        if n_tokens == 49152:
+            # The converter's rule for the small granite and SmolLM models.
+            bos = boolean("tokenizer.ggml.add_bos_token", False)
+            vocabulary = replace(vocabulary, entries=tuple(_replace([*vocabulary.entries], bos)))
     if isinstance(prefix := tokenizer.config.get("add_prefix_space"), bool):
-        entries.append(boolean("tokenizer.ggml.add_space_prefix", prefix))
-    entries += [
-        string("tokenizer.ggml.model", "llama" if fallback else "gpt2"),
-        string("tokenizer.ggml.pre", "default" if fallback else pre_tokenizer_name(tokenizer)),
+        first = boolean("tokenizer.ggml.add_space_prefix", prefix)
+        vocabulary = replace(vocabulary, entries=(first, *vocabulary.entries))
+    return vocabulary
+
+
+def _spelled_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
+    """As gguf-py's LlamaHfVocab makes it of a BPE with byte fallback."""
+    tokens = token_list(tokenizer, n_tokens)
+    special, notes = _special_fields(tokenizer, n_tokens, merges=False)
+    entries = (
+        string("tokenizer.ggml.model", "llama"),
+        string("tokenizer.ggml.pre", "default"),
         array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
-    ]
-    if fallback:
-        entries.append(array("tokenizer.ggml.scores", ValueType.FLOAT32, [-1000.0] * n_tokens))
-    entries += [array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types), *special]
-    if not fallback and n_tokens == 49152:
-        # The converter's rule for the small granite and SmolLM models.
-        entries = _replace(entries, boolean("tokenizer.ggml.add_bos_token", False))
-    return Vocabulary(tuple(entries), (*tokens.notes, *notes))
+        array("tokenizer.ggml.scores", ValueType.FLOAT32, [-1000.0] * n_tokens),
+        array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types),
+        *special,
+    )
+    return Vocabulary(entries, (*tokens.notes, *notes))
 
 
 def _replace(entries: list[KV], entry: KV) -> list[KV]:
@@ -165,9 +216,10 @@ def _special_fields(
     return entries, (*tokenizer.notes, *found.notes)
 
 
-def _merges(document: dict[str, Any]) -> list[str]:
+def _merges(document: TokenizerDocument) -> list[str]:
     """Merges as "left right"; a space inside a part is written as chr(288), as llama.cpp reads."""
     merges = document["model"].get("merges") or []
-    if merges and isinstance(merges[0], list):
-        return [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in merges]
-    return list(merges)
+    return [
+        pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
+        for pair in merges
+    ]

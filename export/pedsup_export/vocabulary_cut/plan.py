@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from importlib import metadata
-from typing import Any
 
+from pedsup.questions.texts import read_text
 from pedsup_export.gguf.header import KV
 from pedsup_export.model import Model
+from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.tokenizer.files import Tokenizer
 from pedsup_export.tokenizer.token_list import engine
 from pedsup_export.vocabulary_cut.choose import Wish, choose, required, short_pieces, usable
-from pedsup_export.vocabulary_cut.cut import VocabularyCut
+from pedsup_export.vocabulary_cut.cut import Recipe, VocabularyCut
 from pedsup_export.vocabulary_cut.derivation import Derivations
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.languages import Language
@@ -23,9 +24,10 @@ from pedsup_export.vocabulary_cut.signs import UNITS
 from pedsup_export.vocabulary_cut.token_file import ids_of_gguf, ids_of_list, is_gguf
 from pedsup_export.vocabulary_cut.token_list import TokenList, token_list
 from pedsup_export.vocabulary_cut.weights import (
+    MAX_TEXT,
     TokenWeights,
+    clinical_names,
     clinical_terms,
-    read_text,
     shipped_texts,
     text_counts,
     word_weights,
@@ -74,7 +76,7 @@ def plan_vocabulary(
     return replace(cut, document=tokenizer.document, texts=texts)
 
 
-def document_merges(document: dict[str, Any]) -> list[str]:
+def document_merges(document: TokenizerDocument) -> list[str]:
     """The merges of tokenizer.json as 'left right'."""
     merges = document["model"].get("merges") or []
     return [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
@@ -85,10 +87,19 @@ def texts_to_keep(request: VocabularyRequest, vocabulary: Sequence[KV]) -> dict[
     templates = [e.value for e in vocabulary if e.key.startswith("tokenizer.chat_template")
                  and isinstance(e.value, str)]  # fmt: skip
     units = "\n".join(f"{unit} {unit}" for unit in UNITS)
-    terms = "\n".join(f"{term.capitalize()} {term}" for term in clinical_terms())
-    user = {path.name: read_text(path) for path in request.keep_texts}
+    terms = "\n".join(map(_in_all_forms, [*clinical_terms(), *clinical_names()]))
+    user = {path.name: read_text(path, "--keep-text", MAX_TEXT) for path in request.keep_texts}
     return {**shipped_texts(), "chat template": "\n".join(templates), "units": units,
             "clinical terms": terms, **user}  # fmt: skip
+
+
+def _in_all_forms(term: str) -> str:
+    """A term as it stands in text: at the start of a line, after a space, after a bracket.
+
+    One in small letters stands with a capital, too.
+    """
+    forms = (term, term.capitalize()) if term.islower() else (term,)
+    return "\n".join(f"{form} {form}" for form in forms)
 
 
 def cut_tokens(
@@ -142,7 +153,7 @@ def _spelled(tokens: TokenList, languages: Iterable[Language]) -> list[dict[int,
     return found
 
 
-def _recipe(request: VocabularyRequest, texts: dict[str, str]) -> dict[str, Any]:
+def _recipe(request: VocabularyRequest, texts: dict[str, str]) -> Recipe:
     lists = {lang.code: lang.words for lang in request.languages}
     version = metadata.version("wordfreq") if any(lists.values()) else None
     return {

@@ -32,8 +32,10 @@ SIGNS: Final = (
 SINGLE: Final = SIGNS | DIGITS | GREEK | ACCENTS | LATIN_LETTERS
 """Characters whose own token is kept."""
 LONGEST_SIGNS: Final = 2
-"""Signs in a row, after one space or none, whose token is kept by rule (`).`, ` (`, `»,`); longer
-rows, such as the rulers of program text, must come up in a text."""
+"""Signs in a row, after one space or none, whose token is kept by rule (`).`, ` (`, `»,`). Of three
+signs only those of prose are kept; longer rows, such as the rulers of program text, must come up in
+a text."""
+_CLOSING: Final = frozenset('.,;:)]!?»”"')
 
 UNITS: Final = (
     *("mg", "g", "kg", "µg", "μg", "mcg", "ng", "pg", "mL", "ml", "cc", "L", "l", "dL", "dl"),
@@ -61,7 +63,18 @@ before it and without."""
 def is_signs(text: str) -> bool:
     """Whether a token is a short row of signs, after one space or none."""
     bare = text.removeprefix(" ")
-    return 0 < len(bare) <= LONGEST_SIGNS and all(c in SIGNS for c in bare)
+    if not all(c in SIGNS for c in bare):
+        return False
+    return 0 < len(bare) <= LONGEST_SIGNS or (len(bare) == 3 and _of_prose(bare))
+
+
+def _of_prose(row: str) -> bool:
+    """Whether three signs are of prose: `...`, `---`, `(+)`, `%).`, `…).`."""
+    return (
+        len(set(row)) == 1
+        or (row[0] == "(" and row[-1] == ")")
+        or (_CLOSING.issuperset(row[1:]) and row[0] not in "<>=\\{}$#@&|")
+    )
 
 
 def is_white(text: str) -> bool:

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, MissingFileError
 from pedsup.optional import require
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.languages import Language
@@ -22,12 +20,18 @@ Form = Callable[[str], str]
 FORMS: Final[tuple[tuple[float, Form], ...]] = (
     (0.80, lambda word: f" {word}"),
     (0.10, lambda word: f" {word[:1].upper()}{word[1:]}"),
-    (0.02, lambda word: word),
+    (0.06, lambda word: word),
     (0.02, lambda word: word[:1].upper() + word[1:]),
     (0.02, lambda word: f" {word.upper()}"),
 )
 """How a word of the list, which is in lower case, stands in text, and how often (a rough share:
-only the order of rare tokens depends on it)."""
+only the order of rare tokens depends on it); without a space after a hyphen or a bracket."""
+ACRONYM_FORMS: Final[tuple[tuple[float, Form], ...]] = (
+    (0.80, lambda word: f" {word.upper()}"),
+    (0.10, lambda word: word.upper()),
+)
+"""The same, beside those, for what is written in capitals; the list has it in lower case."""
+LONGEST_ACRONYM: Final = 6
 RAREST: Final = 2e-8
 """Share of a word in one form below which it is left out: three in four of the list, one word in
 two hundred of text."""
@@ -65,14 +69,35 @@ def word_weights(language: Language, encoder: Encoder) -> TokenWeights | None:
         language.words, wordlist="best"
     )
     counts: Counter[int] = Counter()
-    for weight, form in FORMS:
-        texts = [word for word, share in words.items() if share * weight >= RAREST]
-        for word, ids in zip(texts, encoder.encode_all([*map(form, texts)]), strict=True):
-            share = words[word] * weight
-            for token in ids:
-                counts[token] += share  # type: ignore[assignment]
+    capitals = {word: words[word] for word in acronyms(words, encoder)}
+    for forms, some in ((FORMS, words), (ACRONYM_FORMS, capitals)):
+        for weight, form in forms:
+            texts = [word for word, share in some.items() if share * weight >= RAREST]
+            for word, ids in zip(texts, encoder.encode_all([*map(form, texts)]), strict=True):
+                share = some[word] * weight
+                for token in ids:
+                    counts[token] += share  # type: ignore[assignment]
     total = sum(counts.values())
     return TokenWeights(language, {token: n / total for token, n in counts.items()})
+
+
+def acronyms(words: Iterable[str], encoder: Encoder) -> list[str]:
+    """Short words that the tokenizer's own text had in capitals more often than in small letters.
+
+    A BPE's ids are in the order of its training: in capitals the word is one token, and in small
+    letters none, or a later one.
+    """
+    short = [word for word in words if 2 <= len(word) <= LONGEST_ACRONYM and word.isalpha()]
+    pairs = zip(
+        encoder.encode_all([f" {word.upper()}" for word in short]),
+        encoder.encode_all([f" {word}" for word in short]),
+        strict=True,
+    )
+    return [
+        word
+        for word, (upper, lower) in zip(short, pairs, strict=True)
+        if len(upper) == 1 and (len(lower) > 1 or upper[0] < lower[0])
+    ]
 
 
 def text_counts(texts: Iterable[str], encoder: Encoder) -> Counter[int]:
@@ -92,25 +117,16 @@ def shipped_texts() -> dict[str, str]:
 
 
 def clinical_terms() -> list[str]:
-    """Words of child health, English and Spanish, that come with pedsup."""
-    text = (resources.files(__package__) / "clinical_terms.txt").read_text("utf-8")
+    """Words of child health, English and Spanish, that come with pedsup: in lower case."""
+    return _listed("clinical_terms.txt")
+
+
+def clinical_names() -> list[str]:
+    """Names of organisms, diseases, medicines, tests and institutions, as they are written."""
+    return _listed("clinical_names.txt")
+
+
+def _listed(name: str) -> list[str]:
+    text = (resources.files(__package__) / name).read_text("utf-8")
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return list(dict.fromkeys(word for line in lines for word in line.split()))
-
-
-def read_text(path: Path) -> str:
-    """A text of the user's.
-
-    Raises:
-        MissingFileError, BadFileError: missing, too large, or not UTF-8.
-    """
-    if not path.is_file():
-        raise MissingFileError("no such file", where=path, remedy="check --keep-text")
-    if path.stat().st_size > MAX_TEXT:
-        raise BadFileError(
-            f"a text of {path.stat().st_size} bytes", where=path, wanted=f"at most {MAX_TEXT}"
-        )
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error

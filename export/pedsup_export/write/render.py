@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
+from pedsup.trust.pair import FITS
+from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
 from pedsup_export.plan.planner import ExportPlan, unused_text
 from pedsup_export.plan.savings import savings_json, savings_lines
@@ -49,6 +50,7 @@ def summary_text(plan: ExportPlan) -> str:
         + (f", in {adapted} of {len(plan.tensors)} tensors" if request.adapter else ""),
         f"type          {plan.file_type.name} ({mixture}), {bits:.2f} bits per weight",
         f"merge         in float32, then {request.merge_dtype}",
+        *_grid_lines(plan),
         f"output        {request.out}",
         f"reads         {human_bytes(plan.input_bytes)}",
         f"disk          {human_bytes(plan.output_bytes)}",
@@ -57,6 +59,14 @@ def summary_text(plan: ExportPlan) -> str:
     lines += savings_lines(plan)
     lines += _left_out(plan)
     return "\n".join(lines)
+
+
+def _grid_lines(plan: ExportPlan) -> list[str]:
+    if not plan.grid.is_qat:
+        return []
+    n_on, n_all = plan.grid.layers
+    line = f"training      quantization-aware: {n_on} of {n_all} matrices lie on a Q4_0 grid"
+    return [line + (f"; {len(plan.exact)} tensors are kept exactly" if plan.exact else "")]
 
 
 def _left_out(plan: ExportPlan) -> list[str]:
@@ -79,14 +89,30 @@ def _left_out(plan: ExportPlan) -> list[str]:
 
 def calibration_line(plan: ExportPlan) -> str:
     """What the statistics are used for."""
-    assert plan.calibration is not None
-    line = f"calibrated    {plan.calibration.rounded} tensors rounded with error feedback"
-    if plan.calibration.predicted_kl is not None:
-        line += f", predicted KL {plan.calibration.predicted_kl:.4g}"
+    found, budget = plan.calibration, plan.request.budget
+    assert found is not None
+    line = f"calibrated    {found.rounded} tensors rounded with error feedback"
+    if found.predicted_kl is not None:
+        line += f"\npredicted     KL {found.predicted_kl:.4g}"
+        if found.predicted_share is not None:
+            line += (
+                f", {found.predicted_share:.2f} of that of the plain {plan.file_type.name} types"
+            )
+    if budget is not None and budget.read_bytes is not None:
+        stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token
+        line += (
+            f"\nbudget        {human_bytes(found.read_per_token)} read per token, of at most "
+            f"{human_bytes(budget.read_bytes)} ({budget.why})"
+        )
+        if stored:
+            line += (
+                f"\n              {human_bytes(stored)} of tables are only looked up: they cost "
+                f"storage, a byte {FLASH_PRICE:g} of one that is read"
+            )
     return line
 
 
-def plan_json(plan: ExportPlan) -> dict[str, Any]:
+def plan_json(plan: ExportPlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "architecture": plan.architecture,
@@ -101,6 +127,9 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
         and {
             "rounded": plan.calibration.rounded,
             "predicted_kl": plan.calibration.predicted_kl,
+            "predicted_share": plan.calibration.predicted_share,
+            "read_per_token": plan.calibration.read_per_token,
+            "read_budget": plan.request.budget.read_bytes if plan.request.budget else None,
         },
         "tensors": [
             {
@@ -123,7 +152,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 def result_text(result: ExportResult, report: VerifyReport) -> str:
     """What the user has now, and the command that runs it."""
-    quality = report.manifest.core.get("quality")
+    quality = report.manifest.facts.quality
     draft = "MODEL.gguf --draft " if report.architecture == gemma4_assistant.NAME else ""
     lines = [
         f"file      {result.path}",
@@ -140,7 +169,12 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
-    if vocabulary := report.manifest.core.get("vocabulary"):
+    if fits := report.manifest.core.get(FITS):
+        named = fits if isinstance(fits, list) else []
+        text += f"; an adapter for {', '.join(str(fit.get('name')) for fit in named)}"
+        again = "all its tensors made again from the adapter are the same bytes"
+        return f"{text}; {again}" if report.remade else text
+    if vocabulary := report.manifest.facts.vocabulary:
         text += (
             f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "
             "tokenize what they can spell as before"
@@ -153,8 +187,11 @@ def verified_text(report: VerifyReport) -> str:
         text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
-        if (report.manifest.core.get("recipe") or {}).get("calibrated"):
-            return f"{text}; rows rounded with calibration statistics are not made again here"
+        if report.manifest.recipe.get("calibrated"):
+            return (
+                f"{text}; give the --calibrated statistics that it was rounded with to compare its "
+                "bytes, too"
+            )
         return f"{text}; give the --imatrix that it was made with to compare its bytes, too"
     if recorded := list(report.recorded_shares.values()):
         return (
@@ -164,7 +201,7 @@ def verified_text(report: VerifyReport) -> str:
     return f"{text}; the file was exported without an adapter"
 
 
-def verify_json(report: VerifyReport) -> dict[str, Any]:
+def verify_json(report: VerifyReport) -> dict[str, object]:
     """The report as a JSON document."""
     return {
         "path": str(report.path),
@@ -173,7 +210,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "architecture": report.architecture,
         "tensors": report.n_tensors,
         "core_sha256": report.manifest.core_sha256,
-        "vocabulary": report.manifest.core.get("vocabulary"),
+        "vocabulary": report.manifest.facts.vocabulary,
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "rows_made_again": report.remade,

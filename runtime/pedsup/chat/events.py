@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from pedsup.engine.api import NO_DRAFTS, DraftStats, SamplingConfig
+from pedsup.messages import Message
 
 StopReason: TypeAlias = Literal["end", "length", "context", "loop", "interrupted", "empty"]
 """The model ended; `max_tokens`; the context is full; the watchdog; the consumer stopped reading;
@@ -48,10 +49,14 @@ class AnswerText:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the reader must be told: `code` is a key of `NOTICES`, `text` is English."""
+    """Something the reader must be told: `code` is a key of `NOTICES` or `GUARDS`."""
 
     code: str
-    text: str
+    text: Message
+
+    def document(self) -> dict[str, object]:
+        """For JSON and transcripts: the English text, and what it was made from."""
+        return {"code": self.code, "text": self.text, **self.text.document()}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
+from pedsup.messages import message
 
 __all__ = [
     "AnswerText",
@@ -128,8 +129,8 @@ class Turn:
         """The question and at least one token of the answer must fit."""
         if self._n_prompt >= self._engine.n_ctx:
             raise ContextFullError(
-                f"the conversation is {self._n_prompt} tokens long with this question",
-                wanted=f"fewer than the context of {self._engine.n_ctx} tokens",
+                message("the conversation is {n} tokens long with this question", n=self._n_prompt),
+                wanted=message("fewer than the context of {n} tokens", n=self._engine.n_ctx),
                 remedy="ask a shorter question, start afresh (/reset) or give a larger --ctx",
             )
 
@@ -168,7 +169,7 @@ class Turn:
         """Note one generated token; says why generation must be left now, if it must."""
         parser, before, closed = self._parser, self._parser.channel, self._parser.closed
         self._tokens.append(token.id)
-        if not Watchdog.is_unused(token.piece):
+        if parser.is_marker(token.piece) or not Watchdog.is_unused(token.piece):
             self._output.emit(parser.feed(self._utf8.feed(token.piece)))
         # A marker counts as reasoning, whichever side of it the text is on.
         marker = before is not parser.channel

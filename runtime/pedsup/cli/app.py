@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pedsup import __version__
 from pedsup.crash.marker import RunMarker
@@ -16,9 +15,11 @@ from pedsup.engine.build_probe import engine_build
 from pedsup.engine.grammar import read_grammar, read_json_schema
 from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.paths import data_folder, make_private
 from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
 from pedsup.run.preview import check_document, check_text
@@ -26,16 +27,17 @@ from pedsup.run.watch import say_aftermath, watched
 from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import Session, find_session, new_session, read_records, resume_session
-from pedsup.settings import Settings, load_with_origins
+from pedsup.session.texts import CUT
+from pedsup.settings.load import load_with_origins
+from pedsup.settings.schema import Settings
 from pedsup.terminal import oneshot
 from pedsup.terminal.render import pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl, terminal_reader
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import local, system_language, use
+from pedsup.texts.language import set_language, translated
 from pedsup.texts.safe import clean
-from pedsup.texts.words import text
 
-NO_HISTORY = "give --no-history to work without a transcript, or --history-dir FOLDER"
+NO_HISTORY = message("give --no-history to work without a transcript, or --history-dir FOLDER")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class RunRequest:
     accept_intended_use: bool
     serve: bool
     port: int | None
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, object]
 
     @property
     def interactive(self) -> bool:
@@ -71,9 +73,8 @@ def execute(request: RunRequest) -> int:
     if request.port is not None and not request.serve:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)
-    language: Language = settings.lang or system_language()
-    use(language)
-    request = _with_model(request, settings)
+    language = set_language(settings.lang)
+    request, settings = _with_model(request, settings)
     assert request.model is not None
     plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
     if request.check:
@@ -85,7 +86,7 @@ def execute(request: RunRequest) -> int:
     require_stdout()
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
-    say_aftermath(language, resuming=request.resume is not None)
+    say_aftermath(resuming=request.resume is not None)
     with (
         watched(plan, settings) as marker,
         _session(request, settings, plan, marker) as session,
@@ -96,7 +97,7 @@ def execute(request: RunRequest) -> int:
             renderer = terminal_renderer(settings.think, language)
         else:
             say(SHORT[language])
-            _warn(loaded, language)
+            _warn(loaded)
             renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
         conversation = Conversation(
             loaded.engine,
@@ -113,9 +114,9 @@ def execute(request: RunRequest) -> int:
         result = conversation.ask(question, turns)
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
-            print(json_text(document), flush=True)
+            print(json_text(enveloped(document, "pedsup-run")), flush=True)
         if result.stop_reason in ("length", "context"):
-            say(text("cut", language))
+            say(CUT)
         return oneshot.exit_code(result)
 
 
@@ -142,11 +143,11 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             as_json=request.as_json,
             system=settings.system or "",
             fixed_seed=settings.seed is not None,
-            kept=settings.history,
+            folder=history_folder(settings) if settings.history else None,
             make_session=lambda: _new_session(settings, plan),
             resumed=resumed,
         )
-        say_aftermath(language, resuming=request.resume is not None)
+        say_aftermath(resuming=request.resume is not None)
         with (
             watched(plan, settings) as marker,
             _loaded(plan, settings, marker) as loaded,
@@ -154,20 +155,20 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             return serve(serving, loaded, turn_settings(loaded, settings))
 
 
-def _warn(loaded: LoadedModel, language: Language) -> None:
+def _warn(loaded: LoadedModel) -> None:
     """Say once per run that nobody vouches for the model."""
     if loaded.trust is not None and loaded.trust.warns:
-        for line in loaded.trust.lines(language):
-            say(clean(line))
+        for line in loaded.trust.lines():
+            say(line.mapped(clean))
 
 
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
     build = engine_build(engine_kind(settings.engine))
     if as_json:
-        print(json_text(check_document(plan, build)), flush=True)
+        print(json_text(enveloped(check_document(plan, build), "pedsup-run")), flush=True)
     else:
-        print(local(check_text(plan, build)), flush=True)
+        print(translated(check_text(plan, build)), flush=True)
     check_fit(plan, settings)
     return 0
 
@@ -175,7 +176,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
 def _constraint(request: RunRequest) -> dict[str, str]:
     """The text of `--grammar` or `--json-schema`, checked."""
     if request.grammar is not None and request.json_schema is not None:
-        raise UsageError("--grammar and --json-schema exclude each other", remedy="give one")
+        raise UsageError("--grammar and --json-schema cannot be used together", remedy="give one")
     if request.grammar is not None:
         return {"grammar": read_grammar(request.grammar)}
     if request.json_schema is not None:
@@ -183,20 +184,26 @@ def _constraint(request: RunRequest) -> dict[str, str]:
     return {}
 
 
-def _with_model(request: RunRequest, settings: Settings) -> RunRequest:
-    """The request with a model: `--resume` alone takes the one that the session was held with."""
+def _with_model(request: RunRequest, settings: Settings) -> tuple[RunRequest, Settings]:
+    """The request with a model: `--resume` alone takes the one that the session was held with,
+    and its adapter.
+    """
     model, resume = request.model, request.resume
     if model is None and resume is not None and resume.endswith(".gguf"):
         # `--resume model.gguf`: the option took the model for an id.
-        return replace(request, model=Path(resume), resume="last")
+        return replace(request, model=Path(resume), resume="last"), settings
     if model is None and resume is not None:
         first = read_records(find_session(history_folder(settings), resume))[0]
-        path = first.get("model", {}).get("path") if isinstance(first.get("model"), dict) else None
+        held = first.get("model")
+        known = held if isinstance(held, dict) else {}
+        path, adapter = known.get("path"), known.get("adapter_path")
         if isinstance(path, str):
-            return replace(request, model=Path(path))
+            if isinstance(adapter, str) and settings.adapter is None:
+                settings = replace(settings, adapter=adapter)
+            return replace(request, model=Path(path)), settings
     if model is None:
         raise UsageError("no model was given", wanted="a GGUF file", remedy="pedsup-run model.gguf")
-    return request
+    return request, settings
 
 
 def _asker() -> Callable[[str], str] | None:
@@ -261,12 +268,15 @@ def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
     return new_session(folder, _first_line(plan), system=settings.system or "")
 
 
-def _first_line(plan: LaunchPlan) -> dict[str, Any]:
+def _first_line(plan: LaunchPlan) -> dict[str, object]:
     template = plan.header.get("tokenizer.chat_template")
-    sampling = plan.sampling
+    sampling, adapter = plan.sampling, plan.config.adapter
+    paths = {"path": str(plan.header.path.resolve())}
+    if adapter is not None:
+        paths["adapter_path"] = str(adapter.resolve())
     return {
         "pedsup": __version__,
-        "model": {**plan.identity.describe(), "path": str(plan.header.path.resolve())},
+        "model": {**plan.identity.describe(), **paths},
         "trust": plan.trust.describe(),
         "template": hashlib.sha256(str(template).encode()).hexdigest(),
         "settings": {

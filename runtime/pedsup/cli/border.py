@@ -9,6 +9,7 @@ from typing import NoReturn
 from pedsup.errors import PedsupError, from_os_error
 from pedsup.exit_codes import ExitCode
 from pedsup.progress import report
+from pedsup.texts.language import translated
 
 
 def border(program: Callable[[], int | None]) -> NoReturn:
@@ -46,7 +47,7 @@ def _exit_code(program: Callable[[], int | None]) -> int:
         report(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(translated("interrupted"), file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of our stdout is gone: nothing can be said there any more.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pedsup.texts.language import translated
+
 
 class Commands(click.Group):
     """A group whose help shows each command's whole first sentence, wrapped, on any terminal.
@@ -15,7 +17,7 @@ class Commands(click.Group):
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [(n, c.get_short_help_str(limit=1000)) for n, c in found if c and not c.hidden]
         if rows:
-            with formatter.section("Commands"):
+            with formatter.section(translated("Commands")):
                 formatter.write_dl(rows)
 
 
@@ -26,12 +28,10 @@ def readable(error: click.ClickException) -> click.ClickException:
     kind = error.param.type
     if not isinstance(kind, click.IntRange | click.FloatRange):
         return error
-    # What click says where the value is no number at all: "'x' is not a valid integer range."
-    message = error.message.replace(" range.", ".")
-    head, marker, _ = message.partition("is not in the range ")
-    if marker:
-        message = f"{head}{marker}{_range(kind)}."
-    return click.BadParameter(message, error.ctx, error.param, error.param_hint)
+    # click's own words for the kind, 'integer range', and for the range, '1<=x<=64'.
+    text = error.message.replace(kind.name, kind.name.removesuffix(" range"))
+    text = text.replace(kind._describe_range(), _range(kind))
+    return click.BadParameter(text, error.ctx, error.param, error.param_hint)
 
 
 def _range(kind: click.IntRange | click.FloatRange) -> str:

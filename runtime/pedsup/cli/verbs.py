@@ -13,6 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from pedsup.messages import Message, message
+from pedsup.texts.language import translated
+
 LANG: Final[Callable[[Any], Any]] = click.option(
     "--lang", type=click.Choice(["en", "es"]), expose_value=False, help="Language of the messages."
 )
@@ -25,15 +28,17 @@ class Verb(NamedTuple):
     module: str
     """In `pedsup.cli.commands`. Its attribute `command` is the click command; what that returns is
     the exit code."""
-    summary: str
+    summary: Message
 
 
 VERBS: Final[dict[str, Verb]] = {
-    "doctor": Verb("doctor", "what this device has, lacks, and what to do"),
-    "tune": Verb("tune", "measure the best settings for a model on this device"),
-    "verify": Verb("verify", "read a model in full: manifest, signature, bytes"),
-    "trust": Verb("trust", "whose signatures are believed here"),
-    "forget": Verb("forget", "erase conversations and caches"),
+    "doctor": Verb("doctor", message("what this device has, lacks, and what to do")),
+    "tune": Verb("tune", message("measure the best settings for a model on this device")),
+    "verify": Verb("verify", message("read a model in full: manifest, signature, bytes")),
+    "trust": Verb("trust", message("manage the keys that are trusted on this device")),
+    "patch": Verb("patch", message("make a new version of a model from the old one and a patch")),
+    "join": Verb("join", message("put the parts of a split file together")),
+    "forget": Verb("forget", message("erase conversations and caches")),
 }
 
 
@@ -46,8 +51,6 @@ def load_verb(name: str) -> click.Command:
 
 
 def verbs_help() -> str:
-    """The list for the epilog of `pedsup-run --help`; empty while there are no verbs."""
-    if not VERBS:
-        return ""
-    rows = "\n".join(f"  pedsup-run {name:<8} {verb.summary}" for name, verb in VERBS.items())
-    return f"\b\nOther commands\n{rows}\n\n"
+    """The list for the epilog of `pedsup-run --help`."""
+    rows = [f"  pedsup-run {name:<8} {translated(verb.summary)}" for name, verb in VERBS.items()]
+    return "\n".join(["\b", translated("Other commands"), *rows])

@@ -20,9 +20,7 @@ from pedsup.crash.marker import (
     read_facts,
 )
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
-from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
-from pedsup.texts.words import text
+from pedsup.messages import Message, joined, message
 
 Cause = Literal["restart", "crash", "oom", "memory", "killed"]
 LOW_MEMORY: Final = 300 << 20
@@ -100,7 +98,7 @@ def likely_cause(end: SuddenEnd, today: Present) -> Cause:
 
 
 def remedies(end: SuddenEnd, cause: Cause) -> list[str]:
-    """Keys of `i18n` texts or options of the command line, the easiest first."""
+    """Options of the command line, and what to do without one, the easiest first."""
     facts = end.facts
     if cause == "restart":
         return []
@@ -115,12 +113,10 @@ def remedies(end: SuddenEnd, cause: Cause) -> list[str]:
         found.append(f"--ctx {smaller[-1]}")
     if facts.n_ubatch > SMALL_BATCH:
         found.append(f"--ubatch {SMALL_BATCH}")
-    return [*found, "close_apps", "smaller_model"]
+    return [*found, CLOSE_APPS, SMALLER_MODEL]
 
 
-def aftermath_text(
-    ends: Sequence[SuddenEnd], today: Present, language: Language, *, resuming: bool
-) -> list[str]:
+def aftermath_text(ends: Sequence[SuddenEnd], today: Present, *, resuming: bool) -> list[Message]:
     """What to say of the latest sudden end; nothing when there was none."""
     if not ends:
         return []
@@ -128,18 +124,58 @@ def aftermath_text(
     facts = end.facts
     cause = likely_cause(end, today)
     lines = [
-        text(
-            "sudden_end", language, phase=text(f"phase_{facts.phase}", language), time=facts.beat,
+        message(
+            "The last run ended suddenly while {phase} ({model}, {time}).",
+            phase=_PHASES[facts.phase],
             model=Path(facts.model).name,
+            time=facts.beat,
         ),
-        text(f"cause_{cause}", language, crash=local(end.crash, language)),
-    ]  # fmt: skip
-    options = [
-        text(remedy, language) if not remedy.startswith("--") else remedy
-        for remedy in remedies(end, cause)
+        message("It crashed in native code: {crash}.", crash=_crash(end.crash))
+        if cause == "crash"
+        else _CAUSES[cause],
     ]
-    if options:
-        lines.append(text("remedy", language, text="; ".join(options)))
+    helps = remedies(end, cause)
+    if helps:
+        lines.append(message("What helps: {remedies}.", remedies=joined("; ", helps)))
     if facts.session and not resuming:
-        lines.append(text("resume_with", language, id=facts.session))
+        lines.append(message("To go on where it ended: pedsup-run --resume {id}", id=facts.session))
     return lines
+
+
+def _crash(first_line: str) -> Message:
+    """What the fault handler wrote, e.g. 'Fatal Python error: Segmentation fault'."""
+    kind, mark, what = first_line.partition(": ")
+    if mark and kind == "Fatal Python error":
+        return message("fatal Python error: {what}", what=_SIGNALS.get(what, what))
+    return joined("", [first_line])
+
+
+CLOSE_APPS: Final = message("close other apps")
+SMALLER_MODEL: Final = message("a smaller file (E2B, or Q4_0: pedsup-export plan --phone)")
+_PHASES: Final[dict[str, Message]] = {
+    "loading": message("loading the model"),
+    "ready": message("waiting for a question"),
+    "answering": message("answering"),
+}
+_CAUSES: Final[dict[Cause, Message]] = {
+    "restart": message(
+        "The device has been restarted since: its battery ran empty, or somebody restarted it."
+    ),
+    "oom": message(
+        "The kernel has killed processes for lack of memory since then: most likely this program."
+    ),
+    "memory": message(
+        "Most likely the system took the memory back (signal 9, the low-memory killer): little was "
+        "left."
+    ),
+    "killed": message(
+        "It was killed from outside (signal 9). Android ends apps in the background to save memory "
+        "or battery: keep Termux in the foreground, or hold it with termux-wake-lock."
+    ),
+}
+_SIGNALS: Final[dict[str, Message]] = {
+    "Segmentation fault": message("invalid memory access"),
+    "Illegal instruction": message("illegal instruction"),
+    "Aborted": message("it stopped because of an internal error"),
+    "Bus error": message("the model file could not be read"),
+}

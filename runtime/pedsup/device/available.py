@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.device.system_files import number_of, text_of, whole_number
+from pedsup.messages import message
 
 UNLIMITED: Final = 1 << 60
 """cgroup v1 writes 2^63 - page for 'no limit'."""
@@ -38,9 +39,9 @@ def total_memory(root: Path = Path("/")) -> int | None:
 def _system(root: Path) -> list[Available]:
     info = memory_info(root)
     if (free := info.get("MemAvailable")) is not None:
-        return [Available(free, "the system")]
+        return [Available(free, message("the system"))]
     if "MemFree" in info:  # kernels before 3.14
-        return [Available(info["MemFree"] + info.get("Cached", 0), "the system")]
+        return [Available(info["MemFree"] + info.get("Cached", 0), message("the system"))]
     return []
 
 
@@ -70,7 +71,11 @@ def _cgroups(root: Path) -> list[Available]:
         group = Path(path.strip("/"))
         for folder in (group, *group.parents):
             if (left := read(base / folder)) is not None:
-                bounds.append(Available(left, f"the memory limit of the group /{folder}"))
+                bounds.append(
+                    Available(
+                        left, message("the memory limit of the group {name}", name=f"/{folder}")
+                    )
+                )
     return bounds
 
 

@@ -14,8 +14,19 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from pedsup.device.system_files import number_of, text_of, whole_number
+from pedsup.messages import Message, message
 
 Evidence = Literal["capacity", "model and frequency", "model", "frequency", "nothing"]
+EVIDENCE: Final[dict[str, Message]] = {
+    "capacity": message("capacity"),
+    "model and frequency": message("model and frequency"),
+    "model": message("model"),
+    "frequency": message("frequency"),
+    "nothing": message("no evidence"),
+    "asked for": message("your choice"),
+    "tuned": message("tuning"),
+}
+"""How a number of threads was found, in words."""
 
 BIG_SHARE: Final = 0.5
 """A core with at least this share of the best core's capacity is a big one."""
@@ -85,6 +96,18 @@ class ThreadPlan:
     n_threads: int
     cpus: frozenset[int] | None
     evidence: Evidence | Literal["asked for", "tuned"]
+
+    @property
+    def count(self) -> Message:
+        """`n_threads` in words."""
+        if self.n_threads == 1:
+            return message("1 thread")
+        return message("{n} threads", n=self.n_threads)
+
+    @property
+    def by(self) -> Message:
+        """`evidence` in words."""
+        return EVIDENCE[self.evidence]
 
 
 def allowed_cpus() -> frozenset[int]:

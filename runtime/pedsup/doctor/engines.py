@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from typing import Final
@@ -11,10 +12,13 @@ from pedsup.device.cores import cpu_features
 from pedsup.doctor.device import Device, Ran
 from pedsup.doctor.finding import Finding
 from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_command, server_command, system_info
-from pedsup.engine.llama_server.process import PROGRAM, explain_death, find_program
+from pedsup.engine.llama_server.process import PROGRAM, find_program, how_it_died
 from pedsup.engine.vector_units import judge
+from pedsup.messages import Message, from_document, joined, message
 
 VERSION_S: Final = 1.2
+REFUSED: Final = "refused: "
+"""Before the error that `library_command` ends with."""
 _VERSION: Final = re.compile(r"^version: *(.{1,60})$", re.MULTILINE)
 
 
@@ -66,15 +70,27 @@ def _judge(name: str, answer: Ran | None) -> Finding:
     if answer.code == 0 and version:
         return Finding("engine", "ok", "engine", {"name": f"{name} {version[1].strip()}"})
     if answer.code < 0:
-        death = explain_death(answer.code, "")
-        reason, remedy = death.found.removeprefix("llama-server "), (death.remedy or "")
-        values = {"name": name, "reason": reason, "remedy": remedy.partition("; the trans")[0]}
+        death = how_it_died(answer.code)
+        reason = message("{what} ({name})", what=death.what, name=death.name)
+        values = {"name": name, "reason": reason, "remedy": death.helps or "-"}
         return Finding("engine", "problem", "engine_died", values)
-    last = (answer.text.strip().splitlines() or ["?"])[-1][-300:]
-    reason, _, remedy = last.removeprefix("refused: ").partition(" |   do:     ")
+    last = (answer.text.strip().splitlines() or ["?"])[-1]
+    found, remedy = _refused(last) or (joined("", [last[-300:]]), None)
     values = {
         "name": name,
-        "reason": f"{reason} (exit code {answer.code})",
-        "remedy": remedy or "install it again: pkg install llama-cpp",
+        "reason": message("{reason} (exit code {code})", reason=found, code=answer.code),
+        "remedy": remedy or message("install it again: pkg install llama-cpp"),
     }
     return Finding("engine", "problem", "engine_died", values)
+
+
+def _refused(line: str) -> tuple[Message, Message | None] | None:
+    """What our child found, and its remedy, where it ended with an error of ours."""
+    if not line.startswith(REFUSED):
+        return None
+    try:
+        parts = json.loads(line.removeprefix(REFUSED))
+    except ValueError:
+        return None
+    found = from_document(parts.get("found"))
+    return (found, from_document(parts.get("remedy"))) if found is not None else None

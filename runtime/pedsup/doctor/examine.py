@@ -13,8 +13,10 @@ from pedsup import __version__
 from pedsup.doctor import android, engines, model, processor, resources
 from pedsup.doctor.device import Device, read_properties
 from pedsup.doctor.finding import Finding, Level
-from pedsup.settings import Settings
+from pedsup.messages import Message, message
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
+from pedsup.texts.language import translated
 
 SCHEMA: Final = "pedsup-doctor/1"
 DEADLINE_S: Final = 1.5
@@ -22,10 +24,10 @@ DEADLINE_S: Final = 1.5
 MODEL_S: Final = 30.0
 """For the model: reading a header with 262144 token texts takes a phone some seconds."""
 LEVELS: Final[tuple[Level, ...]] = ("ok", "note", "problem")
-MARKS: Final[dict[Level, dict[Language, str]]] = {
-    "ok": {"en": "  ok", "es": "  ok"},
-    "note": {"en": "note", "es": "nota"},
-    "problem": {"en": "  !!", "es": "  !!"},
+MARKS: Final[dict[Level, Message]] = {
+    "ok": message("ok"),
+    "note": message("note"),
+    "problem": Message("!!"),
 }
 
 Probe = Callable[[], list[Finding]]
@@ -43,7 +45,7 @@ class Examination:
         """The worst."""
         return max((f.level for f in self.findings), key=LEVELS.index, default="ok")
 
-    def document(self, language: Language) -> dict[str, Any]:
+    def document(self, language: Language) -> dict[str, object]:
         """As JSON values."""
         return {
             "schema": SCHEMA,
@@ -59,8 +61,8 @@ class Examination:
         lines = []
         for finding in self.findings:
             label = finding.label(language)
-            mark = MARKS[finding.level][language]
-            lines.append(f"{mark}  {label:<{width}}  {finding.found(language)}")
+            mark = translated(MARKS[finding.level], language)
+            lines.append(f"{mark:>4}  {label:<{width}}  {finding.found(language)}")
             if remedy := finding.remedy(language):
                 lines.append(" " * (width + 8) + "-> " + remedy)
         return "\n".join(lines)

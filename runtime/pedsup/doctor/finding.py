@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pedsup.doctor.texts import TEXTS, TOPICS
+from pedsup.messages import Message
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 
 Level = Literal["ok", "note", "problem"]
@@ -23,22 +24,22 @@ class Finding:
     level: Level
     key: str
     """A key of `texts.TEXTS`."""
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
     def label(self, language: Language) -> str:
         """The topic in words."""
-        return TOPICS[self.topic][language]
+        return translated(TOPICS[self.topic], language)
 
     def found(self, language: Language) -> str:
         """What was found, free of control characters."""
-        return self._fill(TEXTS[self.key].found[language], language)
+        return self._fill(TEXTS[self.key].found, language)
 
     def remedy(self, language: Language) -> str | None:
         """What to do; None where nothing needs doing."""
         remedy = TEXTS[self.key].remedy
-        return self._fill(remedy[language], language) if remedy else None
+        return self._fill(remedy, language) if remedy else None
 
-    def describe(self, language: Language) -> dict[str, Any]:
+    def describe(self, language: Language) -> dict[str, object]:
         """For JSON."""
         return {
             "topic": self.topic,
@@ -49,8 +50,10 @@ class Finding:
             "values": dict(self.values),
         }
 
-    def _fill(self, template: str, language: Language) -> str:
-        # Values come from files and may hold anything, line breaks too.
-        safe = {k: " ".join(clean(str(v)).split()) for k, v in self.values.items()}
-        safe = {name: local(value, language) for name, value in safe.items()}
-        return template.format(**safe)
+    def _fill(self, text: Message, language: Language) -> str:
+        return translated(text.filled(**self.values).mapped(_one_line), language)
+
+
+def _one_line(text: str) -> str:
+    """Values come from files and may hold anything, line breaks too."""
+    return " ".join(clean(text).split())

@@ -13,9 +13,10 @@ from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
 from pedsup.errors import PedsupError, ResourceError
 from pedsup.memory import available_memory, require_fit
+from pedsup.messages import joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LaunchPlan, plan_launch
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 
 MODELS: Final = "pedsup"
 """The folder in the home folder into which install.sh puts the model."""
@@ -32,8 +33,8 @@ def model_fit(device: Device, model: Path | None, settings: Settings) -> list[Fi
     except PedsupError as error:
         parts = (error.found, error.where, error.wanted)
         values = {
-            "reason": "; ".join(part for part in parts if part),
-            "remedy": error.remedy or "give a GGUF file of a supported model",
+            "reason": joined("; ", filter(None, parts)),
+            "remedy": error.remedy or message("give a GGUF file of a supported model"),
         }
         return [Finding("model", "problem", "model_bad", values)]
     return [_fit(plan), _tuning(plan)]

@@ -59,7 +59,7 @@ def cores(device: Device) -> list[Finding]:
             "clusters": _clusters(found),
             "n_big": len(big),
             "threads": plan.n_threads,
-            "evidence": plan.evidence,
+            "evidence": plan.by,
         }
         findings.append(Finding("cores", "ok", "cores", values))
     present = _present(device)

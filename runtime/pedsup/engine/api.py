@@ -48,6 +48,8 @@ class EngineConfig:
     draft: DraftConfig = DraftConfig()
     resident: int | None = None
     """Bytes of the mapped file that fit into memory, if not all do (see `engine.streaming`)."""
+    adapter: Path | None = None
+    """The GGUF of a LoRA adapter to apply."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.validate import validate_drafter
+from pedsup.messages import as_message, message
 
 SUFFIX: Final = ".gguf"
 MAX_PADDING: Final = 128
@@ -43,7 +44,7 @@ def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
     path = Path(asked).expanduser()
     if path.suffix != SUFFIX or not path.is_file():
         raise UsageError(
-            f"the option 'draft' is {asked!r}",
+            message("the option 'draft' is {value}", value=repr(asked)),
             wanted="off, lookup, or the file of a draft model (.gguf)",
             remedy="check the path; --draft lookup needs no model",
         )
@@ -74,7 +75,11 @@ def _require_same_vocabulary(model: GGUFHeader, draft: GGUFHeader) -> None:
             remedy="export the drafter with --vocabulary MODEL.gguf, or give --draft lookup",
         )
     if not n_model or not n_draft or abs(n_model - n_draft) > MAX_PADDING:
-        raise _mismatch(draft.path, f"it has {n_draft} tokens", f"the model's {n_model}")
+        raise _mismatch(
+            draft.path,
+            message("it has {n} tokens", n=n_draft),
+            message("the model's {n}", n=n_model),
+        )
     if model.get("tokenizer.ggml.model") != draft.get("tokenizer.ggml.model"):
         raise _mismatch(draft.path, "its tokenizer is of another kind", "the model's")
     pairs = zip_longest(_tokens(model), _tokens(draft))
@@ -82,24 +87,37 @@ def _require_same_vocabulary(model: GGUFHeader, draft: GGUFHeader) -> None:
         if mine is None or its is None:
             return
         if mine != its:
-            raise _mismatch(draft.path, f"its token {number} is {its!r:.40}", f"{mine!r:.40}")
+            raise _mismatch(
+                draft.path,
+                message("its token {n} is {text}", n=number, text=f"{its!r:.40}"),
+                f"{mine!r:.40}",
+            )
 
 
 def _require_same_shape(model: GGUFHeader, draft: GGUFHeader) -> None:
     """The drafter reads the target's keys, values and hidden states as they are."""
     if model.architecture != TARGET:
-        found = f"a drafter for Gemma 4, and the model is of the architecture {model.architecture}"
+        found = message(
+            "it is a drafter for Gemma 4, but the model has the architecture {name}",
+            name=model.architecture,
+        )
         raise _mismatch(draft.path, found, "a Gemma 4 model")
     own, its = model.get("%s.embedding_length"), draft.get("%s.embedding_length_out")
     if own != its:
-        raise _mismatch(draft.path, f"a drafter for a hidden size of {its}", f"{own}")
+        raise _mismatch(draft.path, message("a drafter for a hidden size of {n}", n=its), f"{own}")
     for key in ("key_length", "key_length_swa", "value_length", "value_length_swa"):
         own, its = model.get(f"%s.attention.{key}"), draft.get(f"%s.attention.{key}")
         if own != its:
-            raise _mismatch(draft.path, f"its {key} is {its}", f"the model's {own}")
+            raise _mismatch(
+                draft.path,
+                message("its {name} is {n}", name=key, n=its),
+                message("the model's {n}", n=own),
+            )
     n_kv, heads = _last(model, "head_count_kv"), _last(draft, "head_count")
     if not n_kv or not heads or heads % n_kv:
-        raise _mismatch(draft.path, f"{heads} heads on the model's {n_kv}", "a multiple")
+        raise _mismatch(
+            draft.path, message("{n} heads on the model's {m}", n=heads, m=n_kv), "a multiple"
+        )
 
 
 def _last(header: GGUFHeader, key: str) -> int:
@@ -123,7 +141,7 @@ def _tokens(header: GGUFHeader) -> Iterator[bytes]:
 
 def _mismatch(path: Path, found: str, wanted: str) -> MismatchError:
     return MismatchError(
-        f"the draft model does not belong to the model: {found}",
+        message("the draft model does not belong to the model: {reason}", reason=as_message(found)),
         where=path,
         wanted=wanted,
         remedy="give the drafter of this model, or --draft lookup, which needs none",

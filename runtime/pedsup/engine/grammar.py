@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
+from pedsup.messages import message, reason_of
 
 MAX_BYTES: Final = 1 << 20
 _CHOICES: Final = ("enum", "anyOf", "oneOf", "allOf", "type")
@@ -19,7 +20,7 @@ def read_grammar(path: Path) -> str:
     """The text of a GBNF file with a rule named `root`."""
     text = _read(path)
     if "root" not in text or "::=" not in text:
-        raise BadFileError("no GBNF grammar", where=path, wanted="a rule 'root ::= ...'")
+        raise BadFileError("not a GBNF grammar", where=path, wanted="a rule 'root ::= ...'")
     return text
 
 
@@ -38,19 +39,21 @@ def check_json_schema(text: str, *, where: object = "--json-schema") -> str:
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the JSON schema is not JSON: {error}", where=where) from error
+        raise UsageError(
+            message("the JSON schema is not JSON: {reason}", reason=reason_of(error)), where=where
+        ) from error
     if not isinstance(schema, dict):
-        raise UsageError("the JSON schema is no object", where=where, wanted='{"type": ...}')
+        raise UsageError("the JSON schema is not an object", where=where, wanted='{"type": ...}')
     if empty := _empty_choice(schema):
         raise UsageError(
-            f"'{empty}' in the JSON schema is empty: no answer could follow it",
+            message("'{key}' in the JSON schema is empty: no answer could match it", key=empty),
             where=where,
             wanted="at least one value to choose from",
         )
     for reference in _references(schema):
         if not reference.startswith("#"):
             raise UsageError(
-                f"the JSON schema refers to {reference!r}",
+                message("the JSON schema refers to {name}", name=repr(reference)),
                 where=where,
                 wanted="references inside the schema ('#/$defs/...'): nothing is downloaded here",
             )
@@ -77,7 +80,9 @@ def to_gbnf(schema: str) -> str:
         raise
     except Exception as error:  # the converter raises whatever its author's code ran into
         raise UsageError(
-            f"the JSON schema cannot be made a grammar: {error}",
+            message(
+                "the JSON schema cannot be turned into a grammar: {reason}", reason=reason_of(error)
+            ),
             remedy="use types, properties, required, enum, items and $defs; or give --grammar",
         ) from error
 
@@ -109,7 +114,7 @@ def _empty_choice(schema: Any) -> str | None:
     return None
 
 
-def _references(node: Any) -> list[str]:
+def _references(node: object) -> list[str]:
     found, todo = [], [node]
     while todo:
         at = todo.pop()

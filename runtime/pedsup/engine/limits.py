@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import UsageError
+from pedsup.messages import message
 
 
 def check_context(config: EngineConfig, n_ctx_train: int) -> None:
@@ -16,10 +17,10 @@ def check_context(config: EngineConfig, n_ctx_train: int) -> None:
     """
     if config.n_ctx > n_ctx_train:
         raise UsageError(
-            f"a context of {config.n_ctx} tokens was asked for",
+            message("a context of {n} tokens was asked for", n=config.n_ctx),
             where=config.model,
-            wanted=f"at most {n_ctx_train}, the model's own",
-            remedy=f"give --ctx {n_ctx_train} or less",
+            wanted=message("at most {n}, the model's own", n=n_ctx_train),
+            remedy=message("give --ctx {n} or less", n=n_ctx_train),
         )
 
 
@@ -33,7 +34,7 @@ def check_prompt(prompt: Sequence[int], n_ctx: int) -> None:
         raise UsageError("the prompt is empty", wanted="at least one token")
     if len(prompt) >= n_ctx:
         raise UsageError(
-            f"the prompt has {len(prompt)} tokens",
-            wanted=f"fewer than the context's {n_ctx}",
+            message("the prompt has {n} tokens", n=len(prompt)),
+            wanted=message("fewer than the context's {n}", n=n_ctx),
             remedy="shorten the text, start a new session, or give a larger --ctx",
         )

@@ -6,21 +6,28 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.engine.api import SamplingConfig
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import message
 
 PENALTY_WINDOW: Final = 64
 """Tokens that the repeat penalty looks back on: llama.cpp's default."""
 
 _BY_ARCHITECTURE: Final = {
+    # generation_config.json of google/gemma-3-4b-it
+    "gemma3": SamplingConfig(temperature=1.0, top_k=64, top_p=0.95),
     # https://ai.google.dev/gemma/docs/core/model_card_4 "best practices"
     "gemma4": SamplingConfig(temperature=1.0, top_k=64, top_p=0.95),
     # The usage example of the SmolLM2-135M-Instruct model card: temperature 0.2, top_p 0.9,
     # with transformers' own default of top_k 50.
     "llama": SamplingConfig(temperature=0.2, top_k=50, top_p=0.9),
+    # generation_config.json of Qwen/Qwen2.5-1.5B-Instruct and of Qwen/Qwen3-1.7B
+    "qwen2": SamplingConfig(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.1),
+    "qwen3": SamplingConfig(temperature=0.6, top_k=20, top_p=0.95),
 }
 _FALLBACK: Final = SamplingConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 """llama.cpp's own defaults, for a model that recommends nothing."""
@@ -58,7 +65,10 @@ def check_sampling(config: SamplingConfig) -> None:
     for name, good, wanted in checks:
         if not good:
             value = getattr(config, name)
-            raise UsageError(f"the sampling option {name} is {value}", wanted=wanted)
+            raise UsageError(
+                message("the sampling option {name} is {value}", name=name, value=value),
+                wanted=wanted,
+            )
 
 
 class SamplerChain:
@@ -70,13 +80,13 @@ class SamplerChain:
     """
 
     def __init__(
-        self, lib: Any, vocab: Any, config: SamplingConfig, history: Sequence[int]
+        self, lib: ModuleType, vocab: int, config: SamplingConfig, history: Sequence[int]
     ) -> None:
         check_sampling(config)
         self._lib = lib
-        self._free = self._chain(vocab, config, grammar=None)
-        self._grammar: Any = None
-        self._strict: Any = None
+        self._free: int | None = self._chain(vocab, config, grammar=None)
+        self._grammar: int | None = None
+        self._strict: int | None = None
         grammar = config.grammar
         if grammar is None and config.json_schema is not None:
             from pedsup.engine.grammar import to_gbnf
@@ -92,7 +102,7 @@ class SamplerChain:
         for token in history[-PENALTY_WINDOW:] if config.repeat_penalty != 1.0 else ():
             lib.llama_sampler_accept(self._free, token)
 
-    def sample(self, ctx: Any, row: int = -1) -> int:
+    def sample(self, ctx: int, row: int = -1) -> int:
         """Draw from a row of logits of the last batch (-1: its last token), and accept the draw."""
         sample = self._lib.llama_sampler_sample
         token = int(sample(self._free, ctx, row))
@@ -116,9 +126,9 @@ class SamplerChain:
         self._lib.llama_sampler_apply(self._grammar, ctypes.byref(self._array))
         return math.isfinite(self._one[0].logit)
 
-    def _chain(self, vocab: Any, config: SamplingConfig, *, grammar: Any) -> Any:
+    def _chain(self, vocab: int, config: SamplingConfig, *, grammar: int | None) -> int:
         lib = self._lib
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         n_vocab = lib.llama_vocab_n_tokens(vocab)
         banned = (*config.banned, *_suppressed(lib, vocab))
         samplers = [grammar] if grammar is not None else []
@@ -147,15 +157,15 @@ class SamplerChain:
         return chain
 
 
-def _suppressed(lib: Any, vocab: Any) -> tuple[int, ...]:
+def _suppressed(lib: ModuleType, vocab: int) -> tuple[int, ...]:
     """Tokens that the model file itself forbids (`tokenizer.ggml.suppress_tokens`)."""
     count = ctypes.c_int32(0)
     tokens = lib.llama_vocab_get_suppress_tokens(vocab, ctypes.byref(count))
     return tuple(tokens[i] for i in range(count.value))
 
 
-def _grammar(lib: Any, vocab: Any, text: str) -> Any:
-    sampler = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
+def _grammar(lib: ModuleType, vocab: int, text: str) -> int:
+    sampler: int | None = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
     if not sampler:
         from pedsup.engine.llama_cpp.bindings import log_tail
 

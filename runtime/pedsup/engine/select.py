@@ -14,6 +14,7 @@ from pedsup.engine.api import Engine, EngineConfig
 from pedsup.engine.build_probe import LIBRARY_VARIABLE
 from pedsup.engine.llama_server.process import PROGRAM_VARIABLE, find_program
 from pedsup.errors import EngineError, MissingDependencyError, UsageError
+from pedsup.messages import message
 from pedsup.progress import say
 
 EngineKind: TypeAlias = Literal["inprocess", "server"]
@@ -98,8 +99,11 @@ def _require_server(choice: EngineChoice) -> None:
         raise MissingDependencyError(
             "--draft needs the program 'llama-server', which was not found",
             where=os.environ.get(PROGRAM_VARIABLE) or "PATH",
-            remedy="in Termux: pkg install llama-cpp; elsewhere install llama.cpp and set "
-            f"{PROGRAM_VARIABLE} to its llama-server; or give --draft off",
+            remedy=message(
+                "in Termux: pkg install llama-cpp; elsewhere install llama.cpp and "
+                "set {name} to its llama-server; or give --draft off",
+                name=PROGRAM_VARIABLE,
+            ),
         )
 
 
@@ -112,7 +116,7 @@ def _checked() -> EngineKind:
     except (EngineError, MissingDependencyError) as error:
         if find_program() is None:
             raise
-        say(f"llama-server runs the model, not this process: {error.found}")
+        say(message("llama-server runs the model, not this process: {reason}", reason=error.found))
         return "server"
     return "inprocess"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import platform
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from pedsup.device.cores import cpu_features
+from pedsup.messages import Message, message
 
 VERSION: Final = "0.3.36"
 """Of llama-cpp-python, which pyproject.toml pins."""
@@ -29,7 +30,7 @@ _BUILT: Final = {
 }  # fmt: skip
 """Flags of /proc/cpuinfo that a build may leave unused, by ggml's names."""
 X86_MACHINES: Final = ("x86_64", "amd64")
-PACKAGED: Final = (
+PACKAGED: Final = message(
     "install a llama.cpp for this processor; in Termux: pkg upgrade && pkg install llama-cpp"
 )
 _FEATURE: Final = re.compile(r"\b([A-Z][A-Z0-9_]*) = (\d+)")
@@ -61,6 +62,17 @@ UNITS: Final = (
 """What a build must have where the processor has it. AVX-512, AMX and SVE are not among them."""
 
 
+class BuildFacts(TypedDict):
+    """How llama.cpp was built, for JSON."""
+
+    features: list[str]
+    missing: list[str]
+    """Vector units that the processor has and the build lacks."""
+    times_slower: float
+    """About, for reading prompts."""
+    remedy: str | None
+
+
 @dataclass(frozen=True)
 class Build:
     """A build of llama.cpp beside the processor that it runs on."""
@@ -69,7 +81,7 @@ class Build:
     """What the library says that it was built with, vector units and others."""
     missing: tuple[Unit, ...]
     """What the processor has and the build lacks, the costliest first."""
-    remedy: str
+    remedy: Message
     """How to get a build that has them."""
 
     @property
@@ -82,7 +94,7 @@ class Build:
         """The missing units, e.g. 'AVX2, FMA, F16C'."""
         return ", ".join(unit.name for unit in self.missing)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BuildFacts:
         """For JSON."""
         return {
             "features": list(self.features),
@@ -91,13 +103,16 @@ class Build:
             "remedy": self.remedy if self.missing else None,
         }
 
-    def warning(self) -> str | None:
+    def warning(self) -> Message | None:
         """One line for whoever starts a model; None where nothing is missing."""
         if not self.missing:
             return None
-        return (
-            f"llama.cpp was built without {self.names}, which this processor has: "
-            f"about {self.factor:g} times slower; {self.remedy}"
+        return message(
+            "llama.cpp was built without {units}, which this processor has: about {factor} times "
+            "slower; {remedy}",
+            units=self.names,
+            factor=f"{self.factor:g}",
+            remedy=self.remedy,
         )
 
 
@@ -120,7 +135,7 @@ def judge(
     has = cpu_features() if features is None else features
     missing = [unit for unit in UNITS if unit.flag in has and not found.get(unit.name)]
     built = tuple(name for name, value in found.items() if value)
-    remedy = PACKAGED if packaged else f"build it again: {reinstall()}"
+    remedy = PACKAGED if packaged else message("rebuild it: {command}", command=reinstall())
     return Build(built, tuple(sorted(missing, key=lambda unit: -unit.factor)), remedy)
 
 

@@ -26,6 +26,11 @@ def partial_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.partial")
 
 
+def work_folder(final: Path) -> Path:
+    """Where a patch makes the new `final`, and keeps the old one while it works in place."""
+    return final.with_name(f".{final.name}.patch")
+
+
 def open_partial(partial: Path, flags: int, mode: int = 0o666) -> int:
     """Open or make a partial file for writing, and nothing that only has its name.
 
@@ -50,9 +55,9 @@ def open_partial(partial: Path, flags: int, mode: int = 0o666) -> int:
 
 def _no_partial(partial: Path) -> OutputError:
     return OutputError(
-        "what has the name of the unfinished output is a link, or not a file",
+        "what has the name of the unfinished output is a link, or not a regular file",
         where=partial,
-        wanted="nothing of this name, or what an interrupted run left",
+        wanted="nothing with this name, or what an interrupted run left",
         remedy="look at it and remove it, or choose another output",
     )
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
+from pedsup.messages import as_message, message, reason_of
 
-_REMEDY: Final = "the file is damaged: copy it again"
+_REMEDY: Final = message("the file is damaged: copy it again")
 _BOM: Final = "\ufeff"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
@@ -39,7 +40,7 @@ def parse_json(data: bytes | str) -> Any:
             # Python accepts "\ud800", and every later encode() would fail.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
     return value
 
 
@@ -53,21 +54,33 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise BadFileError(f"{what} is no regular file", where=path, remedy=_REMEDY)
+                raise BadFileError(
+                    message("{what} is not a regular file", what=as_message(what)),
+                    where=path,
+                    remedy=_REMEDY,
+                )
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise BadFileError(
-            f"{what} cannot be read: {reason}", where=path, remedy="check the path and its mode"
+            message(
+                "{what} cannot be read: {reason}", what=as_message(what), reason=reason_of(error)
+            ),
+            where=path,
+            remedy="check the path and its permissions",
         ) from error
     if len(data) > limit:
         raise BadFileError(
-            f"{what} is larger than {limit} bytes", where=path, wanted="less", remedy=_REMEDY
+            message("{what} is larger than {n} bytes", what=as_message(what), n=limit),
+            where=path,
+            wanted="a smaller file",
+            remedy=_REMEDY,
         )
     return data
 
 
-def read_json_object(path: Path, what: str, limit: int, *, remedy: str = _REMEDY) -> dict[str, Any]:
+def read_json_object(
+    path: Path, what: str, limit: int, *, remedy: str = _REMEDY
+) -> dict[str, object]:
     """A JSON object from a regular file of at most `limit` bytes.
 
     Raises:
@@ -77,7 +90,13 @@ def read_json_object(path: Path, what: str, limit: int, *, remedy: str = _REMEDY
     try:
         value = parse_json(data)
     except ValueError as error:
-        raise BadFileError(f"{what} is not JSON: {error}", where=path, remedy=remedy) from error
+        raise BadFileError(
+            message("{what} is not JSON: {reason}", what=as_message(what), reason=reason_of(error)),
+            where=path,
+            remedy=remedy,
+        ) from error
     if not isinstance(value, dict):
-        raise BadFileError(f"{what} is no JSON object", where=path, remedy=remedy)
+        raise BadFileError(
+            message("{what} is not a JSON object", what=as_message(what)), where=path, remedy=remedy
+        )
     return value

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pedsup.errors import OutputError
+from pedsup.messages import message, reason_of
 
 
 def data_folder() -> Path:
@@ -49,7 +50,9 @@ def make_private(folder: Path, *, remedy: str) -> Path:
                 _close_to_others(folder)
     except OSError as error:
         raise OutputError(
-            f"this folder cannot be made: {error.strerror}", where=folder, remedy=remedy
+            message("this folder cannot be created: {reason}", reason=reason_of(error)),
+            where=folder,
+            remedy=remedy,
         ) from error
     return folder
 

@@ -14,9 +14,10 @@ import sys
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from pedsup.errors import OutputError, UsageError
+from pedsup.messages import message
 
 HANDLER: Final = "pedsup-readable"
 # A '?' in the place of these would change what an answer says: "≥ 38 °C", "µg", "→".
@@ -127,7 +128,9 @@ def read_all() -> str:
             return raw.decode(name).replace("\r\n", "\n")
     raise UsageError(
         "standard input is not UTF-8 text",
-        wanted=f"UTF-8, or {encoding} as the locale says",
+        wanted="UTF-8 text"
+        if codecs.lookup(encoding).name == "utf-8"
+        else message("UTF-8 text, or {encoding}, as the locale says", encoding=encoding),
         remedy="save the text as UTF-8, or set LC_ALL to the locale of its encoding",
     )
 
@@ -141,14 +144,16 @@ def require_text(text: str) -> str:
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise UsageError(
             "what was typed is not UTF-8 text",
-            wanted=f"text in the encoding of the locale ({sys.stdin.encoding})",
+            wanted=message(
+                "text in the encoding of the locale ({encoding})", encoding=sys.stdin.encoding
+            ),
             remedy="set the terminal to UTF-8, or start pedsup with the terminal's own locale in "
             "LC_ALL; then type it again",
         )
     return text
 
 
-def json_text(document: Any, *, indent: int | None = 1) -> str:
+def json_text(document: object, *, indent: int | None = 1) -> str:
     """JSON for standard output: with escapes where its encoding lacks a character."""
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     try:

@@ -7,13 +7,26 @@ from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
+from pedsup.gguf_file.rules import (
+    ASSISTANT,
+    MAX_LAYERS,
+    SUPPORTED,
+    bad_field,
+    check_rules,
+    per_layer,
+)
 from pedsup.gguf_file.tensor_table import TensorInfo
-from pedsup.gguf_file.values import ValueType
+from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
 _PATTERN: Final = "%s.attention.sliding_window_pattern"
+FULL_EVERY: Final = 6
+"""Of Gemma 3: the last of so many layers sees the whole context, unless the file says otherwise."""
+_WHOLE_HEADS: Final = frozenset({"llama", "qwen2", "qwen3"})
+"""Architectures whose graphs assert that the whole head is rotated."""
 _NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 """Types that ggml has no matrix product for; it would call a null pointer or abort."""
 _BLOCK: Final = re.compile(r"blk\.(\d{1,9})\.")
@@ -25,17 +38,20 @@ def require_supported(header: GGUFHeader) -> None:
     """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
     if header.architecture not in SUPPORTED:
         raise UnsupportedError(
-            f"a GGUF of the architecture '{header.architecture[:60] or 'unknown'}'",
+            message(
+                "a GGUF of the architecture '{name}'",
+                name=header.architecture[:60] or message("unknown"),
+            ),
             where=header.path,
-            wanted=f"one of: {', '.join(SUPPORTED)}",
+            wanted=message("one of: {names}", names=", ".join(SUPPORTED)),
             remedy="a drafter runs beside its model: pedsup-run MODEL.gguf --draft THIS.gguf"
             if header.architecture == ASSISTANT
-            else "choose a Gemma 4 or Llama model file",
+            else "choose a Gemma, Llama or Qwen model file",
         )
 
 
 def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
-    """Check hyperparameters and tensors of a supported architecture against each other.
+    """Check hyperparameters and tensors against each other, as far as the architecture is known.
 
     Args:
         drafter: whether it may be one of Gemma 4's drafter models.
@@ -44,26 +60,55 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
         UnsupportedError: another architecture.
         BadFileError: a field or a tensor cannot be right.
     """
+    if header.get("general.type") == "adapter":
+        raise UnsupportedError(
+            "this GGUF file is an adapter, not a model",
+            where=header.path,
+            wanted="the model that the adapter was made for",
+            remedy="pedsup-run MODEL.gguf --adapter THIS.gguf",
+        )
     assistant = drafter and header.architecture == ASSISTANT
+    if is_foreign(header):
+        _check_foreign(header)
+        return
     if not assistant:
         require_supported(header)
     check_rules(header)
     _check_heads(header)
     _check_experts(header)
+    if header.architecture == "gemma3":
+        gemma3_sliding(header)
     if header.architecture == "gemma4":
         _check_gemma4(header)
     if assistant:
         _check_assistant(header)
     for tensor in header.tensors.values():
         _check_tensor(header, tensor)
+    _check_embedding(header)
+
+
+def _check_foreign(header: GGUFHeader) -> None:
+    """What is true of any architecture: the rest is left to llama.cpp."""
+    check_rules(header)
+    for tensor in header.tensors.values():
+        _check_layer_and_type(header, tensor)
+    _check_embedding(header)
+
+
+def _check_embedding(header: GGUFHeader) -> None:
     embedding = header.tensors.get(EMBEDDING)
     width = header.get("%s.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
         raise BadFileError(
-            f"the tensor '{EMBEDDING}' "
-            + ("is missing" if embedding is None else f"has the shape {list(embedding.shape)}"),
+            message("the tensor '{name}' is missing", name=EMBEDDING)
+            if embedding is None
+            else message(
+                "the tensor '{name}' has the shape {shape}",
+                name=EMBEDDING,
+                shape=list(embedding.shape),
+            ),
             where=header.path,
-            wanted=f"a token embedding matrix with rows of {width}",
+            wanted=message("a token embedding matrix with rows of {n}", n=width),
             remedy=AGAIN,
         )
 
@@ -75,11 +120,22 @@ def _check_heads(header: GGUFHeader) -> None:
     for layer, (n_head, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
         if n_head % n_kv:
             raise bad_field(
-                header, kv_key, f"is {n_kv} in layer {layer}", f"a divisor of {n_head}, the heads"
+                header,
+                kv_key,
+                message("is {n} in layer {m}", n=n_kv, m=layer),
+                message("a divisor of {n}, the heads", n=n_head),
             )
     default = header.get("%s.embedding_length") // heads[0]
     full = header.get("%s.attention.key_length", default)
-    _check_head(header, "", full, default, exact=header.architecture == "llama")
+    _check_head(header, "", full, default, exact=header.architecture in _WHOLE_HEADS)
+    if header.architecture == "qwen2" and full * heads[0] != header.get("%s.embedding_length"):
+        width = header.get("%s.embedding_length")
+        raise bad_field(
+            header,
+            "%s.attention.head_count",
+            message("is {n}, with heads of {m}", n=heads[0], m=full),
+            message("heads that make up {n}, the embedding length", n=width),
+        )
     if header.architecture in ("gemma4", ASSISTANT):
         swa = header.get("%s.attention.key_length_swa")
         rotated = header.get("%s.rope.dimension_count", full)
@@ -102,11 +158,16 @@ def _check_head(
     )
     value = header.get(value_key, default)
     if value != size:
-        raise bad_field(header, value_key, f"is {value}", f"{size}, as the key length is")
+        raise bad_field(
+            header,
+            value_key,
+            message("is {value}", value=value),
+            message("{n}, as the key length is", n=size),
+        )
     turned = header.get(rope_key, size if rotated is None else rotated)
     if turned % 2 or turned > size or (exact and turned != size):
-        wanted = f"{size}" if exact else f"an even number up to {size}, the head size"
-        raise bad_field(header, rope_key, f"is {turned}", wanted)
+        wanted = f"{size}" if exact else message("an even number up to {n}, the head size", n=size)
+        raise bad_field(header, rope_key, message("is {value}", value=turned), wanted)
 
 
 def _check_experts(header: GGUFHeader) -> None:
@@ -116,12 +177,20 @@ def _check_experts(header: GGUFHeader) -> None:
     used = max(per_layer(header, used_key)) if header.get(used_key) is not None else 0
     groups = header.get(groups_key, 0)
     if used > n_expert or (n_expert and not used):
-        raise bad_field(header, used_key, f"is {used}", f"1 to {n_expert}, the number of experts")
+        raise bad_field(
+            header,
+            used_key,
+            message("is {value}", value=used),
+            message("1 to {n}, the number of experts", n=n_expert),
+        )
     group_used = header.get("%s.expert_group_used_count", 0)
     divides = groups < 2 or (n_expert % groups == 0 and 0 < group_used < groups)
     if groups and (groups >= n_expert or not divides):
         raise bad_field(
-            header, groups_key, f"is {groups}, {group_used} used", f"a divisor of {n_expert}"
+            header,
+            groups_key,
+            message("is {n}, {m} used", n=groups, m=group_used),
+            message("a divisor of {n}", n=n_expert),
         )
 
 
@@ -130,10 +199,38 @@ def _check_assistant(header: GGUFHeader) -> None:
     _sliding_layers(header)
     layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
     if header.get(layers_key) != n_layer:
-        raise bad_field(header, layers_key, f"is {header.get(layers_key)}", f"{n_layer}, all")
+        raise bad_field(
+            header,
+            layers_key,
+            message("is {value}", value=header.get(layers_key)),
+            message("{n}, all", n=n_layer),
+        )
     out_key = "%s.embedding_length_out"
     if header.get(out_key) == header.get("%s.embedding_length"):
         raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")
+
+
+def gemma3_sliding(header: GGUFHeader) -> list[bool]:
+    """Which layers of a Gemma 3 slide: `load_swa_pattern` and `set_swa_pattern` of llama.cpp.
+
+    Raises:
+        BadFileError: a pattern of another type, length or range.
+    """
+    n_layer, pattern = header.get("%s.block_count"), header.get(_PATTERN)
+    if not header.get("%s.attention.sliding_window"):
+        return [False] * n_layer
+    if isinstance(pattern, ArrayValue):
+        kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
+        return [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
+    every = FULL_EVERY if pattern is None else pattern
+    if not isinstance(every, int) or isinstance(every, bool) or not 0 <= every <= MAX_LAYERS:
+        raise bad_field(
+            header,
+            _PATTERN,
+            message("is {value}", value=f"{pattern!r:.60}"),
+            message("a number from {low} to {high}", low=0, high=MAX_LAYERS),
+        )
+    return [every == 0 or i % every < every - 1 for i in range(n_layer)]
 
 
 def _sliding_layers(header: GGUFHeader) -> list[bool]:
@@ -155,32 +252,52 @@ def _check_gemma4(header: GGUFHeader) -> None:
     own = len(sliding) - header.get(shared_key, 0)
     if own < 2:
         raise bad_field(
-            header, shared_key, f"leaves {own} layers with a cache", "2 or more of all layers"
+            header,
+            shared_key,
+            message("leaves {n} layers with a cache", n=own),
+            "2 or more of all layers",
         )
     for layer in range(own, len(sliding)):
         source = own - (2 if sliding[layer] else 1)
         if sliding[source] != sliding[layer]:
             raise bad_field(
-                header, _PATTERN, f"lets layer {layer} reuse the cache of layer {source}",
+                header,
+                _PATTERN,
+                message("lets layer {n} reuse the cache of layer {m}", n=layer, m=source),
                 "a layer of the same kind",
-            )  # fmt: skip
+            )
+
+
+def _bad_tensor(header: GGUFHeader, tensor: TensorInfo, found: str, wanted: str) -> BadFileError:
+    return BadFileError(
+        message("tensor '{name}' {problem}", name=tensor.name, problem=as_message(found)),
+        where=header.path,
+        wanted=wanted,
+        remedy=AGAIN,
+    )
+
+
+def _check_layer_and_type(header: GGUFHeader, tensor: TensorInfo) -> None:
+    """A layer that there is, and a type that has a matrix product."""
+    block, n_layer = _BLOCK.match(tensor.name), header.get("%s.block_count")
+    if block and int(block[1]) >= n_layer:
+        raise _bad_tensor(
+            header, tensor, "belongs to no layer", message("layers up to {n}", n=n_layer - 1)
+        )
+    if tensor.type.name in _NO_WEIGHTS:
+        raise _bad_tensor(header, tensor, _of_type(tensor), "a type for weights")
+
+
+def _of_type(tensor: TensorInfo) -> str:
+    return message("is of type {type}", type=tensor.type.name)
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
     """A type and a number of dimensions that llama.cpp can compute with."""
-
-    def bad(found: str, wanted: str) -> BadFileError:
-        return BadFileError(
-            f"tensor '{tensor.name}' {found}", where=header.path, wanted=wanted, remedy=AGAIN
-        )
-
-    block = _BLOCK.match(tensor.name)
-    if block and int(block[1]) >= header.get("%s.block_count"):
-        raise bad("belongs to no layer", f"layers up to {header.get('%s.block_count') - 1}")
+    _check_layer_and_type(header, tensor)
     flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
     if flat and tensor.type.name != "F32":
-        raise bad(f"is of type {tensor.type.name}", "F32, as llama.cpp computes it")
-    if tensor.type.name in _NO_WEIGHTS:
-        raise bad(f"is of type {tensor.type.name}", "a type for weights")
+        raise _bad_tensor(header, tensor, _of_type(tensor), "F32, as llama.cpp computes it")
     if len(tensor.shape) > 2 and "_exps." not in tensor.name:
-        raise bad(f"has the shape {list(tensor.shape)}", "a vector or a matrix")
+        found = message("has the shape {shape}", shape=list(tensor.shape))
+        raise _bad_tensor(header, tensor, found, "a vector or a matrix")

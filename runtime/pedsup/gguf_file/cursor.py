@@ -12,8 +12,9 @@ from typing import BinaryIO, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.limits import MAX_HEADER, MAX_TEXTS
+from pedsup.messages import as_message, message
 
-AGAIN: Final = "the file is damaged or no model: copy it again and compare its SHA-256"
+AGAIN: Final = message("the file is damaged or not a model: copy it again and compare its SHA-256")
 BLOCK: Final = 1 << 20
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
@@ -32,7 +33,7 @@ class Cursor:
         """The error for what stands at byte `at` (the present position when None)."""
         return BadFileError(
             found,
-            where=f"{self.path}, byte {self.at if at is None else at}",
+            where=message("{place}, byte {n}", place=self.path, n=self.at if at is None else at),
             wanted=wanted,
             remedy=AGAIN,
         )
@@ -47,18 +48,22 @@ class Cursor:
             return
         if end > self.size:
             raise self.bad(
-                f"{end - self.at} bytes announced, {self.size - self.at} left in the file",
-                "a whole file",
+                message(
+                    "{n} bytes announced, {left} left in the file",
+                    n=end - self.at,
+                    left=self.size - self.at,
+                ),
+                "a complete file",
             )
         if end > MAX_HEADER:
             raise self.bad(
-                f"a header that reaches byte {end}",
-                f"a header of at most {MAX_HEADER} bytes",
+                message("a header that reaches byte {n}", n=end),
+                message("a header of at most {n} bytes", n=MAX_HEADER),
             )
         while len(self.data) < end:
             block = self._file.read(min(BLOCK, self.size - len(self.data)))
             if not block:
-                raise self.bad("the file was cut while it was read", "a whole file")
+                raise self.bad("the file was cut while it was read", "a complete file")
             self.data += block
 
     def skip(self, n: int) -> int:
@@ -83,19 +88,35 @@ class Cursor:
         start = self.at
         length = self.u64()
         if length > limit:
-            raise self.bad(f"{what} of {length} bytes", f"at most {limit} bytes", at=start)
+            raise self.bad(
+                message("{what} of {n} bytes", what=as_message(what), n=length),
+                message("at most {n} bytes", n=limit),
+                at=start,
+            )
         self._texts_left -= length
         if self._texts_left < 0:
             raise self.bad(
-                f"with {what} there are more than {MAX_TEXTS} bytes of keys, names and texts",
-                f"at most {MAX_TEXTS} bytes",
+                message(
+                    "with {what} there are more than {n} bytes of keys, names and texts",
+                    what=as_message(what),
+                    n=MAX_TEXTS,
+                ),
+                message("at most {n} bytes", n=MAX_TEXTS),
                 at=start,
             )
         at = self.skip(length)
         raw = bytes(self.data[at : self.at])
         if 0 in raw:
-            raise self.bad(f"a zero byte in {what}", "text without zero bytes", at=start)
+            raise self.bad(
+                message("a zero byte in {what}", what=as_message(what)),
+                "text without zero bytes",
+                at=start,
+            )
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self.bad(f"{what} is not UTF-8", "UTF-8 text", at=at + error.start) from error
+            raise self.bad(
+                message("{what} is not UTF-8", what=as_message(what)),
+                "UTF-8 text",
+                at=at + error.start,
+            ) from error

@@ -9,6 +9,7 @@ from typing import Final
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.rules import bad_field
 from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import message
 
 BASE_IDS: Final = "pedsup.vocabulary.base_ids"
 """INT32 array, one id for each token, ascending."""
@@ -36,14 +37,19 @@ def base_ids(header: GGUFHeader) -> array[int] | None:
     n_tokens = len(tokens) if isinstance(tokens, ArrayValue) else 0
     if len(value) != n_tokens:
         raise bad_field(
-            header, BASE_IDS, f"has {len(value)} values", f"{n_tokens}, one for each token"
+            header,
+            BASE_IDS,
+            message("has {n} values", n=len(value)),
+            message("{n}, one for each token", n=n_tokens),
         )
     ids = array("i", value.values())
     size = header.get(BASE_SIZE)
     if not isinstance(size, int) or not ids or ids[0] < 0 or ids[-1] >= size:
-        raise bad_field(header, BASE_IDS, "has an id out of range", f"ids below '{BASE_SIZE}'")
+        raise bad_field(
+            header, BASE_IDS, "has an id out of range", message("ids below '{key}'", key=BASE_SIZE)
+        )
     if any(a >= b for a, b in pairwise(ids)):
         raise bad_field(
-            header, BASE_IDS, "does not ascend", "each id of the full model at most once"
+            header, BASE_IDS, "is not in ascending order", "each id of the full model at most once"
         )
     return ids

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pedsup.messages import message
+
 
 class GGMLType(NamedTuple):
     """One tensor type: `number` in the file, and how many bytes hold how many weights."""
@@ -23,7 +25,12 @@ class GGMLType(NamedTuple):
         """Bytes of one row of `n_per_row` weights, which must be a multiple of the block size."""
         if n_per_row % self.block_size:
             raise ValueError(
-                f"{n_per_row} weights are no multiple of {self.name}'s {self.block_size}"
+                message(
+                    "{n} weights are not a multiple of {type}'s {block}",
+                    n=n_per_row,
+                    type=self.name,
+                    block=self.block_size,
+                )
             )
         return n_per_row // self.block_size * self.type_size
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pedsup.errors import BadFileError, MissingFileError
+from pedsup.files.fsio import work_folder
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.limits import (
     DEFAULT_ALIGNMENT,
@@ -33,6 +34,7 @@ from pedsup.gguf_file.limits import (
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
 from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import Message, message, reason_of
 
 __all__ = [
     "DEFAULT_ALIGNMENT",
@@ -47,14 +49,15 @@ __all__ = [
 
 MAGIC: Final = b"GGUF"
 MIN_SIZE: Final = 24
-_OTHERS: Final = {
-    b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull` in that folder",
-    b"lmgg": "a GGML file of 2023: convert the model again",
-    b"tjgg": "a GGJT file of 2023: convert the model again",
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"\x1f\x8b": "a gzip archive: unpack it with gunzip",
-    b"(\xb5/\xfd": "a zstd archive: unpack it with unzstd",
-    b"<": "a web page: download the file itself",
+MODEL_FILE: Final = message("a GGUF model file")
+_OTHERS: Final[dict[bytes, Message]] = {
+    b"version https://git-lfs": message("a Git LFS pointer: run `git lfs pull` in that folder"),
+    b"lmgg": message("a GGML file of 2023: convert the model again"),
+    b"tjgg": message("a GGJT file of 2023: convert the model again"),
+    b"PK\x03\x04": message("a zip archive: unpack it"),
+    b"\x1f\x8b": message("a gzip archive: unpack it with gunzip"),
+    b"(\xb5/\xfd": message("a zstd archive: unpack it with unzstd"),
+    b"<": message("a web page: download the file itself"),
 }
 
 
@@ -64,7 +67,7 @@ class GGUFHeader:
 
     path: Path
     version: int
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     value_types: dict[str, ValueType]
     tensors: dict[str, TensorInfo]
     alignment: int
@@ -97,7 +100,7 @@ def read_header(path: str | Path) -> GGUFHeader:
         return parse_header(file, os.fstat(file.fileno()).st_size, path)
 
 
-def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
+def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
     """Open a file that a user named, without waiting for the writer of a pipe.
 
     Raises:
@@ -107,17 +110,21 @@ def open_regular(path: Path, wanted: str = "a GGUF model file") -> BinaryIO:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError("no such file", where=path, remedy="check the path") from error
+        remedy = message("check the path")
+        if work_folder(path).is_dir():
+            remedy = message(
+                "a patch in place was interrupted: run the same `pedsup-run patch` again"
+            )
+        raise MissingFileError("no such file", where=path, remedy=remedy) from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadFileError(
-            f"the file cannot be opened: {reason}",
+            message("the file cannot be opened: {reason}", reason=reason_of(error)),
             where=path,
             remedy="check the path and its permissions",
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadFileError("this is no regular file", where=path, wanted=wanted)
+        raise BadFileError("this is not a regular file", where=path, wanted=wanted)
     return os.fdopen(fd, "rb")
 
 
@@ -139,31 +146,42 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
     """Version, number of tensors, number of keys."""
     if cursor.size < MIN_SIZE:
         raise BadFileError(
-            f"a file of {cursor.size} bytes", where=cursor.path, wanted="a GGUF model", remedy=AGAIN
+            message("a file of {n} bytes", n=cursor.size),
+            where=cursor.path,
+            wanted="a GGUF model",
+            remedy=AGAIN,
         )
     cursor.need(MIN_SIZE)
     start = bytes(cursor.data[:MIN_SIZE])
     if not start.startswith(MAGIC):
         what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
-        found = f"the file starts with {start[:4]!r}" + (f", it is {what}" if what else "")
+        found = message("the file starts with {bytes}", bytes=repr(start[:4]))
+        if what:
+            found = message(
+                "the file starts with {bytes}, it is {what}",
+                bytes=repr(start[:4]),
+                what=what,
+            )
         raise cursor.bad(found, "a GGUF model (b'GGUF')")
     cursor.skip(4)
     version = cursor.u32()
     if not version & 0xFFFF:
         (swapped,) = struct.unpack(">I", version.to_bytes(4, "little"))
         raise cursor.bad(
-            f"GGUF version {swapped} with its bytes in reverse: a big-endian file",
+            message(
+                "GGUF version {n} with its bytes in reverse order: a big-endian file", n=swapped
+            ),
             "a little-endian file: convert it with `gguf-convert-endian FILE little`",
             at=4,
         )
     if version not in VERSIONS:
-        wanted = f"version {' or '.join(map(str, VERSIONS))}"
-        raise cursor.bad(f"GGUF version {version}", wanted, at=4)
+        wanted = message("version {versions}", versions=" or ".join(map(str, VERSIONS)))
+        raise cursor.bad(message("GGUF version {n}", n=version), wanted, at=4)
     n_tensors, n_kv = cursor.u64(), cursor.u64()
     if n_tensors > MAX_TENSORS or n_kv > MAX_KEYS:
         raise cursor.bad(
-            f"{n_tensors} tensors and {n_kv} metadata keys announced",
-            f"at most {MAX_TENSORS} tensors and {MAX_KEYS} keys",
+            message("{n} tensors and {m} metadata keys announced", n=n_tensors, m=n_kv),
+            message("at most {n} tensors and {m} keys", n=MAX_TENSORS, m=MAX_KEYS),
             at=8,
         )
     return version, n_tensors, n_kv

@@ -20,6 +20,7 @@ from pedsup.gguf_file.limits import (
     MIN_ALIGNMENT,
 )
 from pedsup.gguf_file.values import FLOATS, KEPT_BYTES, SCALARS, ArrayValue, ValueType
+from pedsup.messages import Message, message
 
 ALIGNMENT_KEY: Final = "general.alignment"
 _U64 = struct.Struct("<Q")
@@ -34,7 +35,7 @@ class MetadataReader:
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
         self._strings_left = MAX_STRINGS
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, object] = {}
         self.types: dict[str, ValueType] = {}
 
     def read(self, count: int) -> None:
@@ -46,21 +47,30 @@ class MetadataReader:
         cursor = self._cursor
         for number in range(count):
             start = cursor.at
-            key = cursor.text(MAX_KEY, f"the name of metadata key {number + 1} of {count}")
+            key = cursor.text(
+                MAX_KEY, message("the name of metadata key {n} of {m}", n=number + 1, m=count)
+            )
             if not key:
                 raise cursor.bad("a metadata key without a name", "a name", at=start)
             if key in self.values:
-                raise cursor.bad(f"the metadata key '{key}' stands twice", "once", at=start)
-            kind = self._type(key, "value")
+                raise cursor.bad(
+                    message("the metadata key '{key}' appears twice", key=key), "once", at=start
+                )
+            kind = self._type(key, message("value"))
             self.types[key] = kind
             self.values[key] = self._value(kind, key)
 
-    def _type(self, key: str, what: str) -> ValueType:
+    def _type(self, key: str, what: Message) -> ValueType:
         start = self._cursor.at
         number = self._cursor.u32()
         if number not in _TYPES:
             raise self._cursor.bad(
-                f"the {what} of '{key}' has the type number {number}",
+                message(
+                    "the {what} of '{key}' has the type number {n}",
+                    what=what,
+                    key=key,
+                    n=number,
+                ),
                 "a GGUF value type (0 to 12)",
                 at=start,
             )
@@ -69,28 +79,40 @@ class MetadataReader:
     def _value(self, kind: ValueType, key: str) -> Any:
         cursor = self._cursor
         if kind is ValueType.STRING:
-            return cursor.text(MAX_TEXT, f"the text '{key}'")
+            return cursor.text(MAX_TEXT, message("the text '{key}'", key=key))
         if kind is ValueType.ARRAY:
             return self._array(key)
         scalar = SCALARS[kind]
         at = cursor.skip(scalar.size)
         if kind is ValueType.BOOL and cursor.data[at] > 1:
-            raise cursor.bad(f"'{key}' is {cursor.data[at]}", "a truth value: 0 or 1", at=at)
+            raise cursor.bad(
+                message("'{key}' is {value}", key=key, value=cursor.data[at]),
+                "a Boolean: 0 or 1",
+                at=at,
+            )
         value = scalar.unpack_from(cursor.data, at)[0]
         if kind in FLOATS and not math.isfinite(value):
-            raise cursor.bad(f"'{key}' is {value}", "a finite number", at=at)
+            raise cursor.bad(
+                message("'{key}' is {value}", key=key, value=value), "a finite number", at=at
+            )
         return value
 
     def _array(self, key: str) -> ArrayValue:
         cursor = self._cursor
         at = cursor.at
-        element = self._type(key, "array elements")
+        element = self._type(key, message("array elements"))
         if element is ValueType.ARRAY:
-            raise cursor.bad(f"'{key}' is an array of arrays", "numbers or texts", at=at)
+            raise cursor.bad(
+                message("'{key}' is an array of arrays", key=key), "numbers or texts", at=at
+            )
         length, start = cursor.u64(), cursor.at
         limit = self._strings_left if element is ValueType.STRING else MAX_ARRAY
         if length > limit:
-            raise cursor.bad(f"'{key}' has {length} elements", f"at most {limit}", at=at)
+            raise cursor.bad(
+                message("'{key}' has {n} elements", key=key, n=length),
+                message("at most {n}", n=limit),
+                at=at,
+            )
         if element is ValueType.STRING:
             self._strings_left -= length
             self._strings(key, length)
@@ -105,13 +127,19 @@ class MetadataReader:
         cursor = self._cursor
         if element is ValueType.BOOL:
             if cursor.data[start : cursor.at].translate(None, b"\0\1"):
-                raise cursor.bad(f"'{key}' has other bytes than 0 and 1", "truth values", at=start)
+                raise cursor.bad(
+                    message("'{key}' has bytes other than 0 and 1", key=key),
+                    "Booleans",
+                    at=start,
+                )
         elif element in FLOATS:
             numbers = array("f" if element is ValueType.FLOAT32 else "d")
             with memoryview(cursor.data) as view:
                 numbers.frombytes(view[start : cursor.at])
             if not all(map(math.isfinite, numbers)):
-                raise cursor.bad(f"'{key}' holds NaN or Inf", "finite numbers", at=start)
+                raise cursor.bad(
+                    message("'{key}' contains NaN or Inf", key=key), "finite numbers", at=start
+                )
 
     def _strings(self, key: str, length: int) -> None:
         """Step over `length` strings, all UTF-8.
@@ -133,7 +161,10 @@ class MetadataReader:
             if n > _ASCII:
                 cursor.at = at
                 if n > MAX_TEXT:
-                    raise cursor.bad(f"a text of {n} bytes in '{key}'", f"at most {MAX_TEXT}")
+                    raise cursor.bad(
+                        message("text of {n} bytes in '{key}'", n=n, key=key),
+                        message("at most {n}", n=MAX_TEXT),
+                    )
                 cursor.need(at + 8 + n)
                 have = len(data) - 8
                 if plain < at:
@@ -166,7 +197,9 @@ class MetadataReader:
                 raise self._no_utf8(key, where) from error
 
     def _no_utf8(self, key: str, at: int) -> BadFileError:
-        return self._cursor.bad(f"'{key}' holds a text that is not UTF-8", "UTF-8 text", at=at)
+        return self._cursor.bad(
+            message("'{key}' contains text that is not UTF-8", key=key), "UTF-8 text", at=at
+        )
 
 
 def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
@@ -179,11 +212,18 @@ def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
     kind = reader.types.get(ALIGNMENT_KEY, ValueType.UINT32)
     if (
         kind is not ValueType.UINT32
+        or not isinstance(value, int)
         or not MIN_ALIGNMENT <= value <= MAX_ALIGNMENT
         or value & (value - 1)
     ):
         raise cursor.bad(
-            f"'{ALIGNMENT_KEY}' is {value!r} ({kind.name})",
-            f"a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT} (UINT32)",
+            message(
+                "'{key}' is {value} ({type})", key=ALIGNMENT_KEY, value=repr(value), type=kind.name
+            ),
+            message(
+                "a power of two from {low} to {high} (UINT32)",
+                low=MIN_ALIGNMENT,
+                high=MAX_ALIGNMENT,
+            ),
         )
-    return int(value)
+    return value

@@ -1,6 +1,6 @@
 """What a metadata key must be: its type in the file and its range, in one table.
 
-llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/llama.cpp, models/gemma4.cpp)
+llama.cpp 0c1e57098 (llama-model.cpp, llama-hparams.cpp, models/*.cpp)
 throws for a wrong type, which is an error message, but asserts on many values, which ends the
 process. The ranges here leave it nothing to assert on.
 """
@@ -14,6 +14,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import as_message, message
 
 MAX_LAYERS: Final = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
@@ -94,10 +95,19 @@ _GEMMA4: Final[dict[str, Rule]] = {
     "%s.rope.freq_base_swa": Real(0.0, 1e15),
     "%s.final_logit_softcapping": Real(0.0, 1e6),
 }
+_GEMMA3: Final[dict[str, Rule]] = {
+    **_COMMON,
+    "%s.attention.sliding_window": Whole(0),
+    "%s.rope.freq_base_swa": Real(0.0, 1e15),
+    "%s.final_logit_softcapping": Real(0.0, 1e6),
+}
 ASSISTANT: Final = "gemma4-assistant"
 """Gemma 4's drafter models, which are no models by themselves."""
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "llama": _COMMON,
+    "qwen2": _COMMON,
+    "qwen3": _COMMON,
+    "gemma3": _GEMMA3,
     "gemma4": _GEMMA4,
     ASSISTANT: {
         **_GEMMA4,
@@ -105,14 +115,22 @@ RULES: Final[dict[str, dict[str, Rule]]] = {
         "%s.nextn_predict_layers": Whole(1, MAX_LAYERS, required=True),
     },
 }
-SUPPORTED: Final = ("gemma4", "llama")
+FOREIGN_RULES: Final[dict[str, Rule]] = {
+    "%s.context_length": Whole(1, MAX_CTX, required=True),
+    "%s.embedding_length": Whole(1, required=True),
+    "%s.block_count": Whole(1, MAX_LAYERS, required=True),
+    "split.count": Fixed(ValueType.UINT16, (0, 1)),
+    "general.type": Fixed(ValueType.STRING, ("model",)),
+}
+"""What is true of a language model of any architecture."""
+SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 """The architectures that pedsup runs."""
 
 
 def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileError:
     """The error for a metadata key."""
     return BadFileError(
-        f"the field '{header.full_key(key)}' {found}",
+        message("the field '{key}' {problem}", key=header.full_key(key), problem=as_message(found)),
         where=header.path,
         wanted=wanted,
         remedy=AGAIN,
@@ -120,16 +138,16 @@ def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileE
 
 
 def check_rules(header: GGUFHeader) -> None:
-    """Check each known key of a supported architecture by its rule.
+    """Check each known key of an architecture by its rule; of a foreign one those of any model.
 
     Raises:
         BadFileError: a field is missing, of another type, or out of its range.
     """
-    for key, rule in RULES[header.architecture].items():
+    for key, rule in RULES.get(header.architecture, FOREIGN_RULES).items():
         value = header.get(key)
         if value is None:
             if not isinstance(rule, Fixed) and rule.required:
-                raise bad_field(header, key, "is missing", "a whole language model")
+                raise bad_field(header, key, "is missing", "a complete language model")
             continue
         kind = header.value_types[header.full_key(key)]
         match rule:
@@ -138,27 +156,43 @@ def check_rules(header: GGUFHeader) -> None:
             case Real(low, high):
                 if kind is not ValueType.FLOAT32 or not low < value <= high:
                     raise bad_field(
-                        header, key, f"is {value!r:.60} ({kind.name})",
-                        f"a FLOAT32 above {low:g}, up to {high:g}",
-                    )  # fmt: skip
+                        header,
+                        key,
+                        message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
+                        message(
+                            "a FLOAT32 above {low}, up to {high}", low=f"{low:g}", high=f"{high:g}"
+                        ),
+                    )
             case Fixed(wanted, values):
                 if kind is not wanted or value not in values:
                     choices = " or ".join(map(repr, values))
-                    raise bad_field(header, key, f"is {value!r:.60} ({kind.name})", choices)
+                    raise bad_field(
+                        header,
+                        key,
+                        message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
+                        choices,
+                    )
 
 
 def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> None:
-    wanted = f"a UINT32 from {rule.low} to {rule.high}"
+    wanted = message("a UINT32 from {low} to {high}", low=rule.low, high=rule.high)
     if rule.per_layer and kind is ValueType.ARRAY:
         numbers = per_layer(header, key, element=(ValueType.UINT32, ValueType.INT32))
-        wanted += ", one per layer"
+        wanted = message(
+            "a UINT32 from {low} to {high}, one per layer", low=rule.low, high=rule.high
+        )
     elif kind is ValueType.UINT32:
         numbers = [header.get(key)]
     else:
-        raise bad_field(header, key, f"is {header.get(key)!r:.60} ({kind.name})", wanted)
+        raise bad_field(
+            header,
+            key,
+            message("is {value} ({type})", value=f"{header.get(key)!r:.60}", type=kind.name),
+            wanted,
+        )
     wrong = [number for number in numbers if not rule.low <= number <= rule.high]
     if wrong:
-        raise bad_field(header, key, f"is {wrong[0]}", wanted)
+        raise bad_field(header, key, message("is {value}", value=wrong[0]), wanted)
 
 
 def per_layer(
@@ -173,10 +207,18 @@ def per_layer(
     if isinstance(value, ArrayValue):
         if len(value) != n_layer or value.element not in element:
             raise bad_field(
-                header, key, f"has {len(value)} values of type {value.element.name}",
-                f"{n_layer} of type {' or '.join(kind.name for kind in element)}, one per layer",
-            )  # fmt: skip
+                header,
+                key,
+                message("has {n} values of type {type}", n=len(value), type=value.element.name),
+                message(
+                    "{n} of type {types}, one per layer",
+                    n=n_layer,
+                    types=" or ".join(kind.name for kind in element),
+                ),
+            )
         return value.values()
     if not isinstance(value, int):
-        raise bad_field(header, key, f"is {value!r:.60}", "a number, or one per layer")
+        raise bad_field(
+            header, key, message("is {value}", value=f"{value!r:.60}"), "a number, or one per layer"
+        )
     return [value] * n_layer

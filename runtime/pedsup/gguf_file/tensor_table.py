@@ -11,6 +11,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.ggml_types import GGML_TYPES, GGMLType
 from pedsup.gguf_file.limits import MAX_DIMS, MAX_NAME, MAX_SIGNED
+from pedsup.messages import message
 
 _DIMS: Final = tuple(struct.Struct(f"<{n}Q") for n in range(MAX_DIMS + 1))
 
@@ -43,11 +44,19 @@ def read_table(cursor: Cursor, count: int) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for number in range(count):
         start = cursor.at
-        name = cursor.text(MAX_NAME, f"the name of tensor {number + 1} of {count}")
+        name = cursor.text(
+            MAX_NAME, message("the name of tensor {n} of {m}", n=number + 1, m=count)
+        )
         if not name:
-            raise cursor.bad(f"tensor {number + 1} of {count} has no name", "a name", at=start)
+            raise cursor.bad(
+                message("tensor {n} of {m} has no name", n=number + 1, m=count), "a name", at=start
+            )
         if name in tensors:
-            raise cursor.bad(f"the tensor '{name}' stands twice", "each tensor once", at=start)
+            raise cursor.bad(
+                message("the tensor '{name}' appears twice", name=name),
+                "each tensor once",
+                at=start,
+            )
         tensors[name] = _read_row(cursor, name)
     return tensors
 
@@ -56,7 +65,11 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
     start = cursor.at
     n_dims = cursor.u32()
     if not 1 <= n_dims <= MAX_DIMS:
-        raise cursor.bad(f"tensor '{name}' has {n_dims} dimensions", f"1 to {MAX_DIMS}", at=start)
+        raise cursor.bad(
+            message("tensor '{name}' has {n} dimensions", name=name, n=n_dims),
+            message("1 to {n}", n=MAX_DIMS),
+            at=start,
+        )
     at = cursor.skip(8 * n_dims)
     shape: tuple[int, ...] = _DIMS[n_dims].unpack_from(cursor.data, at)
     type_at = cursor.at
@@ -64,7 +77,7 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
     kind = GGML_TYPES.get(number)
     if kind is None:
         raise cursor.bad(
-            f"tensor '{name}' has the type number {number}",
+            message("tensor '{name}' has the type number {n}", name=name, n=number),
             "a tensor type that this version knows",
             at=type_at,
         )
@@ -72,15 +85,28 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
     # Python's integers do not overflow, so the products themselves are the test.
     if not all(shape) or prod(shape) > MAX_SIGNED or shape[0] % kind.block_size:
         raise cursor.bad(
-            f"tensor '{name}' of type {kind.name} has the dimensions {list(shape)}",
-            f"dimensions from 1, rows a multiple of {kind.block_size}, fewer than 2^63 elements",
+            message(
+                "tensor '{name}' of type {type} has the dimensions {shape}",
+                name=name,
+                type=kind.name,
+                shape=list(shape),
+            ),
+            message(
+                "dimensions from 1, rows a multiple of {n}, fewer than 2^63 elements",
+                n=kind.block_size,
+            ),
             at=at,
         )
     tensor = TensorInfo(name, shape, kind, offset)
     if tensor.n_bytes > MAX_SIGNED:
         raise cursor.bad(
-            f"tensor '{name}' of type {kind.name} with the dimensions {list(shape)} has "
-            f"{tensor.n_bytes} bytes",
+            message(
+                "tensor '{name}' of type {type} with the dimensions {shape} has {n} bytes",
+                name=name,
+                type=kind.name,
+                shape=list(shape),
+                n=tensor.n_bytes,
+            ),
             "fewer than 2^63 bytes",
             at=at,
         )
@@ -107,17 +133,17 @@ def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int)
         end = padded + tensor.n_bytes
         if data + end > cursor.size:
             raise BadFileError(
-                f"the file ends inside or before tensor '{tensor.name}'",
-                where=f"{cursor.path}: {cursor.size} bytes",
-                wanted=f"at least {data + end} bytes",
+                message("the file ends inside or before tensor '{name}'", name=tensor.name),
+                where=message("{path}: {n} bytes", path=cursor.path, n=cursor.size),
+                wanted=message("at least {n} bytes", n=data + end),
                 remedy="the copy is truncated: copy it again and compare its SHA-256",
             )
         padded = -(-end // alignment) * alignment
     if cursor.size > data + padded:
         raise BadFileError(
-            f"{cursor.size - data - end} bytes after the last tensor",
-            where=f"{cursor.path}, byte {data + end}",
-            wanted=f"a file of {data + padded} bytes, as the tensor table says",
+            message("{n} bytes after the last tensor", n=cursor.size - data - end),
+            where=message("{place}, byte {n}", place=cursor.path, n=data + end),
+            wanted=message("a file of {n} bytes, as the tensor table says", n=data + padded),
             remedy=AGAIN,
         )
     return data
@@ -125,16 +151,20 @@ def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int)
 
 def _misplaced(cursor: Cursor, tensor: TensorInfo, wanted: int, alignment: int) -> BadFileError:
     if tensor.offset % alignment:
-        what = f"starts at {tensor.offset}, no multiple of the alignment {alignment}"
+        what = message(
+            "starts at {n}, which is not a multiple of the alignment {m}",
+            n=tensor.offset,
+            m=alignment,
+        )
     elif tensor.offset < wanted:
-        what = "overlaps the one before it"
+        what = message("overlaps the one before it")
     elif tensor.offset > cursor.size:
-        what = "lies outside the file"
+        what = message("lies outside the file")
     else:
-        what = "leaves a hole before it"
+        what = message("leaves a hole before it")
     return BadFileError(
-        f"the data of tensor '{tensor.name}' {what}",
-        where=f"{cursor.path}, tensor data offset {tensor.offset}",
-        wanted=f"offset {wanted}",
+        message("the data of tensor '{name}' {problem}", name=tensor.name, problem=what),
+        where=message("{path}, tensor data offset {n}", path=cursor.path, n=tensor.offset),
+        wanted=message("offset {n}", n=wanted),
         remedy=AGAIN,
     )

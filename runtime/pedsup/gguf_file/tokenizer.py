@@ -14,6 +14,7 @@ from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.rules import bad_field
 from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.messages import message
 
 MODELS: Final = ("gemma4", "gpt2", "llama")
 """Byte-level BPE (gpt2), Gemma 4's BPE, and sentencepiece (llama)."""
@@ -54,14 +55,21 @@ def check_tokenizer(header: GGUFHeader) -> None:
     model = header.get(MODEL)
     if model not in MODELS:
         raise UnsupportedError(
-            "the file has no tokenizer" if model is None else f"a tokenizer of kind {model!r:.60}",
+            "the file has no tokenizer"
+            if model is None
+            else message("a tokenizer of kind {kind}", kind=f"{model!r:.60}"),
             where=f"{header.path}: {MODEL}",
-            wanted=f"one of: {', '.join(MODELS)}",
+            wanted=message("one of: {names}", names=", ".join(MODELS)),
             remedy="choose a model file with its tokenizer, or export it again",
         )
     tokens = _array(header, TOKENS, (ValueType.STRING,))
     if not 0 < len(tokens) <= MAX_TOKENS:
-        raise bad_field(header, TOKENS, f"has {len(tokens)} tokens", f"1 to {MAX_TOKENS}")
+        raise bad_field(
+            header,
+            TOKENS,
+            message("has {n} tokens", n=len(tokens)),
+            message("1 to {n}", n=MAX_TOKENS),
+        )
     if model != "llama" or MERGES in header.metadata:
         _array(header, MERGES, (ValueType.STRING,))
     for key, kinds in (
@@ -70,8 +78,8 @@ def check_tokenizer(header: GGUFHeader) -> None:
     ):
         if key in header.metadata and len(_array(header, key, kinds)) != len(tokens):
             raise bad_field(
-                header, key, f"has {len(header.get(key))} values",
-                f"{len(tokens)}, one for each token",
+                header, key, message("has {n} values", n=len(header.get(key))),
+                message("{n}, one for each token", n=len(tokens)),
             )  # fmt: skip
     _check_ids(header, len(tokens), model)
     _check_texts(header, tokens, model)
@@ -80,13 +88,17 @@ def check_tokenizer(header: GGUFHeader) -> None:
 
 def _array(header: GGUFHeader, key: str, elements: tuple[ValueType, ...]) -> ArrayValue:
     value = header.get(key)
-    wanted = f"an array of {' or '.join(kind.name for kind in elements)}"
+    wanted = message("an array of {type}", type=" or ".join(kind.name for kind in elements))
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if not isinstance(value, ArrayValue):
-        raise bad_field(header, key, f"is of type {header.value_types[key].name}", wanted)
+        raise bad_field(
+            header, key, message("is of type {type}", type=header.value_types[key].name), wanted
+        )
     if value.element not in elements:
-        raise bad_field(header, key, f"is an array of {value.element.name}", wanted)
+        raise bad_field(
+            header, key, message("is an array of {type}", type=value.element.name), wanted
+        )
     return value
 
 
@@ -94,21 +106,29 @@ def _check_ids(header: GGUFHeader, n_tokens: int, model: str) -> None:
     for key, value in header.metadata.items():
         if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
             continue
-        if header.value_types[key] is not ValueType.UINT32 or value >= n_tokens:
+        kind = header.value_types[key]
+        if kind is not ValueType.UINT32 or not isinstance(value, int) or value >= n_tokens:
             raise bad_field(
-                header, key, f"is {value!r:.60} ({header.value_types[key].name})",
-                f"a UINT32 below {n_tokens}, the number of tokens",
-            )  # fmt: skip
+                header,
+                key,
+                message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
+                message("a UINT32 below {n}, the number of tokens", n=n_tokens),
+            )
     for kind, keys in ((ValueType.STRING, _TEXTS), (ValueType.BOOL, _FLAGS)):
         for key in keys:
             if key in header.metadata and header.value_types[key] is not kind:
                 raise bad_field(
-                    header, key, f"is of type {header.value_types[key].name}", kind.name
+                    header,
+                    key,
+                    message("is of type {type}", type=header.value_types[key].name),
+                    kind.name,
                 )
     for flag, token in _ADDED.items():
         known = token in header.metadata or (model == "llama" and token in _DEFAULTS)
         if _is_added(header, flag, model) and not known:
-            raise bad_field(header, token, "is missing", f"the token that '{flag}' adds")
+            raise bad_field(
+                header, token, "is missing", message("the token that '{flag}' adds", flag=flag)
+            )
 
 
 def _is_added(header: GGUFHeader, flag: str, model: str) -> bool:
@@ -128,7 +148,11 @@ def _check_texts(header: GGUFHeader, tokens: ArrayValue, model: str) -> None:
         text = text or b"[EMPTY_%d]" % number
         if text in seen:
             raise BadFileError(
-                f"token {number} is '{text.decode('utf-8', 'replace')[:60]}', as one before it",
+                message(
+                    "token {n} is '{text}', the same as an earlier one",
+                    n=number,
+                    text=text.decode("utf-8", "replace")[:60],
+                ),
                 where=f"{header.path}: {TOKENS}",
                 wanted="each token once",
                 remedy=AGAIN,
@@ -136,4 +160,9 @@ def _check_texts(header: GGUFHeader, tokens: ArrayValue, model: str) -> None:
         seen.add(text)
     if model == "llama" and not seen >= _BYTES:
         missing = min(_BYTES - seen).decode()
-        raise bad_field(header, TOKENS, f"lacks the byte token {missing}", "<0x00> to <0xFF>")
+        raise bad_field(
+            header,
+            TOKENS,
+            message("lacks the byte token {token}", token=missing),
+            "<0x00> to <0xFF>",
+        )

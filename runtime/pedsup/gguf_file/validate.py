@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.gguf_file.architecture import check_architecture
-from pedsup.gguf_file.header import GGUFHeader, open_regular, parse_header
+from pedsup.gguf_file.header import GGUFHeader, open_regular, parse_header, read_header
+from pedsup.gguf_file.lora import is_adapter, validate_adapter
 from pedsup.gguf_file.tokenizer import check_tokenizer
 
 _KEPT: Final = 4
@@ -41,6 +42,13 @@ def validate_drafter(path: str | Path) -> GGUFHeader:
     For `--draft`, and for those who check a file without running it.
     """
     return _validate(Path(path), drafter=True)
+
+
+def validate_any(path: str | Path) -> GGUFHeader:
+    """`validate_drafter` for a file that may be an adapter too, for those who check files."""
+    if is_adapter(read_header(path)):
+        return validate_adapter(path)
+    return validate_drafter(path)
 
 
 def _validate(path: Path, *, drafter: bool) -> GGUFHeader:

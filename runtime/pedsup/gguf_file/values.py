@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN
+from pedsup.messages import message
 
 _U64 = struct.Struct("<Q")
 KEPT_BYTES: Final = 1 << 16
@@ -107,7 +108,7 @@ class ArrayValue:
     def _changed(self) -> BadFileError:
         return BadFileError(
             "the file was changed while it was read",
-            where=f"{self.path}, byte {self.offset}",
+            where=message("{place}, byte {n}", place=self.path, n=self.offset),
             wanted="a file that nothing writes to",
             remedy=AGAIN,
         )

@@ -14,6 +14,7 @@ from typing import Final
 from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.engine.llama_server.process import full_window
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, read_header
+from pedsup.gguf_file.lora import adapter_bytes
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.shape import PER_LAYER_TABLE, ModelShape, model_shape
 
@@ -59,12 +60,14 @@ class MemoryEstimate:
     """All else that a draft model takes: cache, buffers, vocabulary."""
     largest_layer: int = 0
     """Of `weights`, those of the largest layer."""
+    adapter: int = 0
+    """Of a LoRA adapter: llama.cpp copies it into memory of its own."""
 
     @property
     def anonymous(self) -> int:
         """Bytes that must stay in memory (RssAnon)."""
         own = self.kv_cache + self.checkpoints + self.compute + self.output + self.vocabulary
-        own += self.repacked + self.program + self.draft
+        own += self.repacked + self.program + self.draft + self.adapter
         return own + (0 if self.mapped else self.weights + self.draft_weights)
 
     @property
@@ -124,6 +127,7 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         draft_weights=draft_weights,
         draft=draft,
         largest_layer=_largest_layer(header),
+        adapter=_adapter_bytes(config.adapter) if config.adapter else 0,
     )
 
 
@@ -133,7 +137,7 @@ def draft_bytes(shape: ModelShape, config: EngineConfig, host: Host) -> tuple[in
         return 0, 0
     header = _draft_header(config.draft.model)
     if header.architecture != ASSISTANT:
-        own = estimate(header, replace(config, draft=DraftConfig()), host)
+        own = estimate(header, replace(config, draft=DraftConfig(), adapter=None), host)
         return own.weights + own.table, own.anonymous - own.program - own.repacked
     # No cache of its own; the target keeps the last hidden state of each token of a batch.
     weights = sum(t.n_bytes for t in header.tensors.values())
@@ -142,6 +146,12 @@ def draft_bytes(shape: ModelShape, config: EngineConfig, host: Host) -> tuple[in
     n_merges = len(merges) if isinstance(merges, ArrayValue) else 0
     vocabulary = shape.n_vocab * BYTES_PER_TOKEN + n_merges * BYTES_PER_MERGE
     return weights, vocabulary + hidden + 2 * shape.n_vocab * F32
+
+
+@functools.lru_cache(maxsize=1)
+def _adapter_bytes(path: Path) -> int:
+    """Read once: an estimate is made for each context that might fit."""
+    return adapter_bytes(read_header(path))
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.shape import model_shape
 from pedsup.memory.estimate import IN_PROCESS, Host, MemoryEstimate, estimate
 from pedsup.memory.paging import LEAST_PAGES, Paging, paging
+from pedsup.messages import message
 from pedsup.progress import human_bytes
 
 Verdict = Literal["fits", "pages", "refused"]
@@ -99,24 +100,36 @@ def require_fit(
         return fit
     assert fit.available is not None
     need = fit.need
-    cost = f"; {fit.paging.text}" if fit.paging is not None else ""
+    cost = message("; {cost}", cost=fit.paging.text) if fit.paging is not None else ""
     raise ResourceError(
-        f"a context of {need.n_ctx} tokens needs {human_bytes(need.total)} of memory "
-        f"({human_bytes(need.anonymous + LEAST_PAGES)} of it cannot be paged out){cost}",
+        message(
+            "a context of {n} tokens needs {need} of memory ({fixed} of it "
+            "cannot be paged out){cost}",
+            n=need.n_ctx,
+            need=human_bytes(need.total),
+            fixed=human_bytes(need.anonymous + LEAST_PAGES),
+            cost=cost,
+        ),
         where=header.path,
-        wanted=f"at most {human_bytes(fit.available.bytes)}, which {fit.available.source} leaves",
+        wanted=message(
+            "at most {size}, all that {source} leaves",
+            size=human_bytes(fit.available.bytes),
+            source=fit.available.source,
+        ),
         remedy=smaller or _no_smaller(header, config, fit, host),
     )
 
 
 def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
     """What is left when nothing fits whole."""
-    slowly = ""
+    slowly = message("")
     if fit.paging is not None:
-        slowly = ", or give --allow-paging to run this slowly"
+        slowly = message(", or give --allow-paging to run this slowly")
     elif assess(estimate(header, _smallest(config), host), fit.available).paging is not None:
-        slowly = f", or give {SMALLEST} --allow-paging to run it slowly"
-    return f"close other programs, or export a smaller type or model (Q4_0, E2B){slowly}"
+        slowly = message(", or give {options} --allow-paging to run it slowly", options=SMALLEST)
+    return message(
+        "close other programs, or export a smaller type or model (Q4_0, E2B){slowly}", slowly=slowly
+    )
 
 
 def _smallest(config: EngineConfig) -> EngineConfig:
@@ -133,7 +146,7 @@ def _smaller_option(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Ho
         context = largest_context(header, smaller, fit.available, host, at_most=config.n_ctx)
         if context is not None:
             ctx = f"--ctx {context}" if context < config.n_ctx else ""
-            return f"give {text} {ctx}".replace("  ", " ").strip()
+            return message("give {options}", options=" ".join(filter(None, (text, ctx))))
     if assess(estimate(header, _smallest(config), host), fit.available).verdict == "fits":
-        return f"give {SMALLEST}"
+        return message("give {options}", options=SMALLEST)
     return None

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pedsup.memory.estimate import MemoryEstimate
+from pedsup.messages import message
 from pedsup.progress import human_bytes
 
 SLACK: Final = 24 << 20
@@ -58,13 +59,20 @@ class Paging:
     @property
     def text(self) -> str:
         """What it costs, in one sentence."""
-        cost = (
-            f"{human_bytes(self.missing)} of the weights do not fit into memory: about "
-            f"{human_bytes(self.read_per_token)} are read from storage again for each token"
+        cost = message(
+            "{missing} of the weights do not fit into memory: about {read} are "
+            "read from storage again for each token",
+            missing=human_bytes(self.missing),
+            read=human_bytes(self.read_per_token),
         )
         if self.rate is None or self.speed is None:
-            return f"{cost}, at a speed that could not be measured"
-        return f"{cost}; at {self.rate / 1e6:.0f} MB/s that is at most {self.speed:.2g} tokens/s"
+            return message("{cost}, at a speed that could not be measured", cost=cost)
+        return message(
+            "{cost}; at {rate} MB/s that is at most {speed} tokens/s",
+            cost=cost,
+            rate=f"{self.rate / 1e6:.0f}",
+            speed=f"{self.speed:.2g}",
+        )
 
 
 def paging(

@@ -17,6 +17,7 @@ from typing import Final, Literal
 from pedsup.crash.marker import MARKS, SUFFIX
 from pedsup.files.fsio import try_lock
 from pedsup.files.paths import cache_folder, data_folder
+from pedsup.messages import Message, message, reason_of
 from pedsup.trust import verified
 
 Kind = Literal[
@@ -64,7 +65,7 @@ class Forgotten:
     """What was erased, and what was not with the reason."""
 
     removed: tuple[Item, ...]
-    left: tuple[tuple[Item, str], ...] = ()
+    left: tuple[tuple[Item, Message], ...] = ()
 
 
 def plan_all(sessions: Path) -> ForgetPlan:
@@ -86,7 +87,7 @@ def plan_session(path: Path) -> ForgetPlan:
 def execute(plan: ForgetPlan) -> Forgotten:
     """Erase the files of a plan; what is in use, or cannot be erased, is left and named."""
     removed: list[Item] = []
-    left: list[tuple[Item, str]] = []
+    left: list[tuple[Item, Message]] = []
     for item in plan.items:
         reason = _erase(item)
         if reason is None:
@@ -99,7 +100,7 @@ def execute(plan: ForgetPlan) -> Forgotten:
     return Forgotten(tuple(removed), tuple(left))
 
 
-def _erase(item: Item) -> str | None:
+def _erase(item: Item) -> Message | None:
     """Unlink a file under the lock that its writer would hold; the reason if it stays."""
     if item.path.is_symlink():
         item.path.unlink()  # the link goes, what it points to is someone's own
@@ -109,13 +110,13 @@ def _erase(item: Item) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return error.strerror or str(error)
+        return reason_of(error)
     try:
         if try_lock(fd) is False:
-            return "open in another session"
+            return message("open in another session")
         item.path.unlink(missing_ok=True)
     except OSError as error:
-        return error.strerror or str(error)
+        return reason_of(error)
     finally:
         os.close(fd)
     return None

@@ -17,13 +17,12 @@ from pedsup.files.paths import cache_folder
 from pedsup.governor.engine import Governor, govern
 from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
+from pedsup.messages import Message, message
 from pedsup.progress import say
 from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
-from pedsup.session.prefix_cache import ModelIdentity as FileIdentity
-from pedsup.session.prefix_cache import PrefixCache
-from pedsup.settings import Origin, Settings
-from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
+from pedsup.session.prefix_cache import PrefixCache, StateKey
+from pedsup.settings.load import Origin
+from pedsup.settings.schema import Settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity
@@ -62,11 +61,10 @@ class LoadedModel:
         """How the engine's library was built; None where it does not say."""
         return self.engine.build
 
-    def lines(self, language: Language) -> list[str]:
+    def lines(self) -> list[Message]:
         """Which model this is and who vouches for it; said at the start of each session."""
-        trust = self.trust.lines(language) if self.trust is not None else []
-        identity = [local(line, language) for line in self.identity.lines()]
-        return [*identity, *map(clean, trust)]
+        trust = self.trust.lines() if self.trust is not None else []
+        return [*self.identity.lines(), *(line.mapped(clean) for line in trust)]
 
 
 def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
@@ -79,6 +77,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         EngineError: llama.cpp cannot load it.
     """
     check_fit(plan, settings)
+    if plan.unchecked is not None:
+        say(plan.unchecked.mapped(clean))
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
     source = plan.header.get("tokenizer.chat_template")
@@ -155,7 +155,9 @@ def turn_settings(
 
 def _watched(engine: Engine, trust: Trust) -> Engine:
     """The engine, which ends when a byte of the model turns out to be another one."""
-    watches = watch(trust, lambda error: say(f"warning: {error.found}: this session ends"))
+    watches = watch(
+        trust, lambda error: say(message("warning: {what}: this session ends", what=error.found))
+    )
     if not watches:
         return engine
 
@@ -174,5 +176,5 @@ def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
     """What must leave no trace leaves none here either."""
     if not (settings.cache and settings.history):
         return None
-    identity = FileIdentity.of(plan.header, plan.identity.digest)
-    return PrefixCache(cache_folder() / "prefix", plan.config, identity)
+    key = StateKey.of(plan.header, plan.identity.digest)
+    return PrefixCache(cache_folder() / "prefix", plan.config, key)

@@ -26,15 +26,20 @@ from pedsup.engine.select import engine_kind, extra_buffers_policy
 from pedsup.engine.vector_units import usable
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.architecture import require_supported
+from pedsup.gguf_file.foreign import unchecked
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
-from pedsup.settings import Origin, Settings, given_names
+from pedsup.messages import Message, message
+from pedsup.settings.load import Origin, given_names
+from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Policy, Trust
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.identity import ModelIdentity, identify
+from pedsup.trust.pair import assess_pair
 from pedsup.trust.store import load_store
 from pedsup.tuning.apply import Applied, apply_tuned
 from pedsup.tuning.fingerprint import device_digest, engine_digest
@@ -68,6 +73,11 @@ class LaunchPlan:
     """Whether threads are lowered when the device gets hot."""
 
     @property
+    def unchecked(self) -> Message | None:
+        """What nobody checked of a model of an unknown architecture."""
+        return unchecked(self.header)
+
+    @property
     def tuned(self) -> Tuned | None:
         """The measured choice that is valid here."""
         return self.lookup.tuned
@@ -88,15 +98,19 @@ def plan_launch(
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
-        UntrustedError: its signature or manifest is not good, or a required one is missing.
+        UntrustedError: its signature or manifest is not good, or a required one is missing; or
+            that of its adapter.
         UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.
-        MismatchError: the draft model does not belong to the model.
+        MismatchError: the draft model or the adapter does not belong to the model.
         MissingDependencyError: `--draft` needs `llama-server`, which is not there.
     """
     header = validate_model(model)
-    identity = identify(header)
+    if settings.strict:
+        require_supported(header)
     policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
-    trust = assess_trust(header, identity, load_store(), policy)
+    adapter = _adapter_path(settings)
+    checked = assess_pair(header, adapter, policy)
+    identity, trust = checked.identity, checked.trust
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
     draft = draft_config(settings.draft, settings.draft_max, header)
@@ -115,6 +129,7 @@ def plan_launch(
         n_threads_batch=settings.threads_batch or threads.n_threads,
         cpus=threads.cpus,
         draft=draft,
+        adapter=adapter,
     )
     trust = replace(trust, drafter=_drafter_trust(config.draft.model, policy))
     config = _memory_use(applied, header, config, available, host)
@@ -141,6 +156,10 @@ def plan_launch(
     )
 
 
+def _adapter_path(settings: Settings) -> Path | None:
+    return Path(settings.adapter).expanduser() if settings.adapter else None
+
+
 def _drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:
     """What is known of a draft model, which llama.cpp reads too; None where there is none.
 
@@ -156,10 +175,10 @@ def _drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:
 def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
     if settings.ctx is not None and settings.ctx > shape.n_ctx_train:
         raise UsageError(
-            f"a context of {settings.ctx} tokens was asked for",
+            message("a context of {n} tokens was asked for", n=settings.ctx),
             where=model,
-            wanted=f"at most {shape.n_ctx_train}, which the model was trained for",
-            remedy=f"give --ctx {shape.n_ctx_train} or less",
+            wanted=message("at most {n}, which the model was trained for", n=shape.n_ctx_train),
+            remedy=message("give --ctx {n} or less", n=shape.n_ctx_train),
         )
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Final
 
+from pedsup.device.cores import ThreadPlan
 from pedsup.engine.drafts import draft_text
 from pedsup.engine.vector_units import Build
 from pedsup.memory import MemoryEstimate
+from pedsup.memory.fit import Verdict
+from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LaunchPlan
-from pedsup.texts.language import local, spoken
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
-from pedsup.tuning.store import NAMES
+from pedsup.tuning.store import NAMES, Stale
 
 
-def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, Any]:
+def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, object]:
     """The check as JSON values; sizes in bytes. `build`: of the engine's library, if known."""
     need, available = plan.fit.need, plan.fit.available
     return {
@@ -24,6 +27,7 @@ def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, An
         "model": plan.identity.describe(),
         "trust": plan.trust.describe(),
         "architecture": plan.shape.architecture,
+        "unchecked": plan.unchecked,
         "n_ctx": plan.config.n_ctx,
         "n_ctx_train": plan.shape.n_ctx_train,
         "largest_ctx": plan.largest_ctx,
@@ -52,82 +56,122 @@ def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, An
     }
 
 
-def check_text(plan: LaunchPlan, build: Build | None = None) -> str:
+def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
     """The check as a table. `build`: of the engine's library, if known."""
     available = plan.fit.available
-    cpus = ",".join(map(str, sorted(plan.threads.cpus))) if plan.threads.cpus else "all allowed"
     lines = [
         *plan.identity.lines(),
-        *map(clean, plan.trust.lines(spoken())),
-        f"{plan.shape.architecture}, {len(plan.shape.layers)} layers, "
-        f"trained for a context of {plan.shape.n_ctx_train} tokens",
+        *(line.mapped(clean) for line in plan.trust.lines()),
+        *([plan.unchecked.mapped(clean)] if plan.unchecked else []),
+        message(
+            "{arch}, {n} layers, trained for a context of {ctx} tokens",
+            arch=plan.shape.architecture,
+            n=len(plan.shape.layers),
+            ctx=plan.shape.n_ctx_train,
+        ),
         "",
-        f"Memory for a context of {plan.config.n_ctx} tokens:",
+        message("Memory for a context of {n} tokens:", n=plan.config.n_ctx),
         *_rows(plan.fit.need),
         "",
-        f"Available: {human_bytes(available.bytes)} ({available.source})"
+        message(
+            "Available: {size} ({source})",
+            size=human_bytes(available.bytes),
+            source=available.source,
+        )
         if available
-        else "Available: unknown (nothing can be read here)",
+        else message("Available: unknown (nothing here reports it)"),
         _VERDICTS[plan.fit.verdict],
-        *([f"  {plan.fit.paging.text}"] if plan.fit.paging else []),
-        f"Largest context that fits: {plan.largest_ctx or 'none'}",
-        f"Threads: {plan.threads.n_threads} on cores {cpus} (by {plan.threads.evidence})",
-        clean(f"Drafts: {draft_text(plan.config.draft)}"),
-        f"Settings from: {origin_text(plan.origins)}",
+        *([joined("", ["  ", plan.fit.paging.text])] if plan.fit.paging else []),
+        message("Largest context that fits: {n}", n=plan.largest_ctx or message("none")),
+        _threads(plan.threads),
+        message("Drafts: {how}", how=clean(draft_text(plan.config.draft))),
+        message("Settings from: {origins}", origins=origin_text(plan.origins)),
         *_tuning(plan),
         *_built(build),
     ]
-    return "\n".join(lines)
+    return joined("\n", lines)
+
+
+def _threads(threads: ThreadPlan) -> Message:
+    if not threads.cpus:
+        return message(
+            "Threads: {n} on any core (by {evidence})", n=threads.n_threads, evidence=threads.by
+        )
+    return message(
+        "Threads: {n} on cores {cores} (by {evidence})",
+        n=threads.n_threads,
+        cores=",".join(map(str, sorted(threads.cpus))),
+        evidence=threads.by,
+    )
 
 
 def _built(build: Build | None) -> list[str]:
     """What the engine's library was built with."""
     if build is None:
-        return ["Built with: unknown, llama.cpp does not say"]
+        return [message("Built with: unknown, llama.cpp does not say")]
     warning = build.warning()
-    return [f"Built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
+    return [
+        message("Built with: {features}", features=clean(", ".join(build.features))),
+        *([warning] if warning else []),
+    ]
 
 
 def _tuning(plan: LaunchPlan) -> list[str]:
     """Whether what `tune` measured is used."""
     if plan.lookup.problem:
-        return [f"Tuned: no, {plan.lookup.problem}"]
+        return [message("Tuned: no, {reason}", reason=plan.lookup.problem)]
     if plan.lookup.stale:
-        return [f"Tuned: for another {plan.lookup.stale}; pedsup-run tune measures again"]
+        return [_STALE[plan.lookup.stale]]
     if plan.tuned is None:
         return []
-    return [clean(f"Tuned: {plan.tuned.measured[:10]}, {plan.tuned.summary()}")]
+    return [
+        message(
+            "Tuned: {date}, {values}",
+            date=clean(plan.tuned.measured[:10]),
+            values=clean(plan.tuned.summary()),
+        )
+    ]
 
 
-def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
+def _paging(plan: LaunchPlan) -> dict[str, object] | None:
     cost = plan.fit.paging
     if cost is None:
         return None
     return {**asdict(cost), "most_tokens_per_s": cost.speed, "asked_for": not cost.bearable}
 
 
-_VERDICTS = {
-    "fits": "Verdict: fits.",
-    "pages": "Verdict: too large to stay in memory; runs from storage, slowly.",
-    "refused": "Verdict: does not fit; the system would kill it.",
+_VERDICTS: Final[dict[Verdict, Message]] = {
+    "fits": message("Verdict: fits."),
+    "pages": message("Verdict: too large to stay in memory; runs from storage, slowly."),
+    "refused": message("Verdict: does not fit; the system would kill it."),
+}
+_STALE: Final[dict[Stale, Message]] = {
+    "engine": message("Tuned: for another engine; pedsup-run tune measures again"),
+    "device": message("Tuned: for another device; pedsup-run tune measures again"),
 }
 
 
 def _rows(need: MemoryEstimate) -> list[str]:
+    weights = message("weights (mapped from the file)") if need.mapped else message("weights")
     sizes = [
-        ("weights" + (" (mapped from the file)" if need.mapped else ""), need.weights),
-        ("key/value cache", need.kv_cache),
-        ("checkpoints of it", need.checkpoints),
-        ("compute buffers", need.compute + need.output),
-        ("vocabulary", need.vocabulary),
-        ("repacked copies", need.repacked),
-        ("draft model", need.draft_weights + need.draft),
-        ("this program", need.program),
-        ("total", need.total),
+        (weights, need.weights),
+        (message("key/value cache"), need.kv_cache),
+        (message("its checkpoints"), need.checkpoints),
+        (message("compute buffers"), need.compute + need.output),
+        (message("vocabulary"), need.vocabulary),
+        (message("repacked copies"), need.repacked),
+        (message("adapter"), need.adapter),
+        (message("draft model"), need.draft_weights + need.draft),
+        (message("this program"), need.program),
+        (message("total"), need.total),
     ]
-    rows = [f"  {local(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
+    # Columns have a width, which only the text in the reader's language has.
+    rows = [f"  {translated(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
     if need.table:
         rows.append(
-            f"  not counted: {human_bytes(need.table)} of per-layer table, which stays in the file"
+            message(
+                "  not counted: the per-layer table of {size}, which stays in the file",
+                size=human_bytes(need.table),
+            )
         )
     return rows

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from pedsup.chat.turn import TurnResult
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts import draft_text
+from pedsup.governor.policy import Reason
+from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LoadedModel
 from pedsup.session.conversation import turn_facts
+from pedsup.texts.notices import STOPS
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
 
@@ -43,44 +47,61 @@ def storage_read(pid: int) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
-def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> str:
+def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Message:
     """A few lines on the model, the last turn and memory."""
     sampling = loaded.sampling
     lines = [
         *loaded.identity.lines(),
-        f"engine: {loaded.engine.name}, {loaded.threads.n_threads} threads "
-        f"(by {loaded.threads.evidence}), context {loaded.engine.n_ctx}",
+        message(
+            "engine: {name}, {threads} (by {evidence}), context {ctx}",
+            name=loaded.engine.name,
+            threads=loaded.threads.count,
+            evidence=loaded.threads.by,
+            ctx=loaded.engine.n_ctx,
+        ),
         *_build_lines(loaded),
-        f"drafts: {clean(draft_text(loaded.config.draft))}",
-        f"settings from: {origin_text(loaded.origins)}",
+        message("drafts: {how}", how=clean(draft_text(loaded.config.draft))),
+        message("settings from: {origins}", origins=origin_text(loaded.origins)),
         *_governor_lines(loaded),
-        f"sampling: temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, "
-        f"top-k {sampling.top_k}, seed {sampling.seed}",
+        message(
+            "sampling: temperature {temp}, top-p {p}, top-k {k}, seed {seed}",
+            temp=f"{sampling.temperature:g}",
+            p=f"{sampling.top_p:g}",
+            k=sampling.top_k,
+            seed=sampling.seed,
+        ),
     ]
     if last is not None:
         facts = turn_facts(last)
         tokens, timings = facts["tokens"], facts["timings"]
         lines += [
-            f"last turn: prompt {tokens['prompt']} tokens ({tokens['cached']} from the cache), "
-            f"reasoning {tokens['reasoning']}, answer {tokens['answer']}, ended by "
-            f"{last.stop_reason}",
-            f"speed: prompt {_rate(timings['prompt_tokens_per_s'])}, "
-            f"decode {_rate(timings['decode_tokens_per_s'])}, "
-            f"first token after {timings['first_token_s']:.2f} s",
+            message(
+                "last turn: prompt {prompt} tokens ({cached} from the cache), "
+                "reasoning {reasoning}, answer {answer}; end: {reason}",
+                prompt=tokens["prompt"],
+                cached=tokens["cached"],
+                reasoning=tokens["reasoning"],
+                answer=tokens["answer"],
+                reason=STOPS[last.stop_reason],
+            ),
+            message(
+                "speed: prompt {prompt}, decode {decode}, first token after {s} s",
+                prompt=_rate(timings["prompt_tokens_per_s"]),
+                decode=_rate(timings["decode_tokens_per_s"]),
+                s=f"{timings['first_token_s']:.2f}",
+            ),
         ]
         if last.drafts.n_drafted:
             lines.append(_drafts(last.drafts))
     memory = resident_memory()
     if memory:
-        lines.append(
-            "memory: "
-            + ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
-        )
+        sizes = ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
+        lines.append(message("memory: {sizes}", sizes=sizes))
     read = storage_read(loaded.engine.child_pid or os.getpid())
     if read is not None:
-        lines.append(f"read from storage so far: {human_bytes(read)}")
-    lines.append(f"session: {session or 'not kept'}")
-    return "\n".join(lines)
+        lines.append(message("read from storage so far: {size}", size=human_bytes(read)))
+    lines.append(message("session: {id}", id=session or message("not kept")))
+    return joined("\n", lines)
 
 
 def _build_lines(loaded: LoadedModel) -> list[str]:
@@ -89,7 +110,10 @@ def _build_lines(loaded: LoadedModel) -> list[str]:
     if build is None:
         return []
     warning = build.warning()
-    return [f"built with: {clean(', '.join(build.features))}", *([warning] if warning else [])]
+    return [
+        message("built with: {features}", features=clean(", ".join(build.features))),
+        *([warning] if warning else []),
+    ]
 
 
 def _governor_lines(loaded: LoadedModel) -> list[str]:
@@ -98,24 +122,54 @@ def _governor_lines(loaded: LoadedModel) -> list[str]:
     if governor is None:
         return []
     heat = governor.last_heat
-    known = (("cpu", heat.cpu), ("battery", heat.battery))
-    degrees = "".join(f", {name} {value:.0f} °C" for name, value in known if value is not None)
-    busy = ", other programs have the cores" if governor.state.crowded else ""
-    more = degrees + busy
-    lines = [f"governor: {governor.state.threads} of {governor.limits.most} threads{more}"]
+    facts = [
+        message(
+            "governor: {n} of {most} threads",
+            n=governor.state.threads,
+            most=governor.limits.most,
+        )
+    ]
+    if heat.cpu is not None:
+        facts.append(message("cpu {n} °C", n=f"{heat.cpu:.0f}"))
+    if heat.battery is not None:
+        facts.append(message("battery {n} °C", n=f"{heat.battery:.0f}"))
+    if governor.state.crowded:
+        facts.append(message("other programs have the cores"))
+    lines: list[str] = [joined(", ", facts)]
     now = governor.clock()
     for action in governor.actions[-3:]:
-        would = "would take" if action.kind == "report" else "took"
+        would = message("would take") if action.kind == "report" else message("took")
         lines.append(
-            f"  {(now - action.at_s) / 60:.0f} min ago {would} {action.threads} threads "
-            f"({action.reason}: {action.now_tps:.1f} tokens/s, best {action.best_tps:.1f})"
+            message(
+                "  {min} min ago {would} {n} threads ({reason}: {now} tokens/s, best {best})",
+                min=f"{(now - action.at_s) / 60:.0f}",
+                would=would,
+                n=action.threads,
+                reason=_CHANGES[action.reason],
+                now=f"{action.now_tps:.1f}",
+                best=f"{action.best_tps:.1f}",
+            )
         )
     return lines
 
 
+_CHANGES: Final[dict[Reason, Message]] = {
+    "heat": message("heat"),
+    "cooled": message("cooled down"),
+    "rested": message("rested"),
+    "not worth it": message("not worth it"),
+    "slower than fewer threads": message("slower than with fewer threads"),
+}
+
+
 def _drafts(drafts: DraftStats) -> str:
     share = f"{100 * (drafts.acceptance or 0):.0f} %"
-    return f"drafts: {drafts.n_drafted} tokens, {drafts.n_accepted} accepted ({share})"
+    return message(
+        "drafts: {n} tokens, {ok} accepted ({share})",
+        n=drafts.n_drafted,
+        ok=drafts.n_accepted,
+        share=share,
+    )
 
 
 def _rate(value: float | None) -> str:

@@ -14,17 +14,16 @@ from pedsup.crash.report import aftermath_text, present, take_sudden_ends
 from pedsup.files.paths import data_folder
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan
-from pedsup.settings import Settings
-from pedsup.texts.intended_use import Language
+from pedsup.settings.schema import Settings
 
 ORDERLY: Final = (signal.SIGTERM, signal.SIGHUP)
 """What a closing terminal and a polite system send."""
 
 
-def say_aftermath(language: Language, *, resuming: bool) -> None:
+def say_aftermath(*, resuming: bool) -> None:
     """Tell of a run that ended suddenly, once."""
     ends = take_sudden_ends(data_folder() / MARKS)
-    for line in aftermath_text(ends, present(), language, resuming=resuming):
+    for line in aftermath_text(ends, present(), resuming=resuming):
         say(line)
 
 

@@ -12,25 +12,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from waitress import wasyncore
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnSettings
+from pedsup.files.envelope import enveloped
+from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.run.load import LoadedModel
 from pedsup.serve.completions import Completions
+from pedsup.serve.conversation_list import ConversationList
 from pedsup.serve.conversations import Conversations
 from pedsup.serve.http_server import HOST, LoopbackServer, make_server
 from pedsup.serve.jobs import JobQueue
 from pedsup.serve.model import Served
-from pedsup.serve.page import openapi_reply, page_reply
+from pedsup.serve.page import manifest_reply, openapi_reply, page_reply
 from pedsup.serve.page_api import PageApi
 from pedsup.serve.web import Route, WebApp
 from pedsup.session.history import Session
+from pedsup.session.texts import STILL_THERE
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.words import text
 
 DEFAULT_PORT: Final = 8765
 TOKEN_BYTES: Final = 24
@@ -48,10 +52,20 @@ class ServeRequest:
     as_json: bool
     system: str
     fixed_seed: bool
-    kept: bool
-    """Whether the page's conversations are kept on the disk."""
+    folder: Path | None
+    """Where the page's conversations are kept; None: they are not."""
     make_session: Callable[[], Session]
     resumed: Session | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What this start has drawn."""
+
+    page: str
+    """Opens everything."""
+    programs: str
+    """Opens OpenAI's protocol: asks the model, and reads no conversation of the page."""
 
 
 def serve(request: ServeRequest, loaded: LoadedModel, settings: TurnSettings) -> int:
@@ -62,35 +76,50 @@ def serve(request: ServeRequest, loaded: LoadedModel, settings: TurnSettings) ->
     """
     served = Served(loaded, settings, request.system, request.fixed_seed)
     queue = JobQueue(served.engine_lives)
-    conversations = Conversations(request.make_session, kept=request.kept, resumed=request.resumed)
-    token, port = secrets.token_urlsafe(TOKEN_BYTES), request.sock.getsockname()[1]
+    conversations = Conversations(
+        request.make_session,
+        folder=request.folder,
+        digest=loaded.identity.digest,
+        resumed=request.resumed,
+    )
+    port = request.sock.getsockname()[1]
+    tokens = Tokens(secrets.token_urlsafe(TOKEN_BYTES), secrets.token_urlsafe(TOKEN_BYTES))
     page = PageApi(served, queue, conversations, request.chosen_language)
-    app = WebApp(token, port, routes(page, Completions(served, queue)))
+    listed = ConversationList(conversations)
+    app = WebApp(
+        tokens.page, port, routes(page, listed, Completions(served, queue)), tokens.programs
+    )
     with (
         ending_on_signals(queue),
         _listening(make_server(app, request.sock), queue),
         suppress(KeyboardInterrupt),
     ):
-        _announce(request, served, token, port)
+        _announce(request, served, tokens, port)
         queue.run()
     for name in conversations.close():
-        say(text("still_there", request.language, id=name))
+        say(STILL_THERE.filled(id=name))
     return 0
 
 
-def routes(page: PageApi, completions: Completions) -> tuple[Route, ...]:
+def routes(page: PageApi, listed: ConversationList, completions: Completions) -> tuple[Route, ...]:
     """Every path of the server; `openapi.json` describes the same."""
     return (
         Route("/", {"GET": page_reply()}, open=True),
+        Route("/manifest.webmanifest", {"GET": manifest_reply()}, open=True),
         Route("/openapi.json", {"GET": openapi_reply()}, open=True),
         Route("/v1/models", {"GET": completions.models}),
         Route("/v1/models/*", {"GET": completions.model}),
         Route("/v1/chat/completions", {"POST": completions.create}),
-        Route("/page/state", {"GET": page.state}),
-        Route("/page/acknowledge", {"POST": page.acknowledge}),
-        Route("/page/ask", {"POST": page.ask}),
-        Route("/page/stop", {"POST": page.stop}),
-        Route("/page/conversations/*", {"GET": page.conversation}),
+        Route("/page/state", {"GET": page.state}, private=True),
+        Route("/page/acknowledge", {"POST": page.acknowledge}, private=True),
+        Route("/page/ask", {"POST": page.ask}, private=True),
+        Route("/page/stop", {"POST": page.stop}, private=True),
+        Route("/page/conversations", {"GET": listed.index}, private=True),
+        Route("/page/conversations/*", {"GET": page.conversation}, private=True),
+        Route("/page/search", {"POST": listed.search}, private=True),
+        Route("/page/rename", {"POST": listed.rename}, private=True),
+        Route("/page/delete", {"POST": listed.delete}, private=True),
+        Route("/page/export", {"POST": listed.export}, private=True),
     )
 
 
@@ -153,25 +182,30 @@ def _drain(server: LoopbackServer) -> None:
         time.sleep(0.05)
 
 
-def _announce(request: ServeRequest, served: Served, token: str, port: int) -> None:
-    """Where the page is. The token stands in the fragment, which browsers send to nobody."""
+def _announce(request: ServeRequest, served: Served, tokens: Tokens, port: int) -> None:
+    """Where the page is. Its token stands in the fragment, which browsers send to nobody."""
     base = f"http://{HOST}:{port}"
-    url = f"{base}/#{token}"
-    for line in served.loaded.lines(request.language):
+    url = f"{base}/#{tokens.page}"
+    for line in served.loaded.lines():
         say(line)
     say(SHORT[request.language])
-    say(text("serve_page", request.language, url=url))
+    say(message("The page, for this device only (Ctrl-C ends it): {url}", url=url))
     if "com.termux" in os.environ.get("PREFIX", "") or "TERMUX_VERSION" in os.environ:
-        say(text("serve_termux", request.language, url=url))
-    say(text("serve_api", request.language, base=f"{base}/v1", token=token))
+        say(message("Open it with: termux-open-url '{url}'", url=url))
+    api = message(
+        "For programs, OpenAI's protocol: base URL {base}, key {token}",
+        base=f"{base}/v1",
+        token=tokens.programs,
+    )
+    say(api)
     if request.as_json:
         document = {
             "schema": "pedsup-serve/1",
             "url": url,
             "port": port,
             "api_base": f"{base}/v1",
-            "token": token,
+            "token": tokens.programs,
             "model": served.model_id,
             "pedsup": __version__,
         }
-        print(json.dumps(document), flush=True)
+        print(json.dumps(enveloped(document, "pedsup-run")), flush=True)

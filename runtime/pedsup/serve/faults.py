@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from pedsup.errors import ContextFullError, PedsupError, UnsupportedError, UsageError
+from pedsup.errors import (
+    ContextFullError,
+    MismatchError,
+    PedsupError,
+    UnsupportedError,
+    UsageError,
+)
+from pedsup.messages import joined, message
+from pedsup.session.transcript import InUseError
+from pedsup.texts.intended_use import Language
+from pedsup.texts.language import translated
 
-Document: TypeAlias = dict[str, Any]
+Document: TypeAlias = dict[str, object]
 
 _TYPES: Final = {
     400: "invalid_request_error",
@@ -40,12 +50,16 @@ class ApiError(Exception):
         self.status, self.message, self.code = status, message, code
         self.param, self.headers = param, headers
 
+    def said(self, language: Language) -> str:
+        """The message in the reader's language."""
+        return without_commands(translated(self.message, language))
+
     @property
     def document(self) -> Document:
         """`{"error": {...}}` as OpenAI's servers write it."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {
-            "message": self.message,
+            "message": without_commands(self.message),
             "type": _TYPES.get(self.status, kind),
             "param": self.param,
             "code": self.code,
@@ -65,15 +79,47 @@ def unsupported(param: str, message: str) -> ApiError:
 
 def from_pedsup(error: PedsupError) -> ApiError:
     """What a turn raised: the request's fault, or the server's. Paths stay out of it."""
-    parts = (error.found, error.wanted and f"wanted: {error.wanted}", error.remedy)
-    message = "; ".join(part for part in parts if part)
-    if isinstance(error, ContextFullError):
-        return ApiError(400, message, "context_length_exceeded", param="messages")
-    if isinstance(error, UsageError | UnsupportedError):
-        return ApiError(400, message, "invalid_request")
-    return ApiError(500, message, type(error).__name__)
+    wanted = error.wanted and message("wanted: {text}", text=error.wanted)
+    text = joined("; ", filter(None, (error.found, wanted, error.remedy)))
+    status, code, param = _kind(error)
+    return ApiError(status, text, code, param=param)
+
+
+def _kind(error: PedsupError) -> tuple[int, str, str | None]:
+    match error:
+        case InUseError():
+            return 409, "in_use", None
+        case MismatchError():
+            return 409, "other_model", None
+        case ContextFullError():
+            return 400, "context_length_exceeded", "messages"
+        case UsageError() | UnsupportedError():
+            return 400, "invalid_request", None
+    return 500, type(error).__name__, None
 
 
 def shutting_down() -> ApiError:
     """The server was told to end."""
-    return ApiError(503, "the server is ending", "shutting_down", headers=(("Retry-After", "5"),))
+    return ApiError(
+        503,
+        message("the server is shutting down"),
+        "shutting_down",
+        headers=(("Retry-After", "5"),),
+    )
+
+
+_COMMANDS: Final = {
+    " (/stats)": "",
+    "start afresh (/reset)": "start a new conversation",
+    "empiece de nuevo (/reset)": "empiece una conversación nueva",
+    ": /reset, or": ": start a new conversation, or",
+    ": /reset, o ": ": empiece una conversación nueva, o ",
+}
+"""Advice of the terminal, and what it is where there are no commands."""
+
+
+def without_commands(text: str) -> str:
+    """A message for the page or a program, which have no commands such as `/reset`."""
+    for command, here in _COMMANDS.items():
+        text = text.replace(command, here)
+    return text

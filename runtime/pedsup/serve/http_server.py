@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import time
-from typing import Any, Final
+from typing import Final
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
@@ -19,6 +19,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from pedsup.errors import OutputError, UsageError
+from pedsup.messages import message, reason_of
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import WAITING
 from pedsup.serve.web import JSON, MAX_BODY, SECURITY, WebApp
@@ -106,7 +107,7 @@ def reserve_port(port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise UsageError(
-            f"the port {port} cannot be used: {error.strerror}",
+            message("port {n} cannot be used: {reason}", n=port, reason=reason_of(error)),
             where=f"{HOST}:{port}",
             wanted="a free port; another pedsup-run --serve may be running",
             remedy="give another --port, or --port 0 for any free one",
@@ -118,13 +119,13 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
     """A server for a socket of `reserve_port`; `run()` it in a thread of its own."""
     host = sock.getsockname()[0]
     if host != HOST:
-        raise OutputError(f"refusing to serve on {host}", wanted=HOST)
+        raise OutputError(message("refusing to serve on {host}", host=host), wanted=HOST)
     for name in ("waitress", "waitress.queue"):
         # What it logs may quote requests.
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "sockets": [sock],
         "threads": THREADS,
         "ident": None,

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.errors import EngineError, PedsupError, UntrustedError
+from pedsup.messages import message
 from pedsup.serve.faults import ApiError, from_pedsup, shutting_down
 
 WAITING: Final = 16
@@ -28,9 +29,10 @@ FIRST_GUESS_S: Final = 5.0
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has begun with this job; `conversation` names it for the page."""
+    """The engine has begun with this job; for the page, which conversation and turn it is."""
 
     conversation: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ class Job:
         self.put(AnswerText(piece))
         self._stop_if_cancelled()
 
-    def notice(self, code: str, english: str) -> None:
+    def notice(self, notice: Notice) -> None:
         """Something the reader must be told."""
-        self.put(Notice(code, english))
+        self.put(notice)
 
     def finish(self) -> None:
         """The turn is over and on the disk; `JobQueue.run` tells the reader."""
@@ -178,7 +180,11 @@ class JobQueue:
                 wait = min(60, max(1, round(self._seconds * len(self._waiting) / 2)))
                 raise ApiError(
                     429,
-                    f"{self._limit} questions are waiting already; ask again in {wait} s",
+                    message(
+                        "{n} questions are already waiting; ask again in {s} s",
+                        n=self._limit,
+                        s=wait,
+                    ),
                     "queue_full",
                     headers=(("Retry-After", str(wait)),),
                 )
@@ -191,7 +197,7 @@ class JobQueue:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
-                job.put(Failed(ApiError(499, "the question was withdrawn", "withdrawn")))
+                job.put(Failed(ApiError(499, message("the question was withdrawn"), "withdrawn")))
 
     def position(self, job: Job) -> int:
         """How many jobs come before this one."""
@@ -235,7 +241,9 @@ class JobQueue:
             return self._running
 
     def _answer(self, job: Job) -> None:
-        failed = Failed(ApiError(500, "the answer failed inside the server", "internal_error"))
+        failed = Failed(
+            ApiError(500, message("the server failed while it was answering"), "internal_error")
+        )
         try:
             result = job.run()
         except PedsupError as error:
@@ -261,5 +269,13 @@ def internal_error(error: BaseException) -> ApiError:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "unknown"
-    say(f"internal error: {type(error).__name__} at {place} (please report it)")
-    return ApiError(500, "internal error: the server's terminal says where", "internal_error")
+    say(
+        message(
+            "internal error: {kind} at {place} (please report it)",
+            kind=type(error).__name__,
+            place=place,
+        )
+    )
+    return ApiError(
+        500, message("internal error: the server's terminal says where"), "internal_error"
+    )

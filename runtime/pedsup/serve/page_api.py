@@ -6,27 +6,26 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
 
 from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.guards import check_answer, check_question, notices
+from pedsup.messages import Message, joined
 from pedsup.serve.completions import KEEP_ALIVE_S
-from pedsup.serve.conversations import Conversations, Held
-from pedsup.serve.faults import ApiError, Document, bad_value
+from pedsup.serve.conversations import Conversations, Held, read
+from pedsup.serve.faults import ApiError, Document, without_commands
 from pedsup.serve.fields import Fields
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
+from pedsup.serve.page_request import PageQuestion, language_of, parse_question
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
 from pedsup.session.conversation import Conversation, turn_facts
+from pedsup.session.history import Session
+from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
-from pedsup.texts.notices import notice as translated
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust
-
-MAX_QUESTION: Final = 200_000
-"""Characters."""
 
 
 @dataclass
@@ -42,26 +41,32 @@ class PageApi:
     def state(self, _request: Request, _rest: str) -> Reply:
         """GET /page/state"""
         loaded = self.served.loaded
-        identity = loaded.identity
+        settings = self.served.settings
         return json_reply(
             {
                 "version": __version__,
-                "model": clean(identity.name),
-                "lines": loaded.lines(self.language or "en"),
+                "model": clean(loaded.identity.name),
+                "lines": {"en": _lines(self.served, "en"), "es": _lines(self.served, "es")},
                 "warning": _warning(loaded.trust),
                 "language": self.language,
                 "acknowledged": self.served.acknowledged,
                 "thinks": loaded.template.supports_thinking,
-                "think": self.served.settings.think,
-                "history": self.conversations.kept,
+                "think": settings.think,
+                "history": self.conversations.folder is not None,
                 "conversation": self.conversations.resumed,
+                "defaults": {
+                    "temperature": round(settings.sampling.temperature, 3),
+                    "think_budget": settings.think_budget,
+                    "max_tokens": settings.max_tokens,
+                    "system": self.served.system,
+                },
             }
         )
 
     def acknowledge(self, request: Request, _rest: str) -> Reply:
         """POST /page/acknowledge"""
         fields = Fields(request.document())
-        language = _language(fields)
+        language = language_of(fields)
         fields.end()
         self.served.acknowledge(language)
         return json_reply({"acknowledged": True})
@@ -69,8 +74,9 @@ class PageApi:
     def conversation(self, _request: Request, name: str) -> Reply:
         """GET /page/conversations/{id}"""
         held = self.conversations.get(name)
+        session = read(held)
         exchanges, earlier = [], list[str]()
-        for past in held.session.exchanges:
+        for past in session.exchanges:
             if past.forgotten:
                 continue
             # The guards say the same of the same text each time: no need to have kept it.
@@ -79,15 +85,25 @@ class PageApi:
             )
             exchanges.append(
                 {
+                    "turn": past.turn,
                     "question": clean(past.user),
                     "reasoning": clean(past.reasoning),
                     "answer": clean(past.answer),
                     "stop_reason": past.stop_reason,
-                    "guards": [_both(notice) for notice in notices(found)],
+                    "guards": [_both(notice.text) for notice in notices(found)],
                 }
             )
             earlier += [past.user] if past.answer else []
-        return json_reply({"conversation": name, "busy": held.busy, "exchanges": exchanges})
+        return json_reply(
+            {
+                "conversation": held.id,
+                "busy": held.busy,
+                "title": title_of(session),
+                "system": session.system,
+                "same_model": self.conversations.can_go_on(held),
+                "exchanges": exchanges,
+            }
+        )
 
     def stop(self, request: Request, _rest: str) -> Reply:
         """POST /page/stop"""
@@ -99,21 +115,19 @@ class PageApi:
 
     def ask(self, request: Request, _rest: str) -> Reply:
         """POST /page/ask"""
-        fields = Fields(request.document())
-        text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
-        if not text:
-            raise bad_value("text", "'text' must hold a question")
-        name = fields.text("conversation")
-        think = fields.flag("think", self.served.settings.think)
-        language = _language(fields)
-        fields.end()
+        question = parse_question(
+            request.document(),
+            self.served.settings,
+            thinks=self.served.loaded.template.supports_thinking,
+        )
+        name, language = question.conversation, question.language
         try:
             self.served.require_acknowledged()
             held = self.conversations.get(name) if name else self.conversations.new()
-            job = Job(lambda job: self._run(held, text, think, job))
+            job = Job(lambda job: self._run(held, question, job))
             self._submit(held, job)
         except ApiError as error:
-            error.message = local(error.message, language)
+            error.message = error.said(language)
             raise
         return Reply(200, EVENTS, self._events(held, job, request, language))
 
@@ -125,15 +139,13 @@ class PageApi:
             held.end(job)
             raise
 
-    def _run(self, held: Held, text: str, think: bool, job: Job) -> TurnResult:
+    def _run(self, held: Held, question: PageQuestion, job: Job) -> TurnResult:
         """In the engine's thread: one turn, on the disk before it is shown as done."""
         try:
             loaded = self.served.loaded
             session = self.conversations.open(held)
-            job.put(Started(held.name))
-            settings = replace(
-                self.served.settings, think=think and loaded.template.supports_thinking
-            )
+            question = self._prepare(session, question)
+            job.put(Started(held.id, len(session.exchanges) + 1))
             conversation = Conversation(
                 loaded.engine,
                 loaded.template,
@@ -143,11 +155,25 @@ class PageApi:
                 governor=loaded.governor,
                 warm_for=held.warm_for,
             )
-            result = conversation.ask(text, settings)
+            result = conversation.ask(question.text, question.settings)
             held.warm_for = conversation.warm_for
             return result
         finally:
             held.end(job)
+
+    def _prepare(self, session: Session, question: PageQuestion) -> PageQuestion:
+        """What the transcript must say before the question; the question as it is asked."""
+        if question.from_turn is not None:
+            session.rewind(question.from_turn)
+            # Another answer: the seed of the first would give the same one.
+            settings = self.served.with_seed(question.settings, seeded=False)
+            question = replace(question, settings=settings)
+        if question.system is not None and question.system != session.system:
+            session.set_system(question.system)
+        changes = question.changes(self.served.settings)
+        if changes != session.settings:
+            session.note_settings(changes)
+        return question
 
     def _events(
         self, held: Held, job: Job, request: Request, language: Language
@@ -170,44 +196,46 @@ class PageApi:
 def _shown(event: JobEvent, language: Language) -> bytes:
     """An event for the page: text without the marks that reorder or control."""
     match event:
-        case Started(conversation):
-            return _event("started", {"conversation": conversation})
+        case Started(conversation, turn):
+            return _event("started", {"conversation": conversation, "turn": turn})
         case Progress(done, total):
             return _event("progress", {"done": done, "total": total})
         case ReasoningText(text):
             return _event("reasoning", {"text": clean(text)})
         case AnswerText(text):
             return _event("answer", {"text": clean(text)})
-        case Notice(code, english):
-            return _event("notice", {"code": code, "text": translated(code, english, language)})
+        case Notice(code, text):
+            said = without_commands(translated(text, language))
+            return _event("notice", {"code": code, "text": said})
         case Failed(error):
-            said = error.document["error"]
-            return _event("error", {**said, "message": local(said["message"], language)})
+            document = error.document["error"]
+            assert isinstance(document, dict)
+            return _event("error", {**document, "message": error.said(language)})
         case Done(result):
             return _event("done", _facts(result))
 
 
 def _facts(result: TurnResult) -> Document:
-    facts = turn_facts(result)
-    facts.pop("notices")  # each was an event of its own, those of the guards too
-    facts.pop("guards")
+    # Each notice was an event of its own, those of the guards too.
+    facts = {n: v for n, v in turn_facts(result).items() if n not in ("notices", "guards")}
     return {"stop_reason": result.stop_reason, **facts}
 
 
-def _event(name: str, data: dict[str, Any]) -> bytes:
+def _event(name: str, data: dict[str, object]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _lines(served: Served, language: Language) -> list[str]:
+    """What is loaded, for people; names in it come from a file."""
+    return [clean(translated(line, language)) for line in served.loaded.lines()]
 
 
 def _warning(trust: Trust | None) -> dict[Language, str] | None:
     """That nobody vouches for the model, in both languages; None where somebody does."""
     if trust is None or not trust.warns:
         return None
-    return {"en": clean(" ".join(trust.lines("en"))), "es": clean(" ".join(trust.lines("es")))}
+    return _both(joined(" ", (line.mapped(clean) for line in trust.lines())))
 
 
-def _both(notice: Notice) -> dict[Language, str]:
-    return {"en": notice.text, "es": translated(notice.code, notice.text, "es")}
-
-
-def _language(fields: Fields) -> Language:
-    return "es" if fields.choice("language", "en", "es") == "es" else "en"
+def _both(text: Message) -> dict[Language, str]:
+    return {"en": text, "es": translated(text, "es")}

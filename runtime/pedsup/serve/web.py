@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
+from wsgiref.types import StartResponse, WSGIEnvironment
 
-from pedsup.serve.faults import ApiError, Document
+from pedsup.errors import PedsupError
+from pedsup.serve.faults import ApiError, Document, from_pedsup
 from pedsup.serve.jobs import internal_error
 
 MAX_BODY: Final = 1 << 19
@@ -89,6 +91,8 @@ class Route:
     handlers: Mapping[str, Handler]
     open: bool = False
     """Whether it may be read without the token."""
+    private: bool = False
+    """Only with the page's own token: a program that has the other one reads no conversation."""
 
 
 @dataclass
@@ -96,20 +100,23 @@ class WebApp:
     """The WSGI callable."""
 
     token: str
+    """The page's: for everything."""
     port: int
     routes: tuple[Route, ...]
+    api_token: str = ""
+    """For programs: not for what is private. Empty: there is none."""
     _hosts: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._hosts = frozenset({f"127.0.0.1:{self.port}", f"localhost:{self.port}"})
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: Callable[..., Any]
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
             reply = self._reply(environ)
         except ApiError as error:
             reply = error_reply(error)
+        except PedsupError as error:
+            reply = error_reply(from_pedsup(error))
         except Exception as error:  # the border of the server: no traceback leaves it
             reply = error_reply(internal_error(error))
         headers = [("Content-Type", reply.content_type), *SECURITY, *reply.headers]
@@ -120,7 +127,7 @@ class WebApp:
         start_response(f"{reply.status} {_reason(reply.status)}", headers)
         return [reply.body] if isinstance(reply.body, bytes) else reply.body
 
-    def _reply(self, environ: dict[str, Any]) -> Reply:
+    def _reply(self, environ: WSGIEnvironment) -> Reply:
         headers = {
             name[5:].replace("_", "-").lower(): value
             for name, value in environ.items()
@@ -131,7 +138,7 @@ class WebApp:
         route, rest = self._route(environ.get("PATH_INFO", ""))
         if not route.open:  # a link on another page may lead to the static ones
             self._check_site(headers)
-            self._check_token(headers)
+            self._check_token(headers, private=route.private)
         method = environ.get("REQUEST_METHOD", "")
         handler = route.handlers.get(method)
         if handler is None:
@@ -160,9 +167,12 @@ class WebApp:
         if headers.get("sec-fetch-site") not in (None, "none", "same-origin"):
             raise ApiError(403, "pages of another site may not ask here", "wrong_origin")
 
-    def _check_token(self, headers: Mapping[str, str]) -> None:
+    def _check_token(self, headers: Mapping[str, str], *, private: bool) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
+        token = given.strip().encode("utf-8", "replace")
+        same = hmac.compare_digest(token, self.token.encode())
+        if self.api_token and not private:
+            same |= hmac.compare_digest(token, self.api_token.encode())
         if scheme.lower() != "bearer" or not same:
             raise ApiError(
                 401,

@@ -15,16 +15,15 @@ from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import data_folder, make_private
 from pedsup.files.timestamp import now
+from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.texts.intended_use import FULL, Language
+from pedsup.texts.language import translated
 
 VARIABLE: Final = "PEDSUP_ACCEPT_INTENDED_USE"
 FILE: Final = "intended-use.json"
 MAX_BYTES: Final = 1 << 16
-_ASK: Final[dict[Language, str]] = {
-    "en": "Type 'yes' to confirm that you have read this: ",
-    "es": "Escriba 'sí' para confirmar que lo ha leído: ",
-}
+_ASK: Final = message("Type 'yes' to confirm that you have read this: ")
 YES: Final = frozenset({"yes", "y", "sí", "si", "s"})
 
 
@@ -70,18 +69,19 @@ def require_consent(
         raise UsageError(
             "the intended use has not been acknowledged yet",
             wanted="an acknowledgement before the first answer",
-            remedy=f"run pedsup-run once in a terminal, or read the text in --help and give "
-            f"--accept-intended-use (or set {VARIABLE}=1)",
+            remedy=message(
+                "run pedsup-run once in a terminal, or read the text in --help and "
+                "give --accept-intended-use (or set {name}=1)",
+                name=VARIABLE,
+            ),
         )
     say(FULL[language])
     try:
-        reply = ask(_ASK[language])
+        reply = ask(translated(_ASK, language))
     except EOFError:
         reply = ""
     if reply.strip().lower() not in YES:
-        raise UsageError(
-            "the intended use was not acknowledged", remedy="start again and type yes (sí)"
-        )
+        raise UsageError("the intended use was not acknowledged", remedy="start again and type yes")
     record_consent(language, "terminal")
 
 
@@ -99,5 +99,10 @@ def record_consent(language: Language, how: str) -> None:
         with atomic_file(folder / FILE, private=True) as file:
             file.write(json.dumps(record, indent=1).encode() + b"\n")
     except (OSError, OutputError) as error:
-        reason = str(error).splitlines()[0]
-        say(f"note: the acknowledgement could not be kept ({reason}): {data_folder()}")
+        say(
+            message(
+                "note: the acknowledgement could not be saved ({reason}): {folder}",
+                reason=reason_of(error),
+                folder=data_folder(),
+            )
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.chat.turn import (
@@ -103,7 +103,7 @@ class Conversation(Generic[View]):
         """Show what the guards found, beside the model's text."""
         self.findings += findings
         for found in notices(findings):
-            self.renderer.notice(found.code, found.text)
+            self.renderer.notice(found)
 
     def _begin(self, text: str, settings: TurnSettings) -> Turn:
         self.session.ask(text)
@@ -130,7 +130,7 @@ class Conversation(Generic[View]):
         )
         self.warm_for = wanted
         if self.warmed.notice is not None:
-            self.renderer.notice(self.warmed.notice.code, self.warmed.notice.text)
+            self.renderer.notice(self.warmed.notice)
 
     def _follow(self, turn: Turn, interrupts: Interrupts) -> None:
         with closing(turn.stream()) as stream:
@@ -144,8 +144,8 @@ class Conversation(Generic[View]):
                         with interrupts.shielded():
                             self.session.heard(answer=text)
                         self.renderer.answer(text)
-                    case Notice(code, text):
-                        self.renderer.notice(code, text)
+                    case Notice():
+                        self.renderer.notice(event)
                     case Done():
                         pass
 
@@ -153,7 +153,7 @@ class Conversation(Generic[View]):
         """Tell, after the answer, what the governor did meanwhile."""
         notices = self.governor.notices() if self.governor is not None else ()
         for notice in notices:
-            self.renderer.notice(notice.code, notice.text)
+            self.renderer.notice(notice)
         return replace(result, notices=(*result.notices, *notices))
 
     def _give_up(self, error: BaseException) -> None:
@@ -170,7 +170,17 @@ def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
     return replace(result, notices=(*result.notices, *notices(findings)))
 
 
-def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+class TurnFacts(TypedDict):
+    """What JSON says of a turn beside its text."""
+
+    tokens: dict[str, int]
+    timings: dict[str, float | None]
+    drafts: dict[str, int]
+    notices: list[dict[str, object]]
+    guards: list[dict[str, object]]
+
+
+def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> TurnFacts:
     """Counts, timings, notices and the guards' findings of a turn, for JSON."""
     timings = asdict(result.timings)
     n_read = result.n_prompt - result.n_cached
@@ -191,7 +201,7 @@ def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str
             "drafted": result.drafts.n_drafted,
             "accepted": result.drafts.n_accepted,
         },
-        "notices": [asdict(notice) for notice in result.notices],
+        "notices": [notice.document() for notice in result.notices],
         "guards": [asdict(finding) for finding in findings],
     }
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pedsup.files.fsio import atomic_file
+from pedsup.messages import Message, message
 from pedsup.session.transcript import SUFFIX
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import local
-from pedsup.texts.notices import kept_notice
+from pedsup.texts.language import translated
+from pedsup.texts.notices import STOPS
 
 if TYPE_CHECKING:
     from pedsup.session.history import Session
@@ -30,24 +31,48 @@ def save_copy(session: Session, target: Path, language: Language = "en") -> None
         file.write(content.encode("utf-8", "replace"))
 
 
-def as_text(session: Session, language: Language = "en") -> str:
-    """A conversation to read, with the reasoning, the notices and the intended use."""
-    words = {
-        name: local(name, language)
-        for name in ("pedsup session", "System", "Question", "Reasoning", "Answer")
-    }
-    parts = [f"# {words['pedsup session']} {session.id}\n"]
+def as_text(session: Session, language: Language = "en", *, whole: bool = True) -> str:
+    """A conversation as Markdown, with the reasoning, the notices and the intended use.
+
+    Args:
+        whole: with what was reset or replaced, too.
+    """
+
+    def said(text: Message) -> str:
+        return translated(text, language)
+
+    parts = [said(message("# pedsup session {id}", id=session.id)) + "\n"]
     parts.append(f"> {SHORT['en']}\n>\n> {SHORT['es']}\n")
     if session.system:
-        parts.append(f"## {words['System']}\n\n{session.system}\n")
+        parts.append(f"{said(message('## System prompt'))}\n\n{session.system}\n")
     for exchange in session.exchanges:
-        parts.append(f"## {words['Question']} {exchange.turn}\n\n{exchange.user}\n")
+        if exchange.forgotten and not whole:
+            continue
+        question = said(message("## Question {n}", n=exchange.turn))
+        parts.append(f"{question}\n\n{exchange.user}\n")
         if exchange.reasoning:
-            parts.append(f"### {words['Reasoning']}\n\n{exchange.reasoning.strip()}\n")
-        end = local(exchange.stop_reason or "unfinished", language)
-        mark = "" if exchange.stop_reason == "end" else f" ({end})"
-        parts.append(f"### {words['Answer']}{mark}\n\n{exchange.answer.strip()}\n")
+            parts.append(f"{said(message('### Reasoning'))}\n\n{exchange.reasoning.strip()}\n")
+        parts.append(f"{said(_answer(exchange.stop_reason))}\n\n{exchange.answer.strip()}\n")
         if exchange.notices:
-            notices = [kept_notice(notice, language) for notice in exchange.notices]
-            parts.append("".join(f"> [{notice}]\n" for notice in notices))
+            parts.append("".join(f"> [{said(notice)}]\n" for notice in exchange.notices))
     return "\n".join(parts)
+
+
+def as_plain(session: Session, language: Language = "en") -> str:
+    """What the model was asked and said last, as text without marks: for a message or a note."""
+    question = translated(message("Question:"), language)
+    answer = translated(message("Answer:"), language)
+    parts = [SHORT[language]]
+    for exchange in session.exchanges:
+        if not exchange.forgotten:
+            parts.append(f"{question}\n{exchange.user}")
+            parts.append(f"{answer}\n{exchange.answer.strip()}")
+            parts += [f"[{translated(notice, language)}]" for notice in exchange.notices]
+    return "\n\n".join(parts) + "\n"
+
+
+def _answer(stop_reason: str | None) -> Message:
+    if stop_reason == "end":
+        return message("### Answer")
+    end = message("unfinished") if stop_reason is None else STOPS.get(stop_reason, stop_reason)
+    return message("### Answer ({end})", end=end)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
 from pedsup.files.timestamp import now
+from pedsup.messages import Message as Notified
+from pedsup.messages import message
 from pedsup.session.copy import as_text, save_copy
 from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, read_records
+from pedsup.texts.notices import kept_notice
 
 PARTIAL_EVERY_S: Final = 0.5
 """How much of an unfinished answer a kill can take."""
@@ -34,8 +37,8 @@ class Exchange:
     stop_reason: str | None = None
     """None while unfinished; 'killed' when the program died in the middle."""
     forgotten: bool = False
-    """Before a `/reset`: kept in the file, not shown to the model."""
-    notices: tuple[str, ...] = ()
+    """Before a `/reset`, or replaced by `rewind`: kept in the file, not shown to the model."""
+    notices: tuple[Notified, ...] = ()
     """What was said beside the answer, by the guards too."""
 
 
@@ -47,6 +50,10 @@ class Session:
     exchanges: list[Exchange] = field(default_factory=list)
     transcript: Transcript | None = None
     id: str = ""
+    title: str = ""
+    """The name that the user gave it."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """How answers are generated, where it is not as the first line of the transcript says."""
     _open: Exchange | None = None
     _unsaved: list[str] = field(default_factory=lambda: ["", ""])
     _saved_at: float = 0.0
@@ -97,7 +104,11 @@ class Session:
             self._durable_at = clock if durable else self._durable_at
 
     def finish(
-        self, answer: str, reasoning: str, stop_reason: str, facts: Mapping[str, Any] | None = None
+        self,
+        answer: str,
+        reasoning: str,
+        stop_reason: str,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
         """End the turn; it is on the disk when this returns, and may then be shown as done.
 
@@ -135,8 +146,23 @@ class Session:
     def reset(self) -> None:
         """Forget the conversation so far (the transcript keeps it)."""
         self._append({"type": "reset", "time": now()})
-        for exchange in self.exchanges:
-            exchange.forgotten = True
+        _forget_from(self.exchanges, 0)
+
+    def rewind(self, turn: int) -> None:
+        """Take back a turn and all after it, to ask again (the transcript keeps them)."""
+        if any(e.turn >= turn and not e.forgotten for e in self.exchanges):
+            self._append({"type": "rewind", "time": now(), "turn": turn})
+            _forget_from(self.exchanges, turn)
+
+    def rename(self, title: str) -> None:
+        """Give the conversation a name; an empty one takes the name away."""
+        self._append({"type": "title", "time": now(), "text": title})
+        self.title = title
+
+    def note_settings(self, values: Mapping[str, object]) -> None:
+        """Write down how the answers from here on are generated; empty: as at the beginning."""
+        self._append({"type": "settings", "time": now(), "settings": dict(values)})
+        self.settings = values
 
     def close(self) -> None:
         """Release the transcript."""
@@ -164,7 +190,7 @@ class Session:
 # ---- files of sessions --------------------------------------------------------------------
 
 
-def new_session(folder: Path, header: Mapping[str, Any], *, system: str = "") -> Session:
+def new_session(folder: Path, header: Mapping[str, object], *, system: str = "") -> Session:
     """Start a session with a transcript in `folder`; `header` fills its first line."""
     identity = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     first = {"id": identity, "created": now(), **header}
@@ -217,8 +243,13 @@ def replay(records: list[Record]) -> Session:
                 session._open.notices = _notices(record)
                 session._open = None
             case "reset":
-                for exchange in session.exchanges:
-                    exchange.forgotten = True
+                _forget_from(session.exchanges, 0)
+            case "rewind" if isinstance(turn := record.get("turn"), int):
+                _forget_from(session.exchanges, turn)
+            case "title":
+                session.title = _text(record, "text")
+            case "settings" if isinstance(values := record.get("settings"), dict):
+                session.settings = values
             case _:
                 pass  # 'recovered', and types of later versions of schema 1
     return session
@@ -242,12 +273,15 @@ def find_session(folder: Path, wanted: str) -> Path:
     matches = [path for path in found if path.name.startswith(wanted)]
     if len(matches) != 1:
         raise UsageError(
-            f"no session is named '{wanted}'"
+            message("no session is named '{id}'", id=wanted)
             if not matches
-            else f"{len(matches)} sessions are named '{wanted}...'",
+            else message("{n} sessions are named '{id}...'", n=len(matches), id=wanted),
             where=folder,
-            wanted="the beginning of one id"
-            + (f": {', '.join(p.stem for p in found[-5:])}" if found else ""),
+            wanted=message(
+                "the beginning of one id: {ids}", ids=", ".join(p.stem for p in found[-5:])
+            )
+            if found
+            else "the beginning of one id",
             remedy="give --resume without an id for the last session",
         )
     return matches[0]
@@ -266,16 +300,26 @@ def _check_model(path: Path, first: Record, digest: str | None) -> None:
         raise MismatchError(
             "this conversation was held with another model",
             where=path,
-            wanted=f"{name or 'the model'} ({str(recorded)[:16]}...)",
+            wanted=message(
+                "{who} ({digest}...)",
+                who=name if isinstance(name, str) and name else message("the model"),
+                digest=str(recorded)[:16],
+            ),
             remedy="run it with that model file, or start a new session without --resume",
         )
 
 
-def _notices(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts of a turn's notices; a transcript may hold anything."""
+def _forget_from(exchanges: Iterable[Exchange], turn: int) -> None:
+    for exchange in exchanges:
+        exchange.forgotten = exchange.forgotten or exchange.turn >= turn
+
+
+def _notices(record: Mapping[str, object]) -> tuple[Notified, ...]:
+    """A turn's notices; a transcript may hold anything."""
     found = record.get("notices")
     rows = found if isinstance(found, list) else []
-    return tuple(str(row["text"]) for row in rows if isinstance(row, dict) and "text" in row)
+    kept = (kept_notice(row) for row in rows if isinstance(row, dict))
+    return tuple(notice for notice in kept if notice is not None)
 
 
 def _text(record: Record, key: str) -> str:

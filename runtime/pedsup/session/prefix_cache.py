@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pedsup.chat.events import Notice
 from pedsup.chat.prompt import stable_prefix
@@ -27,6 +27,7 @@ from pedsup.files.fsio import atomic_file, sha256_file
 from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import make_private
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import reason_of
 from pedsup.texts.notices import NOTICES
 from pedsup.trust.identity import content_sample, header_digest
 
@@ -50,19 +51,20 @@ class Warmed:
 
 
 @dataclass(frozen=True)
-class ModelIdentity:
-    """Which file a state belongs to, cheap enough for every start."""
+class StateKey:
+    """Which model a state belongs to, cheap enough for every start."""
 
     digest: str
-    """`identity.header_digest`: metadata, vocabulary, template, tensor table and size."""
+    """`trust.identity.ModelIdentity.digest`: of metadata, vocabulary, template, tensor table and
+    size; with an adapter beside the model, of the pair."""
     size: int
     mtime_ns: int
     sample: str
     """`identity.content_sample`."""
 
     @classmethod
-    def of(cls, header: GGUFHeader, digest: str | None = None) -> ModelIdentity:
-        """The identity of a file whose header was read; `digest` if it is known already."""
+    def of(cls, header: GGUFHeader, digest: str | None = None) -> StateKey:
+        """The key of a file whose header was read; `digest` if it is known already."""
         status = header.path.stat()
         return cls(
             digest or header_digest(header),
@@ -79,7 +81,7 @@ class PrefixCache:
         self,
         folder: Path,
         config: EngineConfig,
-        identity: ModelIdentity,
+        identity: StateKey,
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
@@ -157,8 +159,9 @@ class PrefixCache:
         except (OSError, PedsupError) as error:
             with suppress(OSError):
                 state.unlink()
-            reason = str(error).splitlines()[0]
-            return Notice("cache_unwritable", f"{NOTICES['cache_unwritable']}: {reason}")
+            return Notice(
+                "cache_unwritable", NOTICES["cache_unwritable"].filled(reason=reason_of(error))
+            )
         return None
 
     def _evict(self, *, keep: str) -> None:
@@ -182,7 +185,7 @@ class PrefixCache:
         config, identity = self._config, self._identity
         parts = [
             FORMAT,
-            [identity.digest, identity.size, identity.mtime_ns],
+            [identity.digest, identity.size, identity.mtime_ns, identity.sample],
             engine.name,
             template.digest,
             # Other batch sizes and buffer types round otherwise.
@@ -209,7 +212,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix in (".state", ".json")]
 
 
-def _fits(document: Any, key: str, tokens: list[int], state: Path) -> bool:
+def _fits(document: object, key: str, tokens: list[int], state: Path) -> bool:
     return (
         isinstance(document, dict)
         and document.get("format") == FORMAT

@@ -6,6 +6,9 @@
     {"type": "partial", "turn": 1, "reasoning": ..., "answer": ...}     pieces since the last one
     {"type": "assistant", "turn": 1, "answer": ..., "reasoning": ..., "stop_reason": ...}
     {"type": "reset"}                                          later turns do not see earlier ones
+    {"type": "rewind", "turn": 2}                              nor these: turn 2 and what follows it
+    {"type": "title", "text": ...}                             the name that the user gave it
+    {"type": "settings", "settings": {...}}                    how later answers are generated
     {"type": "recovered", "torn": ...}       what a kill or a power cut left of an unwritten line
 
 Times are UTC. This module knows lines; `pedsup.session.history` knows what they mean.
@@ -19,12 +22,13 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
 from pedsup.files.fsio import fsync_folder, sync_file, try_lock
 from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.timestamp import now
+from pedsup.messages import message, reason_of
 
 SCHEMA: Final = 1
 SUFFIX: Final = ".jsonl"
@@ -34,7 +38,11 @@ MAX_LINE: Final = 1 << 26
 MAX_BYTES: Final = 1 << 28
 """Of a whole transcript: years of a conversation."""
 
-Record = dict[str, Any]
+Record = dict[str, object]
+
+
+class InUseError(OutputError):
+    """Another session holds this transcript."""
 
 
 class Transcript:
@@ -62,7 +70,8 @@ class Transcript:
         """Lock an existing transcript, mend a torn last line, and read its records.
 
         Raises:
-            OutputError: another session has it open, or it cannot be written.
+            InUseError: another session has it open.
+            OutputError: it cannot be written.
             BadFileError: a line in it that is not the last is damaged, or it is no transcript.
         """
         transcript = cls(path, _open(path, os.O_RDWR | os.O_CLOEXEC))
@@ -103,7 +112,7 @@ class Transcript:
 
     def _lock(self) -> None:
         if try_lock(self._fd) is False:
-            raise OutputError(
+            raise InUseError(
                 "this conversation is open in another session",
                 where=self.path,
                 remedy="end that session first, or start a new one without --resume",
@@ -111,7 +120,11 @@ class Transcript:
 
     def _mend(self, at: int, torn: bytes, records: list[Record]) -> None:
         """Replace a torn last line by a record that holds its bytes: nothing is thrown away."""
-        record = {"type": "recovered", "time": now(), "torn": torn.decode("utf-8", "replace")}
+        record: Record = {
+            "type": "recovered",
+            "time": now(),
+            "torn": torn.decode("utf-8", "replace"),
+        }
         os.lseek(self._fd, at, os.SEEK_SET)
         _write_all(self._fd, _line(record))
         # The record holds the torn text, escaped: it is never shorter than what it replaces.
@@ -146,10 +159,10 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int, bytes]:
             last = end < 0 or end == len(data) - 1
             if not last or not records:
                 raise BadFileError(
-                    f"line {len(records) + 1} is no record of a session",
+                    message("line {n} is not a record of a session", n=len(records) + 1),
                     where=path,
                     wanted="one JSON object per line, each with a 'type'",
-                    remedy="the file was left as it is: mend that line, or start a new session",
+                    remedy="the file was left as it is: correct that line, or start a new session",
                 )
             return records, at, data[at:]
         records.append(record)
@@ -172,9 +185,9 @@ def _check_first(path: Path, records: list[Record]) -> None:
     first = records[0] if records else {}
     if first.get("type") != "session" or first.get("schema") != SCHEMA:
         raise BadFileError(
-            "this is no transcript that this version can read",
+            "this is not a transcript that this version can read",
             where=path,
-            wanted=f"a first line of type 'session' with schema {SCHEMA}",
+            wanted=message("a first line of type 'session' with schema {n}", n=SCHEMA),
             remedy="choose another --resume, or start a new session",
         )
 
@@ -186,7 +199,7 @@ def _open(path: Path, flags: int) -> int:
         missing = error.errno == errno.ENOENT and not flags & os.O_CREAT
         kind = UsageError if missing else OutputError
         raise kind(
-            f"the session's transcript cannot be opened: {error.strerror}",
+            message("the session's transcript cannot be opened: {reason}", reason=reason_of(error)),
             where=path,
             remedy="give --no-history to work without a transcript, or --history-dir FOLDER",
         ) from error
@@ -197,9 +210,9 @@ def _read_all(fd: int, path: Path) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         raise BadFileError(
-            f"no file, or one of {status.st_size} bytes",
+            message("not a regular file, or one of {n} bytes", n=status.st_size),
             where=path,
-            wanted=f"a transcript of at most {MAX_BYTES} bytes",
+            wanted=message("a transcript of at most {n} bytes", n=MAX_BYTES),
             remedy="choose another --resume, or start a new session",
         )
     os.lseek(fd, 0, os.SEEK_SET)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pedsup.chat.events import Notice
+
 
 class TurnView(Protocol):
     """Whoever shows a turn: a terminal, a pipe, or a page."""
@@ -20,7 +22,7 @@ class TurnView(Protocol):
     def answer(self, piece: str) -> None:
         """A piece of the answer."""
 
-    def notice(self, code: str, english: str) -> None:
+    def notice(self, notice: Notice) -> None:
         """Something the reader must be told."""
 
     def finish(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from pedsup.messages import message
 from pedsup.session.history import Exchange, Session
 from pedsup.texts.intended_use import Language
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
-from pedsup.texts.words import text
 
 SHOWN_TURNS: Final = 2
 MAX_QUESTION: Final = 200
@@ -30,17 +31,22 @@ def recap(session: Session, language: Language) -> list[str]:
             lines += _killed(exchange, language)
             continue
         lines.append(MARK + shorten(exchange.user, MAX_QUESTION))
-        answer = exchange.answer.strip() or text("no_answer", language)
+        answer = exchange.answer.strip() or translated(message("(no answer)"), language)
         lines.append(shorten(answer, MAX_ANSWER))
-        lines += [f"[{notice}]" for notice in exchange.notices]
+        lines += [f"[{translated(notice, language)}]" for notice in exchange.notices]
     return [clean(line) for line in lines]
 
 
 def _killed(exchange: Exchange, language: Language) -> list[str]:
     if not exchange.answer and not exchange.reasoning:
-        return [text("unanswered", language, text=exchange.user)]
+        lost = message(
+            "Your last question was not answered before the program was killed: {text}",
+            text=exchange.user,
+        )
+        return [translated(lost, language)]
     question = MARK + shorten(exchange.user, MAX_QUESTION)
-    return [question, text("killed", language), exchange.answer or exchange.reasoning]
+    cut = message("The last answer was cut off when the program was killed. What was kept of it:")
+    return [question, translated(cut, language), exchange.answer or exchange.reasoning]
 
 
 def shorten(whole: str, limit: int) -> str:

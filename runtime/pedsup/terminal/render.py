@@ -7,10 +7,11 @@ import sys
 import time
 from typing import Final, Literal, TextIO
 
+from pedsup.chat.events import Notice
+from pedsup.messages import message
 from pedsup.texts.intended_use import Language
-from pedsup.texts.notices import notice as translated
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
-from pedsup.texts.words import text
 
 ThinkView = Literal["shown", "hidden", "off"]
 
@@ -52,7 +53,13 @@ class Renderer:
             return
         self._drawn_at, self._mode = now, "progress"
         percent = 100 * done // max(total, 1)
-        self._status(f"{text('reading', self.language)} {percent} % ({done}/{total})")
+        text = message(
+            "reading the prompt: {percent} % ({done}/{total})",
+            percent=percent,
+            done=done,
+            total=total,
+        )
+        self._status(translated(text, self.language))
 
     def reasoning(self, piece: str) -> None:
         """A piece of the thought channel: dimmed, or folded to a counter."""
@@ -68,10 +75,10 @@ class Renderer:
         self._enter("answer")
         self._write(self.out, clean(piece))
 
-    def notice(self, code: str, english: str) -> None:
+    def notice(self, notice: Notice) -> None:
         """Something the reader must be told, on a line of its own."""
         self._leave()
-        self._write(self.err, f"[{translated(code, english, self.language)}]\n")
+        self._write(self.err, f"[{translated(notice.text, self.language)}]\n")
 
     def finish(self) -> None:
         """End the turn on a fresh line, colours off."""
@@ -102,8 +109,7 @@ class Renderer:
 
     def _draw_folded(self, *, final: bool) -> None:
         now = time.monotonic()
-        label = text("thinking", self.language)
-        line = f"[{label}: {self._folded} {text('characters', self.language)}]"
+        line = translated(message("[reasoning: {n} characters]", n=self._folded), self.language)
         if final:
             self._status(line) if self._terminal else self._raw(self.err, line)
             self._raw(self.err, "\n")

@@ -13,21 +13,42 @@ from typing import Final
 from pedsup.chat.turn import TurnResult, TurnSettings
 from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
 from pedsup.files.standard_streams import require_text
+from pedsup.messages import Message, message, reason_of
 from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import save_copy
+from pedsup.session.texts import CUT, STILL_THERE
 from pedsup.terminal.recap import recap
-from pedsup.terminal.render import Renderer
+from pedsup.terminal.render import Renderer, ThinkView
 from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import local, use
+from pedsup.texts.language import set_language, translated
 from pedsup.texts.safe import clean
-from pedsup.texts.words import text
 
 PROMPT: Final = "> "
 MORE: Final = ". "
 FENCE: Final = '"""'
+HELP: Final = message(
+    "/help                     this list\n"
+    "/think on|off             reason before answering, or answer at once\n"
+    "/think shown|hidden       show the reasoning, or fold it to a counter\n"
+    "/budget N|none            tokens of reasoning before the answer must begin\n"
+    "/reasoning                print the reasoning of the last answer\n"
+    "/system [TEXT]            show or set the system prompt\n"
+    "/reset                    start afresh (the transcript keeps everything)\n"
+    "/save [FILE]              write the conversation to a file (.md or .jsonl)\n"
+    "/stats                    tokens, speed and memory\n"
+    "/lang en|es               language of these messages\n"
+    "/quit                     leave\n"
+    'Several lines: begin and end with """, or end a line with a backslash.'
+)
+_TAKES: Final = message("{command} takes: {values}")
+_VIEWS: Final[dict[ThinkView, Message]] = {
+    "shown": message("shown"),
+    "hidden": message("hidden"),
+    "off": message("off"),
+}
 
 
 def read_message(read_line: Callable[[str], str]) -> str:
@@ -102,50 +123,52 @@ class Repl:
         self._greet()
         while not self.leaving:
             try:
-                message = require_text(read_message(self.read_line))
-                if message.startswith("/"):
-                    self._command(message)
-                elif message:
-                    self.last = self._ask(message)
+                line = require_text(read_message(self.read_line))
+                if line.startswith("/"):
+                    self._command(line)
+                elif line:
+                    self.last = self._ask(line)
             except KeyboardInterrupt:
-                self._say("\n" + self._text("leave_hint"))
+                self._tell(message("\n(Ctrl-D or /quit leaves)"))
             except EOFError:
                 break
             except EngineError as error:
                 if not self.conversation.engine.restartable:
-                    self._say_kept("still_there")
+                    self._tell_kept(STILL_THERE)
                     raise
                 report(error)
                 self.engine_gone = True
-                self._say(self._text("engine_gone"))
+                self._tell(
+                    message("The conversation is kept. Your next question starts the model again.")
+                )
             except (BrokenPipeError, UntrustedError):
-                self._say_kept("still_there")
+                self._tell_kept(STILL_THERE)
                 raise
             except PedsupError as error:
                 # A question that is too long, a grammar that is wrong: the session goes on.
                 report(error)
-        self._say_kept("goodbye")
+        self._tell_kept(message("Session {id} is kept."))
         return 0
 
-    def _ask(self, message: str) -> TurnResult:
+    def _ask(self, question: str) -> TurnResult:
         if self.engine_gone:
-            self._say(self._text("engine_again"))
+            self._tell(message("[starting the model again]"))
             self.conversation.restart_engine()
             self.engine_gone = False
-        result = self.conversation.ask(message, self.settings)
+        result = self.conversation.ask(question, self.settings)
         if result.stop_reason == "interrupted":
-            self._say(self._text("stopped"))
+            self._tell(message("[stopped]"))
         elif result.stop_reason in ("length", "context"):
-            self._say(self._text("cut"))
+            self._tell(CUT)
         self._say("")
         return result
 
     # ---- commands -----------------------------------------------------------------------
 
-    def _command(self, message: str) -> None:
-        word, _, argument = message.partition(" ")
+    def _command(self, line: str) -> None:
+        word, _, argument = line.partition(" ")
         commands: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: self._say(self._text("help")),
+            "/help": lambda _: self._tell(HELP),
             "/think": self._think,
             "/budget": self._budget,
             "/reasoning": self._reasoning,
@@ -160,14 +183,20 @@ class Repl:
         action = commands.get(word.lower())
         if action is None:
             near = difflib.get_close_matches(word.lower(), commands, n=1)
-            self._say(self._text("bad_command", text=word + (f" ({near[0]}?)" if near else "")))
+            self._tell(
+                message(
+                    "No such command: {word} ({near}?). /help lists them.", word=word, near=near[0]
+                )
+                if near
+                else message("No such command: {word}. /help lists them.", word=word)
+            )
             return
         action(argument.strip())
 
     def _think(self, argument: str) -> None:
         renderer = self.conversation.renderer
         if not self.conversation.template.supports_thinking:
-            self._say(self._text("no_thinking"))
+            self._tell(message("This model has no reasoning channel."))
             return
         if argument in ("shown", "hidden"):
             renderer.view = "shown" if argument == "shown" else "hidden"
@@ -177,9 +206,13 @@ class Repl:
             if argument == "on" and renderer.view == "off":
                 renderer.view = "shown"
         elif argument:
-            self._say(self._text("bad_argument", command="/think", text="on, off, shown, hidden"))
+            self._tell(_TAKES.filled(command="/think", values="on, off, shown, hidden"))
             return
-        self._say(self._text("think_is", text=renderer.view if self.settings.think else "off"))
+        self._tell(
+            message(
+                "Reasoning: {view}", view=_VIEWS[renderer.view if self.settings.think else "off"]
+            )
+        )
 
     def _budget(self, argument: str) -> None:
         if argument == "none":
@@ -187,26 +220,35 @@ class Repl:
         elif argument.isdecimal() and len(argument) < 8:
             self.settings = replace(self.settings, think_budget=int(argument))
         elif argument:
-            self._say(self._text("bad_argument", command="/budget", text="N, none"))
+            self._tell(_TAKES.filled(command="/budget", values="N, none"))
             return
         budget = self.settings.think_budget
-        self._say(
-            self._text("budget_is", text=self._text("none") if budget is None else str(budget))
+        self._tell(
+            message("Reasoning budget: none")
+            if budget is None
+            else message("Reasoning budget: {n} tokens", n=budget)
         )
 
     def _reasoning(self, _argument: str) -> None:
         reasoning = self.last.reasoning if self.last else ""
-        self._say(clean(reasoning.strip()) or self._text("no_reasoning"))
+        if reasoning.strip():
+            self._say(clean(reasoning.strip()))
+        else:
+            self._tell(message("The last answer has no reasoning."))
 
     def _system(self, argument: str) -> None:
         session = self.conversation.session
         if argument:
             session.set_system(argument)
-        self._say(self._text("system_is", text=clean(session.system) or self._text("none")))
+        self._tell(
+            message("System prompt: {text}", text=clean(session.system))
+            if session.system
+            else message("System prompt: (none)")
+        )
 
     def _reset(self, _argument: str) -> None:
         self.conversation.session.reset()
-        self._say(self._text("reset_done"))
+        self._tell(message("The conversation starts afresh."))
 
     def _save(self, argument: str) -> None:
         session = self.conversation.session
@@ -218,20 +260,22 @@ class Repl:
         try:
             save_copy(session, target, self._language)
         except OSError as error:
-            raise OutputError(f"not saved: {error.strerror}", where=target) from error
-        self._say(self._text("saved", path=target))
+            raise OutputError(
+                message("not saved: {reason}", reason=reason_of(error)), where=target
+            ) from error
+        self._tell(message("Saved: {path}", path=target))
 
     def _stats(self, _argument: str) -> None:
         stats = stats_text(self.loaded, self.last, self.conversation.session.id)
-        self._say(local(stats, self._language))
+        self._tell(stats)
 
     def _lang(self, argument: str) -> None:
         if argument not in ("en", "es"):
-            self._say(self._text("bad_argument", command="/lang", text="en, es"))
+            self._tell(_TAKES.filled(command="/lang", values="en, es"))
             return
         self.conversation.renderer.language = "es" if argument == "es" else "en"
-        use(self._language)
-        self._say(self._text("lang_is"))
+        set_language(self._language)
+        self._tell(message("Messages are in English."))
 
     def _quit(self, _argument: str) -> None:
         self.leaving = True
@@ -239,24 +283,31 @@ class Repl:
     # ---- words --------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        for line in self.loaded.lines(self._language):
-            self._say(line)
+        for line in self.loaded.lines():
+            self._tell(line)
         self._say(SHORT[self._language])
-        self._say(self._text("ready"))
+        self._tell(
+            message("Ready. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
+        )
         session = self.conversation.session
         if not session.exchanges:
             return
-        self._say(self._text("resumed", id=session.id, n=len(session.exchanges)))
-        for line in recap(session, self._language):
-            self._say(line)
+        n = len(session.exchanges)
+        self._tell(
+            message("Resumed session {id} with 1 turn.", id=session.id)
+            if n == 1
+            else message("Resumed session {id} with {n} turns.", id=session.id, n=n)
+        )
+        for shown in recap(session, self._language):
+            self._say(shown)
 
-    def _say_kept(self, key: str) -> None:
+    def _tell_kept(self, text: Message) -> None:
         session = self.conversation.session
         if session.transcript is not None and session.exchanges:
-            self._say(self._text(key, id=session.id))
+            self._tell(text.filled(id=session.id))
 
-    def _text(self, key: str, **values: object) -> str:
-        return text(key, self._language, **values)
+    def _tell(self, text: Message) -> None:
+        self._say(translated(text, self._language))
 
     def _say(self, line: str) -> None:
         print(line, file=sys.stdout, flush=True)

@@ -1,77 +1,91 @@
-"""Which language this process speaks, and a message in it. Small: every start imports it."""
+"""The current language, and a message in it. Small: every start imports it."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from pedsup.errors import PedsupError
+from pedsup.messages import as_message
 from pedsup.texts.intended_use import Language
 
 
-class _Spoken:
+class _Current:
     """What `pedsup-run` was told. Other programs tell nothing, and stay English."""
 
     words: Sequence[str] | None = None
-    chosen: Language | None = None
+    language: Language | None = None
 
 
-def listen(words: Sequence[str]) -> None:
-    """`pedsup-run` begins with this command line: until `use` it is asked for the language."""
-    _Spoken.words, _Spoken.chosen = words, None
+def detect_language(words: Sequence[str]) -> None:
+    """`pedsup-run` begins with this command line, which says the language until it is set."""
+    _Current.words, _Current.language = words, None
 
 
-def use(language: Language) -> None:
-    """From now on messages are in this language."""
-    _Spoken.chosen = language
+def set_language(chosen: Language | None) -> Language:
+    """From now on messages are in this language; None: as the command line was understood."""
+    words = _Current.words or ()
+    _Current.language = chosen or _Current.language or _detected(words)
+    return _Current.language
 
 
-def spoken() -> Language:
-    """The language of messages now: chosen, or as command line, settings file or locale say."""
-    if _Spoken.chosen is None:
-        if _Spoken.words is None:
+def current_language() -> Language:
+    """The language of messages: set, or as command line, settings file or locale say."""
+    if _Current.language is None:
+        if _Current.words is None:
             return "en"
-        _Spoken.chosen = _asked_for(_Spoken.words) or _kept() or system_language()
-    return _Spoken.chosen
+        _Current.language = _detected(_Current.words)
+    return _Current.language
 
 
-def local(english: str, language: Language | None = None) -> str:
-    """A message in the language spoken now, or in the one given."""
-    if (language or spoken()) == "en":
-        return english
-    from pedsup.texts.spanish import spanish
+def translated(text: str, language: Language | None = None) -> str:
+    """A message in the current language, or in the one given."""
+    language = language or current_language()
+    if language == "en":
+        return str(text)
+    from pedsup.texts.catalogue import catalogue, rendered  # not for English
 
-    return spanish(english)
-
-
-def error_text(error: Exception) -> str:
-    """What `str(error)` is, in the language spoken now."""
-    if spoken() == "en":
-        return str(error)
-    from pedsup.texts.spanish import described
-
-    return described(error)
+    return rendered(text, catalogue(language))
 
 
-def _asked_for(words: Sequence[str]) -> Language | None:
-    """`--lang`, even on a command line that is wrong elsewhere."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        value = following if word == "--lang" else word.removeprefix("--lang=")
-        if value in ("en", "es") and (word == "--lang" or word != value):
-            return "es" if value == "es" else "en"
+def error_text(error: Exception, language: Language | None = None) -> str:
+    """What `str(error)` is, in the current language or in the one given."""
+    text = error.text() if isinstance(error, PedsupError) else as_message(error)
+    return translated(text, language)
+
+
+def _detected(words: Sequence[str]) -> Language:
+    return _language(_option(words, "--lang")) or _kept(words) or system_language()
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """The value of an option, even on a command line that is wrong elsewhere."""
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        if word == name:
+            return following
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
     return None
 
 
-def _kept() -> Language | None:
+def _kept(words: Sequence[str]) -> Language | None:
     """`lang` of the settings file, even where another line of it is wrong."""
     from pedsup.files.paths import config_folder
 
+    given = _option(words, "--settings")
     try:
-        with (config_folder() / "settings.toml").open(encoding="utf-8-sig") as file:
-            found = re.search(r"^lang *= *[\"'](en|es)[\"']", file.read(1 << 16), re.MULTILINE)
+        file = Path(given) if given else config_folder() / "settings.toml"
+        with file.open(encoding="utf-8-sig") as lines:
+            found = re.search(r"^lang *= *[\"'](en|es)[\"']", lines.read(1 << 16), re.MULTILINE)
     except (OSError, ValueError):
         return None
-    return None if found is None else "es" if found[1] == "es" else "en"
+    return _language(found[1]) if found else None
+
+
+def _language(name: str | None) -> Language | None:
+    return "es" if name == "es" else "en" if name == "en" else None
 
 
 def system_language() -> Language:

@@ -11,14 +11,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Final, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import Message, joined, message, reason_of
 from pedsup.progress import say
-from pedsup.texts.intended_use import Language
 from pedsup.texts.safe import label
-from pedsup.texts.words import text
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
 from pedsup.trust.bundle import (
@@ -40,10 +39,11 @@ from pedsup.trust.verified import (
     require_same,
 )
 
-Signed = Literal["signed", "unsigned", "unknown-key"]
+Signed = Literal["signed", "by-adapter", "unsigned", "unknown-key"]
+"""'by-adapter': it is not signed itself, and a signed adapter names it by its digest."""
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
-_HOW_TO_TRUST = (
+_HOW_TO_TRUST = message(
     "get the signer's .pub file, compare its words with the signer, then: "
     "pedsup-run trust add KEY.pub"
 )
@@ -83,8 +83,17 @@ class Trust:
     """Digests of the file's blocks, to compare again; None where its times are proof enough."""
     drafter: Trust | None = None
     """Of the draft model that llama.cpp loads beside it."""
+    adapter: Trust | None = None
+    """Of the adapter that llama.cpp applies to it."""
+    unbound: bool = False
+    """Of an adapter: nothing says which model it was made for."""
 
-    def describe(self) -> dict[str, Any]:
+    @property
+    def companions(self) -> tuple[Trust, ...]:
+        """Of the files that llama.cpp loads beside it."""
+        return tuple(one for one in (self.drafter, self.adapter) if one is not None)
+
+    def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
         return {
             "signed": self.signed,
@@ -92,32 +101,78 @@ class Trust:
             "key_name": self.key.name if self.key else None,
             "sha256": self.expected_sha256,
             "weights": self.weights,
-            "warning": " ".join(self.lines("en")) if self.warns else None,
+            "warning": " ".join(self.lines()) if self.warns else None,
             "drafter": self.drafter.describe() if self.drafter else None,
+            "adapter": self.adapter.describe() if self.adapter else None,
         }
 
-    def lines(self, language: Language) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people; the first line says who vouches for the file, or warns that nobody does."""
         if self.signed == "signed" and self.key is not None:
-            first = text("trust_signed", language, name=self.key.name)
+            first = message("Signed by {name}.", name=self.key.name)
+        elif self.signed == "by-adapter" and self.key is not None:
+            first = message(
+                "Named by its digest in the adapter that {name} signed.", name=self.key.name
+            )
         elif self.signed == "unknown-key":
-            first = text("trust_unknown_key", language, hint=(self.hint or "")[:16])
+            first = message(
+                "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+                "signature cannot be checked (pedsup-run trust add KEY.pub).",
+                hint=(self.hint or "")[:16],
+            )
         else:
-            first = text("trust_unsigned", language)
-        lines = [first + " " + text(f"trust_weights_{self.weights}", language)]
+            first = message(
+                "WARNING: this model is not signed: nobody vouches for where it comes from."
+            )
+        lines = [joined(" ", [first, _READ[self.weights]])]
+        if self.unbound:
+            lines.append(
+                message("WARNING: nothing says that this adapter was made for this model.")
+            )
         if self.drafter is not None:
-            prefix = text("trust_drafter", language, name=label(self.drafter.path.name))
-            lines += [f"{prefix} {line}" for line in self.drafter.lines(language)]
+            prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
+        if self.adapter is not None:
+            prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
         return lines
 
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
-        return self.signed != "signed" or (self.drafter is not None and self.drafter.warns)
+        vouched = self.signed in ("signed", "by-adapter") and not self.unbound
+        return not vouched or any(one.warns for one in self.companions)
 
 
-def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, policy: Policy) -> Trust:
+_READ: Final[dict[Weights, Message]] = {
+    "unread": message("Its bytes are compared before it is loaded."),
+    "read": message("All its bytes were read and are as exported."),
+    "earlier": message("It was read in full earlier and has not changed since."),
+    "nothing-to-compare": message("It has no manifest: nothing says what its bytes should be."),
+}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What an adapter's manifest says of the model that it was made for."""
+
+    sha256: str
+    """Of the model's whole file."""
+    key: TrustedKey | None = None
+    """The trusted key that signed the adapter, and so this digest."""
+
+
+def assess(
+    header: GGUFHeader,
+    identity: ModelIdentity,
+    store: TrustStore,
+    policy: Policy,
+    bound: Bound | None = None,
+) -> Trust:
     """Every check that does not read the weights.
+
+    Args:
+        bound: what the adapter beside it says of its bytes.
 
     Raises:
         UntrustedError: signature, manifest or file do not fit together or are damaged, the model is
@@ -135,12 +190,18 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         key = store.by_hint(signature.hint)
         files = signed_files(signature, identity.manifest, key.key if key else None)
     signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
+    vouching = key
+    if signature is None and bound is not None and bound.key is not None:
+        signed, vouching = "by-adapter", bound.key
     if policy.as_before:
         _require_as_before(store, identity, path, key)
-    if policy.require_signature and signed != "signed":
+    if policy.require_signature and signed not in ("signed", "by-adapter"):
         raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
-    expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
+    expected = files.model_sha256 if files else manifest.file.sha256 if manifest else None
+    if bound is not None and expected not in (None, bound.sha256):
+        raise _other_bytes(path, str(expected), bound.sha256)
+    expected = expected or (bound.sha256 if bound else None)
     known = recorded_reading(path, state, identity.digest)
     if expected is not None and known is not None and known.sha256 != expected:
         raise _other_bytes(path, known.sha256, expected)
@@ -150,7 +211,7 @@ def assess(header: GGUFHeader, identity: ModelIdentity, store: TrustStore, polic
         header_sha256=identity.digest,
         state=state,
         signed=signed,
-        key=key,
+        key=vouching,
         hint=signature.hint if signature else None,
         expected_sha256=expected,
         weights=_weights(expected, known, policy),
@@ -178,7 +239,9 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         sample(trust.path, trust.blocks)
     if trust.drafter is not None:
         trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
-    if trust.key is not None and remember:
+    if trust.adapter is not None:
+        trust = replace(trust, adapter=verify_weights(trust.adapter, remember=remember))
+    if trust.key is not None and trust.signed == "signed" and remember:
         _remember(trust, trust.key)
     return trust
 
@@ -188,7 +251,7 @@ def watch(
 ) -> tuple[blocks.Watch, ...]:
     """Read the files again beside the session, where their times prove nothing."""
     own = () if trust.blocks is None else (blocks.Watch(trust.path, trust.blocks, on_difference),)
-    return own + (watch(trust.drafter, on_difference) if trust.drafter is not None else ())
+    return sum((watch(one, on_difference) for one in trust.companions), own)
 
 
 def confirm_loaded(trust: Trust) -> None:
@@ -198,8 +261,8 @@ def confirm_loaded(trust: Trust) -> None:
         UntrustedError: it is not.
     """
     require_same(trust.path, trust.state)
-    if trust.drafter is not None:
-        require_same(trust.drafter.path, trust.drafter.state)
+    for one in trust.companions:
+        confirm_loaded(one)
 
 
 def _weights(expected: str | None, known: Reading | None, policy: Policy) -> Weights:
@@ -217,13 +280,28 @@ def _require_as_before(
             continue
         before = next((k.name for k in store.keys if k.key.fingerprint == earlier.key), None)
         raise UntrustedError(
-            f"the model '{earlier.name}' was signed by {before or 'the key'} "
-            f"({earlier.key[:16]}) before, and "
-            + (f"is signed by '{key.name}' now" if key else "has no signature by it now"),
+            message(
+                "the model '{model}' was signed by {before} ({key}) before, and is signed by "
+                "'{name}' now",
+                model=earlier.name,
+                before=before or message("the key"),
+                key=earlier.key[:16],
+                name=key.name,
+            )
+            if key
+            else message(
+                "the model '{model}' was signed by {before} ({key}) before, and no "
+                "longer has that signature",
+                model=earlier.name,
+                before=before or message("the key"),
+                key=earlier.key[:16],
+            ),
             where=path,
-            wanted="the same signer, or your word that this is meant",
-            remedy="ask the signer; if it is meant: pedsup-run trust unpin "
-            + shlex.quote(earlier.name),
+            wanted="the same signer, or your confirmation that the change is intended",
+            remedy=message(
+                "ask the signer; if the change is intended: pedsup-run trust unpin {model}",
+                model=shlex.quote(earlier.name),
+            ),
         )
 
 
@@ -235,7 +313,12 @@ def _remember(trust: Trust, key: TrustedKey) -> None:
         # Read anew: another terminal may have added a key while this one read the file.
         load_store(trust.store.path).with_model(known).save()
     except (OSError, PedsupError) as error:
-        say(f"note: the signer of this model cannot be remembered ({str(error).splitlines()[0]})")
+        say(
+            message(
+                "note: the signer of this model could not be saved ({reason})",
+                reason=reason_of(error),
+            )
+        )
 
 
 def _signature_required(
@@ -243,14 +326,20 @@ def _signature_required(
 ) -> UntrustedError:
     if signature is not None and policy.key_given:
         return UntrustedError(
-            f"the model is signed by another key than the one given ({signature.hint[:16]})",
+            message(
+                "the model is signed by a key other than the one given ({key})",
+                key=signature.hint[:16],
+            ),
             where=beside,
-            wanted="a signature by the key of --key",
-            remedy="ask the signer whose key has this in its line `in the .sig`",
+            wanted="a signature by the key given with --key",
+            remedy="ask the signer which key has this in its line `in the .sig`",
         )
     if signature is not None:
         return UntrustedError(
-            f"the model is signed by a key that is not trusted here ({signature.hint[:16]})",
+            message(
+                "the model is signed by a key that is not trusted here ({key})",
+                key=signature.hint[:16],
+            ),
             where=beside,
             wanted="a signature by a trusted key (require_signature is set)",
             remedy=_HOW_TO_TRUST,
@@ -267,6 +356,6 @@ def _other_bytes(path: Path, found: str, expected: str) -> UntrustedError:
     return UntrustedError(
         "the model file is not the one that was exported: it is damaged or was changed",
         where=path,
-        wanted=f"SHA-256 {expected}, not {found}",
+        wanted=message("SHA-256 {wanted}, not {found}", wanted=expected, found=found),
         remedy=COPY,
     )

@@ -22,6 +22,7 @@ from typing import Final
 from pedsup.device.system_files import text_of
 from pedsup.errors import UntrustedError
 from pedsup.files.direct_io import DirectFile
+from pedsup.messages import message
 
 BLOCK: Final = 1 << 20
 DIGEST_BYTES: Final = 16
@@ -111,12 +112,17 @@ def require_block(file: DirectFile, digests: tuple[bytes, ...], number: int) -> 
     found = hashlib.sha256(file.read(number * BLOCK, BLOCK)).digest()[:DIGEST_BYTES]
     if found != digests[number]:
         raise UntrustedError(
-            "the model file was changed after it was checked, by a way that leaves no trace in its "
-            "times",
-            where=f"{file.path}, bytes {number * BLOCK} to {(number + 1) * BLOCK}",
+            "the model file was changed after it was checked, in a way that leaves "
+            "no trace in its timestamps",
+            where=message(
+                "{path}, bytes {first} to {last}",
+                path=file.path,
+                first=number * BLOCK,
+                last=(number + 1) * BLOCK,
+            ),
             wanted="the bytes that were signed or exported",
-            remedy="copy it again from where it came from, to a place where other apps cannot "
-            "write (in Termux: its own home)",
+            remedy="copy it again from where it came from, to a place where other apps "
+            "cannot write (in Termux: its home folder)",
         )
 
 

@@ -18,13 +18,16 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError, UntrustedError
 from pedsup.files.fsio import sha256_file
 from pedsup.files.json_file import parse_json, read_bounded
+from pedsup.messages import message, reason_of
 from pedsup.trust import p256
 from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import Manifest, manifest_path
@@ -35,15 +38,15 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
 MANIFEST_SUFFIX: Final = manifest_path(Path("x")).name[1:]
-LAYOUTS: Final[tuple[dict[str, Any], ...]] = (
-    {"separators": (",", ":")},
-    {},
-    {"indent": 2},
+LAYOUTS: Final[tuple[Callable[[object], str], ...]] = (
+    partial(json.dumps, separators=(",", ":")),
+    json.dumps,
+    partial(json.dumps, indent=2),
 )
 """How JSON may be laid out: model-signing's own way, and the common ones. Anything else is a
 change that means nothing, and a signature that was changed is refused whatever the change."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-COPY: Final = "copy the model, its manifest and its .sig again from where they came from"
+COPY: Final = message("copy the model, its manifest and its .sig again from where they came from")
 
 
 def signature_path(model: Path) -> Path:
@@ -79,9 +82,9 @@ class Signature:
         """Raise `UntrustedError` if another key, or nobody, made it."""
         if not self.is_by(key):
             raise UntrustedError(
-                "the signature is not good: it was changed, or another key made it",
+                "the signature is not valid: it was changed, or another key made it",
                 where=self.path,
-                wanted=f"a signature by the key {key.fingerprint[:16]}",
+                wanted=message("a signature by the key {key}", key=key.fingerprint[:16]),
                 remedy=COPY,
             )
 
@@ -95,7 +98,10 @@ class Signature:
             return _files(parse_json(self.payload))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise _bad(
-                self.path, f"the signed statement is not one of a model ({error})"
+                self.path,
+                message(
+                    "the signed statement is not about a model ({reason})", reason=reason_of(error)
+                ),
             ) from error
 
 
@@ -119,8 +125,9 @@ def read_signature(path: Path) -> Signature:
         text = raw.decode("utf-8")
         return _parse(path, parse_json(text), text)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise _bad(path, f"not a signature of model-signing ({reason})") from error
+        raise _bad(
+            path, message("not a model-signing signature ({reason})", reason=reason_of(error))
+        ) from error
 
 
 def signed_files(
@@ -142,7 +149,7 @@ def signed_files(
         raise UntrustedError(
             "the model is signed together with a manifest, which is not here",
             where=signature.path,
-            wanted=f"a manifest with the SHA-256 {files.manifest_sha256}",
+            wanted=message("a manifest with the SHA-256 {digest}", digest=files.manifest_sha256),
             remedy=COPY,
         )
     found = sha256_file(manifest.path)
@@ -150,10 +157,12 @@ def signed_files(
         raise UntrustedError(
             "the manifest is not the one that was signed",
             where=manifest.path,
-            wanted=f"SHA-256 {files.manifest_sha256}, not {found}",
+            wanted=message(
+                "SHA-256 {wanted}, not {found}", wanted=files.manifest_sha256, found=found
+            ),
             remedy=COPY,
         )
-    if manifest.file["sha256"] != files.model_sha256:
+    if manifest.file.sha256 != files.model_sha256:
         raise UntrustedError(
             "the signature and the manifest name different files",
             where=signature.path,
@@ -179,10 +188,10 @@ def _parse(path: Path, document: Any, text: str) -> Signature:
     }
     if document != expected:
         raise ValueError("unknown fields or values")
-    if not any(json.dumps(document, **layout) == text for layout in LAYOUTS):
+    if not any(layout(document) == text for layout in LAYOUTS):
         raise ValueError("the JSON was rewritten")
     if not _SHA256.fullmatch(hint):
-        raise ValueError("the key's hint is no SHA-256")
+        raise ValueError("the key's hint is not a SHA-256 digest")
     return Signature(path, hint, payload, signature)
 
 
@@ -204,14 +213,14 @@ def _files(statement: Any) -> SignedFiles:
     for resource in predicate["resources"]:
         name, digest = resource["name"], resource["digest"]
         if resource["algorithm"] != "sha256" or not _SHA256.fullmatch(digest):
-            raise ValueError("a digest that is no SHA-256")
+            raise ValueError("a digest that is not SHA-256")
         if not isinstance(name, str) or "/" in name or name in digests:
-            raise ValueError(f"a file named {name!r}")
+            raise ValueError(message("a file named {name}", name=repr(name)))
         digests[name] = digest
     (subject,) = statement["subject"]
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests.values()))
     if subject["digest"] != {"sha256": root.hexdigest()}:
-        raise ValueError("its digests do not sum up to the subject's")
+        raise ValueError("its digests do not add up to the subject's")
     (manifest,) = (name for name in digests if name.endswith(MANIFEST_SUFFIX))
     (model,) = (name for name in digests if name != manifest)
     if manifest != model + MANIFEST_SUFFIX:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import Message, joined, message
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 
@@ -31,9 +32,12 @@ class ModelIdentity:
     problem: str | None = None
     """Why a manifest that lies there was not believed."""
 
-    def describe(self) -> dict[str, Any]:
+    adapter: ModelIdentity | None = None
+    """The adapter that runs beside the model; `digest` is then that of the pair."""
+
+    def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "name": self.name,
             "file": self.file,
             "size": self.size,
@@ -41,25 +45,39 @@ class ModelIdentity:
         }
         if self.manifest is not None:
             # What the manifest says of the file; `pedsup-export verify` compares it with the file.
-            record["manifest_file_sha256"] = self.manifest.file["sha256"]
+            record["manifest_file_sha256"] = self.manifest.file.sha256
             record["manifest"] = self.manifest.core_sha256
         if self.problem:
             record["manifest_problem"] = self.problem
+        if self.adapter is not None:
+            record["adapter"] = self.adapter.describe()
         return record
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people: each one line without control characters, whatever the file says."""
-        lines = [f"{self.name} ({label(self.file)}, digest {self.digest[:12]})"]
+        lines = [
+            message(
+                "{name} ({file}, digest {digest})",
+                name=self.name,
+                file=label(self.file),
+                digest=self.digest[:12],
+            )
+        ]
         if self.manifest is not None:
-            core = self.manifest.core
-            parts = [f"{key} {_name(core[key])}" for key in ("base", "adapter") if core.get(key)]
-            recipe = core.get("recipe")
-            if isinstance(recipe, dict):
-                parts.append(label(str(recipe.get("quant"))))
-            parts.append(f"exported {label(self.manifest.created)}")
-            lines.append("manifest: " + ", ".join(parts))
+            facts = self.manifest.facts
+            parts: list[str] = []
+            if facts.base is not None:
+                parts.append(message("base {name}", name=label(str(facts.base.name))))
+            if facts.adapter is not None:
+                parts.append(message("adapter {name}", name=label(str(facts.adapter.name))))
+            if facts.recipe is not None:
+                parts.append(label(str(facts.recipe.get("quant"))))
+            parts.append(message("exported {date}", date=label(self.manifest.created)))
+            lines.append(message("manifest: {facts}", facts=joined(", ", parts)))
         elif self.problem:
-            lines.append(f"warning: {label(self.problem)}")
+            lines.append(message("warning: {text}", text=self.problem))
+        if self.adapter is not None:
+            lines += [message("adapter: {line}", line=line) for line in self.adapter.lines()]
         return lines
 
 
@@ -104,6 +122,22 @@ def identify(header: GGUFHeader) -> ModelIdentity:
     )
 
 
+def paired(model: ModelIdentity, adapter: ModelIdentity, header: GGUFHeader) -> ModelIdentity:
+    """The identity of a model with an adapter beside it: another digest for every other pair.
+
+    Args:
+        header: the adapter's. Its weights are sampled too: where it has no manifest, two
+            trainings have one header.
+    """
+    parts = [model.digest, adapter.digest, content_sample(header)]
+    return replace(
+        model,
+        name=label(f"{model.name} + {adapter.name}"),
+        digest=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        adapter=adapter,
+    )
+
+
 def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
     """The manifest beside the file, if it is whole and belongs to it."""
     beside = manifest_path(header.path)
@@ -112,12 +146,10 @@ def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
     try:
         manifest = read_manifest(beside)
     except BadFileError as error:
-        return None, f"the manifest beside the model is damaged: {error.found}"
+        return None, message(
+            "the manifest beside the model is damaged: {reason}", reason=error.found
+        )
     recorded = header.get(DIGEST_KEY)
-    if recorded != manifest.core_sha256 or manifest.file.get("size") != header.file_size:
-        return None, "the manifest beside the model belongs to another file"
+    if recorded != manifest.core_sha256 or manifest.file.size != header.file_size:
+        return None, message("the manifest beside the model belongs to another file")
     return manifest, None
-
-
-def _name(part: Any) -> str:
-    return label(str(part.get("name", part)) if isinstance(part, dict) else str(part))

@@ -11,6 +11,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
+from pedsup.messages import Message, message, reason_of
 from pedsup.texts.intended_use import Language
 from pedsup.trust import p256
 
@@ -58,16 +59,16 @@ class PublicKey:
         return str(Mnemonic(_WORDLISTS[language]).to_mnemonic(entropy))
 
 
-def fingerprint_lines(key: PublicKey) -> list[str]:
+def fingerprint_lines(key: PublicKey) -> list[Message]:
     """A key's fingerprint in hex and in words, for people to compare, and its name in a .sig.
 
     The last is what pedsup-run calls a key that it does not know.
     """
     return [
-        f"fingerprint  {key.fingerprint}",
-        f"in words     {key.words('en')}",
-        f"en palabras  {key.words('es')}",
-        f"in the .sig  {key.hint[:16]}",
+        message("fingerprint  {hex}", hex=key.fingerprint),
+        message("in words     {words}", words=key.words("en")),
+        message("en palabras  {words}", words=key.words("es")),
+        message("in the .sig  {id}", id=key.hint[:16]),
     ]
 
 
@@ -92,23 +93,26 @@ def parse_public_key(text: str, *, where: object) -> PublicKey:
             "this is a private key, which must stay where it was made",
             where=where,
             wanted="the public key, .pub",
-            remedy="give the .pub file; if the private key has left its owner, make a new pair",
+            remedy="give the .pub file; if the private key has left its owner's hands, make "
+            "a new pair",
         )
     body = text.strip()
     if len(text) > MAX_BYTES or not (body.startswith(PEM_BEGIN) and body.endswith(PEM_END)):
-        raise _no_key("no PEM public key", where)
+        raise _no_key("not a PEM public key", where)
     try:
         encoded = "".join(body[len(PEM_BEGIN) : -len(PEM_END)].split())
         der = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _no_key(f"the key's base64 is damaged ({error})", where) from error
+        raise _no_key(
+            message("the key's base64 is damaged ({reason})", reason=reason_of(error)), where
+        ) from error
     if not der.startswith(SPKI_P256):
-        raise _no_key("a key of another kind or curve", where)
+        raise _no_key("a key of another type or curve", where)
     point = der[len(SPKI_P256) :]
     key = PublicKey(point)
     # One key has one text: trailing bits that base64 ignores would make two.
     if not p256.is_on_curve(point) or "".join(key.pem.splitlines()[1:-1]) != encoded:
-        raise _no_key("the key is not a point of the curve", where)
+        raise _no_key("the key is not a point on the curve", where)
     return key
 
 

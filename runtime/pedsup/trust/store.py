@@ -15,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.files.fsio import atomic_file
-from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
+from pedsup.files.records import json_record
+from pedsup.files.source import Source
+from pedsup.messages import message, reason_of
 from pedsup.trust.keys import PublicKey, parse_public_key
 
 SCHEMA: Final = "pedsup-trust/1"
@@ -58,6 +59,20 @@ class KnownModel:
 
 
 @dataclass(frozen=True)
+class _KeyEntry:
+    name: str
+    added: str
+    pem: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    schema: str
+    keys: tuple[_KeyEntry, ...]
+    models: tuple[KnownModel, ...]
+
+
+@dataclass(frozen=True)
 class TrustStore:
     """The user's decisions; a change makes a new store, `save` writes it."""
 
@@ -85,7 +100,7 @@ class TrustStore:
                 return self
             if other.name == trusted.name or other.key == trusted.key:
                 raise UsageError(
-                    f"there is the key '{other.name}' already",
+                    message("a key named '{name}' already exists", name=other.name),
                     where=self.path,
                     wanted="a new key under a new name",
                     remedy=f"pedsup-run trust remove {other.name}",
@@ -104,10 +119,12 @@ class TrustStore:
         if len(found) != 1:
             names = ", ".join(k.name for k in self.keys)
             raise UsageError(
-                f"{len(found)} keys are named '{wanted}'"
+                message("{n} keys are named '{name}'", n=len(found), name=wanted)
                 if found
-                else f"no trusted key is named '{wanted}'",
-                wanted=f"one of: {names}" if names else "a key that was added before",
+                else message("no trusted key is named '{name}'", name=wanted),
+                wanted=message("one of: {names}", names=names)
+                if names
+                else "a key that was added before",
                 remedy="pedsup-run trust list",
             )
         return replace(self, keys=tuple(k for k in self.keys if k != found[0])), found[0]
@@ -126,8 +143,10 @@ class TrustStore:
         if len(left) == len(self.models):
             names = ", ".join(sorted({m.name for m in self.models}))
             raise UsageError(
-                f"no model is known as '{name}'",
-                wanted=f"one of: {names}" if names else "a model that was run with a signature",
+                message("no model is known as '{name}'", name=name),
+                wanted=message("one of: {names}", names=names)
+                if names
+                else "a model that was run with a signature",
                 remedy="pedsup-run trust list",
             )
         return replace(self, models=left)
@@ -139,7 +158,7 @@ class TrustStore:
             "keys": [{"name": k.name, "added": k.added, "pem": k.key.pem} for k in self.keys],
             "models": [asdict(model) for model in self.models],
         }
-        remedy = "set XDG_CONFIG_HOME to a folder that can be written"
+        remedy = message("set XDG_CONFIG_HOME to a folder that can be written")
         make_private(self.path.parent, remedy=remedy)
         with atomic_file(self.path, private=True) as file:
             file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
@@ -154,20 +173,22 @@ def load_store(path: Path | None = None) -> TrustStore:
     path = path or config_folder() / FILE
     if not path.exists():
         return TrustStore(path)
+    source = Source("the list of trusted keys", path, only_known=False)
     try:
-        document = parse_json(read_bounded(path, "the list of trusted keys", MAX_BYTES))
-        if document["schema"] != SCHEMA:
-            raise ValueError(f"schema {document['schema']!r}")
-        keys = tuple(_keys(document["keys"], path))
-        models = tuple(_models(document["models"]))
-    except (ValueError, KeyError, TypeError, PedsupError) as error:
-        reason = str(error).partition("\n")[0]
+        document = json_record(_Document, path, source, MAX_BYTES)
+        if document.schema != SCHEMA:
+            raise source.problem(message("the schema is {name}", name=repr(document.schema)))
+        keys = tuple(
+            TrustedKey(entry.name, parse_public_key(entry.pem, where=path), entry.added)
+            for entry in document.keys
+        )
+    except PedsupError as error:
         raise BadFileError(
-            f"the list of trusted keys is damaged ({type(error).__name__}: {reason})",
+            message("the list of trusted keys is damaged ({reason})", reason=reason_of(error)),
             where=path,
             remedy="remove the file and add the keys again: pedsup-run trust add KEY.pub",
         ) from error
-    return TrustStore(path, keys, models)
+    return TrustStore(path, keys, document.models)
 
 
 def path_digest(path: Path) -> str:
@@ -183,21 +204,8 @@ def check_name(name: str) -> str:
     """
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise UsageError(
-            f"the name {name!r}", wanted=f"1 to {MAX_NAME} printable characters", remedy="--name"
+            message("the name {name} is not valid", name=repr(name)),
+            wanted=message("1 to {n} printable characters", n=MAX_NAME),
+            remedy="--name",
         )
     return name
-
-
-def _keys(entries: Any, path: Path) -> Iterator[TrustedKey]:
-    for entry in entries:
-        name, added = entry["name"], entry["added"]
-        if not isinstance(name, str) or not isinstance(added, str):
-            raise TypeError("a key's name is no text")
-        yield TrustedKey(name, parse_public_key(entry["pem"], where=path), added)
-
-
-def _models(entries: Any) -> Iterator[KnownModel]:
-    for entry in entries:
-        if not all(isinstance(entry[f], str) for f in ("name", "path_sha256", "key")):
-            raise TypeError("a model's fields are no texts")
-        yield KnownModel(entry["name"], entry["path_sha256"], entry["key"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Final
 
-from pedsup.settings import Origin, Settings
+from pedsup.messages import Message, joined, message
+from pedsup.settings.load import Origin, with_values
+from pedsup.settings.schema import Settings
 from pedsup.tuning.store import NAMES, Lookup
 
 
@@ -30,12 +33,29 @@ def apply_tuned(settings: Settings, origins: Mapping[str, Origin], lookup: Looku
     if "threads" in origins:
         taken = {n: v for n, v in taken.items() if n not in ("threads_batch", "pin")}
     marks: dict[str, Origin] = dict.fromkeys(taken, "tuned")
-    return Applied(replace(settings, **taken), {**origins, **marks}, lookup)
+    return Applied(
+        with_values(settings, taken, where=message("the tuned settings")),
+        {**origins, **marks},
+        lookup,
+    )
 
 
-def origin_text(origins: Mapping[str, Origin]) -> str:
+def origin_text(origins: Mapping[str, Origin]) -> Message:
     """Where the tunable values came from, in one line."""
     groups: dict[Origin, list[str]] = {}
     for name in NAMES:
         groups.setdefault(origins.get(name, "default"), []).append(name.replace("_", "-"))
-    return "; ".join(f"{', '.join(names)}: {origin}" for origin, names in groups.items())
+    return joined(
+        "; ",
+        (message("{names}: {origin}", names=", ".join(names), origin=_ORIGINS[origin])
+         for origin, names in groups.items()),
+    )  # fmt: skip
+
+
+_ORIGINS: Final[dict[Origin, Message]] = {
+    "command line": message("command line"),
+    "settings file": message("settings file"),
+    "a program": message("a program"),
+    "tuned": message("tuned"),
+    "default": message("default"),
+}

@@ -12,19 +12,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.process import explain_death
+from pedsup.engine.llama_server.process import how_it_died
 from pedsup.engine.select import EngineChoice
+from pedsup.files.records import record
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
+from pedsup.messages import Message, from_document, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
 from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
 from pedsup.tuning.speed import Failure, Speed
-from pedsup.tuning.worker import config_to_json
+from pedsup.tuning.worker import FROM_CHILD, Ready, Seconds, Task, config_to_json
 
 FLOOR: Final = 96 << 20
 """Bytes of available memory below which a child is ended before the system chooses a victim."""
@@ -36,7 +38,11 @@ WARM_UP_SHARE: Final = 0.03
 
 
 class _DeadError(Exception):
-    """The child is gone or was ended; the argument is why."""
+    """The child is gone or was ended; says why, and whether it was only too slow."""
+
+    def __init__(self, why: Message, *, slow: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.slow = why, slow
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Child:
     stuck: bool = False
     _rest: bytes = b""
 
-    def ask(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def ask(self, document: dict[str, object], timeout_s: float) -> dict[str, object]:
         """Send one line, get one.
 
         Raises:
@@ -57,9 +63,9 @@ class Child:
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(document).encode() + b"\n")
             self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._line(timeout_s))
+        answer: dict[str, object] = json.loads(self._line(timeout_s))
         if "error" in answer:
-            raise _DeadError(str(answer["error"])[:300])
+            raise _DeadError(_refusal(answer["error"]))
         return answer
 
     def close(self) -> None:
@@ -82,12 +88,12 @@ class Child:
         while b"\n" not in self._rest:
             if time.monotonic() > deadline:
                 self.stuck = True
-                raise _DeadError(f"no result within {timeout_s:.0f} s")
+                raise _DeadError(message("no result within {s} s", s=f"{timeout_s:.0f}"), slow=True)
             if not select.select([out], [], [], 0.1)[0]:
                 left = available_memory()
                 if left is not None and left.bytes < FLOOR:
                     self.stuck = True
-                    raise _DeadError("the memory ran out")
+                    raise _DeadError(message("memory ran out"))
                 continue
             block = os.read(out.fileno(), 1 << 16)
             if not block:
@@ -112,7 +118,7 @@ class ChildBench:
     engine_name: str = ""
     n_loads: int = 0
     _children: OrderedDict[Hashable, Child] = field(default_factory=OrderedDict)
-    _broken: dict[Hashable, str] = field(default_factory=dict)
+    _broken: dict[Hashable, Message] = field(default_factory=dict)
     _lengths: Lengths | None = None
     _usual: Speed | None = None
     _loads_s: list[float] = field(default_factory=list)
@@ -132,9 +138,9 @@ class ChildBench:
         except _DeadError as death:
             self._drop(key)
             # Too slow with this many threads does not mean that it cannot be loaded.
-            if key not in self._children and not str(death).startswith("no result"):
-                self._broken[key] = str(death)
-            return Failure(str(death))
+            if key not in self._children and not death.slow:
+                self._broken[key] = death.why
+            return Failure(death.why)
 
     def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         """How many tokens a measurement has from now on, and how fast they usually are."""
@@ -196,8 +202,9 @@ class ChildBench:
         self.n_loads += 1
         limit = FIRST_LOAD_S if not self._loads_s else 4 * max(self._loads_s) + 10
         ready = child.ask({"config": config_to_json(config), "engine": self.engine}, limit)
-        self.engine_name = ready["engine"]
-        self._loads_s.append(ready["load_s"])
+        loaded = record(Ready, ready, FROM_CHILD)
+        self.engine_name = loaded.engine
+        self._loads_s.append(loaded.load_s)
         return child
 
     def _make_room(self, config: EngineConfig) -> None:
@@ -210,7 +217,7 @@ class ChildBench:
             if available is None or available.bytes >= wanted + FLOOR:
                 return
             if not self._children:
-                raise _DeadError("it does not fit into the available memory")
+                raise _DeadError(message("it does not fit into the available memory"))
             self._drop(next(iter(self._children)))
 
     def _warm_up(self, child: Child, candidate: Candidate) -> Speed:
@@ -234,20 +241,14 @@ class ChildBench:
         assert self._usual is not None
         return 4 * self._lengths.seconds(metric, self._usual) + 5
 
-    def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> dict[str, Any]:
+    def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> Task:
         self._seed += 1
-        return {
-            "threads": candidate.threads,
-            "threads_batch": candidate.threads_batch,
-            "n_prompt": n_prompt,
-            "n_decode": n_decode,
-            "seed": self._seed,
-        }
+        return Task(candidate.threads, candidate.threads_batch, n_prompt, n_decode, seed=self._seed)
 
-    def _speed(self, task: dict[str, Any], child: Child, limit: float) -> Speed:
-        result = child.ask(task, limit)
-        n_decode = max(1, result["n_decode"])
-        return Speed(task["n_prompt"] / result["prompt_s"], n_decode / result["decode_s"])
+    def _speed(self, task: Task, child: Child, limit: float) -> Speed:
+        result = record(Seconds, child.ask(asdict(task), limit), FROM_CHILD)
+        n_decode = max(1, result.n_decode)
+        return Speed(task.n_prompt / result.prompt_s, n_decode / result.decode_s)
 
     def _drop(self, key: Hashable) -> None:
         child = self._children.pop(key, None)
@@ -255,8 +256,16 @@ class ChildBench:
             child.close()
 
 
-def _death(code: int) -> str:
+def _refusal(error: object) -> Message:
+    """What an error of the child's (`PedsupError.document`) says, and where."""
+    said = error if isinstance(error, dict) else {}
+    parts = (from_document(said.get(name)) for name in ("found", "where"))
+    return joined(": ", filter(None, parts))
+
+
+def _death(code: int) -> Message:
     """How a child ended, in words."""
     if code >= 0:
-        return f"the engine ended (exit code {code})"
-    return "it " + explain_death(code, "").found.removeprefix("llama-server ")
+        return message("the engine ended (exit code {code})", code=code)
+    death = how_it_died(code)
+    return message("it {death} ({name})", death=death.what, name=death.name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypedDict
 
 from pedsup.device.cores import Core, ThreadPlan
 from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Available, Host, estimate
 from pedsup.memory.fit import assess
+from pedsup.messages import Message, joined, message
 
 Metric = Literal["decode", "prompt", "turn"]
 TURN_PROMPT: Final = 256
@@ -37,7 +38,7 @@ class Candidate:
     extra_buffers: bool
     mmap: bool
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """As settings of `pedsup-run`."""
         return {
             "threads": self.threads,
@@ -49,19 +50,32 @@ class Candidate:
             "mmap": self.mmap,
         }
 
-    def label(self) -> str:
+    def label(self) -> Message:
         """For tables, e.g. '4 threads, big cores, ubatch 512, repack, mmap'."""
-        threads = f"{self.threads}"
+        threads = (
+            message("1 thread") if self.threads == 1 else message("{n} threads", n=self.threads)
+        )
         if self.threads_batch != self.threads:
-            threads += f" (prompts {self.threads_batch})"
+            threads = message("{n} threads (prompts {m})", n=self.threads, m=self.threads_batch)
         parts = [
-            f"{threads} threads",
-            "big cores" if self.pin else "any core",
+            threads,
+            message("big cores") if self.pin else message("any core"),
             f"ubatch {self.ubatch}",
-            "repack" if self.extra_buffers else "no repack",
-            "mmap" if self.mmap else "no mmap",
+            message("repack") if self.extra_buffers else message("no repack"),
+            "mmap" if self.mmap else message("no mmap"),
         ]
-        return ", ".join(parts)
+        return joined(", ", parts)
+
+
+class Change(TypedDict, total=False):
+    """Fields of `Candidate` that an alternative has otherwise."""
+
+    threads: int
+    threads_batch: int
+    pin: bool
+    ubatch: int
+    extra_buffers: bool
+    mmap: bool
 
 
 @dataclass(frozen=True)
@@ -71,8 +85,7 @@ class Stage:
     name: str
     """A key of `SHARES`."""
     metric: Metric
-    changes: tuple[dict[str, Any], ...]
-    """Fields of `Candidate` that each alternative has otherwise."""
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
@@ -85,19 +98,46 @@ class TunePlan:
     """The big cores, where there are little ones too."""
     seconds: float
     stages: tuple[Stage, ...]
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, Message], ...]
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people."""
-        lines = [f"start: {self.base.label()}", f"time: {self.seconds:.0f} s"]
+        lines = [
+            message("start: {label}", label=self.base.label()),
+            message("time: {s} s", s=f"{self.seconds:.0f}"),
+        ]
         for stage in self.stages:
-            tries = "; ".join(
-                ", ".join(f"{name} {value}" for name, value in change.items())
-                for change in stage.changes
-            )
-            lines.append(f"{stage.name} (by {stage.metric} speed): {tries}")
-        lines += [f"{name}: not tried, {reason}" for name, reason in self.skipped]
+            tries = "; ".join(map(_change, stage.changes))
+            lines.append(_METRICS[stage.metric].filled(stage=STAGES[stage.name], tries=tries))
+        lines += [
+            message("{stage}: not tried, {reason}", stage=STAGES[name], reason=reason)
+            for name, reason in self.skipped
+        ]
         return lines
+
+
+STAGES: Final[dict[str, Message]] = {
+    "threads": message("number of threads"),
+    "pin": message("threads kept on the big cores"),
+    "extra_buffers": message("repacked weights"),
+    "ubatch": message("prompt tokens per step"),
+    "mmap": message("mapping of the file"),
+}
+"""The stages in words."""
+_METRICS: Final[dict[Metric, Message]] = {
+    "turn": message("{stage} (by the speed of a turn): {tries}"),
+    "prompt": message("{stage} (by prompt speed): {tries}"),
+    "decode": message("{stage} (by decode speed): {tries}"),
+}
+
+
+def _change(change: Change) -> str:
+    """E.g. 'threads 4, threads-batch 4, pin off', as on the command line."""
+    return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in change.items())
+
+
+def _value(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
@@ -128,32 +168,33 @@ def make_plan(
         extra_buffers=base.extra_buffers,
         mmap=base.use_mmap,
     )
-    stages, skipped = [], []
+    stages: list[Stage] = []
+    skipped: list[tuple[str, Message]] = []
     counts = thread_counts(threads.n_threads, len(cores))
     others = tuple(
-        {"threads": n, "threads_batch": n, "pin": start.pin and n <= threads.n_threads}
+        Change(threads=n, threads_batch=n, pin=start.pin and n <= threads.n_threads)
         for n in counts
         if n != threads.n_threads
     )
     if others:
         stages.append(Stage("threads", "turn", others))
     else:
-        skipped.append(("threads", "there is one core"))
+        skipped.append(("threads", message("there is one core")))
     if start.pin:
         stages.append(Stage("pin", "turn", ({"pin": False},)))
     else:
-        skipped.append(("pin", "there are no little cores to keep off"))
+        skipped.append(("pin", message("there are no little cores to avoid")))
     toggled = replace(base, extra_buffers=not base.extra_buffers)
     if memory.fits(toggled):
         stages.append(Stage("extra_buffers", "turn", ({"extra_buffers": not base.extra_buffers},)))
     else:
-        skipped.append(("extra_buffers", "the repacked copy of the weights would not fit"))
-    smaller = tuple({"ubatch": n} for n in UBATCHES if n != start.ubatch and n <= start.batch)
+        skipped.append(("extra_buffers", message("the repacked copy of the weights would not fit")))
+    smaller = tuple(Change(ubatch=n) for n in UBATCHES if n != start.ubatch and n <= start.batch)
     stages.append(Stage("ubatch", "prompt", smaller))
     if memory.fits(replace(base, use_mmap=not base.use_mmap)):
         stages.append(Stage("mmap", "turn", ({"mmap": not base.use_mmap},)))
     else:
-        skipped.append(("mmap", "the weights would not fit as memory of the program's own"))
+        skipped.append(("mmap", message("the weights would not fit into the program's own memory")))
     return TunePlan(start, threads.n_threads, threads.cpus, seconds, tuple(stages), tuple(skipped))
 
 

@@ -2,73 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pedsup.device.noise import MIN_SAMPLES
-from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local
-from pedsup.tuning.plan import Metric, TunePlan
+from pedsup.messages import Message, joined, message
+from pedsup.texts.language import translated
+from pedsup.tuning.plan import STAGES, Metric, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
 
 SCHEMA: Final = "pedsup-tune/1"
-_STAGES: Final[dict[str, dict[Language, str]]] = {
-    "threads": {"en": "number of threads", "es": "número de hilos"},
-    "pin": {"en": "kept on the big cores", "es": "fijados a los núcleos grandes"},
-    "extra_buffers": {"en": "repacked weights", "es": "pesos reorganizados"},
-    "ubatch": {"en": "prompt tokens per step", "es": "tokens de la pregunta por paso"},
-    "mmap": {"en": "mapping of the file", "es": "archivo mapeado"},
+_REASONS: Final[dict[str, Message]] = {
+    "better": message("changed: measurably better than before"),
+    "kept": message("kept: nothing was measurably better"),
+    "no time": message("kept: there was not enough time to tell (give --seconds {advised})"),
+    "failed": message("kept: the alternative does not run here, or takes far too long"),
+    "disturbed": message(
+        "kept, although it gave no result this time either: something else had "
+        "the cores or the memory; close other apps and run tune again"
+    ),
 }
-_REASONS: Final[dict[str, dict[Language, str]]] = {
-    "better": {
-        "en": "changed, better than before beyond the noise",
-        "es": "cambiado, mejor que antes más allá del ruido",
-    },
-    "kept": {
-        "en": "kept, nothing was better beyond the noise",
-        "es": "se mantiene, nada fue mejor más allá del ruido",
-    },
-    "no time": {
-        "en": "kept, the time did not suffice to tell (give --seconds {advised})",
-        "es": "se mantiene, el tiempo no bastó para saberlo (dé --seconds {advised})",
-    },
-    "failed": {
-        "en": "kept, the alternative does not run here, or not in bearable time",
-        "es": "se mantiene, la alternativa no funciona aquí, o no en un tiempo soportable",
-    },
-    "disturbed": {
-        "en": "kept, but it gave no result either this time: something else had the cores or the "
-        "memory; close other apps and run tune again",
-        "es": "se mantiene, pero esta vez tampoco dio resultado: otra cosa ocupaba los núcleos o "
-        "la memoria; cierre otras aplicaciones y repita tune",
-    },
-}
-_STATES: Final[dict[str, dict[Language, str]]] = {
-    "chosen": {"en": "chosen", "es": "elegido"},
-    "dropped": {"en": "dropped", "es": "descartado"},
-    "untried": {"en": "not tried", "es": "no probado"},
-}
-_SPEEDS: Final[dict[Language, tuple[str, str]]] = {
-    "en": ("decode", "prompt"),
-    "es": ("generar", "leer"),
-}
-_SKIPPED: Final[dict[Language, str]] = {"en": "not tried", "es": "no se probó"}
 
 
-def report_lines(plan: TunePlan, outcome: Outcome, language: Language) -> list[str]:
-    """A table per stage, and below it what was decided and why."""
+def report_lines(plan: TunePlan, outcome: Outcome) -> list[str]:
+    """A table per stage, and below it what was decided and why, in the current language."""
     lines: list[str] = []
     for result in outcome.stages:
-        lines += [f"{_STAGES[result.stage.name][language]}:", *_table(result, language)]
-        reason = _REASONS[result.reason][language].format(advised=outcome.advised_s)
-        lines += [f"  => {reason}", ""]
-    lines += [
-        f"{_STAGES[name][language]}: {_SKIPPED[language]} ({local(reason, language)})"
-        for name, reason in plan.skipped
-    ]
+        lines += [f"{translated(STAGES[result.stage.name])}:", *_table(result)]
+        reason = _REASONS[result.reason].filled(advised=outcome.advised_s)
+        lines += [f"  => {translated(reason)}", ""]
+    for name, why in plan.skipped:
+        lines.append(
+            translated(message("{stage}: not tried, {reason}", stage=STAGES[name], reason=why))
+        )
     return lines
 
 
-def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) -> dict[str, Any]:
+def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) -> dict[str, object]:
     """As JSON values; speeds in tokens per second."""
     return {
         "schema": SCHEMA,
@@ -90,7 +59,7 @@ def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) ->
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row) -> dict[str, object]:
     kinds: tuple[Metric, ...] = ("decode", "prompt")
     speeds = {kind: row.series(kind) for kind in kinds}
     return {
@@ -103,28 +72,33 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _table(result: StageResult, language: Language) -> list[str]:
-    names = [local(row.candidate.label(), language) for row in result.rows]
+def _table(result: StageResult) -> list[str]:
+    names = [translated(row.candidate.label()) for row in result.rows]
     width = max(map(len, names))
-    return [f"  {name:<{width}}  {_cells(row, result, language)}"
+    return [f"  {name:<{width}}  {translated(_cells(row, result))}"
             for name, row in zip(names, result.rows, strict=True)]  # fmt: skip
 
 
-def _cells(row: Row, result: StageResult, language: Language) -> str:
+def _cells(row: Row, result: StageResult) -> Message:
     if row.failure is not None:
-        return local(row.failure, language)
+        return row.failure
     if not row.speeds:
-        return _STATES["untried"][language]
-    state = "chosen" if row.candidate == result.chosen else "dropped" if row.dropped else None
-    end = f"  {_STATES[state][language]}" if state else ""
+        return message("not tried")
     decode, prompt = row.series("decode"), row.series("prompt")
-    noise, names = len(row.speeds) >= MIN_SAMPLES, _SPEEDS[language]
-    text = (
-        f"{names[0]} {decode.median:7.2f}{_noise(decode.noise, noise)}  "
-        f"{names[1]} {prompt.median:8.2f}{_noise(prompt.noise, noise)} tokens/s  "
-        f"n={len(row.speeds)}"
-    )
-    return text + end
+    noise = len(row.speeds) >= MIN_SAMPLES
+    cells = [
+        message(
+            "decode {decode}  prompt {prompt} tokens/s  n={n}",
+            decode=f"{decode.median:7.2f}{_noise(decode.noise, noise)}",
+            prompt=f"{prompt.median:8.2f}{_noise(prompt.noise, noise)}",
+            n=len(row.speeds),
+        )
+    ]
+    if row.candidate == result.chosen:
+        cells.append(message("chosen"))
+    elif row.dropped:
+        cells.append(message("dropped"))
+    return joined("  ", cells)
 
 
 def _noise(value: float, known: bool) -> str:

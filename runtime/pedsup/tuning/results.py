@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pedsup.device.noise import Series
+from pedsup.messages import Message
 from pedsup.tuning.budget import advised_s
 from pedsup.tuning.plan import Candidate, Metric, Stage
 from pedsup.tuning.speed import Speed
@@ -16,7 +17,7 @@ class Row:
 
     candidate: Candidate
     speeds: list[Speed] = field(default_factory=list)
-    failure: str | None = None
+    failure: Message | None = None
     dropped: bool = False
     """Clearly slower at first, or more threads than a number that was."""
     seconds: float = 0.0

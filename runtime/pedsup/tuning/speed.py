@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pedsup.messages import Message
 from pedsup.tuning.plan import TURN_DECODE, TURN_PROMPT, Metric
 
 
@@ -27,4 +28,4 @@ class Speed:
 class Failure:
     """A measurement that did not come about: the child died, or took too long."""
 
-    reason: str
+    reason: Message

@@ -57,10 +57,10 @@ def test_prefix_cache_hit(latency, engine, engine_config, greedy, text_tokens, t
     """A system prompt of some 300 tokens comes back from disk."""
     from pedsup.chat.templates.template import ChatTemplate
     from pedsup.gguf_file import read_header
-    from pedsup.session.prefix_cache import ModelIdentity, PrefixCache
+    from pedsup.session.prefix_cache import PrefixCache, StateKey
     from pedsup_bench.report.texts import default_texts
 
-    identity = ModelIdentity.of(read_header(engine_config.model))
+    identity = StateKey.of(read_header(engine_config.model))
     cache = PrefixCache(tmp_path, engine_config, identity)
     template = ChatTemplate.from_engine(engine)
     system = [{"role": "system", "content": default_texts()[0].content[:1600]}]

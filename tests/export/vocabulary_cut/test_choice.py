@@ -24,9 +24,15 @@ from pedsup_export.vocabulary_cut.choose import MULTIPLE, required
 from pedsup_export.vocabulary_cut.derivation import Derivations, last_pair, merge_rank
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.languages import LANGUAGES, letters_of, parse_languages
-from pedsup_export.vocabulary_cut.request import parse_vocabulary, vocabulary_request
+from pedsup_export.vocabulary_cut.plan import texts_to_keep
+from pedsup_export.vocabulary_cut.request import (
+    VocabularyRequest,
+    parse_vocabulary,
+    vocabulary_request,
+)
 from pedsup_export.vocabulary_cut.signs import UNITS, is_signs
 from pedsup_export.vocabulary_cut.token_list import TokenList, token_list
+from pedsup_export.vocabulary_cut.weights import acronyms, clinical_names, clinical_terms
 
 
 def toy(merges: list[str], letters: str = "abcd") -> TokenList:
@@ -148,6 +154,9 @@ def test_without_the_closure_llama_cpp_tokenizes_otherwise(
 def test_signs_and_units() -> None:
     assert is_signs(" ¿") and is_signs("»,") and is_signs(" (") and not is_signs(" (a")
     assert not is_signs("====") and not is_signs(" ")
+    prose = ("...", " ...", "---", " (+)", " (-)", "%).", "…).", '").', "%),")
+    assert all(map(is_signs, prose))
+    assert not any(map(is_signs, ("=>{", "-->", "</>", "$('", "....", "{}.")))
     assert {"mg/kg", "mmHg", "°C", "SpO2", "µg"} <= set(UNITS)
     assert {"ñ", "Ñ", "ü"} <= letters_of([LANGUAGES["es"]]) and "ñ" not in letters_of(
         [LANGUAGES["en"]]
@@ -301,15 +310,16 @@ def test_a_changed_map_is_found(pair: Pair, tmp_path: Path) -> None:
     """The map in the file against the digest in the manifest."""
     from pedsup.errors import UntrustedError
     from pedsup.gguf_file import read_header
-    from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
+    from pedsup.trust.manifest import manifest_path, read_manifest
     from pedsup_export.vocabulary_cut.proof import check_map
 
     header, manifest = read_header(pair.cut), read_manifest(manifest_path(pair.cut))
     check_map(header, manifest)
     for name, value in (("base_ids_sha256", "0" * 64), ("tokens", 1), ("base_tokens", "\x1b[2J")):
-        core = {**manifest.core, "vocabulary": {**manifest.core["vocabulary"], name: value}}
+        vocabulary = {**manifest.facts.vocabulary, name: value}
+        facts = replace(manifest.facts, vocabulary=vocabulary)
         with pytest.raises(UntrustedError, match="map of token ids") as caught:
-            check_map(header, Manifest(manifest.path, core, "", {}, ""))
+            check_map(header, replace(manifest, facts=facts))
         assert "\x1b" not in str(caught.value.wanted)
     with pytest.raises(UntrustedError):
         check_map(read_header(pair.full), manifest)
@@ -325,3 +335,29 @@ def test_verify_proves_the_vocabulary_again(pair: Pair, tmp_path: Path) -> None:
     other = cut_models.gemma4(tmp_path / "other", seed=9)
     with pytest.raises(PedsupError):
         verify(pair.cut, base=ModelRef(other, "other"))
+
+
+def test_words_written_in_capitals_are_told_by_the_order_of_training() -> None:
+    """`▁HF` came before `▁hf`; of `DNA` there is no small token; `DOG` came after `dog`."""
+    letters = ["▁", *"HFhfDNAdnaGOogr"]
+    words = ["▁ H", "▁H F", "▁ h", "▁h f", "▁ D", "▁D N", "▁DN A", "▁ d", "▁d o", "▁do g", "▁D O",
+             "▁DO G"]  # fmt: skip
+    merges = [tuple(word.split()) for word in words]
+    tokens = ("<unk>", *letters, *(a + b for a, b in merges))
+    types = (2, *(1,) * (len(tokens) - 1))
+    encoder = Encoder.from_tokens(TokenList("gemma4", tokens, types, None, tuple(words)))
+    assert acronyms(["hf", "dna", "dog", "or", "o", "fog-horn"], encoder) == ["hf", "dna"]
+
+
+def test_clinical_names_are_kept_as_they_are_written(pair: Pair) -> None:
+    """The shipped lists: no word twice, names with their capitals, medicines without."""
+    names, terms = clinical_names(), clinical_terms()
+    assert len(names) == len(set(names)) > 1500
+    assert {"Strongyloides", "HbA1c", "benznidazol", "mmHg", "Hirschsprung"} <= set(names)
+    assert all(term == term.lower() for term in terms)
+    texts = texts_to_keep(VocabularyRequest(), [])
+    lines = texts["clinical terms"].splitlines()
+    assert {"Strongyloides Strongyloides", "benznidazol benznidazol", "Benznidazol Benznidazol",
+            "fiebre fiebre", "Fiebre Fiebre"} <= set(lines)  # fmt: skip
+    assert "Hba1c Hba1c" not in lines
+    assert pair.vocabulary.texts["clinical terms"] == texts["clinical terms"]

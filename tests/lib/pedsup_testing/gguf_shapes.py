@@ -73,11 +73,11 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "string in an array of 2^40 bytes": (
         keyed("x", fg.ARRAY, struct.pack("<IQQ", fg.STRING, 1, BIG)),
-        "a text of 1099511627776 bytes in 'x'",
+        "text of 1099511627776 bytes in 'x'",
     ),
     "string in an array of 2^64-8 bytes": (
         keyed("x", fg.ARRAY, struct.pack("<IQQ", fg.STRING, 1, (1 << 64) - 8)),
-        "a text of 18446744073709551608 bytes in 'x'",
+        "text of 18446744073709551608 bytes in 'x'",
     ),
     "empty key": (keyed("", fg.U32, 1), "a metadata key without a name"),
     "key with a zero byte": (
@@ -96,16 +96,16 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "token that is not UTF-8": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, ["a", b"\xe2\x82", "b"])),
-        "holds a text that is not UTF-8",
+        "contains text that is not UTF-8",
     ),
     # a character that would be whole if the length after it were text
     "character cut at a string's border": (
         keyed("x", fg.ARRAY, Array(fg.STRING, [b"ab\xe2", b"y" * 0xAC82])),
-        "holds a text that is not UTF-8",
+        "contains text that is not UTF-8",
     ),
     "duplicate key": (
         replace(LLAMA, keys=(*LLAMA.keys, LLAMA.keys[0])),
-        "the metadata key 'general.architecture' stands twice",
+        "the metadata key 'general.architecture' appears twice",
     ),
     # types
     "value type 13": (raw_key(13, b"\0" * 8), "has the type number 13"),
@@ -134,7 +134,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     "bool of 2": (keyed("x", fg.BOOL, b"\2"), "'x' is 2"),
     "array of bools with a 7": (
         keyed("x", fg.ARRAY, struct.pack("<IQ", fg.BOOL, 3) + b"\0\1\7"),
-        "other bytes than 0 and 1",
+        "bytes other than 0 and 1",
     ),
     "NaN": (keyed("llama.rope.freq_base", fg.F32, float("nan")), "is nan"),
     "Inf in an array": (keyed("x", fg.ARRAY, Array(fg.F64, [1.0, float("inf")])), "NaN or Inf"),
@@ -165,7 +165,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     # offsets
     "offset past the end": (row(offset=1 << 50), "lies outside the file"),
     "offset that wraps": (row(offset=(1 << 64) - 32), "lies outside the file"),
-    "offset not aligned": (row(offset=33), "no multiple of the alignment 32"),
+    "offset not aligned": (row(offset=33), "not a multiple of the alignment 32"),
     "overlap": (row(offset=0), "overlaps the one before it"),
     "hole": (LLAMA.with_row("output_norm.weight", offset=65536), "leaves a hole"),
     "bytes after the last tensor": (
@@ -174,7 +174,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "duplicate tensor": (
         replace(LLAMA, rows=(*LLAMA.rows, LLAMA.rows[-1])),
-        "the tensor 'blk.1.ffn_down.weight' stands twice",
+        "the tensor 'blk.1.ffn_down.weight' appears twice",
     ),
     "tensor name of 64 bytes": (row(name="n" * 64), "of 64 bytes"),
     "tensor name of 2^40 bytes": (
@@ -211,15 +211,15 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     "no token": (keyed(TOKENS, fg.ARRAY, Array(fg.STRING, [])), "has 0 tokens"),
     "two equal tokens": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, [*items(LLAMA, TOKENS)[:-2], "x", "x"])),
-        "as one before it",
+        "the same as an earlier one",
     ),
     "tokens equal as C strings": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, [*items(LLAMA, TOKENS)[:-1], "ab\0cd"])),
-        "as one before it",
+        "the same as an earlier one",
     ),
     "empty token beside its stand-in": (
         keyed(TOKENS, fg.ARRAY, Array(fg.STRING, ["[EMPTY_1]", "", *items(LLAMA, TOKENS)[2:]])),
-        "as one before it",
+        "the same as an earlier one",
     ),
     "merges of the wrong type": (
         keyed("tokenizer.ggml.merges", fg.ARRAY, Array(fg.I32, [1, 2])),
@@ -277,7 +277,6 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     "expert groups of nothing": (keyed("llama.expert_group_count", fg.U32, 4), "is 4"),
     "predicted layers": (keyed("llama.nextn_predict_layers", fg.U32, 3), "is 3"),
     "a part of a split model": (keyed("split.count", fg.U16, 3), "'split.count' is 3"),
-    "an adapter": (keyed("general.type", fg.STRING, "adapter"), "is 'adapter'"),
     "gemma4 without sliding layers": (
         GEMMA.with_key(
             "gemma4.attention.sliding_window_pattern", fg.ARRAY, Array(fg.BOOL, [False] * 4)

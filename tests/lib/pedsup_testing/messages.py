@@ -1,108 +1,241 @@
 """The messages that the runtime's source holds: what a user of `pedsup-run` can come to read.
 
 Found by reading the syntax trees, not by running: a new message is found on the day it is written.
-A message is its text with `{}` for each value that is filled in.
+A message is made by `message("literal {value}", value=...)`; where an error, a note or help takes a
+text, a literal is a message too.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-PARTS = ("found", "wanted", "remedy")
-"""Parts of an error that are sentences; `where` is a name."""
-SAYERS = frozenset({"say", "byte_bar"})
-"""Functions whose argument is said to the user."""
-VALUE = "{}"
+PARTS: Final = frozenset({"found", "wanted", "remedy", "help"})
+"""Keyword arguments that are sentences; `where` is a name."""
+DOCUMENTATION: Final = frozenset({"meaning"})
+"""Keyword arguments for the pages in docs/, which are in English."""
+SAYERS: Final = {
+    "say": 0, "byte_bar": 1, "translated": 0, "as_message": 0, "read_bounded": 1,
+    "read_json_object": 1, "ApiError": 1, "Source": 0,
+}  # fmt: skip
+"""Functions that say one of their arguments to the user: its place."""
+INTERNAL: Final = frozenset({"AssertionError", "ExtraBuffers", "NotImplementedError", "TypeError"})
+"""Calls whose text users of pedsup-run do not read."""
+SENTENCE: Final = re.compile(
+    r"\b(?:the|of|and|is|are|was|were|not|with|for|from|this|that|which|by|to|it|its|be|has|have|"
+    r"what|does|can|cannot|give|at most|than|only|there)\b .*?[a-z]{2}",
+    re.IGNORECASE,
+)
+"""Marks of an English sentence; it takes one of these words and another behind it."""
 
 
-class Message(NamedTuple):
-    """One text in the source."""
+class Said(NamedTuple):
+    """One text in the source that is said to the user."""
 
-    template: str
+    msgid: str
     place: str
     """File and line."""
+    needed: bool
+    """Whether it must be in the catalogue: not a name, an option, or values only."""
 
 
-def messages(package: Path, output: dict[str, set[str]]) -> list[Message]:
-    """Every error, line of progress and help text of a package, and the words in their values.
+class Found(NamedTuple):
+    """What reading a package gives."""
+
+    said: list[Said]
+    faults: list[str]
+    """Where the source goes round the catalogue: place and what is wrong."""
+
+
+def messages(package: Path, *, left_out: tuple[str, ...] = ()) -> Found:
+    """Every message of a package, and every text that should be one.
 
     Args:
-        output: by file the functions whose every text is shown.
+        left_out: beginnings of paths whose texts are not for users of pedsup-run.
     """
-    trees = {path: ast.parse(path.read_text("utf-8")) for path in sorted(package.rglob("*.py"))}
-    constants = {n: v for tree in trees.values() for n, v in _constants(tree)}
+    trees = {
+        str(path.relative_to(package)): ast.parse(path.read_text("utf-8"))
+        for path in sorted(package.rglob("*.py"))
+    }
     makers = {name for tree in trees.values() for name in _makers(tree)}
-    found = []
-    for path, tree in trees.items():
-        name = str(path.relative_to(package))
-        shown = [n for n in ast.walk(tree) if getattr(n, "name", None) in output.get(name, ())]
-        said = [e for node in ast.walk(tree) for e in _spoken(node, makers)]
-        said += [e for function in shown for e in _texts(function)]
-        for expression in said:
-            place = f"{name}:{expression.lineno}"
-            for whole in (expression, *_values(expression)):
-                own = [constants.get(n.id, n) for n in (whole,) if isinstance(n, ast.Name)]
-                texts = [text for e in own or [whole] for text in variants(e)]
-                found += [Message(text, place) for text in texts if _is_said(text)]
+    codes = {code for tree in trees.values() for code in _codes(tree)}
+    found = Found([], [])
+    for file, tree in trees.items():
+        if not file.startswith(left_out):
+            _Reader(file, makers, codes, found).visit(tree)
     return found
 
 
-def _constants(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """Texts that a module gives a name."""
-    for node in tree.body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-        value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and isinstance(value, ast.Constant | ast.JoinedStr):
-            yield target.id, value
+def placeholders(msgid: str) -> set[str]:
+    """The names of the values in a text."""
+    return {name for _, name, _, _ in string.Formatter().parse(msgid) if name is not None}
 
 
-def _texts(function: ast.AST) -> Iterator[ast.expr]:
-    """The outermost texts of a function, its docstring left out."""
-    todo = [n for n in ast.iter_child_nodes(function) if not _is_docstring(n)]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp):
-            yield node
-        elif not isinstance(node, ast.arguments):
-            todo += [n for n in ast.iter_child_nodes(node) if not _is_docstring(n)]
+def is_words(text: str) -> bool:
+    """Whether a text holds words to translate: not only names, options and values."""
+    body = re.sub(r"\{[^}]*\}", "", text).strip()
+    code = " " not in body or body.startswith(("--", "pedsup-run", "/"))
+    return re.search(r"[a-z]{2}", body) is not None and not code
 
 
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+class _Reader(ast.NodeVisitor):
+    def __init__(self, file: str, makers: set[str], codes: set[str], found: Found) -> None:
+        self._file, self._makers, self._codes, self._found = file, makers, codes, found
+        self._read: set[int] = set()
+        """Texts that were looked at where they stand, by id."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        commands = [d for d in node.decorator_list if _name(d) in ("command", "group")]
+        document = ast.get_docstring(node)
+        if commands and document:
+            for part in inspect.cleandoc(document).split("\n\n"):
+                self._say(" ".join(part.split()), node)
+        self._skip_docstring(node)
+        self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self._skip_docstring(node)
+        self.generic_visit(node)
+
+    def visit_Module(self, node: ast.Module) -> None:
+        self._skip_docstring(node)
+        self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if not isinstance(node.value, ast.Constant):  # of an attribute: its documentation
+            self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = _name(node)
+        if name in INTERNAL:
+            return
+        if name == "message":
+            self._message(node)
+        elif name in SAYERS:
+            for argument in node.args[SAYERS[name] : SAYERS[name] + 1]:
+                self._slot(argument)
+        elif name in self._makers or self._is_error(name):
+            for argument in node.args:
+                self._slot(argument)
+        for keyword in node.keywords:
+            if keyword.arg in PARTS:
+                self._slot(keyword.value)
+            elif keyword.arg in DOCUMENTATION:
+                self._read |= {id(part) for part in ast.walk(keyword.value)}
+        self.generic_visit(node)
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        self.visit(node.test)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        text = node.value
+        if not isinstance(text, str) or id(node) in self._read or text in self._codes:
+            return
+        if _reads(text):
+            self._fault(node, f"a sentence that is no message: {text!r:.60}")
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        text = "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+        if id(node) not in self._read and _reads(text):
+            self._fault(node, f"an f-string that is no message: {text!r:.60}")
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                self.visit(part)
+
+    def _is_error(self, name: str) -> bool:
+        return name.endswith("Error") and name not in INTERNAL
+
+    def _message(self, node: ast.Call) -> None:
+        text = node.args[0] if len(node.args) == 1 else None
+        self._read.add(id(text))
+        if not isinstance(text, ast.Constant) or not isinstance(text.value, str):
+            self._fault(node, "the id of a message must be a literal")
+            return
+        self._say(text.value, node)
+        given = {keyword.arg for keyword in node.keywords}
+        if given and given != placeholders(text.value):
+            self._fault(node, f"{sorted(map(str, given))} are not the values in {text.value!r:.60}")
+        for keyword in node.keywords:
+            for value in _alternatives(keyword.value):
+                if _is_text(value) and is_words(_text(value)):
+                    self._fault(node, f"the value {keyword.arg!r} is text of ours, no message")
+
+    def _slot(self, expression: ast.expr) -> None:
+        """A place where a text is said: a literal, or alternatives."""
+        for value in _alternatives(expression):
+            self._read.add(id(value))
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                self._say(value.value, value, needed=is_words(value.value))
+            elif _is_text(value) and is_words(_text(value)):
+                self._fault(value, f"an f-string where a message is wanted: {_text(value)!r:.60}")
+
+    def _say(self, msgid: str, node: ast.AST, *, needed: bool = True) -> None:
+        words = re.search(r"[a-z]{2}", re.sub(r"\{[^}]*\}", "", msgid))
+        self._found.said.append(Said(msgid, self._place(node), needed and words is not None))
+
+    def _fault(self, node: ast.AST, what: str) -> None:
+        self._found.faults.append(f"{self._place(node)}: {what}")
+
+    def _place(self, node: ast.AST) -> str:
+        return f"{self._file}:{getattr(node, 'lineno', 0)}"
+
+    def _skip_docstring(self, node: ast.FunctionDef | ast.ClassDef | ast.Module) -> None:
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr):
+            self._read.add(id(first.value))
 
 
-def _values(expression: ast.expr) -> Iterator[ast.expr]:
-    """What is filled into a text, where that is a choice between texts."""
-    for node in ast.walk(expression):
-        if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.IfExp | ast.BoolOp):
-            yield node.value
+def _reads(text: str) -> bool:
+    """Whether a text reads as an English sentence (three words, one of them a common one)."""
+    return len(re.findall(r"[A-Za-z']{2,}", text)) >= 3 and SENTENCE.search(text) is not None
 
 
-def variants(node: ast.expr) -> list[str]:
-    """The texts that an expression can give."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return [text]
-        case ast.JoinedStr(values=parts):
-            joined = [""]
-            for part in parts:
-                ends = variants(part) if isinstance(part, ast.Constant) else [VALUE]
-                joined = [begin + end for begin in joined for end in ends]
-            return joined
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return [begin + end for begin in variants(left) for end in variants(right)]
+def _alternatives(expression: ast.expr) -> Iterator[ast.expr]:
+    """What an expression can be: branches, operands of `or`, elements of a list."""
+    match expression:
         case ast.IfExp(body=body, orelse=orelse):
-            return [*variants(body), *variants(orelse)]
+            yield from (*_alternatives(body), *_alternatives(orelse))
         case ast.BoolOp(values=values) | ast.List(elts=values):
-            return [text for value in values for text in variants(value)]
+            for value in values:
+                yield from _alternatives(value)
         case _:
-            return [VALUE]
+            yield expression
+
+
+def _is_text(node: ast.expr) -> bool:
+    """A literal, an f-string, or a sum of them."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Add) and (_is_text(node.left) or _is_text(node.right))
+    constant = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return constant or isinstance(node, ast.JoinedStr)
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.BinOp):
+        return _text(node.left) + _text(node.right)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_text, node.values))
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "{}"
+
+
+def _name(node: ast.AST) -> str:
+    """Of the function of a call, or of a decorator."""
+    if isinstance(node, ast.Call):
+        node = node.func
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _codes(tree: ast.Module) -> Iterator[str]:
+    """Words for programs: the values of `Literal` types."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "Literal":
+            yield from (n.value for n in ast.walk(node.slice)
+                        if isinstance(n, ast.Constant) and isinstance(n.value, str))  # fmt: skip
 
 
 def _makers(tree: ast.Module) -> set[str]:
@@ -114,16 +247,3 @@ def _makers(tree: ast.Module) -> set[str]:
         and isinstance(node.returns, ast.Name)
         and (node.returns.id.endswith("Error") or node.returns.id == "NoReturn")
     }
-
-
-def _spoken(node: ast.AST, makers: set[str]) -> Iterator[ast.expr]:
-    if not isinstance(node, ast.Call):
-        return
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    if name in SAYERS or name in makers or (name.endswith("Error") and name != "ApiError"):
-        yield from node.args
-    yield from (k.value for k in node.keywords if k.arg in (*PARTS, "help"))
-
-
-def _is_said(template: str) -> bool:
-    return re.search(r"[a-z]{2}", template.replace(VALUE, "")) is not None

@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from pedsup.gguf_file.ggml_types import BY_NAME
 
-def quantize(source: Path, out: Path, file_type: int) -> Path:
-    """`llama_model_quantize` of a GGUF to a llama.cpp file type, one thread."""
+
+def quantize(source: Path, out: Path, file_type: int, *, tables: str | None = None) -> Path:
+    """`llama_model_quantize` of a GGUF to a llama.cpp file type, one thread.
+
+    Args:
+        tables: the type of the embeddings, as `--token-embedding-type` gives it.
+    """
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
     params.nthread = 1
+    if tables is not None:
+        kind = BY_NAME[tables].number
+        params.token_embedding_type = params.output_tensor_type = kind
     with quiet():
         code = llama_cpp.llama_model_quantize(
             str(source).encode(), str(out).encode(), ctypes.byref(params)

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Served:
-    """A running server; `url`, `token`, `port` are what it printed."""
+    """A running server; `url`, `api_token`, `port` are what it printed."""
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -26,7 +26,10 @@ class Served:
             raise RuntimeError(self.finish()[1])
         self.document: dict[str, Any] = json.loads(line)
         self.url: str = self.document["url"]
-        self.token: str = self.document["token"]
+        self.token: str = self.url.partition("#")[2]
+        """The page's, for everything."""
+        self.api_token: str = self.document["token"]
+        """For programs."""
         self.port: int = self.document["port"]
         self.api_base: str = self.document["api_base"]
 

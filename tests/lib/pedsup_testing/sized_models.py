@@ -19,7 +19,7 @@ Kind = gguf.GGMLQuantizationType
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a Llama, or of a Gemma 4 when `per_layer` is not 0."""
+    """The sizes of a Llama, of a Gemma 4 when `per_layer` is not 0, or of another `family`."""
 
     n_layer: int
     n_embd: int
@@ -37,10 +37,11 @@ class Sizes:
     double_wide: bool = False
     kind: Kind = Kind.Q8_0
     n_ctx: int = 131072
+    family: str = ""
 
     @property
     def arch(self) -> str:
-        return "gemma4" if self.per_layer else "llama"
+        return self.family or ("gemma4" if self.per_layer else "llama")
 
     def with_kind(self, name: str) -> Sizes:
         return replace(self, kind=Kind[name])
@@ -51,6 +52,11 @@ E2B = Sizes(35, 1536, 6144, 8, 1, 256, per_layer=256, head_full=512, n_shared=20
             double_wide=True, kind=Kind.Q4_K)  # fmt: skip
 SMALL_GEMMA = Sizes(12, 512, 2048, 8, 2, 64, per_layer=256, head_full=128, n_shared=6)
 LLAMA_1B = Sizes(16, 2048, 8192, 32, 8, 64, n_vocab=128256, kind=Kind.Q4_0)
+MEDGEMMA_4B = Sizes(34, 2560, 10240, 8, 4, 256, n_vocab=262208, n_swa=1024, family="gemma3",
+                    kind=Kind.Q4_K)  # fmt: skip
+GEMMA3_270M = Sizes(18, 640, 2048, 4, 1, 256, family="gemma3")
+QWEN2_1_5B = Sizes(28, 1536, 8960, 12, 2, 128, n_vocab=151936, family="qwen2", kind=Kind.Q4_K)
+QWEN3_1_7B = Sizes(28, 2048, 6144, 16, 8, 128, n_vocab=151936, family="qwen3", kind=Kind.Q4_K)
 
 
 def write(path: Path, sizes: Sizes, vocabulary: Path | None) -> Path:
@@ -64,7 +70,7 @@ def write(path: Path, sizes: Sizes, vocabulary: Path | None) -> Path:
     writer.add_head_count_kv(sizes.n_head_kv)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
-    tensors = _gemma4(writer, sizes) if sizes.per_layer else _llama(writer, sizes)
+    tensors = _gemma4(writer, sizes) if sizes.per_layer else _plain(writer, sizes)
     if vocabulary is None:
         writer.add_tokenizer_model("no_vocab")
         writer.add_vocab_size(sizes.n_vocab)
@@ -91,15 +97,27 @@ def write(path: Path, sizes: Sizes, vocabulary: Path | None) -> Path:
     return path
 
 
-def _llama(writer: gguf.GGUFWriter, s: Sizes) -> dict[str, tuple[int, ...]]:
+def _plain(writer: gguf.GGUFWriter, s: Sizes) -> dict[str, tuple[int, ...]]:
+    """A llama's tensors, and what another family has beside them."""
     writer.add_feed_forward_length(s.n_ff)
     writer.add_key_length(s.head)
     writer.add_value_length(s.head)
     writer.add_rope_dimension_count(s.head)
+    if s.family == "gemma3":
+        writer.add_sliding_window(s.n_swa)
+        writer.add_rope_freq_base_swa(1e4)
     tensors: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (s.n_vocab, s.n_embd),
         "output_norm.weight": (s.n_embd,),
     }
+    more: dict[str, tuple[int, ...]] = {}
+    if s.family in ("gemma3", "qwen3"):
+        more |= {"attn_q_norm.weight": (s.head,), "attn_k_norm.weight": (s.head,)}
+    if s.family == "gemma3":
+        more |= {"post_attention_norm.weight": (s.n_embd,), "post_ffw_norm.weight": (s.n_embd,)}
+    if s.family == "qwen2":
+        kv = (s.n_head_kv * s.head,)
+        more |= {"attn_q.bias": (s.n_head * s.head,), "attn_k.bias": kv, "attn_v.bias": kv}
     for i in range(s.n_layer):
         block = {
             "attn_norm": (s.n_embd,),
@@ -113,6 +131,7 @@ def _llama(writer: gguf.GGUFWriter, s: Sizes) -> dict[str, tuple[int, ...]]:
             "ffn_down": (s.n_embd, s.n_ff),
         }
         tensors |= {f"blk.{i}.{name}.weight": shape for name, shape in block.items()}
+        tensors |= {f"blk.{i}.{name}": shape for name, shape in more.items()}
     return tensors
 
 

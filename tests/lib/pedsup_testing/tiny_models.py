@@ -233,6 +233,160 @@ def llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     return _save(folder, LlamaForCausalLM, LlamaConfig(**{**values, **overrides}), seed)
 
 
+def gemma3_text_config(**overrides: Any) -> Any:
+    """A small `Gemma3TextConfig`: six sliding layers and one of full attention, all of Gemma 3's
+    parts; the window (16) is shorter than a test prompt.
+    """
+    from transformers import Gemma3TextConfig
+
+    values: dict[str, Any] = dict(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=128,
+        query_pre_attn_scalar=128,
+        sliding_window=16,
+        max_position_embeddings=2048,
+        initializer_range=0.08,
+        dtype="float32",
+    )
+    return Gemma3TextConfig(**{**values, **overrides})
+
+
+def gemma3_older_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A Gemma 3 text model's configuration as transformers 4 wrote it."""
+    old = {k: v for k, v in config.items() if k not in ("rope_parameters", "layer_types")}
+    rope = dict(config["rope_parameters"]["full_attention"])
+    old["rope_theta"] = rope.pop("rope_theta")
+    old["rope_local_base_freq"] = config["rope_parameters"]["sliding_attention"]["rope_theta"]
+    old["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    return {**old, "sliding_window_pattern": 6}
+
+
+def gemma3(folder: Path, *, seed: int = 4, **overrides: Any) -> Path:
+    """Write a tiny `Gemma3ForCausalLM` folder with a tokenizer.model and return it."""
+    from transformers import Gemma3ForCausalLM
+
+    _save(folder, Gemma3ForCausalLM, gemma3_text_config(**overrides), seed)
+    write_tokenizer_model(folder)
+    return folder
+
+
+def gemma3_multimodal(folder: Path, *, seed: int = 5, **overrides: Any) -> Path:
+    """Write a tiny `Gemma3ForConditionalGeneration` folder with a vision tower, as MedGemma is.
+
+    Its text model has linear rope scaling in the full layers, and more rows than tokens.
+    """
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    text = gemma3_text_config(
+        vocab_size=VOCAB_SIZE + 64,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        **overrides,
+    )
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        image_size=56, patch_size=14,
+    )  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    _save(folder, Gemma3ForConditionalGeneration, config, seed)
+    write_tokenizer_model(folder)
+    return folder
+
+
+def qwen(folder: Path, vocabulary: Path, *, version: int, seed: int = 6, **overrides: Any) -> Path:
+    """Write a `Qwen2ForCausalLM` or `Qwen3ForCausalLM` folder: tiny but for Qwen's real vocabulary.
+
+    Args:
+        vocabulary: llama.cpp's ggml-vocab-qwen2.gguf: an unknown vocabulary has no pre-tokenizer.
+    """
+    import transformers
+
+    values: dict[str, Any] = dict(
+        vocab_size=151936,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=version == 2,
+        bos_token_id=151643,
+        eos_token_id=151643,
+        initializer_range=0.08,
+        dtype="float32",
+        **({"head_dim": 32} if version == 3 else {}),
+    )
+    config = getattr(transformers, f"Qwen{version}Config")(**{**values, **overrides})
+    _save(folder, getattr(transformers, f"Qwen{version}ForCausalLM"), config, seed)
+    write_qwen_tokenizer(folder, vocabulary)
+    return folder
+
+
+def write_qwen_tokenizer(folder: Path, vocabulary: Path) -> None:
+    """Qwen2's tokenizer.json and tokenizer_config.json, put together by transformers."""
+    from transformers import Qwen2Tokenizer
+
+    from pedsup.gguf_file import read_header
+
+    header = read_header(vocabulary)
+    tokens, types, merges = (
+        header.metadata[f"tokenizer.ggml.{part}"].values()
+        for part in ("tokens", "token_type", "merges")
+    )
+    plain = [i for i, kind in enumerate(types) if kind == 1]
+    tokenizer = Qwen2Tokenizer(
+        vocab={tokens[i]: i for i in plain}, merges=[tuple(m.split(" ")) for m in merges]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.save_pretrained(folder)
+
+
+def write_tokenizer_model(folder: Path) -> None:
+    """tokenizer.model for the tokens of `write_tokenizer`, by SentencePiece's own protocol buffer.
+
+    Scores are minus a token's place among the plain ones, as in Gemma 3's file. As there,
+    tokenizer_config.json lists the added tokens too: llama.cpp's converter reads them there.
+    """
+    from sentencepiece import sentencepiece_model_pb2 as protocol
+
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab, merges = document["model"]["vocab"], document["model"]["merges"]
+    special = {token["content"] for token in document["added_tokens"]}
+    rank = {"".join(m if isinstance(m, list) else m.split(" ")): -i for i, m in
+            reversed(list(enumerate(merges)))}  # fmt: skip
+    model = protocol.ModelProto()
+    model.trainer_spec.model_type = 2  # BPE
+    model.trainer_spec.byte_fallback = True
+    piece_type = protocol.ModelProto.SentencePiece.Type
+    plain = [t for t in vocab if t not in special and not t.startswith("<0x")]
+    plain.sort(key=lambda t: (-rank.get(t, -len(merges)), vocab[t]))
+    places = {text: place for place, text in enumerate(plain)}
+    for text in sorted(vocab, key=vocab.get):
+        kind = piece_type.NORMAL
+        if text.startswith("<0x"):
+            kind = piece_type.BYTE
+        elif text == "<unk>":
+            kind = piece_type.UNKNOWN
+        elif text in ("<pad>", "<eos>", "<bos>"):
+            kind = piece_type.CONTROL
+        elif text in special:
+            kind = piece_type.USER_DEFINED
+        score = -float(places[text]) if text in places else 0.0
+        model.pieces.add(piece=text, score=score, type=kind)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["added_tokens_decoder"] = {str(t.pop("id")): t for t in document["added_tokens"]}
+    path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
+
+
 def lora(folder: Path, base: Path, *, seed: int = 1, **overrides: Any) -> Path:
     """Write a PEFT LoRA adapter for `base` whose two halves are random and not zero."""
     import torch
@@ -262,6 +416,8 @@ def _save(folder: Path, model_class: Any, config: Any, seed: int) -> Path:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
+            elif name.endswith("proj.bias"):
+                parameter.normal_(0, 0.5)
         for name, buffer in model.named_buffers():
             if name.endswith("layer_scalar"):
                 buffer.uniform_(0.8, 1.2)

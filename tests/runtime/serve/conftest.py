@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pedsup_testing import scripted_server
+from pedsup_testing.browser import chromium, programs
 from pedsup_testing.served import Served, environment
 
 QUICK = ["--temp", "0", "--max-tokens", "24", "--ctx", "512", "--threads", "1", "--lang", "en"]
@@ -81,25 +79,8 @@ def echo(tmp_path_factory: pytest.TempPathFactory, edge_template: str) -> Iterat
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     """Headless Chromium in the size of a small phone."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
+    pytest.importorskip("selenium.webdriver", reason="pip install selenium")
+    if programs() is None:
         pytest.skip("no Chromium here: apt-get install chromium chromium-driver (`make browser`)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "disable-dev-shm-usage", "window-size=360,740", f"user-data-dir={tmp_path / 'profile'}",
-        "lang=en-US",
-    ):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.add_experimental_option("mobileEmulation", {
-        "deviceMetrics": {"width": 360, "height": 740, "pixelRatio": 2, "touch": True},
-    })  # fmt: skip
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(driver, log_output=subprocess.DEVNULL, env=dict(os.environ))
-    chrome = webdriver.Chrome(options=options, service=service)
-    chrome.set_script_timeout(20)
-    yield chrome
-    chrome.quit()
+    with chromium(tmp_path / "profile") as chrome:
+        yield chrome

@@ -12,6 +12,7 @@ from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.errors import ContextFullError, EngineError
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import Failed, Job, JobQueue, Progress, Started
+from pedsup.texts.notices import NOTICES
 
 RESULT = TurnResult("a", "", 1, 0, 0, 1, TurnTimings(), "end")
 
@@ -96,13 +97,13 @@ def test_pieces_that_nobody_fetched_are_joined() -> None:
         job.reasoning("r")
     for _ in range(1000):
         job.answer("a")
-    job.notice("loop", "it went in circles")
+    job.notice(Notice("loop", NOTICES["loop"]))
     job.answer("b")
     job.put(Done(RESULT))
     job.answer("too late")
     assert heard(job) == [
         Started("x"), Progress(999, 1000), ReasoningText("r" * 1000), AnswerText("a" * 1000),
-        Notice("loop", "it went in circles"), AnswerText("b"), Done(RESULT),
+        Notice("loop", NOTICES["loop"]), AnswerText("b"), Done(RESULT),
     ]  # fmt: skip
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from pedsup_testing.fake_engine import END
+from pedsup_testing.lazy import Lazy
 from pedsup_testing.served import Served
 
 from pedsup.texts.intended_use import SHORT
 
-openai = pytest.importorskip("openai", reason="pip install openai")
+openai = Lazy("openai", reason="pip install openai")
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 SCHEMA = {
@@ -30,7 +31,7 @@ EMPTY_CHOICES: list[Any] = [
 
 
 def client_of(server: Served) -> Any:
-    return openai.OpenAI(base_url=server.api_base, api_key=server.token, max_retries=0)
+    return openai.OpenAI(base_url=server.api_base, api_key=server.api_token, max_retries=0)
 
 
 @pytest.fixture(scope="module")

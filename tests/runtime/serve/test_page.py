@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pedsup_testing.browser import ask, choose_language, colours, complaints, open_page, shown, wait
 from pedsup_testing.fake_engine import END
 
 from pedsup.texts.intended_use import FULL, SHORT
-from pedsup.texts.notices import GUARDS, NOTICES, NOTICES_ES
+from pedsup.texts.language import translated
+from pedsup.texts.notices import GUARDS, NOTICES
 
 pytestmark = pytest.mark.slow
 LONG = [*(" ".join(str(i * i) for i in range(2000))), END]
@@ -26,34 +27,9 @@ def thought(text: str, answer: str) -> list[str]:
     return ["<|channel>", "thought", "\n", *text, "<channel|>", *answer, END]
 
 
-def wait(browser: Any, condition: str, seconds: float = 20) -> None:
-    """Until a JavaScript expression is true."""
-    end = time.monotonic() + seconds
-    while not browser.execute_script(f"return Boolean({condition})"):
-        assert time.monotonic() < end, f"never: {condition}"
-        time.sleep(0.05)
-
-
-def open_page(browser: Any, server: Any) -> None:
-    browser.get(server.url)
-    wait(browser, "!document.getElementById('question').disabled")
-
-
-def ask(browser: Any, text: str) -> None:
-    browser.find_element("id", "question").send_keys(text)
-    browser.find_element("id", "send").click()
-    wait(browser, "page.busy || document.querySelector('.turn')")
-
-
-def shown(browser: Any, selector: str) -> list[str]:
-    """The visible texts of all elements that a selector finds."""
-    script = "return [...document.querySelectorAll(arguments[0])].map((n) => n.innerText)"
-    return list(browser.execute_script(script, selector))
-
-
-def complaints(browser: Any) -> list[str]:
-    """What the browser logged: script errors, blocked content."""
-    return [entry["message"] for entry in browser.get_log("browser")]
+def sentence(text: str) -> str:
+    """As the page shows a notice."""
+    return text[0].upper() + text[1:]
 
 
 def test_the_first_run_and_a_conversation(scripted: Any, browser: Any, tmp_path: Path) -> None:
@@ -61,17 +37,17 @@ def test_the_first_run_and_a_conversation(scripted: Any, browser: Any, tmp_path:
     browser.get(server.url)
     wait(browser, "document.getElementById('consent').open")
     assert browser.execute_script("return location.href") == f"http://127.0.0.1:{server.port}/"
-    assert shown(browser, "#full")[0].split() == FULL["en"].split()
+    assert shown(browser, "#consent .full")[0].split() == FULL["en"].split()
     browser.find_element("id", "other").click()
-    assert shown(browser, "#full")[0].split() == FULL["es"].split()
+    assert shown(browser, "#consent .full")[0].split() == FULL["es"].split()
     browser.find_element("id", "agree").click()
     wait(browser, "!document.getElementById('question').disabled")
     assert json.loads((tmp_path / "data/pedsup/intended-use.json").read_text())["how"] == "page"
     assert shown(browser, "#short") == [SHORT["es"]]
 
     ask(browser, "¿Fiebre?")
-    wait(browser, "!page.busy")
-    assert shown(browser, ".asked")[0].split() == ["Usted", "¿Fiebre?"]
+    assert shown(browser, ".asked .who") == ["Usted"]
+    assert shown(browser, ".asked .said") == ["¿Fiebre?"]
     assert shown(browser, ".answer") == ["Sí."]
     # The reasoning is folded, counted, and opens.
     details = browser.find_element("css selector", "details")
@@ -81,7 +57,7 @@ def test_the_first_run_and_a_conversation(scripted: Any, browser: Any, tmp_path:
     assert shown(browser, "details > div")[0].strip() == "Pienso. Pienso. Pienso."
     assert shown(browser, "#status") == ["Respondido."]
 
-    browser.find_element("id", "en").click()
+    choose_language(browser, "en")
     assert shown(browser, "summary") == ["Reasoning (3 words)"]
     assert shown(browser, "#short") == [SHORT["en"]]
     assert browser.execute_script("return document.documentElement.lang") == "en"
@@ -89,14 +65,14 @@ def test_the_first_run_and_a_conversation(scripted: Any, browser: Any, tmp_path:
     ask(browser, "And cough?")
     wait(browser, "!page.busy")
     # A reload shows the same again, in the language that was chosen.
-    before = shown(browser, ".asked, .answer")
+    before = shown(browser, ".said, .answer")
     browser.refresh()
     wait(browser, "document.querySelectorAll('.answer').length === 2")
-    assert shown(browser, ".asked, .answer") == before
+    assert shown(browser, ".said, .answer") == before
     assert complaints(browser) == []
     browser.find_element("id", "new").click()
     assert shown(browser, ".answer") == []
-    (path,) = tmp_path.rglob("*.jsonl")
+    (path,) = (tmp_path / "sessions").glob("*.jsonl")
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -111,8 +87,11 @@ def test_what_the_model_writes_is_text_and_never_markup(scripted: Any, browser: 
     assert "<img src=x" in shown(browser, ".asked")[0]
     assert browser.find_elements("css selector", "#log strong")[1].text == "fuerte"
     assert shown(browser, "#log code") == ["15 mg/kg"]
-    assert shown(browser, "#log pre") == ["<b>x</b>\n"]
-    assert shown(browser, ".item") == ["1. uno", "2. dos fuerte", "• dentro"]
+    assert shown(browser, "#log pre") == ["<b>x</b>"]
+    assert shown(browser, "#log ul li") == ["dentro"]
+    numbers = "return [...document.querySelectorAll('#log ol > li')].map((n) => n.value)"
+    assert browser.execute_script(numbers) == [1, 2]
+    assert shown(browser, "#log h3") == ["Título"]
     assert "<script>document.title='hacked'</script>" in shown(browser, ".answer")[0]
     assert "5*2*3 = 30" in shown(browser, ".answer")[0]
     thought_text = browser.execute_script(
@@ -146,13 +125,13 @@ def test_stop_by_button_and_by_escape(scripted: Any, browser: Any) -> None:
     server = scripted(LONG, LONG, delay_s=0.01)
     open_page(browser, server)
     browser.find_element("id", "think").click()
-    ask(browser, "Largo")
+    ask(browser, "Largo", answered=False)
     wait(browser, "document.querySelector('.answer').textContent.length > 10")
     assert browser.find_element("css selector", ".turn").get_attribute("aria-busy") == "true"
     browser.find_element("id", "stop").click()
     wait(browser, "!page.busy")
     assert "Stopped." in shown(browser, ".turn")[0]
-    ask(browser, "Again")
+    ask(browser, "Again", answered=False)
     wait(browser, "document.querySelectorAll('.answer')[1].textContent.length > 10")
     browser.find_element("css selector", "body").send_keys("\ue00c")
     wait(browser, "!page.busy")
@@ -185,7 +164,7 @@ def test_notices_and_cut_answers_are_told(scripted: Any, browser: Any) -> None:
     browser.find_element("id", "think").click()
     ask(browser, "x")
     wait(browser, "!page.busy")
-    assert NOTICES["loop"] in shown(browser, ".turn")[0]
+    assert sentence(NOTICES["loop"]) in shown(browser, ".turn")[0]
 
 
 def test_an_emergency_sign_is_told_before_the_model_speaks(scripted: Any, browser: Any) -> None:
@@ -193,26 +172,24 @@ def test_an_emergency_sign_is_told_before_the_model_speaks(scripted: Any, browse
     open_page(browser, server)
     ask(browser, "Mi hijo convulsiona y no respira")
     wait(browser, "!page.busy")
-    assert shown(browser, ".alarm") == [GUARDS["guard_emergency"]]
+    assert shown(browser, ".alarm") == [sentence(GUARDS["guard_emergency"])]
     assert browser.find_element("css selector", ".alarm").aria_role == "alert"
     assert browser.execute_script("""
         const [alarm] = document.getElementsByClassName("alarm");
         const [answer] = document.getElementsByClassName("answer");
         return alarm.getBoundingClientRect().bottom <= answer.getBoundingClientRect().top""")
-    browser.find_element("id", "es").click()
+    choose_language(browser, "es")
     browser.refresh()
     wait(browser, "document.querySelector('.alarm')")
-    assert shown(browser, ".alarm") == [NOTICES_ES["guard_emergency"]]
+    said = translated(GUARDS["guard_emergency"], "es")
+    assert shown(browser, ".alarm") == [sentence(said)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_and_can_be_read(scripted: Any, browser: Any, scheme: str) -> None:
     """No sideways scrolling at 360 pixels, targets of 40 pixels, contrast of WCAG AA, labels."""
     server = scripted(thought("palabra " * 40, "W" * 300 + "\n```\n" + "x" * 200 + "\n```"))
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-    )
+    colours(browser, scheme)
     open_page(browser, server)
     ask(browser, "Q" * 200)
     wait(browser, "!page.busy")
@@ -224,11 +201,10 @@ def test_it_fits_and_can_be_read(scripted: Any, browser: Any, scheme: str) -> No
         return [...document.querySelectorAll("button, textarea")].filter((n) => n.offsetParent &&
           (n.offsetHeight < 40 || n.offsetWidth < 40)).map((n) => n.id)""")
     assert small == []
-    for element in ("question", "send", "new", "es", "en", "think"):
+    for element in ("question", "send", "new", "open-list", "open-more", "notice", "think"):
         node = browser.find_element("id", element)
         assert node.accessible_name.strip(), element
-    assert browser.find_element("id", "log").get_attribute("aria-live") == "polite"
-    assert browser.find_element("id", "status").aria_role == "status"
+    assert browser.find_element("id", "live").aria_role == "status"
     low = browser.execute_script(CONTRAST)
     assert low == []
 

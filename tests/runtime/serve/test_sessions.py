@@ -319,7 +319,7 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(
     server = start()
     done = refuse(tmp_path, str(smollm2), "--serve", "--port", str(server.port))
     assert done.returncode == 2
-    assert f"the port {server.port} cannot be used" in done.stderr
+    assert f"port {server.port} cannot be used" in done.stderr
     assert "--port 0" in done.stderr
 
 

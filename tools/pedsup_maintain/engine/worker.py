@@ -127,7 +127,7 @@ def first_token(task: dict[str, Any]) -> dict[str, Any]:
     from pedsup.chat.turn import Turn, TurnSettings
     from pedsup.engine.api import EngineConfig
     from pedsup.gguf_file import read_header
-    from pedsup.session.prefix_cache import ModelIdentity, PrefixCache
+    from pedsup.session.prefix_cache import PrefixCache, StateKey
 
     engine = _engine(task)
     template = ChatTemplate.from_engine(engine, allow_unknown=True)
@@ -135,7 +135,7 @@ def first_token(task: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     model = Path(task["model"])
     config = EngineConfig(model, n_ctx=task["n_ctx"])
-    cache = PrefixCache(Path(task["cache"]), config, ModelIdentity.of(read_header(model)))
+    cache = PrefixCache(Path(task["cache"]), config, StateKey.of(read_header(model)))
     warmed = cache.warm(engine, template, system, think=False)
     messages: list[Message] = [*system, {"role": "user", "content": "Hello."}]
     stream = Turn(engine, template, messages, TurnSettings(think=False, max_tokens=1)).stream()

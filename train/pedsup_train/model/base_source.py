@@ -67,7 +67,7 @@ def _ask_hub(base: str, revision: str | None) -> None:
                 remedy=REMEDY,
             ) from error
         say(f"the hub does not answer: {base} as it is in the cache")
-        constants.HF_HUB_OFFLINE = True
+        vars(constants)["HF_HUB_OFFLINE"] = True
         os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that are started later
 
 

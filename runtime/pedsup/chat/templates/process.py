@@ -11,9 +11,10 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, EngineError, UnsupportedError
+from pedsup.messages import as_message, message
 
 START_SECONDS: Final = 30.0
 """For a cold interpreter on slow flash; no template has been seen yet."""
@@ -39,7 +40,7 @@ class TemplateProcess:
         self._reap: weakref.finalize[..., TemplateProcess] | None = None
         self._buffer = b""
 
-    def render(self, jobs: Sequence[Mapping[str, Any]]) -> list[str | UnsupportedError]:
+    def render(self, jobs: Sequence[Mapping[str, object]]) -> list[str | UnsupportedError]:
         """The text of each job (a template's variables), or why there is none.
 
         Raises:
@@ -53,16 +54,16 @@ class TemplateProcess:
             except BaseException:
                 self._end()  # nobody knows what stands in the pipe
                 raise
-        return [
-            item["text"] if "text" in item else refusal(item["error"]) for item in answer["results"]
-        ]
+        results = answer["results"]
+        assert isinstance(results, list)
+        return [str(item["text"]) if "text" in item else refusal(item["error"]) for item in results]
 
     def close(self) -> None:
         """End the process."""
         with self._lock:
             self._end()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, object]) -> dict[str, object]:
         line = json.dumps(request).encode() + b"\n"
         if self._child is not None:
             try:
@@ -94,9 +95,9 @@ class TemplateProcess:
         source = json.dumps({"source": self._source}).encode() + b"\n"
         answer = self._exchange(source, MAX_SECONDS)
         if "invalid" in answer:
-            raise invalid(answer["invalid"])
+            raise invalid(str(answer["invalid"]))
 
-    def _exchange(self, line: bytes, seconds: float) -> dict[str, Any]:
+    def _exchange(self, line: bytes, seconds: float) -> dict[str, object]:
         """Send a line (none when empty) and wait for an answer's line."""
         child = self._child
         assert child is not None and child.stdin is not None and child.stdout is not None
@@ -107,7 +108,7 @@ class TemplateProcess:
             wait = deadline - monotonic()
             ready = select.select([back], [to] if left else [], [], max(0.0, wait))
             if wait <= 0 or not (ready[0] or ready[1]):
-                raise refusal(f"TimeoutError: no end after {seconds:.0f} s")
+                raise refusal(message("it did not end within {s} s", s=f"{seconds:.0f}"))
             if ready[1]:
                 try:
                     left = left[os.write(to, left) :]
@@ -121,10 +122,13 @@ class TemplateProcess:
                 if len(self._buffer) > MAX_ANSWER:
                     raise refusal("the output is too long")
         answer, _, self._buffer = self._buffer.partition(b"\n")
-        document: dict[str, Any] = json.loads(answer)
+        document: dict[str, object] = json.loads(answer)
         if "forbidden" in document:
             raise UnsupportedError(
-                f"the model's chat template tried to leave its sandbox ({document['forbidden']})",
+                message(
+                    "the model's chat template tried to leave its sandbox ({reason})",
+                    reason=document["forbidden"],
+                ),
                 wanted="a template that only makes text",
                 remedy="do not use this file: report where it came from",
             )
@@ -135,7 +139,7 @@ class TemplateProcess:
         code = self._child.wait()
         if code == 0 and asked:
             return _IdleExitError()
-        return refusal(f"its process ended with {code}")
+        return refusal(message("its process ended with exit code {code}", code=code))
 
     def _end(self) -> None:
         if self._reap is not None:
@@ -151,15 +155,15 @@ def refusal(reason: str) -> UnsupportedError:
     """The error for a template that cannot be rendered."""
     return UnsupportedError(
         "the chat template cannot be rendered",
-        where=reason,
-        remedy="the template and this dialogue do not fit: /reset, or export the model again",
+        where=as_message(reason),
+        remedy="the template does not fit this dialogue: /reset, or export the model again",
     )
 
 
 def invalid(reason: str) -> BadFileError:
     """The error for a template that cannot be compiled."""
     return BadFileError(
-        "the model's chat template is no valid template",
+        "the model's chat template is not valid",
         where=f"tokenizer.chat_template: {reason}",
         remedy="export the model again from a base with a valid template",
     )

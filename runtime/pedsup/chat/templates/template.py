@@ -15,6 +15,7 @@ from pedsup.chat.templates.known import FAMILIES, PROBES, Family, Message, Thoug
 from pedsup.chat.templates.process import TemplateProcess, refusal
 from pedsup.engine.api import Engine
 from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.messages import message
 
 __all__ = ["ChatTemplate", "Message", "ThoughtMarkers"]
 
@@ -41,7 +42,7 @@ class ChatTemplate:
     @property
     def supports_thinking(self) -> bool:
         """Whether the model can be asked to reason before it answers."""
-        return self.thought is not None
+        return self.thought is not None and (self._family is None or self._family.asks)
 
     @classmethod
     def from_model(
@@ -66,9 +67,9 @@ class ChatTemplate:
             )
         if len(source) > MAX_SOURCE:
             raise BadFileError(
-                f"the chat template has {len(source)} characters",
+                message("the chat template has {n} characters", n=len(source)),
                 where="tokenizer.chat_template",
-                wanted=f"at most {MAX_SOURCE}",
+                wanted=message("at most {n}", n=MAX_SOURCE),
                 remedy="export the model again from a base with its own template",
             )
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
@@ -83,7 +84,9 @@ class ChatTemplate:
             raise UnsupportedError(
                 "the model's chat template is not one that pedsup knows",
                 where=f"tokenizer.chat_template, SHA-256 {digest}",
-                wanted="the template of " + ", ".join(family.name for family in FAMILIES),
+                wanted=message(
+                    "the template of {names}", names=", ".join(family.name for family in FAMILIES)
+                ),
                 remedy="read the template; if you trust it, give --allow-template",
             )
         return template
@@ -157,6 +160,6 @@ class ChatTemplate:
 
 
 def _guess_thought(source: str) -> ThoughtMarkers | None:
-    """An allowed, unknown template that names Gemma 4's channel gets its parser."""
-    markers = FAMILIES[0].thought
-    return markers if markers is not None and markers.opening in source else None
+    """An allowed, unknown template that names a known model's channel gets its parser."""
+    known = (family.thought for family in FAMILIES if family.thought and family.asks)
+    return next((markers for markers in known if markers.opening in source), None)

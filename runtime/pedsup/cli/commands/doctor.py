@@ -11,11 +11,13 @@ from pedsup.doctor.device import Device
 from pedsup.doctor.examine import examine
 from pedsup.doctor.finding import Finding
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.paths import config_folder
 from pedsup.files.standard_streams import json_text
-from pedsup.settings import FILE, Settings, load_settings
+from pedsup.settings.load import FILE, load_settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
-from pedsup.texts.language import spoken, use
+from pedsup.texts.language import set_language
 
 PROBLEM: int = 1
 
@@ -25,10 +27,10 @@ PROBLEM: int = 1
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
 def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
-    """Look at this device: what was found, how bad it is, and the remedy for each.
+    """Examine this device: what was found, how bad it is, and what to do about it.
 
-    With MODEL (a GGUF file) also whether it fits, and how fast it is read. Nothing is loaded or
-    changed. Exit code 1 when something is a problem.
+    With MODEL (a GGUF file): also whether it fits, and how fast it is read. Nothing is loaded or
+    changed. The exit code is 1 if something is a problem.
     """
     bad: tuple[Finding, ...] = ()
     try:
@@ -38,12 +40,11 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
         settings = Settings(lang=lang)
         values = {"reason": error.found, "file": str(config_folder() / FILE)}
         bad = (Finding("settings", "problem", "settings_bad", values),)
-    language: Language = settings.lang or spoken()
-    use(language)
+    language = set_language(settings.lang)
     found = examine(Device(), model, settings)
     found = replace(found, findings=(*bad, *found.findings))
     if as_json:
-        print(json_text(found.document(language)), flush=True)
+        print(json_text(enveloped(found.document(language), "pedsup-run")), flush=True)
     else:
         print(found.text(language), flush=True)
     return PROBLEM if found.level == "problem" else 0

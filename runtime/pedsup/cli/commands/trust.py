@@ -1,20 +1,21 @@
-"""`pedsup-run trust`: the keys whose signatures are believed here."""
+"""`pedsup-run trust`: the keys that are trusted on this device."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pedsup.cli.command_line import Commands
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import now
+from pedsup.messages import Message, joined, message
 from pedsup.progress import say
-from pedsup.texts.language import local
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.keys import fingerprint_lines, read_public_key
 from pedsup.trust.store import TrustedKey, TrustStore, check_name, load_store
@@ -27,25 +28,32 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 def command() -> None:
-    """Whose signatures are believed on this device."""
+    """Manage the keys that are trusted on this device."""
 
 
 @command.command()
 @click.argument("file", metavar="KEY.pub", type=click.Path(path_type=Path))
 @click.option("--name", help="Whose key it is; default: the file's name.")
-@click.option("--yes", is_flag=True, help="The fingerprint was compared with the signer's.")
+@click.option("--yes", is_flag=True, help="Confirm that the fingerprint is the signer's.")
 @_json
 @LANG
 def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
-    """Trust the signatures of a key, after comparing its words with the signer."""
+    """Trust a key, after comparing its words with the signer."""
     key = read_public_key(file)
     trusted = TrustedKey(check_name(name or file.stem), key, now())
     store = load_store().with_key(trusted)
     for line in fingerprint_lines(key):
         say(line)
-    _confirm(yes, "Are these the words of the signer, told to you by another way? [y/N] ")
+    _confirm(
+        yes,
+        message("Are these the words that the signer gave you through another channel? [y/N] "),
+    )
     store.save()
-    _show(as_json, {"added": _entry(trusted)}, f"trusted: {clean(trusted.name)}")
+    document: dict[str, object] = {
+        "schema": "pedsup-trust-add/1",
+        "added": _entry(trusted),
+    }
+    _show(as_json, document, message("trusted: {name}", name=clean(trusted.name)))
     return 0
 
 
@@ -53,7 +61,7 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
 @_json
 @LANG
 def list_keys(as_json: bool) -> int:
-    """The trusted keys, and the models that are known to be signed."""
+    """List the trusted keys, and the models that are known to be signed."""
     store = load_store()
     _show(as_json, _document(store), _text(store))
     return 0
@@ -64,14 +72,18 @@ def list_keys(as_json: bool) -> int:
 @_json
 @LANG
 def remove(key: str, as_json: bool) -> int:
-    """Trust a key no more: KEY is its name, or how its fingerprint begins.
+    """Stop trusting a key. KEY is its name, or the start of its fingerprint.
 
-    Models that were run with its signature are refused from then on, until they come with another
-    trusted one and `unpin` says that this is meant.
+    Models that were run with its signature are refused from then on, until they come with
+    another trusted signature and `unpin` confirms the change.
     """
     store, removed = load_store().without_key(key)
     store.save()
-    _show(as_json, {"removed": _entry(removed)}, f"no longer trusted: {clean(removed.name)}")
+    _show(
+        as_json,
+        {"schema": "pedsup-trust-remove/1", "removed": _entry(removed)},
+        message("no longer trusted: {name}", name=clean(removed.name)),
+    )
     return 0
 
 
@@ -80,25 +92,29 @@ def remove(key: str, as_json: bool) -> int:
 @_json
 @LANG
 def unpin(model: str, as_json: bool) -> int:
-    """Forget who signed a model, so that it may come from someone else or unsigned."""
+    """Forget who signed a model, so that it may come signed by someone else or unsigned."""
     load_store().without_model(model).save()
-    _show(as_json, {"unpinned": model}, f"nothing is expected of '{clean(model)}' any more")
+    _show(
+        as_json,
+        {"schema": "pedsup-trust-forget/1", "unpinned": model},
+        message("'{model}' may now be signed by anybody, or unsigned", model=clean(model)),
+    )
     return 0
 
 
-def _confirm(yes: bool, question: str) -> None:
+def _confirm(yes: bool, question: Message) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError(
             "the key was not confirmed", remedy="compare the words with the signer and give --yes"
         )
-    print(local(question), end="", file=sys.stderr, flush=True)
+    print(translated(question), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
         raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
 
-def _entry(trusted: TrustedKey) -> dict[str, Any]:
+def _entry(trusted: TrustedKey) -> dict[str, object]:
     return {
         "name": trusted.name,
         "added": trusted.added,
@@ -107,7 +123,7 @@ def _entry(trusted: TrustedKey) -> dict[str, Any]:
     }
 
 
-def _document(store: TrustStore) -> dict[str, Any]:
+def _document(store: TrustStore) -> dict[str, object]:
     return {
         "schema": "pedsup-trust-list/1",
         "keys": [_entry(trusted) for trusted in store.keys],
@@ -115,26 +131,31 @@ def _document(store: TrustStore) -> dict[str, Any]:
     }
 
 
-def _text(store: TrustStore) -> str:
+def _text(store: TrustStore) -> Message:
     if not store.keys and not store.models:
-        return "No key is trusted here: pedsup-run trust add KEY.pub"
-    names = {trusted.key.fingerprint: trusted.name for trusted in store.keys}
-    lines: list[str] = []
+        return message("No key is trusted here: pedsup-run trust add KEY.pub")
+    names = {trusted.key.fingerprint: clean(trusted.name) for trusted in store.keys}
+    lines: list[Message] = []
     for trusted in store.keys:
-        lines += [f"{clean(trusted.name)}, since {clean(trusted.added)}"]
-        lines += ["  " + line for line in fingerprint_lines(trusted.key)]
+        name, added = clean(trusted.name), clean(trusted.added)
+        lines.append(message("{name}, since {date}", name=name, date=added))
+        lines += [joined("", ["  ", line]) for line in fingerprint_lines(trusted.key)]
     if store.models:
-        lines.append("Models that must stay signed:")
+        lines.append(message("Models that must stay signed:"))
         lines += [
-            f"  {clean(model.name)}: by {clean(names.get(model.key, 'a removed key'))}"
-            f" ({model.key[:16]})"
+            message(
+                "  {model}: by {who} ({key})",
+                model=clean(model.name),
+                who=names.get(model.key) or message("a removed key"),
+                key=model.key[:16],
+            )
             for model in store.models
         ]
-    return "\n".join(lines)
+    return joined("\n", lines)
 
 
-def _show(as_json: bool, document: dict[str, Any], text: str) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else local(text)
+def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
+    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
     print(shown, flush=True)
 
 

@@ -12,72 +12,73 @@ import click
 from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.device.noise import Series
 from pedsup.errors import EngineError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
+from pedsup.messages import joined, message, reason_of
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan, plan_launch
-from pedsup.settings import Settings, load_settings
-from pedsup.texts.intended_use import Language
-from pedsup.texts.language import local, system_language, use
+from pedsup.settings.load import load_settings
+from pedsup.settings.schema import Settings
+from pedsup.texts.language import set_language, translated
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
-from pedsup.tuning.plan import MemoryQuestion, TunePlan, make_plan
+from pedsup.tuning.plan import STAGES, MemoryQuestion, TunePlan, make_plan
 from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.store import Tuned, keep
-
-_WORDS: dict[str, dict[Language, str]] = {
-    "measuring": {"en": "measuring: {name}", "es": "midiendo: {name}"},
-    "best": {"en": "Best here: {label}", "es": "Lo mejor aquí: {label}"},
-    "kept": {
-        "en": "Kept in {path}; pedsup-run uses it from now on (--no-tuned does not).",
-        "es": "Guardado en {path}; pedsup-run lo usa desde ahora (--no-tuned no).",
-    },
-}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--seconds", type=click.FloatRange(5, 3600), default=120.0, show_default=True,
-    help="Time to measure in; loading the model the first time comes on top.",
+    help="Seconds to spend on measuring; the first load of the model comes on top.",
 )  # fmt: skip
-@click.option("--engine", type=click.Choice(["auto", "inprocess", "server"]), help="Engine.")
+@click.option("--adapter", metavar="FILE", help="Apply this LoRA adapter (a GGUF file) to MODEL.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "inprocess", "server"]),
+    help="Which engine runs the model.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be tried; load nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
-def command(model: Path, seconds: float, engine: str | None, lang: Language, **more: Any) -> int:
-    """Measure threads, cores, batch size, repack and memory mapping for MODEL here.
+def command(model: Path, seconds: float, engine: str | None, lang: str | None, **more: Any) -> int:
+    """Measure threads, cores, batch size, repacking and memory mapping for MODEL here.
 
-    Close other apps and leave the phone alone meanwhile. What is best beyond the noise is kept for
-    this model, device and version of the engine; pedsup-run uses it for all that neither its
-    command line nor the settings file gives.
+    Close other apps and do not use the phone meanwhile. What is measurably better is kept for
+    this model, device and engine version. pedsup-run then uses it for every option that neither
+    the command line nor the settings file gives.
     """
-    settings = load_settings(None, {"engine": engine, "lang": lang})
-    language: Language = settings.lang or system_language()
-    use(language)
+    given = {"engine": engine, "lang": lang, "adapter": more.pop("adapter")}
+    settings = load_settings(None, given)
+    set_language(settings.lang)
     launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
-        print(local("\n".join(plan.lines())), flush=True)
+        print(translated(joined("\n", plan.lines())), flush=True)
         return 0
     trust = verify_weights(launch.trust)
     if trust.warns:
-        say("\n".join(trust.lines(language)))
+        say(joined("\n", trust.lines()))
     try:
-        outcome = _search(plan, bench, language)
+        outcome = _search(plan, bench)
     finally:
         bench.close()
     entry = _entry(launch, bench, outcome)
     path = keep(entry)
     if more["as_json"]:
         result = document(plan, outcome, bench.engine_name, str(path))
-        print(json_text(result), flush=True)
+        print(json_text(enveloped(result, "pedsup-run")), flush=True)
         return 0
-    lines = report_lines(plan, outcome, language)
-    lines.append(_WORDS["best"][language].format(label=local(outcome.best.label())))
-    lines.append(_WORDS["kept"][language].format(path=path))
+    lines = report_lines(plan, outcome)
+    lines.append(translated(message("Best here: {label}", label=outcome.best.label())))
+    kept = message(
+        "Kept in {path}; pedsup-run uses it from now on (not with --no-tuned).", path=path
+    )
+    lines.append(translated(kept))
     print("\n".join(lines), flush=True)
     return 0
 
@@ -88,7 +89,10 @@ def _prepare(
     """What runs without tuning, the search from there, and what measures."""
     policy = Policy(require_signature=settings.require_signature)
     plain = Settings(
-        engine=settings.engine, tuned=False, require_signature=policy.require_signature
+        engine=settings.engine,
+        adapter=settings.adapter,
+        tuned=False,
+        require_signature=policy.require_signature,
     )
     available = available_memory()
     launch = plan_launch(model, plain, available=available, origins={})
@@ -112,17 +116,17 @@ def _prepare(
     return launch, plan, bench
 
 
-def _search(plan: TunePlan, bench: ChildBench, language: Language) -> Outcome:
+def _search(plan: TunePlan, bench: ChildBench) -> Outcome:
     search = Search(
-        plan, bench, lambda stage: say(_WORDS["measuring"][language].format(name=local(stage.name)))
+        plan, bench, lambda stage: say(message("measuring: {name}", name=STAGES[stage.name]))
     )
     try:
         return search.run()
     except NothingMeasuredError as error:
         raise EngineError(
-            f"nothing could be measured: {error}",
+            message("nothing could be measured: {reason}", reason=reason_of(error)),
             where=bench.base.model,
-            remedy="pedsup-run doctor says what stands in the way",
+            remedy="pedsup-run doctor says what is in the way",
         ) from error
 
 

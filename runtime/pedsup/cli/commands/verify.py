@@ -8,10 +8,12 @@ import click
 
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
-from pedsup.gguf_file.validate import validate_drafter
-from pedsup.settings import load_settings
-from pedsup.texts.language import local, spoken
+from pedsup.gguf_file.validate import validate_any
+from pedsup.messages import message
+from pedsup.settings.load import load_settings
+from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.identity import identify
@@ -23,7 +25,8 @@ from pedsup.trust.store import TrustedKey, load_store
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--key", type=click.Path(path_type=Path),
-    help="It must be signed by this public key; default: by a trusted one, or unsigned.",
+    help="Public key that must have signed it; default: any trusted key, or no "
+"signature.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @LANG
@@ -32,7 +35,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     settings = load_settings(None, {})
     store = load_store()
     required = settings.require_signature or key is not None
-    header = validate_drafter(model)
+    header = validate_any(model)
     identity = identify(header)
     if key is not None:
         # For this check only: nothing is trusted afterwards that was not before.
@@ -43,15 +46,15 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
         raise UntrustedError(
             "there is neither a manifest nor a signature to compare this file with",
             where=model,
-            wanted=f"{model.name}.manifest.json beside it",
+            wanted=message("{name}.manifest.json beside it", name=model.name),
             remedy="copy it from where the model came from",
         )
     trust = verify_weights(trust, remember=key is None)
     if as_json:
         document = {"schema": "pedsup-verify/1", "model": identity.describe(),
                     "trust": trust.describe()}  # fmt: skip
-        print(json_text(document), flush=True)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
     else:
-        for line in (*identity.lines(), *map(clean, trust.lines(spoken()))):
-            print(local(line), flush=True)
+        for line in (*identity.lines(), *(line.mapped(clean) for line in trust.lines())):
+            print(translated(line), flush=True)
     return 0

@@ -12,9 +12,11 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.errors import EngineError
+from pedsup.messages import Message, message
 
 UNKNOWN_COMMIT: Final = "unknown"
 """What a build outside of a git checkout says, such as one from a release's archive."""
@@ -60,7 +62,7 @@ _DEFAULTS: Final[Mapping[str, tuple[str, Mapping[str, int | float]]]] = {
 }  # fmt: skip
 
 
-def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
+def require_match(lib: ModuleType, *, package: str, own_folder: Path) -> None:
     """Refuse a library that does not match the declarations in `lib`.
 
     Args:
@@ -78,19 +80,23 @@ def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
     reason = identity_mismatch(identity, WRITTEN_FOR.get(package))
     if reason is None:
         wrong = sorted(structure_mismatches(lib))
-        reason = f"other structures: {', '.join(wrong[:5])}" if wrong else None
+        reason = message("other structures: {names}", names=", ".join(wrong[:5])) if wrong else None
     if reason is None:
         return
     wanted = WRITTEN_FOR.get(package)
     raise EngineError(
-        f"this library of llama.cpp does not match llama-cpp-python {package} ({reason})",
+        message(
+            "this library of llama.cpp does not match llama-cpp-python {version} ({reason})",
+            version=package,
+            reason=reason,
+        ),
         where=f"{folder} ({identity})",
         wanted=str(wanted) if wanted else f"llama-cpp-python {' or '.join(WRITTEN_FOR)}",
         remedy="use --engine server, which needs no bindings, or unset LLAMA_CPP_LIB_PATH",
     )
 
 
-def library_identity(handle: Any) -> LibraryIdentity:
+def library_identity(handle: ctypes.CDLL) -> LibraryIdentity:
     """Ask a library for its versions; these functions take nothing and return a text."""
     return LibraryIdentity(
         _text(handle, "llama_version").partition("-")[0],
@@ -99,24 +105,24 @@ def library_identity(handle: Any) -> LibraryIdentity:
     )
 
 
-def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) -> str | None:
+def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) -> Message | None:
     """Why a library is another one than was wanted; None if it is the same.
 
     The commit decides where it is known. Versions stand for many commits each, so that an
     unknown commit needs both of them, and the structures after that.
     """
     if wanted is None:
-        return "unknown declarations"
+        return message("unknown declarations")
     commit = found.commit
     if len(commit) >= 7 and commit != UNKNOWN_COMMIT:
         length = min(len(commit), len(wanted.commit))
-        return None if commit[:length] == wanted.commit[:length] else "another commit"
+        return None if commit[:length] == wanted.commit[:length] else message("another commit")
     if (found.llama, found.ggml) != (wanted.llama, wanted.ggml):
-        return "another version"
+        return message("another version")
     return None
 
 
-def structure_mismatches(lib: Any) -> Iterator[str]:
+def structure_mismatches(lib: ModuleType) -> Iterator[str]:
     """Fields that are not where the declarations say, by the values that a library gives them."""
     for function, (name, values) in _DEFAULTS.items():
         kind = getattr(lib, name)
@@ -130,7 +136,9 @@ def structure_mismatches(lib: Any) -> Iterator[str]:
     yield from (f"llama_batch.{field}" for field in _different(kind, found, expected))
 
 
-def _call(handle: Any, function: str, kind: Any, *arguments: Any) -> Any:
+def _call(
+    handle: ctypes.CDLL, function: str, kind: type[ctypes.Structure], *arguments: object
+) -> ctypes.Structure:
     """Call a function that returns a structure, with room for a larger one than ours.
 
     Its caller passes the address where the result goes: too small, and the library would write
@@ -139,16 +147,19 @@ def _call(handle: Any, function: str, kind: Any, *arguments: Any) -> Any:
     roomy = type(f"_{kind.__name__}", (ctypes.Structure,), {"_fields_": _with_room(kind)})
     call = handle[function]  # a function object of its own: the declared one stays as it is
     call.restype = roomy
-    return call(*arguments).value
+    found: ctypes.Structure = call(*arguments).value
+    return found
 
 
-def _with_room(kind: Any) -> list[tuple[str, Any]]:
+def _with_room(kind: type[ctypes.Structure]) -> list[tuple[str, type]]:
     return [("value", kind), ("room", ctypes.c_uint8 * ROOM)]
 
 
-def _different(kind: Any, found: Any, expected: Any) -> list[str]:
+def _different(
+    kind: type[ctypes.Structure], found: ctypes.Structure, expected: ctypes.Structure
+) -> list[str]:
     """The fields whose bytes differ; what lies between fields has no value."""
-    fields = ((name, getattr(kind, name)) for name, _ in kind._fields_)
+    fields = ((name, getattr(kind, name)) for name, *_ in kind._fields_)
     a, b = bytes(found), bytes(expected)
     return [
         name
@@ -157,7 +168,7 @@ def _different(kind: Any, found: Any, expected: Any) -> list[str]:
     ]
 
 
-def _text(handle: Any, function: str) -> str:
+def _text(handle: ctypes.CDLL, function: str) -> str:
     try:
         call = handle[function]
     except AttributeError:

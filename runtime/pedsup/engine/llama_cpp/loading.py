@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 from pedsup.engine.api import EngineConfig, ModelInfo
 from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.native import Native, context_params, load_model, make_context
+from pedsup.engine.llama_cpp.native import (
+    Native,
+    apply_adapter,
+    context_params,
+    load_adapter,
+    load_model,
+    make_context,
+)
 from pedsup.engine.llama_cpp.streaming import LayerStreamer, plan_stream
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 
 
@@ -34,14 +43,17 @@ class Loaded:
         self.resources.close()
 
 
-def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
+def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
     """Load the model of `config`, whose checked header is `header`; all or nothing stays loaded.
 
     Raises:
         UsageError: the context asked for is larger than the model's.
-        EngineError: llama.cpp refuses the model or the context.
+        MismatchError: the adapter does not belong to the model.
+        EngineError: llama.cpp refuses the model, the adapter or the context.
     """
     bindings.clear_log()
+    if config.adapter is not None:
+        require_fits(validate_adapter(config.adapter), header)
     if config.cpus:
         # Before any thread starts: llama.cpp's threads inherit the mask.
         os.sched_setaffinity(0, config.cpus)
@@ -51,6 +63,9 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
         vocabulary = Vocabulary(lib, model)
         info = read_info(lib, model, vocabulary)
         check_context(config, info.n_ctx_train)
+        # Before the context, which makes room for the graph of the model with its adapter. It is
+        # freed with the model.
+        adapter = load_adapter(lib, model, config.adapter)
         streamer = _streamer(lib, header, config)
         if streamer is not None:
             stack.callback(streamer.close)
@@ -59,6 +74,7 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
             stack.callback(bindings.free_threadpool, lib, pool)
         ctx = make_context(lib, model, _params(lib, config, streamer), config.model)
         stack.callback(lib.llama_free, ctx)
+        apply_adapter(lib, ctx, adapter)
         if streamer is not None:
             streamer.attach()
         if pool is not None:
@@ -67,14 +83,16 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
         return Loaded(native, vocabulary, info, streamer, resources=stack.pop_all())
 
 
-def _params(lib: Any, config: EngineConfig, streamer: LayerStreamer | None) -> Any:
+def _params(
+    lib: ModuleType, config: EngineConfig, streamer: LayerStreamer | None
+) -> ctypes.Structure:
     params = context_params(lib, config)
     if streamer is not None:
         params.cb_eval = streamer.callback
     return params
 
 
-def _streamer(lib: Any, header: GGUFHeader, config: EngineConfig) -> LayerStreamer | None:
+def _streamer(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> LayerStreamer | None:
     """What lets layers go when the mapped file does not fit; None when it does."""
     if config.resident is None or not config.use_mmap:
         return None

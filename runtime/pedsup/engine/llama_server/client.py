@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Generator
-from typing import Any
 
 from pedsup.engine.llama_server.process import ServerProcess
 from pedsup.errors import EngineError
+from pedsup.messages import message
 
 
 class ServerClient:
@@ -17,7 +17,7 @@ class ServerClient:
     def __init__(self, process: ServerProcess) -> None:
         self._process = process
 
-    def post(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def post(self, method: str, path: str, body: object = None) -> dict[str, object]:
         """One request, its JSON answer."""
         response, connection = self._request(method, path, body)
         try:
@@ -29,29 +29,43 @@ class ServerClient:
         try:
             answer = json.loads(raw)
         except ValueError as error:
-            raise EngineError(f"llama-server's answer to {path} is not JSON") from error
+            raise EngineError(
+                message("llama-server's answer to {path} is not JSON", path=path)
+            ) from error
         if response.status != http.client.OK or not isinstance(answer, dict):
-            raise EngineError(f"llama-server refused {path}: {_reason(answer)}")
+            raise EngineError(
+                message("llama-server refused {path}: {reason}", path=path, reason=_reason(answer))
+            )
         return answer
 
-    def stream(self, path: str, body: object) -> Generator[dict[str, Any], None, None]:
+    def stream(self, path: str, body: object) -> Generator[dict[str, object], None, None]:
         """The JSON documents of a server-sent event stream; closing it cancels the request."""
         response, connection = self._request("POST", path, body)
         try:
             if response.status != http.client.OK:
-                raise EngineError(f"llama-server refused {path}: {_reason(_json(response.read()))}")
+                raise EngineError(
+                    message(
+                        "llama-server refused {path}: {reason}",
+                        path=path,
+                        reason=_reason(_json(response.read())),
+                    )
+                )
             for line in response:
                 kind, _, data = line.partition(b":")
                 if kind == b"data" and data.strip() != b"[DONE]":
                     event = _json(data)
                     if isinstance(event, dict) and "error" in event:
-                        raise EngineError(f"llama-server stopped: {_reason(event)}")
+                        raise EngineError(
+                            message("llama-server stopped: {reason}", reason=_reason(event))
+                        )
                     if isinstance(event, dict):
                         yield event
                         if event.get("stop"):
                             return
                 elif kind == b"error":
-                    raise EngineError(f"llama-server stopped: {_reason(_json(data))}")
+                    raise EngineError(
+                        message("llama-server stopped: {reason}", reason=_reason(_json(data)))
+                    )
             # The stream ended without its last event.
             raise self._process.death()
         except (OSError, http.client.HTTPException) as error:
@@ -75,7 +89,7 @@ class ServerClient:
             raise process.death() from error
 
 
-def _json(raw: bytes) -> Any:
+def _json(raw: bytes) -> object:
     try:
         return json.loads(raw)
     except ValueError:

@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.rules import ASSISTANT
+from pedsup.messages import Message, message
 
 PROGRAM: Final = "llama-server"
 PROGRAM_VARIABLE: Final = "PEDSUP_LLAMA_SERVER"
@@ -40,27 +41,40 @@ cache of full size it does not; for Gemma 4 E4B that is 40 KiB per token, at 409
 what the server's four checkpoints of the window come to.
 """
 
+
+class Death(NamedTuple):
+    """How a native program of ours ended, and what helps."""
+
+    name: str
+    """Of the signal."""
+    what: Message
+    """Without its subject: 'crashed (invalid memory access)'."""
+    helps: Message | None = None
+
+
 _DEATHS: Final = {
     signal.SIGILL: (
-        "met an instruction that this processor does not have",
-        "it was built for another processor: install a build without dotprod/i8mm "
-        "(in Termux: pkg upgrade), or use --engine inprocess",
+        message("met an instruction that this processor does not have"),
+        message(
+            "it was built for another processor: install a build without dotprod/i8mm "
+            "(in Termux: pkg upgrade), or use --engine inprocess"
+        ),
     ),
     signal.SIGKILL: (
-        "was killed, most likely because the memory ran out",
-        "close other apps, give a smaller --ctx, or use a smaller quantization",
+        message("was killed, most likely because the memory ran out"),
+        message("close other apps, give a smaller --ctx, or use a smaller quantization"),
     ),
     signal.SIGSEGV: (
-        "crashed (invalid memory access)",
-        "try --no-repack, or another build of llama.cpp",
+        message("crashed (invalid memory access)"),
+        message("try --extra-buffers off, or another build of llama.cpp"),
     ),
     signal.SIGBUS: (
-        "could not read the model file any more",
-        "the file was cut or its disk went away: copy it again and compare its SHA-256",
+        message("could no longer read the model file"),
+        message("the file was cut or its disk went away: copy it again and compare its SHA-256"),
     ),
     signal.SIGABRT: (
-        "gave up because of an inner error",
-        "the last lines above say why; report them with the model's name",
+        message("gave up because of an internal error"),
+        message("the last lines above say why; report them with the model's name"),
     ),
 }
 
@@ -80,9 +94,12 @@ def require_program() -> Path:
     program = find_program()
     if program is None:
         raise MissingDependencyError(
-            f"the program '{PROGRAM}' was not found",
+            message("the program '{name}' was not found", name=PROGRAM),
             where=os.environ.get(PROGRAM_VARIABLE) or "PATH",
-            remedy=f"in Termux: pkg install llama-cpp; else set {PROGRAM_VARIABLE} to its path",
+            remedy=message(
+                "in Termux: pkg install llama-cpp; else set {name} to its path",
+                name=PROGRAM_VARIABLE,
+            ),
         )
     return program
 
@@ -104,21 +121,29 @@ def explain_death(code: int, log: str) -> EngineError:
         )
     if code >= 0:
         return EngineError(
-            f"llama-server ended by itself (exit code {code})",
+            message("llama-server ended by itself (exit code {code})", code=code),
             where=where,
             remedy="the lines above say why; the transcript is kept",
         )
-    number = -code
-    try:
-        name = signal.Signals(number).name
-        found, remedy = _DEATHS.get(signal.Signals(number), (f"was ended by {name}", None))
-    except ValueError:
-        name, found, remedy = f"signal {number}", f"was ended by signal {number}", None
+    death = how_it_died(code)
     return EngineError(
-        f"llama-server {found} ({name})",
+        message("llama-server {what} ({name})", what=death.what, name=death.name),
         where=where,
-        remedy=(remedy + "; " if remedy else "") + "the transcript is kept",
+        remedy=message("{remedy}; the transcript is kept", remedy=death.helps)
+        if death.helps
+        else "the transcript is kept",
     )
+
+
+def how_it_died(code: int) -> Death:
+    """In words, for a child that ended with `code`, a signal's number below zero."""
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        name = f"signal {-code}"
+        return Death(name, message("was ended by {name}", name=name))
+    what, helps = _DEATHS.get(number, (message("was ended by {name}", name=number.name), None))
+    return Death(number.name, what, helps)
 
 
 class ServerProcess:
@@ -164,7 +189,7 @@ class ServerProcess:
             if self._healthy():
                 return
             time.sleep(0.02)
-        raise EngineError("llama-server did not get ready", where=self.log_tail())
+        raise EngineError("llama-server did not become ready", where=self.log_tail())
 
     def connect(self, timeout: float | None = None) -> http.client.HTTPConnection:
         """A new connection to the child."""
@@ -175,7 +200,7 @@ class ServerProcess:
         try:
             code = self._child.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return EngineError("the connection to llama-server broke", where=self.log_tail())
+            return EngineError("the connection to llama-server was lost", where=self.log_tail())
         self._reader.join(timeout=2)
         return explain_death(code, self.log_tail())
 
@@ -232,9 +257,21 @@ def _arguments(program: Path, config: EngineConfig, port: int, states: Path) -> 
         "--port": port,
         "--slot-save-path": states,
     }
+    if config.adapter is not None:
+        options["--lora"] = _adapter_name(config.adapter, states)
     options |= _draft_options(config.draft)
     flat = [str(part) for pair in options.items() for part in pair]
     return [str(program), *flat, "--no-warmup"]
+
+
+def _adapter_name(adapter: Path, states: Path) -> Path:
+    """A name without a comma: llama-server takes what it parts for several files."""
+    if "," not in str(adapter):
+        return adapter
+    link = states / "adapter.gguf"
+    link.unlink(missing_ok=True)
+    link.symlink_to(adapter.absolute())
+    return link
 
 
 def _environment(config: EngineConfig, key: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.files.fsio import atomic_file
+from pedsup.messages import as_message, message
 
 MAGIC: Final = b"PEDSUPS1"
 _COUNT: Final = struct.Struct("<I")
@@ -35,10 +36,10 @@ def unpack_state(path: Path, target: Path, limit: int) -> list[int]:
     with path.open("rb") as source:
         head = source.read(len(MAGIC) + _COUNT.size)
         if head[: len(MAGIC)] != MAGIC or len(head) < len(MAGIC) + _COUNT.size:
-            raise bad_state(path, "no state file of this engine")
+            raise bad_state(path, "not a state file of this engine")
         (count,) = _COUNT.unpack(head[len(MAGIC) :])
         if count > limit:
-            raise bad_state(path, f"{count} tokens for a context of {limit}")
+            raise bad_state(path, message("{n} tokens for a context of {m}", n=count, m=limit))
         raw = source.read(4 * count)
         if len(raw) != 4 * count:
             raise bad_state(path, "truncated")
@@ -50,7 +51,9 @@ def unpack_state(path: Path, target: Path, limit: int) -> list[int]:
 def bad_state(path: Path, reason: str) -> BadFileError:
     """The error for a state that does not fit."""
     return BadFileError(
-        f"llama-server does not take the saved state: {reason}",
+        message(
+            "llama-server does not accept the saved state: {reason}", reason=as_message(reason)
+        ),
         where=path,
         wanted="a state written by the same engine, model and settings",
         remedy="delete the file: it is only a cache",

@@ -1,0 +1,105 @@
+"""Figures of a task from its examples, the file's beside the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from pedsup_bench.stats import mcnemar_exact
+from pedsup_bench.task.score import ExampleScore
+
+
+@dataclass(frozen=True)
+class Side:
+    """One file's figures."""
+
+    loss: float
+    """Nats per token of the answers. Two vocabularies split an answer differently: the count of
+    tokens is then the reference's for both."""
+    token_accuracy: float
+    exact: float
+    """Share of the examples whose answer greedy decoding writes exactly."""
+    right: float
+    """Share with the right option; of examples without options, with the exact answer."""
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """The file and its reference on the same examples."""
+
+    n: int
+    n_tokens: int
+    n_choice: int
+    """Examples whose answer names an option."""
+    model: Side
+    reference: Side
+    loss_rise: float
+    """Loss of the file above that of the reference, nats per token of the answers."""
+    loss_rise_error: float
+    """Standard error of it over examples, which are drawn; the tokens of one hang together."""
+    drop: float
+    """Share of the examples that the reference has right, less that of the file."""
+    changed: int
+    """Examples that only one of both has right."""
+    p_value: float
+    """McNemar's exact test, two-sided."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For documents."""
+        return asdict(self)
+
+
+def figures(scored: Sequence[ExampleScore], reference: Sequence[ExampleScore]) -> TaskFigures:
+    """Summarize at least one example; both have the same examples in the same order."""
+    pairs = list(zip(scored, reference, strict=True))
+    n_tokens = sum(r.n_tokens for r in reference)
+    mine, theirs = _side(scored, n_tokens), _side(reference, n_tokens)
+    only_model = sum(a.right and not b.right for a, b in pairs)
+    only_reference = sum(b.right and not a.right for a, b in pairs)
+    return TaskFigures(
+        n=len(pairs),
+        n_tokens=n_tokens,
+        n_choice=sum(r.option is not None for r in reference),
+        model=mine,
+        reference=theirs,
+        loss_rise=mine.loss - theirs.loss,
+        loss_rise_error=_ratio_error(
+            [a.nats - b.nats for a, b in pairs], [b.n_tokens for _, b in pairs]
+        ),
+        drop=theirs.right - mine.right,
+        changed=only_model + only_reference,
+        p_value=mcnemar_exact(only_model, only_reference),
+    )
+
+
+def _side(scored: Sequence[ExampleScore], n_tokens: int) -> Side:
+    return Side(
+        loss=sum(s.nats for s in scored) / n_tokens,
+        token_accuracy=sum(s.right_tokens for s in scored) / sum(s.n_tokens for s in scored),
+        exact=sum(s.exact for s in scored) / len(scored),
+        right=sum(s.right for s in scored) / len(scored),
+    )
+
+
+def _ratio_error(nats: Sequence[float], tokens: Sequence[int]) -> float:
+    """Standard error of sum(nats) / sum(tokens) over examples (linearized ratio estimator)."""
+    x, n = np.asarray(nats), np.asarray(tokens, np.float64)
+    if len(x) < 2:
+        return float("nan")
+    rest = x - x.sum() / n.sum() * n
+    return float(sqrt(len(x) / (len(x) - 1) * np.square(rest).sum()) / n.sum())
+
+
+def task_rows(found: dict[str, Any]) -> list[list[str]]:
+    """Rows of a table from a document's task: the file, then the reference."""
+    rows = [["task", "examples", "tokens", "loss", "tokens right", "exact", "right"]]
+    for name, side in (("file", found["model"]), ("reference", found["reference"])):
+        rows.append([
+            name, str(found["n"]), str(found["n_tokens"]), f"{side['loss']:.4f}",
+            f"{side['token_accuracy']:.2%}", f"{side['exact']:.1%}", f"{side['right']:.1%}",
+        ])  # fmt: skip
+    return rows

@@ -1,0 +1,1 @@
+"""Make a patch: the difference of two model files (docs/patch.md)."""

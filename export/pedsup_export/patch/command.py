@@ -1,0 +1,100 @@
+"""`pedsup-export patch` and `split`: megabytes for a thin link instead of gigabytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
+from pedsup.progress import human_bytes
+from pedsup.texts.safe import clean
+
+if TYPE_CHECKING:
+    from pedsup_export.patch.make import PatchMade, PatchPlan
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_force = click.option("--force", is_flag=True, help="Replace an existing output.")
+
+
+@click.command()
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The patch to write.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
+@_force
+@click.option("--dry-run", is_flag=True, help="Print what would be compared and write nothing.")
+@_json
+def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> None:
+    """Write what makes NEW of OLD: two exports, each with its manifest beside it.
+
+    Who has OLD gets NEW by `pedsup-run patch OLD PATCH`, its manifest and signature included.
+    """
+    # Imports numpy: not for --help.
+    from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+
+    cores = threads or len(os.sched_getaffinity(0))
+    plan = plan_patch(PatchRequest(**options, threads=cores))
+    if dry_run:
+        whole = enveloped(plan.as_dict(), "pedsup-export", schema="pedsup-export-patch-plan/1")
+        click.echo(json_text(whole) if as_json else _plan_text(plan))
+        return
+    made = make_patch(plan)
+    document = {**plan.as_dict(), **made.as_dict()}
+    whole = enveloped(document, "pedsup-export", schema="pedsup-export-patch/1")
+    click.echo(json_text(whole) if as_json else _made_text(made))
+
+
+def _plan_text(plan: PatchPlan) -> str:
+    hows = list(plan.how.values())
+    lines = [
+        f"{hows.count(how):6} tensors {name}, {human_bytes(plan.bytes_of(how))}"
+        for how, name in (("same", "the same"), ("delta", "changed"), ("whole", "new"))
+    ]
+    signed = "signed" if plan.signature else "not signed"
+    return "\n".join([*lines, f"the new file is {signed}"])
+
+
+def _made_text(made: PatchMade) -> str:
+    rows = [
+        f"  {kind:6} {human_bytes(changed):>10} changed  "
+        f"{human_bytes(made.tally.packed[kind]):>10}  "
+        f"{100 * made.tally.packed[kind] / changed:5.2f} %"
+        for kind, changed in sorted(made.tally.changed.items())
+    ]
+    head = (
+        f"{clean(str(made.path))}: {human_bytes(made.size)}, "
+        f"{100 * made.share:.2f} % of the new file"
+    )
+    return "\n".join([head, *rows])
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.option("--size", default="50MB", show_default=True, help="Largest part: 15MB, 100MB.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the parts."
+)
+@_force
+@_json
+def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -> None:
+    """Cut FILE into parts that a messenger takes; `pedsup-run join` puts them together."""
+    from pedsup.files.parts import write_parts
+    from pedsup_export.allocation.budget import parse_size
+
+    if not file.is_file():
+        raise UsageError("no such file", where=file, remedy="check the path")
+    folder = out or file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = write_parts(file, folder, parse_size(size, "--size"), force=force)
+    if as_json:
+        document = {"file": str(file), "parts": [str(part) for part in parts]}
+        whole = enveloped(document, "pedsup-export", schema="pedsup-export-split/1")
+        click.echo(json_text(whole))
+    else:
+        click.echo("\n".join(clean(str(part)) for part in parts))

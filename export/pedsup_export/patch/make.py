@@ -1,0 +1,274 @@
+"""Make a patch: read two exports once, tensor by tensor, and write what changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import pedsup
+from pedsup.errors import BadFileError, MismatchError
+from pedsup.files.fsio import (
+    lock_or_refuse,
+    open_partial,
+    partial_path,
+    publish,
+    refuse_existing,
+)
+from pedsup.gguf_file import TensorInfo
+from pedsup.patch.index import MAGIC, PIECE
+from pedsup.patch.layouts import layout_of
+from pedsup.progress import byte_bar
+from pedsup.trust.bundle import read_signature, signature_path, signed_files
+from pedsup_export.patch.differences import differences
+from pedsup_export.patch.header_copy import copies
+from pedsup_export.patch.pack import packed_piece
+from pedsup_export.patch.side import Side, TensorReading, open_side
+from pedsup_export.patch.writer import PatchWriter
+
+AHEAD: Final = 8
+"""Pieces of a tensor that are worked on at a time."""
+
+
+@dataclass(frozen=True)
+class PatchRequest:
+    """Which file becomes which."""
+
+    old: Path
+    new: Path
+    out: Path
+    force: bool = False
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """What is compared, decided by headers and manifests alone."""
+
+    request: PatchRequest
+    old: Side
+    new: Side
+    signature: Path | None
+    how: dict[str, str]
+    """Each tensor of the new file: 'same', 'delta', 'whole'."""
+
+    def bytes_of(self, how: str) -> int:
+        """Bytes of the new file's tensors of a kind."""
+        tensors = self.new.header.tensors
+        return sum(tensors[name].n_bytes for name, kind in self.how.items() if kind == how)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "old": str(self.request.old),
+            "new": str(self.request.new),
+            "new_bytes": self.new.header.file_size,
+            "signed": self.signature is not None,
+            "tensors": {kind: sum(1 for h in self.how.values() if h == kind) for kind in KINDS},
+            "tensor_bytes": {kind: self.bytes_of(kind) for kind in KINDS},
+        }
+
+
+KINDS: Final = ("same", "delta", "whole")
+
+
+@dataclass
+class Tally:
+    """Bytes of changed tensors and of what describes their change, by type."""
+
+    changed: dict[str, int] = field(default_factory=dict)
+    packed: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, changed: int, packed: int) -> None:
+        """Count a tensor."""
+        self.changed[kind] = self.changed.get(kind, 0) + changed
+        self.packed[kind] = self.packed.get(kind, 0) + packed
+
+
+@dataclass(frozen=True)
+class PatchMade:
+    """A finished patch."""
+
+    path: Path
+    size: int
+    sha256: str
+    new_size: int
+    tally: Tally
+
+    @property
+    def share(self) -> float:
+        """Of the new file's size."""
+        return self.size / self.new_size
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "path": str(self.path),
+            "size": self.size,
+            "sha256": self.sha256,
+            "share": round(self.share, 5),
+            "types": {
+                kind: {"changed_bytes": changed, "patch_bytes": self.tally.packed[kind]}
+                for kind, changed in self.tally.changed.items()
+            },
+        }
+
+
+def plan_patch(request: PatchRequest) -> PatchPlan:
+    """Check everything that headers and manifests can tell.
+
+    Raises:
+        OutputError: the output exists.
+        BadFileError: a file is damaged, or has no manifest.
+        MismatchError: a manifest is of another file, both files are the same, or they are not
+            versions of one model.
+        UntrustedError: the signature of the new file does not fit it.
+    """
+    refuse_existing(request.out, force=request.force)
+    old, new = open_side(request.old), open_side(request.new)
+    if old.identity.digest == new.identity.digest:
+        raise MismatchError(
+            "both files are the same", where=request.new, remedy="no patch is needed"
+        )
+    if old.header.architecture != new.header.architecture:
+        raise MismatchError(
+            f"a file of {new.header.architecture} cannot be made from one of "
+            f"{old.header.architecture}",
+            where=request.old,
+            wanted="two versions of one model",
+        )
+    beside = signature_path(request.new)
+    signature = beside if beside.exists() else None
+    if signature is not None:
+        signed_files(read_signature(signature), new.manifest, None)
+    how = {tensor.name: _how(tensor, old, new) for tensor in new.header.tensors.values()}
+    return PatchPlan(request, old, new, signature, how)
+
+
+def _how(tensor: TensorInfo, old: Side, new: Side) -> str:
+    before = old.header.tensors.get(tensor.name)
+    if before is None or (before.type, before.shape) != (tensor.type, tensor.shape):
+        return "whole"
+    facts = [side.manifest.tensors.get(tensor.name) for side in (old, new)]
+    digests = [entry.sha256 if entry is not None else None for entry in facts]
+    if None in digests:
+        raise BadFileError(
+            f"the manifest does not name tensor '{tensor.name}'", where=new.manifest.path
+        )
+    return "same" if digests[0] == digests[1] else "delta"
+
+
+def make_patch(plan: PatchPlan) -> PatchMade:
+    """Write the patch; it takes its name when it is whole.
+
+    Raises:
+        MismatchError: a file is not what its manifest says.
+        OutputError: another process writes the same output.
+    """
+    out = plan.request.out
+    partial = partial_path(out)
+    tally = Tally()
+    with os.fdopen(open_partial(partial, os.O_RDWR), "r+b") as file:
+        lock_or_refuse(file, out)
+        file.truncate(0)
+        writer = PatchWriter(file)
+        try:
+            document = _payload(plan, writer, tally)
+            writer.finish(document)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        publish(partial, out)
+    size, sha256 = writer.whole()
+    return PatchMade(out, size, sha256, plan.new.header.file_size, tally)
+
+
+def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, object]:
+    """Write all parts; the index that describes them."""
+    old, new = plan.old, plan.new
+    with old.header.path.open("rb") as before, new.header.path.open("rb") as after:
+        found, literal = copies(
+            before.read(old.header.data_offset), after.read(new.header.data_offset)
+        )
+        document: dict[str, object] = {
+            "schema": MAGIC.decode().strip(),
+            "made_by": f"pedsup {pedsup.__version__}",
+            "old": {
+                "name": old.header.path.name,
+                "size": old.header.file_size,
+                "header_sha256": old.identity.digest,
+                "sha256": old.manifest.file.sha256,
+            },
+            "new": {
+                "name": new.header.path.name,
+                "size": new.header.file_size,
+                "header_sha256": new.identity.digest,
+            },
+            "header": found,
+            "literal": writer.xz(literal),
+            "manifest": writer.xz(new.manifest.path.read_bytes()),
+            "signature": writer.xz(plan.signature.read_bytes()) if plan.signature else None,
+        }
+        total = sum(tensor.n_bytes for tensor in new.header.tensors.values())
+        with (
+            byte_bar(total, "patch") as bar,
+            ThreadPoolExecutor(plan.request.threads) as threads,
+        ):
+            work = _Tensors(plan, writer, threads, bar.update)
+            document["tensors"] = [
+                work.write(tensor, before, after, tally) for tensor in new.header.tensors.values()
+            ]
+    return document
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """Compares tensors and appends what changed."""
+
+    plan: PatchPlan
+    writer: PatchWriter
+    threads: ThreadPoolExecutor
+    advance: Callable[[int], object]
+
+    def write(
+        self, tensor: TensorInfo, before: BinaryIO, after: BinaryIO, tally: Tally
+    ) -> list[Any]:
+        """The tensor's entry of the index."""
+        plan, how = self.plan, self.plan.how[tensor.name]
+        source = None if how == "whole" else plan.old.header.tensors[tensor.name]
+        old = None if source is None else TensorReading(before, plan.old, source)
+        new = TensorReading(after, plan.new, tensor)
+        step = PIECE // tensor.type.type_size * tensor.type.type_size
+        pairs = zip(old.pieces(step), new.pieces(step), strict=True) if old else (
+            (b"", piece) for piece in new.pieces(step)
+        )  # fmt: skip
+        packed = 0
+        for data in self._ahead(how, tensor, pairs):
+            packed += self.writer.write(data)
+        digests = [new.require_digest(), old.require_digest() if old else None]
+        if how != "same":
+            tally.add(tensor.type.name, tensor.n_bytes, packed)
+        return [tensor.name, how, *digests, packed]
+
+    def _ahead(
+        self, how: str, tensor: TensorInfo, pairs: Iterator[tuple[bytes, bytes]]
+    ) -> Iterator[bytes]:
+        """The packed pieces, in order; some are worked on while others are written."""
+        layout, waiting = layout_of(tensor.type), []
+
+        def pack(old: bytes, new: bytes) -> bytes:
+            if how == "delta":
+                return packed_piece(differences(old, new, layout))
+            return packed_piece([new])
+
+        for old, new in pairs:
+            self.advance(len(new))
+            if how != "same":
+                waiting.append(self.threads.submit(pack, old, new))
+            if len(waiting) >= AHEAD:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()

@@ -1,0 +1,349 @@
+"""The plan of an adapter as a file of its own: which matrices it changes, in which types.
+
+The format is llama.cpp's (`pedsup.gguf_file.lora`). The file has one alpha for all its matrices,
+and llama.cpp multiplies by alpha / r. Where a module's own scaling is another, as with
+`alpha_pattern`, its ratio is multiplied into `lora_b`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+import pedsup
+from pedsup.errors import MismatchError, UnsupportedError, UsageError
+from pedsup.gguf_file import ArrayValue, GGMLType, ValueType
+from pedsup.gguf_file.architecture import EMBEDDING
+from pedsup.gguf_file.cut_vocabulary import is_cut
+from pedsup.gguf_file.ggml_types import BY_NAME
+from pedsup.gguf_file.lora import ADAPTER, ALPHA, KIND, LEFT_OUT, A, B
+from pedsup.texts.intended_use import FULL, SHORT
+from pedsup.trust.manifest import DIGEST_KEY
+from pedsup_export.adapter.base_file import BaseFile
+from pedsup_export.adapter.effect import is_zero, scale_notes
+from pedsup_export.adapter.folder import CONFIG, WEIGHTS, Adapter
+from pedsup_export.adapter.match import (
+    DEAD_KV_NOTE,
+    REASONS,
+    MatchReport,
+    UnusedDelta,
+    base_name_warning,
+    match,
+)
+from pedsup_export.adapter.tensors import LoraDelta
+from pedsup_export.gguf.header import KV, TensorSlot, array, f32, header_bytes, lay_out, string, u32
+from pedsup_export.plan.general import DIGEST_PLACEHOLDER, licence_of
+from pedsup_export.plan.planner import refuse_unused
+from pedsup_export.plan.provenance import Digests, held
+from pedsup_export.source.floats import Float32Array
+from pedsup_export.source.hub import ModelRef
+from pedsup_export.tokenizer.files import Tokenizer, overlay
+from pedsup_export.types.mixture import llama_cpp_order
+from pedsup_export.types.quantize import quantize_rows
+
+TYPES: Final = {"F16": 1, "F32": 0, "Q8_0": 7}
+"""Type -> `general.file_type`."""
+FITS_KEY: Final = "pedsup.adapter.fits"
+"""Metadata key: names of the files that it was made for."""
+
+
+@dataclass(frozen=True)
+class AdapterFileRequest:
+    """One adapter file.
+
+    Attributes:
+        bases: the GGUF files that it will run beside; the first names the model.
+        kind: F16, F32 or Q8_0.
+    """
+
+    adapter: ModelRef
+    bases: tuple[Path, ...]
+    out: Path
+    kind: str = "F16"
+    allow_unused: bool = False
+    force: bool = False
+    name: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One matrix's change."""
+
+    target: str
+    """The base file's tensor."""
+    delta: LoraDelta = field(repr=False)
+    head_rows: int | None
+    factor: float
+    """What `lora_b` is multiplied by, so that the file's one alpha gives this module's scaling."""
+
+    def halves(self) -> dict[str, Float32Array]:
+        """Both matrices as they stand in the file, float32, row-major, by their names."""
+        a, b = self.delta.a, self.delta.b
+        if self.factor != 1:
+            b = b * np.float32(self.factor)
+        if self.head_rows is not None:
+            paired = b.reshape(-1, 2, self.head_rows // 2, b.shape[1]).swapaxes(1, 2)
+            b = np.ascontiguousarray(paired.reshape(b.shape))
+        if self.target == EMBEDDING:
+            # A row is looked up in the one, and multiplied by the other.
+            a, b = b, np.ascontiguousarray(a.T)
+        return {f"{self.target}{A}": a, f"{self.target}{B}": b}
+
+
+@dataclass(frozen=True)
+class AdapterFilePlan:
+    """Everything that writing the file will do. Sizes in bytes."""
+
+    request: AdapterFileRequest
+    adapter: Adapter = field(repr=False)
+    bases: tuple[BaseFile, ...]
+    changes: tuple[Change, ...]
+    alpha: float
+    slots: tuple[TensorSlot, ...] = field(repr=False)
+    metadata: tuple[KV, ...] = field(repr=False)
+    unused: tuple[UnusedDelta, ...]
+    warnings: tuple[str, ...]
+    sources: Digests
+    """SHA-256 of the adapter's files."""
+
+    @cached_property
+    def header(self) -> bytes:
+        """The GGUF's header; its digest of the manifest is still blank."""
+        return header_bytes(self.metadata, self.slots)
+
+    @property
+    def output_bytes(self) -> int:
+        return len(self.header) + self.slots[-1].offset + self.slots[-1].n_bytes
+
+    @property
+    def ranks(self) -> list[int]:
+        return sorted({change.delta.rank for change in self.changes})
+
+    def packed(self, change: Change) -> dict[str, np.ndarray]:
+        """The packed rows of both halves by name, uint8 [rows, row_bytes]."""
+        kinds = {slot.name: slot.type for slot in self.slots}
+        halves = change.halves()
+        return {n: quantize_rows(np.ascontiguousarray(v), kinds[n], name=n)
+                for n, v in halves.items()}  # fmt: skip
+
+
+def plan_adapter_file(request: AdapterFileRequest) -> AdapterFilePlan:
+    """Open the adapter and its base files, check that they belong together, and decide.
+
+    Raises:
+        BadFileError: a file is missing or damaged.
+        UnsupportedError: the adapter does more than low-rank changes of matrices.
+        MismatchError: it does not belong to a base file, or a part of it would be left out.
+        UsageError: no such type, or no base.
+    """
+    if request.kind not in TYPES or not request.bases:
+        raise UsageError(
+            f"the type '{request.kind}'" if request.bases else "no base was given",
+            wanted=f"one of {', '.join(TYPES)}" if request.bases else "--base MODEL.gguf",
+        )
+    folder = request.adapter.folder
+    with held({"adapter": [folder / CONFIG, folder / WEIGHTS]}) as sources:
+        adapter = Adapter.open(folder)
+    bases = tuple(BaseFile.open(path) for path in request.bases)
+    _refuse_more_than_lora(adapter)
+    reports = [_match(adapter, base) for base in bases]
+    _require_same(bases, reports)
+    report = reports[0]
+    if not request.allow_unused:
+        refuse_unused(adapter, report)
+    found = {n: c.lora for n, c in report.matched.items() if c.lora is not None}
+    used = {name: delta for name, delta in found.items() if not is_zero(delta)}
+    if not used:
+        raise MismatchError(
+            "the adapter changes nothing that llama.cpp can apply",
+            where=folder,
+            wanted="a trained adapter with a scaling above zero",
+            remedy="check lora_alpha in adapter_config.json, and that this is the adapter after "
+            "training",
+        )
+    alpha, changes = _changes(bases[0], used)
+    slots = _slots(changes, BY_NAME[request.kind])
+    return AdapterFilePlan(
+        request=request,
+        adapter=adapter,
+        bases=bases,
+        changes=changes,
+        alpha=alpha,
+        slots=slots,
+        metadata=tuple(_metadata(request, bases, alpha)),
+        unused=report.unused,
+        warnings=_warnings(adapter, bases, report, changes, len(found) - len(used)),
+        sources=sources,
+    )
+
+
+def _refuse_more_than_lora(adapter: Adapter) -> None:
+    """What llama.cpp's format has no place for.
+
+    Raises:
+        UnsupportedError: whole tensors, replaced tokens, DoRA.
+    """
+    dora = [m for m, d in adapter.deltas.items() if d.magnitude is not None]
+    for found, what in (
+        (sorted(adapter.replacements), "whole tensors (modules_to_save, biases, embeddings)"),
+        (sorted(adapter.tokens), "token rows (trainable_token_indices)"),
+        (dora, "DoRA's magnitudes"),
+    ):
+        if found:
+            raise UnsupportedError(
+                f"the adapter has {what}: {', '.join(found[:3])}"
+                + (f" and {len(found) - 3} more" if found[3:] else ""),
+                where=adapter.folder,
+                wanted="low-rank changes only: llama.cpp's adapter files hold nothing else",
+                remedy="merge this adapter: pedsup-export run --base BASE --adapter "
+                f"{adapter.folder}",
+            )
+
+
+def _match(adapter: Adapter, base: BaseFile) -> MatchReport:
+    """Changes by the base file's tensor; what llama.cpp would not apply counts as unused."""
+    report = match(adapter, base.shapes, is_dead=base.is_dead)
+    tied = "output.weight" not in base.header.tensors
+    matched, unused = {}, list(report.unused)
+    for name, change in report.matched.items():
+        target = base.targets[name]
+        if change.lora is not None and (target in LEFT_OUT or (tied and target == EMBEDDING)):
+            module, norm = change.lora.module, change.lora.norm()
+            unused.append(UnusedDelta(module, "beside", norm, REASONS["beside"]))
+        else:
+            matched[target] = change
+    return replace(report, matched=matched, unused=tuple(unused))
+
+
+def _require_same(bases: Sequence[BaseFile], reports: Sequence[MatchReport]) -> None:
+    for base, report in zip(bases[1:], reports[1:], strict=True):
+        if report.matched.keys() != reports[0].matched.keys():
+            raise MismatchError(
+                "the base files do not have the same matrices",
+                where=[bases[0].header.path, base.header.path],
+                wanted="files of one model in different types",
+                remedy="make an adapter file for each",
+            )
+
+
+def _changes(base: BaseFile, used: Mapping[str, LoraDelta]) -> tuple[float, tuple[Change, ...]]:
+    """The file's alpha, the commonest of all, and the changes in llama.cpp's order."""
+    alphas = {name: float(np.float32(d.scaling * d.rank)) for name, d in used.items()}
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    if alpha <= 0:
+        raise UnsupportedError(f"a scaling below zero (alpha {alpha:g})", wanted="one above zero")
+    return alpha, tuple(
+        Change(name, used[name], base.head_rows(name), alphas[name] / alpha)
+        for name in llama_cpp_order(used)
+    )
+
+
+def _slots(changes: Sequence[Change], kind: GGMLType) -> tuple[TensorSlot, ...]:
+    """F16 where rows are no multiple of the type's block, as llama.cpp's converter does."""
+    rows = []
+    for change in changes:
+        for name, shape in _shapes(change).items():
+            fits = shape[1] % kind.block_size == 0
+            rows.append((name, shape[::-1], kind if fits else BY_NAME["F16"]))
+    return tuple(lay_out(rows))
+
+
+def _shapes(change: Change) -> dict[str, tuple[int, int]]:
+    """Row-major shapes of both halves."""
+    (n_out, n_in), rank = change.delta.shape, change.delta.rank
+    a, b = ((n_out, rank), (n_in, rank)) if change.target == EMBEDDING else (
+        (rank, n_in), (n_out, rank))  # fmt: skip
+    return {f"{change.target}{A}": a, f"{change.target}{B}": b}
+
+
+def _metadata(request: AdapterFileRequest, bases: Sequence[BaseFile], alpha: float) -> list[KV]:
+    adapter, base = request.adapter, bases[0]
+    return [
+        string("general.architecture", base.header.architecture),
+        string("general.type", ADAPTER),
+        string(KIND, "lora"),
+        f32(ALPHA, alpha),
+        # Not the name alone: a signer is remembered by it, and the base may have the same.
+        string("general.name", request.name or f"{adapter.name} (adapter)"),
+        string("general.description", f"{SHORT['en']} {SHORT['es']}"),
+        string("general.quantized_by", f"pedsup {pedsup.__version__}"),
+        u32("general.quantization_version", 2),
+        u32("general.file_type", TYPES[request.kind]),
+        string("general.license", request.license or licence_of(adapter.folder)),
+        u32("general.base_model.count", 1),
+        string("general.base_model.0.name", base.identity.name),
+        array("general.tags", ValueType.STRING, ["research-only", "not-a-medical-device"]),
+        string("pedsup.version", pedsup.__version__),
+        string("pedsup.intended_use.en", FULL["en"]),
+        string("pedsup.intended_use.es", FULL["es"]),
+        string("pedsup.adapter.name", adapter.name),
+        array(FITS_KEY, ValueType.STRING, [b.header.path.name for b in bases]),
+        string(DIGEST_KEY, DIGEST_PLACEHOLDER),
+    ]
+
+
+def _warnings(
+    adapter: Adapter,
+    bases: Sequence[BaseFile],
+    report: MatchReport,
+    changes: Sequence[Change],
+    n_idle: int,
+) -> tuple[str, ...]:
+    found = [*report.warnings, *scale_notes(adapter)]
+    if n_idle:
+        found.append(f"the adapter's change of {n_idle} matrices is exactly zero: left out")
+    if folded := [c.target for c in changes if c.factor != 1]:
+        found.append(
+            f"{len(folded)} matrices have a scaling of their own, which is multiplied into lora_b "
+            f"({folded[0]})"
+        )
+    if report.wrong_forward_pass:
+        found.append(DEAD_KV_NOTE)
+    if other := base_name_warning(adapter, _base_name(bases[0])):
+        found.append(other)
+    found += [note for base in bases for note in _tokenizer_notes(adapter.folder, base)]
+    return tuple(dict.fromkeys(found))
+
+
+def _base_name(base: BaseFile) -> str | None:
+    """What a base file says that it was made from."""
+    manifest = base.identity.manifest
+    recorded = manifest.facts.base if manifest else None
+    named = recorded.name if recorded else None
+    name = named or base.header.get("general.base_model.0.name")
+    return name if isinstance(name, str) else None
+
+
+def _tokenizer_notes(folder: Path, base: BaseFile) -> list[str]:
+    """How the tokenizer beside the adapter differs from the base file's, which is the one used."""
+    mine = overlay(Tokenizer(folder, {}, {}, {}), folder)
+    if mine is None:
+        return []
+    header, notes = base.header, []
+    template, theirs = mine.templates.default, header.get("tokenizer.chat_template")
+    if template is not None and template != theirs:
+        notes.append(
+            "the adapter's folder has another chat template than the base file, and an adapter "
+            "file holds none: the base file's is used"
+        )
+    tokens = header.get("tokenizer.ggml.tokens")
+    if mine.document and isinstance(tokens, ArrayValue) and not is_cut(header):
+        known = [raw.decode("utf-8", "replace").replace("▁", " ") for raw in tokens.raw_strings()]
+        other = [
+            token
+            for token, number in mine.vocab.items()
+            if not 0 <= number < len(known) or known[number] != token.replace("▁", " ")
+        ]
+        if other:
+            notes.append(
+                f"{len(other)} tokens of the adapter's folder are others in the base file "
+                f"({other[0]!r:.40}): the base file's are used"
+            )
+    return notes

@@ -1,0 +1,81 @@
+"""`pedsup-run patch`: make the new version of a model out of the old one and a patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.cli.verbs import LANG
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
+from pedsup.messages import Message, message
+from pedsup.patch.apply import ApplyPlan, ApplyRequest, apply, check, open_plan
+from pedsup.progress import human_bytes
+from pedsup.settings.load import load_settings
+from pedsup.texts.language import translated
+from pedsup.texts.safe import clean
+from pedsup.trust.assess import Trust
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("old", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("patch", metavar="PATCH", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="The new file; default: beside the old one, by the name that the patch has for it.",
+)  # fmt: skip
+@click.option(
+    "--in-place", is_flag=True, help="Change the old file itself: for a phone without room for two."
+)
+@click.option("--undo", is_flag=True, help="Take back an interrupted --in-place.")
+@click.option("--dry-run", is_flag=True, help="Check the patch and the file; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@LANG
+def command(as_json: bool, dry_run: bool, **options: Any) -> int:
+    """Make the new version of MODEL with PATCH, a file of `pedsup-export patch`.
+
+    The old file stays as it is. The new one is checked against its manifest and its signature
+    before it takes its name. If this is interrupted, the same command goes on.
+    """
+    settings = load_settings(None, {})
+    request = ApplyRequest(**options, require_signature=settings.require_signature)
+    with open_plan(request) as plan:
+        if dry_run:
+            check(plan)
+            _show(as_json, plan, None, _plan_text(plan))
+            return 0
+        trust = apply(plan)
+        _show(as_json, plan, trust, _done_text(plan, trust))
+    return 0
+
+
+def _plan_text(plan: ApplyPlan) -> list[Message]:
+    counts = plan.as_dict()["tensors"]
+    size = human_bytes(plan.index.new_size)
+    return [
+        message("the patch fits: {path}, {size}", path=clean(str(plan.final)), size=size),
+        message(
+            "tensors: {same} the same, {delta} changed, {whole} new",
+            same=counts["same"],
+            delta=counts["delta"],
+            whole=counts["whole"],
+        ),
+    ]
+
+
+def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
+    if trust is None:
+        return [message("the old file is back: {path}", path=clean(str(plan.final)))]
+    return [message("the new file is ready: {path}", path=clean(str(plan.final))), *trust.lines()]
+
+
+def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
+    if as_json:
+        known = trust.describe() if trust is not None else None
+        document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+        return
+    for line in lines:
+        print(translated(line), flush=True)

@@ -1,0 +1,298 @@
+"""What `pedsup-run patch` does: an old file and a patch become the new file, or nothing changes.
+
+Before a byte is made: is the patch for this file and whole, does its header pass the door before
+llama.cpp, does somebody vouch for it as for the old one, is there room. After the last one: the
+new file is read from the disk and compared with what was signed or recorded; then it takes its
+name, and is known and trusted as after a first `verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    OutputError,
+    PedsupError,
+    UntrustedError,
+    UsageError,
+)
+from pedsup.files.fsio import refuse_existing
+from pedsup.gguf_file.validate import validate_drafter
+from pedsup.messages import message
+from pedsup.patch.copying import Copying
+from pedsup.patch.in_place import HEADER, InPlace
+from pedsup.patch.index import PatchIndex, read_index
+from pedsup.patch.payload import Payload
+from pedsup.patch.target import (
+    OldModel,
+    Target,
+    TrustQuestion,
+    make_target,
+    old_of_header,
+    open_old,
+    require_trusted,
+)
+from pedsup.patch.work import Work, open_work
+from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.identity import header_digest, identify
+from pedsup.trust.store import load_store
+from pedsup.trust.verified import (
+    FileState,
+    Reading,
+    read_in_full,
+    record_reading,
+    recorded_reading,
+)
+
+
+@dataclass(frozen=True)
+class ApplyRequest:
+    """The command line."""
+
+    old: Path
+    patch: Path
+    out: Path | None = None
+    in_place: bool = False
+    undo: bool = False
+    require_signature: bool = False
+
+
+@dataclass(frozen=True)
+class ApplyPlan:
+    """What is going to be made, decided before anything is written."""
+
+    request: ApplyRequest
+    payload: Payload
+    final: Path
+    in_place: bool
+
+    @property
+    def index(self) -> PatchIndex:
+        return self.payload.index
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        index = self.index
+        hows = [entry.how for entry in index.tensors]
+        return {
+            "old": str(self.request.old),
+            "patch": index.digest,
+            "new": str(self.final),
+            "in_place": self.in_place,
+            "new_bytes": index.new_size,
+            "patch_bytes": sum(entry.packed for entry in index.tensors),
+            "signed": index.signature is not None,
+            "tensors": {how: hows.count(how) for how in ("same", "delta", "whole")},
+        }
+
+
+@contextmanager
+def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
+    """The plan of a request.
+
+    Raises:
+        UsageError: options that exclude each other.
+        BadFileError: the patch is damaged.
+        OutputError: the new file exists.
+    """
+    in_place = request.in_place or request.undo
+    if in_place and request.out is not None:
+        raise UsageError(
+            "--in-place keeps the file's name: --out has no place there", remedy="give one of them"
+        )
+    index, file = read_index(request.patch)
+    with file:
+        final = request.old if in_place else request.out or request.old.with_name(index.new_name)
+        if not in_place:
+            if final.resolve() == request.old.resolve():
+                raise UsageError(
+                    "the new file would have the old one's name",
+                    where=final,
+                    wanted="another --out, or --in-place",
+                    remedy=f"pedsup-run patch {request.old} {request.patch} --in-place",
+                )
+            refuse_existing(final, force=False)
+        yield ApplyPlan(request, Payload(file, index), final, in_place)
+
+
+def check(plan: ApplyPlan) -> None:
+    """What `--dry-run` does: every check that needs no writing.
+
+    Raises:
+        MismatchError: the patch is for another file.
+        BadFileError: the patch is damaged or forged.
+    """
+    old = open_old(plan.request.old, plan.index)
+    plan.payload.require_whole()
+    make_target(plan.payload, old, plan.final)
+
+
+def apply(plan: ApplyPlan) -> Trust | None:
+    """Make the new file; what is known of it then. None where the old one was brought back.
+
+    Raises:
+        PedsupError: the old file is as it was, or, in place, the same command goes on or `--undo`
+            brings it back.
+    """
+    if plan.in_place and _is_new(plan):
+        return _trusted(plan)
+    with open_work(plan.final) as work:
+        trust = _in_place(plan, work) if plan.in_place else _beside(plan, work)
+        work.remove()
+    return trust
+
+
+def _beside(plan: ApplyPlan, work: Work) -> Trust:
+    old = open_old(plan.request.old, plan.index)
+    plan.payload.require_whole()
+    target = make_target(plan.payload, old, work.model)
+    job = work.read_job()
+    if job is not None and job[1] and work.model.exists():
+        raise _other_job(work)
+    if job != (plan.index.digest, False):
+        work.clear()
+    expected = _require_trusted(plan, work, old, target)
+    copying = Copying(plan.payload, old, target, work)
+    copying.require_room()
+    work.write_job(plan.index.digest, in_place=False)
+    try:
+        copying.run()
+    except (MismatchError, BadFileError):
+        work.clear()  # the same inputs would end the same way
+        raise
+    try:
+        checked = _require_right(plan, work, expected)
+    except PedsupError:
+        work.clear()
+        raise
+    return _publish(plan, work, target, checked)
+
+
+def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
+    resumed = work.model.exists()
+    if resumed and work.read_job() != (plan.index.digest, True):
+        raise _other_job(work)
+    if resumed:
+        old = old_of_header(plan.final, (work.before / HEADER).read_bytes(), plan.index)
+    else:
+        old = open_old(plan.final, plan.index)
+    plan.payload.require_whole()
+    target = make_target(plan.payload, old, work.model)
+    job = InPlace(plan.payload, old, target, work)
+    if plan.request.undo:
+        if not resumed:
+            raise UsageError("there is no interrupted patch to undo", where=plan.final)
+        _undo(plan, job)
+        return None
+    expected = _require_trusted(plan, work, old, target)
+    if not resumed:
+        job.require_possible()
+        _require_old_bytes(plan)
+        job.prepare()
+        work.write_beside(target.manifest, target.signature)
+    job.run()
+    try:
+        checked = _require_right(plan, work, expected)
+    except PedsupError:
+        _undo(plan, job)
+        work.remove()
+        raise
+    return _publish(plan, work, target, checked)
+
+
+def _is_new(plan: ApplyPlan) -> bool:
+    """Whether the file is the new version already."""
+    path = plan.final
+    if not path.exists():
+        return False
+    header = validate_drafter(path)
+    return header_digest(header) == plan.index.new_header_sha256
+
+
+def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:
+    """The SHA-256 that the new file must have, by who vouches for it."""
+    work.write_beside(target.manifest, target.signature)
+    named = replace(old, path=plan.request.old)
+    question = TrustQuestion(
+        plan.index, named, plan.final, load_store(), plan.request.require_signature
+    )
+    return require_trusted(target, question)
+
+
+def _require_old_bytes(plan: ApplyPlan) -> None:
+    """Raise `MismatchError` if a byte of the old file is not what it was: nothing could undo it."""
+    path, state = plan.final, FileState.of(plan.final)
+    known = recorded_reading(path, state, plan.index.old.header_sha256)
+    if (known or read_in_full(path, state)).sha256 != plan.index.old.sha256:
+        raise MismatchError(
+            "the old file is not what it was: it is damaged or was changed",
+            where=path,
+            wanted=f"SHA-256 {plan.index.old.sha256}",
+            remedy="copy it again from where it came from, or get the whole new file",
+        )
+
+
+def _undo(plan: ApplyPlan, job: InPlace) -> None:
+    job.undo()
+    path = plan.final
+    if read_in_full(path, FileState.of(path)).sha256 != plan.index.old.sha256:
+        raise MismatchError(
+            "the old file could not be brought back as it was",
+            where=path,
+            wanted=f"SHA-256 {plan.index.old.sha256}",
+            remedy="copy it again from where it came from: the storage may be failing",
+        )
+
+
+def _require_right(plan: ApplyPlan, work: Work, expected: str) -> tuple[FileState, Reading]:
+    """Read what is on the disk, whatever was written; it may be opened, and is what was exported.
+
+    Raises:
+        BadFileError, UnsupportedError: llama.cpp must not see it.
+        UntrustedError: it is another file.
+    """
+    state = FileState.of(work.model)
+    validate_drafter(work.model)
+    reading = read_in_full(work.model, state)
+    if reading.sha256 != expected:
+        raise UntrustedError(
+            "the new file is not the one that was exported: the patch was changed",
+            where=plan.index.path,
+            wanted=message("SHA-256 {wanted}, not {found}", wanted=expected, found=reading.sha256),
+            remedy="copy the patch again from where it came from",
+        )
+    return state, reading
+
+
+def _publish(
+    plan: ApplyPlan, work: Work, target: Target, checked: tuple[FileState, Reading]
+) -> Trust:
+    state, reading = checked
+    work.publish()
+    now = FileState.of(plan.final)
+    # Taking its name changes a file's change time and nothing else.
+    if replace(now, ctime_ns=state.ctime_ns) == state:
+        record_reading(plan.final, now, target.digest, reading)
+    return _trusted(plan)
+
+
+def _trusted(plan: ApplyPlan) -> Trust:
+    """The new file under its name, as a first `verify` leaves it."""
+    header = validate_drafter(plan.final)
+    policy = Policy(require_signature=plan.request.require_signature)
+    return verify_weights(assess(header, identify(header), load_store(), policy))
+
+
+def _other_job(work: Work) -> OutputError:
+    return OutputError(
+        "another patch was interrupted here",
+        where=work.folder,
+        wanted="the patch that was being applied",
+        remedy="finish it with the same command, or take it back with --undo",
+    )

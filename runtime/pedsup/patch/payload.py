@@ -1,0 +1,153 @@
+"""The payload of a patch: parts that are unpacked as one, and the pieces of changed tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from pedsup.gguf_file import TensorInfo
+from pedsup.messages import message, reason_of
+from pedsup.patch.arithmetic import changed
+from pedsup.patch.index import PIECE, PREFIX, Packed, PatchIndex, TensorPatch, damaged
+from pedsup.patch.layouts import Layout, layout_of
+from pedsup.patch.streams import METHODS, unpacked
+from pedsup.progress import byte_bar
+
+_STREAM: Final = struct.Struct("<BI")
+_BLOCK: Final = 1 << 20
+_XZ_MEMORY: Final = 96 << 20
+"""Bytes: xz at its preset 6 takes 9 MB, at 9 it takes 65."""
+SPARE: Final = 1 << 10
+"""Bytes that a packed stream may be longer than what is in it: deflate adds a few per block."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some whole blocks of a tensor, changed together."""
+
+    begin: int
+    """Byte of the tensor."""
+    n_bytes: int
+    streams_at: int
+    """Byte of the patch; 0 where nothing changes."""
+
+
+class Payload:
+    """Reads an open patch whose index was checked."""
+
+    def __init__(self, file: BinaryIO, index: PatchIndex) -> None:
+        self._file, self.index = file, index
+
+    def require_whole(self) -> None:
+        """Read all of it once. Raises `BadFileError` if a byte is not as it was written."""
+        end = self.index.payload_end
+        digest, at = hashlib.sha256(), PREFIX.size
+        self._file.seek(at)
+        with byte_bar(end - at, "check") as bar:
+            while at < end and (block := self._file.read(min(_BLOCK, end - at))):
+                digest.update(block)
+                at += len(block)
+                bar.update(len(block))
+        if digest.hexdigest() != self.index.payload_sha256:
+            raise damaged(self.index.path, "a byte of the patch is not as it was written")
+
+    def part(self, part: Packed) -> bytes:
+        """What a part holds.
+
+        Raises:
+            BadFileError: it is damaged, or holds more or less than the index says.
+        """
+        self._file.seek(part.at)
+        raw = self._file.read(part.packed)
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        try:
+            data = stream.decompress(raw, part.unpacked + 1)
+        except (lzma.LZMAError, EOFError) as error:
+            raise damaged(
+                self.index.path,
+                message("a part of it is not xz: {reason}", reason=reason_of(error)),
+            ) from error
+        if len(data) != part.unpacked or (stream.unused_data and stream.eof):
+            raise damaged(self.index.path, "a part of it has another length than its index says")
+        return data
+
+    def pieces(self, entry: TensorPatch, tensor: TensorInfo) -> Iterator[Piece]:
+        """The pieces of a tensor; those of a changed one as the patch has them.
+
+        Raises:
+            BadFileError: their lengths do not add up.
+        """
+        size = tensor.type.type_size
+        step = PIECE // size * size
+        n_streams = 1 if entry.how == "whole" else len(layout_of(tensor.type).streams)
+        at, end = entry.at, entry.at + entry.packed
+        for begin in range(0, tensor.n_bytes, step):
+            n_bytes = min(step, tensor.n_bytes - begin)
+            yield Piece(begin, n_bytes, 0 if entry.how == "same" else at)
+            for _ in range(n_streams if entry.how != "same" else 0):
+                at += _STREAM.size + self._stream_head(at, end)[1]
+        if at != end:
+            raise damaged(
+                self.index.path,
+                message("the pieces of tensor '{name}' do not add up", name=entry.name),
+            )
+
+    def made(
+        self, entry: TensorPatch, tensor: TensorInfo, piece: Piece, old: bytes, *, back: bool
+    ) -> bytes:
+        """The new bytes of a piece from its old ones (or the old ones from the new, with `back`).
+
+        Raises:
+            BadFileError: a stream of it is damaged.
+        """
+        if entry.how == "same":
+            return old
+        layout = layout_of(tensor.type)
+        n_blocks = piece.n_bytes // layout.block_bytes
+        lengths = [n * n_blocks for n in layout.streams]
+        if entry.how == "whole":
+            (data,) = self._streams(entry, piece, [piece.n_bytes])
+            return data or bytes(piece.n_bytes)
+        return _change(old, layout, self._streams(entry, piece, lengths), back=back)
+
+    def _streams(self, entry: TensorPatch, piece: Piece, lengths: list[int]) -> list[bytes]:
+        at, end, found = piece.streams_at, entry.at + entry.packed, []
+        for length in lengths:
+            method, packed = self._stream_head(at, end)
+            if packed > 2 * length + SPARE:
+                raise damaged(
+                    self.index.path,
+                    message("{size} bytes for {count} differences", size=packed, count=length),
+                )
+            data = self._file.read(packed)
+            at += _STREAM.size + packed
+            try:
+                found.append(unpacked(method, data, length))
+            except ValueError as error:
+                raise damaged(
+                    self.index.path,
+                    message("tensor '{name}': {reason}", name=entry.name, reason=reason_of(error)),
+                ) from error
+        return found
+
+    def _stream_head(self, at: int, end: int) -> tuple[int, int]:
+        """Method and length of the stream at a byte of the patch; what follows is read next."""
+        self._file.seek(at)
+        raw = self._file.read(_STREAM.size) if at + _STREAM.size <= end else b""
+        if len(raw) < _STREAM.size:
+            raise damaged(self.index.path, "a tensor's differences end too early")
+        method, packed = _STREAM.unpack(raw)
+        if method not in METHODS or at + _STREAM.size + packed > end:
+            raise damaged(
+                self.index.path,
+                message("a stream of {size} bytes by method {method}", size=packed, method=method),
+            )
+        return method, packed
+
+
+def _change(old: bytes, layout: Layout, streams: list[bytes], *, back: bool) -> bytes:
+    return changed(old, layout, streams, back=back) if any(streams) else old

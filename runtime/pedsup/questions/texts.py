@@ -1,0 +1,89 @@
+"""Texts that a file is calibrated or judged on: read, and told apart.
+
+A text that decided how a file was rounded says nothing about how good the file is. So both stages
+read texts with this module, and look for runs of words that stand in both.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pedsup.errors import BadFileError, MissingFileError
+
+MAX_BYTES: Final = 64 << 20
+SHINGLE: Final = 12
+"""A run of so many words in both texts is an overlap."""
+DIGEST: Final = 8
+"""Bytes of a run's digest."""
+SKETCH: Final = 2048
+"""Digests kept of a text: 22 KB in base64."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A named text; where files are judged, the name (usually a language) heads its figures."""
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the text in UTF-8."""
+        return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
+
+
+def read_text(path: Path, option: str, most: int = MAX_BYTES) -> str:
+    """The text of a file; a byte order mark is no part of it.
+
+    Args:
+        option: what named the file, for the message.
+        most: bytes that are read at most.
+
+    Raises:
+        MissingFileError, BadFileError: missing, too large, or not UTF-8.
+    """
+    if not path.is_file():
+        raise MissingFileError("no such file", where=path, remedy=f"check {option}")
+    if path.stat().st_size > most:
+        raise BadFileError(
+            f"a text of {path.stat().st_size} bytes",
+            where=path,
+            wanted=f"at most {most}",
+            remedy="cut it: a few hundred thousand tokens are plenty",
+        )
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
+
+
+def shingles(content: str) -> set[bytes]:
+    """Digests (8 bytes) of every run of `SHINGLE` words, case and punctuation aside."""
+    words = re.findall(r"\w+", content.casefold())
+    runs = (" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1))
+    return {hashlib.blake2b(run.encode(), digest_size=DIGEST).digest() for run in runs}
+
+
+def sketch(content: str) -> str:
+    """The runs of words of a text in little space: the `SKETCH` lowest digests, in base64.
+
+    Of a longer text this is a sample that any other text draws in the same way, so that a shared
+    passage of some hundred words is found without the text itself.
+    """
+    lowest = sorted(shingles(content))[:SKETCH]
+    return base64.b64encode(b"".join(lowest)).decode()
+
+
+def runs_in_sketch(content: str, text: str) -> int:
+    """How many runs of words of `content` a sketch holds; 0 for what is not a sketch."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return 0
+    known = {raw[at : at + DIGEST] for at in range(0, len(raw) - DIGEST + 1, DIGEST)}
+    return len(known & shingles(content))
