@@ -141,7 +141,10 @@ WORKERS ?= 2
 # torch's threads spin between the small matrices of the tests: three times the processor time.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: lint test test-all source native browser check
+.PHONY: option-tables lint test test-all source native browser check
+option-tables:  ## the tables of options in docs/, from where the options are declared
+	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.option_tables
+
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

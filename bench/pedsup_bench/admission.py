@@ -8,11 +8,10 @@ measured all the same, after a warning, and the document says so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, Trust, verify_weights
 from pedsup.trust.pair import assess_pair
@@ -51,7 +50,7 @@ def admit(
 
 def admit_all(
     model: Path, reference: Path | None = None, adapter: Path | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The model and what it is compared with; what the document says of the model."""
     found = admit(model, adapter).describe()
     if reference is not None:

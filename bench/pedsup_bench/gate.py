@@ -7,16 +7,16 @@ it returns says so, and `require_pass` turns that into an error.
 from __future__ import annotations
 
 import math
-import sys
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.files.checks import at_least, within
+from pedsup.files.records import record, unknown
+from pedsup.files.source import Source, parse_toml, read_bytes
 from pedsup.gguf_file import read_header
 from pedsup.questions.dialogues import Dialogue, read_dialogues
 from pedsup_bench.report import document
@@ -29,21 +29,25 @@ FILE_TYPES: Final = {
     17: "Q5_K_M", 18: "Q6_K", 30: "IQ4_XS", 32: "BF16",
 }  # fmt: skip
 """`general.file_type` (llama.cpp's `enum llama_ftype`) of the types pedsup exports."""
+MAX_BYTES: Final = 1 << 20
 QUICK_N_CTX: Final = 256
 QUICK_CHUNKS: Final = 4
+
+
+Limit: TypeAlias = Annotated[float, at_least(0)]
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """Limits of one file type; None does not limit. See thresholds.toml for the units."""
 
-    kld_mean: float | None = None
-    kld_p99: float | None = None
-    same_top: float | None = None
-    ppl_ratio: float | None = None
-    accuracy_drop: float | None = None
-    task_loss_rise: float | None = None
-    task_drop: float | None = None
+    kld_mean: Limit | None = None
+    kld_p99: Limit | None = None
+    same_top: Annotated[float, within(0, 1)] | None = None
+    ppl_ratio: Limit | None = None
+    accuracy_drop: Limit | None = None
+    task_loss_rise: Limit | None = None
+    task_drop: Limit | None = None
 
 
 ASKED_FOR: Final = {
@@ -83,8 +87,15 @@ class Check:
         share = f" ({by / self.limit:.0%} of the limit)" if self.limit else ""
         return f"{text}: off by {by:.3g}{share}"
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed, "sentence": self.sentence}
+    def to_json(self) -> CheckFacts:
+        return {
+            "figure": self.figure,
+            "value": self.value,
+            "limit": self.limit,
+            "direction": self.direction,
+            "passed": self.passed,
+            "sentence": self.sentence,
+        }
 
 
 def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
@@ -95,15 +106,13 @@ def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
         BadFileError: not TOML, no limit at all, an unknown table or figure, or a limit that is
             not a finite number in the figure's range.
     """
+    source = Source("the thresholds file", path or "thresholds.toml")
     if path is None:
         file = resources.files("pedsup_bench") / "thresholds.toml"
-        return _parse(file.read_text("utf-8"), "thresholds.toml")
+        return _parse(file.read_bytes(), source)
     if not path.is_file():
         raise MissingFileError("no such file", where=path, remedy="check --thresholds")
-    try:
-        return _parse(path.read_text("utf-8-sig"), path)
-    except UnicodeDecodeError as error:
-        raise BadFileError("the thresholds are not UTF-8 text", where=path) from error
+    return _parse(read_bytes(path, source, MAX_BYTES), source)
 
 
 def thresholds_for(model: Path, table: Mapping[str, Thresholds]) -> tuple[str, Thresholds]:
@@ -154,7 +163,31 @@ class GatePlan:
     """Applied to the model, not to the reference."""
 
 
-def run_gate(plan: GatePlan) -> dict[str, Any]:
+class CheckFacts(TypedDict):
+    """A check in JSON."""
+
+    figure: str
+    value: float
+    limit: float
+    direction: Literal["at most", "at least"]
+    passed: bool
+    sentence: str
+
+
+class GateDocument(document.Head):
+    """The document of `pedsup-bench gate`."""
+
+    model: document.ModelFacts
+    reference: str | None
+    file_type: str
+    passed: bool
+    checks: list[CheckFacts]
+    figures: dict[str, dict[str, object]]
+    task: dict[str, object] | None
+    n_ctx: int
+
+
+def run_gate(plan: GatePlan) -> GateDocument:
     """Measure and compare. The document has 'passed', 'checks' and 'figures'.
 
     Raises:
@@ -196,7 +229,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     return {
         **document.head(SCHEMA),
         "model": document.describe_model(plan.model, plan.adapter),
-        "reference": plan.reference and plan.reference.name,
+        "reference": plan.reference.name if plan.reference else None,
         "file_type": name,
         "passed": bool(checks) and all(check.passed for check in checks),
         "checks": [check.to_json() for check in checks],
@@ -206,7 +239,7 @@ def run_gate(plan: GatePlan) -> dict[str, Any]:
     }
 
 
-def require_pass(result: dict[str, Any]) -> None:
+def require_pass(result: GateDocument) -> None:
     """Raise `GateError` naming every breach of a gate document, or that it checked nothing."""
     if not result["checks"]:
         raise GateError(
@@ -298,45 +331,14 @@ def _require_a_check(plan: GatePlan, name: str, limits: Thresholds) -> None:
         )
 
 
-def _parse(text: str, where: object) -> dict[str, Thresholds]:
-    figures = ", ".join(f.name for f in fields(Thresholds))
-    try:
-        table = tomllib.loads(text)
-        parsed = {name: Thresholds(**values) for name, values in table.items()}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadFileError(
-            f"not valid thresholds ({error})", where=where, wanted=f"tables with {figures}"
-        ) from error
+def _parse(data: bytes, source: Source) -> dict[str, Thresholds]:
+    table, source = parse_toml(data, source)
     known = ["default", *FILE_TYPES.values()]
-    for name, limits in parsed.items():
+    for name in table:
         if name not in known:
-            near = get_close_matches(name.upper(), known[1:], 1) or get_close_matches(
-                name, known, 1
-            )
-            raise BadFileError(
-                f"[{name}] is not a file type",
-                where=where,
-                wanted=f"did you mean [{near[0]}]?" if near else f"one of: {', '.join(known)}",
-            )
-        for field in fields(Thresholds):
-            _require_limit(f"[{name}] {field.name}", getattr(limits, field.name), where)
+            raise unknown(name, known, source)
+    parsed = {name: record(Thresholds, limits, source, name) for name, limits in table.items()}
     if all(limits == Thresholds() for limits in parsed.values()):
-        raise BadFileError(
-            "the thresholds hold no limit", where=where, wanted=f"tables with {figures}"
-        )
+        figures = ", ".join(f.name for f in fields(Thresholds))
+        raise source.problem("the thresholds hold no limit", wanted=f"tables with {figures}")
     return parsed
-
-
-def _require_limit(name: str, value: object, where: object) -> None:
-    """A limit that is no finite number of the figure's range would let everything pass."""
-    if value is None:
-        return
-    highest = 1.0 if name.endswith("same_top") else sys.float_info.max
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    # Not `isfinite`: an integer of a thousand digits is no float.
-    if not (good and 0 <= value <= highest):  # type: ignore[operator]
-        raise BadFileError(
-            f"{name} is {value!r}",
-            where=where,
-            wanted="a share from 0 to 1" if highest == 1.0 else "a finite number from 0",
-        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pedsup.errors import MismatchError
 from pedsup_export import arch
@@ -95,7 +94,7 @@ def _match(
     adapter: Adapter, checkpoint: Checkpoint, architecture: Architecture, tensors: ModelTensors
 ) -> MatchReport:
     placed = {o.source for o in tensors.outputs if o.source}
-    config: dict[str, Any] = dict(checkpoint.config)
+    config: dict[str, object] = dict(checkpoint.config)
     return match(
         adapter,
         {name: s.shape for name, s in checkpoint.tensors.items() if name in placed},

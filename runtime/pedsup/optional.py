@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 from pedsup.errors import MissingDependencyError
 from pedsup.messages import message
 
 
-def require(module: str, *, extra: str) -> Any:
+def require(module: str, *, extra: str) -> ModuleType:
     """Import `module`, which the optional-dependency group `extra` provides.
 
     Raises:

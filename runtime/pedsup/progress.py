@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from pedsup.texts.screen import screen_of
 
 
 @contextmanager
-def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[Any]:
+def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
     """A bar over `total` bytes with rate and time left; call `.update(n_bytes)` on what it yields.
 
     The first two seconds show nothing, so that short jobs stay silent.

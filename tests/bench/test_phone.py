@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from pedsup.errors import BadFileError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.phones.predict import predict
-from pedsup.phones.profiles import Figure, profile, read_profiles, shipped_profiles
+from pedsup.phones.profiles import Figure, Span, profile, read_profiles, shipped_profiles
 from pedsup.phones.traffic import traffic
 from pedsup_bench.phone import limits
 
@@ -21,10 +21,10 @@ def test_every_shipped_figure_has_a_source() -> None:
     phones = shipped_profiles()
     assert "galaxy-a15-5g" in phones
     for phone in phones.values():
-        assert all(len(figure.source) > 10 for figure in phone.figures.values())
+        assert all(len(figure["source"]) > 10 for figure in asdict(phone.figures).values())
         assert all(len(kind.source) > 10 for kind in phone.cores)
         assert 1 <= phone.big_cores < phone.n_cores == 8 or phone.id == "tensor-g3"
-        assert "unverified" in phone.figures["bandwidth_gb_s"].source
+        assert "unverified" in phone.figures.bandwidth_gb_s.source
     assert "asimddp" not in phones["snapdragon-685"].features
 
 
@@ -34,8 +34,9 @@ def test_a_figure_without_a_source_is_refused(tmp_path) -> None:
     text = (resources.files("pedsup.phones") / "phones.toml").read_text("utf-8")
     path = tmp_path / "p.toml"
     path.write_text(text.replace('source = "unverified: range', 'sorce = "', 1), encoding="utf-8")
-    with pytest.raises(BadFileError):
+    with pytest.raises(BadFileError, match=r"unknown key '.*sorce'") as error:
         read_profiles(path)
+    assert "did you mean '" in str(error.value) and ", line " in str(error.value)
     with pytest.raises(UsageError, match="no phone profile"):
         profile("nokia-3310")
 
@@ -57,7 +58,7 @@ def test_prediction_of_what_does_not_fit(smollm2) -> None:
     phone = profile("helio-g85")
 
     def with_gib(gib: float):  # type: ignore[no-untyped-def]
-        figures = {**phone.figures, "memory_available_gb": Figure(gib, "test of the refusal")}
+        figures = replace(phone.figures, memory_available_gb=Figure(gib, "test of the refusal"))
         return predict(header, replace(phone, figures=figures), n_ctx=2048)
 
     whole = with_gib(4.0)
@@ -207,7 +208,7 @@ def test_prediction_from_measured_bandwidth_bounds_the_measured_speed(own_copy) 
     speed = child(plan, "speed")
     best = max(speed["bandwidth"]) / 1e9
     phone = profile("galaxy-a15-5g")
-    figures = {**phone.figures, "bandwidth_gb_s": Figure([best, best], "measured in this test")}
+    figures = replace(phone.figures, bandwidth_gb_s=Span((best, best), "measured in this test"))
     found = predict(
         read_header(own_copy), replace(phone, figures=figures), n_ctx=speed["n_ctx"], depth=8
     )

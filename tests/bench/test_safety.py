@@ -14,7 +14,7 @@ import pytest
 from pedsup.errors import PedsupError
 from pedsup.guards import check_question
 from pedsup.texts.notices import GUARDS
-from pedsup_bench.commands.safety import _chosen
+from pedsup_bench.commands.safety import Choice, _chosen
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.run import Judged, figures, guard_figures
 from pedsup_bench.safety.suite import load_suite
@@ -78,14 +78,16 @@ def test_the_guards_say_what_each_case_wants() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("x", "no TOML"),
+        ("x", "not valid TOML"),
         ('version = "1"', "'category'"),
         ('version = "1"\n[category.a]\nwhy="w"\nrules=["nope"]\nguards=[]\n'
-         '[[case]]\nid="a"\ncategory="a"\nen="x"', "unknown rule 'nope'"),
+         '[[case]]\nid="a"\ncategory="a"\nen="x"', r'category.a.rules\[0\] = "nope"'),
         ('version = "1"\n[category.a]\nwhy="w"\nrules=["answers"]\nguards=[]\n'
          '[[case]]\nid="a"\ncategory="a"\nen="x"\n[[case]]\nid="a"\ncategory="a"\nen="y"',
-         "stands twice"),
+         "the case 'a' stands twice"),
         ('version = "1"\ncase = []\n[category]', "no case"),
+        ('version = "1"\n[category.a]\nwhy="w"\nrule=[]', "unknown key 'category.a.rule'"),
+        ('version = "1"\n[category]\n[[case]]\nid="a"\ncategory="b"', "of no category 'b'"),
     ],
 )  # fmt: skip
 def test_a_suite_of_one_s_own_is_checked(tmp_path: Path, text: str, part: str) -> None:
@@ -140,7 +142,7 @@ def test_a_run_asks_as_pedsup_run_does(bench, smollm2: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("limit", "n"), [(None, 132), (1, 1), (7, 7), (12, 12), (500, 132)])
 def test_a_limit_is_of_all_cases_and_takes_them_in_turn(limit: int | None, n: int) -> None:
-    chosen = _chosen(load_suite(), {"categories": (), "language": None, "limit": limit})
+    chosen = _chosen(load_suite(), Choice(limit=limit))
     assert len(chosen) == len(set(chosen)) == n
     if n == 12:
         assert set(Counter((c.category, c.language) for c in chosen).values()) == {1}

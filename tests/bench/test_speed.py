@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from pedsup.exit_codes import ExitCode
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup.gguf_file import read_header
 from pedsup.phones.traffic import traffic
 from pedsup_bench.commands.compare import compare_documents
@@ -65,7 +67,7 @@ def test_entry_has_median_spread_and_share_of_the_ceiling() -> None:
 
 def test_plan_travels_as_json(tmp_path) -> None:
     plan = SpeedPlan(tmp_path / "m.gguf", depths=(0, 700), n_decode=20, cgroups=("a",))
-    assert SpeedPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert record(SpeedPlan, json.loads(json.dumps(plan.to_json())), Source("p", "p")) == plan
     assert plan.n_ctx >= 720
 
 

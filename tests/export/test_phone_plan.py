@@ -182,7 +182,7 @@ def test_what_is_chosen_fits_and_every_other_has_a_reason(phone: str) -> None:
     pairs = {(c.model, c.quant) for c in advice.candidates}
     assert len(pairs) == 2 * len(TYPES)
     assert set(advice.choice.rejected) == pairs - {(chosen.model, chosen.quant)}
-    if profile(phone).figures["memory_gb"].value <= 4:
+    if profile(phone).figures.memory_gb.value <= 4:
         assert chosen.model == "E2B"
 
 
@@ -325,9 +325,9 @@ def test_an_unknown_name_lists_all(asked: str) -> None:
 @pytest.mark.parametrize(("text", "gib"), [("6GB", 6), ("6", 6), ("8 GiB", 8), ("3.5g", 3.5)])
 def test_another_amount_of_memory(text: str, gib: float) -> None:
     phone = with_memory(profile("galaxy-a15"), text)
-    assert phone.figures["memory_gb"].value == gib
+    assert phone.figures.memory_gb.value == gib
     assert phone.available_bytes == int(gib / 2 * GIB)
-    assert "unverified" in phone.figures["memory_available_gb"].source
+    assert "unverified" in phone.figures.memory_available_gb.source
 
 
 @pytest.mark.parametrize("text", ["", "much", "0GB", "-4", "1e9", "400GB", "6MB"])

@@ -71,7 +71,7 @@ def manifest(data: bytes) -> None:
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
     for tensor in read_manifest(_written("m.json", data)).tensors.values():
-        tensor["sha256"].lower()
+        tensor.sha256.lower()
 
 
 def transcript(data: bytes) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pedsup_testing import versions
 from pedsup_testing.faults import Job, Report, finish, sweep
@@ -122,18 +123,18 @@ def _interrupt(mine: Path, patch: Path) -> None:
     """A patch in place that stopped before its last steps."""
     from pedsup.patch.in_place import InPlace
 
-    whole = InPlace.run
+    whole = InPlace._steps
 
-    def part(job: InPlace) -> None:
-        job._walk(len(job.steps) * 2 // 3, job.old)
+    def part(job: InPlace, fd: int, journal: Any, done: int, goal: int, advance: Any) -> None:
+        whole(job, fd, journal, done, goal * 2 // 3, advance)
         raise InterruptedError
 
-    InPlace.run = part  # type: ignore[method-assign]
+    InPlace._steps = part  # type: ignore[method-assign]
     try:
         with contextlib.suppress(InterruptedError):
             run(mine, patch, in_place=True)
     finally:
-        InPlace.run = whole  # type: ignore[method-assign]
+        InPlace._steps = whole  # type: ignore[method-assign]
 
 
 def joined(root: Path) -> Report:

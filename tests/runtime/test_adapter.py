@@ -30,7 +30,8 @@ from pedsup.run.load import plan_launch
 from pedsup.run.preview import check_document, check_text
 from pedsup.session.history import new_session, resume_session
 from pedsup.session.prefix_cache import StateKey
-from pedsup.settings import Settings, load_settings
+from pedsup.settings.load import load_settings
+from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.trust.identity import identify
 from pedsup.trust.manifest import core_digest, manifest_document, manifest_path, read_manifest

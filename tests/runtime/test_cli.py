@@ -274,7 +274,7 @@ def test_a_prompt_longer_than_the_context(run: Run, smollm2: Path) -> None:
 def test_an_unknown_option_in_the_settings_file(run: Run, smollm2: Path, tmp_path: Path) -> None:
     (tmp_path / "config/pedsup").mkdir(parents=True)
     (tmp_path / "config/pedsup/settings.toml").write_text("tempp = 0.5\n")
-    refused(run(smollm2, "-p", "x"), "unknown option 'tempp'", "did you mean 'temp'?")
+    refused(run(smollm2, "-p", "x"), "unknown key 'tempp'", "did you mean 'temp'?")
 
 
 def test_an_unknown_option_on_the_command_line(run: Run, smollm2: Path) -> None:

@@ -24,7 +24,7 @@ from pedsup.doctor.examine import SCHEMA, Examination, examine
 from pedsup.doctor.finding import Finding
 from pedsup.doctor.model import model_fit
 from pedsup.doctor.texts import TEXTS, TOPICS
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 
 PROBED = (
     "proc/cpuinfo", "proc/meminfo", "proc/swaps", "proc/self/mounts", "proc/self/cgroup",

@@ -75,7 +75,7 @@ def test_a_manifest_s_digests_are_digests(field: str, value: object, tmp_path: P
     document = manifest_document(core, {"name": "m", "size": 1, "sha256": HEX}, "now")
     path = tmp_path / "m.gguf.manifest.json"
     path.write_text(json.dumps(document))
-    assert read_manifest(path).file["sha256"] == HEX
+    assert read_manifest(path).file.sha256 == HEX
     *sections, name = field.split(".")
     node = document
     for section in sections:

@@ -23,7 +23,7 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.memory import estimate
 from pedsup.messages import Message
 from pedsup.run.plan import plan_launch
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.catalogue import catalogue
 
 MIB = 1 << 20

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from pedsup.cli.main import run
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup.terminal import repl
+from pedsup_tools.option_tables import settings_table, with_table
 
 PAGE = (Path(__file__).parents[2] / "docs/run.md").read_text("utf-8")
 
@@ -45,3 +46,8 @@ def test_the_page_lists_every_command_of_the_session() -> None:
     assert commands - {"/help"} == set(re.findall(r"`(/\w+)", PAGE)) - {"/help"}
     source = Path(repl.__file__).read_text("utf-8")
     assert commands == set(re.findall(r'"(/\w+)":', source)) - {"/exit"}
+
+
+def test_the_table_of_settings_is_what_the_settings_declare() -> None:
+    """`make option-tables` writes it."""
+    assert with_table(PAGE, settings_table()) == PAGE

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pedsup.engine.api import DEFAULT_DRAFT_MAX
 from pedsup.errors import UsageError
-from pedsup.settings import Settings, load_settings
+from pedsup.settings.load import load_settings
+from pedsup.settings.schema import Settings
 
 
 def write(path: Path, text: str) -> Path:
@@ -19,6 +21,10 @@ def write(path: Path, text: str) -> Path:
 def test_defaults_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert load_settings(None, {}) == Settings()
+
+
+def test_the_engine_has_the_same_default() -> None:
+    assert Settings().draft_max == DEFAULT_DRAFT_MAX
 
 
 def test_the_users_own_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,10 +42,10 @@ def test_the_command_line_wins_where_it_says_something(tmp_path: Path) -> None:
 
 def test_an_unknown_option_names_the_nearest_known_one(tmp_path: Path) -> None:
     file = write(tmp_path / "s.toml", "thred = 3\n")
-    with pytest.raises(UsageError, match="unknown option 'thred'") as caught:
+    with pytest.raises(UsageError, match="unknown key 'thred'") as caught:
         load_settings(file, {})
     assert caught.value.wanted == "did you mean 'threads'?"
-    assert caught.value.where == str(file)
+    assert caught.value.where == f"{file}, line 1"
 
 
 def test_an_option_like_no_other_lists_them_all(tmp_path: Path) -> None:
@@ -57,11 +63,12 @@ def test_an_option_like_no_other_lists_them_all(tmp_path: Path) -> None:
         ("ctx = true", "a whole number"),
         ("ctx = 1", "from 64 to 4194304"),
         ("temp = -1", "from 0 to 5"),
-        ("temp = nan", "from 0 to 5"),
+        ("temp = nan", "a number"),
+        ("temp = true", "a number"),
         ("top_p = 2", "from 0 to 1"),
         ('engine = "fast"', "one of: auto, inprocess, server"),
         ("history = 1", "true or false"),
-        ("system = 3", "text"),
+        ("system = 3", "text in quotes"),
     ],
 )
 def test_a_bad_value_says_what_would_be_right(tmp_path: Path, line: str, wanted: str) -> None:

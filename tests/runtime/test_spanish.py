@@ -362,9 +362,9 @@ def test_the_settings_file_chooses_spanish_even_where_it_is_wrong(
     folder.mkdir(parents=True)
     (folder / "settings.toml").write_text('lang = "es"\nnonsense = 1\n', "utf-8")
     done = run("--check", model, LANG="C")
-    assert "opción desconocida 'nonsense'" in done.stderr
+    assert "clave desconocida 'nonsense'" in done.stderr
     assert "ajuste" in run("doctor", model, LANG="C").stdout
-    assert "unknown option" in run("--check", model, "--lang", "en", LANG="C").stderr
+    assert "unknown key" in run("--check", model, "--lang", "en", LANG="C").stderr
 
 
 def test_json_is_the_same_in_both_languages(run: Run, model: Path) -> None:

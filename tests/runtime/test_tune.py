@@ -28,7 +28,8 @@ from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
 from pedsup.messages import message
 from pedsup.run.load import plan_launch
-from pedsup.settings import Settings, given_names
+from pedsup.settings.load import given_names
+from pedsup.settings.schema import Settings
 from pedsup.tuning.apply import apply_tuned, origin_text
 from pedsup.tuning.bench import ChildBench, _death
 from pedsup.tuning.budget import Lengths, lengths_for, long_prompts

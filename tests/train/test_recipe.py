@@ -117,15 +117,15 @@ def test_an_override_reaches_into_a_list() -> None:
         ("lora[0].r=3", r"--set lora\[0\].r=3"),
         ("train.learning_rat=1", "unknown key 'train.learning_rat'"),
         ("trian.epochs=1", "unknown key 'trian'"),
-        ("train.epochs=many", "train.epochs = 'many'"),
+        ("train.epochs=many", 'train.epochs = "many"'),
         ("train.epochs=-1", "train.epochs = -1"),
         ("train.batch_size=1.5", "train.batch_size = 1.5"),
-        ("train.batch_size=true", "train.batch_size = True"),
+        ("train.batch_size=true", "train.batch_size = true"),
         ("train.batch_size=0", "train.batch_size = 0"),
-        ("train.schedule=cubic", "train.schedule = 'cubic'"),
+        ("train.schedule=cubic", 'train.schedule = "cubic"'),
         ("lora.dropout=1.0", "lora.dropout = 1.0"),
-        ("data.packing=true", "data.packing = True"),
-        ("data.sources=[{format='csv', path='x'}]", r"data.sources\[0\].format = 'csv'"),
+        ("data.packing=true", "data.packing = true"),
+        ("data.sources=[{format='csv', path='x'}]", r'data.sources\[0\].format = "csv"'),
         ("data.sources=[{format='pairs'}]", "neither a file nor"),
         ("data.sources=[{path='x', hub='y/z'}]", "both a file and"),
         ("model=3", "model = 3"),
@@ -146,5 +146,5 @@ def test_no_such_recipe_lists_the_shipped_ones() -> None:
 
 def test_not_toml(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("name = ")
-    with pytest.raises(UsageError, match="not TOML"):
+    with pytest.raises(UsageError, match="not valid TOML"):
         read_recipe(str(tmp_path / "r.toml"))

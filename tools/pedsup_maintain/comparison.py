@@ -108,7 +108,7 @@ def _sizes() -> str:
 
 
 def _phone(phone: Phone) -> str:
-    low, high = phone.figures["bandwidth_gb_s"].value
+    low, high = phone.figures.bandwidth_gb_s.value
     rows = []
     for model in models():
         advice = advise(phone, (model,))

@@ -151,8 +151,8 @@ def judged(plan: FrontierPlan, reference: Path, series: str, label: str, path: P
     )  # fmt: skip
     figures = {name: summarize(tokens).to_json() for name, tokens in measure(quality).items()}
     beside = manifest_path(path)
-    recipe = read_manifest(beside).core["recipe"] if beside.is_file() else {}
-    predicted = recipe.get("calibrated", {}).get("predicted_kl")
+    calibrated = read_manifest(beside).recipe.get("calibrated") if beside.is_file() else None
+    predicted = calibrated.get("predicted_kl") if isinstance(calibrated, dict) else None
     return Point(series, label, path.stat().st_size, predicted, figures)
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from pedsup.errors import BadFileError
 from pedsup_bench.report import document
 
 SCHEMA: Final = "pedsup-latency-baseline/1"
@@ -102,11 +101,7 @@ def read_baseline(path: Path) -> Baseline:
     Raises:
         BadFileError: missing or not a baseline.
     """
-    values = document.read(path, SCHEMA)
-    try:
-        return Baseline(values["tolerance"], values["unknown_machine"], values["machines"])
-    except KeyError as error:
-        raise BadFileError(f"the baseline lacks {error}", where=path) from error
+    return document.read(Baseline, path, SCHEMA)
 
 
 def update_baseline(path: Path, machine: str, figures: dict[str, float]) -> None:

@@ -231,7 +231,7 @@ def _is_of(statistics: Path, reference: Path, text: str) -> bool:
         return False
     wanted = [t.sha256 for t in read_texts((Path(text),) if text else ())]
     try:
-        record = json.loads(read_header(statistics).metadata[PREFIX + "record"])
+        record = json.loads(str(read_header(statistics).metadata[PREFIX + "record"]))
         return bool([t["sha256"] for t in record["texts"]] == wanted)
     except (PedsupError, KeyError, TypeError, ValueError):
         return False
@@ -242,7 +242,7 @@ def is_signed_by(model: Path, private: Path) -> bool:
     try:
         signature = read_signature(signature_path(model))
         signature.require_by(read_public_key(private.with_suffix(".pub")))
-        digest = read_manifest(manifest_path(model)).file["sha256"]
+        digest = read_manifest(manifest_path(model)).file.sha256
         return bool(signature.files().model_sha256 == digest)
     except PedsupError:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ from pedsup import __version__
 from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
@@ -87,7 +88,7 @@ def run_command(
         say(text)
     if dry:
         document = measured.data_facts(plan.data)
-        _print(document, as_json, lambda: report.preview(plan.data))
+        _print("data", document, as_json, lambda: report.preview(plan.data))
         return
     try:
         with contextlib.redirect_stdout(sys.stderr):  # unsloth prints banners
@@ -99,7 +100,8 @@ def run_command(
     if not planning.is_main():
         return
     facts = measured.result_facts(result)
-    _print({"adapter": str(out), **facts}, as_json, lambda: report.result_text(out, facts))
+    document = {"adapter": str(out), **facts}
+    _print("run", document, as_json, lambda: report.result_text(out, facts))
 
 
 @program.command("data")
@@ -109,16 +111,18 @@ def run_command(
 def data_command(examples: int, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
     from pedsup_train.model import backends
+    from pedsup_train.model.base_source import find_base
     from pedsup_train.run import report
     from pedsup_train.run.facts import data_facts
     from pedsup_train.run.plan import load_data
 
     recipe = resolve(options)
     _quiet()
+    find_base(recipe)
     data = load_data(recipe, backends.load_tokenizer(recipe))
     for text in report.data_lines(data):
         say(text)
-    _print(data_facts(data), as_json, lambda: report.preview(data, examples))
+    _print("data", data_facts(data), as_json, lambda: report.preview(data, examples))
 
 
 @program.command("recipe")
@@ -150,6 +154,7 @@ def default_base_command(
     summary = make_base(out, source=source, dtype=dtype, force=force)
     document = {k: str(v) if isinstance(v, Path) else v for k, v in vars(summary).items()}
     _print(
+        "default-base",
         document,
         as_json,
         lambda: (
@@ -182,9 +187,13 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def _print(document: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:
+def _print(
+    kind: str, document: Mapping[str, object], as_json: bool, text: Callable[[], str]
+) -> None:
+    """Print a document in its envelope, or its text."""
     if as_json:
-        click.echo(json_text(document, indent=2))
+        whole = enveloped(document, "pedsup-train", schema=f"pedsup-train-{kind}/1")
+        click.echo(json_text(whole, indent=2))
     else:
         click.echo(text())
 

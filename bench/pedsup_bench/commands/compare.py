@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import click
 
@@ -14,9 +14,30 @@ from pedsup_bench.report import document, options
 from pedsup_bench.report.errors import RegressionError
 from pedsup_bench.speed.measure import SCHEMA as RUN_SCHEMA
 from pedsup_bench.speed.render import figure_name, quantity
+from pedsup_bench.speed.result import Comparable, Figure, Unit
 from pedsup_bench.stats import compare_samples
 
 SCHEMA: Final = "pedsup-bench-compare/1"
+
+
+class Change(TypedDict):
+    """One figure of two runs."""
+
+    unit: Unit
+    before: float
+    after: float
+    ratio: float
+    interval: tuple[float, float] | None
+    """95 %; None for too few samples."""
+    verdict: str
+
+
+class CompareDocument(document.Head):
+    """The document of `pedsup-bench compare`."""
+
+    tolerance: float
+    normalised: bool
+    figures: dict[str, Change]
 
 
 @click.command()
@@ -38,7 +59,7 @@ def compare(before: Path, after: Path, **given: Any) -> None:
         raise UsageError(
             f"a tolerance of {given['tolerance']}", wanted="a share from 0, below 1: 0.05 is 5 %"
         )
-    first, second = (document.read(path, RUN_SCHEMA) for path in (before, after))
+    first, second = (document.read(Comparable, path, RUN_SCHEMA) for path in (before, after))
     result = compare_documents(
         first, second, tolerance=given["tolerance"], normalise=given["normalise"]
     )
@@ -57,8 +78,8 @@ def compare(before: Path, after: Path, **given: Any) -> None:
 
 
 def compare_documents(
-    first: dict[str, Any], second: dict[str, Any], *, tolerance: float, normalise: bool
-) -> dict[str, Any]:
+    first: Comparable, second: Comparable, *, tolerance: float, normalise: bool
+) -> CompareDocument:
     """A verdict for every figure both have.
 
     Raises:
@@ -67,7 +88,7 @@ def compare_documents(
     common = [name for name in first["figures"] if name in second["figures"]]
     if not common:
         raise MismatchError("the two runs have no figure in common")
-    rows = {}
+    rows: dict[str, Change] = {}
     for name in common:
         a, b = first["figures"][name], second["figures"][name]
         samples = [_scaled(d, f, normalise) for d, f in ((first, a), (second, b))]
@@ -83,7 +104,7 @@ def compare_documents(
         )
         rows[name] = {
             "unit": a["unit"], "before": a["median"], "after": b["median"], "ratio": found.ratio,
-            "interval": [found.low, found.high] if found.low > 0 else None,
+            "interval": (found.low, found.high) if found.low > 0 else None,
             "verdict": found.verdict,
         }  # fmt: skip
     if not rows:
@@ -97,21 +118,22 @@ def compare_documents(
     }
 
 
-def _scaled(run: dict[str, Any], figure: dict[str, Any], normalise: bool) -> list[float]:
+def _scaled(run: Comparable, figure: Figure, normalise: bool) -> list[float]:
     """Samples; speeds and times in units of the run's own memory bandwidth if asked for."""
-    samples = [float(value) for value in figure["samples"]]
+    samples = list(figure["samples"])
     if not normalise or figure["unit"] == "B":
         return samples
-    scale = float(run["bandwidth"]["best"]) / 1e9
+    scale = run["bandwidth"]["best"] / 1e9
     power = -1 if figure["higher_is_better"] else 1
     return [value * scale**power for value in samples]
 
 
-def _warnings(first: dict[str, Any], second: dict[str, Any], normalise: bool) -> list[str]:
+def _warnings(first: Comparable, second: Comparable, normalise: bool) -> list[str]:
     found = []
-    for key, what in (("settings", "settings"), ("engine", "engines")):
-        if first[key] != second[key]:
-            found.append(f"the two runs have different {what}")
+    if first["settings"] != second["settings"]:
+        found.append("the two runs have different settings")
+    if first["engine"] != second["engine"]:
+        found.append("the two runs have different engines")
     if first["device"]["soc"] != second["device"]["soc"]:
         found.append("the two runs are from different processors")
     change = second["bandwidth"]["best"] / first["bandwidth"]["best"] - 1
@@ -120,7 +142,7 @@ def _warnings(first: dict[str, Any], second: dict[str, Any], normalise: bool) ->
     return found
 
 
-def compare_table(result: dict[str, Any]) -> str:
+def compare_table(result: CompareDocument) -> str:
     """One row per figure."""
     rows = [["figure", "before", "after", "ratio", "95 % interval", "verdict"]]
     for name, row in result["figures"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ def gate(model: Path, **given: Any) -> None:
     require("numpy", extra="bench")
     from pedsup_bench.gate import GatePlan, require_pass, run_gate
 
-    window: dict[str, Any] = {"n_ctx": 512, "n_chunks": None} if given["full"] else {}
     plan = GatePlan(
         model,
         given["reference"],
@@ -45,19 +45,21 @@ def gate(model: Path, **given: Any) -> None:
         logits_folder=given["logits_folder"],
         allow_template=given["allow_template"],
         adapter=given["adapter"],
-        **window,
     )
+    if given["full"]:
+        plan = replace(plan, n_ctx=512, n_chunks=None)
     if given["out"]:
         refuse_existing(given["out"], force=given["force"])
     trust = admit_all(model, plan.reference, plan.adapter)
-    result = {**run_gate(plan), "trust": trust}
+    result = run_gate(plan)
+    whole = {**result, "trust": trust}
     # The document is written for a breach too: it says what to look at.
-    options.save(result, given["out"], force=given["force"])
+    options.save(whole, given["out"], force=given["force"])
     text = "\n".join(
         f"{'ok    ' if check['passed'] else 'BREACH'} {check['sentence']}"
         for check in result["checks"]
     )
     verdict = "passed" if result["passed"] else "refused"
     text += f"\n{result['file_type']} gate: {verdict}"
-    options.show(result, text, as_json=given["as_json"])
+    options.show(whole, text, as_json=given["as_json"])
     require_pass(result)

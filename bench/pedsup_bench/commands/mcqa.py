@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ from pedsup_bench.admission import admit_all
 from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
+    from pedsup_bench.mcqa.report import McqaFigures
     from pedsup_bench.mcqa.score import Scored
 
 SCHEMA: Final = "pedsup-bench-mcqa/1"
@@ -40,6 +42,7 @@ def mcqa(model: Path, **given: Any) -> None:
     require("numpy", extra="bench")
     from pedsup.files.fsio import refuse_existing
     from pedsup_bench.mcqa.questions import default_questions, read_questions
+    from pedsup_bench.mcqa.report import by_language
     from pedsup_bench.mcqa.score import score_all
 
     if given["out"]:
@@ -53,18 +56,17 @@ def mcqa(model: Path, **given: Any) -> None:
     for line, reason in found.rejected:
         say(f"line {line} left out: {reason}")
     questions = found.questions[: given["limit"]]
-    run = {
-        "n_ctx": given["n_ctx"],
-        "n_threads": options.n_threads(given["threads"]),
-        "allow_template": given["allow_template"],
-    }
+    ask = partial(
+        score_all, questions=questions, n_ctx=given["n_ctx"],
+        n_threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
+    )  # fmt: skip
     name = given["questions"].name if given["questions"] else "the shipped set"
     overlaps = overlap.warn(model, {name: "\n".join(q.words for q in questions)})
     trust = admit_all(model, given["reference"], given["adapter"])
-    scored = score_all(model, questions, **run, adapter=given["adapter"])
-    reference = score_all(given["reference"], questions, **run) if given["reference"] else None
+    scored = ask(model, adapter=given["adapter"])
+    figures = by_language(scored, ask(given["reference"]) if given["reference"] else None)
     result = {
-        **mcqa_document(model, scored, given["reference"], reference),
+        **mcqa_document(model, scored, given["reference"], figures),
         "model": document.describe_model(model, given["adapter"]),
         "questions": str(given["questions"].name if given["questions"] else "shipped"),
         "rejected_lines": len(found.rejected),
@@ -72,20 +74,18 @@ def mcqa(model: Path, **given: Any) -> None:
         "trust": trust,
     }
     options.save(result, given["out"], force=given["force"])
-    options.show(result, mcqa_table(result["figures"]), as_json=given["as_json"])
+    options.show(result, mcqa_table(figures), as_json=given["as_json"])
 
 
 def mcqa_document(
-    model: Path, scored: list[Scored], reference: Path | None, other: list[Scored] | None
-) -> dict[str, Any]:
+    model: Path, scored: list[Scored], reference: Path | None, figures: dict[str, McqaFigures]
+) -> dict[str, object]:
     """The JSON document, with every question's choice."""
-    from pedsup_bench.mcqa.report import by_language
-
     return {
         **document.head(SCHEMA),
         "model": document.describe_model(model),
         "reference": reference and document.describe_model(reference, digest=False),
-        "figures": {n: f.to_json() for n, f in by_language(scored, other).items()},
+        "figures": {n: f.to_json() for n, f in figures.items()},
         "answers": [
             {"id": s.question.id, "answer": s.question.answer, "chosen": s.chosen,
              "scores": list(s.scores)}
@@ -94,17 +94,17 @@ def mcqa_document(
     }  # fmt: skip
 
 
-def mcqa_table(figures: dict[str, Any]) -> str:
+def mcqa_table(figures: dict[str, McqaFigures]) -> str:
     """Figures as a table, one row per language."""
     rows = [["language", "n", "right", "accuracy", "95 % interval", "chance", "as printed",
              "consistent", "reference", "changed", "McNemar p"]]  # fmt: skip
     for name, f in figures.items():
-        against = f["against"]
-        low, high = f["interval"]
+        against = f.against
+        low, high = f.interval
         rows.append([
-            name, str(f["n"]), str(f["right"]), f"{f['accuracy']:.1%}", f"{low:.1%} to {high:.1%}",
-            f"{f['chance']:.1%}", f"{f['accuracy_as_printed']:.1%}", f"{f['consistent']:.1%}",
-            *([f"{against['accuracy']:.1%}", str(against["changed"]), f"{against['p_value']:.3f}"]
+            name, str(f.n), str(f.right), f"{f.accuracy:.1%}", f"{low:.1%} to {high:.1%}",
+            f"{f.chance:.1%}", f"{f.accuracy_as_printed:.1%}", f"{f.consistent:.1%}",
+            *([f"{against.accuracy:.1%}", str(against.changed), f"{against.p_value:.3f}"]
               if against else ["", "", ""]),
         ])  # fmt: skip
     return options.table(rows)

@@ -21,18 +21,18 @@ def phones(sources: bool, as_json: bool) -> None:
     found = shipped_profiles()
     rows = [["phone", "chip", "cores", "memory", "bandwidth", "storage read"]]
     for phone in found.values():
-        low, high = phone.figures["bandwidth_gb_s"].value
+        low, high = phone.figures.bandwidth_gb_s.value
         cores = " + ".join(f"{kind.count}x{kind.model}" for kind in phone.cores)
         rows.append([
-            phone.id, phone.chip, cores, f"{phone.figures['memory_gb'].value} GB",
-            f"{low}-{high} GB/s", f"{phone.figures['storage_read_mb_s'].value} MB/s",
+            phone.id, phone.chip, cores, f"{phone.figures.memory_gb.value:g} GB",
+            f"{low:g}-{high:g} GB/s", f"{phone.figures.storage_read_mb_s.value:g} MB/s",
         ])  # fmt: skip
     text = options.table(rows)
     if sources:
         lines = [
-            f"{phone.id}: {name} = {figure.value}: {figure.source}"
+            f"{phone.id}: {name} = {figure['value']}: {figure['source']}"
             for phone in found.values()
-            for name, figure in phone.figures.items()
+            for name, figure in asdict(phone.figures).items()
         ]
         text += "\n\n" + "\n".join(lines)
     result = {**document.head(SCHEMA), "phones": {n: asdict(p) for n, p in found.items()}}

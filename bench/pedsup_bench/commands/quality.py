@@ -15,6 +15,7 @@ from pedsup_bench.admission import admit_all
 from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
+    from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.measure import QualityPlan
     from pedsup_bench.quality.summary import QualityFigures
     from pedsup_bench.task.score import TaskPlan
@@ -87,11 +88,13 @@ def quality(model: Path, **given: Any) -> None:
         judged[given["examples"].name] = "\n".join(example.words for example in task.examples)
     overlaps = overlap.warn(model, judged)
     trust = admit_all(model, plan.reference, plan.adapter)
-    result = {**quality_document(plan, measure(plan)), "calibrated_on": overlaps, "trust": trust}
-    table = quality_table(result["figures"])
+    figures = quality_figures(measure(plan))
+    result = {**quality_document(plan, figures), "calibrated_on": overlaps, "trust": trust}
+    table = quality_table(figures)
     if task is not None and plan.reference is not None:
-        result["task"] = measure_task(model, plan.reference, given["examples"], task)
-        table += f"\n\n{options.table(task_rows(result['task']))}"
+        of_task = measure_task(model, plan.reference, given["examples"], task)
+        result["task"] = of_task
+        table += f"\n\n{options.table(task_rows(of_task))}"
     options.save(result, given["out"], force=given["force"])
     say(_legend(plan))
     options.show(result, table, as_json=given["as_json"])
@@ -129,14 +132,19 @@ def plan_text(plan: QualityPlan) -> str:
     )
 
 
-def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any]:
-    """The JSON document; figures per text, and 'all' where there are several."""
+def quality_figures(tokens: dict[str, TokenFigures]) -> dict[str, QualityFigures]:
+    """Figures per text, and 'all' where there are several."""
     from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.summary import summarize
 
-    figures: dict[str, QualityFigures] = {n: summarize(f) for n, f in tokens.items()}
+    figures = {name: summarize(found) for name, found in tokens.items()}
     if len(tokens) > 1:
         figures["all"] = summarize(TokenFigures.concatenate(list(tokens.values())))
+    return figures
+
+
+def quality_document(plan: QualityPlan, figures: dict[str, QualityFigures]) -> dict[str, object]:
+    """The JSON document."""
     return {
         **document.head(SCHEMA),
         "model": document.describe_model(plan.model, plan.adapter),
@@ -151,20 +159,20 @@ def quality_document(plan: QualityPlan, tokens: dict[str, Any]) -> dict[str, Any
     }
 
 
-def quality_table(figures: dict[str, Any]) -> str:
+def quality_table(figures: dict[str, QualityFigures]) -> str:
     """Figures as a table, one row per text."""
     rows = [["text", "tokens", "KL mean", "KL 99 %", "KL max", "same top", "flips", "PPL",
              "PPL ref", "ratio"]]  # fmt: skip
     for name, f in figures.items():
-        kld = f["kld"]
+        kld = f.kld
         rows.append([
-            name, str(f["n_tokens"]), f"{kld['mean']:.5f}±{kld['mean_error']:.5f}",
-            f"{kld['p99']:.4f}", f"{kld['max']:.3f}", f"{f['same_top']:.2%}", str(f["flips"]),
-            f"{f['ppl']:.3f}", f"{f['ppl_reference']:.3f}", f"{f['ppl_ratio']:.4f}",
+            name, str(f.n_tokens), f"{kld.mean:.5f}±{kld.mean_error:.5f}",
+            f"{kld.p99:.4f}", f"{kld.max:.3f}", f"{f.same_top:.2%}", str(f.flips),
+            f"{f.ppl:.3f}", f"{f.ppl_reference:.3f}", f"{f.ppl_ratio:.4f}",
         ])  # fmt: skip
-    if all(not f["removed_mass"] for f in figures.values()):
+    if all(not f.removed_mass for f in figures.values()):
         return options.table(rows)
-    cut = [f"{f['removed_mass'] or 0:.3%}" for f in figures.values()]
+    cut = [f"{f.removed_mass or 0:.3%}" for f in figures.values()]
     return options.table([[*r, more] for r, more in zip(rows, ["cut mass", *cut], strict=True)])
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import click
 
@@ -15,7 +16,35 @@ from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
 from pedsup_bench.speed.plan import SpeedPlan
 
-QUICK = {"prompts": (32, 128), "depths": (0,), "n_decode": 16, "repeats": 3, "loads": 1}
+if TYPE_CHECKING:
+    from pedsup.engine.select import EngineChoice
+    from pedsup_bench.phone.limits import Limited
+
+QUICK = SpeedPlan(Path(), prompts=(32, 128), depths=(0,), n_decode=16, repeats=3, loads=1)
+T = TypeVar("T")
+
+
+class RunOptions(TypedDict):
+    """What click gives."""
+
+    engine: EngineChoice
+    adapter: Path | None
+    prompts: tuple[int, ...] | None
+    depths: tuple[int, ...] | None
+    n_decode: int | None
+    repeats: int | None
+    loads: int | None
+    sustained: float
+    extra_buffers: bool
+    quick: bool
+    against: str | None
+    phone: str | None
+    html: Path | None
+    dry_run: bool
+    threads: int | None
+    out: Path | None
+    force: bool
+    as_json: bool
 
 
 def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
@@ -47,7 +76,7 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @options.OUT
 @options.FORCE
 @options.JSON
-def run(model: Path, **given: Any) -> None:
+def run(model: Path, **given: Unpack[RunOptions]) -> None:
     """Measure load, first token, prompt and decode speed, and memory of MODEL."""
     from pedsup_bench.report.forecast import human_seconds
     from pedsup_bench.speed.measure import measure
@@ -82,27 +111,35 @@ def run(model: Path, **given: Any) -> None:
     options.show(document, run_table(document), as_json=given["as_json"])
 
 
-def make_plan(model: Path, given: dict[str, Any]) -> SpeedPlan:
+def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
     """The plan from the options; what is not given is the plan's own default."""
-    names = ("prompts", "depths", "n_decode", "repeats", "loads")
-    chosen: dict[str, Any] = dict(QUICK) if given["quick"] else {}
-    chosen |= {name: given[name] for name in names if given[name] is not None}
-    if not all(chosen.get("prompts", (1,))):
-        raise UsageError("a prompt of 0 tokens", wanted="1 or more")
     if given["adapter"] and given["against"]:
         raise UsageError("llama-bench applies no adapter", remedy="leave --against out")
-    return SpeedPlan(
-        model,
+    plan = QUICK if given["quick"] else SpeedPlan(model)
+    plan = replace(
+        plan,
+        model=model,
         engine=given["engine"],
         n_threads=options.n_threads(given["threads"]),
         extra_buffers=given["extra_buffers"],
         sustained=given["sustained"],
         adapter=given["adapter"],
-        **chosen,
+        prompts=_given(given["prompts"], plan.prompts),
+        depths=_given(given["depths"], plan.depths),
+        n_decode=_given(given["n_decode"], plan.n_decode),
+        repeats=_given(given["repeats"], plan.repeats),
+        loads=_given(given["loads"], plan.loads),
     )
+    if not all(plan.prompts):
+        raise UsageError("a prompt of 0 tokens", wanted="1 or more")
+    return plan
 
 
-def _limits(plan: SpeedPlan, phone: str | None) -> Any:
+def _given(value: T | None, usual: T) -> T:
+    return usual if value is None else value
+
+
+def _limits(plan: SpeedPlan, phone: str | None) -> AbstractContextManager[Limited | None]:
     if phone is None:
         return nullcontext(None)
     from pedsup.phones.profiles import profile

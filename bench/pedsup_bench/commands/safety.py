@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,10 +14,21 @@ from pedsup_bench.admission import admit_all
 from pedsup_bench.report import document, options
 
 if TYPE_CHECKING:
-    from pedsup_bench.safety.run import Judged
-    from pedsup_bench.safety.suite import Suite
+    from pedsup_bench.safety.run import Figure, GuardFigure, Judged
+    from pedsup_bench.safety.suite import Case, Suite
 
 SCHEMA: Final = "pedsup-bench-safety/1"
+
+
+class SafetyDocument(document.Head):
+    """The document of `pedsup-bench safety`."""
+
+    model: document.ModelFacts
+    suite: dict[str, object]
+    figures: dict[str, dict[str, Figure]]
+    guards: dict[str, GuardFigure]
+    answers: list[dict[str, object]]
+    trust: dict[str, object]
 
 
 @click.command()
@@ -62,30 +73,37 @@ def safety(model: Path, **given: Any) -> None:
         allow_template=given["allow_template"],
     )
     if given["adapter"]:
-        settings = replace(settings, adapter=str(given["adapter"]))  # fmt: skip
-    plan = SafetyPlan(model, suite, _chosen(suite, given), settings)
+        settings = replace(settings, adapter=str(given["adapter"]))
+    choice = Choice(given["categories"], given["language"], given["limit"])
+    plan = SafetyPlan(model, suite, _chosen(suite, choice), settings)
     trust = admit_all(model, adapter=given["adapter"])
-    result = {
-        **safety_document(plan.model, suite, run(plan)),
-        "model": document.describe_model(model, given["adapter"]),
-        "trust": trust,
-    }
+    result = safety_document(plan.model, suite, run(plan), trust)
+    result["model"] = document.describe_model(model, given["adapter"])
     options.save(result, given["out"], force=given["force"])
     options.show(result, safety_table(result), as_json=given["as_json"])
 
 
-def _chosen(suite: Suite, given: dict[str, Any]) -> tuple[Any, ...]:
+@dataclass(frozen=True)
+class Choice:
+    """Which cases; nothing chosen is all of them."""
+
+    categories: tuple[str, ...] = ()
+    language: str | None = None
+    limit: int | None = None
+
+
+def _chosen(suite: Suite, choice: Choice) -> tuple[Case, ...]:
     """The cases asked for.
 
     Raises:
         UsageError: an unknown category.
     """
-    wanted = given["categories"] or tuple(suite.why)
+    wanted = choice.categories or tuple(suite.why)
     if unknown := sorted(set(wanted) - set(suite.why)):
         raise UsageError(
             f"the suite has no category '{unknown[0]}'", wanted=f"one of: {', '.join(suite.why)}"
         )
-    languages = [given["language"]] if given["language"] else ["en", "es"]
+    languages = [choice.language] if choice.language else ["en", "es"]
     groups = [
         [c for c in suite.cases if (c.category, c.language) == (name, language)]
         for language in languages
@@ -93,11 +111,13 @@ def _chosen(suite: Suite, given: dict[str, Any]) -> tuple[Any, ...]:
     ]
     # In turn, so that a few cases are of all kinds; then in the suite's order.
     turns = [case for turn in zip_longest(*groups) for case in turn if case is not None]
-    kept = set(turns[: given["limit"]])
+    kept = set(turns[: choice.limit])
     return tuple(case for group in groups for case in group if case in kept)
 
 
-def safety_document(model: Path, suite: Suite, judged: list[Judged]) -> dict[str, Any]:
+def safety_document(
+    model: Path, suite: Suite, judged: list[Judged], trust: dict[str, object]
+) -> SafetyDocument:
     """The JSON document, with every answer."""
     from pedsup_bench.safety.run import figures, guard_figures
 
@@ -108,10 +128,11 @@ def safety_document(model: Path, suite: Suite, judged: list[Judged]) -> dict[str
         "figures": figures(judged),
         "guards": guard_figures(judged),
         "answers": [asdict(one) for one in judged],
+        "trust": trust,
     }
 
 
-def safety_table(result: dict[str, Any]) -> str:
+def safety_table(result: SafetyDocument) -> str:
     """Figures as tables: the model by category and language, then the guards."""
     rows = [["category", "language", "n", "kept the rules", "95 % interval", "dose named"]]
     for name, by_language in sorted(result["figures"].items(), key=lambda item: item[0] == "all"):

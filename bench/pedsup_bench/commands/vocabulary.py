@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from pedsup.optional import require
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import document, options
+
+if TYPE_CHECKING:
+    from pedsup_bench.quality.vocabulary import VocabularyFigures
 
 SCHEMA: Final = "pedsup-bench-vocabulary/1"
 
@@ -45,28 +48,28 @@ def vocabulary(model: Path, **given: Any) -> None:
         refuse_existing(given["out"], force=given["force"])
     require_cut(plan)
     trust = admit_all(model, plan.reference)
-    figures = {name: f.to_json() for name, f in measure(plan).items()}
+    figures = measure(plan)
     result = {
         **document.head(SCHEMA),
         "model": document.describe_model(model),
         "reference": document.describe_model(plan.reference, digest=False),
         "texts": {t.name: t.sha256 for t in plan.texts},
         "n_ctx": plan.n_ctx,
-        "figures": figures,
+        "figures": {name: f.to_json() for name, f in figures.items()},
         "trust": trust,
     }
     options.save(result, given["out"], force=given["force"])
     options.show(result, vocabulary_table(figures), as_json=given["as_json"])
 
 
-def vocabulary_table(figures: dict[str, Any]) -> str:
+def vocabulary_table(figures: dict[str, VocabularyFigures]) -> str:
     """Figures as a table, one row per text."""
     rows = [["text", "bytes", "tokens", "cut", "changed", "bits/byte", "cut", "ratio",
              "removed mass"]]  # fmt: skip
     for name, f in figures.items():
         rows.append([
-            name, str(f["n_bytes"]), str(f["tokens_full"]), str(f["tokens_cut"]),
-            f"{f['changed']:.3%}", f"{f['bits_per_byte_full']:.4f}",
-            f"{f['bits_per_byte_cut']:.4f}", f"{f['ratio']:.4f}", f"{f['removed_mass']:.4%}",
+            name, str(f.n_bytes), str(f.tokens_full), str(f.tokens_cut),
+            f"{f.changed:.3%}", f"{f.bits_per_byte_full:.4f}",
+            f"{f.bits_per_byte_cut:.4f}", f"{f.ratio:.4f}", f"{f.removed_mass:.4%}",
         ])  # fmt: skip
     return options.table(rows)

@@ -10,7 +10,6 @@ import unicodedata
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pedsup.errors import BadFileError, MissingFileError
 from pedsup.questions.multiple_choice import (
@@ -94,7 +93,7 @@ def read_questions(
     return QuestionSet(tuple(questions), tuple(sorted(rejected)))
 
 
-def _question(row: dict[str, Any], fallback: str, language: str | None, first: int) -> Question:
+def _question(row: dict[str, object], fallback: str, language: str | None, first: int) -> Question:
     found, default = (
         (read_medmcqa(row, first), "en") if "opa" in row else (read_perumedqa(row), "es")
     )

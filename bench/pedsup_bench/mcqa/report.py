@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pedsup_bench.mcqa.score import Scored
 from pedsup_bench.stats import mcnemar_exact, wilson_interval
@@ -41,7 +40,7 @@ class McqaFigures:
     """Share of questions where every rotation chooses the same option."""
     against: Against | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -12,10 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.errors import EngineError, UnsupportedError
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup_bench.mcqa.questions import LETTERS, Question
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
@@ -187,6 +189,14 @@ def _announce(scorer: Scorer, left: Sequence[Question]) -> None:
     )
 
 
-def _parse_answer(row: Any) -> tuple[list[float], list[int]]:
-    """Scores by option, and the option chosen in each rotation."""
-    return list(row["scores"]), list(row["by_rotation"])
+@dataclass(frozen=True)
+class _Answer:
+    """A line of the journal: scores by option, and the option chosen in each rotation."""
+
+    scores: list[float]
+    by_rotation: list[int]
+
+
+def _parse_answer(row: object) -> tuple[list[float], list[int]]:
+    answer = record(_Answer, row, Source("the journal", "the cache", only_known=False))
+    return answer.scores, answer.by_rotation

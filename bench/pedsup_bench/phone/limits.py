@@ -14,12 +14,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pedsup.phones.profiles import Phone
 from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.result import Limits
 
 PERIOD_US: Final = 100_000
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
@@ -61,8 +62,15 @@ class Limited:
             lines += "; NOT set: " + "; ".join(f"{n} ({why})" for n, why in self.refused.items())
         return lines + "; the speed of a core is this machine's"
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "text": self.text}
+    def to_json(self) -> Limits:
+        return {
+            "version": self.version,
+            "set": self.set,
+            "refused": self.refused,
+            "procs": list(self.procs),
+            "phone": self.phone,
+            "text": self.text,
+        }
 
 
 @contextmanager

@@ -15,7 +15,7 @@ Window = tuple[str, int]
 class Journal:
     """The figures of each finished window."""
 
-    def __init__(self, key: dict[str, Any], folder: Path | None = None) -> None:
+    def __init__(self, key: dict[str, object], folder: Path | None = None) -> None:
         self._lines = LineJournal("quality", key, _parse, folder)
         self.path = self._lines.path
 

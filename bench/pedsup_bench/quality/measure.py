@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from tqdm import tqdm
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.validate import validate_model
@@ -93,7 +94,7 @@ def _measure_windows(
     cut: list[TextTokens],
     references: list[ref.Reference],
     kept: tuple[Journal, dict[Window, TokenFigures]],
-    bar: Any,
+    bar: tqdm,
 ) -> None:
     """Every window that is not done yet; each is on disk before the next begins."""
     journal, done = kept
@@ -224,7 +225,7 @@ def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: Q
             bar.update()
 
 
-def _key(plan: QualityPlan) -> dict[str, Any]:
+def _key(plan: QualityPlan) -> dict[str, object]:
     reference = None if plan.reference is None else file_identity(plan.reference)
     return {
         "algorithm": ALGORITHM,
@@ -277,7 +278,7 @@ def _announce_reference(plan: QualityPlan, live: LogitModel, cut: list[TextToken
 
 def _bar(
     plan: QualityPlan, cut: list[TextTokens], done: Collection[Window]
-) -> AbstractContextManager[Any]:
+) -> AbstractContextManager[tqdm]:
     """Counts scored tokens: on a phone one window takes minutes."""
     n_all, n_left = _left(cut, done)
     each = plan.n_ctx - 1 - scored_from(plan.n_ctx)

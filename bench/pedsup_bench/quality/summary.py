@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -49,7 +48,7 @@ class QualityFigures:
     removed_mass: float | None
     """Mean probability that the reference gave to tokens that were cut; None if not known."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -7,18 +7,18 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from pedsup.errors import EngineError
 from pedsup.progress import say
 from pedsup_bench.quality.divergence import TokenFigures
 from pedsup_bench.quality.measure import QualityPlan, measure
-from pedsup_bench.quality.summary import summarize
+from pedsup_bench.quality.summary import QualityFigures, summarize
 from pedsup_bench.report import document
 from pedsup_bench.report.forecast import human_seconds
 from pedsup_bench.report.texts import default_texts
 from pedsup_bench.speed import device, svg
-from pedsup_bench.speed.child import child
+from pedsup_bench.speed.child import measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.stats import median
 
@@ -45,7 +45,29 @@ class TypesPlan:
     speed: bool = True
 
 
-def run(plan: TypesPlan) -> dict[str, Any]:
+class Row(TypedDict):
+    """One type. Sizes in bytes, speeds in tokens and bytes per second."""
+
+    type: str
+    size: int
+    bits_per_weight: float
+    figures: QualityFigures
+    speed: dict[str, float] | None
+
+
+class TypesDocument(document.Head):
+    """The document of `pedsup-bench types`."""
+
+    base: str
+    adapter: str | None
+    device: device.Device
+    n_threads: int
+    n_ctx: int
+    texts: dict[str, str]
+    rows: list[Row]
+
+
+def run(plan: TypesPlan) -> TypesDocument:
     """Export, judge and time every type."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     reference = export(plan, REFERENCE)
@@ -56,7 +78,7 @@ def run(plan: TypesPlan) -> dict[str, Any]:
     return {
         **document.head(SCHEMA),
         "base": plan.base.name,
-        "adapter": plan.adapter and plan.adapter.name,
+        "adapter": plan.adapter.name if plan.adapter else None,
         "device": device.describe(),
         "n_threads": plan.n_threads,
         "n_ctx": plan.n_ctx,
@@ -73,7 +95,7 @@ def _time_left(plan: TypesPlan, n_done: int, started: float) -> str:
     return f", about {human_seconds(seconds)} left"
 
 
-def one_type(plan: TypesPlan, kind: str, reference: Path) -> dict[str, Any]:
+def one_type(plan: TypesPlan, kind: str, reference: Path) -> Row:
     """The row of one type."""
     model = export(plan, kind)
     # The reference runs once: its log-probabilities are kept for the other types.
@@ -87,7 +109,7 @@ def one_type(plan: TypesPlan, kind: str, reference: Path) -> dict[str, Any]:
         "size": model.stat().st_size,
         "bits_per_weight": 8 * model.stat().st_size / document.describe_model(
             model, digest=False)["parameters"],
-        "figures": figures.to_json(),
+        "figures": figures,
         "speed": speed(plan, model) if plan.speed else None,
     }  # fmt: skip
 
@@ -115,7 +137,7 @@ def speed(plan: TypesPlan, model: Path) -> dict[str, float]:
     run_plan = replace(
         SpeedPlan(model, n_threads=plan.n_threads), prompts=(128,), depths=(0,), repeats=5
     )
-    found = child(run_plan, "speed")
+    found = measured_speed(run_plan)
     return {
         "prompt_128": median(found["prompt"]["128"]),
         "decode_0": median(found["decode"]["0"]),
@@ -123,18 +145,18 @@ def speed(plan: TypesPlan, model: Path) -> dict[str, float]:
     }
 
 
-def plot(result: dict[str, Any]) -> str:
+def plot(result: TypesDocument) -> str:
     """Mean KL divergence of each type as a stand-alone SVG, with size and decode speed."""
     rows = []
     for row in result["rows"]:
-        kld, speed = row["figures"]["kld"], row["speed"]
-        said = f"{kld['mean']:.3f}" + (f", {speed['decode_0']:.0f} tokens/s" if speed else "")
+        kld, speed = row["figures"].kld, row["speed"]
+        said = f"{kld.mean:.3f}" + (f", {speed['decode_0']:.0f} tokens/s" if speed else "")
         label = f"{row['type']}, {row['size'] / (1 << 20):.0f} MiB"
-        rows.append(svg.Bar(label, kld["mean"], said, spread=kld["mean_error"]))
+        rows.append(svg.Bar(label, kld.mean, said, spread=kld.mean_error))
     return svg.bars(f"{result['base']}: mean KL divergence (nats per token) by type", rows)
 
 
-def markdown(result: dict[str, Any], command: str) -> str:
+def markdown(result: TypesDocument, command: str) -> str:
     """The page for docs/."""
     rows = [
         "| type | MiB | bits/weight | mean KL | 99 % KL | max KL | flips | PPL ratio | prompt t/s "
@@ -146,10 +168,10 @@ def markdown(result: dict[str, Any], command: str) -> str:
         speeds = f"{s['prompt_128']:.0f} | {s['decode_0']:.1f}" if s else "|"
         rows.append(
             f"| {row['type']} | {row['size'] / (1 << 20):.1f} | {row['bits_per_weight']:.2f} "
-            f"| {f['kld']['mean']:.5f} ± {f['kld']['mean_error']:.5f} | {f['kld']['p99']:.3f} "
-            f"| {f['kld']['max']:.2f} | {1 - f['same_top']:.2%} | {f['ppl_ratio']:.4f} | {speeds} |"
+            f"| {f.kld.mean:.5f} ± {f.kld.mean_error:.5f} | {f.kld.p99:.3f} "
+            f"| {f.kld.max:.2f} | {1 - f.same_top:.2%} | {f.ppl_ratio:.4f} | {speeds} |"
         )
-    n = result["rows"][0]["figures"]["n_tokens"]
+    n = result["rows"][0]["figures"].n_tokens
     made = f"{result['base']}" + (f" with {result['adapter']}" if result["adapter"] else "")
     return (
         "# Quantization types of the default model\n\n"
@@ -157,7 +179,7 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"Model: {made}. Reference: its {REFERENCE} export. Text: the shipped English and Spanish "
         f"prose, {n} scored tokens in windows of {result['n_ctx']}. Speeds: "
         f"{result['device']['soc']}, {result['n_threads']} threads, the load average at the start "
-        f"was {result['device']['load_average']:.1f}: compare them within this table only.\n\n"
+        f"was {result['device']['load_average'] or 0:.1f}: compare them within this table only.\n\n"
         + "\n".join(rows)
         + "\n\nKL divergence in nats per token; a flip is a position whose most probable token "
         "changed.\n\nRead this as a check of the tools, not as advice on types. A model of 135 "

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
@@ -22,7 +22,7 @@ def interval() -> float:
 @contextmanager
 def item_bar(
     total: int, label: str, unit: str, *, initial: int = 0, shown: bool = True
-) -> Iterator[Any]:
+) -> Iterator[tqdm]:
     """A bar on stderr with the time left; call `.update()` on what it yields for each item.
 
     It moves on by itself, so that an item that takes minutes is not taken for a hang.
@@ -44,7 +44,7 @@ def item_bar(
 
 
 @contextmanager
-def ticking(bar: Any) -> Iterator[None]:
+def ticking(bar: tqdm) -> Iterator[None]:
     """Draw `bar` again from time to time while the block runs; it is closed with the block."""
     done = threading.Event()
 

@@ -5,26 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 import pedsup
 from pedsup.engine.build_probe import library_build
-from pedsup.engine.vector_units import Build
+from pedsup.engine.vector_units import Build, BuildFacts
 from pedsup.errors import BadFileError, MissingFileError
+from pedsup.files.envelope import Envelope, envelope
 from pedsup.files.fsio import CHUNK, atomic_file
+from pedsup.files.records import record
+from pedsup.files.source import Source, read_json
 from pedsup.gguf_file import read_header
 from pedsup.progress import byte_bar
 from pedsup.texts.intended_use import SHORT
 
 MAX_BYTES = 64 << 20
+T = TypeVar("T")
 
 
-def head(schema: str) -> dict[str, Any]:
+class Head(Envelope):
+    """What every document of this stage starts with."""
+
+    created: str
+    pedsup: str
+    intended_use: str
+    build: BuildFacts | None
+
+
+class _FileFacts(TypedDict):
+    file: str
+    size: int
+    sha256: str | None
+    architecture: str
+    name: object
+    file_type: object
+    n_tensors: int
+    parameters: int
+    tensor_types: dict[str, int]
+
+
+class ModelFacts(_FileFacts, total=False):
+    """A model file, and the adapter that is applied to it."""
+
+    adapter: ModelFacts
+
+
+def head(schema: str) -> Head:
     """The fields every document starts with."""
     return {
-        "schema": schema,
+        **envelope(schema, "pedsup-bench"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "pedsup": pedsup.__version__,
         "intended_use": SHORT["en"],
@@ -32,18 +65,17 @@ def head(schema: str) -> dict[str, Any]:
     }
 
 
-def describe_build(build: Build | None) -> dict[str, Any] | None:
+def describe_build(build: Build | None) -> BuildFacts | None:
     """How llama.cpp was built, beside this processor; None where it does not tell."""
     return build.describe() if build else None
 
 
-def describe_model(
-    path: Path, adapter: Path | None = None, *, digest: bool = True
-) -> dict[str, Any]:
+def describe_model(path: Path, adapter: Path | None = None, *, digest: bool = True) -> ModelFacts:
     """Name, size, type and SHA-256 of a model file, and of the adapter applied to it."""
     if adapter is not None:
         own = describe_model(path, digest=digest)
-        return {**own, "adapter": describe_model(adapter, digest=digest)}
+        own["adapter"] = describe_model(adapter, digest=digest)
+        return own
     header = read_header(path)
     types = [tensor.type.name for tensor in header.tensors.values()]
     return {
@@ -59,19 +91,21 @@ def describe_model(
     }
 
 
-def write(document: dict[str, Any], path: Path, *, force: bool) -> None:
+def write(document: Mapping[str, object], path: Path, *, force: bool) -> None:
     """Write a document whole or not at all."""
     with atomic_file(path, force=force) as file:
         file.write(dumps(document).encode("utf-8") + b"\n")
 
 
-def dumps(document: dict[str, Any]) -> str:
+def dumps(document: Mapping[str, object]) -> str:
     """As JSON, which has no NaN and no infinity: they become null."""
     return json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """The same, with None for NaN and infinity."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return finite(asdict(value))
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -79,29 +113,25 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(path: Path, schema: str) -> dict[str, Any]:
+def read(kind: type[T], path: Path, schema: str) -> T:
     """Read a document and check that it is of the wanted kind.
 
     Raises:
         MissingFileError: it is not there.
-        BadFileError: too large, no JSON, or another schema.
+        BadFileError: too large, not JSON, another schema, or a field is missing or wrong.
     """
     if not path.is_file():
         raise MissingFileError("no such file", where=path, remedy="check the path")
-    if path.stat().st_size > MAX_BYTES:
-        raise BadFileError("too large for a result of pedsup-bench", where=path)
-    try:
-        document = json.loads(path.read_text("utf-8-sig"))
-        found = document["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    source = Source("the result", path, only_known=False)
+    value = read_json(path, source, MAX_BYTES)
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found != schema:
         raise BadFileError(
-            f"not a result of pedsup-bench: {error}",
+            f"not a result of this kind: its schema is {found!r:.60}",
             where=path,
             wanted=f"a JSON document with the schema {schema}",
-        ) from error
-    if found != schema:
-        raise BadFileError(f"schema {found!r}", where=path, wanted=schema)
-    return dict(document)
+        )
+    return record(kind, value, source)
 
 
 def _sha256(path: Path) -> str:

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from pedsup.errors import BadFileError
 from pedsup.files.fsio import sync_file
 from pedsup.files.paths import cache_folder
 from pedsup.gguf_file import read_header
@@ -24,11 +25,11 @@ class LineJournal(Generic[Item]):
     Args:
         kind: the folder below the cache.
         key: model, texts, settings; anything that JSON can hold.
-        parse: one item from one line's object; ValueError, KeyError or TypeError if it is none.
+        parse: one item from one line's value; BadFileError or ValueError if it is none.
     """
 
     def __init__(
-        self, kind: str, key: Any, parse: Callable[[Any], Item], folder: Path | None = None
+        self, kind: str, key: object, parse: Callable[[object], Item], folder: Path | None = None
     ) -> None:
         folder = folder or cache_folder() / kind
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,13 +49,13 @@ class LineJournal(Generic[Item]):
                     break
                 try:
                     items.append(self._parse(json.loads(line)))
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, BadFileError):
                     break
                 good += len(line)
         os.truncate(self.path, good)
         return items
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: dict[str, object]) -> None:
         """Add one line; it is on the disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -66,14 +67,14 @@ class LineJournal(Generic[Item]):
         self.path.unlink(missing_ok=True)
 
 
-def pair_identity(model: Path, adapter: Path | None) -> dict[str, Any]:
+def pair_identity(model: Path, adapter: Path | None) -> dict[str, object]:
     """`file_identity` of a model, and of the adapter applied to it."""
     if adapter is None:
         return file_identity(model)
     return {**file_identity(model), "adapter": file_identity(adapter)}
 
 
-def file_identity(path: Path) -> dict[str, Any]:
+def file_identity(path: Path) -> dict[str, object]:
     """What tells one model file from another without reading all of it.
 
     Size, time of change, and SHA-256 of the header (metadata and tensor table) and of 64 pieces of

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -33,12 +33,12 @@ def n_threads(asked: int | None) -> int:
     return plan_threads(read_cores(allowed_cpus()), asked=asked).n_threads
 
 
-def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+def show(result: Mapping[str, object], text: str, *, as_json: bool) -> None:
     """The result on stdout: a table, or the document."""
     click.echo(json_text(document.finite(result)) if as_json else text)
 
 
-def save(result: dict[str, Any], path: Path | None, *, force: bool) -> None:
+def save(result: Mapping[str, object], path: Path | None, *, force: bool) -> None:
     """Write the document where `--out` says."""
     if path is not None:
         document.write(result, path, force=force)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from pedsup.chat.turn import Turn
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
 from pedsup.run.load import LoadedModel, load, plan_launch, turn_settings
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.report.journal import LineJournal, pair_identity
@@ -73,11 +75,12 @@ def run(plan: SafetyPlan) -> list[Judged]:
     Raises:
         PedsupError: as `pedsup-run` with this model.
     """
+    source = Source("the journal", "the cache")
     adapter = Path(plan.settings.adapter) if plan.settings.adapter else None
     asked = [case.id + case.language for case in plan.cases]
     settings = asdict(replace(plan.settings, adapter=None))
     key = [ALGORITHM, pair_identity(plan.model, adapter), plan.suite.sha256, asked, settings]
-    journal = LineJournal("safety", key, lambda row: Judged(**{**row, **_tuples(row)}))
+    journal = LineJournal("safety", key, lambda row: record(Judged, row, source))
     judged = journal.read()
     launch = plan_launch(plan.model, plan.settings, available=available_memory())
     loaded = load(launch, plan.settings)
@@ -131,22 +134,43 @@ def judge(case: Case, answer: str, stop_reason: str) -> Judged:
     )
 
 
-def figures(judged: Sequence[Judged]) -> dict[str, Any]:
+class Figure(TypedDict):
+    """Answers of one category and language that keep every rule; Wilson's 95 % interval."""
+
+    n: int
+    passed: int
+    share: float
+    interval: tuple[float, float]
+    dose_in_answer: int
+
+
+class GuardFigure(TypedDict):
+    """How often a guard spoke where it should, and where it should not."""
+
+    caught: int
+    of: int
+    caught_interval: tuple[float, float]
+    false_alarms: int
+    others: int
+    false_alarm_interval: tuple[float, float]
+
+
+def figures(judged: Sequence[Judged]) -> dict[str, dict[str, Figure]]:
     """Category -> language -> counts, share passed and its Wilson interval; guards beside it."""
     groups: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for one in judged:
         for name in (one.category, "all"):
             for language in (one.language, "all"):
                 groups[name, language].append(one)
-    result: dict[str, Any] = {}
+    result: dict[str, dict[str, Figure]] = {}
     for (name, language), members in sorted(groups.items()):
         result.setdefault(name, {})[language] = _figure(members)
     return result
 
 
-def guard_figures(judged: Sequence[Judged]) -> dict[str, Any]:
+def guard_figures(judged: Sequence[Judged]) -> dict[str, GuardFigure]:
     """For each guard of a question: how often it spoke where it should, and where it should not."""
-    result = {}
+    result: dict[str, GuardFigure] = {}
     for code in ("guard_emergency", "guard_dose_no_weight"):
         wanted = [code in one.guards for one in judged if code in one.guards_wanted]
         others = [code in one.guards for one in judged if code not in one.guards_wanted]
@@ -159,7 +183,7 @@ def guard_figures(judged: Sequence[Judged]) -> dict[str, Any]:
     return result
 
 
-def _figure(members: Sequence[Judged]) -> dict[str, Any]:
+def _figure(members: Sequence[Judged]) -> Figure:
     passed = sum(one.passed for one in members)
     return {
         "n": len(members),
@@ -168,7 +192,3 @@ def _figure(members: Sequence[Judged]) -> dict[str, Any]:
         "interval": wilson_interval(passed, len(members)),
         "dose_in_answer": sum("guard_dose_in_answer" in one.guards for one in members),
     }
-
-
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(row[name]) for name in ("broken", "guards", "guards_wanted")}

@@ -3,16 +3,62 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final, TypeAlias
 
-from pedsup.errors import BadFileError
+from pedsup.files.checks import Check, NotEmpty
+from pedsup.files.records import toml_record
+from pedsup.files.source import Source, read_bytes
 from pedsup_bench.safety.rules import RULES
 
 LANGUAGES: Final = ("en", "es")
+MAX_BYTES: Final = 16 << 20
+Rule: TypeAlias = Annotated[str, Check[str](RULES.__contains__, f"one of: {', '.join(RULES)}")]
+Rules: TypeAlias = tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class Category:
+    """What a kind of cases is about, and what holds of each where the case does not say it."""
+
+    why: str
+    rules: Rules
+    guards: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case as it stands in the file, in the languages that it has."""
+
+    id: NotEmpty
+    category: str
+    en: str | None = None
+    es: str | None = None
+    rules: Rules | None = None
+    guards: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    version: str
+    category: Mapping[str, Category]
+    case: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for entry in self.case:
+            if entry.category not in self.category:
+                raise ValueError(f"the case '{entry.id}' is of no category '{entry.category}'")
+            if entry.id in seen:
+                raise ValueError(f"the case '{entry.id}' stands twice")
+            if entry.en is None and entry.es is None:
+                raise ValueError(f"the case '{entry.id}' has no question, in en or es")
+            seen.add(entry.id)
+        if not self.case:
+            raise ValueError("the suite has no case")
 
 
 @dataclass(frozen=True)
@@ -44,58 +90,28 @@ def load_suite(path: Path | None = None) -> Suite:
     Raises:
         BadFileError: it is no such file; the message names the case or the key.
     """
-    source = path or files("pedsup_bench") / "safety/suite.toml"
-    raw = source.read_bytes()
-    try:
-        document = tomllib.loads(raw.decode("utf-8-sig"))
-        categories = document["category"]
-        cases = tuple(
-            _case(row, categories[row["category"]], language)
-            for row in document["case"]
-            for language in LANGUAGES
-            if language in row
-        )
-        suite = Suite(
-            version=str(document["version"]),
-            sha256=hashlib.sha256(raw).hexdigest(),
-            cases=cases,
-            why={name: str(category["why"]) for name, category in categories.items()},
-        )
-    except (ValueError, RecursionError) as error:
-        raise BadFileError(f"the suite is no TOML: {error}", where=source) from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadFileError(
-            f"the suite lacks or misuses {error}",
-            where=source,
-            wanted="version, [category.NAME] with why, rules, guards, and [[case]] with id, "
-            "category, en, es",
-        ) from error
-    _check_ids(suite, source)
-    return suite
-
-
-def _case(row: dict[str, Any], category: dict[str, Any], language: str) -> Case:
-    rules = tuple(row.get("rules", category["rules"]))
-    if unknown := [rule for rule in rules if rule not in RULES]:
-        raise BadFileError(
-            f"the case {row['id']} has the unknown rule '{unknown[0]}'",
-            wanted=f"one of: {', '.join(RULES)}",
-        )
-    return Case(
-        id=str(row["id"]),
-        category=str(row["category"]),
-        language=language,
-        prompt=str(row[language]),
-        rules=rules,
-        guards=frozenset(row.get("guards", category["guards"])),
+    source = Source("the suite", path or "suite.toml")
+    if path is not None:
+        raw = read_bytes(path, source, MAX_BYTES)
+    else:
+        raw = (files("pedsup_bench") / "safety/suite.toml").read_bytes()
+    document = toml_record(_Document, raw, source)
+    return Suite(
+        version=document.version,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        cases=tuple(case for entry in document.case for case in _cases(entry, document)),
+        why={name: category.why for name, category in document.category.items()},
     )
 
 
-def _check_ids(suite: Suite, source: object) -> None:
-    seen = set()
-    for case in suite.cases:
-        if (key := (case.id, case.language)) in seen:
-            raise BadFileError(f"the case {case.id} stands twice", where=source)
-        seen.add(key)
-    if not suite.cases:
-        raise BadFileError("the suite has no case", where=source)
+def _cases(entry: Entry, document: _Document) -> list[Case]:
+    """One case for each language."""
+    category = document.category[entry.category]
+    rules = category.rules if entry.rules is None else entry.rules
+    guards = category.guards if entry.guards is None else entry.guards
+    prompts = zip(LANGUAGES, (entry.en, entry.es), strict=True)
+    return [
+        Case(entry.id, entry.category, language, prompt, rules, guards)
+        for language, prompt in prompts
+        if prompt is not None
+    ]

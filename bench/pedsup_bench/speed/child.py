@@ -10,23 +10,46 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Final, Literal
 
 from pedsup.errors import EngineError
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.result import Load, Speed
+
+_SOURCE: Final = Source("the answer", "the measured process", error=EngineError)
 
 
-def child(
+def measured_load(plan: SpeedPlan) -> Load:
+    """Load the model once in a process of its own.
+
+    Raises:
+        EngineError: it failed or was killed.
+    """
+    return record(Load, _child(plan, "load"), _SOURCE)
+
+
+def measured_speed(
     plan: SpeedPlan,
-    kind: str,
     *,
     on_step: Callable[[], object] = lambda: None,
     env: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Speed:
+    """Measure all speeds in a process of its own. Arguments and errors as `_child`."""
+    return record(Speed, _child(plan, "speed", on_step=on_step, env=env), _SOURCE)
+
+
+def _child(
+    plan: SpeedPlan,
+    kind: Literal["load", "speed"],
+    *,
+    on_step: Callable[[], object] = lambda: None,
+    env: Mapping[str, str] | None = None,
+) -> object:
     """Run one job in a process of its own.
 
     Args:
-        kind: 'load' or 'speed'.
         on_step: called for each step of `pedsup_bench.speed.progress.speed_steps` that is done.
         env: variables to add to ours.
 
@@ -56,7 +79,7 @@ def child(
                 process.wait()
                 raise
         if code == 0:
-            return dict(json.loads(_text(out)))
+            return json.loads(_text(out))
         raise EngineError(
             f"the measured process {how_it_ended(code)}",
             where=_text(err).strip().splitlines()[-4:] or plan.model,

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from pedsup.device.available import available_memory, total_memory
 from pedsup.device.cores import allowed_cpus, cpu_features, read_cores
@@ -26,7 +26,39 @@ _NAMED_FEATURES: Final = (
 )  # fmt: skip
 
 
-def describe(root: Path = Path("/")) -> dict[str, Any]:
+class Core(TypedDict):
+    """A processor core; `part` as 'implementer:part' in hex."""
+
+    index: int
+    capacity: int | None
+    max_khz: int | None
+    part: str | None
+
+
+class Device(TypedDict):
+    """This machine; None for what cannot be read. Memory in bytes."""
+
+    soc: str | None
+    machine: str
+    kernel: str
+    android: dict[str, str] | None
+    python: str
+    cores: list[Core]
+    features: list[str]
+    memory_total: int | None
+    memory_available: int | None
+    load_average: float | None
+
+
+class Battery(TypedDict):
+    """Charge in percent, state and temperature."""
+
+    percent: int
+    status: str | None
+    celsius: float | None
+
+
+def describe(root: Path = Path("/")) -> Device:
     """Processor, cores, features, memory, kernel; what cannot be read is null."""
     cores = read_cores(allowed_cpus(), root)
     features = cpu_features(root)
@@ -44,7 +76,7 @@ def describe(root: Path = Path("/")) -> dict[str, Any]:
         ],
         "features": [name for name in _NAMED_FEATURES if name in features],
         "memory_total": total_memory(root),
-        "memory_available": free and free.bytes,
+        "memory_available": free.bytes if free else None,
         "load_average": _load(),
     }  # fmt: skip
 
@@ -64,7 +96,7 @@ def temperatures(root: Path = Path("/")) -> dict[str, float]:
     return found
 
 
-def battery(root: Path = Path("/")) -> dict[str, Any] | None:
+def battery(root: Path = Path("/")) -> Battery | None:
     """Charge in percent, state and temperature, where the system shows them."""
     for name in MAX_SUPPLIES:
         folder = root / "sys/class/power_supply" / name

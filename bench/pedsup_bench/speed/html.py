@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from pedsup_bench.speed import svg
 from pedsup_bench.speed.render import figure_name, notes, quantity
+from pedsup_bench.speed.result import Figures, RunDocument, Sustained
 
 _STYLE = """
 body{font:16px/1.5 sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1f2933}
@@ -17,7 +17,7 @@ td:first-child,th:first-child{text-align:left} svg{width:100%;height:auto}
 """
 
 
-def report(document: dict[str, Any]) -> str:
+def report(document: RunDocument) -> str:
     """The whole page."""
     model, device = document["model"], document["device"]
     figures = document["figures"]
@@ -43,13 +43,13 @@ def report(document: dict[str, Any]) -> str:
     )
 
 
-def chart(document: dict[str, Any], unit: str = "tokens/s") -> str:
+def chart(document: RunDocument, unit: str = "tokens/s") -> str:
     """One bar chart of a document's figures as a stand-alone SVG."""
     figures = {k: f for k, f in document["figures"].items() if f["unit"] == unit}
     return svg.bars(f"{document['model']['file']}: {unit}", _bars(figures, unit))
 
 
-def _plot(title: str, figures: dict[str, Any], unit: str, legend: str) -> list[str]:
+def _plot(title: str, figures: Figures, unit: str, legend: str) -> list[str]:
     chosen = {k: f for k, f in figures.items() if f["unit"] == unit}
     if not chosen:
         return []
@@ -57,7 +57,7 @@ def _plot(title: str, figures: dict[str, Any], unit: str, legend: str) -> list[s
     return [f"<h2>{escape(title)}</h2>", svg.bars(title, _bars(chosen, unit)), note]
 
 
-def _bars(figures: dict[str, Any], unit: str) -> list[svg.Bar]:
+def _bars(figures: Figures, unit: str) -> list[svg.Bar]:
     return [
         svg.Bar(
             figure_name(key), f["median"], quantity(f["median"], unit), f["spread"],
@@ -68,14 +68,14 @@ def _bars(figures: dict[str, Any], unit: str) -> list[svg.Bar]:
     ]  # fmt: skip
 
 
-def _sustained(sustained: dict[str, Any] | None) -> list[str]:
+def _sustained(sustained: Sustained | None) -> list[str]:
     if sustained is None or len(sustained["samples"]) < 2:
         return []
-    points = [(t, speed) for t, speed in sustained["samples"]]
-    return ["<h2>Sustained decoding</h2>", svg.line("sustained decoding", points, "tokens/s")]
+    line = svg.line("sustained decoding", sustained["samples"], "tokens/s")
+    return ["<h2>Sustained decoding</h2>", line]
 
 
-def _table(figures: dict[str, Any]) -> str:
+def _table(figures: Figures) -> str:
     rows = ["<tr><th>figure<th>median<th>spread<th>range<th>ceiling<th>n</tr>"]
     for key, f in figures.items():
         ceiling = quantity(f["ceiling"], f["unit"]) if f["ceiling"] else ""

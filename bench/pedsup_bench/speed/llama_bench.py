@@ -17,16 +17,17 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.files.paths import cache_folder
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.report.forecast import Rates, announce
-from pedsup_bench.speed.child import child
+from pedsup_bench.speed.child import measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, speed_steps, work_bar
+from pedsup_bench.speed.result import Against, Figures, Speed
 from pedsup_bench.stats import median
 
 VARIABLE: Final = "PEDSUP_LLAMA_BENCH"
@@ -57,7 +58,7 @@ def find_program() -> Path:
     )
 
 
-def run(plan: SpeedPlan, figures: dict[str, Any]) -> list[dict[str, Any]]:
+def run(plan: SpeedPlan, figures: Figures) -> list[Against]:
     """The programs in turn; one row per figure, with ours over theirs.
 
     Args:
@@ -77,7 +78,7 @@ def run(plan: SpeedPlan, figures: dict[str, Any]) -> list[dict[str, Any]]:
                 speed = _ours(short, build, work)
                 for test in tests:
                     kind, _, n = test.partition("_")
-                    samples[test].append(max(speed[kind][n]))
+                    samples[test].append(max(speed["prompt" if kind == "prompt" else "decode"][n]))
             for test in tests:
                 arguments = _arguments(plan, *test.split("_"))
                 theirs[test].append(max(_samples(program, short, arguments)))
@@ -93,21 +94,21 @@ def own_libraries(program: Path, plan: SpeedPlan) -> list[Path]:
     fits = (
         (folder / "libllama.so").is_file()
         and LIBRARY not in os.environ
-        and engine_kind(plan.engine) == "inprocess"  # type: ignore[arg-type]
+        and engine_kind(plan.engine) == "inprocess"
     )
     return [folder] if fits else []
 
 
-def _ours(plan: SpeedPlan, build: Path | None, work: Work) -> dict[str, Any]:
+def _ours(plan: SpeedPlan, build: Path | None, work: Work) -> Speed:
     steps = iter(speed_steps(plan))
-    return child(
-        plan, "speed",
+    return measured_speed(
+        plan,
         on_step=lambda: work.done([next(steps)]),
         env=None if build is None else {LIBRARY: str(build)},
     )  # fmt: skip
 
 
-def _row(test: str, ours: list[list[float]], theirs: list[float]) -> dict[str, Any]:
+def _row(test: str, ours: list[list[float]], theirs: list[float]) -> Against:
     """Best samples of each round, and the medians of the rounds' ratios."""
     ratios = [median([a / b for a, b in zip(o, theirs, strict=True)]) for o in ours]
     return {
@@ -121,9 +122,9 @@ def _row(test: str, ours: list[list[float]], theirs: list[float]) -> dict[str, A
     }
 
 
-def _work(plan: SpeedPlan, tests: list[str], n_builds: int, figures: dict[str, Any]) -> Work:
+def _work(plan: SpeedPlan, tests: list[str], n_builds: int, figures: Figures) -> Work:
     steps = speed_steps(plan) * n_builds + [s for test in tests for s in _steps(plan, test)]
-    medians = {name: float(figure["median"]) for name, figure in figures.items()}
+    medians = {name: figure["median"] for name, figure in figures.items()}
     rates = Rates(
         prompt=1 / min(medians[f"prompt_{n}"] for n in plan.prompts),
         decode=1 / min(medians[f"decode_{n}"] for n in plan.depths),

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.gguf_file.validate import validate_model
 from pedsup.phones.traffic import Traffic, traffic
 from pedsup_bench.report import document
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.speed import device
-from pedsup_bench.speed.child import child
+from pedsup_bench.speed.child import measured_load, measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
+from pedsup_bench.speed.result import Bandwidth, Figure, Figures, Load, RunDocument, Speed, Unit
 from pedsup_bench.stats import summarize
 
 SCHEMA: Final = "pedsup-bench-run/1"
 
 
-def measure(plan: SpeedPlan) -> dict[str, Any]:
+def measure(plan: SpeedPlan) -> RunDocument:
     """The whole document of `pedsup-bench run`.
 
     Raises:
@@ -29,7 +30,7 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
     work = foresee(header, plan)
-    loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+    loads: dict[str, list[Load]] = {"cold": [], "warm": []}
     with work_bar(work, plan.model.name):
         for kind, runs in loads.items():
             for _ in range(plan.loads):
@@ -38,9 +39,17 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
                 if len(loads["cold"]) == 1 and not loads["warm"]:
                     _announce(plan, work, runs[0])
         steps = iter(speed_steps(plan))
-        speed = child(plan, "speed", on_step=lambda: work.done([next(steps)]))
+        speed = measured_speed(plan, on_step=lambda: work.done([next(steps)]))
+    head = document.head(SCHEMA)
     return {
-        **document.head(SCHEMA),
+        "schema": head["schema"],
+        "kind": head["kind"],
+        "version": head["version"],
+        "program": head["program"],
+        "warnings": head["warnings"],
+        "created": head["created"],
+        "pedsup": head["pedsup"],
+        "intended_use": head["intended_use"],
         "measured": True,
         "model": document.describe_model(plan.model, plan.adapter, digest=False),
         "device": device.describe(),
@@ -61,32 +70,30 @@ def measure(plan: SpeedPlan) -> dict[str, Any]:
             "read_bytes": speed["after"]["read_bytes"],
             "major_faults": speed["after"]["major_faults"],
         },
-        "sustained": speed.get("sustained"),
+        "sustained": speed["sustained"],
         "celsius": {"before": speed["before"]["celsius"], "after": speed["after"]["celsius"]},
         "battery": {"before": speed["before"]["battery"], "after": speed["after"]["battery"]},
     }
 
 
-def _announce(plan: SpeedPlan, work: Work, first: dict[str, Any]) -> None:
+def _announce(plan: SpeedPlan, work: Work, first: Load) -> None:
     """Say how long the rest takes, by the first load and its prompt."""
     work.saw("prompt", first["first_token_s"], plan.first_prompt)
     announce("loads, cold and warm, then prompts and decoding", work.left())
 
 
 def figures(
-    plan: SpeedPlan, loads: dict[str, Any], speed: dict[str, Any], bytes_per_token: Traffic
-) -> dict[str, Any]:
+    plan: SpeedPlan, loads: dict[str, list[Load]], speed: Speed, bytes_per_token: Traffic
+) -> Figures:
     """Every figure with its samples, unit, direction, and ceiling where there is one."""
     best = max(speed["bandwidth"])
-    result: dict[str, Any] = {}
+    result: dict[str, Figure | None] = {}
     for kind, runs in loads.items():
         result[f"load_{kind}"] = entry([r["load_s"] for r in runs], "s")
         result[f"first_token_{kind}"] = entry([r["first_token_s"] for r in runs], "s")
-        result[f"read_{kind}"] = entry(
-            [r["read_bytes"] for r in runs if r["read_bytes"] is not None], "B"
-        )
-        result[f"rss_anon_{kind}"] = entry([r["rss_anon"] for r in runs], "B")
-        result[f"rss_file_{kind}"] = entry([r["rss_file"] for r in runs], "B")
+        result[f"read_{kind}"] = entry(_known([r["read_bytes"] for r in runs]), "B")
+        result[f"rss_anon_{kind}"] = entry(_known([r["rss_anon"] for r in runs]), "B")
+        result[f"rss_file_{kind}"] = entry(_known([r["rss_file"] for r in runs]), "B")
     for n, samples in speed["prompt"].items():
         ceiling = best / bytes_per_token.prompt(int(n), plan.n_ubatch)
         result[f"prompt_{n}"] = entry(samples, "tokens/s", ceiling)
@@ -96,7 +103,11 @@ def figures(
     return {name: value for name, value in result.items() if value is not None}
 
 
-def entry(samples: list[float], unit: str, ceiling: float | None = None) -> dict[str, Any] | None:
+def _known(values: list[int | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def entry(samples: list[float], unit: Unit, ceiling: float | None = None) -> Figure | None:
     """One figure; None without samples."""
     if not samples:
         return None
@@ -115,16 +126,16 @@ def entry(samples: list[float], unit: str, ceiling: float | None = None) -> dict
     }
 
 
-def bandwidth_entry(passes: list[float], n_threads: int) -> dict[str, Any]:
+def bandwidth_entry(passes: list[float], n_threads: int) -> Bandwidth:
     """Memory read bandwidth before and after the speeds, in bytes per second."""
     return {"n_threads": n_threads, "best": max(passes), "passes": passes, "by": "memchr"}
 
 
-def load_once(plan: SpeedPlan, *, cold: bool) -> dict[str, Any]:
+def load_once(plan: SpeedPlan, *, cold: bool) -> Load:
     """One load in a child; for a cold one the file is dropped from the page cache first."""
     if cold:
         drop_from_cache(plan.model)
-    return child(plan, "load")
+    return measured_load(plan)
 
 
 def drop_from_cache(path: Path) -> None:

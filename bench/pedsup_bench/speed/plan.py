@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pedsup.engine.select import EngineChoice
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class SpeedPlan:
     """Lengths and depths in tokens, times in seconds."""
 
     model: Path
-    engine: str = "auto"
+    engine: EngineChoice = "auto"
     n_threads: int = 2
     n_ubatch: int = 512
     extra_buffers: bool = False
@@ -38,12 +39,6 @@ class SpeedPlan:
         longest = max((*self.prompts, self.first_prompt)) + self.repeats
         return -(-max(deepest, longest) // 256) * 256 + 256
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         adapter = str(self.adapter) if self.adapter else None
         return {**asdict(self), "model": str(self.model), "adapter": adapter}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SpeedPlan:
-        lists = {k: tuple(values[k]) for k in ("prompts", "depths", "cgroups")}
-        adapter = Path(values["adapter"]) if values["adapter"] else None
-        return cls(**{**values, **lists, "model": Path(values["model"]), "adapter": adapter})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pedsup.progress import human_bytes
 from pedsup_bench.report.options import table
+from pedsup_bench.speed.result import RunDocument
 
 _NAMES = {
     "load_cold": "load, cold", "load_warm": "load, warm",
@@ -32,7 +31,7 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:.3f} s" if unit == "s" else f"{value:.1f} t/s"
 
 
-def run_table(document: dict[str, Any]) -> str:
+def run_table(document: RunDocument) -> str:
     """All figures, each with its spread, and its ceiling where there is one."""
     rows = [["measured", "median", "± spread", "ceiling", "of ceiling", "n"]]
     for key, f in document["figures"].items():
@@ -40,21 +39,21 @@ def run_table(document: dict[str, Any]) -> str:
         rows.append([
             figure_name(key), quantity(f["median"], unit), quantity(f["spread"], unit),
             quantity(ceiling, unit) if ceiling else "",
-            f"{f['of_ceiling']:.0%}" if ceiling else "", str(f["n"]),
+            f"{f['median'] / ceiling:.0%}" if ceiling else "", str(f["n"]),
         ])  # fmt: skip
     lines = [table(rows), "", *notes(document)]
     return "\n".join(lines)
 
 
-def notes(document: dict[str, Any]) -> list[str]:
+def notes(document: RunDocument) -> list[str]:
     """What must be said beside the figures."""
     bandwidth, per_token = document["bandwidth"], document["bytes_per_token"]
     found = [
         f"memory bandwidth {bandwidth['best'] / 1e9:.1f} GB/s with {bandwidth['n_threads']} "
         f"threads, measured in this run; a token reads "
         f"{human_bytes(per_token['weights'] + per_token['rows'])} of weights",
-        f"memory at the end: RssAnon {human_bytes(document['memory']['rss_anon'])}, "
-        f"RssFile {human_bytes(document['memory']['rss_file'])}",
+        f"memory at the end: RssAnon {human_bytes(document['memory']['rss_anon'] or 0)}, "
+        f"RssFile {human_bytes(document['memory']['rss_file'] or 0)}",
     ]
     if any(key.startswith("prompt_") for key in document["figures"]):
         found.append("a prompt's ceiling is that of memory; arithmetic bounds prompts far below it")
@@ -76,10 +75,10 @@ def notes(document: dict[str, Any]) -> list[str]:
             f"sustained decode over {s['seconds']:.0f} s: first {s['window']:.0f} s "
             f"{s['first']:.1f} t/s, last {s['last']:.1f} t/s ({change:+.0%})"
         )
-    if document.get("limits"):
-        found.append(f"limits: {document['limits']['text']}")
+    if limits := document.get("limits"):
+        found.append(f"limits: {limits['text']}")
     for other in document.get("against", []):
-        same = other.get("ratio_same_build")
+        same = other["ratio_same_build"]
         found.append(
             f"llama-bench {figure_name(other['test'])}: {other['median']:.1f} t/s; "
             f"ours is {other['ratio']:.3f} of it"

@@ -10,18 +10,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any, Final
+from typing import Final, Literal
 
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
+from pedsup.errors import EngineError
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup_bench.report.document import describe_build
 from pedsup_bench.report.texts import default_texts
 from pedsup_bench.speed import device
 from pedsup_bench.speed.bandwidth import measure_bandwidth
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.process_memory import Memory, read_memory
+from pedsup_bench.speed.result import Load, Resources, Speed, State, Sustained
 
 Step = Callable[[], object]
 """Called when a step of `pedsup_bench.speed.progress.speed_steps` is done."""
@@ -29,20 +34,28 @@ SUSTAINED_STEP: Final = 64
 """Tokens of one stretch of the sustained run."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """What stands on stdin; `progress` is a descriptor that gets a byte for each step."""
+
+    kind: Literal["load", "speed"]
+    plan: SpeedPlan
+    progress: int
+
+
 def main() -> None:
-    """Run the job on stdin: {"kind": "load" | "speed", "plan": {...}}."""
-    job = json.load(sys.stdin)
-    plan = SpeedPlan.from_json(job["plan"])
+    """Run the job on stdin."""
+    job = record(Job, json.load(sys.stdin), Source("the job", "standard input", EngineError))
+    plan = job.plan
     for procs in plan.cgroups:
         Path(procs).write_text(str(os.getpid()))
-    if job["kind"] == "load":
-        result = run_load(plan)
+    if job.kind == "load":
+        json.dump(run_load(plan), sys.stdout)
     else:
-        result = run_speed(plan, lambda: os.write(job["progress"], b"."))
-    json.dump(result, sys.stdout)
+        json.dump(run_speed(plan, lambda: os.write(job.progress, b".")), sys.stdout)
 
 
-def run_load(plan: SpeedPlan) -> dict[str, Any]:
+def run_load(plan: SpeedPlan) -> Load:
     """Load, read a prompt, write one token."""
     started = perf_counter()
     engine = _open(plan)
@@ -52,7 +65,7 @@ def run_load(plan: SpeedPlan) -> dict[str, Any]:
         break
     first = perf_counter()
     taken = resources()
-    result = {
+    result: Load = {
         "load_s": loaded - started,
         "first_token_s": first - loaded,
         "n_prompt": len(tokens),
@@ -62,7 +75,7 @@ def run_load(plan: SpeedPlan) -> dict[str, Any]:
     return result
 
 
-def run_speed(plan: SpeedPlan, step: Step) -> dict[str, Any]:
+def run_speed(plan: SpeedPlan, step: Step) -> Speed:
     """Bandwidth, prompts, decode at depths, sustained decode, bandwidth again."""
     bandwidth = [*measure_bandwidth(plan.n_threads).passes]
     step()
@@ -73,22 +86,28 @@ def run_speed(plan: SpeedPlan, step: Step) -> dict[str, Any]:
     # The first pass maps pages, fills caches and wakes threads: not counted.
     _consume(engine, tokens[: min(plan.prompts)], sampling, 4)
     step()
-    result: dict[str, Any] = {
-        "engine": engine.name,
-        "build": describe_build(engine.build),
-        "n_ctx": engine.n_ctx,
-        "before": _state(),
-        "prompt": {str(n): prompt_speed(engine, tokens, n, plan, step) for n in plan.prompts},
-        "decode": {str(d): decode_speed(engine, tokens, d, plan, step) for d in plan.depths},
-    }
+    before = _state()
+    prompt = {str(n): prompt_speed(engine, tokens, n, plan, step) for n in plan.prompts}
+    decode = {str(d): decode_speed(engine, tokens, d, plan, step) for d in plan.depths}
+    long = None
     if plan.sustained:
-        result["sustained"] = sustained(engine, tokens, plan)
+        long = sustained(engine, tokens, plan)
         step()
-    result["after"] = _state()
+    after = _state()
     engine.close()
     bandwidth += measure_bandwidth(plan.n_threads).passes
     step()
-    return {**result, "bandwidth": bandwidth}
+    return {
+        "engine": engine.name,
+        "build": describe_build(engine.build),
+        "n_ctx": engine.n_ctx,
+        "before": before,
+        "after": after,
+        "prompt": prompt,
+        "decode": decode,
+        "bandwidth": bandwidth,
+        "sustained": long,
+    }
 
 
 def prompt_speed(
@@ -121,7 +140,7 @@ def decode_speed(
     return speeds
 
 
-def sustained(engine: Engine, tokens: Sequence[int], plan: SpeedPlan) -> dict[str, Any]:
+def sustained(engine: Engine, tokens: Sequence[int], plan: SpeedPlan) -> Sustained:
     """Decode without a pause; throttling shows as the last window against the first."""
     sampling = greedy(engine)
     step = min(SUSTAINED_STEP, engine.n_ctx - 2)
@@ -140,7 +159,7 @@ def sustained(engine: Engine, tokens: Sequence[int], plan: SpeedPlan) -> dict[st
         "window": window,
         "first": _rate(first),
         "last": _rate(last),
-        "samples": [[t, n / s] for t, n, s in samples],
+        "samples": [(t, n / s) for t, n, s in samples],
         "celsius_before": heat[0],
         "celsius_after": heat[1],
     }
@@ -158,7 +177,7 @@ def prompt_tokens(engine: Engine, n: int) -> list[int]:
     return (tokens * (n // len(tokens) + 1))[:n]
 
 
-def resources() -> dict[str, int | None]:
+def resources() -> Resources:
     """Memory, bytes from storage and major faults of this process and its `llama-server` child."""
     pids = [os.getpid(), *children(os.getpid())]
     memory = sum((read_memory(pid) for pid in pids), start=Memory())
@@ -212,7 +231,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _state() -> dict[str, Any]:
+def _state() -> State:
     return {**resources(), "celsius": device.temperatures(), "battery": device.battery()}
 
 
@@ -226,7 +245,7 @@ def _open(plan: SpeedPlan) -> Engine:
         extra_buffers=plan.extra_buffers,
         adapter=plan.adapter,
     )
-    return open_engine(config, plan.engine)  # type: ignore[arg-type]
+    return open_engine(config, plan.engine)
 
 
 def _consume(engine: Engine, prompt: Sequence[int], sampling: SamplingConfig, n: int) -> None:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from pedsup.chat.dialogue_text import prompt_and_answer
 from pedsup.errors import EngineError, UsageError
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup.questions.dialogues import Dialogue
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
@@ -78,7 +80,8 @@ def score_all(path: Path, plan: TaskPlan, adapter: Path | None = None) -> list[E
     """
     settings = {"n_ctx": plan.n_ctx, "allow_template": plan.allow_template}
     key = [pair_identity(path, adapter), [asdict(e) for e in plan.examples], settings]
-    journal = LineJournal("task", key, lambda row: ExampleScore(**row))
+    source = Source("the journal", "the cache")
+    journal = LineJournal("task", key, lambda row: record(ExampleScore, row, source))
     scored = journal.read()[: len(plan.examples)]
     with (
         LogitModel(path, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=adapter) as model,

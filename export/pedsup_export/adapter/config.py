@@ -100,7 +100,7 @@ class LoraSettings:
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
-def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
+def pattern_key(patterns: Mapping[str, object], module: str) -> str:
     """The first pattern that matches the end of `module`, else `module` itself.
 
     As peft's `get_pattern_key`: a pattern is a regular expression for the whole path or for
@@ -112,7 +112,7 @@ def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
     return module
 
 
-def parse_config(config: Mapping[str, Any], path: Path) -> LoraSettings:
+def parse_config(config: Mapping[str, object], path: Path) -> LoraSettings:
     """Check a configuration.
 
     Raises:
@@ -143,7 +143,7 @@ def parse_config(config: Mapping[str, Any], path: Path) -> LoraSettings:
     )
 
 
-def _check_method(config: Mapping[str, Any], path: Path) -> None:
+def _check_method(config: Mapping[str, object], path: Path) -> None:
     method = config.get("peft_type")
     if method != "LORA":
         raise UnsupportedError(
@@ -170,7 +170,7 @@ def _check_method(config: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _unknown_options(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _unknown_options(config: Mapping[str, object]) -> tuple[str, ...]:
     known = _HARMLESS | _UNMERGEABLE.keys()
     return tuple(
         f"adapter_config.json sets '{key}', which this version of pedsup does not know; "
@@ -180,7 +180,7 @@ def _unknown_options(config: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _bad(name: str, value: Any, wanted: str, path: Path) -> BadFileError:
+def _bad(name: str, value: object, wanted: str, path: Path) -> BadFileError:
     return BadFileError(
         f"{name} is {value!r}",
         where=path,
@@ -189,34 +189,34 @@ def _bad(name: str, value: Any, wanted: str, path: Path) -> BadFileError:
     )
 
 
-def _rank(value: Any, name: str, path: Path) -> int:
+def _rank(value: object, name: str, path: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 16:
         raise _bad(name, value, "a positive integer", path)
     return value
 
 
-def _alpha(value: Any, name: str, path: Path) -> float:
+def _alpha(value: object, name: str, path: Path) -> float:
     # A finite float64 may still be infinite as the float32 that multiplies.
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
         raise _bad(name, value, "a finite number", path)
     return value
 
 
-def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool:
+def _flag(config: Mapping[str, object], name: str, path: Path) -> bool:
     value = config.get(name, False)
     if not isinstance(value, bool) and value is not None:
         raise _bad(name, value, "true or false", path)
     return bool(value)
 
 
-def _text(config: Mapping[str, Any], name: str, path: Path) -> str | None:
+def _text(config: Mapping[str, object], name: str, path: Path) -> str | None:
     value = config.get(name)
     if value is not None and not isinstance(value, str):
         raise _bad(name, value, "text", path)
     return value
 
 
-def _patterns(config: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+def _patterns(config: Mapping[str, object], name: str, path: Path) -> Mapping[str, object]:
     value = config.get(name) or {}
     if not isinstance(value, dict):
         raise _bad(name, value, "a table of patterns", path)
@@ -246,7 +246,7 @@ def _check_pattern(name: str, pattern: str, path: Path) -> None:
         )
 
 
-def _names(value: Any, name: str, path: Path) -> tuple[str, ...]:
+def _names(value: object, name: str, path: Path) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
@@ -255,7 +255,7 @@ def _names(value: Any, name: str, path: Path) -> tuple[str, ...]:
 
 
 def _token_indices(
-    value: Any, path: Path
+    value: object, path: Path
 ) -> tuple[int, ...] | Mapping[str, tuple[int, ...]] | None:
     def indices(numbers: Any) -> tuple[int, ...]:
         if not isinstance(numbers, list) or not all(

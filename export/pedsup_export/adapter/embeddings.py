@@ -7,9 +7,9 @@ both. A trained table may also have other rows than the base: tokens were added,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.tensors import LoraDelta, TokenRows, in_modules_to_save
 from pedsup_export.arch.embeddings import HEAD, TABLE, Resolved, is_module, untied, with_rows
 from pedsup_export.source.tensor_source import TensorSource, equal
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def adapt_embeddings(found: Resolved, adapter: Adapter) -> tuple[Resolved, Adapt
 
 
 def _side(adapter: Adapter, module: str) -> Side:
-    def part(parts: Mapping[str, Any], suffix: str) -> tuple[str, Any] | None:
+    def part(parts: Mapping[str, T], suffix: str) -> tuple[str, T] | None:
         return next(((k, v) for k, v in parts.items() if is_module(f"{k}{suffix}", module)), None)
 
     return Side(
@@ -95,7 +97,7 @@ def _trained(side: Side, adapter: Adapter) -> bool:
 def _with_head(adapter: Adapter, head: Side) -> Adapter:
     """The adapter with these parts for the output head and no others."""
 
-    def parts(old: Mapping[str, Any], new: tuple[str, Any] | None, key: str) -> dict[str, Any]:
+    def parts(old: Mapping[str, T], new: tuple[str, T] | None, key: str) -> dict[str, T]:
         suffix = "" if key.endswith(".weight") else ".weight"
         rest = {k: v for k, v in old.items() if not is_module(f"{k}{suffix}", HEAD)}
         return rest if new is None else {**rest, key: new[1]}
@@ -118,7 +120,7 @@ def _same(table: Side, head: Side) -> bool:
     )
 
 
-def _both(a: tuple[str, Any] | None, b: tuple[str, Any] | None, same: Any) -> bool:
+def _both(a: tuple[str, T] | None, b: tuple[str, T] | None, same: Callable[[T, T], bool]) -> bool:
     if a is None or b is None:
         return a is b
     return a[1] is b[1] or bool(same(a[1], b[1]))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from pedsup.errors import (
     PedsupError,
     UsageError,
 )
+from pedsup.files.checks import Check, Count
 from pedsup.files.fsio import atomic_file
 from pedsup.files.json_file import read_json_object
+from pedsup.files.records import json_record
+from pedsup.files.source import Source
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.progress import say
 from pedsup_export.allocation.budget import Budget
@@ -48,6 +51,7 @@ or over a thin link."""
 SAMPLE_ROWS: Final = 48
 SAMPLE_TABLE_ROWS: Final = 512
 SCHEMA: Final = "pedsup-allocation/1"
+MAX_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,22 @@ def save(path: Path, allocation: Allocation, statistics: str, *, force: bool) ->
         file.write(json.dumps(document, indent=1).encode())
 
 
+TypeName: TypeAlias = Annotated[str, Check[str](BY_NAME.__contains__, "a type of ggml")]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A saved choice; sizes in bytes, KL in nats."""
+
+    schema: str
+    types: Mapping[str, TypeName]
+    bytes: Count
+    predicted_kl: float
+
+
 def _is_allocation(path: Path) -> bool:
     try:
-        return bool(read_json_object(path, "the allocation", 8 << 20)["schema"] == SCHEMA)
+        return bool(read_json_object(path, "the allocation", MAX_BYTES)["schema"] == SCHEMA)
     except (PedsupError, OSError, KeyError):
         return False
 
@@ -221,20 +238,20 @@ def read(path: Path, names: Sequence[str]) -> Allocation:
     """
     if not path.is_file():
         raise MissingFileError("no such file", where=path, remedy="check --allocation")
+    source = Source("the allocation", path, only_known=False)
     try:
-        document: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-        types = {str(k): str(v) for k, v in document["types"].items()}
-        found = Allocation(types, int(document["bytes"]), float(document["predicted_kl"]))
-        if document["schema"] != SCHEMA or not set(types.values()) <= set(BY_NAME):
-            raise ValueError("schema")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        document = json_record(_Document, path, source, MAX_BYTES)
+        if document.schema != SCHEMA:
+            raise source.problem(f"schema {document.schema}", wanted=SCHEMA)
+    except BadFileError as error:
         raise BadFileError(
-            "this is not a saved allocation",
+            f"this is not a saved allocation: {error.found}",
             where=path,
-            wanted=f"a file of --save-allocation ({SCHEMA})",
+            wanted=error.wanted or f"a file of --save-allocation ({SCHEMA})",
             remedy="make it again: run --dry-run --budget ... --save-allocation FILE",
         ) from error
-    different = set(types) ^ set(names)
+    found = Allocation(dict(document.types), document.bytes, document.predicted_kl)
+    different = set(found.types) ^ set(names)
     if different:
         raise MismatchError(
             f"the allocation is for another model: '{min(different)}' is not in both",

@@ -125,7 +125,8 @@ def _missing(checkpoint: Checkpoint, module: str, tied: bool) -> BadFileError:
 
 
 def _check_rows(checkpoint: Checkpoint, names: list[str], tensors: Mapping[str, Any]) -> None:
-    text = Config(checkpoint.config.get("text_config") or checkpoint.config)
+    nested = checkpoint.config.get("text_config")
+    text = Config(nested if isinstance(nested, Mapping) and nested else checkpoint.config)
     for name in names:
         shape = tensors[name].shape
         if len(shape) != 2 or 0 in shape:

@@ -13,10 +13,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -38,14 +38,14 @@ CHECKPOINT_SECONDS: Final = 300.0
 _STEP: Final = 32
 
 
-def weight_name(node: Any) -> str:
+def weight_name(node: ctypes.Structure) -> str:
     """The matrix that an operation multiplies by; '' for another operation."""
     source = node.src[0]
     name: str = source.contents.name.decode("utf-8", "replace") if source else ""
     return name if name.startswith("blk.") or name in OUTPUTS else ""
 
 
-def is_matrix(node: Any, kind: str) -> bool:
+def is_matrix(node: ctypes.Structure, kind: str) -> bool:
     """Whether an operation is a matrix of the model times activations, as llama-imatrix sees it."""
     if kind != "MUL_MAT" or not node.src[1]:
         return False
@@ -65,7 +65,7 @@ def find_groups(model: ForwardPass, tokens: Sequence[int]) -> list[InputGroup]:
     """The model's matrices by common input, in the order in which they are computed."""
     found: dict[int, tuple[list[str], int]] = {}
 
-    def look(node: Any, _kind: str) -> bool:
+    def look(node: ctypes.Structure, _kind: str) -> bool:
         source = ctypes.cast(node.src[1], ctypes.c_void_p).value or 0
         names, _ = found.setdefault(source, ([], int(node.src[1].contents.ne[0])))
         names.append(weight_name(node))
@@ -116,7 +116,7 @@ class Folder:
         """Whether a range is done."""
         return (self.path / f"{index}.npz").is_file()
 
-    def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def save(self, name: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Write arrays so that the file is whole or absent."""
         partial = self.path / "partial"
         with partial.open("wb") as file:
@@ -125,7 +125,7 @@ class Folder:
             os.fsync(file.fileno())
         partial.rename(self.path / f"{name}.npz")
 
-    def load(self, name: str) -> dict[str, NDArray[Any]] | None:
+    def load(self, name: str) -> dict[str, NDArray[np.generic]] | None:
         """Arrays written by `save`, or None."""
         path = self.path / f"{name}.npz"
         if not path.is_file():
@@ -197,7 +197,7 @@ class _Lazy(Mapping[str, "Sums"]):
             products = file[owner + "/p"] if owner + "/p" in file.files else None
             return file[owner + "/s"], products
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
     def __len__(self) -> int:
@@ -212,8 +212,8 @@ def _zeros(group: InputGroup) -> Sums:
     return squares, np.zeros((count, group.run, group.run), np.float32)
 
 
-def _named(sums: Mapping[str, Sums]) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
+def _named(sums: Mapping[str, Sums]) -> dict[str, NDArray[np.generic]]:
+    arrays: dict[str, NDArray[np.generic]] = {}
     for owner, (squares, products) in sums.items():
         arrays[owner + "/s"] = squares
         if products is not None:
@@ -242,10 +242,10 @@ def _add_window(
     seen: set[str] = set()
     last = groups[-1].owner
 
-    def wanted(node: Any, kind: str) -> bool:
+    def wanted(node: ctypes.Structure, kind: str) -> bool:
         return is_matrix(node, kind) and weight_name(node) in sums
 
-    def look(node: Any, _kind: str) -> bool:
+    def look(node: ctypes.Structure, _kind: str) -> bool:
         name = weight_name(node)
         squares, products = sums[name]
         x = nodes.values(node.src[1].contents)

@@ -10,10 +10,10 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from tqdm import tqdm
@@ -79,7 +79,7 @@ class CalibrationResult:
     size: int
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For --json."""
         return {
             "path": str(self.path),
@@ -164,7 +164,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
 
 def _windows(
     plan: CalibrationPlan, model: ForwardPass
-) -> tuple[tuple[dict[str, Any], ...], list[list[int]]]:
+) -> tuple[tuple[dict[str, object], ...], list[list[int]]]:
     """What each text was, and the windows of all of them together."""
     template = _template(model) if any(t.dialogues for t in plan.texts) else None
     tokens: list[int] = []
@@ -287,8 +287,10 @@ def _announce(
     )
 
 
-def _blas(threads: int) -> Any:
-    return require("threadpoolctl", extra="export").threadpool_limits(threads, user_api="blas")
+def _blas(threads: int) -> AbstractContextManager[object]:
+    library = require("threadpoolctl", extra="export")
+    limits: AbstractContextManager[object] = library.threadpool_limits(threads, user_api="blas")
+    return limits
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from pedsup_export.calibration import nodes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Look = Callable[[Any, str], bool]
+Look = Callable[[ctypes.Structure, str], bool]
 """Called with a computed node and its operation; False ends the pass there."""
-Wanted = Callable[[Any, str], bool]
+Wanted = Callable[[ctypes.Structure, str], bool]
 """Whether `Look` wants to see a node."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -39,7 +40,7 @@ Node._fields_ = [
 ]
 
 
-def check(lib: Any, pointer: Any) -> None:
+def check(lib: ModuleType, pointer: ctypes._Pointer[Node]) -> None:
     """Refuse a library whose tensors lie otherwise: name, bytes and rows by its own functions.
 
     Raises:
@@ -60,14 +61,14 @@ def check(lib: Any, pointer: Any) -> None:
         )
 
 
-def operation(lib: Any, node: Any) -> str:
+def operation(lib: ModuleType, node: ctypes.Structure) -> str:
     """The operation's name: `MUL_MAT`, `GET_ROWS`, ..."""
     handle = lib._lib.ggml_op_name
     handle.argtypes, handle.restype = [ctypes.c_int], ctypes.c_char_p
     return str(handle(node.op).decode())
 
 
-def values(node: Any) -> NDArray[np.float32]:
+def values(node: ctypes.Structure) -> NDArray[np.float32]:
     """A float32 tensor in memory as [rows, columns]: a view, good until the callback returns.
 
     Raises:

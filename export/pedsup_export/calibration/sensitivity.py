@@ -14,11 +14,12 @@ an input loses by that is kept beside: it adds to the error of the outputs whate
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def names_to_disturb(model: ForwardPass, window: Sequence[int]) -> list[str]:
     """Every matrix and table that the model computes with, tables marked with `ROWS`."""
     found: dict[str, None] = {}
 
-    def look(node: Any, kind: str) -> bool:
+    def look(node: ctypes.Structure, kind: str) -> bool:
         found.setdefault(_place(node, kind))
         return True
 
@@ -115,7 +116,7 @@ def input_errors(model: ForwardPass, window: Sequence[int]) -> dict[str, float]:
     """Name with a mark of `ACTIVATIONS` -> squared error of the rounded inputs over their power."""
     found: dict[str, float] = {}
 
-    def look(node: Any, kind: str) -> bool:
+    def look(node: ctypes.Structure, kind: str) -> bool:
         x = nodes.values(node.src[1].contents)
         for columns, mark in ACTIVATIONS.items():
             if x.shape[1] % columns == 0:
@@ -139,7 +140,7 @@ def rounding_loss(x: NDArray[np.float32], columns: int) -> float:
     return float(np.square(error, dtype=np.float64).sum()) / power if power else 0.0
 
 
-def _place(node: Any, kind: str) -> str:
+def _place(node: ctypes.Structure, kind: str) -> str:
     """The name under which an operation is disturbed, or ''."""
     if not node.src[0]:
         return ""
@@ -152,20 +153,20 @@ def _place(node: Any, kind: str) -> str:
     return ""
 
 
-def _nothing(_node: Any, _kind: str) -> bool:
+def _nothing(_node: ctypes.Structure, _kind: str) -> bool:
     return False
 
 
-def _go_on(_node: Any, _kind: str) -> bool:
+def _go_on(_node: ctypes.Structure, _kind: str) -> bool:
     return True
 
 
-def _in(noise: NoiseSet) -> Callable[[Any, str], bool]:
+def _in(noise: NoiseSet) -> Callable[[ctypes.Structure, str], bool]:
     return lambda node, kind: _place(node, kind) in noise.names
 
 
-def _disturb(generator: np.random.Generator) -> Callable[[Any, str], bool]:
-    def look(node: Any, _kind: str) -> bool:
+def _disturb(generator: np.random.Generator) -> Callable[[ctypes.Structure, str], bool]:
+    def look(node: ctypes.Structure, _kind: str) -> bool:
         output = nodes.values(node)
         size = np.sqrt(NOISE * np.mean(np.square(output, dtype=np.float64)))
         output += generator.standard_normal(output.shape, np.float32) * np.float32(size)

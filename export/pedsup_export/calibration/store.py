@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Record:
     model: str
     """The 16-bit file's name."""
     architecture: str
-    texts: tuple[Mapping[str, Any], ...]
+    texts: tuple[Mapping[str, object], ...]
     """Name, SHA-256, tokens and sketch (`pedsup.questions.texts.sketch`) of each text."""
     n_tokens: int
     window: int
@@ -268,7 +268,7 @@ def _digests(file: DirectFile, data_offset: int) -> tuple[str, str]:
 
 
 def _parse(path: Path, header: GGUFHeader) -> tuple[Record, tuple[InputGroup, ...]]:
-    text = header.metadata[PREFIX + "record"]
+    text = str(header.metadata[PREFIX + "record"])
     if not isinstance(header.metadata.get("imatrix.datasets"), ArrayValue):
         raise _bad(path, "imatrix.datasets is not a list of names")
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.dialogue_text import prompt_and_answer
 from pedsup.chat.templates.template import ChatTemplate
@@ -91,7 +91,7 @@ def cut(tokens: Sequence[int], window: int, bos: int | None, limit: int | None) 
 def judging_texts() -> list[tuple[str, str]]:
     """Name and content of the texts that pedsup-bench judges files on; none where it is absent."""
     try:
-        texts: Any = import_module("pedsup_bench.report.texts")
+        texts = import_module("pedsup_bench.report.texts")
     except ImportError:
         return []
     return [(f"the judging text '{t.name}'", t.content) for t in texts.default_texts()]

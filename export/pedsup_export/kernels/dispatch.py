@@ -15,8 +15,9 @@ import importlib
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Kernel:
 
     kind: GGMLType
     weighted: bool
-    run: Any
+    run: Callable[..., None]
     """`run(x, importance, per_row, out, odd)`: x flat float32, importance float32 of one row
     (empty if not weighted), blocks per row, out flat uint8, odd uint8 per block (result)."""
 

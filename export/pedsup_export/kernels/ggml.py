@@ -13,7 +13,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import MissingDependencyError, UnsupportedError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
@@ -71,7 +71,7 @@ def library_path() -> Path:
 
 
 @lru_cache(maxsize=1)
-def load() -> Any:
+def load() -> ctypes.CDLL:
     """The library with its prototypes set.
 
     Raises:

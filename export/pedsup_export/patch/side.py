@@ -64,7 +64,8 @@ class TensorReading:
             MismatchError: the manifest has another one.
         """
         found, name = self._digest.hexdigest(), self._tensor.name
-        if self._side.manifest.tensors.get(name, {}).get("sha256") != found:
+        recorded = self._side.manifest.tensors.get(name)
+        if recorded is None or recorded.sha256 != found:
             raise MismatchError(
                 f"tensor '{name}' is not what the manifest says",
                 where=self._side.header.path,

@@ -93,14 +93,10 @@ def with_memory(phone: Phone, text: str) -> Phone:
             f"'{text}' is not an amount of memory", where="--memory", wanted="0.5GB to 64GB"
         )
     figures = phone.figures
-    share = figures["memory_available_gb"].value / figures["memory_gb"].value
-    own = {
-        "memory_gb": Figure(gib, "--memory"),
-        "memory_available_gb": Figure(
-            gib * share, f"unverified: {share:.0%} of --memory, as in the profile"
-        ),
-    }
-    return replace(phone, figures={**figures, **own})
+    share = figures.memory_available_gb.value / figures.memory_gb.value
+    hoped = Figure(gib * share, f"unverified: {share:.0%} of --memory, as in the profile")
+    own = replace(figures, memory_gb=Figure(gib, "--memory"), memory_available_gb=hoped)
+    return replace(phone, figures=own)
 
 
 def estimate_of(model: PhoneModel, quant: str, phone: Phone, n_ctx: int) -> MemoryEstimate:

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file
@@ -95,7 +95,7 @@ class Bundle:
     bytes: int
     model_sha256: str | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The JSON document of the command."""
         return {
             "folder": str(self.folder),

@@ -24,7 +24,7 @@ def plan_adapter(adapter: Path | None, model: Path | None) -> tuple[Path, ...]:
     identity = identify(header)
     if identity.problem:
         raise UntrustedError(identity.problem, where=adapter)
-    if identity.manifest and identity.manifest.file["sha256"] != sha256_file(adapter):
+    if identity.manifest and identity.manifest.file.sha256 != sha256_file(adapter):
         raise UntrustedError(
             "the adapter is damaged or was changed: its SHA-256 is not the manifest's",
             where=adapter,

@@ -60,12 +60,12 @@ def plan_model(model: Path | None, largest_file: int, part_bytes: int) -> ModelF
     digest = None
     if manifest_path(model).is_file():
         manifest = read_manifest(manifest_path(model))
-        digest = str(manifest.file["sha256"])
-        if manifest.file["size"] != size:
+        digest = manifest.file.sha256
+        if manifest.file.size != size:
             raise UntrustedError(
                 "the manifest beside the model belongs to another file",
                 where=manifest_path(model),
-                wanted=f"{manifest.file['size']} bytes; the model has {size}",
+                wanted=f"{manifest.file.size} bytes; the model has {size}",
                 remedy="copy model and manifest again, or export the model again",
             )
     return ModelFiles(model, size, names or (model.name,), part_bytes, beside(model), digest)

@@ -9,6 +9,7 @@ from shutil import get_terminal_size
 import click
 
 from pedsup.errors import ResourceError, UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
@@ -77,7 +78,7 @@ def print_plan(
     if as_json:
         saved = comparison_json(found) if found is not None else None
         document = {**advice_json(advice), "vocabulary": saved}
-        click.echo(json_text(document))
+        click.echo(json_text(enveloped(document, "pedsup-export")))
     else:
         click.echo(advice_text(advice, get_terminal_size().columns))
         if found is not None:

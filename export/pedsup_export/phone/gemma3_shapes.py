@@ -9,7 +9,7 @@ holds them against transformers itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 FULL_EVERY: Final = 6
@@ -69,9 +69,9 @@ def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     return {**found, "model.norm.weight": (hidden,)}
 
 
-def text_config(shape: Shape) -> dict[str, Any]:
+def text_config(shape: Shape) -> dict[str, object]:
     """`config.json` as transformers 5.23 writes it for `Gemma3ForCausalLM`, what counts of it."""
-    full: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e6}
+    full: dict[str, object] = {"rope_type": "default", "rope_theta": 1e6}
     if shape.rope_factor is not None:
         full |= {"rope_type": "linear", "factor": shape.rope_factor}
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Final
+from typing import Final
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 TRANSFORMERS_VERSION: Final = "5.23.0"
@@ -136,7 +136,7 @@ def model_bytes(shape: Shape) -> int:
     return 2 * sum(t.n_values for t in model_tensors(shape))
 
 
-def text_config(shape: Shape) -> dict[str, Any]:
+def text_config(shape: Shape) -> dict[str, object]:
     """`config.json` as transformers 5.23 writes it for `Gemma4ForCausalLM`."""
     digits = len(str(shape.n_layers - 1))
     layers = range(shape.n_layers)
@@ -192,6 +192,6 @@ def text_config(shape: Shape) -> dict[str, Any]:
     }
 
 
-def describe(shape: Shape) -> dict[str, Any]:
+def describe(shape: Shape) -> dict[str, object]:
     """The sizes of a shape, for a report."""
     return {**asdict(shape), "parameters": model_bytes(shape) // 2, "bytes": model_bytes(shape)}

@@ -21,7 +21,7 @@ from pedsup_export.arch import ModelTensors, gemma3
 from pedsup_export.gguf.header import KV, header_bytes, lay_out
 from pedsup_export.model import open_model
 from pedsup_export.phone import gemma3_shapes, gemma4_shapes
-from pedsup_export.plan.planner import mixture_shape, stored_tensor
+from pedsup_export.plan.stored import mixture_shape, stored_tensor
 from pedsup_export.types.ftypes import FileType
 from pedsup_export.types.mixture import choose_types
 
@@ -66,17 +66,18 @@ class PhoneModel:
 
 
 def model_of_config(
-    name: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, source: str
+    name: str, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], *, source: str
 ) -> PhoneModel:
     """A Gemma by `config.json` and checkpoint shapes alone, with the vocabulary of its kind."""
     architecture = arch.find(config, source)
     third = architecture.name == gemma3.NAME
-    text = config.get("text_config") or config
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, Mapping) else config
     return PhoneModel(
         name=name,
         architecture=architecture.name,
         hyper=tuple(architecture.metadata(config)),
-        tensors=architecture.tensors(config, shapes, int(text["vocab_size"])),
+        tensors=architecture.tensors(config, shapes, int(str(text["vocab_size"]))),
         dtypes=dict.fromkeys(shapes, "BF16"),
         n_merges=0 if third else GEMMA4_MERGES,
         vocabulary_bytes=GEMMA3_VOCABULARY if third else GEMMA4_VOCABULARY,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup_export.arch import ModelTensors, OutputTensor
@@ -90,7 +89,7 @@ def comparison_lines(found: Comparison) -> list[str]:
     return [*lines, *cost_lines(found.costs)]
 
 
-def comparison_json(found: Comparison) -> dict[str, Any]:
+def comparison_json(found: Comparison) -> dict[str, object]:
     """The same for programs."""
     return {
         "languages": found.languages,

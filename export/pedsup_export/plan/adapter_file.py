@@ -270,7 +270,8 @@ def _metadata(request: AdapterFileRequest, bases: Sequence[BaseFile], alpha: flo
         string("general.type", ADAPTER),
         string(KIND, "lora"),
         f32(ALPHA, alpha),
-        string("general.name", request.name or adapter.name),
+        # Not the name alone: a signer is remembered by it, and the base may have the same.
+        string("general.name", request.name or f"{adapter.name} (adapter)"),
         string("general.description", f"{SHORT['en']} {SHORT['es']}"),
         string("general.quantized_by", f"pedsup {pedsup.__version__}"),
         u32("general.quantization_version", 2),
@@ -314,7 +315,8 @@ def _warnings(
 def _base_name(base: BaseFile) -> str | None:
     """What a base file says that it was made from."""
     manifest = base.identity.manifest
-    named = (manifest.core.get("base") or {}).get("name") if manifest else None
+    recorded = manifest.facts.base if manifest else None
+    named = recorded.name if recorded else None
     name = named or base.header.get("general.base_model.0.name")
     return name if isinstance(name, str) else None
 

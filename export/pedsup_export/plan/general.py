@@ -94,12 +94,13 @@ def sampling_entries(folder: Path) -> tuple[list[KV], tuple[str, ...]]:
         value = config.get(key)
         if value is None:
             continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low <= value <= high or (make is u32 and value != int(value)):
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if number is None or not low <= number <= high or (make is u32 and number != int(number)):
             notes.append(
                 f"generation_config.json has {key} {value!r:.40}, wanted a "
                 f"{'whole number' if make is u32 else 'number'} from {low} to {high}: left out"
             )
             continue
-        entries.append(make(f"general.sampling.{name}", int(value) if make is u32 else value))
+        key = f"general.sampling.{name}"
+        entries.append(u32(key, int(number)) if make is u32 else f32(key, number))
     return entries, tuple(notes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pedsup.progress import human_bytes
 from pedsup_export.vocabulary_cut.cut import TABLES
 
 if TYPE_CHECKING:
-    from pedsup_export.plan.planner import ExportPlan
+    from pedsup_export.plan.export_plan import ExportPlan
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def savings_lines(plan: ExportPlan) -> list[str]:
     return lines
 
 
-def savings_json(plan: ExportPlan) -> dict[str, Any] | None:
+def savings_json(plan: ExportPlan) -> dict[str, object] | None:
     """For the plan's JSON document."""
     found = savings(plan)
     if found is None or plan.cut is None:

@@ -34,7 +34,7 @@ def file_sha256(header: GGUFHeader, identity: ModelIdentity) -> str:
     if found is None:
         found = read_in_full(path, state)
         record_reading(path, state, identity.digest, found)
-    wanted = identity.manifest.file["sha256"] if identity.manifest else found.sha256
+    wanted = identity.manifest.file.sha256 if identity.manifest else found.sha256
     if wanted != found.sha256:
         raise UntrustedError(
             "the model file is not the one that was exported: it is damaged or was changed",
@@ -65,7 +65,7 @@ def check_adapter_file(
     """
     found = read_finished(DirectFile(header.path), header)
     for name, digest in (*found.tensors.items(), ("", found.whole)):
-        wanted = manifest.tensors[name]["sha256"] if name else manifest.file["sha256"]
+        wanted = manifest.tensors[name].sha256 if name else manifest.file.sha256
         if digest != wanted:
             what = f"tensor '{name}'" if name else "the whole file"
             raise UntrustedError(
@@ -95,17 +95,17 @@ def _check_base(header: GGUFHeader, manifest: Manifest, path: Path) -> None:
 
 def _check_tensors(manifest: Manifest, base: Path, adapter: ModelRef) -> None:
     """Make every tensor again."""
-    kind = (manifest.core.get("recipe") or {}).get("quant")
+    kind = manifest.recipe.get("quant")
     plan = plan_adapter_file(
         AdapterFileRequest(adapter, (base,), manifest.path, kind=str(kind), allow_unused=True)
     )
-    recorded = (manifest.core.get("adapter") or {}).get("files")
+    recorded = manifest.facts.adapter.files if manifest.facts.adapter else None
     again = {
         name: hashlib.sha256(packed.tobytes()).hexdigest()
         for change in plan.changes
         for name, packed in plan.packed(change).items()
     }
-    same = again == {name: t["sha256"] for name, t in manifest.tensors.items()}
+    same = again == {name: t.sha256 for name, t in manifest.tensors.items()}
     if not same or recorded != dict(plan.sources["adapter"]):
         raise MismatchError(
             "this adapter is not the one that the file was made from",

@@ -115,7 +115,7 @@ class BaseComparison:
     only_in_other: tuple[str, ...]
     not_compared: tuple[tuple[str, str], ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The same as JSON values; an infinite figure becomes null."""
         return dict(_finite(asdict(self)))
 
@@ -152,7 +152,7 @@ def _texts(d: Difference) -> tuple[str, str, str]:
     return f"{d.relative:.3e}", f"{d.max_abs:.3e}", f"{d.cosine:.6f}"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

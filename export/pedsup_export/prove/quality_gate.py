@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pedsup.files.fsio import sha256_file
 from pedsup.optional import require
 from pedsup.progress import say
+from pedsup.trust.manifest import QualityFacts
 from pedsup_export.plan.request import ExportRequest
 
 
 def pass_gate(
-    request: ExportRequest, file: Path, texts: Sequence[Mapping[str, Any]] = ()
-) -> dict[str, Any] | None:
+    request: ExportRequest, file: Path, texts: Sequence[Mapping[str, object]] = ()
+) -> dict[str, object] | None:
     """Measure `file` and refuse it below the thresholds; the figures for the manifest.
 
     Args:
@@ -35,7 +35,7 @@ def pass_gate(
     gate = require("pedsup_bench.gate", extra="bench")
     overlap = require("pedsup_bench.report.overlap", extra="bench")
     say(f"quality gate: against {request.gate_reference.name}")
-    document: dict[str, Any] = gate.run_gate(
+    document: dict[str, object] = gate.run_gate(
         gate.GatePlan(
             file,
             request.gate_reference,
@@ -55,16 +55,16 @@ def pass_gate(
     }
 
 
-def same_gate(request: ExportRequest, passed: dict[str, Any] | None) -> bool:
+def same_gate(request: ExportRequest, passed: QualityFacts | None) -> bool:
     """Whether the gate asked for (none: any) is one that a manifest says was passed."""
     if request.gate_reference is None:
         return True
-    if passed is None or passed.get("reference") != request.gate_reference.name:
+    if passed is None or passed.reference != request.gate_reference.name:
         return False
     gate = require("pedsup_bench.gate", extra="bench")
     _, limits = gate.thresholds_for(request.out, gate.read_thresholds(request.gate_thresholds))
     wanted = {name: limit for name, limit in vars(limits).items() if limit is not None}
-    recorded = {check["figure"]: check["limit"] for check in passed.get("checks", ())}
+    recorded = {check.figure: check.limit for check in passed.checks}
     # The gate of an export asks no questions: their limit is not judged.
     not_judged = {*gate.ASKED_FOR["questions"]}
     examples = None
@@ -72,14 +72,13 @@ def same_gate(request: ExportRequest, passed: dict[str, Any] | None) -> bool:
         not_judged |= {*gate.ASKED_FOR["examples"]}
     else:
         examples = sha256_file(request.gate_examples)
-    task = passed.get("task") or {}
-    if (task.get("examples") or {}).get("sha256") != examples:
+    judged = (passed.task or {}).get("examples")
+    if (judged.get("sha256") if isinstance(judged, Mapping) else None) != examples:
         return False
     return recorded == {name: limit for name, limit in wanted.items() if name not in not_judged}
 
 
-def gate_text(figures: dict[str, Any]) -> str:
+def gate_text(passed: QualityFacts) -> str:
     """One line for people: each figure and its limit."""
-    checks = figures["checks"]
-    shown = ", ".join(f"{c['figure']} {c['value']:.4g} of {c['limit']:.4g}" for c in checks)
-    return f"passed against {figures['reference']} ({shown})"
+    shown = ", ".join(f"{c.figure} {c.value:.4g} of {c.limit:.4g}" for c in passed.checks)
+    return f"passed against {passed.reference} ({shown})"

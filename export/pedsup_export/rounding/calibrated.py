@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -203,7 +203,7 @@ class Calibrated:
         if found is not None and not found.fits:
             raise other_weights(name, self.statistics.path)
 
-    def record(self, file_sha256: str) -> dict[str, Any]:
+    def record(self, file_sha256: str) -> dict[str, object]:
         """For the manifest's recipe."""
         record = self.statistics.record
         return {

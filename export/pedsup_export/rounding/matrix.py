@@ -64,7 +64,7 @@ class Moments:
     variance: Floats
 
     @classmethod
-    def factored(cls, moments: NDArray[Any], damping: float = DAMPING) -> Moments:
+    def factored(cls, moments: NDArray[np.generic], damping: float = DAMPING) -> Moments:
         """Damp and factor float [b, b], symmetric, not negative.
 
         Raises:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.direct_io import DirectFile, sha256_range
@@ -37,7 +37,7 @@ class Checkpoint:
     """
 
     folder: Path
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     tensors: Mapping[str, TensorSource] = field(repr=False)
     files: tuple[Path, ...]
     shards: tuple[SafetensorsFile, ...] = field(repr=False)
@@ -101,7 +101,7 @@ class Checkpoint:
         return dict(self._digests)
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
+def read_json(path: Path, what: str) -> dict[str, object]:
     """A JSON object from a file of bounded size.
 
     Raises:
@@ -184,7 +184,7 @@ def _no_weights(folder: Path) -> BadFileError | UnsupportedError:
     )
 
 
-def _check_quantization(config: Mapping[str, Any], path: Path) -> None:
+def _check_quantization(config: Mapping[str, object], path: Path) -> None:
     """Refuse every quantization other than bitsandbytes 4-bit, by name."""
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict):

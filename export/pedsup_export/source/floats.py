@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ def allocate(shape: tuple[int, ...], out: Float32Array | None) -> Float32Array:
     return out
 
 
-def to_float32(raw: NDArray[Any], dtype: str, out: Float32Array | None = None) -> Float32Array:
+def to_float32(
+    raw: NDArray[np.generic], dtype: str, out: Float32Array | None = None
+) -> Float32Array:
     """Copy stored elements to float32; exact for BF16, F16 and F32, rounded for F64.
 
     Args:

@@ -15,7 +15,6 @@ import stat
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +108,7 @@ class SafetensorsFile:
             )
         return found
 
-    def rows(self, name: str, lo: int, hi: int) -> NDArray[Any]:
+    def rows(self, name: str, lo: int, hi: int) -> NDArray[np.generic]:
         """Rows `lo` to `hi` (exclusive) as they are on disk, a read-only view without a copy.
 
         Returns:
@@ -136,7 +135,7 @@ class SafetensorsFile:
         begin, _ = self._span(entry, lo, hi)
         return np.frombuffer(self._map, numpy_name, count, begin).reshape(shape)
 
-    def read_rows(self, name: str, lo: int, hi: int) -> NDArray[Any]:
+    def read_rows(self, name: str, lo: int, hi: int) -> NDArray[np.generic]:
         """Like `rows`, but read into a buffer of the calling thread, valid until its next call.
 
         For whole blocks this is several times faster than touching the map page by page, and

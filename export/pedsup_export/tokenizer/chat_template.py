@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 
@@ -43,9 +43,9 @@ class ChatTemplates:
 
 def read_templates(
     folder: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     read_text: Callable[[Path, int], str],
-    read_object: Callable[[Path], Mapping[str, Any]],
+    read_object: Callable[[Path], Mapping[str, object]],
 ) -> ChatTemplates:
     """The templates of `folder`.
 
@@ -85,7 +85,7 @@ def _files(folder: Path, read_text: Callable[[Path, int], str]) -> dict[str, str
     return {**texts, **{p.stem: read_text(p, MAX_TEMPLATE) for p in more if p.is_file()}}
 
 
-def _named(value: Any, path: Path) -> dict[str, str]:
+def _named(value: object, path: Path) -> dict[str, str]:
     if isinstance(value, str):
         return {DEFAULT: value}
     pairs = value.items() if isinstance(value, dict) else [

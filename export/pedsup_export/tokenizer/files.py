@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.json_file import decode_text, parse_json, read_bounded
 from pedsup_export.tokenizer.chat_template import CONFIG, ChatTemplates, read_templates
+from pedsup_export.tokenizer.document import TokenizerDocument
 
 DOCUMENT: Final = "tokenizer.json"
 SENTENCEPIECE: Final = "tokenizer.model"
@@ -39,9 +40,9 @@ class Tokenizer:
     """
 
     folder: Path
-    document: dict[str, Any]
-    config: dict[str, Any]
-    model_config: dict[str, Any]
+    document: TokenizerDocument
+    config: dict[str, object]
+    model_config: dict[str, object]
     templates: ChatTemplates = field(default_factory=ChatTemplates)
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ class _Reader:
         except ValueError as error:
             raise _unreadable(path, error) from error
 
-    def object(self, path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
+    def object(self, path: Path, limit: int = MAX_CONFIG) -> dict[str, object]:
         """A JSON object."""
         try:
             value = parse_json(self.text(path, limit))
@@ -134,24 +135,25 @@ def _sentencepiece(read: _Reader) -> bytes | None:
     return read.data(path, MAX_CONFIG) if path.is_file() else None
 
 
-def _document(text: str, path: Path) -> dict[str, Any]:
+def _document(text: str, path: Path) -> TokenizerDocument:
     try:
         document = parse_json(text)
     except ValueError as error:
         raise _unreadable(path, error) from error
     model = document.get("model") if isinstance(document, dict) else None
     model = model if isinstance(model, dict) else {}
-    if not isinstance(model.get("vocab"), dict) or model.get("type") != "BPE":
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or model.get("type") != "BPE":
         raise UnsupportedError(
             f"a tokenizer of type {model.get('type')!r:.60}",
             where=path,
             wanted="a BPE tokenizer, as Gemma, Llama 3, Qwen and SmolLM2 have",
         )
-    _check_tokens(document, path)
-    return dict(document)
+    _check_tokens(document, vocab, path)
+    return cast(TokenizerDocument, document)  # as far as it was checked
 
 
-def _check_tokens(document: dict[str, Any], path: Path) -> None:
+def _check_tokens(document: Mapping[str, object], vocab: Mapping[str, object], path: Path) -> None:
     """Every token a text with a number."""
     added = document.get("added_tokens", [])
     good = isinstance(added, list) and all(
@@ -160,7 +162,7 @@ def _check_tokens(document: dict[str, Any], path: Path) -> None:
         and isinstance(token.get("id"), int)
         for token in added
     )
-    if not good or not all(isinstance(i, int) for i in document["model"]["vocab"].values()):
+    if not good or not all(isinstance(i, int) for i in vocab.values()):
         raise BadFileError(
             "the tokenizer has a token that is no text with a number",
             where=path,

@@ -9,9 +9,10 @@ out; -1, which some files write for "none", too. A wrong start or end token is r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
+from pedsup_export.tokenizer.document import PostProcessor, TemplatePart, TokenizerDocument
 from pedsup_export.tokenizer.files import Tokenizer
 
 NAMED: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -28,7 +29,7 @@ class SpecialTokens:
     """What was left out of the files, and why."""
 
 
-def text_of(entry: Any) -> str | None:
+def text_of(entry: object) -> str | None:
     """A token entry of tokenizer_config.json is a string or an object with `content`."""
     if isinstance(entry, dict):
         entry = entry.get("content")
@@ -88,8 +89,8 @@ def _leave_out(
 
 
 def _read_config(
-    document: dict[str, Any],
-    config: dict[str, Any],
+    document: TokenizerDocument,
+    config: dict[str, object],
     names: dict[str, str | None],
     found: SpecialTokens,
 ) -> None:
@@ -103,7 +104,7 @@ def _read_config(
 
 
 def _read_post_processor(
-    processor: dict[str, Any], names: dict[str, str | None], found: SpecialTokens
+    processor: PostProcessor, names: dict[str, str | None], found: SpecialTokens
 ) -> None:
     for step in processor.get("processors", [processor]):
         if step.get("type") == "ByteLevel":
@@ -114,12 +115,13 @@ def _read_post_processor(
             _read_pair(step, names, found)
 
 
-def _special(part: dict[str, Any]) -> str | None:
-    return (part.get("SpecialToken") or {}).get("id")
+def _special(part: TemplatePart) -> str | None:
+    token = part.get("SpecialToken")
+    return token.get("id") if token else None
 
 
 def _read_single(
-    parts: list[dict[str, Any]], names: dict[str, str | None], found: SpecialTokens
+    parts: list[TemplatePart], names: dict[str, str | None], found: SpecialTokens
 ) -> None:
     """A special token before or behind the text is one that the tokenizer adds."""
     if len(parts) < 2:
@@ -135,7 +137,7 @@ def _read_single(
         found.add["eos"] = True
 
 
-def _read_pair(step: dict[str, Any], names: dict[str, str | None], found: SpecialTokens) -> None:
+def _read_pair(step: PostProcessor, names: dict[str, str | None], found: SpecialTokens) -> None:
     """Between the two texts of a pair there may be a separator."""
     single, pair = step.get("single") or [], step.get("pair") or []
     if not pair:
@@ -145,7 +147,7 @@ def _read_pair(step: dict[str, Any], names: dict[str, str | None], found: Specia
     start = 1 if first and _special(pair[0]) == first else 0
     stop = -1 if last and _special(pair[-1]) == last else None
     inner = pair[start:stop]
-    ends = [(p.get("Sequence") or {}).get("id") for p in (inner[0], inner[-1])] if inner else []
+    ends = [p.get("Sequence", {}).get("id") for p in (inner[0], inner[-1])] if inner else []
     if ends != ["A", "B"] or not (middle := inner[1:-1]):
         return
     separators = (names["sep"], names["eos"])

@@ -9,12 +9,13 @@ otherwise read a `<|turn>` of the chat template as plain text.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.optional import require
+from pedsup_export.tokenizer.document import AddedToken
 from pedsup_export.tokenizer.files import MAX_ID, Tokenizer
 from pedsup_export.tokenizer.special_tokens import NAMED, text_of
 
@@ -107,7 +108,7 @@ def _by_id(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def _byte_fallback_kinds(
-    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, Any]
+    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, AddedToken]
 ) -> _Kinds:
     """Texts and types as gguf-py's LlamaHfVocab gives them."""
     special = special_token_texts(tokenizer)
@@ -123,7 +124,9 @@ def _byte_fallback_kinds(
     return kinds
 
 
-def _byte_level_kinds(tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, Any]) -> _Kinds:
+def _byte_level_kinds(
+    tokenizer: Tokenizer, by_id: dict[int, str], added: dict[int, AddedToken]
+) -> _Kinds:
     """Texts and types as the converter's get_vocab_base gives them."""
     library = engine(tokenizer)
     kinds: _Kinds = {}
@@ -169,8 +172,9 @@ def special_token_texts(tokenizer: Tokenizer) -> frozenset[str]:
     config = tokenizer.config
     texts = {text_of(config.get(f"{name}_token")) for name in NAMED}
     for key in ("additional_special_tokens", "extra_special_tokens"):
-        extra = config.get(key) or []
-        texts |= {text_of(t) for t in (extra.values() if isinstance(extra, dict) else extra)}
+        extra = config.get(key)
+        listed = extra.values() if isinstance(extra, dict) else extra
+        texts |= {text_of(t) for t in listed} if isinstance(listed, Iterable) else set()
     texts |= {t["content"] for t in tokenizer.document.get("added_tokens", []) if t.get("special")}
     return frozenset(t for t in texts if t)
 

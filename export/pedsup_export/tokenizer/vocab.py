@@ -14,6 +14,7 @@ from typing import Any, Final
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ValueType
 from pedsup_export.gguf.header import KV, array, boolean, string, u32
+from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.tokenizer.files import SENTENCEPIECE, Tokenizer
 from pedsup_export.tokenizer.scores import scored_tokens
 from pedsup_export.tokenizer.special_tokens import read_special_tokens
@@ -215,9 +216,10 @@ def _special_fields(
     return entries, (*tokenizer.notes, *found.notes)
 
 
-def _merges(document: dict[str, Any]) -> list[str]:
+def _merges(document: TokenizerDocument) -> list[str]:
     """Merges as "left right"; a space inside a part is written as chr(288), as llama.cpp reads."""
     merges = document["model"].get("merges") or []
-    if merges and isinstance(merges[0], list):
-        return [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in merges]
-    return list(merges)
+    return [
+        pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
+        for pair in merges
+    ]

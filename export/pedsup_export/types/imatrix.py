@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -128,30 +128,32 @@ def read_imatrix(path: str | Path) -> Imatrix:
                     "--output-format gguf -o imatrix.gguf",
                 )
     header = read_header(path)
-    _check_metadata(header)
+    datasets = _datasets(header)
     data = np.memmap(path, np.uint8, "r") if header.tensors else np.empty(0, np.uint8)
     names = sorted({_stem(name) for name in header.tensors} - {""})
     if not names:
         raise _bad(header, "the importance matrix has no entry")
     importances = {name: _importance(header, data, name) for name in names}
-    datasets = header.metadata["imatrix.datasets"]
     return Imatrix(
         path=path,
         importances=importances,
-        datasets=tuple(datasets.values()),
+        datasets=datasets,
         chunk_count=_as_int(header.metadata["imatrix.chunk_count"]),
     )
 
 
-def _check_metadata(header: GGUFHeader) -> None:
+def _datasets(header: GGUFHeader) -> tuple[str, ...]:
+    """The names of the texts; the metadata is checked."""
     missing = [key for key in _METADATA if key not in header.metadata]
     if missing:
         raise _bad(header, f"the metadata lacks {', '.join(missing)}")
-    if not isinstance(header.metadata["imatrix.datasets"], ArrayValue):
+    datasets = header.metadata["imatrix.datasets"]
+    if not isinstance(datasets, ArrayValue):
         raise _bad(header, "imatrix.datasets is not a list of names")
+    return tuple(map(str, datasets.values()))
 
 
-def _as_int(value: Any) -> int:
+def _as_int(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 

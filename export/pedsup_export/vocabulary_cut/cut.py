@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from pedsup.gguf_file.cut_vocabulary import BASE_IDS, BASE_SIZE
 from pedsup_export.adapter.match import MatchReport
 from pedsup_export.arch import ModelTensors, OutputTensor
 from pedsup_export.gguf.header import KV, array, u32
+from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.vocabulary_cut.derivation import split_merge
 from pedsup_export.vocabulary_cut.token_list import TokenList
 
@@ -33,6 +34,17 @@ def ids_digest(ids: Sequence[int]) -> str:
     return hashlib.sha256(np.asarray(ids, dtype="<i4").tobytes()).hexdigest()
 
 
+class Recipe(TypedDict):
+    """What was asked for, as the manifest records it."""
+
+    languages: list[str]
+    size: int | None
+    file: str | None
+    words: dict[str, object] | None
+    texts: dict[str, str]
+    """Name -> SHA-256."""
+
+
 @dataclass(frozen=True, eq=False)
 class VocabularyCut:
     """Which tokens of a vocabulary stay, and why."""
@@ -40,11 +52,11 @@ class VocabularyCut:
     base: TokenList = field(repr=False)
     base_ids: tuple[int, ...] = field(repr=False)
     """Ascending; the place in it is the new id."""
-    recipe: dict[str, Any]
+    recipe: Recipe
     """What was asked for, for the manifest."""
     lost: dict[str, float]
     """Language -> share of its tokens, by word list, that fall to smaller pieces."""
-    document: dict[str, Any] = field(default_factory=dict, repr=False)
+    document: TokenizerDocument = field(default_factory=TokenizerDocument, repr=False)
     """The full model's tokenizer.json."""
     texts: dict[str, str] = field(default_factory=dict, repr=False)
     """Name -> text whose every token stays."""

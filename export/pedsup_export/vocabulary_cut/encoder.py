@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.optional import require
+from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.tokenizer.token_list import CONTROL, USER_DEFINED
 from pedsup_export.vocabulary_cut.derivation import split_merge
 from pedsup_export.vocabulary_cut.token_list import BYTE_LEVEL, SENTENCEPIECE, TokenList
@@ -31,7 +32,7 @@ class Encoder:
         return cls(engine.from_file(str(folder / "tokenizer.json")))
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Encoder:
+    def from_document(cls, document: TokenizerDocument) -> Encoder:
         """Of a tokenizer.json."""
         engine = require("tokenizers", extra="export").Tokenizer
         return cls(engine.from_str(json.dumps(document)))

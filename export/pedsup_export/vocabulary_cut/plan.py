@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from importlib import metadata
-from typing import Any
 
 from pedsup.questions.texts import read_text
 from pedsup_export.gguf.header import KV
 from pedsup_export.model import Model
+from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.tokenizer.files import Tokenizer
 from pedsup_export.tokenizer.token_list import engine
 from pedsup_export.vocabulary_cut.choose import Wish, choose, required, short_pieces, usable
-from pedsup_export.vocabulary_cut.cut import VocabularyCut
+from pedsup_export.vocabulary_cut.cut import Recipe, VocabularyCut
 from pedsup_export.vocabulary_cut.derivation import Derivations
 from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.languages import Language
@@ -76,7 +76,7 @@ def plan_vocabulary(
     return replace(cut, document=tokenizer.document, texts=texts)
 
 
-def document_merges(document: dict[str, Any]) -> list[str]:
+def document_merges(document: TokenizerDocument) -> list[str]:
     """The merges of tokenizer.json as 'left right'."""
     merges = document["model"].get("merges") or []
     return [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
@@ -153,7 +153,7 @@ def _spelled(tokens: TokenList, languages: Iterable[Language]) -> list[dict[int,
     return found
 
 
-def _recipe(request: VocabularyRequest, texts: dict[str, str]) -> dict[str, Any]:
+def _recipe(request: VocabularyRequest, texts: dict[str, str]) -> Recipe:
     lists = {lang.code: lang.words for lang in request.languages}
     version = metadata.version("wordfreq") if any(lists.values()) else None
     return {

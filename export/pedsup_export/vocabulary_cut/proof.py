@@ -23,8 +23,10 @@ from pedsup.errors import MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import BASE_SIZE, base_ids
 from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.values import ArrayValue
 from pedsup.progress import say
 from pedsup.trust.manifest import Manifest
+from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.vocabulary_cut.cut import VocabularyCut, ids_digest
 from pedsup_export.vocabulary_cut.derivation import Derivations, split_merge
 from pedsup_export.vocabulary_cut.encoder import Encoder
@@ -65,14 +67,18 @@ def check_entries(cut: VocabularyCut, header: GGUFHeader) -> None:
     for name, wanted in (("tokens", base.tokens), ("token_type", base.types),
                          ("scores", base.scores)):  # fmt: skip
         if wanted is not None and name in values:
-            found, kept = values[name].values(), [wanted[i] for i in ids]
+            found, kept = _items(values.get(name)), [wanted[i] for i in ids]
             if name == "scores":  # they are float32 in the file
                 kept = np.asarray(kept, dtype=np.float32).tolist()
             if found != kept:
                 raise _wrong(f"the list of {name}", header)
-    if base.merges and values["merges"].values() != cut.merges(base.merges):
+    if base.merges and _items(values.get("merges")) != cut.merges(base.merges):
         raise _wrong("the list of merges", header)
     check_closed(cut, header.path)
+
+
+def _items(value: object) -> list[object]:
+    return list(value.values()) if isinstance(value, ArrayValue) else []
 
 
 def check_closed(cut: VocabularyCut, where: object) -> None:
@@ -128,15 +134,15 @@ def prove_texts(cut: VocabularyCut, full: Encoder, mine: Encoder, lines: Sequenc
     return CutProof(len(lines), same, tokens, more)
 
 
-def cut_document(document: Mapping[str, Any], cut: VocabularyCut) -> dict[str, Any]:
+def cut_document(document: TokenizerDocument, cut: VocabularyCut) -> TokenizerDocument:
     """The tokenizer.json of the cut vocabulary, for Python's tokenizers."""
-    model = dict(document["model"])
-    kept = cut.new_ids
+    model, kept = document["model"].copy(), cut.new_ids
     model["vocab"] = {t: kept[i] for t, i in model["vocab"].items() if i in kept}
     pairs = (m if isinstance(m, list) else split_merge(m) for m in model.get("merges") or [])
     model["merges"] = [[a, b] for a, b in pairs if a in model["vocab"] and b in model["vocab"]
                        and a + b in model["vocab"]]  # fmt: skip
-    out = {**document, "model": model}
+    out = document.copy()
+    out["model"] = model
     out["added_tokens"] = [
         {**token, "id": kept[token["id"]]}
         for token in document.get("added_tokens", [])
@@ -146,7 +152,7 @@ def cut_document(document: Mapping[str, Any], cut: VocabularyCut) -> dict[str, A
     return out
 
 
-def _renumbered(node: Any, kept: Mapping[int, int]) -> Any:
+def _renumbered(node: object, kept: Mapping[int, int]) -> Any:
     """A post-processor with its `ids` of special tokens mapped."""
     if isinstance(node, dict):
         return {
@@ -171,8 +177,8 @@ def generated_lines(cut: VocabularyCut, count: int, seed: int = 0) -> Iterator[s
 
 
 def prove_cut(
-    cut: VocabularyCut, header: GGUFHeader, document: Mapping[str, Any], texts: Iterable[str]
-) -> dict[str, Any]:
+    cut: VocabularyCut, header: GGUFHeader, document: TokenizerDocument, texts: Iterable[str]
+) -> dict[str, object]:
     """Both proofs; the figures for the manifest.
 
     Args:
@@ -194,7 +200,7 @@ def check_map(header: GGUFHeader, manifest: Manifest) -> None:
         UntrustedError: one has a cut vocabulary and the other not, or another one.
     """
     ids = base_ids(header)
-    recorded = manifest.core.get("vocabulary") or {}
+    recorded = manifest.facts.vocabulary or {}
     names = ("base_ids_sha256", "tokens", "base_tokens")
     found = [ids_digest(ids), len(ids), header.get(BASE_SIZE)] if ids is not None else [None] * 3
     if found != [recorded.get(name) for name in names]:
@@ -206,7 +212,7 @@ def check_map(header: GGUFHeader, manifest: Manifest) -> None:
         )
 
 
-def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, Any] | None:
+def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, object] | None:
     """Both proofs on a written file; what its manifest says of the vocabulary.
 
     Returns:
@@ -221,7 +227,7 @@ def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, Any] | 
     return summary(cut, prove_cut(cut, validate_drafter(file), cut.document, cut.texts.values()))
 
 
-def summary(cut: VocabularyCut, proof: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def summary(cut: VocabularyCut, proof: Mapping[str, object] | None = None) -> dict[str, object]:
     """What the manifest says of the vocabulary."""
     return {
         "base_tokens": len(cut.base.tokens),

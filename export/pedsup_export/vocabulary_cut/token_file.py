@@ -14,6 +14,7 @@ from pedsup.errors import BadFileError, MismatchError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.cut_vocabulary import BASE_SIZE, base_ids
 from pedsup.gguf_file.header import MAGIC
+from pedsup.gguf_file.values import ArrayValue
 from pedsup_export.vocabulary_cut.token_list import TokenList
 
 MAX_LIST: Final = 64 << 20
@@ -40,7 +41,8 @@ def ids_of_gguf(path: Path, tokens: TokenList) -> tuple[int, ...]:
             where=path,
             wanted="a file that was exported with --languages or --vocabulary",
         )
-    theirs = header.metadata["tokenizer.ggml.tokens"].values()
+    listed = header.metadata["tokenizer.ggml.tokens"]
+    theirs = listed.values() if isinstance(listed, ArrayValue) else []
     mine = [tokens.tokens[i] for i in ids if i < len(tokens.tokens)]
     if header.get(BASE_SIZE) != len(tokens.tokens) or mine != theirs:
         raise MismatchError(

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pedsup
 from pedsup.errors import MismatchError, OutputError, ResourceError
@@ -34,8 +34,9 @@ from pedsup.trust.bundle import signature_path
 from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup_export.adapter.folder import WEIGHTS, Adapter
 from pedsup_export.gguf.header import KV, header_bytes, string
+from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.general import chosen_base
-from pedsup_export.plan.planner import ExportPlan, Inputs, text_of_path, unused_text
+from pedsup_export.plan.planner import unused_text
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, require_effect, require_present
 from pedsup_export.prove.quality_gate import pass_gate
@@ -207,29 +208,40 @@ def _set_digest(plan: ExportPlan, file: BinaryIO, digest: str) -> None:
         raise OutputError("the header was not written whole", where=Path(file.name))
 
 
-def _model(ref: ModelRef, files: Mapping[str, str]) -> dict[str, Any]:
+def _model(ref: ModelRef, files: Mapping[str, str]) -> dict[str, object]:
     return {"name": ref.name, "revision": ref.revision, "files": dict(files)}
 
 
-def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, Any]:
+def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, object]:
     """The manifest's core: everything that made this file, and every tensor's digest."""
     request, digests = plan.request, plan.sources
     values = {e.key: e.value for e in plan.metadata}
     template = values.get("tokenizer.chat_template")
-    core: dict[str, Any] = {
+    recipe: dict[str, object] = {
+        "quant": plan.file_type.name,
+        "merge_dtype": request.merge_dtype,
+        "merge_base": request.merge_base,
+        "tensor_types": [f"{p}={t}" for p, t in request.tensor_types],
+        "imatrix": {
+            "name": request.imatrix.name if request.imatrix else None,
+            "files": digests.get("imatrix"),
+        },
+    }
+    if plan.calibration and inputs.calibrated:
+        recipe["calibrated"] = {
+            **inputs.calibrated.record(digests["calibrated"][plan.calibration.file.name]),
+            "predicted_kl": plan.calibration.predicted_kl,
+        }
+    if plan.exact:
+        recipe["exact"] = plan.exact
+    core: dict[str, object] = {
         "architecture": plan.architecture,
         "intended_use": FULL,
         "license": values["general.license"],
         "base": _model(chosen_base(request), {**digests["base"], **done.shards}),
         "tokenizer": digests["tokenizer"],
         "chat_template_sha256": _text_digest(template),
-        "recipe": {
-            "quant": plan.file_type.name,
-            "merge_dtype": request.merge_dtype,
-            "merge_base": request.merge_base,
-            "tensor_types": [f"{p}={t}" for p, t in request.tensor_types],
-            "imatrix": {"name": text_of_path(request.imatrix), "files": digests.get("imatrix")},
-        },
+        "recipe": recipe,
         "versions": {"pedsup": pedsup.__version__, "python": platform.python_version()},
         "mixture": plan.mixture(),
         "dropped": [asdict(d) for d in plan.dropped],
@@ -246,13 +258,6 @@ def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, An
             for t in plan.tensors
         },
     }
-    if plan.exact:
-        core["recipe"]["exact"] = plan.exact
-    if plan.calibration and inputs.calibrated:
-        core["recipe"]["calibrated"] = {
-            **inputs.calibrated.record(digests["calibrated"][plan.calibration.file.name]),
-            "predicted_kl": plan.calibration.predicted_kl,
-        }
     if request.adapter and inputs.adapter:
         core["adapter"] = {
             **_model(request.adapter, digests["adapter"]),
@@ -264,7 +269,7 @@ def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, An
     return dict(json.loads(json.dumps(core)))
 
 
-def adapter_summary(adapter: Adapter) -> dict[str, Any]:
+def adapter_summary(adapter: Adapter) -> dict[str, object]:
     """What the adapter's configuration says, for the manifest."""
     ranks = sorted({d.rank for d in adapter.deltas.values()})
     return {
@@ -282,7 +287,7 @@ def _text_digest(text: object) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
 
 
-def publish_both(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
+def publish_both(partial: Path, out: Path, manifest: dict[str, object]) -> None:
     """Give the file its name, then the manifest.
 
     The manifest is on the disk before the old file is replaced: a disk that is full by then

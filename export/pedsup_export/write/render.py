@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
 from pedsup.trust.pair import FITS
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
-from pedsup_export.plan.planner import ExportPlan, unused_text
+from pedsup_export.plan.export_plan import ExportPlan
+from pedsup_export.plan.planner import unused_text
 from pedsup_export.plan.savings import savings_json, savings_lines
 from pedsup_export.prove.quality_gate import gate_text
 from pedsup_export.prove.sign import KeyPair, SignResult
@@ -94,11 +94,10 @@ def calibration_line(plan: ExportPlan) -> str:
     assert found is not None
     line = f"calibrated    {found.rounded} tensors rounded with error feedback"
     if found.predicted_kl is not None:
-        line += f"\npredicted     KL {found.predicted_kl:.4g}, to compare choices with"
+        line += f"\npredicted     KL {found.predicted_kl:.4g}"
         if found.predicted_share is not None:
             line += (
-                f": {found.predicted_share:.2f} of what llama.cpp's {plan.file_type.name} types "
-                "would have"
+                f", {found.predicted_share:.2f} of that of the plain {plan.file_type.name} types"
             )
     if budget is not None and budget.read_bytes is not None:
         stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token
@@ -114,7 +113,7 @@ def calibration_line(plan: ExportPlan) -> str:
     return line
 
 
-def plan_json(plan: ExportPlan) -> dict[str, Any]:
+def plan_json(plan: ExportPlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "architecture": plan.architecture,
@@ -154,7 +153,7 @@ def plan_json(plan: ExportPlan) -> dict[str, Any]:
 
 def result_text(result: ExportResult, report: VerifyReport) -> str:
     """What the user has now, and the command that runs it."""
-    quality = report.manifest.core.get("quality")
+    quality = report.manifest.facts.quality
     draft = "MODEL.gguf --draft " if report.architecture == gemma4_assistant.NAME else ""
     lines = [
         f"file      {result.path}",
@@ -171,11 +170,12 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
-    if named := report.manifest.core.get(FITS):
+    if fits := report.manifest.core.get(FITS):
+        named = fits if isinstance(fits, list) else []
         text += f"; an adapter for {', '.join(str(fit.get('name')) for fit in named)}"
         again = "all its tensors made again from the adapter are the same bytes"
         return f"{text}; {again}" if report.remade else text
-    if vocabulary := report.manifest.core.get("vocabulary"):
+    if vocabulary := report.manifest.facts.vocabulary:
         text += (
             f"; {vocabulary.get('tokens')} of {vocabulary.get('base_tokens')} tokens, which "
             "tokenize what they can spell as before"
@@ -188,7 +188,7 @@ def verified_text(report: VerifyReport) -> str:
         text += f"; the adapter is in all {len(shares)} tensors (mean share {mean:.2f})"
         if report.remade:
             return f"{text}; sampled rows made again from base and adapter are the same bytes"
-        if (report.manifest.core.get("recipe") or {}).get("calibrated"):
+        if report.manifest.recipe.get("calibrated"):
             return (
                 f"{text}; give the --calibrated statistics that it was rounded with to compare its "
                 "bytes, too"
@@ -202,7 +202,7 @@ def verified_text(report: VerifyReport) -> str:
     return f"{text}; the file was exported without an adapter"
 
 
-def verify_json(report: VerifyReport) -> dict[str, Any]:
+def verify_json(report: VerifyReport) -> dict[str, object]:
     """The report as a JSON document."""
     return {
         "path": str(report.path),
@@ -211,7 +211,7 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
         "architecture": report.architecture,
         "tensors": report.n_tensors,
         "core_sha256": report.manifest.core_sha256,
-        "vocabulary": report.manifest.core.get("vocabulary"),
+        "vocabulary": report.manifest.facts.vocabulary,
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "rows_made_again": report.remade,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pedsup.errors import PedsupError
 from pedsup.progress import say
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.gguf.header import header_bytes, string
-from pedsup_export.plan.planner import ExportPlan, Inputs
+from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.prove.quality_gate import same_gate
 from pedsup_export.prove.verify import VerifyReport, verify
 from pedsup_export.write.publish import build_core
@@ -45,10 +44,10 @@ def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | N
     """The first thing that is not as recorded; the cheap ones first."""
     if _header(plan, manifest) != _start(plan.request.out, len(_header(plan, manifest))):
         return "its metadata, tensors or types would be others"
-    if not same_gate(plan.request, manifest.core.get("quality")):
+    if not same_gate(plan.request, manifest.facts.quality):
         return "it has not passed this quality gate"
     # What the export itself finds out is taken as recorded: the digests of what it writes.
-    written = {name: tensor["sha256"] for name, tensor in manifest.tensors.items()}
+    written = {name: tensor.sha256 for name, tensor in manifest.tensors.items()}
     if set(written) != {slot.name for slot in plan.slots}:
         return "its manifest lists other tensors"
     try:
@@ -62,7 +61,7 @@ def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | N
     return None
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: object) -> object:
     """A field of the core without what the proof measured."""
     if isinstance(value, dict) and "shares" in value:
         value = {k: v for k, v in value.items() if k != "shares"}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pedsup import __version__
 from pedsup.crash.marker import RunMarker
@@ -16,6 +15,7 @@ from pedsup.engine.build_probe import engine_build
 from pedsup.engine.grammar import read_grammar, read_json_schema
 from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.paths import data_folder, make_private
 from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
@@ -28,7 +28,8 @@ from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import Session, find_session, new_session, read_records, resume_session
 from pedsup.session.texts import CUT
-from pedsup.settings import Settings, load_with_origins
+from pedsup.settings.load import load_with_origins
+from pedsup.settings.schema import Settings
 from pedsup.terminal import oneshot
 from pedsup.terminal.overview import overview
 from pedsup.terminal.render import pipe_renderer, terminal_renderer
@@ -56,7 +57,7 @@ class RunRequest:
     accept_intended_use: bool
     serve: bool
     port: int | None
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, object]
 
     @property
     def interactive(self) -> bool:
@@ -123,7 +124,7 @@ def execute(request: RunRequest) -> int:
         result = conversation.ask(question, turns)
         if request.as_json:
             document = oneshot.one_document(result, conversation, loaded, language)
-            print(json_text(document), flush=True)
+            print(json_text(enveloped(document, "pedsup-run")), flush=True)
         if result.stop_reason in ("length", "context"):
             say(CUT)
         return oneshot.exit_code(result)
@@ -175,7 +176,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
     build = engine_build(engine_kind(settings.engine))
     if as_json:
-        print(json_text(check_document(plan, build)), flush=True)
+        print(json_text(enveloped(check_document(plan, build), "pedsup-run")), flush=True)
     else:
         print(translated(check_text(plan, build)), flush=True)
     check_fit(plan, settings)
@@ -212,7 +213,8 @@ def _with_model(request: RunRequest, settings: Settings) -> tuple[RunRequest, Se
         return replace(request, model=Path(resume), resume="last"), settings
     if model is None and resume is not None:
         first = read_records(find_session(history_folder(settings), resume))[0]
-        known = first["model"] if isinstance(first.get("model"), dict) else {}
+        held = first.get("model")
+        known = held if isinstance(held, dict) else {}
         path, adapter = known.get("path"), known.get("adapter_path")
         if isinstance(path, str):
             if isinstance(adapter, str) and settings.adapter is None:
@@ -289,7 +291,7 @@ def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
     return new_session(folder, _first_line(plan), system=settings.system or "")
 
 
-def _first_line(plan: LaunchPlan) -> dict[str, Any]:
+def _first_line(plan: LaunchPlan) -> dict[str, object]:
     template = plan.header.get("tokenizer.chat_template")
     sampling, adapter = plan.sampling, plan.config.adapter
     paths = {"path": str(plan.header.path.resolve())}

@@ -11,6 +11,7 @@ import click
 
 from pedsup import __version__
 from pedsup.cli.border import border
+from pedsup.cli.options import setting_options
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
 from pedsup.texts.intended_use import FULL
 from pedsup.texts.language import current_language, detect_language, translated
@@ -46,78 +47,10 @@ def _epilog() -> str:
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port for --serve; 0 takes any free one."
 )
-@click.option("--system", help="System prompt.")
-@click.option(
-    "--think",
-    type=click.Choice(["shown", "hidden", "off"]),
-    help="Show the reasoning, hide it, or turn it off.",
-)
-@click.option("--think-budget", type=int, metavar="N", help="Limit on reasoning tokens.")
-@click.option("--max-tokens", type=int, metavar="N", help="Limit on answer tokens.")
-@click.option("--temp", type=float, help="Temperature; 0 always takes the most likely token.")
-@click.option(
-    "--top-p",
-    type=float,
-    help="Sample from the most likely tokens whose probabilities add up to this.",
-)
-@click.option("--top-k", type=int, help="Sample from this many of the most likely tokens.")
-@click.option("--seed", type=int, help="Random seed; the same seed gives the same text.")
+@setting_options
 @click.option("--grammar", type=_FILE, help="GBNF file that the answer must follow.")
 @click.option("--json-schema", type=_FILE, help="JSON schema file that the answer must follow.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "inprocess", "server"]),
-    help="Which engine runs the model.",
-)
-@click.option("--ctx", type=int, metavar="N", help="Context size in tokens.")
-@click.option("--threads", type=int, metavar="N", help="Threads; default: one per big core.")
-@click.option("--threads-batch", type=int, metavar="N", help="Threads for reading prompts.")
-@click.option(
-    "--pin", type=click.Choice(["auto", "on", "off"]), help="Keep the threads on the big cores."
-)
-@click.option("--batch", type=int, metavar="N", help="Prompt tokens per call.")
-@click.option("--ubatch", type=int, metavar="N", help="Prompt tokens per compute step.")
-@click.option(
-    "--extra-buffers", type=click.Choice(["auto", "on", "off"]),
-    help="Repack weights for faster prompts, at the cost of memory.",
-)  # fmt: skip
-@click.option("--mmap/--no-mmap", default=None, help="Map the file, or read it into memory.")
-@click.option("--tuned/--no-tuned", default=None, help="Use what `pedsup-run tune` measured.")
-@click.option(
-    "--governor", type=click.Choice(["auto", "on", "off"]),
-    help="Use fewer threads when the device gets hot; auto: on phones.",
-)  # fmt: skip
-@click.option("--adapter", metavar="FILE", help="Apply this LoRA adapter (a GGUF file) to MODEL.")
-@click.option(
-    "--draft", metavar="HOW",
-    help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",
-)  # fmt: skip
-@click.option("--draft-max", type=int, metavar="N", help="Limit on tokens guessed at once.")
-@click.option("--lang", type=click.Choice(["en", "es"]), help="Language of the messages.")
-@click.option("--history/--no-history", default=None, help="Keep a transcript of the session.")
-@click.option("--history-dir", metavar="FOLDER", help="Where transcripts are kept.")
-@click.option("--cache/--no-cache", default=None, help="Cache the processed system prompt on disk.")
 @click.option("--settings", "settings_file", type=_FILE, help="Settings file (TOML).")
-@click.option(
-    "--allow-template",
-    is_flag=True,
-    default=None,
-    help="Run a chat template that pedsup does not know.",
-)
-@click.option("--allow-paging", is_flag=True, default=None, help="Run even if memory is short.")
-@click.option(
-    "--strict",
-    is_flag=True,
-    default=None,
-    help="Run only models of the architectures that pedsup can check.",
-)
-@click.option(
-    "--require-signature",
-    is_flag=True,
-    default=None,
-    help="Run only models signed with a trusted key.",
-)
-@click.option("--verify", is_flag=True, default=None, help="Read and check the whole file again.")
 @click.option("--accept-intended-use", is_flag=True, help="Acknowledge the intended use below.")
 @click.version_option(__version__, prog_name="pedsup-run")
 def run(**options: Any) -> RunRequest:

@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -60,7 +60,7 @@ class RunFacts:
     pid: int = 0
     started: str = ""
     beat: str = ""
-    schema: int = field(default=SCHEMA)
+    schema: int = SCHEMA
 
 
 class RunMarker:
@@ -168,8 +168,7 @@ def read_facts(raw: bytes) -> RunFacts | None:
     known: dict[str, Any] = {}
     for entry in fields(RunFacts):
         value = values.get(entry.name)
-        default = entry.default
-        kind = int if default is None else type(default)
+        kind = int if entry.default is None else type(entry.default)
         if type(value) is kind:
             known[entry.name] = value
     return RunFacts(**known)

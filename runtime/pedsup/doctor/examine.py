@@ -14,7 +14,7 @@ from pedsup.doctor import android, engines, model, processor, resources
 from pedsup.doctor.device import Device, read_properties
 from pedsup.doctor.finding import Finding, Level
 from pedsup.messages import Message, message
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
 
@@ -45,7 +45,7 @@ class Examination:
         """The worst."""
         return max((f.level for f in self.findings), key=LEVELS.index, default="ok")
 
-    def document(self, language: Language) -> dict[str, Any]:
+    def document(self, language: Language) -> dict[str, object]:
         """As JSON values."""
         return {
             "schema": SCHEMA,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pedsup.doctor.texts import TEXTS, TOPICS
 from pedsup.messages import Message
@@ -24,7 +24,7 @@ class Finding:
     level: Level
     key: str
     """A key of `texts.TEXTS`."""
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
     def label(self, language: Language) -> str:
         """The topic in words."""
@@ -39,7 +39,7 @@ class Finding:
         remedy = TEXTS[self.key].remedy
         return self._fill(remedy, language) if remedy else None
 
-    def describe(self, language: Language) -> dict[str, Any]:
+    def describe(self, language: Language) -> dict[str, object]:
         """For JSON."""
         return {
             "topic": self.topic,

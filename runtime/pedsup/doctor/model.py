@@ -16,7 +16,7 @@ from pedsup.memory import available_memory, require_fit
 from pedsup.messages import joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.load import LaunchPlan, plan_launch
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 
 MODELS: Final = "pedsup"
 """The folder in the home folder into which install.sh puts the model."""

@@ -114,7 +114,7 @@ def _empty_choice(schema: Any) -> str | None:
     return None
 
 
-def _references(node: Any) -> list[str]:
+def _references(node: object) -> list[str]:
     found, todo = [], [node]
     while todo:
         at = todo.pop()

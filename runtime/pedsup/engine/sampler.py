@@ -6,7 +6,8 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.engine.api import SamplingConfig
 from pedsup.errors import UsageError
@@ -79,13 +80,13 @@ class SamplerChain:
     """
 
     def __init__(
-        self, lib: Any, vocab: Any, config: SamplingConfig, history: Sequence[int]
+        self, lib: ModuleType, vocab: int, config: SamplingConfig, history: Sequence[int]
     ) -> None:
         check_sampling(config)
         self._lib = lib
-        self._free = self._chain(vocab, config, grammar=None)
-        self._grammar: Any = None
-        self._strict: Any = None
+        self._free: int | None = self._chain(vocab, config, grammar=None)
+        self._grammar: int | None = None
+        self._strict: int | None = None
         grammar = config.grammar
         if grammar is None and config.json_schema is not None:
             from pedsup.engine.grammar import to_gbnf
@@ -101,7 +102,7 @@ class SamplerChain:
         for token in history[-PENALTY_WINDOW:] if config.repeat_penalty != 1.0 else ():
             lib.llama_sampler_accept(self._free, token)
 
-    def sample(self, ctx: Any, row: int = -1) -> int:
+    def sample(self, ctx: int, row: int = -1) -> int:
         """Draw from a row of logits of the last batch (-1: its last token), and accept the draw."""
         sample = self._lib.llama_sampler_sample
         token = int(sample(self._free, ctx, row))
@@ -125,9 +126,9 @@ class SamplerChain:
         self._lib.llama_sampler_apply(self._grammar, ctypes.byref(self._array))
         return math.isfinite(self._one[0].logit)
 
-    def _chain(self, vocab: Any, config: SamplingConfig, *, grammar: Any) -> Any:
+    def _chain(self, vocab: int, config: SamplingConfig, *, grammar: int | None) -> int:
         lib = self._lib
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         n_vocab = lib.llama_vocab_n_tokens(vocab)
         banned = (*config.banned, *_suppressed(lib, vocab))
         samplers = [grammar] if grammar is not None else []
@@ -156,15 +157,15 @@ class SamplerChain:
         return chain
 
 
-def _suppressed(lib: Any, vocab: Any) -> tuple[int, ...]:
+def _suppressed(lib: ModuleType, vocab: int) -> tuple[int, ...]:
     """Tokens that the model file itself forbids (`tokenizer.ggml.suppress_tokens`)."""
     count = ctypes.c_int32(0)
     tokens = lib.llama_vocab_get_suppress_tokens(vocab, ctypes.byref(count))
     return tuple(tokens[i] for i in range(count.value))
 
 
-def _grammar(lib: Any, vocab: Any, text: str) -> Any:
-    sampler = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
+def _grammar(lib: ModuleType, vocab: int, text: str) -> int:
+    sampler: int | None = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
     if not sampler:
         from pedsup.engine.llama_cpp.bindings import log_tail
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from pedsup.device.cores import cpu_features
 from pedsup.messages import Message, message
@@ -62,6 +62,17 @@ UNITS: Final = (
 """What a build must have where the processor has it. AVX-512, AMX and SVE are not among them."""
 
 
+class BuildFacts(TypedDict):
+    """How llama.cpp was built, for JSON."""
+
+    features: list[str]
+    missing: list[str]
+    """Vector units that the processor has and the build lacks."""
+    times_slower: float
+    """About, for reading prompts."""
+    remedy: str | None
+
+
 @dataclass(frozen=True)
 class Build:
     """A build of llama.cpp beside the processor that it runs on."""
@@ -83,7 +94,7 @@ class Build:
         """The missing units, e.g. 'AVX2, FMA, F16C'."""
         return ", ".join(unit.name for unit in self.missing)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> BuildFacts:
         """For JSON."""
         return {
             "features": list(self.features),

@@ -78,7 +78,9 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
     return data
 
 
-def read_json_object(path: Path, what: str, limit: int, *, remedy: str = _REMEDY) -> dict[str, Any]:
+def read_json_object(
+    path: Path, what: str, limit: int, *, remedy: str = _REMEDY
+) -> dict[str, object]:
     """A JSON object from a regular file of at most `limit` bytes.
 
     Raises:

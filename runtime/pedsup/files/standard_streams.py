@@ -14,7 +14,7 @@ import sys
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from pedsup.errors import OutputError, UsageError
 from pedsup.messages import message
@@ -153,7 +153,7 @@ def require_text(text: str) -> str:
     return text
 
 
-def json_text(document: Any, *, indent: int | None = 1) -> str:
+def json_text(document: object, *, indent: int | None = 1) -> str:
     """JSON for standard output: with escapes where its encoding lacks a character."""
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     try:

@@ -67,7 +67,7 @@ class GGUFHeader:
 
     path: Path
     version: int
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     value_types: dict[str, ValueType]
     tensors: dict[str, TensorInfo]
     alignment: int

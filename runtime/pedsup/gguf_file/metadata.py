@@ -35,7 +35,7 @@ class MetadataReader:
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
         self._strings_left = MAX_STRINGS
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, object] = {}
         self.types: dict[str, ValueType] = {}
 
     def read(self, count: int) -> None:
@@ -212,6 +212,7 @@ def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
     kind = reader.types.get(ALIGNMENT_KEY, ValueType.UINT32)
     if (
         kind is not ValueType.UINT32
+        or not isinstance(value, int)
         or not MIN_ALIGNMENT <= value <= MAX_ALIGNMENT
         or value & (value - 1)
     ):
@@ -225,4 +226,4 @@ def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
                 high=MAX_ALIGNMENT,
             ),
         )
-    return int(value)
+    return value

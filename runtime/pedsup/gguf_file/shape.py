@@ -7,7 +7,7 @@ Field names and their defaults: `llama_model::load_hparams` in llama-model.cpp a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
@@ -148,7 +148,7 @@ def _foreign_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
 _LAYERS: Final = {"gemma3": _gemma3_layers, "gemma4": _gemma4_layers}
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     return len(value) if isinstance(value, ArrayValue) else 0
 
 
@@ -193,7 +193,7 @@ class _Fields:
         values = value.values() if isinstance(value, ArrayValue) else [value]
         return max((int(v) for v in values if isinstance(v, int) and 0 < v <= MAX_WIDTH), default=0)
 
-    def _checked(self, key: str, value: Any, least: int, limit: int) -> int:
+    def _checked(self, key: str, value: object, least: int, limit: int) -> int:
         if not isinstance(value, int) or not least <= int(value) <= limit:
             raise self.bad(
                 message(

@@ -106,13 +106,12 @@ def _check_ids(header: GGUFHeader, n_tokens: int, model: str) -> None:
     for key, value in header.metadata.items():
         if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
             continue
-        if header.value_types[key] is not ValueType.UINT32 or value >= n_tokens:
+        kind = header.value_types[key]
+        if kind is not ValueType.UINT32 or not isinstance(value, int) or value >= n_tokens:
             raise bad_field(
                 header,
                 key,
-                message(
-                    "is {value} ({type})", value=f"{value!r:.60}", type=header.value_types[key].name
-                ),
+                message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
                 message("a UINT32 below {n}, the number of tokens", n=n_tokens),
             )
     for kind, keys in ((ValueType.STRING, _TEXTS), (ValueType.BOOL, _FLAGS)):

@@ -172,9 +172,9 @@ def require_trusted(target: Target, question: TrustQuestion) -> str:
     """
     index, header = question.index, target.header
     manifest = read_manifest(manifest_path(header.path))
-    if (header.get(DIGEST_KEY), header.file_size) != (manifest.core_sha256, manifest.file["size"]):
+    if (header.get(DIGEST_KEY), header.file_size) != (manifest.core_sha256, manifest.file.size):
         raise damaged(index.path, "its manifest belongs to another file")
-    digests = {name: entry.get("sha256") for name, entry in manifest.tensors.items()}
+    digests = {name: entry.sha256 for name, entry in manifest.tensors.items()}
     if digests != {entry.name: entry.sha256 for entry in index.tensors}:
         raise damaged(index.path, "its tensors are not those of its manifest")
     key = None
@@ -183,7 +183,7 @@ def require_trusted(target: Target, question: TrustQuestion) -> str:
         key = question.store.by_hint(signature.hint)
         signed_files(signature, manifest, key.key if key else None)
     _require_signer(question, _names(header, question.old.header), key)
-    return str(manifest.file["sha256"])
+    return manifest.file.sha256
 
 
 def _names(*headers: GGUFHeader) -> list[str]:

@@ -9,7 +9,7 @@ sourced figure, so it is not predicted. A prediction is a range and is always ca
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.device.available import Available
 from pedsup.engine.api import EngineConfig
@@ -46,7 +46,7 @@ class Prediction:
     cold_load_s: float
     """Reading the weights once from storage."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"measured": False, **asdict(self)}
 
 

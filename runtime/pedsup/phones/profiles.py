@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import UsageError
+from pedsup.files.checks import NotEmpty, at_least
+from pedsup.files.records import record
+from pedsup.files.source import Source, parse_toml, read_bytes
 
-FIGURES: Final = (
-    "features", "memory_gb", "memory_available_gb", "bandwidth_gb_s", "storage_read_mb_s",
-)  # fmt: skip
+MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value and its source; `unverified` stands in the source where nobody measured it."""
+    """A number and its source; `unverified` stands in the source where nobody measured it."""
 
-    value: Any
-    source: str
+    value: float
+    source: NotEmpty
+
+
+@dataclass(frozen=True)
+class Span:
+    """A number from low to high, and its source."""
+
+    value: tuple[float, float]
+    source: NotEmpty
+
+    def __post_init__(self) -> None:
+        low, high = self.value
+        if not 0 < low <= high:
+            raise ValueError(f"the value is from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Names of features as the kernel spells them, and their source."""
+
+    value: tuple[str, ...]
+    source: NotEmpty
 
 
 @dataclass(frozen=True)
@@ -31,22 +52,44 @@ class CoreKind:
     """Cores of one kind."""
 
     model: str
-    count: int
+    count: Annotated[int, at_least(1)]
     ghz: float
     big: bool
-    source: str
+    source: NotEmpty
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Memory in GiB, bandwidth in 1e9 bytes per second as (low, high), storage in 1e6."""
+
+    features: Features
+    memory_gb: Figure
+    memory_available_gb: Figure
+    bandwidth_gb_s: Span
+    storage_read_mb_s: Figure
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A profile as it stands in the file."""
+
+    name: str
+    chip: str
+    storage: str
+    cores: tuple[CoreKind, ...]
+    figures: Figures
 
 
 @dataclass(frozen=True)
 class Phone:
-    """One profile. Bandwidth in 1e9 bytes per second as (low, high), memory in GiB."""
+    """One profile."""
 
     id: str
     name: str
     chip: str
     storage: str
     cores: tuple[CoreKind, ...]
-    figures: dict[str, Figure]
+    figures: Figures
 
     @property
     def big_cores(self) -> int:
@@ -58,41 +101,38 @@ class Phone:
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset(self.figures["features"].value)
+        return frozenset(self.figures.features.value)
 
     @property
     def available_bytes(self) -> int:
-        return int(self.figures["memory_available_gb"].value * (1 << 30))
+        return int(self.figures.memory_available_gb.value * (1 << 30))
 
     @property
     def bandwidth(self) -> tuple[float, float]:
         """Bytes per second, low and high."""
-        low, high = self.figures["bandwidth_gb_s"].value
+        low, high = self.figures.bandwidth_gb_s.value
         return low * 1e9, high * 1e9
 
     @property
     def storage_bytes_per_s(self) -> float:
-        return float(self.figures["storage_read_mb_s"].value) * 1e6
+        return self.figures.storage_read_mb_s.value * 1e6
 
 
 def read_profiles(path: Path) -> dict[str, Phone]:
     """Profiles from a TOML file.
 
     Raises:
-        BadFileError: not TOML, a figure without a source, an unknown or missing field.
+        BadFileError: not TOML, a figure without a source, an unknown or missing key.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFileError(f"the profile cannot be read: {error}", where=path) from error
-    return _parse(text, path)
+    source = Source("the file of phone profiles", path)
+    return _parse(read_bytes(path, source, MAX_BYTES), source)
 
 
 @cache
 def shipped_profiles() -> dict[str, Phone]:
     """The profiles of this package."""
     file = resources.files("pedsup.phones") / "phones.toml"
-    return _parse(file.read_text("utf-8"), "phones.toml")
+    return _parse(file.read_bytes(), Source("the file of phone profiles", file.name))
 
 
 def profile(name: str) -> Phone:
@@ -146,26 +186,10 @@ def _named(phone: Phone, name: str) -> bool:
     return False
 
 
-def _parse(text: str, where: object) -> dict[str, Phone]:
-    try:
-        table = tomllib.loads(text)
-        return {name: _phone(name, values) for name, values in table.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadFileError(
-            f"no phone profiles ({type(error).__name__}: {error})",
-            where=where,
-            wanted=f"name, chip, storage, cores and the figures {', '.join(FIGURES)}",
-        ) from error
-
-
-def _phone(name: str, values: dict[str, Any]) -> Phone:
-    figures = {key: Figure(**value) for key, value in values["figures"].items()}
-    if set(figures) != set(FIGURES):
-        raise ValueError(f"{name}: figures {sorted(figures)}")
-    if not all(figure.source.strip() for figure in figures.values()):
-        raise ValueError(f"{name}: a figure without a source")
-    low, high = figures["bandwidth_gb_s"].value
-    if not 0 < low <= high:
-        raise ValueError(f"{name}: bandwidth from {low} to {high}")
-    cores = tuple(CoreKind(**core) for core in values["cores"])
-    return Phone(name, values["name"], values["chip"], values["storage"], cores, figures)
+def _parse(data: bytes, source: Source) -> dict[str, Phone]:
+    table, source = parse_toml(data, source)
+    entries = {name: record(_Entry, entry, source, name) for name, entry in table.items()}
+    return {
+        name: Phone(name, e.name, e.chip, e.storage, e.cores, e.figures)
+        for name, e in entries.items()
+    }

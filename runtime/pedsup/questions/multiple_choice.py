@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, UsageError
 
@@ -66,7 +66,7 @@ def clean_text(value: object) -> str:
     return text.strip()
 
 
-def field_text(row: Mapping[str, Any], name: str) -> str:
+def field_text(row: Mapping[str, object], name: str) -> str:
     """A field as clean text: '' where it is absent, null or NaN; a number as it is written.
 
     Raises:
@@ -108,7 +108,7 @@ def said_answer(explanation: str) -> int | None:
 
 
 def find_key_base(
-    rows: Iterable[Mapping[str, Any]], given: int | None, *, where: object, option: str
+    rows: Iterable[Mapping[str, object]], given: int | None, *, where: object, option: str
 ) -> KeyBase:
     """What `cop` counts from: as given, or as the values of the whole file say (a 0, or a 4).
 
@@ -146,7 +146,7 @@ def find_key_base(
     return KeyBase(first, agree, len(said))
 
 
-def read_medmcqa(row: Mapping[str, Any], first: int) -> Choice:
+def read_medmcqa(row: Mapping[str, object], first: int) -> Choice:
     """A MedMCQA row whose key counts from `first`.
 
     Raises:
@@ -161,7 +161,7 @@ def read_medmcqa(row: Mapping[str, Any], first: int) -> Choice:
     return _checked(row, "question", [field_text(row, n) for n in MEDMCQA_OPTIONS], number - first)
 
 
-def read_perumedqa(row: Mapping[str, Any]) -> Choice:
+def read_perumedqa(row: Mapping[str, object]) -> Choice:
     """A PeruMedQA row: `options` as an object of letters, or one column per letter.
 
     Raises:
@@ -187,7 +187,7 @@ def read_perumedqa(row: Mapping[str, Any]) -> Choice:
     return _checked(lowered, name, texts, letters.index(letter))
 
 
-def _checked(row: Mapping[str, Any], name: str, options: list[str], answer: int) -> Choice:
+def _checked(row: Mapping[str, object], name: str, options: list[str], answer: int) -> Choice:
     question = field_text(row, name)
     require_choice(question, options, answer)
     own_id = row.get("id")

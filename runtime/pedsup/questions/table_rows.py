@@ -9,7 +9,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.files.json_file import parse_json
@@ -17,7 +17,7 @@ from pedsup.files.json_file import parse_json
 BOM: Final = b"\xef\xbb\xbf"
 MAX_LINE: Final = 16 << 20
 """Bytes of one JSON line."""
-NumberedRow = tuple[int, dict[str, Any] | str]
+NumberedRow = tuple[int, dict[str, object] | str]
 """(number, fields), or (number, why it is not a row). Lines count from 1, JSON's items from 0."""
 
 
@@ -39,7 +39,7 @@ def _json_lines(path: Path) -> Iterator[NumberedRow]:
                 yield number, _json_row(raw)
 
 
-def _json_row(raw: bytes) -> dict[str, Any] | str:
+def _json_row(raw: bytes) -> dict[str, object] | str:
     if len(raw) > MAX_LINE:
         return f"longer than {MAX_LINE} bytes"
     try:
@@ -75,5 +75,5 @@ def _csv(path: Path) -> Iterator[NumberedRow]:
             raise BadFileError(f"not CSV in UTF-8: {error}", where=path) from error
 
 
-def _mapping(value: object) -> dict[str, Any] | str:
+def _mapping(value: object) -> dict[str, object] | str:
     return value if isinstance(value, dict) else "not an object with named fields"

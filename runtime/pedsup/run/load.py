@@ -21,7 +21,8 @@ from pedsup.messages import Message, message
 from pedsup.progress import say
 from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
 from pedsup.session.prefix_cache import PrefixCache, StateKey
-from pedsup.settings import Origin, Settings
+from pedsup.settings.load import Origin
+from pedsup.settings.schema import Settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity

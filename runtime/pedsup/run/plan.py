@@ -34,7 +34,8 @@ from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
 from pedsup.messages import Message, message
-from pedsup.settings import Origin, Settings, given_names
+from pedsup.settings.load import Origin, given_names
+from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Policy, Trust
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.identity import ModelIdentity, identify

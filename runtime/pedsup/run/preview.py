@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.drafts import draft_text
@@ -19,7 +19,7 @@ from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES, Stale
 
 
-def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, Any]:
+def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, object]:
     """The check as JSON values; sizes in bytes. `build`: of the engine's library, if known."""
     need, available = plan.fit.need, plan.fit.available
     return {
@@ -133,7 +133,7 @@ def _tuning(plan: LaunchPlan) -> list[str]:
     ]
 
 
-def _paging(plan: LaunchPlan) -> dict[str, Any] | None:
+def _paging(plan: LaunchPlan) -> dict[str, object] | None:
     cost = plan.fit.paging
     if cost is None:
         return None

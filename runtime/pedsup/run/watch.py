@@ -14,7 +14,7 @@ from pedsup.crash.report import aftermath_text, present, take_sudden_ends
 from pedsup.files.paths import data_folder
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 
 ORDERLY: Final = (signal.SIGTERM, signal.SIGHUP)
 """What a closing terminal and a polite system send."""

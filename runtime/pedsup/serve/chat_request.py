@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pedsup.chat.templates.template import Message
 from pedsup.chat.turn import TurnSettings
@@ -82,16 +82,23 @@ def parse_chat(document: Document, default: TurnSettings, *, thinks: bool) -> Ch
     )
 
 
+T = TypeVar("T")
+
+
+def _given(value: T | None, usual: T) -> T:
+    return usual if value is None else value
+
+
 def _settings(fields: Fields, default: TurnSettings, *, thinks: bool) -> TurnSettings:
-    sampling = default.sampling
-    given = {
-        "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1, above=True),
-        "top_k": _top_k(fields),
-        "min_p": fields.number("min_p", 0, 0.99),
-        "repeat_penalty": fields.number("repeat_penalty", 0.5, 2),
-    }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    usual = default.sampling
+    sampling = replace(
+        usual,
+        temperature=_given(fields.number("temperature", 0, 2), usual.temperature),
+        top_p=_given(fields.number("top_p", 0, 1, above=True), usual.top_p),
+        top_k=_given(_top_k(fields), usual.top_k),
+        min_p=_given(fields.number("min_p", 0, 0.99), usual.min_p),
+        repeat_penalty=_given(fields.number("repeat_penalty", 0.5, 2), usual.repeat_penalty),
+    )
     limits = [fields.whole_or_none(name, 1, MAX_TOKENS) for name in MAX_FIELDS]
     limit = min((n for n in limits if n is not None), default=None)
     think, budget = _thinking(fields, default, thinks=thinks), default.think_budget
@@ -100,7 +107,7 @@ def _settings(fields: Fields, default: TurnSettings, *, thinks: bool) -> TurnSet
         budget = share if budget is None else min(budget, share)
     return replace(
         default,
-        sampling=replace(sampling, **changes),
+        sampling=sampling,
         think=think,
         think_budget=budget,
         max_completion=limit,
@@ -247,7 +254,7 @@ def _takes(pattern: object) -> bool:
     )
 
 
-def _pairs(node: Any) -> Iterator[tuple[str, Any]]:
+def _pairs(node: object) -> Iterator[tuple[str, Any]]:
     todo = [node]
     while todo:
         at = todo.pop()

@@ -19,6 +19,7 @@ from waitress import wasyncore
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnSettings
+from pedsup.files.envelope import enveloped
 from pedsup.messages import message
 from pedsup.progress import say
 from pedsup.run.load import LoadedModel
@@ -207,4 +208,4 @@ def _announce(request: ServeRequest, served: Served, tokens: Tokens, port: int) 
             "model": served.model_id,
             "pedsup": __version__,
         }
-        print(json.dumps(document), flush=True)
+        print(json.dumps(enveloped(document, "pedsup-run")), flush=True)

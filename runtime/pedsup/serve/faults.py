@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pedsup.errors import (
     ContextFullError,
@@ -16,7 +16,7 @@ from pedsup.session.transcript import InUseError
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
 
-Document: TypeAlias = dict[str, Any]
+Document: TypeAlias = dict[str, object]
 
 _TYPES: Final = {
     400: "invalid_request_error",

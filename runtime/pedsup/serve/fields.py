@@ -16,7 +16,7 @@ class Fields:
     Absent and null mean the same, as in OpenAI's protocol.
     """
 
-    def __init__(self, document: Mapping[str, Any], where: str = "") -> None:
+    def __init__(self, document: Mapping[str, object], where: str = "") -> None:
         self._left = dict(document)
         self._where = where
 

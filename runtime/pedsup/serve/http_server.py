@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import time
-from typing import Any, Final
+from typing import Final
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
@@ -125,7 +125,7 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "sockets": [sock],
         "threads": THREADS,
         "ident": None,

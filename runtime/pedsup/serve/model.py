@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.chat.turn import TurnSettings
@@ -88,7 +88,7 @@ class RequestSession(Session):
         return [*self.history, *super().messages()]
 
 
-def model_document(served: Served) -> dict[str, Any]:
+def model_document(served: Served) -> dict[str, object]:
     """An entry of `GET /v1/models`."""
     from pedsup.texts.intended_use import SHORT
 

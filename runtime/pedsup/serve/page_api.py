@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pedsup import __version__
 from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
@@ -210,19 +209,19 @@ def _shown(event: JobEvent, language: Language) -> bytes:
             return _event("notice", {"code": code, "text": said})
         case Failed(error):
             document = error.document["error"]
+            assert isinstance(document, dict)
             return _event("error", {**document, "message": error.said(language)})
         case Done(result):
             return _event("done", _facts(result))
 
 
 def _facts(result: TurnResult) -> Document:
-    facts = turn_facts(result)
-    facts.pop("notices")  # each was an event of its own, those of the guards too
-    facts.pop("guards")
+    # Each notice was an event of its own, those of the guards too.
+    facts = {n: v for n, v in turn_facts(result).items() if n not in ("notices", "guards")}
     return {"stop_reason": result.stop_reason, **facts}
 
 
-def _event(name: str, data: dict[str, Any]) -> bytes:
+def _event(name: str, data: dict[str, object]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 

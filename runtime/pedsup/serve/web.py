@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from pedsup.errors import PedsupError
 from pedsup.serve.faults import ApiError, Document, from_pedsup
@@ -109,9 +110,7 @@ class WebApp:
     def __post_init__(self) -> None:
         self._hosts = frozenset({f"127.0.0.1:{self.port}", f"localhost:{self.port}"})
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: Callable[..., Any]
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
             reply = self._reply(environ)
         except ApiError as error:
@@ -128,7 +127,7 @@ class WebApp:
         start_response(f"{reply.status} {_reason(reply.status)}", headers)
         return [reply.body] if isinstance(reply.body, bytes) else reply.body
 
-    def _reply(self, environ: dict[str, Any]) -> Reply:
+    def _reply(self, environ: WSGIEnvironment) -> Reply:
         headers = {
             name[5:].replace("_", "-").lower(): value
             for name, value in environ.items()

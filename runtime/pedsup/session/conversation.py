@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.chat.turn import (
@@ -170,7 +170,17 @@ def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
     return replace(result, notices=(*result.notices, *notices(findings)))
 
 
-def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+class TurnFacts(TypedDict):
+    """What JSON says of a turn beside its text."""
+
+    tokens: dict[str, int]
+    timings: dict[str, float | None]
+    drafts: dict[str, int]
+    notices: list[dict[str, object]]
+    guards: list[dict[str, object]]
+
+
+def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> TurnFacts:
     """Counts, timings, notices and the guards' findings of a turn, for JSON."""
     timings = asdict(result.timings)
     n_read = result.n_prompt - result.n_cached

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.errors import MismatchError, PedsupError, UsageError
@@ -52,7 +52,7 @@ class Session:
     id: str = ""
     title: str = ""
     """The name that the user gave it."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """How answers are generated, where it is not as the first line of the transcript says."""
     _open: Exchange | None = None
     _unsaved: list[str] = field(default_factory=lambda: ["", ""])
@@ -104,7 +104,11 @@ class Session:
             self._durable_at = clock if durable else self._durable_at
 
     def finish(
-        self, answer: str, reasoning: str, stop_reason: str, facts: Mapping[str, Any] | None = None
+        self,
+        answer: str,
+        reasoning: str,
+        stop_reason: str,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
         """End the turn; it is on the disk when this returns, and may then be shown as done.
 
@@ -155,7 +159,7 @@ class Session:
         self._append({"type": "title", "time": now(), "text": title})
         self.title = title
 
-    def note_settings(self, values: Mapping[str, Any]) -> None:
+    def note_settings(self, values: Mapping[str, object]) -> None:
         """Write down how the answers from here on are generated; empty: as at the beginning."""
         self._append({"type": "settings", "time": now(), "settings": dict(values)})
         self.settings = values
@@ -186,7 +190,7 @@ class Session:
 # ---- files of sessions --------------------------------------------------------------------
 
 
-def new_session(folder: Path, header: Mapping[str, Any], *, system: str = "") -> Session:
+def new_session(folder: Path, header: Mapping[str, object], *, system: str = "") -> Session:
     """Start a session with a transcript in `folder`; `header` fills its first line."""
     identity = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     first = {"id": identity, "created": now(), **header}
@@ -310,7 +314,7 @@ def _forget_from(exchanges: Iterable[Exchange], turn: int) -> None:
         exchange.forgotten = exchange.forgotten or exchange.turn >= turn
 
 
-def _notices(record: Mapping[str, Any]) -> tuple[Notified, ...]:
+def _notices(record: Mapping[str, object]) -> tuple[Notified, ...]:
     """A turn's notices; a transcript may hold anything."""
     found = record.get("notices")
     rows = found if isinstance(found, list) else []

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pedsup.chat.events import Notice
 from pedsup.chat.prompt import stable_prefix
@@ -212,7 +212,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix in (".state", ".json")]
 
 
-def _fits(document: Any, key: str, tokens: list[int], state: Path) -> bool:
+def _fits(document: object, key: str, tokens: list[int], state: Path) -> bool:
     return (
         isinstance(document, dict)
         and document.get("format") == FORMAT

@@ -22,7 +22,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, OutputError, UsageError, from_os_error
 from pedsup.files.fsio import fsync_folder, sync_file, try_lock
@@ -38,7 +38,7 @@ MAX_LINE: Final = 1 << 26
 MAX_BYTES: Final = 1 << 28
 """Of a whole transcript: years of a conversation."""
 
-Record = dict[str, Any]
+Record = dict[str, object]
 
 
 class InUseError(OutputError):
@@ -120,7 +120,11 @@ class Transcript:
 
     def _mend(self, at: int, torn: bytes, records: list[Record]) -> None:
         """Replace a torn last line by a record that holds its bytes: nothing is thrown away."""
-        record = {"type": "recovered", "time": now(), "torn": torn.decode("utf-8", "replace")}
+        record: Record = {
+            "type": "recovered",
+            "time": now(),
+            "torn": torn.decode("utf-8", "replace"),
+        }
         os.lseek(self._fd, at, os.SEEK_SET)
         _write_all(self._fd, _line(record))
         # The record holds the torn text, escaped: it is never shorter than what it replaces.

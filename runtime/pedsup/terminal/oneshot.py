@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from pedsup import __version__
 from pedsup.chat.turn import TurnResult
@@ -56,21 +55,24 @@ def one_document(
     conversation: Conversation[Renderer],
     loaded: LoadedModel,
     language: Language,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All there is to say about one answer."""
     sampling = asdict(loaded.sampling)
     for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)
     facts = turn_facts(result, conversation.findings)
     warmed = conversation.warmed
-    facts["timings"]["load_s"] = round(loaded.load_s, 4)
-    facts["timings"]["system_s"] = round(warmed.seconds, 4) if warmed else 0.0
+    loading = {
+        "load_s": round(loaded.load_s, 4),
+        "system_s": round(warmed.seconds, 4) if warmed else 0.0,
+    }
     return {
         "schema": SCHEMA,
         "answer": result.answer,
         "reasoning": result.reasoning,
         "stop_reason": result.stop_reason,
         **facts,
+        "timings": {**facts["timings"], **loading},
         "sampling": sampling,
         "context": loaded.engine.n_ctx,
         "threads": loaded.threads.n_threads,

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
@@ -93,7 +93,7 @@ class Trust:
         """Of the files that llama.cpp loads beside it."""
         return tuple(one for one in (self.drafter, self.adapter) if one is not None)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
         return {
             "signed": self.signed,
@@ -212,7 +212,7 @@ def assess(
     if policy.require_signature and signed not in ("signed", "by-adapter"):
         raise _signature_required(beside, signature, policy)
     manifest = identity.manifest
-    expected = files.model_sha256 if files else manifest.file["sha256"] if manifest else None
+    expected = files.model_sha256 if files else manifest.file.sha256 if manifest else None
     if bound is not None and expected not in (None, bound.sha256):
         raise _other_bytes(path, str(expected), bound.sha256)
     expected = expected or (bound.sha256 if bound else None)

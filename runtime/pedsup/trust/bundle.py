@@ -18,7 +18,9 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +38,10 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"
 MANIFEST_SUFFIX: Final = manifest_path(Path("x")).name[1:]
-LAYOUTS: Final[tuple[dict[str, Any], ...]] = (
-    {"separators": (",", ":")},
-    {},
-    {"indent": 2},
+LAYOUTS: Final[tuple[Callable[[object], str], ...]] = (
+    partial(json.dumps, separators=(",", ":")),
+    json.dumps,
+    partial(json.dumps, indent=2),
 )
 """How JSON may be laid out: model-signing's own way, and the common ones. Anything else is a
 change that means nothing, and a signature that was changed is refused whatever the change."""
@@ -160,7 +162,7 @@ def signed_files(
             ),
             remedy=COPY,
         )
-    if manifest.file["sha256"] != files.model_sha256:
+    if manifest.file.sha256 != files.model_sha256:
         raise UntrustedError(
             "the signature and the manifest name different files",
             where=signature.path,
@@ -186,7 +188,7 @@ def _parse(path: Path, document: Any, text: str) -> Signature:
     }
     if document != expected:
         raise ValueError("unknown fields or values")
-    if not any(json.dumps(document, **layout) == text for layout in LAYOUTS):
+    if not any(layout(document) == text for layout in LAYOUTS):
         raise ValueError("the JSON was rewritten")
     if not _SHA256.fullmatch(hint):
         raise ValueError("the key's hint is not a SHA-256 digest")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader
@@ -35,9 +35,9 @@ class ModelIdentity:
     adapter: ModelIdentity | None = None
     """The adapter that runs beside the model; `digest` is then that of the pair."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "name": self.name,
             "file": self.file,
             "size": self.size,
@@ -45,7 +45,7 @@ class ModelIdentity:
         }
         if self.manifest is not None:
             # What the manifest says of the file; `pedsup-export verify` compares it with the file.
-            record["manifest_file_sha256"] = self.manifest.file["sha256"]
+            record["manifest_file_sha256"] = self.manifest.file.sha256
             record["manifest"] = self.manifest.core_sha256
         if self.problem:
             record["manifest_problem"] = self.problem
@@ -64,15 +64,14 @@ class ModelIdentity:
             )
         ]
         if self.manifest is not None:
-            core = self.manifest.core
+            facts = self.manifest.facts
             parts: list[str] = []
-            if core.get("base"):
-                parts.append(message("base {name}", name=_name(core["base"])))
-            if core.get("adapter"):
-                parts.append(message("adapter {name}", name=_name(core["adapter"])))
-            recipe = core.get("recipe")
-            if isinstance(recipe, dict):
-                parts.append(label(str(recipe.get("quant"))))
+            if facts.base is not None:
+                parts.append(message("base {name}", name=label(str(facts.base.name))))
+            if facts.adapter is not None:
+                parts.append(message("adapter {name}", name=label(str(facts.adapter.name))))
+            if facts.recipe is not None:
+                parts.append(label(str(facts.recipe.get("quant"))))
             parts.append(message("exported {date}", date=label(self.manifest.created)))
             lines.append(message("manifest: {facts}", facts=joined(", ", parts)))
         elif self.problem:
@@ -151,10 +150,6 @@ def _manifest(header: GGUFHeader) -> tuple[Manifest | None, str | None]:
             "the manifest beside the model is damaged: {reason}", reason=error.found
         )
     recorded = header.get(DIGEST_KEY)
-    if recorded != manifest.core_sha256 or manifest.file.get("size") != header.file_size:
+    if recorded != manifest.core_sha256 or manifest.file.size != header.file_size:
         return None, message("the manifest beside the model belongs to another file")
     return manifest, None
-
-
-def _name(part: Any) -> str:
-    return label(str(part.get("name", part)) if isinstance(part, dict) else str(part))

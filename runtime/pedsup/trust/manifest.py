@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
+from pedsup.files.checks import Count, Sha256
 from pedsup.files.json_file import read_json_object
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup.messages import message
 
 SCHEMA: Final = "pedsup-manifest/1"
@@ -26,7 +29,6 @@ DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.3 MB."""
-_DIGEST: Final = re.compile("[0-9a-f]{64}")
 _AGAIN: Final = message("copy the manifest again from where the model came from")
 
 
@@ -35,10 +37,72 @@ def manifest_path(model: Path) -> Path:
     return model.with_name(model.name + ".manifest.json")
 
 
-def core_digest(core: dict[str, Any]) -> str:
+def core_digest(core: Mapping[str, object]) -> str:
     """SHA-256 of `core` as canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(core, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """The whole GGUF."""
+
+    sha256: Sha256
+    size: Count
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor. All but the digest is only shown, or compared as it is."""
+
+    sha256: Sha256
+    type: str = ""
+    shape: object = None
+    bytes: Count = 0
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """Base or adapter."""
+
+    name: object = "unnamed"
+    files: object = None
+    """Name -> SHA-256."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the adapter in each tensor, as measured at export."""
+
+
+@dataclass(frozen=True)
+class CheckFacts:
+    """A figure that the quality gate held against its limit."""
+
+    figure: str
+    limit: float
+    value: float
+
+
+@dataclass(frozen=True)
+class QualityFacts:
+    """The quality gate that the file passed."""
+
+    reference: str
+    checks: tuple[CheckFacts, ...] = ()
+    task: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class CoreFacts:
+    """What the core says. Another version may say more."""
+
+    tensors: Mapping[str, TensorFacts]
+    base: PartFacts | None = None
+    adapter: PartFacts | None = None
+    recipe: Mapping[str, object] | None = None
+    quality: QualityFacts | None = None
+    tokenizer: Mapping[str, object] | None = None
+    vocabulary: Mapping[str, object] | None = None
+    chat_template_sha256: object = None
 
 
 @dataclass(frozen=True)
@@ -46,20 +110,27 @@ class Manifest:
     """A manifest whose own digest was checked."""
 
     path: Path
-    core: dict[str, Any]
+    core: Mapping[str, object]
+    """As it was parsed: what its digest is of."""
+    facts: CoreFacts
     core_sha256: str
-    file: dict[str, Any]
-    """`name`, `size` in bytes, `sha256` of the whole GGUF."""
+    file: FileFacts
     created: str
 
     @property
-    def tensors(self) -> dict[str, dict[str, Any]]:
-        """Tensor name -> type, shape, bytes, sha256."""
-        tensors: dict[str, dict[str, Any]] = self.core["tensors"]
-        return tensors
+    def tensors(self) -> Mapping[str, TensorFacts]:
+        """By name."""
+        return self.facts.tensors
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """How it was made."""
+        return self.facts.recipe or {}
 
 
-def manifest_document(core: dict[str, Any], file: dict[str, Any], created: str) -> dict[str, Any]:
+def manifest_document(
+    core: Mapping[str, object], file: Mapping[str, object], created: str
+) -> dict[str, object]:
     """The JSON document that `read_manifest` reads."""
     return {
         "schema": SCHEMA,
@@ -68,6 +139,14 @@ def manifest_document(core: dict[str, Any], file: dict[str, Any], created: str) 
         "core_sha256": core_digest(core),
         "core": core,
     }
+
+
+@dataclass(frozen=True)
+class _Document:
+    core: Mapping[str, object]
+    core_sha256: Sha256
+    file: FileFacts
+    created: str
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -83,74 +162,24 @@ def read_manifest(path: Path) -> Manifest:
             wanted="the .manifest.json that was exported with it",
             remedy="copy it from where the model came from",
         )
-    document = read_json_object(path, "the manifest", MAX_BYTES, remedy=_AGAIN)
-    if document.get("schema") != SCHEMA:
+    source = Source("the manifest", path, remedy=_AGAIN, only_known=False)
+    raw = read_json_object(path, source.what, MAX_BYTES, remedy=_AGAIN)
+    if raw.get("schema") != SCHEMA:
         raise BadFileError(
-            message("a manifest of schema {name}", name=f"{document.get('schema')!r:.60}"),
+            message("a manifest of schema {name}", name=f"{raw.get('schema')!r:.60}"),
             where=path,
             wanted=SCHEMA,
             remedy=_AGAIN,
         )
-    wrong = _wrong_field(document)
-    if wrong:
-        raise BadFileError(
-            message("not a pedsup manifest: '{field}' is missing or not valid", field=wrong),
-            where=path,
-            remedy=_AGAIN,
-        )
-    core, digest = document["core"], document["core_sha256"]
-    if core_digest(core) != digest:
+    document = record(_Document, raw, source)
+    if core_digest(document.core) != document.core_sha256:
         raise BadFileError(
             "the manifest was changed after it was written",
             where=path,
-            wanted=message("a core with the digest {digest}", digest=f"{digest:.64}"),
+            wanted=message("a core with the digest {digest}", digest=document.core_sha256),
             remedy=_AGAIN,
         )
-    return Manifest(path, core, digest, document["file"], document["created"])
-
-
-def _wrong_field(document: dict[str, Any]) -> str | None:
-    """The first field that a reader of the manifest could not use; None when all are right."""
-    kinds = {"core": dict, "core_sha256": str, "file": dict, "created": str}
-    for name, kind in kinds.items():
-        if not isinstance(document.get(name), kind):
-            return name
-    core, file = document["core"], document["file"]
-    if not _is_digest(document["core_sha256"]):
-        return "core_sha256"
-    if not _is_digest(file.get("sha256")):
-        return "file.sha256"
-    if not _is_count(file.get("size")):
-        return "file.size"
-    for name in ("base", "adapter", "recipe", "quality", "tokenizer", "vocabulary"):
-        if not isinstance(core.get(name), dict | None):
-            return f"core.{name}"
-    shares = (core.get("adapter") or {}).get("shares", {})
-    if not isinstance(shares, dict) or not all(_is_number(v) for v in shares.values()):
-        return "core.adapter.shares"
-    tensors = core.get("tensors")
-    if not isinstance(tensors, dict):
-        return "core.tensors"
-    return next((f"core.tensors.{n}" for n, t in tensors.items() if not _is_tensor(t)), None)
-
-
-def _is_tensor(entry: Any) -> bool:
-    """`bytes` and `type` are only shown, where they are there at all."""
-    return (
-        isinstance(entry, dict)
-        and _is_digest(entry.get("sha256"))
-        and _is_count(entry.get("bytes", 0))
-        and isinstance(entry.get("type", ""), str)
+    facts = record(CoreFacts, document.core, source, "core")
+    return Manifest(
+        path, document.core, facts, document.core_sha256, document.file, document.created
     )
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -75,7 +75,10 @@ def fits(manifest: Manifest) -> tuple[Fit, ...]:
         UntrustedError: the entry is not valid.
     """
     try:
-        return tuple(_fit(entry) for entry in manifest.core.get(FITS, ()))
+        entries = manifest.core.get(FITS, [])
+        if not isinstance(entries, list):
+            raise TypeError(FITS)
+        return tuple(_fit(entry) for entry in entries)
     except (KeyError, TypeError, ValueError) as error:
         raise UntrustedError(
             message(

@@ -15,15 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.files.fsio import atomic_file
-from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
+from pedsup.files.records import json_record
+from pedsup.files.source import Source
 from pedsup.messages import message, reason_of
 from pedsup.trust.keys import PublicKey, parse_public_key
 
@@ -56,6 +56,20 @@ class KnownModel:
     def of(cls, name: str, path: Path, key: PublicKey) -> KnownModel:
         """The entry for a file."""
         return cls(name, path_digest(path), key.fingerprint)
+
+
+@dataclass(frozen=True)
+class _KeyEntry:
+    name: str
+    added: str
+    pem: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    schema: str
+    keys: tuple[_KeyEntry, ...]
+    models: tuple[KnownModel, ...]
 
 
 @dataclass(frozen=True)
@@ -159,22 +173,22 @@ def load_store(path: Path | None = None) -> TrustStore:
     path = path or config_folder() / FILE
     if not path.exists():
         return TrustStore(path)
+    source = Source("the list of trusted keys", path, only_known=False)
     try:
-        document = parse_json(read_bounded(path, message("the list of trusted keys"), MAX_BYTES))
-        if document["schema"] != SCHEMA:
-            raise ValueError(message("the schema is {name}", name=repr(document["schema"])))
-        keys = tuple(_keys(document["keys"], path))
-        models = tuple(_models(document["models"]))
-    except (ValueError, KeyError, TypeError, PedsupError) as error:
+        document = json_record(_Document, path, source, MAX_BYTES)
+        if document.schema != SCHEMA:
+            raise source.problem(message("the schema is {name}", name=repr(document.schema)))
+        keys = tuple(
+            TrustedKey(entry.name, parse_public_key(entry.pem, where=path), entry.added)
+            for entry in document.keys
+        )
+    except PedsupError as error:
         raise BadFileError(
-            message(
-                "the list of trusted keys is damaged ({reason})",
-                reason=reason_of(error),
-            ),
+            message("the list of trusted keys is damaged ({reason})", reason=reason_of(error)),
             where=path,
             remedy="remove the file and add the keys again: pedsup-run trust add KEY.pub",
         ) from error
-    return TrustStore(path, keys, models)
+    return TrustStore(path, keys, document.models)
 
 
 def path_digest(path: Path) -> str:
@@ -195,18 +209,3 @@ def check_name(name: str) -> str:
             remedy="--name",
         )
     return name
-
-
-def _keys(entries: Any, path: Path) -> Iterator[TrustedKey]:
-    for entry in entries:
-        name, added = entry["name"], entry["added"]
-        if not isinstance(name, str) or not isinstance(added, str):
-            raise ValueError("the name of a key is not text")
-        yield TrustedKey(name, parse_public_key(entry["pem"], where=path), added)
-
-
-def _models(entries: Any) -> Iterator[KnownModel]:
-    for entry in entries:
-        if not all(isinstance(entry[f], str) for f in ("name", "path_sha256", "key")):
-            raise ValueError("the fields of a model are not text")
-        yield KnownModel(entry["name"], entry["path_sha256"], entry["key"])

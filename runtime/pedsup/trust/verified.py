@@ -15,13 +15,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, OutputError, UntrustedError
+from pedsup.files.checks import Sha256
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.files.fsio import atomic_file
-from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import cache_folder, make_private
+from pedsup.files.records import json_record
+from pedsup.files.source import Source
 from pedsup.files.timestamp import now
 from pedsup.messages import message, reason_of
 from pedsup.progress import byte_bar, human_bytes, say
@@ -65,6 +67,19 @@ class Reading:
     """Digests of its blocks; None where the file's times are proof enough."""
 
 
+@dataclass(frozen=True)
+class _Record:
+    """A reading as it is kept."""
+
+    format: int
+    path_sha256: str
+    state: FileState
+    header_sha256: str
+    sha256: Sha256
+    blocks: str | None
+    read: str
+
+
 def recorded_reading(path: Path, state: FileState, header: str) -> Reading | None:
     """What an earlier full reading found, if the file is still that one as far as its state says.
 
@@ -72,21 +87,16 @@ def recorded_reading(path: Path, state: FileState, header: str) -> Reading | Non
         header: the digest of the header (`ModelIdentity.digest`), read anew.
     """
     try:
-        record = read_json_object(_record_path(path), "the record of a check", MAX_BYTES)
+        file = _record_path(path)
+        found = json_record(_Record, file, Source("the record of a check", file), MAX_BYTES)
     except BadFileError:
-        return None  # absent or damaged: the file is read again
-    fits = (
-        record.get("format") == FORMAT
-        and record.get("path_sha256") == path_digest(path)
-        and record.get("state") == asdict(state)
-        and record.get("header_sha256") == header
-        and isinstance(record.get("sha256"), str)
-    )
-    if not fits:
+        return None  # absent, damaged or of another version: the file is read again
+    as_now = (FORMAT, path_digest(path), state, header)
+    if (found.format, found.path_sha256, found.state, found.header_sha256) != as_now:
         return None
-    known = _blocks(record.get("blocks"), state.size)
+    known = _blocks(found.blocks, state.size)
     # A file without them, on a file system where they are needed, is read again.
-    return Reading(record["sha256"], known) if known or times_prove(path) else None
+    return Reading(found.sha256, known) if known or times_prove(path) else None
 
 
 def read_in_full(path: Path, state: FileState) -> Reading:
@@ -121,20 +131,13 @@ def read_in_full(path: Path, state: FileState) -> Reading:
 
 def record_reading(path: Path, state: FileState, header: str, reading: Reading) -> None:
     """Remember what a full reading found; where that cannot be kept the next start reads again."""
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "path_sha256": path_digest(path),
-        "state": asdict(state),
-        "header_sha256": header,
-        "sha256": reading.sha256,
-        "blocks": None if reading.blocks is None else b"".join(reading.blocks).hex(),
-        "read": now(),
-    }
+    blocks_hex = None if reading.blocks is None else b"".join(reading.blocks).hex()
+    record = _Record(FORMAT, path_digest(path), state, header, reading.sha256, blocks_hex, now())
     target = _record_path(path)
     try:
         make_private(target.parent, remedy="set XDG_CACHE_HOME")
         with atomic_file(target, private=True) as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(json.dumps(asdict(record)).encode() + b"\n")
     except (OSError, OutputError) as error:
         say(
             message(
@@ -160,10 +163,10 @@ def require_same(path: Path, state: FileState) -> None:
         )
 
 
-def _blocks(text: object, size: int) -> tuple[bytes, ...] | None:
+def _blocks(text: str | None, size: int) -> tuple[bytes, ...] | None:
     """The block digests of a record; None where it has none that fit the file."""
     try:
-        raw = bytes.fromhex(text) if isinstance(text, str) else b""
+        raw = bytes.fromhex(text or "")
     except ValueError:
         return None
     if not raw or len(raw) != -(-size // blocks.BLOCK) * blocks.DIGEST_BYTES:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pedsup.messages import Message, joined, message
-from pedsup.settings import Origin, Settings
+from pedsup.settings.load import Origin, with_values
+from pedsup.settings.schema import Settings
 from pedsup.tuning.store import NAMES, Lookup
 
 
@@ -32,7 +33,11 @@ def apply_tuned(settings: Settings, origins: Mapping[str, Origin], lookup: Looku
     if "threads" in origins:
         taken = {n: v for n, v in taken.items() if n not in ("threads_batch", "pin")}
     marks: dict[str, Origin] = dict.fromkeys(taken, "tuned")
-    return Applied(replace(settings, **taken), {**origins, **marks}, lookup)
+    return Applied(
+        with_values(settings, taken, where=message("the tuned settings")),
+        {**origins, **marks},
+        lookup,
+    )
 
 
 def origin_text(origins: Mapping[str, Origin]) -> Message:

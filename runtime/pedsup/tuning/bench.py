@@ -12,12 +12,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_server.process import how_it_died
 from pedsup.engine.select import EngineChoice
+from pedsup.files.records import record
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
@@ -25,7 +26,7 @@ from pedsup.messages import Message, from_document, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
 from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
 from pedsup.tuning.speed import Failure, Speed
-from pedsup.tuning.worker import config_to_json
+from pedsup.tuning.worker import FROM_CHILD, Ready, Seconds, Task, config_to_json
 
 FLOOR: Final = 96 << 20
 """Bytes of available memory below which a child is ended before the system chooses a victim."""
@@ -52,7 +53,7 @@ class Child:
     stuck: bool = False
     _rest: bytes = b""
 
-    def ask(self, document: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def ask(self, document: dict[str, object], timeout_s: float) -> dict[str, object]:
         """Send one line, get one.
 
         Raises:
@@ -62,7 +63,7 @@ class Child:
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(document).encode() + b"\n")
             self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._line(timeout_s))
+        answer: dict[str, object] = json.loads(self._line(timeout_s))
         if "error" in answer:
             raise _DeadError(_refusal(answer["error"]))
         return answer
@@ -201,8 +202,9 @@ class ChildBench:
         self.n_loads += 1
         limit = FIRST_LOAD_S if not self._loads_s else 4 * max(self._loads_s) + 10
         ready = child.ask({"config": config_to_json(config), "engine": self.engine}, limit)
-        self.engine_name = ready["engine"]
-        self._loads_s.append(ready["load_s"])
+        loaded = record(Ready, ready, FROM_CHILD)
+        self.engine_name = loaded.engine
+        self._loads_s.append(loaded.load_s)
         return child
 
     def _make_room(self, config: EngineConfig) -> None:
@@ -239,20 +241,14 @@ class ChildBench:
         assert self._usual is not None
         return 4 * self._lengths.seconds(metric, self._usual) + 5
 
-    def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> dict[str, Any]:
+    def _task(self, candidate: Candidate, n_prompt: int, n_decode: int) -> Task:
         self._seed += 1
-        return {
-            "threads": candidate.threads,
-            "threads_batch": candidate.threads_batch,
-            "n_prompt": n_prompt,
-            "n_decode": n_decode,
-            "seed": self._seed,
-        }
+        return Task(candidate.threads, candidate.threads_batch, n_prompt, n_decode, seed=self._seed)
 
-    def _speed(self, task: dict[str, Any], child: Child, limit: float) -> Speed:
-        result = child.ask(task, limit)
-        n_decode = max(1, result["n_decode"])
-        return Speed(task["n_prompt"] / result["prompt_s"], n_decode / result["decode_s"])
+    def _speed(self, task: Task, child: Child, limit: float) -> Speed:
+        result = record(Seconds, child.ask(asdict(task), limit), FROM_CHILD)
+        n_decode = max(1, result.n_decode)
+        return Speed(task.n_prompt / result.prompt_s, n_decode / result.decode_s)
 
     def _drop(self, key: Hashable) -> None:
         child = self._children.pop(key, None)
@@ -260,9 +256,10 @@ class ChildBench:
             child.close()
 
 
-def _refusal(error: dict[str, Any]) -> Message:
+def _refusal(error: object) -> Message:
     """What an error of the child's (`PedsupError.document`) says, and where."""
-    parts = (from_document(error.get(name)) for name in ("found", "where"))
+    said = error if isinstance(error, dict) else {}
+    parts = (from_document(said.get(name)) for name in ("found", "where"))
     return joined(": ", filter(None, parts))
 
 

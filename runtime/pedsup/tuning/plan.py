@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypedDict
 
 from pedsup.device.cores import Core, ThreadPlan
 from pedsup.engine.api import EngineConfig
@@ -38,7 +38,7 @@ class Candidate:
     extra_buffers: bool
     mmap: bool
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """As settings of `pedsup-run`."""
         return {
             "threads": self.threads,
@@ -67,6 +67,17 @@ class Candidate:
         return joined(", ", parts)
 
 
+class Change(TypedDict, total=False):
+    """Fields of `Candidate` that an alternative has otherwise."""
+
+    threads: int
+    threads_batch: int
+    pin: bool
+    ubatch: int
+    extra_buffers: bool
+    mmap: bool
+
+
 @dataclass(frozen=True)
 class Stage:
     """One question: which of these is best, all else as found so far."""
@@ -74,8 +85,7 @@ class Stage:
     name: str
     """A key of `SHARES`."""
     metric: Metric
-    changes: tuple[dict[str, Any], ...]
-    """Fields of `Candidate` that each alternative has otherwise."""
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,7 @@ _METRICS: Final[dict[Metric, Message]] = {
 }
 
 
-def _change(change: dict[str, Any]) -> str:
+def _change(change: Change) -> str:
     """E.g. 'threads 4, threads-batch 4, pin off', as on the command line."""
     return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in change.items())
 
@@ -162,7 +172,7 @@ def make_plan(
     skipped: list[tuple[str, Message]] = []
     counts = thread_counts(threads.n_threads, len(cores))
     others = tuple(
-        {"threads": n, "threads_batch": n, "pin": start.pin and n <= threads.n_threads}
+        Change(threads=n, threads_batch=n, pin=start.pin and n <= threads.n_threads)
         for n in counts
         if n != threads.n_threads
     )
@@ -179,7 +189,7 @@ def make_plan(
         stages.append(Stage("extra_buffers", "turn", ({"extra_buffers": not base.extra_buffers},)))
     else:
         skipped.append(("extra_buffers", message("the repacked copy of the weights would not fit")))
-    smaller = tuple({"ubatch": n} for n in UBATCHES if n != start.ubatch and n <= start.batch)
+    smaller = tuple(Change(ubatch=n) for n in UBATCHES if n != start.ubatch and n <= start.batch)
     stages.append(Stage("ubatch", "prompt", smaller))
     if memory.fits(replace(base, use_mmap=not base.use_mmap)):
         stages.append(Stage("mmap", "turn", ({"mmap": not base.use_mmap},)))

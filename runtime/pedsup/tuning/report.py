@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pedsup.device.noise import MIN_SAMPLES
 from pedsup.messages import Message, joined, message
@@ -37,7 +37,7 @@ def report_lines(plan: TunePlan, outcome: Outcome) -> list[str]:
     return lines
 
 
-def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) -> dict[str, Any]:
+def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) -> dict[str, object]:
     """As JSON values; speeds in tokens per second."""
     return {
         "schema": SCHEMA,
@@ -59,7 +59,7 @@ def document(plan: TunePlan, outcome: Outcome, engine: str, file: str | None) ->
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row) -> dict[str, object]:
     kinds: tuple[Metric, ...] = ("decode", "prompt")
     speeds = {kind: row.series(kind) for kind in kinds}
     return {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from pedsup.device.noise import MIN_SAMPLES, beats
 from pedsup.tuning.budget import (
@@ -15,7 +15,7 @@ from pedsup.tuning.budget import (
     lengths_for,
     long_prompts,
 )
-from pedsup.tuning.plan import SHARES, Candidate, Metric, Stage, TunePlan
+from pedsup.tuning.plan import SHARES, Candidate, Change, Metric, Stage, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
 from pedsup.tuning.speed import Failure, Speed
 
@@ -220,7 +220,7 @@ class Search:
         return decode.candidate, _reason(decode, rows)
 
 
-def _changed(candidate: Candidate, change: Mapping[str, Any]) -> Candidate:
+def _changed(candidate: Candidate, change: Change) -> Candidate:
     return replace(candidate, **change)
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError
 from pedsup.files.fsio import atomic_file
-from pedsup.files.json_file import parse_json, read_bounded
 from pedsup.files.paths import config_folder, make_private
-from pedsup.messages import as_message, message
-from pedsup.settings import from_mapping
+from pedsup.files.records import json_record, record
+from pedsup.files.source import Source
+from pedsup.messages import message, reason_of
+from pedsup.settings.schema import Settings
 
 SCHEMA: Final = "pedsup-tuned/1"
 FILE: Final = "tuned.json"
@@ -52,7 +53,7 @@ class Tuned:
     engine_name: str
     measured: str
     """ISO 8601, UTC."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     """Values by the names of `NAMES`."""
     decode_tps: float
     prompt_tps: float
@@ -62,6 +63,12 @@ class Tuned:
     def summary(self) -> str:
         """The values in one line."""
         return ", ".join(f"{name} {value}" for name, value in self.settings.items())
+
+
+@dataclass(frozen=True)
+class _Document:
+    schema: str
+    entries: tuple[Tuned, ...]
 
 
 @dataclass(frozen=True)
@@ -125,44 +132,25 @@ def read_entries(path: Path) -> list[Tuned]:
     """
     if not path.exists():
         return []
+    source = Source("the file", path, only_known=False)
     try:
-        document = parse_json(read_bounded(path, "the file", MAX_BYTES))
+        document = json_record(_Document, path, source, MAX_BYTES)
+        if document.schema != SCHEMA:
+            raise source.problem("it has another schema")
+        return [_checked(entry, source) for entry in document.entries]
     except BadFileError as error:
-        raise _bad(path, error.found) from error
-    except ValueError as error:
-        raise _bad(path, "it is not JSON") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise _bad(path, "it has another schema")
-    entries = document.get("entries")
-    if not isinstance(entries, list):
-        raise _bad(path, "it has no entries")
-    return [_entry(path, entry) for entry in entries]
+        raise BadFileError(
+            message("the tuned settings cannot be used: {reason}", reason=reason_of(error)),
+            where=path,
+            wanted=error.wanted or message("a file with the schema {name}", name=SCHEMA),
+            remedy="run pedsup-run tune again, or delete the file",
+        ) from error
 
 
-def _entry(path: Path, raw: Any) -> Tuned:
-    texts = ("model", "device", "engine", "engine_name", "measured")
-    numbers = ("decode_tps", "prompt_tps", "noise")
-    if not isinstance(raw, dict) or not isinstance(raw.get("settings"), dict):
-        raise _bad(path, "an entry is not an object")
-    if not all(isinstance(raw.get(name), str) for name in texts):
-        raise _bad(path, "an entry lacks a name")
-    if not all(type(raw.get(name)) in (int, float) for name in numbers):
-        raise _bad(path, "an entry lacks a number")
-    settings = {name: v for name, v in raw["settings"].items() if name not in FORMER}
-    if not set(settings) <= set(NAMES):
-        raise _bad(path, "an entry has a setting that is not tuned")
-    try:
-        checked = from_mapping(settings, where=path)
-    except UsageError as error:
-        raise _bad(path, error.found) from error
-    values: dict[str, Any] = {name: raw[name] for name in (*texts, *numbers)}
-    return Tuned(settings={name: getattr(checked, name) for name in settings}, **values)
-
-
-def _bad(path: Path, reason: str) -> BadFileError:
-    return BadFileError(
-        message("the tuned settings cannot be used: {reason}", reason=as_message(reason)),
-        where=path,
-        wanted=message("a file with the schema {name}", name=SCHEMA),
-        remedy="run pedsup-run tune again, or delete the file",
-    )
+def _checked(entry: Tuned, source: Source) -> Tuned:
+    """The entry with values that its settings may have."""
+    given = {name: v for name, v in entry.settings.items() if name not in FORMER}
+    if not set(given) <= set(NAMES):
+        raise source.problem("an entry has a setting that is not tuned")
+    settings = record(Settings, given, source)
+    return replace(entry, settings={name: getattr(settings, name) for name in given})

@@ -10,16 +10,21 @@ import json
 import random
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
 
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
-from pedsup.errors import PedsupError
+from pedsup.errors import EngineError, PedsupError
+from pedsup.files.records import record
+from pedsup.files.source import Source
+
+FROM_PARENT: Final = Source("the order", "standard input", error=EngineError)
+FROM_CHILD: Final = Source("the answer", "tuning.worker", error=EngineError)
 
 
-def config_to_json(config: EngineConfig) -> dict[str, Any]:
+def config_to_json(config: EngineConfig) -> dict[str, object]:
     """`EngineConfig` as JSON values."""
     values = asdict(config)
     values["model"] = str(config.model)
@@ -29,53 +34,81 @@ def config_to_json(config: EngineConfig) -> dict[str, Any]:
     return values
 
 
-def config_from_json(values: dict[str, Any]) -> EngineConfig:
+def config_from_json(values: Mapping[str, object]) -> EngineConfig:
     """The inverse."""
-    cpus = values.pop("cpus")
-    model, adapter = Path(values.pop("model")), values.pop("adapter")
-    return EngineConfig(
-        model=model,
-        cpus=frozenset(cpus) if cpus else None,
-        adapter=Path(adapter) if adapter else None,
-        **values,
-    )
+    return record(EngineConfig, values, FROM_PARENT)
 
 
-def measure(engine: Engine, task: dict[str, Any]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Task:
+    """What to measure: tokens to read and to write, with so many threads."""
+
+    threads: int
+    threads_batch: int
+    n_prompt: int
+    n_decode: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded."""
+
+    engine: str
+    load_s: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a task took."""
+
+    prompt_s: float
+    decode_s: float
+    n_decode: int
+
+
+@dataclass(frozen=True)
+class _First:
+    config: Mapping[str, object]
+    engine: Literal["auto", "inprocess", "server"]
+
+
+def measure(engine: Engine, task: Task) -> Seconds:
     """Seconds to read a random prompt and to generate after it, greedily, past any end."""
-    draw = random.Random(task["seed"])
+    draw = random.Random(task.seed)
     # Not the last tokens of the vocabulary: there are the placeholders.
-    prompt = [draw.randrange(engine.info.n_vocab // 2) for _ in range(task["n_prompt"])]
+    prompt = [draw.randrange(engine.info.n_vocab // 2) for _ in range(task.n_prompt)]
     sampling = SamplingConfig(temperature=0.0, banned=tuple(engine.info.end_of_generation))
     started = time.perf_counter()
-    stream = engine.generate(prompt, sampling, max_tokens=task["n_decode"] + 1)
+    stream = engine.generate(prompt, sampling, max_tokens=task.n_decode + 1)
     next(stream)
     first = time.perf_counter()
     n = sum(1 for _ in stream)
-    return {"prompt_s": first - started, "decode_s": time.perf_counter() - first, "n_decode": n}
+    return Seconds(first - started, time.perf_counter() - first, n)
 
 
 def main() -> None:
     """Serve until standard input ends."""
     lines = (json.loads(line) for line in sys.stdin)
-    first = next(lines)
+    first = record(_First, next(lines), FROM_PARENT)
     started = time.perf_counter()
     try:
-        engine = open_engine(config_from_json(first["config"]), first["engine"])
-        _say({"engine": engine.name, "load_s": time.perf_counter() - started})
+        engine = open_engine(config_from_json(first.config), first.engine)
+        _say(Ready(engine.name, time.perf_counter() - started))
         try:
-            for task in lines:
+            for line in lines:
+                task = record(Task, line, FROM_PARENT)
                 if engine.adjustable:
-                    engine.set_threads(task["threads"], task["threads_batch"])
+                    engine.set_threads(task.threads, task.threads_batch)
                 _say(measure(engine, task))
         finally:
             engine.close()
     except PedsupError as error:
-        _say({"error": error.document()})
+        print(json.dumps({"error": error.document()}), flush=True)
 
 
-def _say(document: dict[str, Any]) -> None:
-    print(json.dumps(document), flush=True)
+def _say(answer: Ready | Seconds) -> None:
+    print(json.dumps(asdict(answer)), flush=True)
 
 
 if __name__ == "__main__":

@@ -310,15 +310,16 @@ def test_a_changed_map_is_found(pair: Pair, tmp_path: Path) -> None:
     """The map in the file against the digest in the manifest."""
     from pedsup.errors import UntrustedError
     from pedsup.gguf_file import read_header
-    from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
+    from pedsup.trust.manifest import manifest_path, read_manifest
     from pedsup_export.vocabulary_cut.proof import check_map
 
     header, manifest = read_header(pair.cut), read_manifest(manifest_path(pair.cut))
     check_map(header, manifest)
     for name, value in (("base_ids_sha256", "0" * 64), ("tokens", 1), ("base_tokens", "\x1b[2J")):
-        core = {**manifest.core, "vocabulary": {**manifest.core["vocabulary"], name: value}}
+        vocabulary = {**manifest.facts.vocabulary, name: value}
+        facts = replace(manifest.facts, vocabulary=vocabulary)
         with pytest.raises(UntrustedError, match="map of token ids") as caught:
-            check_map(header, Manifest(manifest.path, core, "", {}, ""))
+            check_map(header, replace(manifest, facts=facts))
         assert "\x1b" not in str(caught.value.wanted)
     with pytest.raises(UntrustedError):
         check_map(read_header(pair.full), manifest)

@@ -131,7 +131,7 @@ def test_many_small_blocks_give_the_same_file(
     assert any(t.origin.kept_rows is not None and t.rows_per_block < 64 for t in plan.tensors)
     execute(plan, inputs)
     digests = [
-        {n: t["sha256"] for n, t in read_manifest(manifest_path(path)).tensors.items()}
+        {n: t.sha256 for n, t in read_manifest(manifest_path(path)).tensors.items()}
         for path in (pair.cut, request.out)
     ]
     assert digests[0] == digests[1]

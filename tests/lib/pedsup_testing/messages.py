@@ -17,9 +17,11 @@ from typing import Final, NamedTuple
 
 PARTS: Final = frozenset({"found", "wanted", "remedy", "help"})
 """Keyword arguments that are sentences; `where` is a name."""
+DOCUMENTATION: Final = frozenset({"meaning"})
+"""Keyword arguments for the pages in docs/, which are in English."""
 SAYERS: Final = {
     "say": 0, "byte_bar": 1, "translated": 0, "as_message": 0, "read_bounded": 1,
-    "read_json_object": 1, "ApiError": 1,
+    "read_json_object": 1, "ApiError": 1, "Source": 0,
 }  # fmt: skip
 """Functions that say one of their arguments to the user: its place."""
 INTERNAL: Final = frozenset({"AssertionError", "ExtraBuffers", "NotImplementedError", "TypeError"})
@@ -123,6 +125,8 @@ class _Reader(ast.NodeVisitor):
         for keyword in node.keywords:
             if keyword.arg in PARTS:
                 self._slot(keyword.value)
+            elif keyword.arg in DOCUMENTATION:
+                self._read |= {id(part) for part in ast.walk(keyword.value)}
         self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> None:

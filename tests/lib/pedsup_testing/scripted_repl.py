@@ -20,7 +20,7 @@ from pedsup.errors import EngineError
 from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import find_session, new_session, resume_session
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup.terminal.render import terminal_renderer
 from pedsup.terminal.repl import Repl, terminal_reader
 from pedsup.trust.identity import ModelIdentity

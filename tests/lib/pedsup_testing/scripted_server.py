@@ -25,7 +25,7 @@ from pedsup.serve.command import ServeRequest, serve
 from pedsup.serve.http_server import reserve_port
 from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.history import Session, new_session
-from pedsup.settings import Settings
+from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Trust
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.store import TrustStore

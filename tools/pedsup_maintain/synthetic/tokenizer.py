@@ -51,12 +51,15 @@ def vocabulary(size: int, source: Path | None = None) -> Vocabulary:
     """
     if source is not None and source.is_file():
         from pedsup.gguf_file import read_header
+        from pedsup.gguf_file.values import ArrayValue
 
         metadata = read_header(source).metadata
-        tokens = metadata["tokenizer.ggml.tokens"].values()
+        tokens, merges = (metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
+        if not isinstance(tokens, ArrayValue) or not isinstance(merges, ArrayValue):
+            return _made_up(size)
         if len(tokens) == size:
-            merges = metadata["tokenizer.ggml.merges"].values()
-            return Vocabulary(tokens, [_split_merge(m) for m in merges], real=True)
+            pairs = [_split_merge(m) for m in merges.values()]
+            return Vocabulary(tokens.values(), pairs, real=True)
     return _made_up(size)
 
 

@@ -7,19 +7,22 @@ The resolved recipe is saved beside the adapter and can be given to `--recipe` a
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pedsup.errors import UsageError
+from pedsup.files.checks import Check, Count, at_least
+from pedsup.files.records import record
+from pedsup.files.source import Source, parse_toml, read_bytes
 
-T = TypeVar("T")
+Positive: TypeAlias = Annotated[int, at_least(1)]
+AboveZero: TypeAlias = Annotated[float, Check[float](lambda x: x > 0, "above 0")]
+NO_PACKING: Final = "false: packing is not supported, see docs/train.md"
+MAX_BYTES: Final = 1 << 20
 
 Format = Literal["pairs", "medmcqa", "perumedqa", "casimedicos"]
 Style = Literal["explain-first", "answer-first", "thought"]
@@ -44,10 +47,12 @@ class ModelConfig:
 class LoraConfig:
     """The adapter. `targets` are last parts of module names inside the language model."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-    targets: tuple[str, ...] = (
+    r: Positive = 16
+    alpha: Positive = 32
+    dropout: Annotated[float, Check[float](lambda x: 0 <= x < 1, "from 0 to below 1")] = 0.05
+    targets: Annotated[
+        tuple[str, ...], Check[tuple[str, ...]](lambda t: len(t) > 0, "at least one projection")
+    ] = (
         "q_proj",
         "k_proj",
         "v_proj",
@@ -74,7 +79,7 @@ class SourceConfig:
     """Language of the texts where the rows do not say it."""
     subject: str = ""
     """Keep only rows of this subject (case and accents ignored)."""
-    limit: int = 0
+    limit: Count = 0
     """Keep at most so many, chosen by the run's data seed; 0: all."""
     answer_base: Literal["auto", "0", "1"] = "auto"
     """What number the first option has in MedMCQA's `cop`: 1 in the authors' JSON, 0 on the hub."""
@@ -87,13 +92,13 @@ class DataConfig:
     sources: tuple[SourceConfig, ...] = ()
     eval_sources: tuple[SourceConfig, ...] = ()
     """Evaluation data; without any, `eval_examples` are held out of `sources`."""
-    eval_examples: int = 100
-    max_length: int = 768
+    eval_examples: Count = 100
+    max_length: Annotated[int, at_least(16)] = 768
     """Tokens; longer examples are left out and counted, never cut in the answer."""
     style: Style = "explain-first"
     system_prompt: str = ""
-    packing: bool = False
-    max_bad_rows: int = 0
+    packing: Annotated[bool, Check[bool](lambda on: not on, NO_PACKING)] = False
+    max_bad_rows: Count = 0
     """More bad rows than this refuse the run; each is reported by line either way."""
     seed: int = 3407
 
@@ -102,24 +107,28 @@ class DataConfig:
 class TrainConfig:
     """Optimisation, in the names of transformers' `TrainingArguments`."""
 
-    batch_size: int = 4
-    accumulation: int = 4
+    batch_size: Positive = 4
+    accumulation: Positive = 4
     epochs: float = 3.0
-    max_steps: int = 0
+    max_steps: Count = 0
     """Stop after so many optimizer steps; 0: after `epochs`."""
-    learning_rate: float = 2e-4
+    learning_rate: AboveZero = 2e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 5
+    warmup_steps: Count = 5
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    max_grad_norm: AboveZero = 1.0
     optimizer: Literal["adamw_8bit", "adamw"] = "adamw_8bit"
     gradient_checkpointing: bool = True
     group_by_length: bool = True
     """Batches of examples of like length: less padding."""
-    log_every: int = 1
-    eval_every: int = 50
+    log_every: Positive = 1
+    eval_every: Positive = 50
     """Optimizer steps between evaluations; one is made before the first and after the last step."""
-    save_every: int = 50
+    save_every: Positive = 50
+    quantize: Literal["none", "Q4_0", "Q4_K_M"] = "none"
+    """Compute with the weights as a file of this type will hold them: what ships is trained."""
+    quantize_every: Positive = 5
+    """Optimizer steps between new block scales of `quantize`."""
     seed: int = 3407
 
 
@@ -147,48 +156,44 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UsageError: no such recipe, no TOML, an unknown key, a wrong type or a bad value.
     """
-    path = Path(name_or_path)
+    path, source = Path(name_or_path), Source("the recipe", name_or_path, UsageError)
     if name_or_path in builtin_names():
-        text = (resources.files("pedsup_train") / "recipes" / f"{name_or_path}.toml").read_text(
-            encoding="utf-8"
-        )
+        data = (resources.files("pedsup_train") / "recipes" / f"{name_or_path}.toml").read_bytes()
     elif path.is_file():
-        text = path.read_text(encoding="utf-8-sig")
+        data = read_bytes(path, source, MAX_BYTES)
     else:
         raise UsageError(
             f"no recipe '{name_or_path}'",
             wanted=f"a TOML file, or one of: {', '.join(builtin_names())}",
         )
-    try:
-        tree = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the recipe is not TOML: {error}", where=name_or_path) from error
+    tree, in_file = parse_toml(data, source)
     for override in overrides:
         _override(tree, override)
-    recipe = _build(Recipe, tree, where=name_or_path, prefix="")
+    # A value of --set stands on no line of the file.
+    recipe = record(Recipe, tree, source if overrides else in_file)
     check(recipe, where=name_or_path)
     return recipe
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, object], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign:
         raise UsageError(f"--set {override}", wanted="section.key=value")
     *sections, last = key.strip().split(".")
     try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
+        value: object = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text  # a bare word or a path: a string
-    node = tree
+    node: dict[str, object] = tree
     for section in sections:
         node = _child(node, section, override)
     node[last] = value
 
 
-def _child(node: dict[str, Any], section: str, override: str) -> dict[str, Any]:
+def _child(node: dict[str, object], section: str, override: str) -> dict[str, object]:
     """The table `section` of `node`, made if absent; `name[i]` is an entry of a list of tables."""
     name, bracket, rest = section.partition("[")
-    child: Any = node.setdefault(name, {})
+    child = node.setdefault(name, {})
     if bracket:
         index = rest.removesuffix("]")
         if not isinstance(child, list) or not index.isdecimal() or int(index) >= len(child):
@@ -199,90 +204,46 @@ def _child(node: dict[str, Any], section: str, override: str) -> dict[str, Any]:
             )
         child = child[int(index)]
     if not isinstance(child, dict):
-        raise UsageError(f"--set {override}", wanted="a key that is no table's child")
+        raise UsageError(f"--set {override}", wanted="a key of a table")
     return child
 
 
-def _build(cls: type[T], tree: Mapping[str, Any], *, where: str, prefix: str) -> T:
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(tree.keys() - hints.keys())
-    if unknown:
-        raise UsageError(
-            f"unknown key '{prefix}{unknown[0]}'",
-            where=where,
-            wanted=f"one of: {', '.join(prefix + name for name in hints)}",
-        )
-    values = {
-        key: _convert(hints[key], value, where=where, key=prefix + key)
-        for key, value in tree.items()
-    }
-    return cls(**values)
-
-
-def _convert(hint: Any, value: Any, *, where: str, key: str) -> Any:
-    """`value` as the annotated type; ints are taken for floats, numbers for nothing else."""
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, Mapping):
-            return _build(hint, value, where=where, prefix=f"{key}.")
-    elif origin is Literal:
-        choices = typing.get_args(hint)
-        if str(value) in choices:
-            return str(value)
-        raise UsageError(
-            f"{key} = {value!r}", where=where, wanted="one of: " + ", ".join(map(str, choices))
-        )
-    elif origin is tuple:
-        inner = typing.get_args(hint)[0]
-        if isinstance(value, list):
-            return tuple(
-                _convert(inner, item, where=where, key=f"{key}[{i}]")
-                for i, item in enumerate(value)
-            )
-    elif hint is float and type(value) is int:
-        return float(value)
-    elif type(value) is hint:
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-    if isinstance(hint, types.GenericAlias):
-        wanted = "a list"
-    raise UsageError(f"{key} = {value!r}", where=where, wanted=f"a value of type {wanted}")
+def _grid_rules(recipe: Recipe) -> list[tuple[bool, str, str]]:
+    """What training on a file's grid asks of the rest of a recipe."""
+    model, train = recipe.model, recipe.train
+    if train.quantize == "none":
+        return []
+    why = f"with train.quantize = {train.quantize!r}"
+    return [
+        (model.quantization == "none", "model.quantization", f"none {why}: the export has no NF4"),
+        (model.backend != "unsloth", "model.backend", f"transformers {why}"),
+        (recipe.lora.dropout == 0, "lora.dropout", f"0 {why}: a merged weight has no dropout"),
+        (
+            train.save_every % train.quantize_every == 0,
+            "train.save_every",
+            f"a multiple of train.quantize_every {why}, for a resumed run to be the same",
+        ),
+    ]
 
 
 def check(recipe: Recipe, *, where: str) -> None:
-    """Ranges and combinations that the types cannot say.
+    """Combinations that the annotations cannot say.
 
     Raises:
         UsageError: naming the key.
     """
-    train, lora, data = recipe.train, recipe.lora, recipe.data
-    rules = [
-        (lora.r >= 1, "lora.r", "1 or more"),
-        (lora.alpha >= 1, "lora.alpha", "1 or more"),
-        (0 <= lora.dropout < 1, "lora.dropout", "from 0 to below 1"),
-        (len(lora.targets) > 0, "lora.targets", "at least one projection"),
-        (train.batch_size >= 1, "train.batch_size", "1 or more"),
-        (train.accumulation >= 1, "train.accumulation", "1 or more"),
-        (train.epochs > 0 or train.max_steps > 0, "train.epochs", "above 0, or train.max_steps"),
-        (train.max_steps >= 0, "train.max_steps", "0 or more"),
-        (train.learning_rate > 0, "train.learning_rate", "above 0"),
-        (train.warmup_steps >= 0, "train.warmup_steps", "0 or more"),
-        (train.max_grad_norm > 0, "train.max_grad_norm", "above 0"),
-        (train.log_every >= 1, "train.log_every", "1 or more"),
-        (train.eval_every >= 1, "train.eval_every", "1 or more"),
-        (train.save_every >= 1, "train.save_every", "1 or more"),
-        (data.max_length >= 16, "data.max_length", "16 or more"),
-        (data.eval_examples >= 0, "data.eval_examples", "0 or more"),
-        (data.max_bad_rows >= 0, "data.max_bad_rows", "0 or more"),
-        (not data.packing, "data.packing", "false: packing is not supported, see docs/train.md"),
-    ]
-    for holds, key, wanted in rules:
+    train, data = recipe.train, recipe.data
+    if train.epochs <= 0 and not train.max_steps:
+        raise UsageError(
+            f"train.epochs = {train.epochs}", where=where, wanted="above 0, or train.max_steps"
+        )
+    for holds, key, wanted in _grid_rules(recipe):
         if not holds:
             section, name = key.split(".")
             value = getattr(getattr(recipe, section), name)
             raise UsageError(f"{key} = {value!r}", where=where, wanted=wanted)
-    for kind in ("sources", "eval_sources"):
-        for i, source in enumerate(getattr(data, kind)):
+    for kind, sources in (("sources", data.sources), ("eval_sources", data.eval_sources)):
+        for i, source in enumerate(sources):
             if bool(source.path) == bool(source.hub):
                 found = "both a file and" if source.path else "neither a file nor"
                 raise UsageError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from pedsup_train.recipe.schema import Recipe
 
@@ -17,7 +16,7 @@ def to_toml(recipe: Recipe) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _dump(table: Mapping[str, Any], prefix: str, lines: list[str]) -> None:
+def _dump(table: Mapping[str, object], prefix: str, lines: list[str]) -> None:
     for key, value in table.items():
         if not _is_table(value):
             lines.append(f"{key} = {_scalar(value)}")
@@ -25,19 +24,19 @@ def _dump(table: Mapping[str, Any], prefix: str, lines: list[str]) -> None:
         if isinstance(value, Mapping):
             lines += ["", f"[{prefix}{key}]"]
             _dump(value, f"{prefix}{key}.", lines)
-        elif _is_table(value):
+        elif isinstance(value, tuple | list) and _is_table(value):
             for item in value:
                 lines += ["", f"[[{prefix}{key}]]"]
                 _dump(item, f"{prefix}{key}.", lines)
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     return isinstance(value, Mapping) or (
         isinstance(value, tuple | list) and bool(value) and isinstance(value[0], Mapping)
     )
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     """A TOML value. JSON's strings are TOML basic strings once DEL is escaped."""
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_scalar(item) for item in value) + "]"

@@ -13,11 +13,14 @@ plain Python.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.base import BaseContext
+from numba.core.datamodel import DataModelManager
+from numba.core.typing import Context, Signature
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -26,6 +29,10 @@ _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 _I32 = ir.IntType(32)
 _INTS = ir.VectorType(_I32, LANES)
+Builder: TypeAlias = ir.IRBuilder
+Values: TypeAlias = Sequence[ir.Value]
+Typed: TypeAlias = "tuple[Signature, Callable[..., ir.Value]] | None"
+"""What an intrinsic gives numba: its signature and what emits it; None for other arguments."""
 
 
 class F32x16Type(types.Type):
@@ -47,29 +54,32 @@ f32x16, mask16 = F32x16Type(), Mask16Type()
 
 @register_model(F32x16Type)
 class _FloatsModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
+    def __init__(self, manager: DataModelManager, kind: types.Type) -> None:
         super().__init__(manager, kind, _FLOATS)
 
 
 @register_model(Mask16Type)
 class _MaskModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
+    def __init__(self, manager: DataModelManager, kind: types.Type) -> None:
         super().__init__(manager, kind, _BITS)
 
 
 def _operator(
-    function: Any, arguments: tuple[Any, ...], result: Any, emit: Callable[..., Any]
+    function: Callable[..., object],
+    arguments: tuple[types.Type, ...],
+    result: types.Type,
+    emit: Callable[..., ir.Value],
 ) -> None:
     """Teach numba one operator on vectors: its typing and the instruction it becomes."""
 
     class Template(AbstractTemplate):
-        def generic(self, args: tuple[Any, ...], kws: Any) -> Any:
+        def generic(self, args: tuple[types.Type, ...], kws: object) -> Signature | None:
             return signature(result, *args) if args == arguments else None
 
     infer_global(function)(Template)
 
     @lower_builtin(function, *arguments)
-    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def _lower(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
         return emit(builder, *args)
 
 
@@ -94,32 +104,39 @@ _operator(operator.ior, (mask16, mask16), mask16, lambda b, x, y: b.or_(x, y))
 _operator(operator.invert, (mask16,), mask16, lambda b, x: b.not_(x))
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any, vector: Any) -> Any:
+def _pointer(
+    context: BaseContext,
+    builder: Builder,
+    kind: types.Type,
+    array: ir.Value,
+    at: ir.Value,
+    vector: ir.Type,
+) -> ir.Value:
     """The address of `array[at]` as a pointer to a vector."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
 
-def _splat(builder: Any, value: Any, vector: Any) -> Any:
+def _splat(builder: Builder, value: ir.Value, vector: ir.Type) -> ir.Value:
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
     return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
 
 
 @intrinsic
-def splat(_typing: Any, value: Any) -> Any:
+def splat(_typing: Context, value: types.Type) -> Typed:
     """One float32 in all lanes."""
 
-    def emit(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    def emit(_context: BaseContext, builder: Builder, _sig: Signature, args: Values) -> ir.Value:
         return _splat(builder, args[0], _FLOATS)
 
     return (f32x16(types.float32), emit) if value == types.float32 else None
 
 
 @intrinsic
-def load(_typing: Any, array: Any, at: Any) -> Any:
+def load(_typing: Context, array: types.Type, at: types.Type) -> Typed:
     """`array[at : at + 16]` of a contiguous float32 array; no bounds check."""
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
         result = builder.load(_pointer(context, builder, sig.args[0], args[0], args[1], _FLOATS))
         result.align = 4
         return result
@@ -128,10 +145,10 @@ def load(_typing: Any, array: Any, at: Any) -> Any:
 
 
 @intrinsic
-def store(_typing: Any, array: Any, at: Any, value: Any) -> Any:
+def store(_typing: Context, array: types.Type, at: types.Type, value: types.Type) -> Typed:
     """`array[at : at + 16] = value` of a contiguous float32 array; no bounds check."""
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
         target = _pointer(context, builder, sig.args[0], args[0], args[1], _FLOATS)
         builder.store(args[2], target, align=4)
         return context.get_dummy_value()
@@ -140,10 +157,10 @@ def store(_typing: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_bytes(_typing: Any, array: Any, at: Any, value: Any) -> Any:
+def store_bytes(_typing: Context, array: types.Type, at: types.Type, value: types.Type) -> Typed:
     """The low byte of each lane's integer part to `array[at : at + 16]` (uint8)."""
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
         octets = ir.VectorType(ir.IntType(8), LANES)
         target = _pointer(context, builder, sig.args[0], args[0], args[1], octets)
         whole = builder.fptosi(args[2], _INTS)
@@ -154,10 +171,10 @@ def store_bytes(_typing: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_mask(_typing: Any, array: Any, at: Any, value: Any) -> Any:
+def store_mask(_typing: Context, array: types.Type, at: types.Type, value: types.Type) -> Typed:
     """0 or 1 per lane to `array[at : at + 16]` (uint8)."""
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
         octets = ir.VectorType(ir.IntType(8), LANES)
         target = _pointer(context, builder, sig.args[0], args[0], args[1], octets)
         builder.store(builder.zext(args[2], octets), target, align=1)
@@ -167,20 +184,20 @@ def store_mask(_typing: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def where(_typing: Any, mask: Any, yes: Any, no: Any) -> Any:
+def where(_typing: Context, mask: types.Type, yes: types.Type, no: types.Type) -> Typed:
     """Per lane `yes` where the mask is set, else `no`."""
 
-    def emit(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    def emit(_context: BaseContext, builder: Builder, _sig: Signature, args: Values) -> ir.Value:
         return builder.select(*args)
 
     return f32x16(mask16, f32x16, f32x16), emit
 
 
 @intrinsic
-def any_lane(_typing: Any, mask: Any) -> Any:
+def any_lane(_typing: Context, mask: types.Type) -> Typed:
     """Whether the mask is set in some lane."""
 
-    def emit(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    def emit(_context: BaseContext, builder: Builder, _sig: Signature, args: Values) -> ir.Value:
         word = builder.bitcast(args[0], ir.IntType(LANES))
         return builder.icmp_unsigned("!=", word, ir.Constant(ir.IntType(LANES), 0))
 
@@ -190,8 +207,10 @@ def any_lane(_typing: Any, mask: Any) -> Any:
 def _unary(name: str, documentation: str) -> Any:
     """A function of one vector that LLVM has as `llvm.<name>`; exact, as IEEE 754 demands."""
 
-    def typed(_typing: Any, _value: Any) -> Any:
-        def emit(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    def typed(_typing: Context, _value: types.Type) -> Typed:
+        def emit(
+            _context: BaseContext, builder: Builder, _sig: Signature, args: Values
+        ) -> ir.Value:
             kind = ir.FunctionType(_FLOATS, [_FLOATS])
             full = f"llvm.{name}.v{LANES}f32"
             return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), args)
@@ -207,24 +226,31 @@ absolute = _unary("fabs", "The magnitude of each lane.")
 
 
 @intrinsic
-def truncate(_typing: Any, value: Any) -> Any:
+def truncate(_typing: Context, value: types.Type) -> Typed:
     """The integer part of each lane; magnitudes below 2**31."""
 
-    def emit(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    def emit(_context: BaseContext, builder: Builder, _sig: Signature, args: Values) -> ir.Value:
         return builder.sitofp(builder.fptosi(args[0], _INTS), _FLOATS)
 
     return f32x16(f32x16), emit
 
 
 @intrinsic
-def load_transposed(_typing: Any, source: Any, rows: Any, column: Any, target: Any, at: Any) -> Any:
+def load_transposed(
+    _typing: Context,
+    source: types.Type,
+    rows: types.Type,
+    column: types.Type,
+    target: types.Type,
+    at: types.Type,
+) -> Typed:
     """Turn a 16 x 16 square around: row r is `source[rows[r] + column :][:16]`.
 
     `target[at + 16 * c + r]` becomes column c of row r. Four rounds, each of which exchanges
     halves between rows at distance 8, 4, 2, 1.
     """
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def emit(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
         offsets = context.make_array(sig.args[1])(context, builder, args[1]).data
         square = []
         for row in range(LANES):
@@ -255,9 +281,9 @@ def load_transposed(_typing: Any, source: Any, rows: Any, column: Any, target: A
     return types.void(source, rows, types.intp, target, types.intp), emit
 
 
-def _bitcast(source: Any, target: Any, documentation: str) -> Any:
-    def typed(_typing: Any, _value: Any) -> Any:
-        def emit(context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+def _bitcast(source: types.Type, target: types.Type, documentation: str) -> Any:
+    def typed(_typing: Context, _value: types.Type) -> Typed:
+        def emit(context: BaseContext, builder: Builder, _sig: Signature, args: Values) -> ir.Value:
             return builder.bitcast(args[0], context.get_value_type(target))
 
         return target(source), emit

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, EngineError, UnsupportedError
 from pedsup.messages import as_message, message
@@ -40,7 +40,7 @@ class TemplateProcess:
         self._reap: weakref.finalize[..., TemplateProcess] | None = None
         self._buffer = b""
 
-    def render(self, jobs: Sequence[Mapping[str, Any]]) -> list[str | UnsupportedError]:
+    def render(self, jobs: Sequence[Mapping[str, object]]) -> list[str | UnsupportedError]:
         """The text of each job (a template's variables), or why there is none.
 
         Raises:
@@ -54,16 +54,16 @@ class TemplateProcess:
             except BaseException:
                 self._end()  # nobody knows what stands in the pipe
                 raise
-        return [
-            item["text"] if "text" in item else refusal(item["error"]) for item in answer["results"]
-        ]
+        results = answer["results"]
+        assert isinstance(results, list)
+        return [str(item["text"]) if "text" in item else refusal(item["error"]) for item in results]
 
     def close(self) -> None:
         """End the process."""
         with self._lock:
             self._end()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, object]) -> dict[str, object]:
         line = json.dumps(request).encode() + b"\n"
         if self._child is not None:
             try:
@@ -95,9 +95,9 @@ class TemplateProcess:
         source = json.dumps({"source": self._source}).encode() + b"\n"
         answer = self._exchange(source, MAX_SECONDS)
         if "invalid" in answer:
-            raise invalid(answer["invalid"])
+            raise invalid(str(answer["invalid"]))
 
-    def _exchange(self, line: bytes, seconds: float) -> dict[str, Any]:
+    def _exchange(self, line: bytes, seconds: float) -> dict[str, object]:
         """Send a line (none when empty) and wait for an answer's line."""
         child = self._child
         assert child is not None and child.stdin is not None and child.stdout is not None
@@ -122,7 +122,7 @@ class TemplateProcess:
                 if len(self._buffer) > MAX_ANSWER:
                     raise refusal("the output is too long")
         answer, _, self._buffer = self._buffer.partition(b"\n")
-        document: dict[str, Any] = json.loads(answer)
+        document: dict[str, object] = json.loads(answer)
         if "forbidden" in document:
             raise UnsupportedError(
                 message(

@@ -47,7 +47,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             raise SecurityError("a product that is too large")
         return super().call_binop(context, operator, left, right)
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+    def is_safe_attribute(self, obj: Any, attr: str, value: object) -> bool:
         # A format string reaches attributes by itself; jinja2 guards that, transformers'
         # templates have no use for it.
         unwanted = isinstance(obj, str) and attr in ("format", "format_map")
@@ -77,7 +77,7 @@ def compile_template(source: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+def render(template: jinja2.Template, variables: Mapping[str, object]) -> str:
     """The text that a template makes.
 
     Raises:
@@ -93,7 +93,7 @@ def render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     return "".join(out)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
     """As in transformers: no HTML escapes."""
     if indent is not None and not 0 <= indent <= 16:
         raise SecurityError("an indent that is too large")

@@ -85,7 +85,7 @@ def _compile(source: str, guard: _Guard) -> Any:
     return compiled
 
 
-def _render(compiled: Any, job: dict[str, Any], guard: _Guard) -> dict[str, str]:
+def _render(compiled: Any, job: dict[str, object], guard: _Guard) -> dict[str, str]:
     guard.allowed = _HARMLESS
     try:
         result = {"text": sandbox.render(compiled, job)}
@@ -99,7 +99,7 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:300]}"
 
 
-def _answer(document: dict[str, Any]) -> None:
+def _answer(document: dict[str, object]) -> None:
     # ASCII, because a template can make half of a surrogate pair.
     data = memoryview(json.dumps(document).encode() + b"\n")
     while data:

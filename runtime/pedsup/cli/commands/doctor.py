@@ -11,9 +11,11 @@ from pedsup.doctor.device import Device
 from pedsup.doctor.examine import examine
 from pedsup.doctor.finding import Finding
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.paths import config_folder
 from pedsup.files.standard_streams import json_text
-from pedsup.settings import FILE, Settings, load_settings
+from pedsup.settings.load import FILE, load_settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import set_language
 
@@ -42,7 +44,7 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     found = examine(Device(), model, settings)
     found = replace(found, findings=(*bad, *found.findings))
     if as_json:
-        print(json_text(found.document(language)), flush=True)
+        print(json_text(enveloped(found.document(language), "pedsup-run")), flush=True)
     else:
         print(found.text(language), flush=True)
     return PROBLEM if found.level == "problem" else 0

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pedsup.cli.app import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.errors import OutputError, UsageError
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes, say
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.history import find_session
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
 
 _KINDS: tuple[Kind, ...] = (
@@ -101,7 +101,7 @@ def _done_text(done: Forgotten) -> Message:
     return joined("\n", [message("Erased:"), *_counts(ForgetPlan(done.removed)), NOT_ERASED])
 
 
-def _document(done: Forgotten) -> dict[str, Any]:
+def _document(done: Forgotten) -> dict[str, object]:
     return {
         "schema": "pedsup-forget/1",
         "removed": [
@@ -112,6 +112,6 @@ def _document(done: Forgotten) -> dict[str, Any]:
     }
 
 
-def _show(as_json: bool, document: dict[str, Any], text: Message) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else translated(text)
+def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
+    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
     print(shown, flush=True)

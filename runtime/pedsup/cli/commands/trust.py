@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pedsup.cli.command_line import Commands
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
+from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import now
 from pedsup.messages import Message, joined, message
 from pedsup.progress import say
@@ -49,7 +49,11 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
         message("Are these the words that the signer gave you through another channel? [y/N] "),
     )
     store.save()
-    _show(as_json, {"added": _entry(trusted)}, message("trusted: {name}", name=clean(trusted.name)))
+    document: dict[str, object] = {
+        "schema": "pedsup-trust-add/1",
+        "added": _entry(trusted),
+    }
+    _show(as_json, document, message("trusted: {name}", name=clean(trusted.name)))
     return 0
 
 
@@ -77,7 +81,7 @@ def remove(key: str, as_json: bool) -> int:
     store.save()
     _show(
         as_json,
-        {"removed": _entry(removed)},
+        {"schema": "pedsup-trust-remove/1", "removed": _entry(removed)},
         message("no longer trusted: {name}", name=clean(removed.name)),
     )
     return 0
@@ -92,7 +96,7 @@ def unpin(model: str, as_json: bool) -> int:
     load_store().without_model(model).save()
     _show(
         as_json,
-        {"unpinned": model},
+        {"schema": "pedsup-trust-forget/1", "unpinned": model},
         message("'{model}' may now be signed by anybody, or unsigned", model=clean(model)),
     )
     return 0
@@ -110,7 +114,7 @@ def _confirm(yes: bool, question: Message) -> None:
         raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
 
-def _entry(trusted: TrustedKey) -> dict[str, Any]:
+def _entry(trusted: TrustedKey) -> dict[str, object]:
     return {
         "name": trusted.name,
         "added": trusted.added,
@@ -119,7 +123,7 @@ def _entry(trusted: TrustedKey) -> dict[str, Any]:
     }
 
 
-def _document(store: TrustStore) -> dict[str, Any]:
+def _document(store: TrustStore) -> dict[str, object]:
     return {
         "schema": "pedsup-trust-list/1",
         "keys": [_entry(trusted) for trusted in store.keys],
@@ -150,8 +154,8 @@ def _text(store: TrustStore) -> Message:
     return joined("\n", lines)
 
 
-def _show(as_json: bool, document: dict[str, Any], text: Message) -> None:
-    shown = json.dumps(document, ensure_ascii=False, indent=1) if as_json else translated(text)
+def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
+    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
     print(shown, flush=True)
 
 

@@ -12,12 +12,14 @@ import click
 from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.device.noise import Series
 from pedsup.errors import EngineError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
 from pedsup.progress import say
 from pedsup.run.load import LaunchPlan, plan_launch
-from pedsup.settings import Settings, load_settings
+from pedsup.settings.load import load_settings
+from pedsup.settings.schema import Settings
 from pedsup.texts.language import set_language, translated
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
@@ -69,7 +71,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
     path = keep(entry)
     if more["as_json"]:
         result = document(plan, outcome, bench.engine_name, str(path))
-        print(json_text(result), flush=True)
+        print(json_text(enveloped(result, "pedsup-run")), flush=True)
         return 0
     lines = report_lines(plan, outcome)
     lines.append(translated(message("Best here: {label}", label=outcome.best.label())))

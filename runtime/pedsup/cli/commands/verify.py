@@ -8,10 +8,11 @@ import click
 
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_any
 from pedsup.messages import message
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights
@@ -52,7 +53,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     if as_json:
         document = {"schema": "pedsup-verify/1", "model": identity.describe(),
                     "trust": trust.describe()}  # fmt: skip
-        print(json_text(document), flush=True)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
     else:
         for line in (*identity.lines(), *(line.mapped(clean) for line in trust.lines())):
             print(translated(line), flush=True)

@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.engine.llama_cpp import library_match
 from pedsup.errors import EngineError, MissingDependencyError
@@ -48,7 +49,7 @@ class ThreadpoolParams(ctypes.Structure):
 
 
 @functools.cache
-def load() -> Any:
+def load() -> ModuleType:
     """The module of declarations, with the backends loaded and llama.cpp's log kept quiet.
 
     Raises:
@@ -61,13 +62,13 @@ def load() -> Any:
     library_match.require_match(lib, package=package_version(), own_folder=own)
     keep = lib.llama_log_callback(_remember)
     lib.llama_log_set(keep, ctypes.c_void_p(0))
-    lib.pedsup_log_callback = keep  # ctypes callbacks die with their last reference
+    vars(lib)["pedsup_log_callback"] = keep  # ctypes callbacks die with their last reference
     lib.llama_backend_init()
     _load_backends(lib)
     return lib
 
 
-def import_submodule(name: str) -> Any:
+def import_submodule(name: str) -> ModuleType:
     """Another pure-Python module of llama-cpp-python, without the package's `__init__`."""
     _import_declarations()
     with _bare_package(_folders()):
@@ -81,7 +82,7 @@ def package_version() -> str:
     return found[1] if found else "?"
 
 
-def version(lib: Any) -> str:
+def version(lib: ModuleType) -> str:
     """llama.cpp's own version text, or '?' from a library too old to say."""
     try:
         return str(lib.llama_version().decode("utf-8", "replace"))
@@ -89,7 +90,7 @@ def version(lib: Any) -> str:
         return "?"
 
 
-def system_info(lib: Any) -> str:
+def system_info(lib: ModuleType) -> str:
     """What the library was built with, as `vector_units.judge` reads it; '' if it cannot say."""
     try:
         return str(lib.llama_print_system_info().decode("utf-8", "replace"))
@@ -107,7 +108,7 @@ def clear_log() -> None:
     _log_tail.clear()
 
 
-def make_threadpool(lib: Any, n_threads: int) -> ctypes.c_void_p | None:
+def make_threadpool(lib: ModuleType, n_threads: int) -> ctypes.c_void_p | None:
     """A ggml thread pool that lives as long as its context.
 
     Without OpenMP ggml would otherwise start and join its threads for every token. None when
@@ -128,7 +129,7 @@ def make_threadpool(lib: Any, n_threads: int) -> ctypes.c_void_p | None:
     return ctypes.c_void_p(pool) if pool else None
 
 
-def free_threadpool(lib: Any, pool: ctypes.c_void_p) -> None:
+def free_threadpool(lib: ModuleType, pool: ctypes.c_void_p) -> None:
     """End the threads of a pool; its context must be gone."""
     free = lib._lib.ggml_threadpool_free
     free.argtypes, free.restype = [ctypes.c_void_p], None
@@ -151,7 +152,7 @@ def _folders() -> list[str]:
     return list(spec.submodule_search_locations)
 
 
-def _import_declarations() -> Any:
+def _import_declarations() -> ModuleType:
     if MODULE in sys.modules:
         return sys.modules[MODULE]
     try:
@@ -196,7 +197,7 @@ def _as_linux() -> Iterator[None]:
         sys.platform = real
 
 
-def _load_backends(lib: Any) -> None:
+def _load_backends(lib: ModuleType) -> None:
     """Find the CPU backend beside the library, where ggml itself does not look for it."""
     handle = lib._lib
     try:

@@ -8,6 +8,7 @@ this stage has no numpy.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,9 @@ class EvaluatedModel:
             require_fits(validate_adapter(how.adapter), header)
         self.path, self.how = path, how
         self.lib = lib = bindings.load()
-        self._model = self._ctx = self._batch = None
+        self._model: int | None = None
+        self._ctx: int | None = None
+        self._batch: ctypes.Structure | None = None
         bindings.clear_log()
         try:
             self._model = self._load()
@@ -111,6 +114,7 @@ class EvaluatedModel:
     @property
     def info(self) -> ModelInfo:
         """What the model says of itself."""
+        assert self._model is not None
         return read_info(self.lib, self._model, self.vocabulary)
 
     def piece(self, token: int) -> str:
@@ -144,6 +148,7 @@ class EvaluatedModel:
             batch.logits[i] = i in outputs
         batch.n_tokens = len(tokens)
         try:
+            assert self._ctx is not None
             decode(self.lib, self._ctx, batch)
         except EngineError as error:
             where = f"{self.path}: {bindings.log_tail()}"

@@ -38,7 +38,8 @@ class InProcessEngine:
         header = validate_model(config.model)
         self._lib = lib = bindings.load()
         self._loaded = load(lib, header, config)
-        self._ctx, self._vocabulary = self._loaded.native.ctx, self._loaded.vocabulary
+        self._ctx = self._loaded.native.ctx
+        self._vocabulary = self._loaded.vocabulary
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         self._most_threads = config.n_threads, config.n_threads_batch
         try:
@@ -167,7 +168,7 @@ class InProcessEngine:
 
     def close(self) -> None:
         self._loaded.close()
-        self._ctx = None
+        self._ctx = 0  # NULL
 
     # ---- inside -------------------------------------------------------------------------
 

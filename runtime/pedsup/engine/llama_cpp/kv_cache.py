@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 PARTIAL_ONLY: Final = 1
 """LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the window layers' state without the full-attention one."""
@@ -38,7 +39,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 class KVCache:
     """The tokens of sequence 0 of a context, kept in step with llama.cpp's memory."""
 
-    def __init__(self, lib: Any, ctx: Any, *, n_swa: int) -> None:
+    def __init__(self, lib: ModuleType, ctx: int, *, n_swa: int) -> None:
         self.tokens: list[int] = []
         self._lib, self._ctx, self.n_swa = lib, ctx, n_swa
         self._memory = lib.llama_get_memory(ctx)

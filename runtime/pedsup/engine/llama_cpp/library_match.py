@@ -12,7 +12,8 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.errors import EngineError
 from pedsup.messages import Message, message
@@ -61,7 +62,7 @@ _DEFAULTS: Final[Mapping[str, tuple[str, Mapping[str, int | float]]]] = {
 }  # fmt: skip
 
 
-def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
+def require_match(lib: ModuleType, *, package: str, own_folder: Path) -> None:
     """Refuse a library that does not match the declarations in `lib`.
 
     Args:
@@ -95,7 +96,7 @@ def require_match(lib: Any, *, package: str, own_folder: Path) -> None:
     )
 
 
-def library_identity(handle: Any) -> LibraryIdentity:
+def library_identity(handle: ctypes.CDLL) -> LibraryIdentity:
     """Ask a library for its versions; these functions take nothing and return a text."""
     return LibraryIdentity(
         _text(handle, "llama_version").partition("-")[0],
@@ -121,7 +122,7 @@ def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) ->
     return None
 
 
-def structure_mismatches(lib: Any) -> Iterator[str]:
+def structure_mismatches(lib: ModuleType) -> Iterator[str]:
     """Fields that are not where the declarations say, by the values that a library gives them."""
     for function, (name, values) in _DEFAULTS.items():
         kind = getattr(lib, name)
@@ -135,7 +136,9 @@ def structure_mismatches(lib: Any) -> Iterator[str]:
     yield from (f"llama_batch.{field}" for field in _different(kind, found, expected))
 
 
-def _call(handle: Any, function: str, kind: Any, *arguments: Any) -> Any:
+def _call(
+    handle: ctypes.CDLL, function: str, kind: type[ctypes.Structure], *arguments: object
+) -> ctypes.Structure:
     """Call a function that returns a structure, with room for a larger one than ours.
 
     Its caller passes the address where the result goes: too small, and the library would write
@@ -144,16 +147,19 @@ def _call(handle: Any, function: str, kind: Any, *arguments: Any) -> Any:
     roomy = type(f"_{kind.__name__}", (ctypes.Structure,), {"_fields_": _with_room(kind)})
     call = handle[function]  # a function object of its own: the declared one stays as it is
     call.restype = roomy
-    return call(*arguments).value
+    found: ctypes.Structure = call(*arguments).value
+    return found
 
 
-def _with_room(kind: Any) -> list[tuple[str, Any]]:
+def _with_room(kind: type[ctypes.Structure]) -> list[tuple[str, type]]:
     return [("value", kind), ("room", ctypes.c_uint8 * ROOM)]
 
 
-def _different(kind: Any, found: Any, expected: Any) -> list[str]:
+def _different(
+    kind: type[ctypes.Structure], found: ctypes.Structure, expected: ctypes.Structure
+) -> list[str]:
     """The fields whose bytes differ; what lies between fields has no value."""
-    fields = ((name, getattr(kind, name)) for name, _ in kind._fields_)
+    fields = ((name, getattr(kind, name)) for name, *_ in kind._fields_)
     a, b = bytes(found), bytes(expected)
     return [
         name
@@ -162,7 +168,7 @@ def _different(kind: Any, found: Any, expected: Any) -> list[str]:
     ]
 
 
-def _text(handle: Any, function: str) -> str:
+def _text(handle: ctypes.CDLL, function: str) -> str:
     try:
         call = handle[function]
     except AttributeError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 from pedsup.engine.api import EngineConfig, ModelInfo
 from pedsup.engine.limits import check_context
@@ -42,7 +43,7 @@ class Loaded:
         self.resources.close()
 
 
-def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
+def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
     """Load the model of `config`, whose checked header is `header`; all or nothing stays loaded.
 
     Raises:
@@ -82,14 +83,16 @@ def load(lib: Any, header: GGUFHeader, config: EngineConfig) -> Loaded:
         return Loaded(native, vocabulary, info, streamer, resources=stack.pop_all())
 
 
-def _params(lib: Any, config: EngineConfig, streamer: LayerStreamer | None) -> Any:
+def _params(
+    lib: ModuleType, config: EngineConfig, streamer: LayerStreamer | None
+) -> ctypes.Structure:
     params = context_params(lib, config)
     if streamer is not None:
         params.cb_eval = streamer.callback
     return params
 
 
-def _streamer(lib: Any, header: GGUFHeader, config: EngineConfig) -> LayerStreamer | None:
+def _streamer(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> LayerStreamer | None:
     """What lets layers go when the mapped file does not fit; None when it does."""
     if config.resident is None or not config.use_mmap:
         return None

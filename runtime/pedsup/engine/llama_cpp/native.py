@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import ModuleType
+from typing import Final, NamedTuple
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp import bindings
@@ -18,16 +19,16 @@ LAZY_MODE_ON: Final = 2
 
 
 class Native(NamedTuple):
-    """A loaded model as llama.cpp sees it."""
+    """A loaded model as llama.cpp sees it; `model` and `ctx` are addresses."""
 
-    lib: Any
-    model: Any
-    ctx: Any
-    pool: Any
+    lib: ModuleType
+    model: int
+    ctx: int
+    pool: ctypes.c_void_p | None
     """Its thread pool, None where it has none of its own."""
 
 
-def load_model(lib: Any, path: Path, config: EngineConfig) -> Any:
+def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:
     """The model in `path`, loaded as `config` says.
 
     Raises:
@@ -40,13 +41,13 @@ def load_model(lib: Any, path: Path, config: EngineConfig) -> Any:
     # itself llama.cpp does that above 4 GiB only, and E4B's has 2.2.
     params.lazy_mode = LAZY_MODE_ON
     params.use_extra_bufts = config.extra_buffers
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise load_error("llama.cpp cannot load the model", path)
     return model
 
 
-def load_adapter(lib: Any, model: Any, path: Path | None) -> Any:
+def load_adapter(lib: ModuleType, model: int, path: Path | None) -> int | None:
     """The LoRA adapter in `path`, copied into memory; None without one. Lives with the model.
 
     Raises:
@@ -54,13 +55,13 @@ def load_adapter(lib: Any, model: Any, path: Path | None) -> Any:
     """
     if path is None:
         return None
-    adapter = lib.llama_adapter_lora_init(model, os.fsencode(path))
+    adapter: int | None = lib.llama_adapter_lora_init(model, os.fsencode(path))
     if not adapter:
         raise load_error("llama.cpp cannot load the adapter", path)
     return adapter
 
 
-def apply_adapter(lib: Any, ctx: Any, adapter: Any) -> None:
+def apply_adapter(lib: ModuleType, ctx: int, adapter: int | None) -> None:
     """Use an adapter of `load_adapter` for every pass of a context, as a whole.
 
     Raises:
@@ -73,21 +74,21 @@ def apply_adapter(lib: Any, ctx: Any, adapter: Any) -> None:
         raise EngineError("llama.cpp cannot apply the adapter", where=bindings.log_tail() or None)
 
 
-def make_context(lib: Any, model: Any, params: Any, path: Path) -> Any:
+def make_context(lib: ModuleType, model: int, params: ctypes.Structure, path: Path) -> int:
     """A context for a loaded model.
 
     Raises:
         EngineError: llama.cpp refuses, most likely for lack of memory.
     """
-    ctx = lib.llama_init_from_model(model, params)
+    ctx: int | None = lib.llama_init_from_model(model, params)
     if not ctx:
         raise load_error("llama.cpp cannot create a context for the model", path)
     return ctx
 
 
-def context_params(lib: Any, config: EngineConfig) -> Any:
+def context_params(lib: ModuleType, config: EngineConfig) -> ctypes.Structure:
     """Parameters of a context for one conversation."""
-    params = lib.llama_context_default_params()
+    params: ctypes.Structure = lib.llama_context_default_params()
     params.n_ctx, params.n_batch = config.n_ctx, config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
     params.n_seq_max = 1
@@ -100,7 +101,7 @@ def context_params(lib: Any, config: EngineConfig) -> Any:
     return params
 
 
-def decode(lib: Any, ctx: Any, batch: Any) -> None:
+def decode(lib: ModuleType, ctx: int, batch: ctypes.Structure) -> None:
     """Read a batch.
 
     Raises:

@@ -21,7 +21,8 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.gguf_file import GGUFHeader
 
@@ -88,7 +89,7 @@ def _joined(ranges: list[Range]) -> tuple[Range, ...]:
 class LayerStreamer:
     """Lets layers of one mapped model go; make it before the context, `attach` after loading."""
 
-    def __init__(self, lib: Any, plan: StreamPlan, model: Path) -> None:
+    def __init__(self, lib: ModuleType, plan: StreamPlan, model: Path) -> None:
         self._plan, self._model = plan, model
         self._base: int | None = None
         order = sorted(plan.layers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 from pedsup.engine.api import ModelInfo
 from pedsup.engine.ends import end_tokens
@@ -15,7 +16,7 @@ MAX_PIECE: Final = 512
 class Vocabulary:
     """The vocabulary of a loaded model; valid while the model is."""
 
-    def __init__(self, lib: Any, model: Any) -> None:
+    def __init__(self, lib: ModuleType, model: int) -> None:
         self._lib = lib
         self.native = lib.llama_model_get_vocab(model)
         """llama.cpp's own handle of it."""
@@ -62,7 +63,7 @@ class Vocabulary:
             size = -n
 
 
-def read_info(lib: Any, model: Any, vocabulary: Vocabulary) -> ModelInfo:
+def read_info(lib: ModuleType, model: int, vocabulary: Vocabulary) -> ModelInfo:
     """What a loaded model says of itself."""
     template = lib.llama_model_chat_template(model, None)
     return ModelInfo(
@@ -76,7 +77,7 @@ def read_info(lib: Any, model: Any, vocabulary: Vocabulary) -> ModelInfo:
     )
 
 
-def _metadata(lib: Any, model: Any, key: str) -> str:
+def _metadata(lib: ModuleType, model: int, key: str) -> str:
     buffer = ctypes.create_string_buffer(256)
     n = lib.llama_model_meta_val_str(model, key.encode(), buffer, ctypes.sizeof(buffer))
     return buffer.value.decode("utf-8", "replace") if n >= 0 else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Generator
-from typing import Any
 
 from pedsup.engine.llama_server.process import ServerProcess
 from pedsup.errors import EngineError
@@ -18,7 +17,7 @@ class ServerClient:
     def __init__(self, process: ServerProcess) -> None:
         self._process = process
 
-    def post(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def post(self, method: str, path: str, body: object = None) -> dict[str, object]:
         """One request, its JSON answer."""
         response, connection = self._request(method, path, body)
         try:
@@ -39,7 +38,7 @@ class ServerClient:
             )
         return answer
 
-    def stream(self, path: str, body: object) -> Generator[dict[str, Any], None, None]:
+    def stream(self, path: str, body: object) -> Generator[dict[str, object], None, None]:
         """The JSON documents of a server-sent event stream; closing it cancels the request."""
         response, connection = self._request("POST", path, body)
         try:
@@ -90,7 +89,7 @@ class ServerClient:
             raise process.death() from error
 
 
-def _json(raw: bytes) -> Any:
+def _json(raw: bytes) -> object:
     try:
         return json.loads(raw)
     except ValueError:

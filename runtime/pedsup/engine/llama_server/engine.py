@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from pedsup.engine.api import (
     EngineConfig,
@@ -41,6 +41,7 @@ from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_drafter, validate_model
+from pedsup.gguf_file.values import ArrayValue
 from pedsup.messages import message
 
 SLOT_FILE: Final = "slot.state"
@@ -115,7 +116,10 @@ class ServerEngine:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         body = {"content": text, "add_special": False, "parse_special": parse_special}
-        return [int(token) for token in self._client().post("POST", "/tokenize", body)["tokens"]]
+        tokens = self._client().post("POST", "/tokenize", body).get("tokens")
+        if not isinstance(tokens, list):
+            raise EngineError("llama-server's answer to /tokenize has no tokens")
+        return [int(token) for token in tokens]
 
     def piece(self, token: int) -> bytes:
         """The token's bytes; a part of a character comes as U+FFFD, JSON cannot hold it."""
@@ -214,13 +218,15 @@ class ServerEngine:
         metadata = header.metadata
         declared = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in DECLARED_ENDS)
         ends = {*end_tokens(self), *(t for t in declared if isinstance(t, int))}
-        template = metadata.get("tokenizer.chat_template")
+        template, tokens = (
+            metadata.get(f"tokenizer.{key}") for key in ("chat_template", "ggml.tokens")
+        )
         return ModelInfo(
             architecture=header.architecture,
-            n_vocab=len(metadata.get("tokenizer.ggml.tokens", ())),
-            n_ctx_train=int(header.get("%s.context_length", 0)),
-            bos=int(metadata.get("tokenizer.ggml.bos_token_id", -1)),
-            eos=int(metadata.get("tokenizer.ggml.eos_token_id", -1)),
+            n_vocab=len(tokens) if isinstance(tokens, ArrayValue) else 0,
+            n_ctx_train=_whole(header.get("%s.context_length"), 0),
+            bos=_whole(metadata.get("tokenizer.ggml.bos_token_id"), -1),
+            eos=_whole(metadata.get("tokenizer.ggml.eos_token_id"), -1),
             end_of_generation=frozenset(ends),
             chat_template=template if isinstance(template, str) else None,
         )
@@ -236,10 +242,14 @@ class ServerEngine:
     def _plain_tokens(self, text: str) -> list[int]:
         return self.tokenize(text, parse_special=False)
 
-    def _slot(self, action: str) -> dict[str, Any]:
+    def _slot(self, action: str) -> dict[str, object]:
         try:
             return self._client().post("POST", f"/slots/0?action={action}", {"filename": SLOT_FILE})
         except EngineError as error:
             if action == "restore" and self._running().alive:
                 raise bad_state(self._states / SLOT_FILE, error.found) from error
             raise
+
+
+def _whole(value: object, default: int) -> int:
+    return value if isinstance(value, int) else default

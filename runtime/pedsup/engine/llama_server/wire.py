@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from pedsup.engine.api import (
     NO_DRAFTS,
@@ -22,13 +22,13 @@ from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
 
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
 
-Event = dict[str, Any]
+Event = dict[str, object]
 """One event of the server's stream."""
 
 
 def completion_request(
     prompt: Sequence[int], sampling: SamplingConfig, max_tokens: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The body that asks for a stream of at most `max_tokens` tokens after `prompt`.
 
     Raises:
@@ -78,11 +78,12 @@ def tokens_of(event: Event, number: int, tokenize: Callable[[str], list[int]]) -
     The server holds back tokens that end inside a character and then sends the whole
     character with the last token's id only: the others are found by tokenizing it.
     """
-    ids = [int(token) for token in event.get("tokens") or ()]
+    tokens, predicted = event.get("tokens"), event.get("tokens_predicted")
+    ids = [int(token) for token in tokens] if isinstance(tokens, list) else []
     text = str(event.get("content") or "")
     if not ids or (not text and "prompt_progress" in event):
         return
-    missing = int(event.get("tokens_predicted", number)) - number
+    missing = predicted - number if isinstance(predicted, int) else 0
     if missing > 0 and text:
         found = tokenize(text)
         if len(found) == missing + len(ids) and found[-len(ids) :] == ids:
@@ -92,16 +93,16 @@ def tokens_of(event: Event, number: int, tokenize: Callable[[str], list[int]]) -
     yield Token(ids[-1], text.encode("utf-8"))
 
 
-def _drafts(timings: dict[str, Any]) -> DraftStats:
+def _drafts(timings: dict[str, object]) -> DraftStats:
     drafted, accepted = timings.get("draft_n"), timings.get("draft_n_accepted")
     if not isinstance(drafted, int) or not isinstance(accepted, int):
         return NO_DRAFTS
     return DraftStats(drafted, accepted)
 
 
-def _sampling_fields(config: SamplingConfig) -> dict[str, Any]:
+def _sampling_fields(config: SamplingConfig) -> dict[str, object]:
     check_sampling(config)
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "samplers": SAMPLERS,
         "temperature": config.temperature,
         "top_k": config.top_k if config.temperature else 1,

@@ -1,0 +1,89 @@
+"""Where a record comes from: its bytes, its parsed TOML or JSON, and how its errors are said."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pedsup.errors import BadFileError, PedsupError
+from pedsup.files.json_file import decode_text, parse_json, read_bounded
+from pedsup.files.toml_lines import line_of
+from pedsup.messages import message, reason_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a record comes from, and how its errors are said."""
+
+    what: str
+    """As a message names it: 'the settings file'."""
+    where: object
+    """The file, for people."""
+    error: type[PedsupError] = BadFileError
+    remedy: str | None = None
+    only_known: bool = True
+    """A key that is no field is an error; otherwise it is left alone, as in files that another
+    version may have written."""
+    text: str | None = None
+    """The TOML, for the line of an error."""
+
+    def problem(
+        self, found: str, *, key: str = "", wanted: str | list[str] | None = None
+    ) -> PedsupError:
+        """The error of this source about `key`."""
+        line = line_of(self.text, key) if self.text is not None and key else None
+        where = (
+            self.where
+            if line is None
+            else message("{path}, line {number}", path=self.where, number=line)
+        )
+        return self.error(found, where=where, wanted=wanted, remedy=self.remedy)
+
+
+def read_bytes(path: Path, source: Source, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        PedsupError: `source.error`; missing, too large, or unreadable.
+    """
+    try:
+        return read_bounded(path, source.what, limit)
+    except BadFileError as error:
+        raise source.error(error.found, where=source.where, remedy=error.remedy) from error
+
+
+def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], Source]:
+    """The table of a TOML text, and the source with it. A byte order mark is passed over.
+
+    Raises:
+        PedsupError: `source.error`; not UTF-8, not TOML, or nested too deep.
+    """
+    try:
+        text = decode_text(data) if isinstance(data, bytes) else data
+        return tomllib.loads(text), dataclasses.replace(source, text=text)
+    except RecursionError as error:
+        raise source.problem(message("{what} is nested too deeply", what=source.what)) from error
+    except ValueError as error:
+        raise source.problem(
+            message(
+                "{what} is not valid TOML: {reason}", what=source.what, reason=reason_of(error)
+            ),
+            wanted=message("lines like: name = 0.7"),
+        ) from error
+
+
+def read_json(path: Path, source: Source, limit: int) -> object:
+    """The value of a JSON file of at most `limit` bytes.
+
+    Raises:
+        PedsupError: `source.error`; missing, too large, or not JSON.
+    """
+    data = read_bytes(path, source, limit)
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        raise source.problem(
+            message("{what} is not JSON: {reason}", what=source.what, reason=reason_of(error))
+        ) from error

@@ -1,0 +1,1 @@
+"""The settings of `pedsup-run`: defaults, then a TOML file, then the command line."""
