@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 import click
 
 from pedsup.errors import UsageError
-from pedsup.files.fsio import atomic_file, refuse_existing
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
@@ -70,10 +69,10 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")
 @click.option("--against", type=click.Choice(["llama-bench"]), help="Run it side by side.")
 @click.option("--phone", help="Limit memory, cores and storage reads as on this phone (cgroups).")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a report with plots.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
 @options.THREADS
 @options.OUT
+@options.HTML
 @options.FORCE
 @options.JSON
 def run(model: Path, **given: Unpack[RunOptions]) -> None:
@@ -83,9 +82,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     from pedsup_bench.speed.progress import foresee
     from pedsup_bench.speed.render import run_table
 
-    for path in (given["out"], given["html"]):
-        if path:
-            refuse_existing(path, force=given["force"])
+    options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     plan = make_plan(model, given)
     if given["dry_run"]:
         lines = [f"{k:14} {v}" for k, v in plan.to_json().items()]
@@ -106,8 +103,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     if given["html"]:
         from pedsup_bench.speed.html import report
 
-        with atomic_file(given["html"], force=given["force"]) as file:
-            file.write(report(document).encode("utf-8"))
+        options.save_page(report(document), given["html"], force=given["force"])
     options.show(document, run_table(document), as_json=given["as_json"])
 
 
