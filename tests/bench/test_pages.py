@@ -13,14 +13,14 @@ from pedsup_testing import bench_documents as made
 
 from pedsup_bench.mcqa import html as mcqa_html
 from pedsup_bench.mcqa.result import McqaFacts
-from pedsup_bench.quality import html as quality_html
-from pedsup_bench.quality.result import QualityFacts
 from pedsup_bench.report import svg
 from pedsup_bench.report.document import as_written
 from pedsup_bench.safety import html as safety_html
 from pedsup_bench.safety.result import SafetyFacts
 from pedsup_bench.speed import html as speed_html
 from pedsup_bench.speed.result import RunDocument
+from pedsup_bench.task import html as task_html
+from pedsup_bench.task.result import QualityWithTask
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 FETCHING = {"script", "img", "link", "iframe", "object", "embed", "a", "base", "form", "video"}
@@ -83,7 +83,7 @@ def checked(text: str) -> Page:
 
 PAGES: list[tuple[Callable[[], dict[str, Any]], Any, Callable[[Any], str], int, list[str]]] = [
     (made.run, RunDocument, speed_html.report, 3, ["11.0 t/s", "own memory (RssAnon), warm"]),
-    (made.quality, QualityFacts, quality_html.report, 4,
+    (made.quality, QualityWithTask, task_html.report, 4,
      ["0.25000", "90.00%", "not a number", "+0.1250", "+10.0%", "flatter the file"]),
     (made.mcqa, McqaFacts, mcqa_html.report, 1, ["65.0%", "43.0% to 82.0%", "70.0%"]),
     (made.safety, SafetyFacts, safety_html.report, 1,

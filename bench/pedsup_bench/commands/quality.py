@@ -12,9 +12,10 @@ from pedsup.optional import require
 from pedsup.progress import say
 from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.admission import admit_all
-from pedsup_bench.quality.html import report
-from pedsup_bench.quality.result import SCHEMA, QualityFacts
+from pedsup_bench.quality.result import SCHEMA
 from pedsup_bench.report import document, options, overlap
+from pedsup_bench.task.html import report
+from pedsup_bench.task.result import QualityWithTask
 
 if TYPE_CHECKING:
     from pedsup_bench.quality.divergence import TokenFigures
@@ -96,7 +97,7 @@ def quality(model: Path, **given: Any) -> None:
         table += f"\n\n{options.table(task_rows(of_task))}"
     options.save(result, given["out"], force=given["force"])
     if given["html"]:
-        shown = document.as_written(QualityFacts, result, model)
+        shown = document.as_written(QualityWithTask, result, model)
         options.save_page(report(shown), given["html"], force=given["force"])
     say(_legend(plan))
     options.show(result, table, as_json=given["as_json"])

@@ -1,23 +1,14 @@
-"""The page of a quality run, and its part in the page of a model."""
+"""What a page shows of a quality run."""
 
 from __future__ import annotations
 
 from pedsup_bench.quality.result import QualityFacts, TextFigures
 from pedsup_bench.report import page, show, svg
 from pedsup_bench.report.page import Html
-from pedsup_bench.task.html import section as task_section
-
-
-def report(document: QualityFacts) -> str:
-    """The whole page."""
-    parts = section(document, 2)
-    if task := document.get("task"):
-        parts += [page.heading(2, "The trained task"), *task_section(task)]
-    return page.document_page(document, "what quantization cost", parts)
 
 
 def section(document: QualityFacts, level: int) -> list[Html]:
-    """What a page shows of it, below headings of `level`; the task is a part of its own."""
+    """What a page shows of it, below headings of `level`."""
     figures = document["figures"]
     reference = document.get("reference")
     against = f"the reference, {reference['file']}" if reference else "kept log-probabilities"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Final, TypedDict
 
 from pedsup_bench.report.document import ModelFacts, Shown
-from pedsup_bench.task.result import TaskFacts
 
 SCHEMA: Final = "pedsup-bench-quality/1"
 
@@ -43,8 +42,7 @@ class _Quality(Shown):
 
 
 class QualityFacts(_Quality, total=False):
-    """All of it."""
+    """All of it but the trained task: see `pedsup_bench.task.result`."""
 
     reference: ModelFacts | None
-    task: TaskFacts
     calibrated_on: list[str]

@@ -1,14 +1,23 @@
-"""The trained task in a page."""
+"""The page of a quality run with its trained task, and the task's part in the page of a model."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from pedsup_bench.quality import html as quality_html
 from pedsup_bench.report import page, show, svg
 from pedsup_bench.report.page import Html
-from pedsup_bench.task.result import SideFacts, TaskFacts
+from pedsup_bench.task.result import QualityWithTask, SideFacts, TaskFacts
 
 _SIDES: Final = ("file", "reference")
+
+
+def report(document: QualityWithTask) -> str:
+    """The whole page."""
+    parts = quality_html.section(document, 2)
+    if task := document.get("task"):
+        parts += [page.heading(2, "The trained task"), *section(task)]
+    return page.document_page(document, "what quantization cost", parts)
 
 
 def section(task: TaskFacts) -> list[Html]:

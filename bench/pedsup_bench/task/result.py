@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from pedsup_bench.quality.result import QualityFacts
+
 
 class SideFacts(TypedDict):
     """One file's figures: see `pedsup_bench.task.report.Side`."""
@@ -35,3 +37,9 @@ class TaskFacts(TypedDict):
     drop: float
     changed: int
     p_value: float
+
+
+class QualityWithTask(QualityFacts, total=False):
+    """The document of `pedsup-bench quality`, where `--examples` was given."""
+
+    task: TaskFacts
