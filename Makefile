@@ -59,7 +59,7 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # Values reach the command as they were typed, by the environment: $(value) keeps what Make would
 # expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
 GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE \
-  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL DEBS BUNDLE
+  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL PATCH DEBS BUNDLE
 $(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(GGUF_VARIABLES)
 MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
@@ -79,8 +79,9 @@ $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
+# make phone-bundle PATCH=v0.3.patch      the same with a patch for the model on the phone
 .PHONY: phone-bundle phone-test
-phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= DEBS= BUNDLE=)
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= or PATCH=, DEBS= BUNDLE=)
 	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
@@ -102,7 +103,7 @@ train-gpu-record: $(DEFAULT_BASE)/config.json  ## steps/s, tokens/s and memory o
 # ---- measuring ----------------------------------------------------------------------------
 BENCH_SIZE ?= 2GB
 
-.PHONY: bench bench-export bench-kernels types-table frontier benchmark
+.PHONY: bench bench-export bench-kernels types-table comparison frontier benchmark
 bench: setup  ## speed and memory of the file here (OUT= for another file)
 	$(MAKE_GGUF) bench
 
@@ -127,6 +128,9 @@ frontier: setup native $(if $(BASE),,$(DEFAULT_BASE)/config.json)  ## size again
 	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.frontier --base '$(FRONTIER_BASE)' \
 	  --folder out/$(FRONTIER_NAME) $(FRONTIER_TEXTS) --out out/$(FRONTIER_NAME)/result.json \
 	  --markdown out/$(FRONTIER_NAME)/table.md --plot out/$(FRONTIER_NAME)/plot.svg
+
+comparison: setup  ## docs/comparison.md: MedGemma 1.5 4B beside Gemma 4 on the phone profiles
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.comparison
 
 benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 	$(BIN)/pytest --benchmark -q

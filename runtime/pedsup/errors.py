@@ -6,7 +6,7 @@ A message has four parts: what was found, where, what was wanted, what to do.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from pedsup.escape import escaped
 from pedsup.exit_codes import ExitCode
@@ -64,7 +64,7 @@ class PedsupError(Exception):
             rows.append(message("  do:     {remedy}", remedy=self.remedy))
         return joined("\n", rows)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """For another process of ours: each part as `Message.document`."""
         parts = {"found": self.found, "where": self.where, "wanted": self.wanted,
                  "remedy": self.remedy}  # fmt: skip

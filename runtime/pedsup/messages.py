@@ -11,7 +11,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 Value = str | int | float
 """What stands in a message: numbers, text that is the same in every language, or a `Message`."""
@@ -56,7 +56,7 @@ class Message(str):
         }  # fmt: skip
         return Message(self.msgid, values)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """The message as JSON values; `from_document` reads it."""
         values = {
             name: value.document() if isinstance(value, Message) else value

@@ -455,6 +455,40 @@ install_adapter() {
     say "  installed: $adapter" "  instalado: $adapter"
 }
 
+# A patch makes the new model of the old one that is here. pedsup-run checks both, and goes on
+# where it was stopped. Where there is no room for two models it works in place.
+apply_patch() {
+    [ "$source" = bundle ] && [ -f "$here/patches/PATCH" ] && [ "$with_model" = yes ] || return 0
+    patch=$(sed -n 's/^name=//p' "$here/patches/PATCH")
+    old=$(sed -n 's/^old=//p' "$here/patches/PATCH")
+    new=$(sed -n 's/^new=//p' "$here/patches/PATCH")
+    size=$(sed -n 's/^size=//p' "$here/patches/PATCH")
+    for value in "$patch" "$old" "$new"; do
+        case $value in '' | */* | .*) fail 3 "patches/PATCH is damaged" "patches/PATCH está dañado" ;; esac
+    done
+    case $size in '' | 0* | *[!0-9]*) fail 3 "patches/PATCH is damaged" "patches/PATCH está dañado" ;; esac
+    step "The new version: $new" "La nueva versión: $new"
+    model=$model_dir/$new
+    if [ -f "$model" ] && [ "$old" != "$new" ]; then
+        say "  there already: $model" "  ya está: $model"
+        return 0
+    fi
+    [ -f "$model_dir/$old" ] || [ -d "$model_dir/.$old.patch" ] || fail 2 \
+        "the old model $model_dir/$old is not here; give its folder with --model-dir, or install the whole new one" \
+        "el modelo anterior $model_dir/$old no está; indique su carpeta con --model-dir, o instale el nuevo entero"
+    room=$(free_bytes "$model_dir") || room=$((size + APP_ROOM))
+    if [ "$old" = "$new" ] || [ -d "$model_dir/.$old.patch" ] ||
+        { [ ! -d "$model_dir/.$new.patch" ] && [ "$room" -lt "$((size + APP_ROOM))" ]; }; then
+        model=$model_dir/$old
+        set -- "$model" "$here/patches/$patch" --in-place
+    else
+        set -- "$model_dir/$old" "$here/patches/$patch" --out "$model"
+    fi
+    "$PREFIX/bin/pedsup-run" patch "$@" --lang "$language" || fail 3 \
+        "the new version was not made; the lines above say why. Run this again: it goes on where it was." \
+        "no se hizo la nueva versión; las líneas de arriba dicen por qué. Ejecute esto de nuevo: sigue donde estaba."
+}
+
 uninstall() {
     rm -rf "$home/app"
     target=$PREFIX/bin/pedsup-run
@@ -532,6 +566,7 @@ main() {
     write_settings
     install_model
     install_adapter
+    apply_patch
     finish
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import tiny_models
 
 from pedsup.errors import (
@@ -30,6 +31,7 @@ from pedsup_export.allocation.budget import Budget
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import save as save_allocation
 from pedsup_export.calibration import collect, command, sensitivity, store, text
+from pedsup_export.cli import cli
 from pedsup_export.plan.calibrated import make_plan
 from pedsup_export.plan.planner import ExportPlan, Inputs
 from pedsup_export.plan.request import ExportRequest
@@ -236,6 +238,31 @@ def test_a_budget_is_kept_saved_and_given_again(
         make_plan(replace(wanted, budget=Budget(n_bytes=100_000)))
 
 
+def test_a_phone_is_a_budget_of_what_is_read(
+    calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    kept = tmp_path / "kept.json"
+    run = ["run", "--base", models["e4b"], "--adapter", adapters["e4b"], "--out",
+           tmp_path / "x.gguf", "--calibrated", calibrated[0], "--phone", "galaxy-a15",
+           "--dry-run", "--threads", "1"]  # fmt: skip
+    words = [str(word) for word in run]
+    text = CliRunner().invoke(cli, [*words, "--save-allocation", str(kept)]).stdout
+    assert "read per token, of at most" in text and "what Q8_0 reads" in text
+    assert "are only looked up" in text and kept.is_file()
+    found = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
+    calibration, tensors = found["calibration"], found["tensors"]
+    assert calibration["read_per_token"] <= calibration["read_budget"]
+    table = {"per_layer_token_embd.weight"}
+    assert calibration["read_per_token"] == sum(
+        t["bytes"] for t in tensors if t["name"] not in table
+    )
+    # An explicit type or budget wins: the phone is then no budget.
+    for more in (["--quant", "Q4_K_M"], ["--budget", "Q4_K_M"]):
+        other = json.loads(CliRunner().invoke(cli, [*words, "--json", *more]).stdout)
+        assert other["calibration"]["read_budget"] is None
+
+
 def test_statistics_of_another_model_or_adapter_are_refused(
     calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
     tmp_path: Path,
@@ -407,12 +434,15 @@ def test_the_loss_of_rounded_inputs_is_that_of_ggml_s_blocks(columns: int, kind:
 
 
 def test_sensitivities_come_with_the_loss_of_rounded_inputs(calibrated: tuple[Path, Path]) -> None:
-    found = store.read(calibrated[0]).record.sensitivities
-    matrices = [name for name in found if "@" not in name]
-    assert matrices
-    for name in matrices:
-        small, large = (found[name + sensitivity.ACTIVATIONS[n]] for n in (32, 256))
-        assert 0 < small < large < 0.01, name  # shorter blocks have finer steps
+    statistics = store.read(calibrated[0])
+    found = statistics.record.sensitivities
+    widths = {name: group.n_columns for name, group in statistics.group_of.items()}
+    assert widths.keys() <= found.keys()
+    for name, width in widths.items():
+        losses = [found.get(name + sensitivity.ACTIVATIONS[n]) for n in (32, 256)]
+        assert [loss is None for loss in losses] == [width % n > 0 for n in (32, 256)], name
+        known = [loss for loss in losses if loss is not None]
+        assert known == sorted(known) and all(0 < loss < 0.01 for loss in known), name
 
 
 def test_a_larger_disturbance_set_never_loses_a_matrix() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pedsup_testing import tiny_models
 
 from pedsup.gguf_file import ArrayValue, read_header
 from pedsup_export import arch
@@ -75,6 +76,31 @@ def test_older_spelling_of_the_config_gives_the_same_file(
     config["num_global_key_value_heads"] = None
     (folder / "config.json").write_text(json.dumps(config))
     check_same(folder, convert(models["e2b"], "f32"), tmp_path)
+    check_same(folder, convert(folder, "f32"), tmp_path)
+
+
+@pytest.mark.slow
+def test_gemma_3_in_the_spelling_of_transformers_4(
+    models: dict[str, Path], convert: Convert, tmp_path: Path
+) -> None:
+    """A multimodal folder as transformers 4 saved it: `language_model.model.layers...`."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "old"
+    shutil.copytree(models["medgemma"], folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"] = tiny_models.gemma3_older_config(config["text_config"])
+    path.write_text(json.dumps(config))
+    renamed = {
+        name.replace("model.language_model.", "language_model.model.")
+        .replace("model.vision_tower.", "vision_tower.")
+        .replace("model.multi_modal_projector.", "multi_modal_projector."): values
+        for name, values in load_file(folder / "model.safetensors").items()
+    }
+    assert any(name.startswith("language_model.model.layers.") for name in renamed)
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    check_same(folder, convert(models["medgemma"], "f32"), tmp_path)
     check_same(folder, convert(folder, "f32"), tmp_path)
 
 

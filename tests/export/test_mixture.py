@@ -27,6 +27,8 @@ SHAPES = {
     "odd": lambda: made_gguf.llama(5, 80, (5, 1), 112, 100, tied=True),
     "E4B": lambda: made_gguf.gemma4("E4B"),
     "E2B": lambda: made_gguf.gemma4("E2B"),
+    "gemma3-4b": made_gguf.gemma3_4b,
+    "qwen2-1.5b": made_gguf.qwen2_1_5b,
 }
 
 

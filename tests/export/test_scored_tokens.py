@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
+from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES
 from pedsup_export.tokenizer.beside_adapter import choose_vocabulary
 from pedsup_export.tokenizer.files import load_tokenizer
 from pedsup_export.tokenizer.sentencepiece import Piece, read_pieces
@@ -43,6 +44,11 @@ def test_pieces_equal_the_library_s(folder: Path) -> None:
         assert piece.score == theirs.GetScore(i)
         kinds = (theirs.IsUnknown(i), theirs.IsControl(i), theirs.IsUnused(i), theirs.IsByte(i))
         assert kinds == tuple(piece.kind == kind for kind in (2, 3, 5, 6))
+
+
+def test_the_model_file_is_fetched_with_the_others() -> None:
+    """Else a base from the hub would be another one than the same base in a folder."""
+    assert {"tokenizer.model", "tokenizer.json"} <= {*BASE_FILES} & {*ADAPTER_FILES}
 
 
 def test_without_the_model_file_the_tokens_merge_in_the_same_order(folder: Path) -> None:

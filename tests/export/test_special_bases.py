@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import read_header
-from pedsup_export.cli import choose_merge_base
+from pedsup_export.cli.request import choose_merge_base
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.quality_gate import gate_text

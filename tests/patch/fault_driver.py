@@ -6,7 +6,10 @@ import contextlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pedsup_testing import versions
 from pedsup_testing.faults import Job, Report, finish, sweep
@@ -120,18 +123,18 @@ def _interrupt(mine: Path, patch: Path) -> None:
     """A patch in place that stopped before its last steps."""
     from pedsup.patch.in_place import InPlace
 
-    whole = InPlace.run
+    whole = InPlace._steps
 
-    def part(job: InPlace) -> None:
-        job._walk(len(job.steps) * 2 // 3, job.old)
+    def part(job: InPlace, fd: int, journal: Any, done: int, goal: int, advance: Any) -> None:
+        whole(job, fd, journal, done, goal * 2 // 3, advance)
         raise InterruptedError
 
-    InPlace.run = part  # type: ignore[method-assign]
+    InPlace._steps = part  # type: ignore[method-assign]
     try:
         with contextlib.suppress(InterruptedError):
             run(mine, patch, in_place=True)
     finally:
-        InPlace.run = whole  # type: ignore[method-assign]
+        InPlace._steps = whole  # type: ignore[method-assign]
 
 
 def joined(root: Path) -> Report:
@@ -188,22 +191,26 @@ def making(root: Path) -> Report:
     return sweep(Job(work, prepare, job, check))
 
 
+JOBS: dict[str, Callable[[Path], Report]] = {
+    "making": making,
+    "beside": beside,
+    "in place": partial(in_place, before="Tiny", after="Tiny", undo=False),
+    "in place, longer": partial(in_place, before="Tiny", after=LONG, undo=False),
+    "in place, shorter": partial(in_place, before=LONG, after="Tiny", undo=False),
+    "undo": partial(in_place, before="Tiny", after="Tiny", undo=True),
+    "undo, longer": partial(in_place, before="Tiny", after=LONG, undo=True),
+    "undo, shorter": partial(in_place, before=LONG, after="Tiny", undo=True),
+    "join": joined,
+}
+
+
 def main(config: dict[str, str]) -> None:
     global STRIDE
-    root = Path(config["root"])
     STRIDE = int(config["stride"])
-    make.PIECE = payload.PIECE = 2500  # type: ignore[misc]
+    make.PIECE = payload.PIECE = 5000  # type: ignore[misc]
     copying.SPARE = 0  # type: ignore[misc]
-    finish({
-        "making": making(root / "making"),
-        "beside": beside(root / "beside"),
-        "in place": in_place(root / "same", "Tiny", "Tiny", undo=False),
-        "in place, longer": in_place(root / "longer", "Tiny", LONG, undo=False),
-        "in place, shorter": in_place(root / "shorter", LONG, "Tiny", undo=False),
-        "undo": in_place(root / "undo", "Tiny", "Tiny", undo=True),
-        "undo, longer": in_place(root / "undo-longer", "Tiny", LONG, undo=True),
-        "join": joined(root / "join"),
-    })  # fmt: skip
+    name = config["job"]
+    finish({name: JOBS[name](Path(config["root"]) / "sweep")})
 
 
 if __name__ == "__main__":

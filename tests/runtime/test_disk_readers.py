@@ -222,7 +222,7 @@ def test_any_transcript_is_refused_or_resumed(lines: list[bytes], tmp_path: Path
 def test_half_a_surrogate_pair_does_not_reach_the_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     path.write_bytes(FIRST + SURROGATE + b"\n" + b'{"type": "reset"}\n')
-    with pytest.raises(BadFileError, match="line 2 is no record"):
+    with pytest.raises(BadFileError, match="line 2 is not a record"):
         read_records(path)
 
 
@@ -315,5 +315,5 @@ def test_no_pipe_in_the_place_of_a_file_is_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for read in (read_grammar, read_json_schema, read_entries, SafetensorsFile):
-        with pytest.raises(BadFileError, match="not a regular file"):
+        with pytest.raises(BadFileError, match="regular file"):
             read(pipe)

@@ -79,7 +79,7 @@ def test_it_asks_first(home: Path, run: Run) -> None:
     done = run()
     assert done.returncode == 2
     assert "not confirmed" in done.stderr
-    assert "session: 2 files" in done.stderr
+    assert "sessions: 2 files" in done.stderr
     assert files(home) == before
 
 
@@ -178,4 +178,4 @@ def test_each_kind_is_counted_once(home: Path, run: Run) -> None:
     (home / "config/pedsup/settings.toml").write_text("")
     done = run("--yes")
     assert not journal.exists()
-    assert done.stdout.count("unfinished measurement: 1 files") == 1
+    assert done.stdout.count("unfinished measurements: 1 file") == 1

@@ -125,6 +125,8 @@ def test_gemma4_real_vocabulary(think, llama_cpp_source, large_template, edge_te
         ("templates/google-gemma-4-31B-it.jinja", "gemma4-large"),
         ("templates/google-gemma-4-31B-it-interleaved.jinja", "gemma4-large"),
         ("ggml-vocab-gemma-4.gguf", "gemma4-large-first"),
+        ("templates/Qwen-Qwen2.5-7B-Instruct.jinja", "qwen2.5"),
+        ("templates/Qwen-Qwen3-0.6B.jinja", "qwen3"),
     ],
 )
 def test_every_known_digest_renders_as_its_family(file, family, llama_cpp_source):
@@ -143,6 +145,79 @@ def test_every_known_digest_renders_as_its_family(file, family, llama_cpp_source
                 variables = template._variables(messages, think, prompt)
                 ours = template.render(messages, think=think, add_generation_prompt=prompt)
                 assert ours == sandbox.render(compiled, variables)
+
+
+GEMMA3 = """{{ bos_token }}
+{%- set first = '' -%}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first = messages[0]['content'] + '\n\n' -%}
+    {%- set messages = messages[1:] -%}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('Conversation roles must alternate') }}
+    {%- endif -%}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- else -%}
+        {%- for item in message['content'] -%}
+            {{ '<start_of_image>' if item['type'] == 'image' else item['text'] | trim }}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}
+"""
+"""What Gemma 3's and MedGemma's template does, in words of our own."""
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2"])
+def test_formats_known_by_what_they_render(family, llama_cpp_source):
+    vocabulary = llama_cpp_source / "models" / "ggml-vocab-qwen2.gguf"
+    source = {
+        "gemma3": GEMMA3,
+        "qwen2": read_header(vocabulary).metadata["tokenizer.chat_template"],
+    }[family]
+    template = ChatTemplate.from_model(source, bos="<bos>")
+    assert template.name == family
+    assert not template.supports_thinking
+    compiled = sandbox.compile_template(source)
+    for messages in [*PROBES, *DIALOGUES]:
+        for prompt in (False, True):
+            variables = template._variables(messages, False, prompt)
+            ours = template.render(messages, think=False, add_generation_prompt=prompt)
+            assert ours == sandbox.render(compiled, variables)
+
+
+def test_gemma3_s_format_by_hand():
+    template = ChatTemplate.from_model(GEMMA3, bos="<bos>")
+    assert template.render(DIALOGUES[2], think=False) == (
+        "<bos><start_of_turn>user\nYou support pediatric researchers.\n\nBe brief.\n\n"
+        "Is a rash after amoxicillin an allergy?<end_of_turn>\n"
+        "<start_of_turn>model\nOften not.\n\n- Look for hives.<end_of_turn>\n"
+        "<start_of_turn>user\nAnd with swelling?<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_qwen3_ends_with_an_answer(llama_cpp_source):
+    """A history that ends with an answer keeps its reasoning; an earlier answer does not."""
+    path = llama_cpp_source / "models/templates/Qwen-Qwen3-0.6B.jinja"
+    source = path.read_text("utf-8")
+    template, compiled = ChatTemplate.from_model(source), sandbox.compile_template(source)
+    answered = "<think>\nhm\n</think>\n\n4"
+    dialogues: list[list[Message]] = [
+        [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": answered}],
+        [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": answered},
+         {"role": "user", "content": "b"}, {"role": "assistant", "content": "\n5"}],
+    ]  # fmt: skip
+    for messages in dialogues:
+        for prompt in (False, True):
+            variables = template._variables(messages, True, prompt)
+            ours = template.render(messages, think=True, add_generation_prompt=prompt)
+            assert ours == sandbox.render(compiled, variables)
 
 
 def test_a_revised_template_is_known_by_what_it_renders(edge_template):

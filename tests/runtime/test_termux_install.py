@@ -96,7 +96,7 @@ def sealed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with its model in parts of 2 MiB, in a folder whose name has spaces."""
     out = tmp_path_factory.mktemp("SD card") / "pedsup phone"
     plan = plan_bundle(BundleRequest(out, ROOT, model, largest_file=2 * MIB, part_bytes=2 * MIB))
-    assert len(plan.parts) == 3
+    assert plan.model is not None and len(plan.model.parts) == 3
     write_bundle(plan, stand_in_wheels)
     return out
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pedsup_testing.fake_engine import END, FakeEngine
 
+from pedsup.chat.templates.known import FAMILIES, Family
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.turn import (
     AnswerText,
@@ -23,6 +24,10 @@ from pedsup.engine.api import SamplingConfig
 
 ASK: list[Message] = [{"role": "user", "content": "Hola"}]
 OPEN, CLOSE = "<|channel>", "<channel|>"
+
+
+def family(name: str) -> Family:
+    return next(found for found in FAMILIES if found.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +210,26 @@ def test_repetition_in_the_reasoning_closes_it(edge):
     result = run(engine, edge)
     assert (result.answer, result.stop_reason) == ("Sí", "end")
     assert codes(result) == ["loop_reasoning"]
+
+
+def test_medgemma_s_reasoning_is_no_part_of_the_answer():
+    """It opens its channel unasked, with tokens that are placeholders in any other model."""
+    template = ChatTemplate("", family("gemma3"), bos="<bos>")
+    assert not template.supports_thinking
+    script = ["<unused94>", "thought\n", "Fever.", "<unused95>", "<unused49>", "See a doctor."]
+    result = run(FakeEngine([[*script, "<end_of_turn>", "x"]]), template)
+    assert (result.reasoning, result.answer) == ("Fever.", "See a doctor.")
+    assert result.stop_reason == "end"
+
+
+def test_qwen3_reasons_between_plain_tags():
+    template = ChatTemplate("", family("qwen3"))
+    engine = FakeEngine([["<think>", "\n", "hm", "\n", "</think>", "\n\n", "Sí", "<|im_end|>"]])
+    result = run(engine, template, think=True)
+    assert (result.reasoning, result.answer) == ("hm\n", "Sí")
+    off = FakeEngine([["Sí", "<|im_end|>"]])
+    assert run(off, template, think=False).answer == "Sí"
+    assert off.calls[0].prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 def test_unused_tokens_are_not_shown_and_stopped(edge):

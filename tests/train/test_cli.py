@@ -51,10 +51,31 @@ def test_usage_errors() -> None:
     failed(pedsup_train("fly"), 2, "fly")
 
 
-@pytest.mark.slow
 def test_no_base(tmp_path: Path) -> None:
-    done = pedsup_train("run", "--recipe", "demo", "--base", tmp_path / "none", HF_HUB_OFFLINE="1")
-    failed(done, 13, "the base could not be read", "default-base")
+    """Neither torch nor a hub client is imported for that, so no network is tried."""
+    code = (
+        "import sys\n"
+        "from pedsup_train.cli import program\n"
+        "from pedsup.errors import BadFileError\n"
+        "try:\n"
+        "    program(['run', '--recipe', 'demo', '--dry-run'], standalone_mode=False)\n"
+        "except BadFileError as error:\n"
+        "    heavy = {'torch', 'transformers', 'huggingface_hub', 'httpx'} & sys.modules.keys()\n"
+        "    print(error.where, *heavy)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "out" / "base"), done.stderr
+    failed(pedsup_train("run", "--base", tmp_path / "none"), 3, "no such folder", "default-base")
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    """A port where nothing listens: no retries, no text of the library's own."""
+    done = pedsup_train("run", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    failed(done, 13, "could not be read from the hub", "default-base")
+    assert "Retrying" not in done.stderr and len(done.stderr.splitlines()) == 4
 
 
 def test_default_base_refuses_to_overwrite(smollm2: Path, tmp_path: Path) -> None:

@@ -17,8 +17,15 @@ from typing import Any
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup.errors import HubError, MismatchError, OutputError, ResourceError, UnsupportedError
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    OutputError,
+    ResourceError,
+    UnsupportedError,
+)
 from pedsup_train.model import backends, probe
+from pedsup_train.model.base_source import is_local
 from pedsup_train.model.targets import first_shared_layer, plan_targets
 from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.recipe.toml import to_toml
@@ -323,6 +330,39 @@ def test_dead_projections_that_exist_are_named() -> None:
     assert plan.names[-1] == "layers.2.self_attn.q_proj" and len(plan.names) == 7
 
 
+def tiny(kind: str) -> Any:
+    """A model of that architecture with two layers, on the meta device."""
+    import transformers
+    from pedsup_testing.tiny_models import gemma3_text_config
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 64}  # fmt: skip
+    if kind == "gemma3":
+        text = gemma3_text_config(num_hidden_layers=2)
+        vision = transformers.SiglipVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        )
+        config: Any = transformers.Gemma3Config(text_config=text, vision_config=vision)
+    else:
+        config = getattr(transformers, f"{kind.capitalize()}Config")(**sizes)
+    with torch.device("meta"):
+        return (
+            transformers.AutoModelForImageTextToText.from_config(config)
+            if kind == "gemma3"
+            else (transformers.AutoModelForCausalLM.from_config(config))
+        )
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2", "qwen3"])
+def test_targets_of_other_architectures(kind: str) -> None:
+    """Seven projections of each layer of the language model; the vision tower gets none."""
+    plan = plan_targets(tiny(kind), tuple(SEVEN))
+    assert len(plan.names) == 2 * len(SEVEN) and plan.dead == ()
+    assert {name.rpartition(".")[2] for name in plan.names} == SEVEN
+    assert not any("vision" in name for name in plan.names)
+    assert bool(plan.towers) == (kind == "gemma3")
+
+
 def test_wrong_forward_pass_is_found(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that ignores shared K/V when its cache is off, as transformers 5.5 did."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -397,9 +437,24 @@ def test_known_bad_versions_are_refused(
 
 
 def test_no_such_base(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(HubError, match="the base could not be read") as error:
+    with pytest.raises(BadFileError, match="no such folder") as error:
         make_plan(recipe(tmp_path / "nothing", data), tmp_path / "adapter")
     assert "default-base" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "local"),
+    [
+        ("google/gemma-4-E4B-it", False), ("./out/base", True), ("../base", True), ("~/base", True),
+        ("/models/base", True), ("base", True), ("a/b/c", True), ("here/base", True),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_a_path_is_not_looked_for_on_the_hub(
+    base: str, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert is_local(base) is local
 
 
 def test_out_of_memory_is_advice(

@@ -258,10 +258,13 @@ def bench(job: Job) -> None:
 def phone_bundle(job: Job, environment: Mapping[str, str]) -> None:
     """The folder for the SD card; only the file of this job is made, MODEL= must be there."""
     model, debs = environment.get("MODEL", ""), environment.get("DEBS", "")
-    if not model or Path(model) == job.out:
+    patch = environment.get("PATCH", "")
+    if not patch and (not model or Path(model) == job.out):
         make_gguf(job)
+    # With a patch the model is on the phone already; a model goes along only if it is asked for.
+    own = ("--model", model or job.out) if model or not patch else ()
     _program(
-        "pedsup_export", "phone-bundle", "--model", model or job.out,
+        "pedsup_export", "phone-bundle", *own, *(("--patch", patch) if patch else ()),
         *(("--debs", debs) if debs else ()), "--constraints", "tests/constraints.txt",
         "--out", environment.get("BUNDLE", "") or "out/pedsup", "--force",
     )  # fmt: skip

@@ -111,12 +111,14 @@ def run_command(
 def data_command(examples: int, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
     from pedsup_train.model import backends
+    from pedsup_train.model.base_source import find_base
     from pedsup_train.run import report
     from pedsup_train.run.facts import data_facts
     from pedsup_train.run.plan import load_data
 
     recipe = resolve(options)
     _quiet()
+    find_base(recipe)
     data = load_data(recipe, backends.load_tokenizer(recipe))
     for text in report.data_lines(data):
         say(text)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pedsup.files.fsio import sha256_file
 from pedsup_bench.task.report import figures
 from pedsup_bench.task.score import TaskPlan, score_all
 
 
-def measure(model: Path, reference: Path, examples: Path, plan: TaskPlan) -> dict[str, Any]:
+def measure(model: Path, reference: Path, examples: Path, plan: TaskPlan) -> dict[str, object]:
     """The figures for a document; `examples` is the file that those of the plan were read from.
 
     Raises:

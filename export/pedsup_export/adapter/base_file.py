@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
@@ -69,7 +69,7 @@ class BaseFile:
 
     def is_dead(self, name: str) -> bool:
         """Whether a weight is one that no forward pass uses."""
-        config: dict[str, Any] = {
+        config: dict[str, object] = {
             "num_hidden_layers": self._number("%s.block_count"),
             "num_kv_shared_layers": self._number("%s.attention.shared_kv_layers"),
         }

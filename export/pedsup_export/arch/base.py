@@ -65,13 +65,13 @@ class Architecture:
     name: str
     """llama.cpp's name, `general.architecture`."""
     hf_names: tuple[str, ...]
-    metadata: Callable[[Mapping[str, Any]], list[KV]]
+    metadata: Callable[[Mapping[str, object]], list[KV]]
     """config.json -> hyperparameter entries."""
-    tensors: Callable[[Mapping[str, Any], Mapping[str, Shape], int], ModelTensors]
+    tensors: Callable[[Mapping[str, object], Mapping[str, Shape], int], ModelTensors]
     """config.json, shapes by name, rows of the token embeddings -> tensors."""
     vocabulary: Callable[[Tokenizer, int], Vocabulary]
     """Tokenizer files, rows of the token embeddings -> vocabulary fields."""
-    is_dead: Callable[[Mapping[str, Any], str], bool]
+    is_dead: Callable[[Mapping[str, object], str], bool]
     """Whether a tensor of the checkpoint is one that no forward pass uses."""
     tied_by_default: bool
     """Whether transformers ties the output head when config.json says nothing."""
@@ -80,7 +80,7 @@ class Architecture:
 class Config:
     """Typed access to config.json with errors that name the field."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, object]) -> None:
         self.values = values
 
     def integer(self, key: str, *, low: int = 1, high: int = 1 << 31, default: Any = None) -> int:
@@ -122,7 +122,7 @@ class Config:
                 wanted=f"{' or '.join(map(repr, wanted))}: llama.cpp computes nothing else",
             )
 
-    def mapping(self, key: str) -> dict[str, Any]:
+    def mapping(self, key: str) -> dict[str, object]:
         """An object, {} when it is missing."""
         value = self.values.get(key) or {}
         if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.arch.base import Architecture, Config, ModelTensors, OutputTensor, Shape
@@ -51,7 +51,7 @@ class Hparams:
     config: Config
 
 
-def read_hparams(config: Mapping[str, Any]) -> Hparams:
+def read_hparams(config: Mapping[str, object]) -> Hparams:
     """Read `config.json` (the whole one, or its `text_config`).
 
     Raises:
@@ -132,7 +132,7 @@ def _rope(h: Hparams, kind: str) -> Config:
     return Config(found)
 
 
-def metadata(config: Mapping[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters of a Gemma 3 file."""
     h = read_hparams(config)
     c, full = h.config, _rope(h, FULL)
@@ -156,7 +156,9 @@ def metadata(config: Mapping[str, Any]) -> list[KV]:
     return entries
 
 
-def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+) -> ModelTensors:
     """Place every checkpoint tensor; towers are listed as dropped."""
     h = read_hparams(config)
     rows, kv_rows = h.n_head * h.head_dim, h.n_head_kv * h.head_dim

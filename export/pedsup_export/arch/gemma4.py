@@ -130,7 +130,9 @@ def _full_layer_value(text: Config, kinds: list[str], key: str, layer_key: str) 
         return text.integer(key, high=1 << 16)
     for number, overrides in text.mapping("per_layer_config").items():
         layer = int(number) if str(number).isdecimal() else -1
-        if 0 <= layer < len(kinds) and kinds[layer] == FULL and layer_key in overrides:
+        if not isinstance(overrides, Mapping) or not 0 <= layer < len(kinds):
+            continue
+        if kinds[layer] == FULL and layer_key in overrides:
             return Config(overrides).integer(layer_key, high=1 << 16)
     return None
 
@@ -260,8 +262,9 @@ def is_dead(config: Mapping[str, Any], name: str) -> bool:
     match = _KV_MODULE.search(name)
     if match is None or is_tower(name):
         return False
-    text = text_config(config).values
-    first_shared = text["num_hidden_layers"] - (text.get("num_kv_shared_layers") or 0)
+    text = text_config(config)
+    shared = text.values.get("num_kv_shared_layers")
+    first_shared = text.integer("num_hidden_layers") - (shared if isinstance(shared, int) else 0)
     return bool(int(match[1]) >= first_shared)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.arch import gemma4
@@ -34,7 +34,7 @@ _PROJECTIONS: Final = {
 _MASKED: Final = "masked_embedding."
 
 
-def metadata(config: Mapping[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters: those of a Gemma 4, the target's hidden size and the layers that draft."""
     h = gemma4.read_hparams(config)
     inner = [
@@ -48,7 +48,9 @@ def metadata(config: Mapping[str, Any]) -> list[KV]:
     ]
 
 
-def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+) -> ModelTensors:
     """Place every tensor of the checkpoint; the masked embedding is listed as dropped."""
     h, width = gemma4.read_hparams(config), _target_width(config)
     inner: dict[str, Shape] = {}
@@ -74,7 +76,7 @@ def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: in
     return ModelTensors((*placed.outputs, *outputs), (*placed.dropped, *dropped), placed.counted)
 
 
-def _target_width(config: Mapping[str, Any]) -> int:
+def _target_width(config: Mapping[str, object]) -> int:
     return Config(config).integer("backbone_hidden_size", high=1 << 20)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from pedsup_export.gguf.header import KV, u32
 from pedsup_export.tokenizer.vocab import llama_vocabulary
 
 
-def metadata(config: Mapping[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters of a llama file."""
     c = Config(config)
     entries = decoder_metadata("llama", c, ("default", "linear", "llama3"))
@@ -39,7 +38,7 @@ def metadata(config: Mapping[str, Any]) -> list[KV]:
     ]
 
 
-def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
+def rope_factors(config: Mapping[str, object]) -> np.ndarray | None:
     """Llama 3's per-frequency factors, float32 [head_dim / 2], or None for plain rope.
 
     Source: `_compute_llama3_parameters` in transformers' modeling_rope_utils.py.
@@ -65,7 +64,9 @@ def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
     return np.array(factors, dtype=np.float32)
 
 
-def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+) -> ModelTensors:
     """Place every checkpoint tensor; q and k get their rotary halves interleaved."""
     c = Config(config)
     layout = replace(

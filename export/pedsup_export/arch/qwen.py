@@ -33,7 +33,8 @@ _QWEN3_HEAD: Final = 128
 
 def _refuse_windows(c: Config) -> None:
     """llama.cpp's graphs of these models attend to the whole context."""
-    kinds = c.values.get("layer_types") or ["full_attention"]
+    given = c.values.get("layer_types")
+    kinds = given if isinstance(given, list) and given else ["full_attention"]
     if c.flag("use_sliding_window", default=False) or {*kinds} != {"full_attention"}:
         raise UnsupportedError(
             "a Qwen model with sliding-window attention ('use_sliding_window', 'layer_types')",

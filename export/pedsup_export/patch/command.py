@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pedsup.errors import UsageError
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean
@@ -40,10 +41,13 @@ def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> 
     cores = threads or len(os.sched_getaffinity(0))
     plan = plan_patch(PatchRequest(**options, threads=cores))
     if dry_run:
-        click.echo(json_text(plan.as_dict()) if as_json else _plan_text(plan))
+        whole = enveloped(plan.as_dict(), "pedsup-export", schema="pedsup-export-patch-plan/1")
+        click.echo(json_text(whole) if as_json else _plan_text(plan))
         return
     made = make_patch(plan)
-    click.echo(json_text({**plan.as_dict(), **made.as_dict()}) if as_json else _made_text(made))
+    document = {**plan.as_dict(), **made.as_dict()}
+    whole = enveloped(document, "pedsup-export", schema="pedsup-export-patch/1")
+    click.echo(json_text(whole) if as_json else _made_text(made))
 
 
 def _plan_text(plan: PatchPlan) -> str:
@@ -89,6 +93,8 @@ def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -
     folder.mkdir(parents=True, exist_ok=True)
     parts = write_parts(file, folder, parse_size(size, "--size"), force=force)
     if as_json:
-        click.echo(json_text({"file": str(file), "parts": [str(part) for part in parts]}))
+        document = {"file": str(file), "parts": [str(part) for part in parts]}
+        whole = enveloped(document, "pedsup-export", schema="pedsup-export-split/1")
+        click.echo(json_text(whole))
     else:
         click.echo("\n".join(clean(str(part)) for part in parts))

@@ -60,7 +60,7 @@ class PatchPlan:
         tensors = self.new.header.tensors
         return sum(tensors[name].n_bytes for name, kind in self.how.items() if kind == how)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return {
             "old": str(self.request.old),
@@ -103,7 +103,7 @@ class PatchMade:
         """Of the new file's size."""
         return self.size / self.new_size
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return {
             "path": str(self.path),
@@ -186,14 +186,14 @@ def make_patch(plan: PatchPlan) -> PatchMade:
     return PatchMade(out, size, sha256, plan.new.header.file_size, tally)
 
 
-def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, Any]:
+def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, object]:
     """Write all parts; the index that describes them."""
     old, new = plan.old, plan.new
     with old.header.path.open("rb") as before, new.header.path.open("rb") as after:
         found, literal = copies(
             before.read(old.header.data_offset), after.read(new.header.data_offset)
         )
-        document: dict[str, Any] = {
+        document: dict[str, object] = {
             "schema": MAGIC.decode().strip(),
             "made_by": f"pedsup {pedsup.__version__}",
             "old": {

@@ -6,7 +6,7 @@ import hashlib
 import json
 import lzma
 import zlib
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pedsup.patch.index import MAGIC, PREFIX
 from pedsup_export.patch.pack import deflated
@@ -33,7 +33,7 @@ class PatchWriter:
         """Append a part that is unpacked as one; its packed and unpacked length."""
         return [self.write(lzma.compress(data, preset=6)), len(data)]
 
-    def finish(self, document: dict[str, Any]) -> None:
+    def finish(self, document: dict[str, object]) -> None:
         """Append the index and write the prefix."""
         document["payload_sha256"] = self._payload.hexdigest()
         raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

@@ -8,6 +8,7 @@
     models/NAME.gguf.*                   its manifest and signature
     models/ADAPTER                       name, size and SHA-256 of an adapter for it
     models/NAME.gguf, NAME.gguf.*        the adapter, its manifest and signature
+    patches/PATCH, patches/NAME          a patch, and which model it makes of which
     debs/                                Termux's packages, where a folder of them was given
 
 Written under a partial name, read back, and renamed when whole.
@@ -15,9 +16,6 @@ Written under a partial name, read back, and renamed when whole.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,26 +23,20 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
-from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file, sync_file
-from pedsup.gguf_file import read_header
-from pedsup.gguf_file.lora import validate_adapter
-from pedsup.gguf_file.validate import validate_model
-from pedsup.progress import byte_bar, human_bytes
-from pedsup.trust.assess import Policy
-from pedsup.trust.identity import identify
-from pedsup.trust.manifest import manifest_path, read_manifest
-from pedsup.trust.pair import assess_pair
+from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file
+from pedsup.progress import human_bytes
+from pedsup_export.phone.bundle_adapter import plan_adapter, write_adapter
+from pedsup_export.phone.bundle_model import BLOCK, ModelFiles, plan_model, write_model
+from pedsup_export.phone.bundle_patch import FOLDER as PATCHES
+from pedsup_export.phone.bundle_patch import check_patch, write_patch
+from pedsup_export.phone.card import FAT32_LIMIT, FAT_FORBIDDEN
 from pedsup_export.phone.wheels import phone_wheels
 
-BLOCK: Final = 1 << 20
-"""Bytes: install.sh copies in these, so parts are whole multiples."""
 PART_BYTES: Final = 3 << 30
-FAT32_LIMIT: Final = (4 << 30) - 1
-FAT_FORBIDDEN: Final = frozenset('"*/:<>?\\|')
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
-FOLDERS: Final = ("wheels", "models", "debs")
+FOLDERS: Final = ("wheels", "models", "debs", PATCHES)
 SUMS: Final = "SHA256SUMS"
 
 Fetch: TypeAlias = Callable[[Path, Path, Path | None], object]
@@ -66,6 +58,8 @@ class BundleRequest:
     constraints: Path | None = None
     adapter: Path | None = None
     """The adapter file that runs beside the model, which may be on the phone already."""
+    patch: Path | None = None
+    """A patch for the model that is on the phone already."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +67,11 @@ class BundlePlan:
     """What will be written, decided before anything is."""
 
     request: BundleRequest
-    model_bytes: int
-    parts: tuple[str, ...]
-    """File names in models/, one when the model fits into one file."""
-    beside: tuple[Path, ...]
-    """Manifest and signature."""
+    model: ModelFiles | None
     debs: tuple[Path, ...]
-    manifest_sha256: str | None
     adapter: tuple[Path, ...] = ()
     """The adapter, its manifest and signature."""
+    patch_bytes: int = 0
 
     @property
     def partial(self) -> Path:
@@ -91,8 +81,9 @@ class BundlePlan:
     @property
     def bytes(self) -> int:
         """Upper bound of what it will take."""
-        extra = sum(p.stat().st_size for p in (*self.beside, *self.debs, *self.adapter))
-        return self.model_bytes + extra + PROGRAM_ROOM
+        beside, size = (self.model.beside, self.model.size) if self.model else ((), 0)
+        extra = sum(p.stat().st_size for p in (*beside, *self.debs, *self.adapter))
+        return size + self.patch_bytes + extra + PROGRAM_ROOM
 
 
 @dataclass(frozen=True)
@@ -145,9 +136,13 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
         raise UsageError(
             f"a part of {request.part_bytes} bytes", wanted=f"a multiple of {BLOCK} bytes"
         )
-    model_bytes, parts, beside, digest = _plan_model(request)
-    debs, adapter = _debs(request.debs), _plan_adapter(request)
-    plan = BundlePlan(request, model_bytes, parts, beside, debs, digest, adapter)
+    plan = BundlePlan(
+        request,
+        plan_model(request.model, request.largest_file, request.part_bytes),
+        _debs(request.debs),
+        plan_adapter(request.adapter, request.model),
+        check_patch(request.patch),
+    )
     _require_room(plan)
     return plan
 
@@ -164,11 +159,12 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     sums: dict[str, str] = {}
     # First what may be refused: gigabytes of a damaged model are not left behind either.
     try:
-        whole = _write_model(plan, partial / "models", sums) if request.model else None
-        _write_adapter(plan, partial / "models")
+        whole = write_model(plan.model, partial / "models", sums) if plan.model else None
+        write_adapter(plan.adapter, partial / "models")
     except UntrustedError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    write_patch(request.patch, partial / PATCHES)
     for name in TEXTS:
         shutil.copyfile(request.project / "runtime" / "termux" / name, partial / name)
     (partial / "wheels").mkdir()
@@ -214,95 +210,6 @@ def _replace(partial: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _plan_model(
-    request: BundleRequest,
-) -> tuple[int, tuple[str, ...], tuple[Path, ...], str | None]:
-    model = request.model
-    if model is None:
-        return 0, (), (), None
-    if not os.path.lexists(model):
-        raise BadFileError(
-            "there is no such model",
-            where=model,
-            wanted="a GGUF file",
-            remedy="give --model the path of one (make: MODEL=), or make it first with `make gguf`",
-        )
-    read_header(model)
-    _check_name(model)
-    size = model.stat().st_size
-    count = -(-size // request.part_bytes) if size > request.largest_file else 1
-    names = tuple(f"{model.name}.part{n + 1:02d}" for n in range(count)) if count > 1 else ()
-    beside = _beside(model)
-    digest = None
-    if manifest_path(model).is_file():
-        manifest = read_manifest(manifest_path(model))
-        digest = manifest.file.sha256
-        if manifest.file.size != size:
-            raise UntrustedError(
-                "the manifest beside the model belongs to another file",
-                where=manifest_path(model),
-                wanted=f"{manifest.file.size} bytes; the model has {size}",
-                remedy="copy model and manifest again, or export the model again",
-            )
-    return size, names or (model.name,), beside, digest
-
-
-def _check_name(model: Path) -> None:
-    if set(model.name) & FAT_FORBIDDEN or not model.name.isascii():
-        raise UsageError(
-            f"the name {model.name!r} cannot stand on every SD card",
-            wanted="letters without accents, digits, '-', '_' and '.'",
-            remedy="rename the model and its manifest",
-        )
-    if not model.name.endswith(".gguf"):
-        raise UsageError(f"the model's name is {model.name!r}", wanted="a name that ends in .gguf")
-
-
-def _beside(model: Path) -> tuple[Path, ...]:
-    """Manifest and signature."""
-    return tuple(
-        path
-        for path in sorted(model.parent.iterdir())
-        if path.name.startswith(f"{model.name}.") and path.is_file()
-    )
-
-
-def _plan_adapter(request: BundleRequest) -> tuple[Path, ...]:
-    """The adapter's files, checked against its manifest and, where both go along, the model."""
-    adapter = request.adapter
-    if adapter is None:
-        return ()
-    header = validate_adapter(adapter)
-    _check_name(adapter)
-    identity = identify(header)
-    if identity.problem:
-        raise UntrustedError(identity.problem, where=adapter)
-    if identity.manifest and identity.manifest.file.sha256 != sha256_file(adapter):
-        raise UntrustedError(
-            "the adapter is damaged or was changed: its SHA-256 is not the manifest's",
-            where=adapter,
-            remedy="copy it again, or make it again with pedsup-export adapter",
-        )
-    if request.model is not None and request.model.is_file():
-        assess_pair(validate_model(request.model), adapter, Policy(as_before=False))
-    return (adapter, *_beside(adapter))
-
-
-def _write_adapter(plan: BundlePlan, folder: Path) -> None:
-    if not plan.adapter:
-        return
-    folder.mkdir(exist_ok=True)
-    for path in plan.adapter:
-        shutil.copyfile(path, folder / path.name)
-    adapter = plan.adapter[0]
-    (folder / "ADAPTER").write_text(
-        f"name={adapter.name}\nsize={adapter.stat().st_size}\n"
-        f"sha256={sha256_file(folder / adapter.name)}\n",
-        encoding="ascii",
-        newline="\n",
-    )
-
-
 def _debs(folder: Path | None) -> tuple[Path, ...]:
     if folder is None:
         return ()
@@ -327,45 +234,6 @@ def _require_room(plan: BundlePlan) -> None:
             wanted=f"{plan.bytes / 1e9:.1f} GB",
             remedy="free space there, or choose another --out",
         )
-
-
-def _write_model(plan: BundlePlan, folder: Path, sums: dict[str, str]) -> str:
-    """Copy the model, in parts if it needs them; the SHA-256 of the whole."""
-    model = plan.request.model
-    assert model is not None
-    folder.mkdir()
-    whole = hashlib.sha256()
-    with model.open("rb") as source, byte_bar(plan.model_bytes, "model") as bar:
-        for name in plan.parts:
-            part = hashlib.sha256()
-            left = plan.request.part_bytes if len(plan.parts) > 1 else plan.model_bytes
-            with (folder / name).open("xb") as out:
-                while left and (block := source.read(min(left, 8 * BLOCK))):
-                    out.write(block)
-                    part.update(block)
-                    whole.update(block)
-                    left -= len(block)
-                    bar.update(len(block))
-                out.flush()
-                sync_file(out.fileno())
-            sums[f"models/{name}"] = part.hexdigest()
-    if plan.manifest_sha256 not in (None, whole.hexdigest()):
-        raise UntrustedError(
-            "the model is damaged or was changed: its SHA-256 is not the manifest's",
-            where=model,
-            wanted=f"{plan.manifest_sha256}; it has {whole.hexdigest()}",
-            remedy="copy it again; what differs is said by pedsup-export verify "
-            + shlex.quote(str(model)),
-        )
-    for path in plan.beside:
-        shutil.copyfile(path, folder / path.name)
-    (folder / "MODEL").write_text(
-        f"name={model.name}\nsize={plan.model_bytes}\n"
-        f"sha256={whole.hexdigest()}\nparts={len(plan.parts)}\n",
-        encoding="ascii",
-        newline="\n",
-    )
-    return whole.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:

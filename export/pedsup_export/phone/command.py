@@ -15,7 +15,7 @@ from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
 from pedsup_export.phone.advise import Advice, advise, with_memory
 from pedsup_export.phone.language_cost import language_costs
-from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder
+from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder, published_model
 from pedsup_export.phone.render import advice_json, advice_text
 from pedsup_export.phone.vocabulary import (
     compare,
@@ -50,10 +50,10 @@ def models_for(base: str | None) -> tuple[PhoneModel, ...]:
     if base is None:
         return gemma4_models()
     if not Path(base).expanduser().is_dir():
-        # A hub id that says what it is: its 15 GB need not be fetched to plan with.
-        known = [m for m in gemma4_models() if m.name.lower() in base.lower()]
-        if "gemma-4" in base.lower() and len(known) == 1:
-            return (known[0],)
+        # A hub id that says what it is: its gigabytes need not be fetched to plan with.
+        known = published_model(base)
+        if known is not None:
+            return (known,)
     reference = resolve(base, BASE_FILES)
     return (model_of_folder(reference.folder, reference.name),)
 

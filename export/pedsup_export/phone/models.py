@@ -1,4 +1,4 @@
-"""Models to choose from: Gemma 4's published shapes, or the one of a base folder.
+"""Models to choose from: Gemma 4's and Gemma 3's published shapes, or the one of a base folder.
 
 A candidate file is described by the header it would have: the same tensors, types and metadata that
 the export would write. Size, memory and traffic are then asked of the functions that answer for
@@ -17,10 +17,10 @@ from typing import Any, Final
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
 from pedsup_export import arch
-from pedsup_export.arch import ModelTensors
+from pedsup_export.arch import ModelTensors, gemma3
 from pedsup_export.gguf.header import KV, header_bytes, lay_out
 from pedsup_export.model import open_model
-from pedsup_export.phone import gemma4_shapes
+from pedsup_export.phone import gemma3_shapes, gemma4_shapes
 from pedsup_export.plan.planner import mixture_shape, stored_tensor
 from pedsup_export.types.ftypes import FileType
 from pedsup_export.types.mixture import choose_types
@@ -28,6 +28,8 @@ from pedsup_export.types.mixture import choose_types
 GEMMA4_MERGES: Final = 514906
 GEMMA4_VOCABULARY: Final = 15_776_467
 """Bytes of llama.cpp's ggml-vocab-gemma-4.gguf, which is Gemma 4's tokenizer and nothing else."""
+GEMMA3_VOCABULARY: Final = 6_510_246
+"""Bytes of the tokenizer's entries in a published GGUF of Gemma 3 270M; they hold no merges."""
 _FORMATS: Final = {ValueType.BOOL: "?", ValueType.INT32: "i", ValueType.UINT32: "I",
                    ValueType.FLOAT32: "f"}  # fmt: skip
 
@@ -66,8 +68,9 @@ class PhoneModel:
 def model_of_config(
     name: str, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], *, source: str
 ) -> PhoneModel:
-    """A Gemma 4 by `config.json` and checkpoint shapes alone, with Gemma 4's own vocabulary."""
+    """A Gemma by `config.json` and checkpoint shapes alone, with the vocabulary of its kind."""
     architecture = arch.find(config, source)
+    third = architecture.name == gemma3.NAME
     nested = config.get("text_config")
     text = nested if isinstance(nested, Mapping) else config
     return PhoneModel(
@@ -76,8 +79,8 @@ def model_of_config(
         hyper=tuple(architecture.metadata(config)),
         tensors=architecture.tensors(config, shapes, int(str(text["vocab_size"]))),
         dtypes=dict.fromkeys(shapes, "BF16"),
-        n_merges=GEMMA4_MERGES,
-        vocabulary_bytes=GEMMA4_VOCABULARY,
+        n_merges=0 if third else GEMMA4_MERGES,
+        vocabulary_bytes=GEMMA3_VOCABULARY if third else GEMMA4_VOCABULARY,
         source=source,
     )
 
@@ -91,6 +94,41 @@ def gemma4_models() -> tuple[PhoneModel, ...]:
         config = gemma4_shapes.text_config(shape)
         found.append(model_of_config(name, config, shapes, source="Gemma 4's published shape"))
     return tuple(found)
+
+
+@cache
+def gemma3_model(name: str) -> PhoneModel:
+    """A Gemma 3 or MedGemma of a published shape, by its name in `GEMMA3`."""
+    shape = GEMMA3[name]
+    return model_of_config(
+        name,
+        gemma3_shapes.text_config(shape),
+        gemma3_shapes.tensor_shapes(shape),
+        source="Gemma 3's published shape",
+    )
+
+
+GEMMA3: Final = {
+    "MedGemma 1.5 4B": gemma3_shapes.GEMMA3_4B,
+    "MedGemma 4B": gemma3_shapes.GEMMA3_4B,
+    "Gemma 3 4B": gemma3_shapes.GEMMA3_4B,
+    "Gemma 3 1B": gemma3_shapes.GEMMA3_1B,
+    "Gemma 3 270M": gemma3_shapes.GEMMA3_270M,
+}
+
+
+def published_model(base: str) -> PhoneModel | None:
+    """The model that a hub id names, where its published shape is known; None for another.
+
+    Nothing is fetched: 'google/medgemma-1.5-4b-it' is enough to plan with.
+    """
+    words = base.lower()
+    # First, because 'medgemma-4b' has 'gemma-4' in it.
+    found = next((name for name in GEMMA3 if name.lower().replace(" ", "-") in words), None)
+    if found is not None:
+        return gemma3_model(found)
+    known = [m for m in gemma4_models() if "gemma-4" in words and m.name.lower() in words]
+    return known[0] if len(known) == 1 else None
 
 
 def model_of_folder(folder: Path, name: str) -> PhoneModel:

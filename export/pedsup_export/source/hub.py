@@ -11,7 +11,8 @@ from pedsup.errors import HubError, UsageError
 from pedsup.optional import require
 
 TOKENIZER_FILES: Final = (
-    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    *("chat_template.jinja", "chat_template.json"),
     "additional_chat_templates/*.jinja",
 )
 BASE_FILES: Final = (

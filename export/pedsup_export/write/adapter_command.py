@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
 from pedsup_export.plan.adapter_file import TYPES, AdapterFilePlan, AdapterFileRequest
@@ -33,7 +34,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--allow-unused", is_flag=True, help="Leave out what llama.cpp cannot apply.")
 @click.option("--force", is_flag=True, help="Replace an existing adapter file.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--name", help="Name shown in the file; default: the adapter's.")
+@click.option("--name", help="Name shown in the file; default: NAME (adapter).")
 @click.option("--license", "licence", help="Licence shown in the file; default: the card's.")
 @click.option("--adapter-revision", help="Hub revision of the adapter.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -56,13 +57,16 @@ def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
         )
     )
     if dry_run:
-        click.echo(json_text(plan_json(plan)) if as_json else plan_text(plan))
+        document = plan_json(plan)
+        whole = enveloped(document, "pedsup-export", schema="pedsup-export-adapter-plan/1")
+        click.echo(json_text(whole) if as_json else plan_text(plan))
         return
     say(plan_text(plan))
     result = write_adapter_file(plan)
     document = {**plan_json(plan), "path": str(result.path), "size": result.size,
                 "sha256": result.sha256}  # fmt: skip
-    click.echo(json_text(document) if as_json else result_text(plan, result))
+    whole = enveloped(document, "pedsup-export", schema="pedsup-export-adapter/1")
+    click.echo(json_text(whole) if as_json else result_text(plan, result))
 
 
 def plan_text(plan: AdapterFilePlan) -> str:
@@ -80,7 +84,7 @@ def plan_text(plan: AdapterFilePlan) -> str:
     return "\n".join([*lines, *(f"warning       {w}" for w in plan.warnings)])
 
 
-def plan_json(plan: AdapterFilePlan) -> dict[str, Any]:
+def plan_json(plan: AdapterFilePlan) -> dict[str, object]:
     """The plan as a JSON document."""
     return {
         "architecture": plan.bases[0].header.architecture,

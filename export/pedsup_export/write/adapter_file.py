@@ -11,7 +11,6 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pedsup
 from pedsup.errors import OutputError, ResourceError
@@ -85,12 +84,12 @@ def write_adapter_file(plan: AdapterFilePlan) -> AdapterFile:
 
 
 def build_core(
-    plan: AdapterFilePlan, fits: list[dict[str, Any]], digests: dict[str, str]
-) -> dict[str, Any]:
+    plan: AdapterFilePlan, fits: list[dict[str, object]], digests: dict[str, str]
+) -> dict[str, object]:
     """The manifest's core: what made this file, which bases it fits, every tensor's digest."""
     request, values = plan.request, {e.key: e.value for e in plan.metadata}
     kinds = Counter(slot.type.name for slot in plan.slots)
-    core: dict[str, Any] = {
+    core: dict[str, object] = {
         "architecture": values["general.architecture"],
         "kind": "adapter",
         "intended_use": FULL,

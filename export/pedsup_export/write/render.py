@@ -93,11 +93,10 @@ def calibration_line(plan: ExportPlan) -> str:
     assert found is not None
     line = f"calibrated    {found.rounded} tensors rounded with error feedback"
     if found.predicted_kl is not None:
-        line += f"\npredicted     KL {found.predicted_kl:.4g}, to compare choices with"
+        line += f"\npredicted     KL {found.predicted_kl:.4g}"
         if found.predicted_share is not None:
             line += (
-                f": {found.predicted_share:.2f} of what llama.cpp's {plan.file_type.name} types "
-                "would have"
+                f", {found.predicted_share:.2f} of that of the plain {plan.file_type.name} types"
             )
     if budget is not None and budget.read_bytes is not None:
         stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token

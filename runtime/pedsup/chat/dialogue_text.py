@@ -11,7 +11,7 @@ from typing import Final
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.questions.dialogues import Dialogue
 
-_PROBE: Final = "pedsup end of turn probe"
+_PROBE: Final = "pedsup-end-of-turn-probe"
 
 
 def end_of_turn(template: ChatTemplate) -> str:

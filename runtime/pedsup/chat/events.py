@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pedsup.engine.api import NO_DRAFTS, DraftStats, SamplingConfig
 from pedsup.messages import Message
@@ -54,7 +54,7 @@ class Notice:
     code: str
     text: Message
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """For JSON and transcripts: the English text, and what it was made from."""
         return {"code": self.code, "text": self.text, **self.text.document()}
 

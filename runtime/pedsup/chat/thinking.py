@@ -58,6 +58,10 @@ class ChannelParser:
         """Whether a channel was opened and nothing was written into it yet."""
         return self._in_header and not self._buffer
 
+    def is_marker(self, piece: bytes) -> bool:
+        """Whether a token's text is a marker as a whole: MedGemma's are placeholders elsewhere."""
+        return piece[:1] == b"<" and piece.decode("utf-8", "replace") in self._markers
+
     def resume(self) -> None:
         """Go on after a stop text, which is forgotten."""
         if self.stopped:

@@ -169,7 +169,7 @@ class Turn:
         """Note one generated token; says why generation must be left now, if it must."""
         parser, before, closed = self._parser, self._parser.channel, self._parser.closed
         self._tokens.append(token.id)
-        if not Watchdog.is_unused(token.piece):
+        if parser.is_marker(token.piece) or not Watchdog.is_unused(token.piece):
             self._output.emit(parser.feed(self._utf8.feed(token.piece)))
         # A marker counts as reasoning, whichever side of it the text is on.
         marker = before is not parser.channel

@@ -7,6 +7,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.rules import (
     ASSISTANT,
@@ -50,7 +51,7 @@ def require_supported(header: GGUFHeader) -> None:
 
 
 def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
-    """Check hyperparameters and tensors of a supported architecture against each other.
+    """Check hyperparameters and tensors against each other, as far as the architecture is known.
 
     Args:
         drafter: whether it may be one of Gemma 4's drafter models.
@@ -67,6 +68,9 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
             remedy="pedsup-run MODEL.gguf --adapter THIS.gguf",
         )
     assistant = drafter and header.architecture == ASSISTANT
+    if is_foreign(header):
+        _check_foreign(header)
+        return
     if not assistant:
         require_supported(header)
     check_rules(header)
@@ -80,6 +84,18 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
         _check_assistant(header)
     for tensor in header.tensors.values():
         _check_tensor(header, tensor)
+    _check_embedding(header)
+
+
+def _check_foreign(header: GGUFHeader) -> None:
+    """What is true of any architecture: the rest is left to llama.cpp."""
+    check_rules(header)
+    for tensor in header.tensors.values():
+        _check_layer_and_type(header, tensor)
+    _check_embedding(header)
+
+
+def _check_embedding(header: GGUFHeader) -> None:
     embedding = header.tensors.get(EMBEDDING)
     width = header.get("%s.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
@@ -115,9 +131,11 @@ def _check_heads(header: GGUFHeader) -> None:
     if header.architecture == "qwen2" and full * heads[0] != header.get("%s.embedding_length"):
         width = header.get("%s.embedding_length")
         raise bad_field(
-            header, "%s.attention.head_count", f"is {heads[0]}, with heads of {full}",
-            f"heads that make up {width}, the embedding length",
-        )  # fmt: skip
+            header,
+            "%s.attention.head_count",
+            message("is {n}, with heads of {m}", n=heads[0], m=full),
+            message("heads that make up {n}, the embedding length", n=width),
+        )
     if header.architecture in ("gemma4", ASSISTANT):
         swa = header.get("%s.attention.key_length_swa")
         rotated = header.get("%s.rope.dimension_count", full)
@@ -206,7 +224,12 @@ def gemma3_sliding(header: GGUFHeader) -> list[bool]:
         return [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
     every = FULL_EVERY if pattern is None else pattern
     if not isinstance(every, int) or isinstance(every, bool) or not 0 <= every <= MAX_LAYERS:
-        raise bad_field(header, _PATTERN, f"is {pattern!r:.60}", f"a number up to {MAX_LAYERS}")
+        raise bad_field(
+            header,
+            _PATTERN,
+            message("is {value}", value=f"{pattern!r:.60}"),
+            message("a number from {low} to {high}", low=0, high=MAX_LAYERS),
+        )
     return [every == 0 or i % every < every - 1 for i in range(n_layer)]
 
 
@@ -245,30 +268,36 @@ def _check_gemma4(header: GGUFHeader) -> None:
             )
 
 
-def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
-    """A type and a number of dimensions that llama.cpp can compute with."""
+def _bad_tensor(header: GGUFHeader, tensor: TensorInfo, found: str, wanted: str) -> BadFileError:
+    return BadFileError(
+        message("tensor '{name}' {problem}", name=tensor.name, problem=as_message(found)),
+        where=header.path,
+        wanted=wanted,
+        remedy=AGAIN,
+    )
 
-    def bad(found: str, wanted: str) -> BadFileError:
-        return BadFileError(
-            message("tensor '{name}' {problem}", name=tensor.name, problem=as_message(found)),
-            where=header.path,
-            wanted=wanted,
-            remedy=AGAIN,
-        )
 
-    block = _BLOCK.match(tensor.name)
-    if block and int(block[1]) >= header.get("%s.block_count"):
-        raise bad(
-            "belongs to no layer", message("layers up to {n}", n=header.get("%s.block_count") - 1)
-        )
-    flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
-    if flat and tensor.type.name != "F32":
-        raise bad(
-            message("is of type {type}", type=tensor.type.name), "F32, as llama.cpp computes it"
+def _check_layer_and_type(header: GGUFHeader, tensor: TensorInfo) -> None:
+    """A layer that there is, and a type that has a matrix product."""
+    block, n_layer = _BLOCK.match(tensor.name), header.get("%s.block_count")
+    if block and int(block[1]) >= n_layer:
+        raise _bad_tensor(
+            header, tensor, "belongs to no layer", message("layers up to {n}", n=n_layer - 1)
         )
     if tensor.type.name in _NO_WEIGHTS:
-        raise bad(message("is of type {type}", type=tensor.type.name), "a type for weights")
+        raise _bad_tensor(header, tensor, _of_type(tensor), "a type for weights")
+
+
+def _of_type(tensor: TensorInfo) -> str:
+    return message("is of type {type}", type=tensor.type.name)
+
+
+def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
+    """A type and a number of dimensions that llama.cpp can compute with."""
+    _check_layer_and_type(header, tensor)
+    flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
+    if flat and tensor.type.name != "F32":
+        raise _bad_tensor(header, tensor, _of_type(tensor), "F32, as llama.cpp computes it")
     if len(tensor.shape) > 2 and "_exps." not in tensor.name:
-        raise bad(
-            message("has the shape {shape}", shape=list(tensor.shape)), "a vector or a matrix"
-        )
+        found = message("has the shape {shape}", shape=list(tensor.shape))
+        raise _bad_tensor(header, tensor, found, "a vector or a matrix")

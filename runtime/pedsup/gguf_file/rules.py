@@ -115,6 +115,14 @@ RULES: Final[dict[str, dict[str, Rule]]] = {
         "%s.nextn_predict_layers": Whole(1, MAX_LAYERS, required=True),
     },
 }
+FOREIGN_RULES: Final[dict[str, Rule]] = {
+    "%s.context_length": Whole(1, MAX_CTX, required=True),
+    "%s.embedding_length": Whole(1, required=True),
+    "%s.block_count": Whole(1, MAX_LAYERS, required=True),
+    "split.count": Fixed(ValueType.UINT16, (0, 1)),
+    "general.type": Fixed(ValueType.STRING, ("model",)),
+}
+"""What is true of a language model of any architecture."""
 SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 """The architectures that pedsup runs."""
 
@@ -130,12 +138,12 @@ def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileE
 
 
 def check_rules(header: GGUFHeader) -> None:
-    """Check each known key of a supported architecture by its rule.
+    """Check each known key of an architecture by its rule; of a foreign one those of any model.
 
     Raises:
         BadFileError: a field is missing, of another type, or out of its range.
     """
-    for key, rule in RULES[header.architecture].items():
+    for key, rule in RULES.get(header.architecture, FOREIGN_RULES).items():
         value = header.get(key)
         if value is None:
             if not isinstance(rule, Fixed) and rule.required:

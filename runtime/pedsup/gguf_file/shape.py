@@ -12,6 +12,7 @@ from typing import Final
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.architecture import gemma3_sliding, require_supported
+from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
 from pedsup.messages import message
 
@@ -54,22 +55,25 @@ def model_shape(header: GGUFHeader) -> ModelShape:
         UnsupportedError: another architecture than those that pedsup runs.
         BadFileError: a needed field is missing or cannot be right.
     """
-    require_supported(header)
+    foreign = is_foreign(header)
+    if not foreign:
+        require_supported(header)
     fields = _Fields(header)
     n_layer = fields.number("%s.block_count", limit=MAX_LAYERS)
-    layers = _LAYERS.get(header.architecture, _plain_layers)
+    layers = _foreign_layers if foreign else _LAYERS.get(header.architecture, _plain_layers)
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise fields.bad("the tensor 'token_embd.weight' is missing", "a token embedding matrix")
     per_layer = fields.number("%s.embedding_length_per_layer_input", default=0, least=0)
+    window = fields.number("%s.attention.sliding_window", default=0, least=0, limit=1 << 31)
     return ModelShape(
         architecture=header.architecture,
         n_embd=fields.number("%s.embedding_length"),
         n_vocab=embedding.shape[1],
         n_merges=_length(header.get("tokenizer.ggml.merges")),
         n_ctx_train=fields.number("%s.context_length", limit=1 << 31),
-        n_swa=fields.number("%s.attention.sliding_window", default=0, least=0, limit=1 << 31),
-        n_embd_per_layer=per_layer * n_layer,
+        n_swa=0 if foreign else window,
+        n_embd_per_layer=0 if foreign else per_layer * n_layer,
         layers=layers(fields, n_layer),
     )
 
@@ -120,6 +124,27 @@ def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
     return tuple(layers)
 
 
+def _foreign_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
+    """At least what a layer of an unknown architecture needs, were it plain attention.
+
+    Every layer keeps keys and values of the whole context, as wide as the heads or, without
+    them, as the embedding; a recurrent state is smaller. The widest matrix of a layer stands for
+    its feed-forward network, the experts used at once included.
+    """
+    header = fields.header
+    n_embd = fields.number("%s.embedding_length")
+    heads = fields.most("%s.attention.head_count") or 1
+    kv_heads = fields.most("%s.attention.head_count_kv") or heads
+    sizes = [fields.most(f"%s.attention.{kind}_length") for kind in ("key", "value")]
+    kv = max(kv_heads * (max(sizes) or -(-n_embd // heads)), 1)
+    matrices = (t.shape for name, t in header.tensors.items() if name.startswith("blk."))
+    widest = max((max(shape[:2]) for shape in matrices), default=n_embd)
+    experts = fields.most("%s.expert_used_count") or 1
+    q = heads * (max(sizes) or -(-n_embd // heads))
+    wide = max(2 * widest, widest * experts)
+    return tuple(LayerShape(True, False, q, kv, kv, wide) for _ in range(n_layer))
+
+
 _LAYERS: Final = {"gemma3": _gemma3_layers, "gemma4": _gemma4_layers}
 
 
@@ -161,6 +186,12 @@ class _Fields:
                 message("'{key}' has {n} values", key=self._name(key), n=len(value)), f"{n_layer}"
             )
         return [self._checked(key, v, least, MAX_WIDTH) for v in value.values()[:n_layer]]
+
+    def most(self, key: str) -> int:
+        """The largest value of a field of an unknown architecture; 0 where it is not there."""
+        value = self.header.get(key)
+        values = value.values() if isinstance(value, ArrayValue) else [value]
+        return max((int(v) for v in values if isinstance(v, int) and 0 < v <= MAX_WIDTH), default=0)
 
     def _checked(self, key: str, value: object, least: int, limit: int) -> int:
         if not isinstance(value, int) or not least <= int(value) <= limit:

@@ -77,6 +77,8 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         EngineError: llama.cpp cannot load it.
     """
     check_fit(plan, settings)
+    if plan.unchecked is not None:
+        say(plan.unchecked.mapped(clean))
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
     source = plan.header.get("tokenizer.chat_template")

@@ -26,12 +26,14 @@ from pedsup.engine.select import engine_kind, extra_buffers_policy
 from pedsup.engine.vector_units import usable
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
+from pedsup.gguf_file.architecture import require_supported
+from pedsup.gguf_file.foreign import unchecked
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
-from pedsup.messages import message
+from pedsup.messages import Message, message
 from pedsup.settings.load import Origin, given_names
 from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Policy, Trust
@@ -71,6 +73,11 @@ class LaunchPlan:
     """Whether threads are lowered when the device gets hot."""
 
     @property
+    def unchecked(self) -> Message | None:
+        """What nobody checked of a model of an unknown architecture."""
+        return unchecked(self.header)
+
+    @property
     def tuned(self) -> Tuned | None:
         """The measured choice that is valid here."""
         return self.lookup.tuned
@@ -98,6 +105,8 @@ def plan_launch(
         MissingDependencyError: `--draft` needs `llama-server`, which is not there.
     """
     header = validate_model(model)
+    if settings.strict:
+        require_supported(header)
     policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
     adapter = _adapter_path(settings)
     checked = assess_pair(header, adapter, policy)

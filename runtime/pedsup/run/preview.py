@@ -27,6 +27,7 @@ def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, ob
         "model": plan.identity.describe(),
         "trust": plan.trust.describe(),
         "architecture": plan.shape.architecture,
+        "unchecked": plan.unchecked,
         "n_ctx": plan.config.n_ctx,
         "n_ctx_train": plan.shape.n_ctx_train,
         "largest_ctx": plan.largest_ctx,
@@ -61,6 +62,7 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
     lines = [
         *plan.identity.lines(),
         *(line.mapped(clean) for line in plan.trust.lines()),
+        *([plan.unchecked.mapped(clean)] if plan.unchecked else []),
         message(
             "{arch}, {n} layers, trained for a context of {ctx} tokens",
             arch=plan.shape.architecture,

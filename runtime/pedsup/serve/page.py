@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from pedsup.serve.web import HTML, JSON, Handler, Header, Reply
@@ -56,7 +56,7 @@ def manifest_reply() -> Handler:
 
     It begins at `/`, without a token: the page keeps the one of the run that goes on.
     """
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "id": "/",
         "name": "pedsup",
         "short_name": "pedsup",

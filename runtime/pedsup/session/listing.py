@@ -138,7 +138,7 @@ def summary(path: Path) -> Summary | None:
     )
 
 
-def _short_records(readline: Any, size: int) -> Iterator[dict[str, Any]]:
+def _short_records(readline: Any, size: int) -> Iterator[dict[str, object]]:
     """The records without answers; a torn last line is not there yet."""
     while (line := readline(size)).endswith(b"\n"):
         if line.startswith(_LONG):
@@ -149,7 +149,7 @@ def _short_records(readline: Any, size: int) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _told(records: list[dict[str, Any]]) -> tuple[str, dict[int, str]]:
+def _told(records: list[dict[str, object]]) -> tuple[str, dict[int, str]]:
     """The name that was given, and the questions by turn, without those that were replaced."""
     title, turn = "", 0
     questions: dict[int, str] = {}

@@ -191,6 +191,12 @@ class Settings:
         help="Run even if memory is short.",
         meaning="run from storage even below 0.5 tokens/s",
     )
+    strict: bool = option(
+        False,
+        help="Run only models of the architectures that pedsup can check.",
+        meaning="run only models of the architectures that pedsup can check: "
+        "[other models](#other-models)",
+    )
     require_signature: bool = option(
         False,
         help="Run only models signed with a trusted key.",

@@ -62,7 +62,7 @@ def _detected(words: Sequence[str]) -> Language:
 
 def _option(words: Sequence[str], name: str) -> str | None:
     """The value of an option, even on a command line that is wrong elsewhere."""
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, [*words[1:], None], strict=False):
         if word == name:
             return following
         if word.startswith(f"{name}="):

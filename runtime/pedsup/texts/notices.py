@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pedsup.messages import Message, from_document, message
 
@@ -71,7 +71,7 @@ STOPS: Final[dict[str, Message]] = {
 """How an answer ended, by its stop reason."""
 
 
-def kept_notice(row: Mapping[str, Any]) -> Message | None:
+def kept_notice(row: Mapping[str, object]) -> Message | None:
     """A notice that a transcript keeps: its code, its English text, mostly its id and values.
 
     A code says more than a text, whose wording may have changed since.

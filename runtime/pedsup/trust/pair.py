@@ -92,7 +92,7 @@ def fits(manifest: Manifest) -> tuple[Fit, ...]:
 def _fit(entry: Any) -> Fit:
     fit = Fit(str(entry["name"]), entry["header"], entry["sha256"])
     if not (_SHA256.fullmatch(fit.header) and _SHA256.fullmatch(fit.sha256)):
-        raise ValueError("no SHA-256")
+        raise ValueError(fit)
     return fit
 
 

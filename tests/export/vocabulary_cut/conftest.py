@@ -15,10 +15,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "gemma4": cut_models.gemma4(root / "gemma4"),
         "llama": cut_models.llama(root / "llama"),
+        "gemma3": cut_models.gemma3(root / "gemma3"),
     }
 
 
-@pytest.fixture(scope="session", params=["gemma4", "llama"])
+@pytest.fixture(scope="session", params=["gemma4", "llama", "gemma3"])
 def pair(
     request: pytest.FixtureRequest,
     bases: dict[str, Path],

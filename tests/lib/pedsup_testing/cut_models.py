@@ -48,6 +48,14 @@ def llama(folder: Path) -> Path:
     return _with_tokenizer(folder)
 
 
+def gemma3(folder: Path) -> Path:
+    """Write a tiny Gemma 3, whose tokens have the scores of a tokenizer.model."""
+    tiny_models.gemma3(folder, vocab_size=N_TOKENS)
+    _with_tokenizer(folder)
+    tiny_models.write_tokenizer_model(folder)
+    return folder
+
+
 def _with_tokenizer(folder: Path) -> Path:
     tiny_models.write_tokenizer(folder, text=texts(), n_merges=2000, vocab_size=N_TOKENS)
     return folder

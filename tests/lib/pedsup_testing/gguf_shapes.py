@@ -73,11 +73,11 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "string in an array of 2^40 bytes": (
         keyed("x", fg.ARRAY, struct.pack("<IQQ", fg.STRING, 1, BIG)),
-        "a text of 1099511627776 bytes in 'x'",
+        "text of 1099511627776 bytes in 'x'",
     ),
     "string in an array of 2^64-8 bytes": (
         keyed("x", fg.ARRAY, struct.pack("<IQQ", fg.STRING, 1, (1 << 64) - 8)),
-        "a text of 18446744073709551608 bytes in 'x'",
+        "text of 18446744073709551608 bytes in 'x'",
     ),
     "empty key": (keyed("", fg.U32, 1), "a metadata key without a name"),
     "key with a zero byte": (
@@ -105,7 +105,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "duplicate key": (
         replace(LLAMA, keys=(*LLAMA.keys, LLAMA.keys[0])),
-        "the metadata key 'general.architecture' stands twice",
+        "the metadata key 'general.architecture' appears twice",
     ),
     # types
     "value type 13": (raw_key(13, b"\0" * 8), "has the type number 13"),
@@ -165,7 +165,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     # offsets
     "offset past the end": (row(offset=1 << 50), "lies outside the file"),
     "offset that wraps": (row(offset=(1 << 64) - 32), "lies outside the file"),
-    "offset not aligned": (row(offset=33), "no multiple of the alignment 32"),
+    "offset not aligned": (row(offset=33), "not a multiple of the alignment 32"),
     "overlap": (row(offset=0), "overlaps the one before it"),
     "hole": (LLAMA.with_row("output_norm.weight", offset=65536), "leaves a hole"),
     "bytes after the last tensor": (
@@ -174,7 +174,7 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     ),
     "duplicate tensor": (
         replace(LLAMA, rows=(*LLAMA.rows, LLAMA.rows[-1])),
-        "the tensor 'blk.1.ffn_down.weight' stands twice",
+        "the tensor 'blk.1.ffn_down.weight' appears twice",
     ),
     "tensor name of 64 bytes": (row(name="n" * 64), "of 64 bytes"),
     "tensor name of 2^40 bytes": (
@@ -277,7 +277,6 @@ SHAPES: dict[str, tuple[Forged, str]] = {
     "expert groups of nothing": (keyed("llama.expert_group_count", fg.U32, 4), "is 4"),
     "predicted layers": (keyed("llama.nextn_predict_layers", fg.U32, 3), "is 3"),
     "a part of a split model": (keyed("split.count", fg.U16, 3), "'split.count' is 3"),
-    "an adapter": (keyed("general.type", fg.STRING, "adapter"), "is 'adapter'"),
     "gemma4 without sliding layers": (
         GEMMA.with_key(
             "gemma4.attention.sliding_window_pattern", fg.ARRAY, Array(fg.BOOL, [False] * 4)

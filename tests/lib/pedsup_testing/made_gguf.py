@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -53,6 +53,41 @@ def llama(
     if not tied:
         tensors["output.weight"] = (n_embd, vocab)
     return Made("llama", n_layer, n_embd, n_head, n_head_kv, n_ff, tensors)
+
+
+def gemma3_4b() -> Made:
+    """The text shape of Gemma 3 4B and MedGemma."""
+    n_layer, n_embd, head, (n_head, n_head_kv), n_ff = 34, 2560, 256, (8, 4), 10240
+    tensors: dict[str, Shape] = {
+        "token_embd.weight": (n_embd, 262208),
+        "output_norm.weight": (n_embd,),
+    }
+    for i in range(n_layer):
+        block: dict[str, Shape] = {
+            "attn_q.weight": (n_embd, n_head * head),
+            "attn_k.weight": (n_embd, n_head_kv * head),
+            "attn_v.weight": (n_embd, n_head_kv * head),
+            "attn_output.weight": (n_head * head, n_embd),
+            "attn_q_norm.weight": (head,),
+            "attn_k_norm.weight": (head,),
+            "ffn_gate.weight": (n_embd, n_ff),
+            "ffn_up.weight": (n_embd, n_ff),
+            "ffn_down.weight": (n_ff, n_embd),
+        }
+        norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+        block |= {f"{name}.weight": (n_embd,) for name in norms}
+        tensors |= {f"blk.{i}.{name}": shape for name, shape in block.items()}
+    extra = {"attention.key_length": head, "attention.value_length": head,
+             "attention.sliding_window": 1024}  # fmt: skip
+    return Made("gemma3", n_layer, n_embd, n_head, n_head_kv, n_ff, tensors, extra)
+
+
+def qwen2_1_5b() -> Made:
+    """The shape of Qwen2.5 1.5B, with its biases."""
+    made = llama(28, 1536, (12, 2), 8960, 151936, tied=True)
+    biases = {f"blk.{i}.attn_{part}.bias": (1536 if part == "q" else 256,)
+              for i in range(28) for part in "qkv"}  # fmt: skip
+    return replace(made, arch="qwen2", tensors={**made.tensors, **biases})
 
 
 def gemma4(name: str) -> Made:

@@ -256,6 +256,16 @@ def gemma3_text_config(**overrides: Any) -> Any:
     return Gemma3TextConfig(**{**values, **overrides})
 
 
+def gemma3_older_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A Gemma 3 text model's configuration as transformers 4 wrote it."""
+    old = {k: v for k, v in config.items() if k not in ("rope_parameters", "layer_types")}
+    rope = dict(config["rope_parameters"]["full_attention"])
+    old["rope_theta"] = rope.pop("rope_theta")
+    old["rope_local_base_freq"] = config["rope_parameters"]["sliding_attention"]["rope_theta"]
+    old["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    return {**old, "sliding_window_pattern": 6}
+
+
 def gemma3(folder: Path, *, seed: int = 4, **overrides: Any) -> Path:
     """Write a tiny `Gemma3ForCausalLM` folder with a tokenizer.model and return it."""
     from transformers import Gemma3ForCausalLM

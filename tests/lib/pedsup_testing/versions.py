@@ -10,6 +10,7 @@ from pedsup_testing.forged_gguf import (
     Q4_0_TENSOR,
     Q8_0_TENSOR,
     STRING,
+    U32,
     Forged,
     tiny_llama,
 )
@@ -26,32 +27,37 @@ KEPT: Final = "blk.1.ffn_gate.weight"
 """A tensor that no version changes."""
 
 
-def version(
-    path: Path, number: int, *, name: str = "Tiny", kept: str = KEPT, manifest: bool = True
-) -> Path:
-    """The tiny model, version `number`: another tenth of the bytes of all tensors but `kept`."""
-    made = tiny_llama()
+def version(path: Path, number: int, *, name: str = "Tiny", feed_forward: int = 64) -> Path:
+    """The tiny model, version `number`: another tenth of the bytes of all tensors but `KEPT`.
+
+    Args:
+        feed_forward: its width; a million makes a file of 80 MB.
+    """
+    made = tiny_llama().with_key("llama.feed_forward_length", U32, feed_forward)
+    for layer in range(2):
+        for part, dims in (
+            ("gate", (32, feed_forward)), ("up", (32, feed_forward)), ("down", (feed_forward, 32))
+        ):  # fmt: skip
+            row = f"blk.{layer}.ffn_{part}.weight"
+            made = made.with_row(row, dims=dims, kind=Q4_0_TENSOR if feed_forward > 64 else 0)
     for tensor, kind in _TYPES.items():
         made = made.with_row(tensor, kind=kind)
     made = made.with_key("general.name", STRING, name)
     made = made.with_key("tokenizer.chat_template", STRING, TEMPLATE)
     plain = path.with_name(f".{path.name}.plain")
-    plain.write_bytes(_with_data(made, number, kept).encode())
-    if manifest:
-        with_manifest(plain, path)
-        plain.unlink()
-    else:
-        plain.rename(path)
+    plain.write_bytes(_with_data(made, number).encode())
+    with_manifest(plain, path)
+    plain.unlink()
     return path
 
 
-def _with_data(made: Forged, number: int, kept: str) -> Forged:
+def _with_data(made: Forged, number: int) -> Forged:
     parts = []
     for row in made.rows:
         data = bytearray(random.Random(str(row.name)).randbytes(row.n_bytes))
-        if row.name != kept:
-            own = random.Random(f"{row.name} {number}")
-            for at in own.sample(range(len(data)), len(data) // 10):
-                data[at] = (data[at] + own.choice((1, 255, 16, 240))) % 256
+        if row.name != KEPT:
+            for first, step in ((number, 1), (number + 9, 240)):
+                added = bytes((value + step) % 256 for value in range(256))
+                data[first::20] = data[first::20].translate(added)
         parts.append(bytes(data) + bytes(-len(data) % made.alignment))
     return Forged(made.keys, made.rows, made.alignment, data=b"".join(parts))

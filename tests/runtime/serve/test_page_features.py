@@ -222,6 +222,22 @@ def test_after_an_error_the_question_is_kept_and_asked_again(scripted: Any, brow
 
 
 @pytest.mark.slow
+def test_a_conversation_that_was_deleted_elsewhere(scripted: Any, browser: Any) -> None:
+    """Asked again, the question begins a new one: what the model does not see is not shown."""
+    server = scripted(*plain("Uno.", "Dos."))
+    open_page(browser, server)
+    think_off(browser)
+    ask(browser, "¿A?")
+    name = browser.execute_script("return page.conversation")
+    assert server.call("POST", "/page/delete", {"conversation": name})[0] == 200
+    ask(browser, "¿B?")
+    assert shown(browser, ".note.bad") == [texts()["gone"]["en"]]
+    click(browser, ".mend .main")
+    wait(browser, "!page.busy && document.querySelector('.answer').textContent === 'Dos.'")
+    assert shown(browser, ".said") == ["¿B?"]
+
+
+@pytest.mark.slow
 def test_a_full_context_is_told_in_words_of_the_page(scripted: Any, browser: Any) -> None:
     server = scripted(ctx=256)
     open_page(browser, server)

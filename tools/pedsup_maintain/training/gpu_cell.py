@@ -144,7 +144,9 @@ def load_cell(cell: Cell, recipe: Recipe, runtime: Any) -> Any:
         return backends.load(dataclasses.replace(recipe, model=base), runtime)
     if cell.backend == "unsloth":
         raise UsageError("unsloth loads from a folder", wanted="Cell.folder")
-    model, targets = backends.add_lora(build_random(cell.model, recipe, runtime.device), recipe)
+    model = build_random(cell.model, recipe, runtime.device)
+    backends.save_memory(model, runtime)
+    model, targets = backends.add_lora(model, recipe)
     tokenizer: Any = SimpleNamespace(pad_token_id=0)
     return backends.Loaded(model, tokenizer, targets, check_adapted(model, targets))
 
@@ -181,6 +183,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     say(f"cell: loading (imports took {importing:.1f} s)")
     loaded = load_cell(cell, recipe, runtime)
     loading = time.monotonic() - began - importing
+    load_peak = torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None
     say(f"cell: training (loading took {loading:.1f} s)")
     vocab = int(loaded.model.get_input_embeddings().weight.shape[0])
     n = cell.steps * cell.batch_size * cell.accumulation
@@ -192,6 +195,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         **dataclasses.asdict(cell),
         **rates(outcome.history),
         "peak_gpu_bytes": outcome.peak_gpu_bytes,
+        "load_peak_gpu_bytes": load_peak,
         "weights_bytes": weights,
         "trained_parameters": loaded.n_trainable,
         "optimizer": runtime.optimizer,

@@ -66,7 +66,7 @@ class Collator:
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
-    def __call__(self, features: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    def __call__(self, features: Sequence[dict[str, list[int]]]) -> dict[str, object]:
         import torch
 
         longest = max(len(feature["input_ids"]) for feature in features)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pedsup.errors import BadFileError, HubError, PedsupError, UsageError
 from pedsup.files.fsio import sha256_file
@@ -14,7 +13,7 @@ from pedsup.questions.table_rows import read_table
 from pedsup_train.data.examples import BadRow
 from pedsup_train.recipe.schema import SourceConfig
 
-Row = tuple[str, dict[str, Any] | BadRow]
+Row = tuple[str, dict[str, object] | BadRow]
 """(place, fields) or (place, why it is no row)."""
 
 BUILTIN = "builtin:"

@@ -24,6 +24,10 @@ from pedsup.errors import (
 from pedsup.files.fsio import sha256_file
 from pedsup.optional import require
 from pedsup_train.model import unsloth_backend
+from pedsup_train.model.answer_loss import use_answer_loss
+from pedsup_train.model.base_source import REMEDY
+from pedsup_train.model.grid_layers import GridLayers, train_on_grids
+from pedsup_train.model.host_table import move_table_to_host
 from pedsup_train.model.targets import TargetPlan, check_adapted, plan_targets
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
@@ -55,6 +59,8 @@ class Loaded:
     tokenizer: Any
     targets: TargetPlan
     n_trainable: int
+    grids: GridLayers | None = None
+    """With `train.quantize`: the layers that compute with rounded weights."""
 
 
 def choose_runtime(recipe: Recipe) -> Runtime:
@@ -66,7 +72,8 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     torch = require("torch", extra="train")
     notes: list[str] = []
     cuda = bool(torch.cuda.is_available())
-    has_unsloth = cuda and unsloth_backend.is_installed()
+    on_grid = recipe.train.quantize != "none"
+    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid
     asked = recipe.model.backend
     if asked == "unsloth" and not has_unsloth:
         raise UnsupportedError(
@@ -130,7 +137,7 @@ def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
         f"the base could not be read: {reason[0] if reason else type(error).__name__}",
         where=base or "model.base is empty",
         wanted="a Hugging Face folder, or a hub id with a connection",
-        remedy="give --base FOLDER, or make the default: pedsup-train default-base --out out/base",
+        remedy=REMEDY,
     )
 
 
@@ -156,7 +163,11 @@ def load(recipe: Recipe, runtime: Runtime) -> Loaded:
     else:
         model, targets = _transformers(recipe, runtime, config)
     n_trainable = check_adapted(model, targets)
-    return Loaded(model, tokenizer, targets, n_trainable)
+    quant = recipe.train.quantize
+    if quant == "none":
+        return Loaded(model, tokenizer, targets, n_trainable)
+    grids = train_on_grids(model, targets, Path(recipe.model.base), quant)
+    return Loaded(model, tokenizer, targets, n_trainable, grids)
 
 
 def _attention(recipe: Recipe) -> dict[str, str]:
@@ -184,7 +195,15 @@ def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, T
         # One process per GPU under `accelerate launch`; each holds the whole model.
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     model = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.base, **options)
+    save_memory(model, runtime)
     return add_lora(model, recipe)
+
+
+def save_memory(model: Any, runtime: Runtime) -> None:
+    """Leave out what training needs no GPU memory for: logits of prompts, the per-layer table."""
+    if runtime.device == "cuda":
+        move_table_to_host(model)
+    use_answer_loss(model)
 
 
 def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:

@@ -30,6 +30,11 @@ def text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def is_tower(name: str) -> bool:
+    """Whether a module or tensor belongs to the vision or audio part of a multimodal model."""
+    return _TOWERS.search(name) is not None
+
+
 def first_shared_layer(config: Any) -> int:
     """Number of the first layer that reuses K/V (the number of layers when none does)."""
     text = text_config(config)
@@ -53,7 +58,7 @@ def plan_targets(model: Any, suffixes: tuple[str, ...]) -> TargetPlan:
         if last not in suffixes:
             continue
         layer = _LAYER.search(name)
-        if _TOWERS.search(name):
+        if is_tower(name):
             towers.append(name)
         elif layer is None or not isinstance(module, torch.nn.Linear):
             continue

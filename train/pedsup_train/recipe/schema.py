@@ -125,6 +125,10 @@ class TrainConfig:
     eval_every: Positive = 50
     """Optimizer steps between evaluations; one is made before the first and after the last step."""
     save_every: Positive = 50
+    quantize: Literal["none", "Q4_0", "Q4_K_M"] = "none"
+    """Compute with the weights as a file of this type will hold them: what ships is trained."""
+    quantize_every: Positive = 5
+    """Optimizer steps between new block scales of `quantize`."""
     seed: int = 3407
 
 
@@ -204,6 +208,24 @@ def _child(node: dict[str, object], section: str, override: str) -> dict[str, ob
     return child
 
 
+def _grid_rules(recipe: Recipe) -> list[tuple[bool, str, str]]:
+    """What training on a file's grid asks of the rest of a recipe."""
+    model, train = recipe.model, recipe.train
+    if train.quantize == "none":
+        return []
+    why = f"with train.quantize = {train.quantize!r}"
+    return [
+        (model.quantization == "none", "model.quantization", f"none {why}: the export has no NF4"),
+        (model.backend != "unsloth", "model.backend", f"transformers {why}"),
+        (recipe.lora.dropout == 0, "lora.dropout", f"0 {why}: a merged weight has no dropout"),
+        (
+            train.save_every % train.quantize_every == 0,
+            "train.save_every",
+            f"a multiple of train.quantize_every {why}, for a resumed run to be the same",
+        ),
+    ]
+
+
 def check(recipe: Recipe, *, where: str) -> None:
     """Combinations that the annotations cannot say.
 
@@ -215,6 +237,11 @@ def check(recipe: Recipe, *, where: str) -> None:
         raise UsageError(
             f"train.epochs = {train.epochs}", where=where, wanted="above 0, or train.max_steps"
         )
+    for holds, key, wanted in _grid_rules(recipe):
+        if not holds:
+            section, name = key.split(".")
+            value = getattr(getattr(recipe, section), name)
+            raise UsageError(f"{key} = {value!r}", where=where, wanted=wanted)
     for kind, sources in (("sources", data.sources), ("eval_sources", data.eval_sources)):
         for i, source in enumerate(sources):
             if bool(source.path) == bool(source.hub):

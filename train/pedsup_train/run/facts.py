@@ -38,7 +38,7 @@ class Result:
     """Of a base in a local folder; the hub's have a commit."""
 
 
-def _part(result: Any) -> dict[str, Any]:
+def _part(result: Any) -> dict[str, object]:
     return {
         "name": result.name,
         "digest": result.digest,
@@ -52,7 +52,7 @@ def _part(result: Any) -> dict[str, Any]:
     }
 
 
-def data_facts(data: Data) -> dict[str, Any]:
+def data_facts(data: Data) -> dict[str, object]:
     """Counts and digests of the data, for the card and for `pedsup-train data --json`."""
     train, evaluation = data.stats
     prepared = data.prepared
@@ -70,7 +70,7 @@ def data_facts(data: Data) -> dict[str, Any]:
     }
 
 
-def result_facts(result: Result) -> dict[str, Any]:
+def result_facts(result: Result) -> dict[str, object]:
     """The measured facts of a run as one document."""
     plan, outcome = result.plan, result.outcome
     losses = [row for row in outcome.history if "loss" in row]

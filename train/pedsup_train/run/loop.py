@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pedsup.optional import require
 from pedsup_train.data.batches import Collator, EpochSampler
 from pedsup_train.data.render import Rendered
 from pedsup_train.model.backends import Loaded, Runtime
+from pedsup_train.model.grid_layers import GridLayers
 from pedsup_train.recipe.schema import Recipe
 from pedsup_train.run.work import checkpoint_state
 
@@ -68,7 +70,8 @@ def fit(
         if checkpoint is not None and _is_last(checkpoint):
             _restore(trainer, loaded, checkpoint)
         else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with _without_casts(loaded.model, runtime):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         steps = int(trainer.state.global_step)
         evaluated = {row["step"] for row in _rows(trainer) if "eval_loss" in row}
         if parts[1] and steps not in evaluated:
@@ -87,6 +90,14 @@ def fit(
         seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
     )
+
+
+def _without_casts(model: Any, runtime: Runtime) -> AbstractContextManager[Any]:
+    """Keep PEFT from turning each input of a LoRA layer into float32, which autocast takes back."""
+    context: AbstractContextManager[Any] = require(
+        "peft.helpers", extra="train"
+    ).disable_input_dtype_casting(model, active=runtime.dtype != "float32")
+    return context
 
 
 def _is_last(checkpoint: Path) -> bool:
@@ -181,6 +192,7 @@ def _trainer(
         eval_dataset=evaluation or None,
         data_collator=Collator(loaded.tokenizer.pad_token_id),
     )
+    trainer.grids, trainer.refit_every = loaded.grids, recipe.train.quantize_every
     # With the bar off transformers prints each row to stdout, which belongs to results.
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.follower = _follower(transformers.TrainerCallback, trainer, sampler, work)
@@ -193,11 +205,18 @@ def _ordered_trainer(base: Any, sampler: EpochSampler) -> Any:
 
     class OrderedTrainer(base):
         began = time.monotonic()
+        grids: GridLayers | None = None
+        refit_every = 1
         before = 0.0
         """Seconds that earlier sessions of a resumed run took."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return sampler
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            if self.grids is not None:
+                self.grids.refit()  # what is evaluated is what would ship
+            return super().evaluate(*args, **kwargs)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             elapsed = self.before + time.monotonic() - self.began
@@ -221,6 +240,10 @@ def _follower(base: Any, trainer: Any, sampler: EpochSampler, work: Path) -> Any
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             sampler.epoch = int(state.epoch or 0)
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if trainer.grids is not None and state.global_step % trainer.refit_every == 0:
+                trainer.grids.refit()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.bar is not None:

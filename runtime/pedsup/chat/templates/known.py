@@ -48,6 +48,9 @@ class Family:
     thought: ThoughtMarkers | None = None
     stops: tuple[str, ...] = ()
     """Texts that begin another turn: the model's own turn ends where it writes one."""
+    asks: bool = True
+    """Whether the format asks for reasoning, or for none. Where it does not, reasoning that the
+    model writes unasked is still told from the answer."""
 
 
 GEMMA4_THOUGHT: Final = ThoughtMarkers("<|channel>", "thought\n", "<channel|>")
@@ -87,13 +90,54 @@ def _gemma4(*, empty_thought: bool, think_line: str) -> Renderer:
     return render
 
 
-def _smollm2(messages: Sequence[Message], bos: str, think: bool, prompt: bool) -> str:
+MEDGEMMA_THOUGHT: Final = ThoughtMarkers("<unused94>", "thought\n", "<unused95>")
+"""What MedGemma 1.5 writes when it reasons; Gemma 3 itself never does (`asks` is False: of 104
+published experiments with system prompts and sampling 22 made the 4B model reason)."""
+GEMMA3_STOPS: Final = ("<start_of_turn>", "<end_of_turn>")
+QWEN3_THOUGHT: Final = ThoughtMarkers("<think>", "\n", "</think>")
+CHATML_STOPS: Final = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+
+
+def _gemma3(messages: Sequence[Message], bos: str, think: bool, prompt: bool) -> str:
+    """Gemma 3's format: the system prompt stands before the first question."""
+    system = messages[0]["content"] + "\n\n" if messages[0]["role"] == "system" else ""
+    out = [bos]
+    for message in messages[1:] if system else messages:
+        role = "model" if message["role"] == "assistant" else message["role"]
+        out += [f"<start_of_turn>{role}\n", system, message["content"].strip(), "<end_of_turn>\n"]
+        system = ""
+    return "".join(out) + ("<start_of_turn>model\n" if prompt else "")
+
+
+def _chatml(default_system: str) -> Renderer:
+    """The format of SmolLM2 and Qwen2, which write a system prompt where none is given."""
+
+    def render(messages: Sequence[Message], bos: str, think: bool, prompt: bool) -> str:
+        first: list[Message] = [{"role": "system", "content": default_system}]
+        shown = messages if messages[0]["role"] == "system" else [*first, *messages]
+        out = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in shown]
+        return "".join(out) + ("<|im_start|>assistant\n" if prompt else "")
+
+    return render
+
+
+def _qwen3(messages: Sequence[Message], bos: str, think: bool, prompt: bool) -> str:
+    """Qwen3's format: answers keep their reasoning only behind the last question."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=len(messages))
     out = []
-    if messages[0]["role"] != "system":
-        default = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-        out.append(f"<|im_start|>system\n{default}<|im_end|>\n")
-    out += [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
-    return "".join(out) + ("<|im_start|>assistant\n" if prompt else "")
+    for i, message in enumerate(messages):
+        content = message["content"]
+        if message["role"] == "assistant":
+            reasoning, closed, answer = content.rpartition("</think>")
+            content = answer.lstrip("\n") if closed else content
+            if i > last and i == len(messages) - 1:
+                reasoning = reasoning.rstrip("\n").rpartition("<think>")[2].strip("\n")
+                content = f"<think>\n{reasoning}\n</think>\n\n{content.lstrip(chr(10))}"
+        out.append(f"<|im_start|>{message['role']}\n{content}<|im_end|>\n")
+    if prompt:
+        out.append("<|im_start|>assistant\n")
+        out.append("" if think else "<think>\n\n</think>\n\n")
+    return "".join(out)
 
 
 _FIRST, _LATER = "<|think|>", "<|think|>\n"
@@ -138,8 +182,26 @@ FAMILIES: Final = (
     Family(
         "smollm2",
         frozenset({"872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"}),
-        _smollm2,
-        stops=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        _chatml("You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+        stops=CHATML_STOPS,
+    ),
+    # Gemma 3 and MedGemma; recognised by what they render.
+    Family("gemma3", frozenset(), _gemma3, MEDGEMMA_THOUGHT, asks=False, stops=GEMMA3_STOPS),
+    # llama.cpp's ggml-vocab-qwen2.gguf, then its Qwen-Qwen2.5-7B-Instruct.jinja and
+    # Qwen-Qwen3-0.6B.jinja
+    Family("qwen2", frozenset(), _chatml("You are a helpful assistant"), stops=CHATML_STOPS),
+    Family(
+        "qwen2.5",
+        frozenset({"cd8e9439f0570856fd70470bf8889ebd8b5d1107207f67a5efb46e342330527f"}),
+        _chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+        stops=CHATML_STOPS,
+    ),
+    Family(
+        "qwen3",
+        frozenset({"87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5"}),
+        _qwen3,
+        QWEN3_THOUGHT,
+        stops=CHATML_STOPS,
     ),
 )
 
@@ -151,6 +213,11 @@ PROBES: Final[tuple[tuple[Message, ...], ...]] = (
         {"role": "user", "content": "Niño de 3 años, 14 kg, fiebre."},
         {"role": "assistant", "content": "<|channel>thought\nhm<channel|> Observe. "},
         {"role": "user", "content": "¿Y mañana?"},
+    ),
+    (
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\n4"},
+        {"role": "user", "content": "3 + 3?"},
     ),
 )
 """Dialogues that tell the families apart and show each thing that they do to a message."""

@@ -42,7 +42,7 @@ class ChatTemplate:
     @property
     def supports_thinking(self) -> bool:
         """Whether the model can be asked to reason before it answers."""
-        return self.thought is not None
+        return self.thought is not None and (self._family is None or self._family.asks)
 
     @classmethod
     def from_model(
@@ -160,6 +160,6 @@ class ChatTemplate:
 
 
 def _guess_thought(source: str) -> ThoughtMarkers | None:
-    """An allowed, unknown template that names Gemma 4's channel gets its parser."""
-    markers = FAMILIES[0].thought
-    return markers if markers is not None and markers.opening in source else None
+    """An allowed, unknown template that names a known model's channel gets its parser."""
+    known = (family.thought for family in FAMILIES if family.thought and family.asks)
+    return next((markers for markers in known if markers.opening in source), None)

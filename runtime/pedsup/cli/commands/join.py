@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pedsup.cli.verbs import LANG
+from pedsup.files.envelope import enveloped
 from pedsup.files.parts import join, plan_join
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import message
@@ -35,7 +36,7 @@ def command(parts: tuple[Path, ...], out: Path | None, force: bool, as_json: boo
     if as_json:
         document = {"schema": "pedsup-join/1", "path": str(path), "size": plan.size,
                     "sha256": plan.sha256}  # fmt: skip
-        print(json_text(document), flush=True)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
     else:
         line = message(
             "the file is whole: {path}, {size}", path=clean(str(path)), size=human_bytes(plan.size)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pedsup.cli.verbs import LANG
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
 from pedsup.patch.apply import ApplyPlan, ApplyRequest, apply, check, open_plan
@@ -74,7 +75,7 @@ def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Messa
     if as_json:
         known = trust.describe() if trust is not None else None
         document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
-        print(json_text(document), flush=True)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
         return
     for line in lines:
         print(translated(line), flush=True)

@@ -27,7 +27,8 @@ function requestBody(text, fromTurn) {
 async function ask(text, fromTurn = null, failed = null) {
   if (page.busy) return;
   const index = page.exchanges.findIndex((one) => one === failed || (fromTurn && (one.turn ?? one.replaces) === fromTurn));
-  if (index >= 0) dropFrom(index);
+  /* A new conversation knows nothing of what stood here. */
+  if (!page.conversation) dropFrom(0); else if (index >= 0) dropFrom(index);
   setBusy(true);
   const one = newExchange(text);
   one.replaces = fromTurn;

@@ -1,7 +1,7 @@
 """The recipes of llama.cpp's file types: which type each role of tensor gets, layer by layer.
 
 This is a port of `llama_tensor_get_type_impl` of llama-quant.cpp (llama.cpp 0c1e57098) for our
-twelve file types; `mixture.py` says which tensors it is asked about.
+twelve file types; `type_mixture.py` says which tensors it is asked about.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from pedsup.gguf_file.file_types import FileType
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
-from pedsup_export.types.ftypes import FileType
 
 
 @dataclass(frozen=True)

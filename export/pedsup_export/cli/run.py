@@ -1,0 +1,155 @@
+"""`pedsup-export run`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pedsup.progress import say
+from pedsup.texts.safe import clean
+from pedsup_export.cli.options import FILE, base_option, json_option, show
+from pedsup_export.cli.request import export_request, refuse_without_effect
+
+if TYPE_CHECKING:
+    from pedsup_export.plan.planner import ExportPlan
+
+
+@click.command()
+@base_option
+@click.option("--adapter", help="LoRA adapter (PEFT): a folder, or a hub id.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
+@click.option("--quant", default="Q4_K_M", show_default=True, help="llama.cpp file type.")
+@click.option("--phone", help="Let this phone's profile choose the type; an explicit --quant wins.")
+@click.option("--base-4bit", help="The 4-bit base (bitsandbytes) the adapter was trained against.")
+@click.option(
+    "--merge-base",
+    type=click.Choice(["16bit", "4bit"]),
+    help="Which base to merge into when both are given; default: the one the adapter names.",
+)
+@click.option(
+    "--merge-dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Round the merged weight before it is quantized, as a 16-bit intermediate file would.",
+)
+@click.option(
+    "--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE",
+    help="Override the type of the tensors whose name matches; can be repeated.",
+)  # fmt: skip
+@click.option(
+    "--imatrix",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Importance matrix (llama.cpp's GGUF format).",
+)
+@click.option(
+    "--calibrated",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Statistics of `calibrate`: round with error feedback (docs/calibration.md).",
+)
+@click.option("--budget", help="Choose types for a size: 3.5GB, 4.5bpw, or that of Q4_K_M.")
+@click.option("--allocation", type=FILE, help="Take the types that --save-allocation kept.")
+@click.option("--save-allocation", type=FILE, help="Keep the types that --budget chose.")
+@click.option(
+    "--gate",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Refuse to publish a file too far from this one: the same merge in 16 or 32 bits.",
+)
+@click.option(
+    "--thresholds",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
+)
+@click.option(
+    "--gate-examples",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Held-out examples of the adapter's task (JSON lines), which --gate scores too.",
+)
+@click.option(
+    "--languages", metavar="CODES", help="Cut the vocabulary to these: es,en,pt,fr,qu,ay."
+)
+@click.option(
+    "--vocabulary", metavar="SIZE|FILE",
+    help="Tokens to keep: a number (96k), a list, or a GGUF whose vocabulary is taken over.",
+)  # fmt: skip
+@click.option(
+    "--keep-text", "keep_texts", multiple=True, type=FILE,
+    help="Keep every token that this text uses; can be repeated.",
+)  # fmt: skip
+@click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
+@click.option(
+    "--allow-no-effect", is_flag=True, help="Export although the adapter changes nothing."
+)
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["adapter", "base"]),
+    default="adapter",
+    show_default=True,
+    help="Whose tokenizer and chat template, where the adapter's folder has others.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing export.")
+@click.option(
+    "--if-changed", is_flag=True,
+    help="Do nothing where the output is what the same inputs, options and version make.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
+@click.option("--name", help="Name shown in the file; default: adapter on base.")
+@click.option("--license", "licence", help="Licence shown in the file; default: the base's card.")
+@click.option("--revision", help="Hub revision of the base.")
+@click.option("--adapter-revision", help="Hub revision of the adapter.")
+@json_option
+def run(**options: Any) -> None:
+    """Export: merge, quantize, write, prove, verify."""
+    from pedsup_export.plan.calibrated import make_plan
+    from pedsup_export.prove.verify import verify
+    from pedsup_export.write import render
+    from pedsup_export.write.publish import check_output, execute
+    from pedsup_export.write.unchanged import unchanged
+
+    refuse_without_effect(options)
+    request = export_request(options)
+    plan, inputs = make_plan(request)
+    if options["dry_run"]:
+        if request.out.exists() and not request.force:
+            say(f"note: {request.out} exists: the export itself will want --force")
+        show("plan", render.plan_json(plan), render.plan_text(plan), options["as_json"])
+        return
+    if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
+        say(f"{request.out} is up to date: nothing is written")
+        show(
+            "verify",
+            render.verify_json(same),
+            f"ok: {render.verified_text(same)}",
+            options["as_json"],
+        )
+        return
+    plan = _ask_before_replacing(plan)
+    check_output(plan)
+    say(render.summary_text(plan))
+    result = execute(plan, inputs)
+    report = verify(result.path, read_sha256=result.sha256)
+    show(
+        "verify", render.verify_json(report), render.result_text(result, report), options["as_json"]
+    )
+
+
+def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
+    """With `--force`, the plan that may replace a file of somebody else's, if the user says so.
+
+    Where there is nobody to ask, the plan stays as it is, and its execution refuses.
+    """
+    from pedsup_export.write.ownership import foreign_files
+
+    foreign = foreign_files(plan.request.out) if plan.request.force else ()
+    if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return plan
+    names = ", ".join(clean(str(path)) for path in foreign)
+    question = f"pedsup did not write {names}. Replace what is there?"
+    if not click.confirm(question, default=False, err=True):
+        return plan
+    return replace(plan, request=replace(plan.request, replace_foreign=True))
