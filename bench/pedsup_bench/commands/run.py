@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 import click
 
 from pedsup.errors import UsageError
+from pedsup.files.fsio import sha256_file
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
+from pedsup_bench.report.document import ModelFacts, as_written
 from pedsup_bench.speed.plan import SpeedPlan
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     with _limits(plan, given["phone"]) as limited:
         document = measure(limited.apply(plan) if limited else plan)
         document["trust"] = trust
+        document["model"] = with_digests(document["model"], plan, trust)
         document["limits"] = limited.to_json() if limited else None
     if given["against"]:
         from pedsup_bench.speed import llama_bench
@@ -105,6 +109,19 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
 
         options.save_page(report(document), given["html"], force=given["force"])
     options.show(document, run_table(document), as_json=given["as_json"])
+
+
+def with_digests(facts: ModelFacts, plan: SpeedPlan, trust: Mapping[str, object]) -> ModelFacts:
+    """The model's facts with its SHA-256 and its adapter's, after the speeds were measured.
+
+    Where the trust check has just compared all bytes with a digest, that is the digest.
+    """
+    adapter, of_adapter = plan.adapter, trust.get("adapter")
+    found = {**facts, "sha256": trust.get("sha256") or sha256_file(plan.model)}
+    if adapter is not None and "adapter" in facts:
+        known = of_adapter.get("sha256") if isinstance(of_adapter, Mapping) else None
+        found["adapter"] = {**facts["adapter"], "sha256": known or sha256_file(adapter)}
+    return as_written(ModelFacts, found, plan.model)
 
 
 def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
