@@ -82,7 +82,8 @@ def test_files_are_made_of_one_merge_and_judged_against_it(
     by_series = {p["series"]: p for p in found["points"] if p["label"] == "Q4_K_M"}
     assert by_series.keys() == frontier.SERIES.keys() and len(found["points"]) == 6
     sizes = {p["size"] for p in by_series.values()}
-    assert max(sizes) <= 1.01 * min(sizes)
+    # A matrix that is never quantized has here the F32 of the base, there the BF16 of the merge.
+    assert max(sizes) <= 1.05 * min(sizes)
     plain = by_series[frontier.PLAIN]["figures"]["en"]
     assert plain["kld"]["mean"] > 0 and plain["n_tokens"] == 255
     assert by_series[frontier.BUDGET]["predicted_kl"] > 0

@@ -15,7 +15,7 @@ from pedsup.files.source import Source
 from pedsup.gguf_file import read_header
 from pedsup.phones.traffic import traffic
 from pedsup_bench.commands.compare import compare_documents
-from pedsup_bench.speed import svg
+from pedsup_bench.report import svg
 from pedsup_bench.speed.bandwidth import measure_bandwidth
 from pedsup_bench.speed.child import how_it_ended
 from pedsup_bench.speed.measure import entry
@@ -176,7 +176,7 @@ def test_report_is_one_page_without_outside_parts(run_document) -> None:
 
 
 def test_bars_are_drawn_to_scale() -> None:
-    drawing = svg.bars("t", [svg.Bar("a", 10, "10"), svg.Bar("b", 5, "5", ceiling=20)])
+    drawing = svg.bars("t", [svg.Bar("a", 10, "10"), svg.Bar("b", 5, "5", mark=20)])
     rects = [r for r in ElementTree.fromstring(drawing).iter() if r.tag.endswith("rect")]
     widths = [float(r.attrib["width"]) for r in rects[1:]]
     assert widths[0] == pytest.approx(2 * widths[1], rel=1e-3)

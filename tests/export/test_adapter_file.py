@@ -20,11 +20,15 @@ from pedsup.errors import MismatchError, OutputError, UnsupportedError, Untruste
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.lora import pairs, require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_model
+from pedsup.trust.assess import Policy, verify_weights
 from pedsup.trust.manifest import manifest_path, read_manifest
+from pedsup.trust.pair import assess_pair
+from pedsup.trust.store import TrustedKey, load_store
 from pedsup_export.cli import cli
 from pedsup_export.plan.adapter_file import AdapterFileRequest, plan_adapter_file
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.sign import make_keys, sign
 from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.adapter_file import write_adapter_file
@@ -301,3 +305,26 @@ def test_every_pair_is_read_back(
     assert {p.target for p in pairs(header)} <= set(read_header(base).tensors)
     with pytest.raises(UnsupportedError, match="--adapter"):
         validate_model(out)
+
+
+def test_a_signed_adapter_vouches_for_its_base(
+    live: dict[str, Path], base_files: Callable[[str, str], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its signed manifest holds the base's digest; another key's adapter does not count."""
+    pytest.importorskip("model_signing")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    base, pair = base_files("llama", "Q4_K_M"), make_keys(tmp_path / "lab", None)
+    out = write(live["llama"], base, tmp_path / "a.gguf")
+    sign(out, pair.private, None)
+    policy, header = Policy(require_signature=True), validate_model(base)
+    with pytest.raises(UntrustedError, match="not trusted here"):
+        assess_pair(header, out, policy)
+    load_store().with_key(TrustedKey("lab", pair.key, "2026-11-26")).save()
+    trust = verify_weights(assess_pair(header, out, policy).trust)
+    assert trust.adapter is not None
+    assert (trust.signed, trust.adapter.signed, trust.warns) == ("by-adapter", "signed", False)
+    assert "lab signed" in trust.lines()[0]
+    # The base alone is as unsigned as before, and may still be run alone.
+    assert assess_pair(header, None, Policy()).trust.signed == "unsigned"

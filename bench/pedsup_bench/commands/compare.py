@@ -12,8 +12,8 @@ from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.progress import say
 from pedsup_bench.report import document, options
 from pedsup_bench.report.errors import RegressionError
-from pedsup_bench.speed.measure import SCHEMA as RUN_SCHEMA
 from pedsup_bench.speed.render import figure_name, quantity
+from pedsup_bench.speed.result import SCHEMA as RUN_SCHEMA
 from pedsup_bench.speed.result import Comparable, Figure, Unit
 from pedsup_bench.stats import compare_samples
 

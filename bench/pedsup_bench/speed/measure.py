@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
 from pedsup.gguf_file.validate import validate_model
 from pedsup.phones.traffic import Traffic, traffic
@@ -14,10 +13,17 @@ from pedsup_bench.speed import device
 from pedsup_bench.speed.child import measured_load, measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
-from pedsup_bench.speed.result import Bandwidth, Figure, Figures, Load, RunDocument, Speed, Unit
+from pedsup_bench.speed.result import (
+    SCHEMA,
+    Bandwidth,
+    Figure,
+    Figures,
+    Load,
+    RunDocument,
+    Speed,
+    Unit,
+)
 from pedsup_bench.stats import summarize
-
-SCHEMA: Final = "pedsup-bench-run/1"
 
 
 def measure(plan: SpeedPlan) -> RunDocument:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 from pedsup.engine.vector_units import BuildFacts
 from pedsup_bench.report.document import Head, ModelFacts
 from pedsup_bench.speed.device import Battery, Device
 
+SCHEMA: Final = "pedsup-bench-run/1"
 Unit = Literal["s", "tokens/s", "B"]
 
 

@@ -270,7 +270,8 @@ def _metadata(request: AdapterFileRequest, bases: Sequence[BaseFile], alpha: flo
         string("general.type", ADAPTER),
         string(KIND, "lora"),
         f32(ALPHA, alpha),
-        string("general.name", request.name or adapter.name),
+        # Not the name alone: a signer is remembered by it, and the base may have the same.
+        string("general.name", request.name or f"{adapter.name} (adapter)"),
         string("general.description", f"{SHORT['en']} {SHORT['es']}"),
         string("general.quantized_by", f"pedsup {pedsup.__version__}"),
         u32("general.quantization_version", 2),
