@@ -238,6 +238,8 @@ def test_a_message_keeps_what_it_was_made_from() -> None:
     {"msgid": "{a!r}", "values": {"a": "x"}}, {"msgid": "{a:>99}", "values": {"a": "x"}},
     {"msgid": "{", "values": {"a": "x"}}, {"msgid": "{a}", "values": {"a": [1]}},
     {"msgid": "{a}", "values": {"a": {"msgid": 1}}},
+    {"msgid": "{a}" * 20000, "values": {"a": "x" * 20000}},
+    {"msgid": "{a}" * 300, "values": {"a": {"msgid": "{b}" * 300, "values": {"b": "x" * 300}}}},
 ])  # fmt: skip
 def test_a_document_of_no_message_is_none(document: object) -> None:
     assert from_document(document) is None
