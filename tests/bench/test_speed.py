@@ -112,7 +112,9 @@ def test_document_follows_the_published_schema(run_document) -> None:
 
 def test_figures_are_there_and_possible(run_document) -> None:
     figures = run_document["figures"]
-    wanted = {"load_cold", "load_warm", "first_token_warm", "rss_anon_warm", "rss_file_warm",
+    # Where the file system keeps pages in spite of being asked, no load is called cold.
+    assert {"load_cold", "load_uncertain"} & set(figures)
+    wanted = {"load_warm", "first_token_warm", "rss_anon_warm", "rss_file_warm",
               "prompt_16", "prompt_64", "decode_0", "decode_64"}  # fmt: skip
     assert wanted <= set(figures)
     assert figures["decode_0"]["n"] == 3
