@@ -20,7 +20,8 @@ from pedsup_export.allocation.budget import Budget
 from pedsup_export.calibration import command
 from pedsup_export.plan.calibrated import make_plan
 from pedsup_export.plan.request import ExportRequest
-from pedsup_export.prove.verify import MadeWith, verify
+from pedsup_export.prove.remake import MadeWith
+from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.cut import TABLES
 from pedsup_export.vocabulary_cut.request import VocabularyRequest

@@ -33,9 +33,10 @@ from pedsup_export.allocation.command import save as save_allocation
 from pedsup_export.calibration import collect, command, sensitivity, store, text
 from pedsup_export.cli import cli
 from pedsup_export.plan.calibrated import make_plan
-from pedsup_export.plan.planner import ExportPlan, Inputs
+from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.request import ExportRequest
-from pedsup_export.prove.verify import MadeWith, verify
+from pedsup_export.prove.remake import MadeWith
+from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.types.imatrix import read_imatrix
 from pedsup_export.write.publish import execute

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup_export.cli import cli
-from pedsup_export.plan.planner import ExportPlan, make_plan
+from pedsup_export.plan.export_plan import ExportPlan
+from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute

@@ -15,7 +15,7 @@ from pedsup_export.cli.options import FILE, base_option, json_option, show
 from pedsup_export.cli.request import export_request, refuse_without_effect
 
 if TYPE_CHECKING:
-    from pedsup_export.plan.planner import ExportPlan
+    from pedsup_export.plan.export_plan import ExportPlan
 
 
 @click.command()

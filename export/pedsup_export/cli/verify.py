@@ -30,7 +30,7 @@ def verify(
     from pedsup.gguf_file.cut_vocabulary import is_cut
     from pedsup.gguf_file.lora import is_adapter
     from pedsup.trust.keys import read_public_key
-    from pedsup_export.prove.verify import MadeWith
+    from pedsup_export.prove.remake import MadeWith
     from pedsup_export.prove.verify import verify as check
     from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, ModelRef, resolve
     from pedsup_export.write import render

@@ -21,7 +21,7 @@ from pedsup_export.arch import ModelTensors, gemma3
 from pedsup_export.gguf.header import KV, header_bytes, lay_out
 from pedsup_export.model import open_model
 from pedsup_export.phone import gemma3_shapes, gemma4_shapes
-from pedsup_export.plan.planner import mixture_shape, stored_tensor
+from pedsup_export.plan.stored import mixture_shape, stored_tensor
 from pedsup_export.types.ftypes import FileType
 from pedsup_export.types.mixture import choose_types
 

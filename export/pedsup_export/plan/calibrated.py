@@ -16,7 +16,12 @@ from pedsup_export.allocation import command as allocation
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.plan import planner as plain
-from pedsup_export.plan.planner import Calibration, ExportPlan, Inputs, TensorPlan
+from pedsup_export.plan.export_plan import (
+    Calibration,
+    ExportPlan,
+    Inputs,
+    TensorPlan,
+)
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.plan.rows import final_rows
 from pedsup_export.rounding.calibrated import METHOD, Calibrated, Fingerprint, other_weights

@@ -6,20 +6,10 @@ be decided before the first byte is written. Nothing below it makes choices.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from math import lcm
-from pathlib import Path
 
-import numpy as np
-
-import pedsup
 from pedsup.errors import MismatchError
-from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.adapter.effect import Effect, check_effect
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.lora import rows_at_once
@@ -30,20 +20,21 @@ from pedsup_export.adapter.match import (
     UnusedDelta,
     base_name_warning,
 )
-from pedsup_export.arch import Dropped, ModelTensors, OutputTensor
+from pedsup_export.arch import ModelTensors, OutputTensor
 from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, string, u32
 from pedsup_export.model import Model, open_model
+from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
+from pedsup_export.plan.memory import memory_estimate
 from pedsup_export.plan.planned_header import check_planned
 from pedsup_export.plan.provenance import Digests, held, small_inputs
 from pedsup_export.plan.qat import Grid, find_grid, grid_notes
 from pedsup_export.plan.request import ExportRequest
-from pedsup_export.rounding.calibrated import Calibrated
+from pedsup_export.plan.stored import mixture_shape, stored_tensor
 from pedsup_export.source.checkpoint import Checkpoint
 from pedsup_export.types.ftypes import FileType, file_type
 from pedsup_export.types.imatrix import Imatrix, ImatrixReport, read_imatrix
 from pedsup_export.types.mixture import (
-    ModelShape,
     StoredTensor,
     TypeChoice,
     choose_types,
@@ -51,7 +42,6 @@ from pedsup_export.types.mixture import (
     parse_override,
     why_not_quantized,
 )
-from pedsup_export.vocabulary_cut.cut import VocabularyCut
 from pedsup_export.vocabulary_cut.plan import cut_model
 
 BLOCK_FLOATS = 1 << 20
@@ -59,120 +49,6 @@ BLOCK_FLOATS = 1 << 20
 
 CUT_BYTES = 400 << 20
 """More memory while a vocabulary is chosen and proved: two tokenizers of Gemma 4's size."""
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """One tensor of the output."""
-
-    slot: TensorSlot
-    origin: OutputTensor
-    choice: TypeChoice
-    source_dtype: str
-    adapted: bool
-    rows_per_block: int
-    on_grid: bool = False
-    """Whether its weights lie on a Q4_0 grid, which Q4_0 then keeps exactly."""
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the tensor as a matrix of `slot.shape[0]` columns."""
-        return int(np.prod(self.slot.shape[1:], dtype=np.int64))
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Statistics that the rounding uses, and what was chosen with them."""
-
-    identity: str
-    """Digest of the statistics' data and of the method."""
-    file: Path
-    rounded: int
-    """Tensors that get error feedback."""
-    predicted_kl: float | None = None
-    """Of types chosen for a budget: nats per token."""
-    predicted_share: float | None = None
-    """That, over what is predicted of llama.cpp's own types for `--quant`."""
-    read_per_token: int = 0
-    """Bytes of weights: all but the tables that are only looked up."""
-
-
-@dataclass(frozen=True)
-class ExportPlan:
-    """Everything an export will do. Sizes in bytes."""
-
-    request: ExportRequest
-    architecture: str
-    file_type: FileType
-    metadata: tuple[KV, ...] = field(repr=False)
-    tensors: tuple[TensorPlan, ...] = field(repr=False)
-    dropped: tuple[Dropped, ...]
-    unused: tuple[UnusedDelta, ...]
-    imatrix: ImatrixReport | None
-    warnings: tuple[str, ...]
-    input_bytes: int
-    output_bytes: int
-    memory_bytes: int
-    """Expected peak beside the mapped input."""
-    sources: Digests
-    """SHA-256 of the files that were read whole for this plan; those of the shards come with the
-    pass that merges them."""
-    cut: VocabularyCut | None = None
-
-    calibration: Calibration | None = None
-    grid: Grid = field(default_factory=Grid)
-    """Whether the base comes from quantization-aware training."""
-
-    @property
-    def slots(self) -> list[TensorSlot]:
-        return [t.slot for t in self.tensors]
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over all that decides the output's bytes but the shards' contents."""
-        request = self.request
-        facts: list[object] = [
-            pedsup.__version__,
-            {role: sorted(files.values()) for role, files in sorted(self.sources.items())},
-            request.merge_base,
-            request.merge_dtype,
-            self.input_bytes,
-            self.calibration.identity if self.calibration else None,
-        ]
-        if exact := self.exact:
-            facts.append(exact)
-        text = hashlib.sha256(json.dumps(facts).encode())
-        text.update(self.header)
-        return text.hexdigest()
-
-    @property
-    def exact(self) -> list[str]:
-        """Tensors whose bytes are the base's own grid."""
-        return [t.slot.name for t in self.tensors if t.on_grid and t.slot.type.name == "Q4_0"]
-
-    @cached_property
-    def header(self) -> bytes:
-        """The GGUF's header; its digest of the manifest is still blank."""
-        return header_bytes(self.metadata, self.slots)
-
-    def mixture(self) -> dict[str, dict[str, int]]:
-        """Type name -> how many tensors and bytes."""
-        tensors, n_bytes = Counter[str](), Counter[str]()
-        for plan in self.tensors:
-            tensors[plan.slot.type.name] += 1
-            n_bytes[plan.slot.type.name] += plan.slot.n_bytes
-        return {t: {"tensors": n, "bytes": n_bytes[t]} for t, n in tensors.most_common()}
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The opened inputs that a plan was made from; the writer reads them."""
-
-    checkpoint: Checkpoint
-    adapter: Adapter | None
-    matches: MatchReport | None
-    imatrix: Imatrix | None
-    calibrated: Calibrated | None = None
 
 
 def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
@@ -295,33 +171,6 @@ def _grid_notes(grid: Grid, kind: FileType, tensors: Sequence[TensorPlan]) -> tu
     )
 
 
-def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:
-    """The type of a matrix that is never quantized.
-
-    With --quant F32, F16 or BF16 it is that type; with a 16-bit --merge-dtype that of the
-    intermediate file which the option stands for; else the checkpoint's own (`--outtype auto`).
-    """
-    if not kind.is_quantized:
-        return kind.default
-    rounded = {"bfloat16": "BF16", "float16": "F16"}
-    sixteen_bit = {"BF16": "BF16", "F16": "F16", "NF4": "BF16", "FP4": "BF16"}
-    return BY_NAME[rounded.get(merge_dtype) or sixteen_bit.get(dtype) or "F32"]
-
-
-def stored_tensor(
-    tensor: OutputTensor, kind: FileType, dtype: str, merge_dtype: str
-) -> StoredTensor:
-    """A tensor as the official converter would have written it."""
-    # Norms, vectors and computed tensors are float32 in every GGUF (conversion/base.py).
-    plain = (
-        len(tensor.shape) <= 1
-        or tensor.name.endswith("_norm.weight")
-        or not tensor.name.endswith(".weight")
-    )
-    kept = BY_NAME["F32"] if plain else stored_type(kind, dtype, merge_dtype)
-    return StoredTensor(tensor.ggml_shape, kept)
-
-
 def _choose(
     request: ExportRequest, kind: FileType, model: Model, grid: Grid, has_imatrix: bool
 ) -> dict[str, TypeChoice]:
@@ -340,18 +189,6 @@ def _choose(
         model=mixture_shape(model.hyper),
         has_imatrix=has_imatrix,
         overrides=[parse_override(f"{p}={t}") for p, t in request.tensor_types],
-    )
-
-
-def mixture_shape(hyper: Sequence[KV]) -> ModelShape:
-    """What the mixture looks at, from a model's hyperparameter entries."""
-    values = {e.key.partition(".")[2]: e.value for e in hyper}
-    kv_heads = values["attention.head_count_kv"]
-    return ModelShape(
-        arch=hyper[0].key.partition(".")[0],
-        n_layer=values["block_count"],
-        n_head=values["attention.head_count"],
-        n_head_kv=kv_heads if isinstance(kv_heads, int) else kv_heads[0],
     )
 
 
@@ -407,24 +244,3 @@ def _imatrix_report(
         if kind.is_quantized and not why_not_quantized(t.slot.name, t.slot.shape)
     }
     return imatrix.report(quantized)
-
-
-def memory_estimate(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
-    """Expected peak in bytes beside the mapped input: interpreter, vocabulary, blocks in flight.
-
-    Each thread holds one float32 block, its bytes as they were read, its delta and its packed
-    form; as many packed blocks wait for the writer. The adapter is held in float32.
-    """
-    floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
-    fixed = 250 << 20
-    return fixed + floats * 4 * (threads + 2) + (adapter_bytes(adapter) if adapter else 0)
-
-
-def adapter_bytes(adapter: Adapter) -> int:
-    """Bytes of the adapter's matrices in float32."""
-    return sum(d.a.nbytes + d.b.nbytes for d in adapter.deltas.values())
-
-
-def text_of_path(path: Path | None) -> str | None:
-    """A path for the manifest: the name alone, no private folders."""
-    return path.name if path else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedsup_export.adapter.lora import merged
-from pedsup_export.plan.planner import Inputs, TensorPlan
+from pedsup_export.plan.export_plan import Inputs, TensorPlan
 from pedsup_export.source.floats import RoundTo
 from pedsup_export.source.tensor_source import TensorSource
 

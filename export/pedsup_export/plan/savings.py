@@ -9,7 +9,7 @@ from pedsup.progress import human_bytes
 from pedsup_export.vocabulary_cut.cut import TABLES
 
 if TYPE_CHECKING:
-    from pedsup_export.plan.planner import ExportPlan
+    from pedsup_export.plan.export_plan import ExportPlan
 
 
 @dataclass(frozen=True)

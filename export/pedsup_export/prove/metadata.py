@@ -9,7 +9,7 @@ import numpy as np
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import ArrayValue, GGUFHeader, ValueType
 from pedsup_export.gguf.header import KV
-from pedsup_export.plan.planner import ExportPlan
+from pedsup_export.plan.export_plan import ExportPlan
 
 _PREFIXES: Final = ("tokenizer.", "general.sampling.")
 

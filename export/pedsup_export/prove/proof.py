@@ -24,7 +24,7 @@ import numpy as np
 
 from pedsup.errors import MismatchError
 from pedsup.progress import say
-from pedsup_export.plan.planner import ExportPlan, Inputs, TensorPlan
+from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.rows import base_rows, final_rows
 from pedsup_export.types.lattice import quantize_on_grid
 from pedsup_export.types.quantize import dequantize_rows, quantize_rows

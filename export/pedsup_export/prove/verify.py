@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pedsup.errors import BadFileError, MismatchError, UntrustedError
+from pedsup.errors import BadFileError, UntrustedError
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
@@ -22,38 +18,19 @@ from pedsup.gguf_file.validate import validate_any
 from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
-from pedsup.trust.manifest import DIGEST_KEY, Manifest, PartFacts, manifest_path, read_manifest
-from pedsup_export.calibration import store
-from pedsup_export.gguf.header import TensorSlot
-from pedsup_export.plan.planner import TensorPlan, make_plan
+from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.adapter_file import check_adapter_file
+from pedsup_export.prove.differs import COPY, differs
 from pedsup_export.prove.finished_file import read_finished
-from pedsup_export.prove.metadata import check_metadata
-from pedsup_export.prove.proof import AdapterShare, Proof, ReadRows, Sample, require_present
-from pedsup_export.rounding.calibrated import METHOD, Calibrated
-from pedsup_export.rounding.matrix import Effort
-from pedsup_export.source.floats import RoundTo
+from pedsup_export.prove.proof import AdapterShare, Proof, Sample, require_present
+from pedsup_export.prove.remake import PLAIN, MadeWith, merge_dtype_of, proof_of, whose_tokenizer
 from pedsup_export.source.hub import ModelRef
-from pedsup_export.vocabulary_cut.proof import check_map, prove_cut
+from pedsup_export.vocabulary_cut.proof import check_map
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_COPY = "copy the file and its manifest again from where they were exported"
-
-
-@dataclass(frozen=True)
-class MadeWith:
-    """What decided a file's bytes besides base and adapter; without it sampled rows cannot be made
-    again, and only the adapter's share is measured.
-    """
-
-    imatrix: Path | None = None
-    """The importance matrix."""
-    calibrated: Path | None = None
-    """The statistics that it was rounded with."""
+    pass
 
 
 @dataclass(frozen=True)
@@ -84,7 +61,7 @@ def verify(
     *,
     base: ModelRef | None = None,
     adapter: ModelRef | None = None,
-    made_with: MadeWith = MadeWith(),
+    made_with: MadeWith = PLAIN,
     read_sha256: str | None = None,
     key: PublicKey | None = None,
 ) -> VerifyReport:
@@ -118,11 +95,11 @@ def verify(
     check_map(header, manifest)
     proof = None
     if base is not None and (adapter is not None or is_cut(header)):
-        proof = _proof(header, manifest, ExportRequest(
-            base=base, adapter=adapter, out=path, merge_dtype=_merge_dtype(manifest),
+        proof = proof_of(header, manifest, ExportRequest(
+            base=base, adapter=adapter, out=path, merge_dtype=merge_dtype_of(manifest),
             imatrix=made_with.imatrix, calibrated=made_with.calibrated,
             allow_unused=True, allow_no_effect=True,
-            tokenizer=_whose_tokenizer(manifest),
+            tokenizer=whose_tokenizer(manifest),
             vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
         ))  # fmt: skip
     shares = None
@@ -166,15 +143,6 @@ def _check_signature(path: Path, manifest: Manifest, key: PublicKey | None) -> N
         )
 
 
-def _differs(what: str, found: object, wanted: object, path: Path) -> UntrustedError:
-    return UntrustedError(
-        f"{what} differs from the manifest: {found}",
-        where=path,
-        wanted=str(wanted),
-        remedy=_COPY,
-    )
-
-
 def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
     recorded = header.metadata.get(DIGEST_KEY)
     if recorded != manifest.core_sha256:
@@ -184,19 +152,19 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
             wanted=f"the manifest with the digest {recorded}"
             if recorded
             else "a model that was exported with a manifest: this one names none",
-            remedy=_COPY,
+            remedy=COPY,
         )
     if header.file_size != manifest.file.size:
-        raise _differs("the size", header.file_size, manifest.file.size, header.path)
+        raise differs("the size", header.file_size, manifest.file.size, header.path)
     if header.tensors.keys() != manifest.tensors.keys():
         odd = sorted(header.tensors.keys() ^ manifest.tensors.keys())
-        raise _differs("the list of tensors", odd[:5], "the same names", header.path)
+        raise differs("the list of tensors", odd[:5], "the same names", header.path)
     template = header.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode()).hexdigest()
         wanted = manifest.facts.chat_template_sha256
         if digest != wanted:
-            raise _differs("the chat template", digest, wanted, header.path)
+            raise differs("the chat template", digest, wanted, header.path)
 
 
 def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
@@ -204,7 +172,7 @@ def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
         wanted = manifest.tensors[tensor.name]
         if (tensor.type.name, list(tensor.shape)) != (wanted.type, wanted.shape):
             found = f"{tensor.type.name} {list(tensor.shape)}"
-            raise _differs(f"tensor '{tensor.name}'", found, wanted, header.path)
+            raise differs(f"tensor '{tensor.name}'", found, wanted, header.path)
 
 
 def _read(
@@ -220,9 +188,9 @@ def _read(
         for name, digest in found.tensors.items():
             wanted = manifest.tensors[name].sha256
             if digest != wanted:
-                raise _differs(f"tensor '{name}'", digest, wanted, header.path)
+                raise differs(f"tensor '{name}'", digest, wanted, header.path)
         if found.whole != manifest.file.sha256:
-            raise _differs("the whole file", found.whole, manifest.file.sha256, header.path)
+            raise differs("the whole file", found.whole, manifest.file.sha256, header.path)
         if proof is None:
             return found.whole, None
         shares = samples.shares()
@@ -260,121 +228,3 @@ class _Samples:
         """
         found = [self._futures[name].result() for name in self._tensors]
         return tuple(share for share in found if share is not None)
-
-
-def _proof(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Proof:
-    """What is needed to make sampled rows again, from the inputs that the manifest names."""
-    plan, inputs = make_plan(request)
-    _check_sources(_files(manifest.facts.base), "base", inputs.checkpoint.digest())
-    if request.adapter is not None:
-        _check_sources(_files(manifest.facts.adapter), "adapter", plan.sources["adapter"])
-    elif manifest.facts.adapter is not None:
-        raise MismatchError(
-            "the file was exported with an adapter, and none was given",
-            where=header.path,
-            wanted="base and adapter",
-            remedy="give --adapter too",
-        )
-    weighted = _files(manifest.recipe.get("imatrix"))
-    if request.imatrix is not None:
-        if weighted is None:
-            raise MismatchError(
-                "the file was exported without an importance matrix, and one was given",
-                where=header.path,
-                remedy="leave --imatrix out",
-            )
-        _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
-    if [t.slot.name for t in plan.tensors] != list(header.tensors):
-        raise _differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
-    check_metadata(header, plan)
-    if plan.cut is not None:
-        prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
-    # Types and offsets are the file's own: an override or an imatrix may have chosen others.
-    exact_tensors = manifest.recipe.get("exact")
-    on_grid = set(exact_tensors if isinstance(exact_tensors, list) else ())
-    tensors = tuple(
-        replace(
-            t,
-            slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes),
-            on_grid=t.slot.name in on_grid,
-        )
-        for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
-    )
-    # Rows weighted or rounded by statistics cannot be made again without them.
-    needed = (weighted is not None, bool(manifest.recipe.get("calibrated")))
-    exact = needed == (request.imatrix is not None, request.calibrated is not None)
-    if request.calibrated is not None:
-        inputs = replace(inputs, calibrated=_statistics(manifest.recipe, request.calibrated))
-    return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
-
-
-def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
-    """The statistics that a file was rounded with, and the effort that was taken."""
-    recorded = recipe.get("calibrated")
-    if not isinstance(recorded, dict):
-        raise MismatchError(
-            "the file was exported without calibration statistics, and some were given",
-            where=path,
-            remedy="leave --calibrated out",
-        )
-    found = store.read(path)
-    if recorded.get("data_sha256") != found.data_sha256:
-        raise MismatchError(
-            "these statistics are not those that the file was rounded with",
-            where=path,
-            wanted=f"data with the SHA-256 {recorded.get('data_sha256')}",
-            remedy="give the statistics that the manifest names",
-        )
-    if recorded.get("method") != METHOD:
-        raise MismatchError(
-            f"the file was rounded by the method {recorded.get('method')!r}",
-            where=path,
-            wanted=f"{METHOD}: this version makes no other",
-            remedy="verify it with the version of pedsup that the manifest names",
-        )
-    try:
-        return Calibrated(found, Effort(**recorded["effort"]))
-    except (TypeError, KeyError) as error:
-        raise MismatchError("the recipe's effort cannot be read", where=path) from error
-
-
-def _row_reader(header: GGUFHeader) -> ReadRows:
-    file = DirectFile(header.path)
-
-    def read(tensor: TensorPlan, lo: int, hi: int) -> NDArray[np.uint8]:
-        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
-        begin = header.data_offset + tensor.slot.offset + lo * row_bytes
-        octets = bytes(file.read(begin, (hi - lo) * row_bytes))
-        return np.frombuffer(octets, np.uint8).reshape(hi - lo, row_bytes)
-
-    return read
-
-
-def _whose_tokenizer(manifest: Manifest) -> Literal["adapter", "base"]:
-    """Where the exported tokenizer came from, by the names of its files."""
-    files = manifest.facts.tokenizer or {}
-    return "adapter" if any(name.startswith("adapter/") for name in files) else "base"
-
-
-def _merge_dtype(manifest: Manifest) -> RoundTo:
-    found = manifest.recipe.get("merge_dtype")
-    for known in get_args(RoundTo):
-        if found == known:
-            return cast(RoundTo, known)
-    raise _differs("the recipe's merge_dtype", repr(found)[:60], get_args(RoundTo), manifest.path)
-
-
-def _files(recorded: object) -> object:
-    """Names and digests of a part of the manifest."""
-    if isinstance(recorded, PartFacts):
-        return recorded.files
-    return recorded.get("files") if isinstance(recorded, Mapping) else None
-
-
-def _check_sources(wanted: object, what: str, found: Mapping[str, str]) -> None:
-    if dict(found) != wanted:
-        raise MismatchError(
-            f"this {what} is not the one that was exported",
-            wanted=json.dumps(wanted),
-            remedy=f"give the {what} that the manifest names",
-        )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from pedsup_export.plan.planner import Inputs, TensorPlan
+from pedsup_export.plan.export_plan import Inputs, TensorPlan
 from pedsup_export.plan.rows import blocks
 from pedsup_export.source.nf4 import Bnb4bitSource
 from pedsup_export.source.safetensors_file import SafetensorsFile

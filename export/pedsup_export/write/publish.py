@@ -34,8 +34,9 @@ from pedsup.trust.bundle import signature_path
 from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup_export.adapter.folder import WEIGHTS, Adapter
 from pedsup_export.gguf.header import KV, header_bytes, string
+from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.general import chosen_base
-from pedsup_export.plan.planner import ExportPlan, Inputs, text_of_path, unused_text
+from pedsup_export.plan.planner import unused_text
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, require_effect, require_present
 from pedsup_export.prove.quality_gate import pass_gate
@@ -221,7 +222,10 @@ def build_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> dict[str, ob
         "merge_dtype": request.merge_dtype,
         "merge_base": request.merge_base,
         "tensor_types": [f"{p}={t}" for p, t in request.tensor_types],
-        "imatrix": {"name": text_of_path(request.imatrix), "files": digests.get("imatrix")},
+        "imatrix": {
+            "name": request.imatrix.name if request.imatrix else None,
+            "files": digests.get("imatrix"),
+        },
     }
     if plan.calibration and inputs.calibrated:
         recipe["calibrated"] = {

@@ -9,7 +9,8 @@ from pedsup.trust.keys import fingerprint_lines
 from pedsup.trust.pair import FITS
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
-from pedsup_export.plan.planner import ExportPlan, unused_text
+from pedsup_export.plan.export_plan import ExportPlan
+from pedsup_export.plan.planner import unused_text
 from pedsup_export.plan.savings import savings_json, savings_lines
 from pedsup_export.prove.quality_gate import gate_text
 from pedsup_export.prove.sign import KeyPair, SignResult

@@ -25,7 +25,7 @@ import numpy as np
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.optional import require
 from pedsup.progress import say
-from pedsup_export.plan.planner import ExportPlan, Inputs, TensorPlan
+from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.prove.proof import AdapterShare, Proof, Sample, make_rows
 from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
 

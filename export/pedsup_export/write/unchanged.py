@@ -9,7 +9,7 @@ from pedsup.errors import PedsupError
 from pedsup.progress import say
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.gguf.header import header_bytes, string
-from pedsup_export.plan.planner import ExportPlan, Inputs
+from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.prove.quality_gate import same_gate
 from pedsup_export.prove.verify import VerifyReport, verify
 from pedsup_export.write.publish import build_core

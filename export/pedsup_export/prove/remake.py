@@ -1,0 +1,164 @@
+"""What it takes to make sampled rows of a finished file again, from its inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
+
+import numpy as np
+
+from pedsup.errors import MismatchError
+from pedsup.files.direct_io import DirectFile
+from pedsup.gguf_file import GGUFHeader
+from pedsup.trust.manifest import Manifest, PartFacts
+from pedsup_export.calibration import store
+from pedsup_export.gguf.header import TensorSlot
+from pedsup_export.plan.export_plan import TensorPlan
+from pedsup_export.plan.planner import make_plan
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.prove.differs import differs
+from pedsup_export.prove.metadata import check_metadata
+from pedsup_export.prove.proof import Proof, ReadRows
+from pedsup_export.rounding.calibrated import METHOD, Calibrated
+from pedsup_export.rounding.matrix import Effort
+from pedsup_export.source.floats import RoundTo
+from pedsup_export.vocabulary_cut.proof import prove_cut
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What decided a file's bytes besides base and adapter; without it sampled rows cannot be made
+    again, and only the adapter's share is measured.
+    """
+
+    imatrix: Path | None = None
+    """The importance matrix."""
+    calibrated: Path | None = None
+    """The statistics that it was rounded with."""
+
+
+PLAIN: Final = MadeWith()
+
+
+def proof_of(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Proof:
+    """What is needed to make sampled rows again, from the inputs that the manifest names."""
+    plan, inputs = make_plan(request)
+    _check_sources(_files(manifest.facts.base), "base", inputs.checkpoint.digest())
+    if request.adapter is not None:
+        _check_sources(_files(manifest.facts.adapter), "adapter", plan.sources["adapter"])
+    elif manifest.facts.adapter is not None:
+        raise MismatchError(
+            "the file was exported with an adapter, and none was given",
+            where=header.path,
+            wanted="base and adapter",
+            remedy="give --adapter too",
+        )
+    weighted = _files(manifest.recipe.get("imatrix"))
+    if request.imatrix is not None:
+        if weighted is None:
+            raise MismatchError(
+                "the file was exported without an importance matrix, and one was given",
+                where=header.path,
+                remedy="leave --imatrix out",
+            )
+        _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
+    if [t.slot.name for t in plan.tensors] != list(header.tensors):
+        raise differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
+    check_metadata(header, plan)
+    if plan.cut is not None:
+        prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
+    # Types and offsets are the file's own: an override or an imatrix may have chosen others.
+    exact_tensors = manifest.recipe.get("exact")
+    on_grid = set(exact_tensors if isinstance(exact_tensors, list) else ())
+    tensors = tuple(
+        replace(
+            t,
+            slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes),
+            on_grid=t.slot.name in on_grid,
+        )
+        for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
+    )
+    # Rows weighted or rounded by statistics cannot be made again without them.
+    needed = (weighted is not None, bool(manifest.recipe.get("calibrated")))
+    exact = needed == (request.imatrix is not None, request.calibrated is not None)
+    if request.calibrated is not None:
+        inputs = replace(inputs, calibrated=_statistics(manifest.recipe, request.calibrated))
+    return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
+
+
+def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
+    """The statistics that a file was rounded with, and the effort that was taken."""
+    recorded = recipe.get("calibrated")
+    if not isinstance(recorded, dict):
+        raise MismatchError(
+            "the file was exported without calibration statistics, and some were given",
+            where=path,
+            remedy="leave --calibrated out",
+        )
+    found = store.read(path)
+    if recorded.get("data_sha256") != found.data_sha256:
+        raise MismatchError(
+            "these statistics are not those that the file was rounded with",
+            where=path,
+            wanted=f"data with the SHA-256 {recorded.get('data_sha256')}",
+            remedy="give the statistics that the manifest names",
+        )
+    if recorded.get("method") != METHOD:
+        raise MismatchError(
+            f"the file was rounded by the method {recorded.get('method')!r}",
+            where=path,
+            wanted=f"{METHOD}: this version makes no other",
+            remedy="verify it with the version of pedsup that the manifest names",
+        )
+    try:
+        return Calibrated(found, Effort(**recorded["effort"]))
+    except (TypeError, KeyError) as error:
+        raise MismatchError("the recipe's effort cannot be read", where=path) from error
+
+
+def _row_reader(header: GGUFHeader) -> ReadRows:
+    file = DirectFile(header.path)
+
+    def read(tensor: TensorPlan, lo: int, hi: int) -> NDArray[np.uint8]:
+        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
+        begin = header.data_offset + tensor.slot.offset + lo * row_bytes
+        octets = bytes(file.read(begin, (hi - lo) * row_bytes))
+        return np.frombuffer(octets, np.uint8).reshape(hi - lo, row_bytes)
+
+    return read
+
+
+def whose_tokenizer(manifest: Manifest) -> Literal["adapter", "base"]:
+    """Where the exported tokenizer came from, by the names of its files."""
+    files = manifest.facts.tokenizer or {}
+    return "adapter" if any(name.startswith("adapter/") for name in files) else "base"
+
+
+def merge_dtype_of(manifest: Manifest) -> RoundTo:
+    found = manifest.recipe.get("merge_dtype")
+    for known in get_args(RoundTo):
+        if found == known:
+            return cast(RoundTo, known)
+    raise differs("the recipe's merge_dtype", repr(found)[:60], get_args(RoundTo), manifest.path)
+
+
+def _files(recorded: object) -> object:
+    """Names and digests of a part of the manifest."""
+    if isinstance(recorded, PartFacts):
+        return recorded.files
+    return recorded.get("files") if isinstance(recorded, Mapping) else None
+
+
+def _check_sources(wanted: object, what: str, found: Mapping[str, str]) -> None:
+    if dict(found) != wanted:
+        raise MismatchError(
+            f"this {what} is not the one that was exported",
+            wanted=json.dumps(wanted),
+            remedy=f"give the {what} that the manifest names",
+        )
