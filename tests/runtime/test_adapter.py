@@ -100,7 +100,7 @@ def rebind(adapter: Path, model: Path, **changes: str) -> Path:
     core = {**manifest.core, "fits": [fit]}
     data = adapter.read_bytes().replace(manifest.core_sha256.encode(), core_digest(core).encode())
     adapter.write_bytes(data)
-    facts = {**manifest.file, "sha256": hashlib.sha256(data).hexdigest()}
+    facts = {"name": adapter.name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     document = manifest_document(core, facts, manifest.created)
     manifest_path(adapter).write_text(json.dumps(document))
     return adapter

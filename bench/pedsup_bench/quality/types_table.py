@@ -14,10 +14,10 @@ from pedsup.progress import say
 from pedsup_bench.quality.divergence import TokenFigures
 from pedsup_bench.quality.measure import QualityPlan, measure
 from pedsup_bench.quality.summary import QualityFigures, summarize
-from pedsup_bench.report import document
+from pedsup_bench.report import document, svg
 from pedsup_bench.report.forecast import human_seconds
 from pedsup_bench.report.texts import default_texts
-from pedsup_bench.speed import device, svg
+from pedsup_bench.speed import device
 from pedsup_bench.speed.child import measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.stats import median
@@ -152,7 +152,8 @@ def plot(result: TypesDocument) -> str:
         kld, speed = row["figures"].kld, row["speed"]
         said = f"{kld.mean:.3f}" + (f", {speed['decode_0']:.0f} tokens/s" if speed else "")
         label = f"{row['type']}, {row['size'] / (1 << 20):.0f} MiB"
-        rows.append(svg.Bar(label, kld.mean, said, spread=kld.mean_error))
+        span = (kld.mean - kld.mean_error, kld.mean + kld.mean_error)
+        rows.append(svg.Bar(label, kld.mean, said, span))
     return svg.bars(f"{result['base']}: mean KL divergence (nats per token) by type", rows)
 
 

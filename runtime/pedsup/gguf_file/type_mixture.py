@@ -149,5 +149,5 @@ def _with_fallback(wanted: GGMLType, reason: str, n_per_row: int) -> TypeChoice:
         return TypeChoice(wanted, reason)
     smaller = BY_NAME[_FALLBACK.get(wanted.name, wanted.name)]
     chosen = smaller if n_per_row % smaller.block_size == 0 else F16
-    reason += f"; rows of {n_per_row} are no multiple of {wanted.block_size}"
+    reason += f"; rows of {n_per_row} are not a multiple of {wanted.block_size}"
     return TypeChoice(chosen, reason, fallback_from=wanted)
