@@ -31,7 +31,7 @@ def measure(plan: SpeedPlan) -> RunDocument:
 
     Raises:
         EngineError: a measured process failed or was killed.
-        BadFileError, UnsupportedError: the file is no model pedsup runs.
+        BadFileError, UnsupportedError: the file is not a model that pedsup runs.
     """
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
@@ -145,7 +145,7 @@ def load_once(plan: SpeedPlan, *, cold: bool) -> Load:
 
 
 def drop_from_cache(path: Path) -> None:
-    """Ask the kernel to forget the file's pages; needs no rights where nobody maps them."""
+    """Ask the kernel to drop the file's pages; needs no privileges if no process maps them."""
     if not hasattr(os, "posix_fadvise"):
         return
     with path.open("rb") as file:
