@@ -23,7 +23,7 @@ import numpy as np
 from pedsup.errors import BadFileError, MismatchError
 from pedsup_export.calibration import nodes
 from pedsup_export.calibration.forward import ForwardPass
-from pedsup_export.calibration.store import InputGroup
+from pedsup_export.calibration.record import InputGroup
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,9 @@ import click
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
-from pedsup_export.plan.adapter_file import TYPES, AdapterFilePlan, AdapterFileRequest
+from pedsup_export.plan.adapter_file import TYPES
 from pedsup_export.plan.adapter_file import plan_adapter_file as make_plan
+from pedsup_export.plan.adapter_plan import AdapterFilePlan, AdapterFileRequest
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.source.hub import ADAPTER_FILES, resolve
 from pedsup_export.write.adapter_file import AdapterFile, write_adapter_file
