@@ -183,8 +183,8 @@ def needs(result: CompareDocument) -> list[str]:
             f"{figure_name(name)}: about {row['wanted']} samples in both runs would be clear "
             f"({_options({name: row}, row['wanted'])})"
             if row["wanted"] and row["wanted"] <= _most(row)
-            else f"{figure_name(name)}: more than {_most(row)} samples would be needed; measure on a "
-            "quiet machine, or give a larger --tolerance"
+            else f"{figure_name(name)}: more than {_most(row)} samples would be needed; measure on "
+            "a quiet machine, or give a larger --tolerance"
         )
     return lines
 
