@@ -36,7 +36,7 @@ class Change(TypedDict):
     samples: tuple[int, int]
     """Before and after."""
     wanted: int | None
-    """Samples that each side needs for a verdict, where there is none."""
+    """Samples that each side needs for a verdict, if there is none yet."""
 
 
 class CompareDocument(document.Head):

@@ -15,7 +15,7 @@ from pedsup.texts.safe import clean, label
 from pedsup_bench.report.document import ModelFacts, Shown
 
 Html = NewType("Html", str)
-"""Markup that may stand in a page as it is."""
+"""Markup that may go into a page unchanged."""
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE: Final = """
@@ -96,7 +96,7 @@ def folded(summary: str, parts: Iterable[Html]) -> Html:
 
 
 def quoted(value: str) -> Html:
-    """Text of several lines as it is."""
+    """Text of several lines, unchanged."""
     return Html(f"<pre>{text(value)}</pre>")
 
 
