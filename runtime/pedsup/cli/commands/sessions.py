@@ -14,7 +14,7 @@ from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import local
 from pedsup.messages import message
 from pedsup.session.listing import Summary, search, summaries
-from pedsup.settings import load_settings
+from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
 from pedsup.texts.screen import Screen, screen_of
 
