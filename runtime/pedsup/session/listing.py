@@ -20,7 +20,7 @@ from typing import Any, Final
 from pedsup.errors import PedsupError
 from pedsup.files.json_file import parse_json
 from pedsup.session.history import Session, replay
-from pedsup.session.transcript import MAX_LINE, SUFFIX, read_records
+from pedsup.session.transcript import MAX_LINE, MAX_RECORDS, SUFFIX, read_records
 from pedsup.texts.safe import label
 
 SESSION_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -148,7 +148,10 @@ def _utc(seconds: float) -> str:
 
 def _short_records(readline: Any, size: int) -> Iterator[dict[str, object]]:
     """The records without answers; a torn last line is not there yet."""
+    n = 0
     while (line := readline(size)).endswith(b"\n"):
+        if (n := n + 1) > MAX_RECORDS:
+            raise ValueError
         if line.startswith(_LONG):
             continue
         record = parse_json(line)

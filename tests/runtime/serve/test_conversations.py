@@ -13,9 +13,10 @@ import pytest
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served, environment
 
+from pedsup.errors import BadFileError
 from pedsup.serve.conversations import MAX_OPEN, Conversations
 from pedsup.serve.faults import ApiError, from_pedsup, without_commands
-from pedsup.session import listing
+from pedsup.session import listing, transcript
 from pedsup.session.history import Session, find_session, new_session, replay, resume_session
 from pedsup.session.listing import kept_path, search, summaries
 from pedsup.session.transcript import Transcript, read_records
@@ -341,6 +342,20 @@ def test_a_copy_is_a_conversation_of_its_own(tmp_path: Path) -> None:
     conversations.delete(copy)
     assert not file.exists()
     conversations.close()
+
+
+def test_a_transcript_of_millions_of_lines_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = kept(tmp_path, *([("a", "b")] * 6))
+    few = kept(tmp_path, ("a", "b"))
+    for module in (listing, transcript):
+        monkeypatch.setattr(module, "MAX_RECORDS", 12)
+    found = {row.id: row.readable for row in summaries(tmp_path, 10)[0]}
+    assert found == {many: False, few: True}
+    with pytest.raises(BadFileError, match="more than 12 lines"):
+        read_records(tmp_path / f"{many}.jsonl")
+    assert len(read_records(tmp_path / f"{few}.jsonl")) == 3
 
 
 @pytest.mark.parametrize("seconds", [1 << 40, -(1 << 40), 0])
