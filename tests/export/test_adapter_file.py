@@ -25,7 +25,8 @@ from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
 from pedsup.trust.store import TrustedKey, load_store
 from pedsup_export.cli import cli
-from pedsup_export.plan.adapter_file import AdapterFileRequest, plan_adapter_file
+from pedsup_export.plan.adapter_file import plan_adapter_file
+from pedsup_export.plan.adapter_plan import AdapterFileRequest
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.sign import make_keys, sign

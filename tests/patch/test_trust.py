@@ -83,6 +83,26 @@ def test_a_signed_model_stays_signed(tmp_path: Path, in_place: bool, name: str) 
     assert verified(made).weights == "earlier"
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_old_file_that_never_ran_here_counts_as_signed_too(
+    tmp_path: Path, in_place: bool
+) -> None:
+    """Copied from a card with its signature, and patched at once: nothing is known of it yet."""
+    private, public = key_pair(tmp_path / "lab")
+    (tmp_path / "phone").mkdir()
+    old = versions.version(tmp_path / "phone/v0.2.gguf", 2)
+    new = versions.version(tmp_path / "v0.3.gguf", 3)
+    sign(old, private, None)
+    before = {p.name: p.read_bytes() for p in old.parent.iterdir()}
+    trust_key(public, "lab")
+    with pytest.raises(UntrustedError, match="the old version is signed"):
+        run(old, patch_of(old, new, tmp_path / "p"), in_place=in_place)
+    assert {p.name: p.read_bytes() for p in old.parent.iterdir()} == before
+    sign(new, private, None)
+    trust = run(old, patch_of(old, new, tmp_path / "p"), in_place=in_place)
+    assert trust is not None and trust.signed == "signed"
+
+
 def test_a_required_signature_is_required_of_the_new_version(tmp_path: Path) -> None:
     (tmp_path / "phone").mkdir()
     old = versions.version(tmp_path / "phone/v0.2.gguf", 2)

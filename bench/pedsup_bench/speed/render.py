@@ -6,6 +6,7 @@ from typing import Final
 
 from pedsup.progress import human_bytes
 from pedsup_bench.report.options import table
+from pedsup_bench.speed.busy import told
 from pedsup_bench.speed.result import RunDocument
 
 _NAMES: Final = {
@@ -61,12 +62,7 @@ def notes(document: RunDocument) -> list[str]:
     ]
     if any(key.startswith("prompt_") for key in document["figures"]):
         found.append("a prompt's ceiling is that of memory; arithmetic bounds prompts far below it")
-    cold = document["figures"].get("read_cold")
-    if cold is not None and cold["median"] < document["model"]["size"] / 2:
-        found.append(
-            "the file could not be dropped from the page cache (another program maps it, or the "
-            "system does not allow it): the loads called cold are warm ones"
-        )
+    found += _circumstances(document)
     build = document.get("build")
     if build and build["missing"]:
         found.append(
@@ -87,5 +83,23 @@ def notes(document: RunDocument) -> list[str]:
             f"llama-bench {figure_name(other['test'])}: {other['median']:.1f} t/s; "
             f"ours is {other['ratio']:.3f} of it"
             + (f", {same:.3f} with the same build of llama.cpp" if same else "")
+        )
+    return found
+
+
+def _circumstances(document: RunDocument) -> list[str]:
+    """How busy the machine was, and whether loads were what they should be."""
+    found = []
+    if busy := document.get("busy"):
+        found.append(told(busy))
+    cold = document["figures"].get("read_cold")
+    old = "busy" not in document and cold is not None
+    uncertain = any(key.endswith("_uncertain") for key in document["figures"])
+    # Older documents call every first load cold.
+    if uncertain or (old and cold and cold["median"] < document["model"]["size"] / 2):
+        found.append(
+            "the file could not be dropped from the page cache (another program maps it, or the "
+            "system does not allow or show it): "
+            + ("these loads may be warm" if uncertain else "the loads called cold are warm ones")
         )
     return found

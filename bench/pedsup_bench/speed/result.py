@@ -6,6 +6,7 @@ from typing import Final, Literal, TypedDict
 
 from pedsup.engine.vector_units import BuildFacts
 from pedsup_bench.report.document import Head, ModelFacts
+from pedsup_bench.speed.busy import Busy
 from pedsup_bench.speed.device import Battery, Device
 
 SCHEMA: Final = "pedsup-bench-run/1"
@@ -164,6 +165,7 @@ class _Measured(Head):
 class RunDocument(_Measured, total=False):
     """All of it; docs/bench-run.schema.json says the same to other programs."""
 
+    busy: Busy
     trust: dict[str, object]
     limits: Limits | None
     against: list[Against]

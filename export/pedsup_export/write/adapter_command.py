@@ -12,8 +12,9 @@ from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
-from pedsup_export.plan.adapter_file import TYPES, AdapterFilePlan, AdapterFileRequest
+from pedsup_export.plan.adapter_file import TYPES
 from pedsup_export.plan.adapter_file import plan_adapter_file as make_plan
+from pedsup_export.plan.adapter_plan import AdapterFilePlan, AdapterFileRequest
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.source.hub import ADAPTER_FILES, resolve
 from pedsup_export.write.adapter_file import AdapterFile, write_adapter_file
@@ -40,7 +41,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--adapter-revision", help="Hub revision of the adapter.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
-    """Write an adapter as a file of its own, to be applied to its base as it runs.
+    """Write an adapter as a separate file, to be applied to its base at run time.
 
     The base stays as it is: a new version of the adapter is a few tens of megabytes.
     docs/adapter.md says when merging is better.

@@ -188,7 +188,9 @@ def _say_what_there_is(settings: Settings) -> int:
     screen = screen_of(sys.stdout)
     folders = (Path.cwd(), Path.home() / "pedsup")  # the second: install.sh puts models there
     for line in overview(history_folder(settings), folders).lines():
-        print(screen.wrapped(translated(line), "    "), flush=True)
+        text = translated(line)
+        command = text.startswith("  ")  # to be copied: a path with a break in it could not be
+        print(text if command else screen.wrapped(text, "    "), flush=True)
     return 0
 
 

@@ -117,8 +117,7 @@ def summary(path: Path) -> Summary | None:
         return None
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
-        changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        found = Summary(path.stem, path, changed, size=status.st_size)
+        found = Summary(path.stem, path, _utc(status.st_mtime), size=status.st_size)
         try:
             records = list(_short_records(file.readline, MAX_LINE + 1))
         except ValueError:
@@ -136,6 +135,15 @@ def summary(path: Path) -> Summary | None:
         model=label(str(model.get("name") or "")),
         digest=digest if isinstance(digest, str) else None,
     )
+
+
+def _utc(seconds: float) -> str:
+    """A file's time; the epoch for one that no calendar has."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        moment = datetime.fromtimestamp(0, UTC)
+    return moment.isoformat(timespec="seconds")
 
 
 def _short_records(readline: Any, size: int) -> Iterator[dict[str, object]]:

@@ -47,11 +47,10 @@ class Overview:
             yield message("No model is known here. Start one with: pedsup-run FILE.gguf")
         if self.last is not None:
             yield message(
-                "Go on with the last conversation ({time}, {title}):",
+                "Go on with the last conversation ({time}, {title}): pedsup-run --resume",
                 time=local(self.last.changed),
                 title=label(self.last.title) or message("no question yet"),
             )
-            yield message("  pedsup-run --resume")
             yield message("All conversations: pedsup-run sessions")
         yield message("Check this device: pedsup-run doctor")
         yield message("Everything else: pedsup-run --help")
