@@ -225,9 +225,9 @@ def test_another_architecture(run: Run, smollm2: Path, tmp_path: Path) -> None:
     at = data.index(b"general.architecture") + len(b"general.architecture") + 4 + 8
     assert data[at : at + 5] == b"llama"
     other = tmp_path / "other.gguf"
-    other.write_bytes(data[:at] + b"bloom" + data[at + 5 :])
+    other.write_bytes(data[:at] + b"blxxm" + data[at + 5 :])
     done = run(other, "-p", "x")
-    refused(done, "bloom", "gemma4, llama")
+    refused(done, "blxxm", "gemma4, llama")
     assert done.returncode == 4
 
 

@@ -42,7 +42,9 @@ class NarrowFormatter(click.HelpFormatter):
 
 
 def _folded(line: str, width: int) -> str:
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    """A line and what follows of it: below a row or a point of a list, further in."""
+    start = len(line) - len(line.lstrip())
+    indent = " " * (start + 2 if line[:1] in (" ", "-") else start)
     return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
