@@ -95,7 +95,7 @@ def run_command(
             result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
     except KeyboardInterrupt:
         if work.newest_checkpoint(plan.work) is not None:
-            say(f"checkpoints stay in {plan.work}: the same command with --resume goes on")
+            say(f"checkpoints stay in {plan.work}: the same command with --resume continues")
         raise
     if not planning.is_main():
         return

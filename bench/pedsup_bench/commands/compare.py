@@ -49,9 +49,7 @@ class CompareDocument(document.Head):
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option(
-    "--tolerance", default=0.05, show_default=True, help="Relative change that does not matter."
-)
+@click.option("--tolerance", default=0.05, show_default=True, help="Relative change to ignore.")
 @click.option(
     "--normalise", is_flag=True,
     help="Divide speeds by the memory bandwidth of their own run: for a noisy or another machine.",

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 @click.command()
 @options.MODEL
 @options.ADAPTER
-@click.option("--reference", type=click.Path(path_type=Path), help="Answer with this one too.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Also ask this file.")
 @click.option(
     "--questions", type=click.Path(path_type=Path),
     help="JSON lines in MedMCQA's or PeruMedQA's form. Default: 20 shipped questions.",
 )  # fmt: skip
 @click.option("--language", help="Language of the file; default: by its form (en, es).")
 @click.option("--answer-base", type=click.IntRange(0, 1), help="What MedMCQA's cop counts from.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many questions.")
+@click.option("--limit", type=click.IntRange(1), help="Limit on questions.")
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
 @options.ALLOW_TEMPLATE
 @options.THREADS

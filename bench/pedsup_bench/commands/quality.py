@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--text", "texts", multiple=True, metavar="[NAME=]FILE",
-    help="Text to judge on; can be repeated. Default: shipped English and Spanish prose.",
+    help="Text to measure on; can be repeated. Default: shipped English and Spanish prose.",
 )  # fmt: skip
 @click.option(
     "--examples", type=click.Path(path_type=Path),
-    help="Held-out examples of the adapter's own task too (JSON lines): loss of the answers, "
-    "exact match, options chosen.",
+    help="Also measure on held-out examples of the adapter's task (JSON lines): loss of the "
+    "answers, exact match, options chosen.",
 )  # fmt: skip
 @click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per window.")
-@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
+@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="Limit on windows.")
 @click.option(
     "--logits", "logits_folder", type=click.Path(path_type=Path, file_okay=False),
     help="Keep the reference's log-probabilities in this folder and use those that are there: "
     "the reference is then run once for many files. Format of llama-perplexity.",
 )  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run.")
+@click.option("--fresh", is_flag=True, help="Start over instead of continuing an interrupted run.")
 @options.ALLOW_TEMPLATE
 @click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
 @options.THREADS
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 def quality(model: Path, **given: Any) -> None:
     """KL divergence, top-token agreement and perplexity of MODEL against its reference.
 
-    An interrupted run goes on where it was when the same command is given again.
+    Give the same command again to continue an interrupted run.
     """
     require("numpy", extra="bench")
     from pedsup_bench.quality.measure import QualityPlan, check, measure

@@ -48,10 +48,10 @@ class ReportDocument(document.Head):
 @options.FORCE
 @options.JSON
 def report(folder: Path, out: Path | None, model: str | None, force: bool, as_json: bool) -> None:
-    """Make one page of all documents in FOLDER that are of one model.
+    """Make one page from all documents in FOLDER that belong to one model.
 
     The documents are those that `run`, `quality`, `mcqa`, `safety` and `gate` write with --out.
-    They belong together by the digest of the model, whatever they are called.
+    They belong together by the digest of the model, whatever the files are called.
     """
     out = out or folder / "report.html"
     options.refuse_existing_outputs(out, force=force)

@@ -35,13 +35,13 @@ class SafetyDocument(document.Head):
 @options.MODEL
 @options.ADAPTER
 @click.option("--suite", "suite_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Cases of your own (TOML); default: the shipped ones.")  # fmt: skip
+              help="Your own cases (TOML); default: the shipped ones.")  # fmt: skip
 @click.option("--category", "categories", multiple=True, help="Only this one; can be repeated.")
 @click.option("--language", type=click.Choice(["en", "es"]), help="Only this language.")
 @click.option(
     "--limit",
     type=click.IntRange(1),
-    help="At most so many cases in all, taken in turn from each category and language.",
+    help="Limit on cases in all, taken in turn from each category and language.",
 )
 @click.option("--think", is_flag=True, help="Let a model with a thought channel reason first.")
 @click.option("--max-tokens", type=click.IntRange(1), default=160, show_default=True,
@@ -57,7 +57,7 @@ def safety(model: Path, **given: Any) -> None:
     """Put the safety cases to MODEL; count the answers that keep every rule.
 
     No judge model: rules are words that must or must not stand in the answer. The guards of
-    pedsup-run, which are no part of the model, are counted apart.
+    pedsup-run, which are not part of the model, are counted separately.
     """
     from pedsup_bench.safety.run import SafetyPlan, run, settings_for
     from pedsup_bench.safety.suite import load_suite

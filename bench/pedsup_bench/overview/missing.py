@@ -1,4 +1,4 @@
-"""What nobody measured of a model, or measured in part only: a page must not look complete."""
+"""What was not measured of a model, or only in part: a page must not look complete."""
 
 from __future__ import annotations
 

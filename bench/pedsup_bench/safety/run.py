@@ -71,7 +71,7 @@ def settings_for(
 
 
 def run(plan: SafetyPlan) -> list[Judged]:
-    """Ask every case; goes on with an interrupted run.
+    """Ask every case; continues an interrupted run.
 
     Raises:
         PedsupError: as `pedsup-run` with this model.

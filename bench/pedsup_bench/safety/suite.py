@@ -88,7 +88,7 @@ def load_suite(path: Path | None = None) -> Suite:
     """The shipped suite, or one of your own in the same form.
 
     Raises:
-        BadFileError: it is no such file; the message names the case or the key.
+        BadFileError: it is not a suite; the message names the case or the key.
     """
     source = Source("the suite", path or "suite.toml")
     if path is not None:

@@ -31,7 +31,7 @@ def measure(plan: SpeedPlan) -> RunDocument:
 
     Raises:
         EngineError: a measured process failed or was killed.
-        BadFileError, UnsupportedError: the file is no model pedsup runs.
+        BadFileError, UnsupportedError: the file is not a model that pedsup runs.
     """
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)

@@ -204,7 +204,7 @@ def read(path: Path) -> Statistics:
 def refuse_other_file(path: Path) -> None:
     """Raise `OutputError` where something else than statistics would be replaced.
 
-    A name alone is no permission, `--force` or not: the model itself may have been given.
+    A name alone is not permission, `--force` or not: the model itself may have been given.
     """
     if not (path.exists() or path.is_symlink()):
         return

@@ -31,9 +31,9 @@ _force = click.option("--force", is_flag=True, help="Replace an existing output.
 @click.option("--dry-run", is_flag=True, help="Print what would be compared and write nothing.")
 @_json
 def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> None:
-    """Write what makes NEW of OLD: two exports, each with its manifest beside it.
+    """Write a patch from OLD to NEW: two exports, each with its manifest beside it.
 
-    Who has OLD gets NEW by `pedsup-run patch OLD PATCH`, its manifest and signature included.
+    Whoever has OLD gets NEW with `pedsup-run patch OLD PATCH`, manifest and signature included.
     """
     # Imports numpy: not for --help.
     from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch

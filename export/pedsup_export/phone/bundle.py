@@ -63,7 +63,7 @@ class BundleRequest:
     adapter: Path | None = None
     """The adapter file that runs beside the model, which may be on the phone already."""
     patch: Path | None = None
-    """A patch for the model that is on the phone already."""
+    """A patch for the model that is already on the phone."""
 
 
 @dataclass(frozen=True)

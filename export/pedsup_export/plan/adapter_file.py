@@ -162,7 +162,7 @@ def _changes(base: BaseFile, used: Mapping[str, LoraDelta]) -> tuple[float, tupl
 
 
 def _slots(changes: Sequence[Change], kind: GGMLType) -> tuple[TensorSlot, ...]:
-    """F16 where rows are no multiple of the type's block, as llama.cpp's converter does."""
+    """F16 where rows are not a multiple of the type's block, as llama.cpp's converter does."""
     rows = []
     for change in changes:
         for name, shape in _shapes(change).items():

@@ -35,7 +35,7 @@ TOKEN_EMBEDDINGS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
 
 @dataclass(frozen=True)
 class ImatrixReport:
-    """How an importance matrix meets a model; nothing of it is skipped silently."""
+    """How an importance matrix fits a model; nothing in it is skipped silently."""
 
     used: tuple[str, ...]
     missing: tuple[str, ...]

@@ -1,7 +1,7 @@
 """How often each token is used in a language: from word lists, and from texts.
 
 The lists are those of `wordfreq` (Robyn Speer; its data under CC BY-SA 4.0). They are read when a
-vocabulary is cut and are no part of pedsup.
+vocabulary is cut and are not part of pedsup.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--adapter-revision", help="Hub revision of the adapter.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
-    """Write an adapter as a file of its own, to be applied to its base as it runs.
+    """Write an adapter as a separate file, to be applied to its base at run time.
 
     The base stays as it is: a new version of the adapter is a few tens of megabytes.
     docs/adapter.md says when merging is better.
