@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import versions
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import key_pair
@@ -20,6 +21,7 @@ from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup_export.cli import cli
 from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
 from pedsup_export.prove.sign import sign
 
@@ -140,3 +142,15 @@ def test_memory_is_bounded_and_numpy_is_not_needed(tmp_path: Path) -> None:
     used, numpy = done.stdout.split()
     assert numpy == "False"
     assert json.loads(used) < 48 << 20
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_maker_of_a_patch_is_told_whether_it_carries_a_signature(
+    tmp_path: Path, signed: bool
+) -> None:
+    old, new = versions.version(tmp_path / "a.gguf", 2), versions.version(tmp_path / "b.gguf", 3)
+    if signed:
+        sign(new, key_pair(tmp_path / "lab")[0], None)
+    words = ["patch", str(old), str(new), "--out", str(tmp_path / "p")]
+    last = CliRunner().invoke(cli, words).stdout.splitlines()[-1]
+    assert ("is signed" in last, "sign it before" in last) == (signed, not signed)

@@ -13,6 +13,7 @@ from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.progress import say
 from pedsup_bench.report import document, options
 from pedsup_bench.report.errors import RegressionError
+from pedsup_bench.speed.plan import MAX_LOADS, MAX_REPEATS
 from pedsup_bench.speed.render import figure_name, quantity
 from pedsup_bench.speed.result import SCHEMA as RUN_SCHEMA
 from pedsup_bench.speed.result import Comparable, Figure, Unit
@@ -35,7 +36,7 @@ class Change(TypedDict):
     samples: tuple[int, int]
     """Before and after."""
     wanted: int | None
-    """Samples that each side needs for a verdict, where there is none."""
+    """Samples that each side needs for a verdict, if there is none yet."""
 
 
 class CompareDocument(document.Head):
@@ -179,10 +180,16 @@ def needs(result: CompareDocument) -> list[str]:
         lines.append(
             f"{figure_name(name)}: about {row['wanted']} samples in both runs would be clear "
             f"({_options({name: row}, row['wanted'])})"
-            if row["wanted"]
-            else f"{figure_name(name)}: too near the tolerance to tell with any number of samples"
+            if row["wanted"] and row["wanted"] <= _most(row)
+            else f"{figure_name(name)}: more than {_most(row)} samples would be needed; measure on "
+            "a quiet machine, or give a larger --tolerance"
         )
     return lines
+
+
+def _most(row: Change) -> int:
+    """Samples that `run` can take of such a figure."""
+    return MAX_REPEATS if row["unit"] == "tokens/s" else MAX_LOADS
 
 
 def _options(figures: Mapping[str, Change], n: int) -> str:

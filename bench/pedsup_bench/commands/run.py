@@ -16,7 +16,7 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
 from pedsup_bench.report.document import ModelFacts, as_written
-from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.plan import MAX_LOADS, MAX_REPEATS, SpeedPlan
 
 if TYPE_CHECKING:
     from pedsup.engine.select import EngineChoice
@@ -65,8 +65,8 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @click.option("--prompts", callback=_numbers, help="Prompt lengths in tokens [32,128,512].")
 @click.option("--depths", callback=_numbers, help="Context depths for decoding [0,512].")
 @click.option("--decode", "n_decode", type=click.IntRange(2, 4096), help="Tokens per sample [32].")
-@click.option("--repeats", type=click.IntRange(1, 100), help="Samples per figure [5].")
-@click.option("--loads", type=click.IntRange(1, 20), help="Cold and warm loads each [3].")
+@click.option("--repeats", type=click.IntRange(1, MAX_REPEATS), help="Samples per figure [5].")
+@click.option("--loads", type=click.IntRange(1, MAX_LOADS), help="Cold and warm loads each [3].")
 @click.option("--sustained", default=0.0, help="Seconds of decoding without a pause.")
 @click.option("--extra-buffers", is_flag=True, help="Repacked weights (ARM) or AMX (x86).")
 @click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")

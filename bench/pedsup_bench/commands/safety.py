@@ -56,7 +56,7 @@ class SafetyDocument(document.Head):
 def safety(model: Path, **given: Any) -> None:
     """Put the safety cases to MODEL; count the answers that keep every rule.
 
-    No judge model: rules are words that must or must not stand in the answer. The guards of
+    No judge model: rules are words that must or must not appear in the answer. The guards of
     pedsup-run, which are not part of the model, are counted separately.
     """
     from pedsup_bench.safety.run import SafetyPlan, run, settings_for

@@ -1,4 +1,4 @@
-"""The document of `pedsup-bench mcqa` as it stands in JSON, as far as a page shows it."""
+"""The document of `pedsup-bench mcqa` as JSON, as far as a page shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The document of `pedsup-bench quality` as it stands in JSON, as far as a page shows it.
+"""The document of `pedsup-bench quality` as JSON, as far as a page shows it.
 
 A figure that was not a number when it was measured is None.
 """

@@ -161,7 +161,7 @@ def source_of(path: Path) -> Source:
 
 
 def as_written(kind: type[T], document: Mapping[str, object], where: object) -> T:
-    """A document as it stands in JSON, for the pages, which show what is written."""
+    """A document as JSON, for the pages, which show what is written."""
     source = Source("the result", where, only_known=False)
     return record(kind, json.loads(dumps(document)), source)
 

@@ -15,7 +15,7 @@ from pedsup.texts.safe import clean, label
 from pedsup_bench.report.document import ModelFacts, Shown
 
 Html = NewType("Html", str)
-"""Markup that may stand in a page as it is."""
+"""Markup that may go into a page unchanged."""
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE: Final = """
@@ -29,6 +29,7 @@ main{max-width:46rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 td,th{border-bottom:1px solid var(--line);padding:.3rem .5rem;text-align:right;overflow-wrap:normal}
 td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}h2{margin-top:2.5rem}
+.pairs td,.pairs th{text-align:left;overflow-wrap:anywhere}
 .notice{background:var(--soft);border-left:4px solid var(--warn);padding:.5rem 1rem}
 pre{white-space:pre-wrap;border-left:3px solid var(--line);padding-left:.8rem;margin:.3rem 0 1rem}
 summary{cursor:pointer}
@@ -86,7 +87,7 @@ def table(rows: Sequence[Sequence[str]], caption: str) -> Html:
 def pairs(found: Mapping[str, str], caption: str) -> Html:
     """A table of two columns, without the rows that say nothing."""
     rows = [[name, value] for name, value in found.items() if value]
-    return table([["", "value"], *rows], caption)
+    return Html(f'<div class="pairs">{table([["", "value"], *rows], caption)}</div>')
 
 
 def folded(summary: str, parts: Iterable[Html]) -> Html:
@@ -95,7 +96,7 @@ def folded(summary: str, parts: Iterable[Html]) -> Html:
 
 
 def quoted(value: str) -> Html:
-    """Text of several lines as it is."""
+    """Text of several lines, unchanged."""
     return Html(f"<pre>{text(value)}</pre>")
 
 

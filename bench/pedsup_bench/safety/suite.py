@@ -31,7 +31,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Entry:
-    """A case as it stands in the file, in the languages that it has."""
+    """A case as in the file, in its languages."""
 
     id: NotEmpty
     category: str

@@ -1,4 +1,4 @@
-"""How much of a file lies in the page cache, so that only a cold load is called cold."""
+"""How much of a file is in the page cache, so that only a cold load is called cold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter replaces as it is: rows of tokens, and whole tensors."""
+"""What an adapter replaces: rows of tokens, and whole tensors."""
 
 from __future__ import annotations
 

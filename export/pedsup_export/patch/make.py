@@ -97,6 +97,8 @@ class PatchMade:
     sha256: str
     new_size: int
     tally: Tally
+    signed: bool
+    """Whether the new file's signature is in the patch."""
 
     @property
     def share(self) -> float:
@@ -198,7 +200,8 @@ def make_patch(plan: PatchPlan) -> PatchMade:
             raise
         publish(partial, out)
     size, sha256 = writer.whole()
-    return PatchMade(out, size, sha256, plan.new.header.file_size, tally)
+    signed = plan.signature is not None
+    return PatchMade(out, size, sha256, plan.new.header.file_size, tally, signed)
 
 
 def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, object]:

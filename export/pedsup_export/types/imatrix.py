@@ -121,7 +121,7 @@ def read_imatrix(path: str | Path) -> Imatrix:
         with path.open("rb") as file:
             if file.read(4) != MAGIC:
                 raise UnsupportedError(
-                    "this is no GGUF importance matrix (the older .dat format?)",
+                    "this is not a GGUF importance matrix (the older .dat format?)",
                     where=path,
                     wanted="the GGUF format that llama-imatrix writes since 2025",
                     remedy=f"convert it: llama-imatrix --in-file {path.name} "

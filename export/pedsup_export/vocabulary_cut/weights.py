@@ -24,7 +24,7 @@ FORMS: Final[tuple[tuple[float, Form], ...]] = (
     (0.02, lambda word: word[:1].upper() + word[1:]),
     (0.02, lambda word: f" {word.upper()}"),
 )
-"""How a word of the list, which is in lower case, stands in text, and how often (a rough share:
+"""How a word of the list, which is in lower case, appears in text, and how often (a rough share:
 only the order of rare tokens depends on it); without a space after a hyphen or a bracket."""
 ACRONYM_FORMS: Final[tuple[tuple[float, Form], ...]] = (
     (0.80, lambda word: f" {word.upper()}"),
