@@ -329,6 +329,29 @@ def test_forging_itself_leaves_a_good_patch(tmp_path: Path) -> None:
     assert is_new(old.with_name("v0.3.gguf"), new)
 
 
+@pytest.mark.parametrize("name", [".v0.3.gguf", "v0.3.bin", "a\nb.gguf", "x" * 200 + ".gguf"])
+def test_a_name_that_a_patch_may_not_give_is_said_when_it_is_made(
+    tmp_path: Path, name: str
+) -> None:
+    old, new, _patch = _make(tmp_path)
+    other = new.with_name(name)
+    new.rename(other)
+    with pytest.raises(UsageError, match="would refuse a patch"):
+        patch_of(old, other, tmp_path / "q.patch")
+
+
+def test_a_header_of_too_many_copies_is_sent_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "MAX_COPIES", 1)
+    old, new, patch = _make(tmp_path, after="longer")
+    index, file = read_index(patch)
+    file.close()
+    assert [at for at, _ in index.copies] == [-1]
+    run(old, patch)
+    assert is_new(old.with_name("v0.3.gguf"), new)
+
+
 def test_an_index_larger_than_any_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.patch"
     for packed, unpacked, size in (
