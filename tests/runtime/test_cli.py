@@ -426,7 +426,7 @@ def test_a_read_only_home_is_said_before_the_first_question(
     env["XDG_DATA_HOME"] = env["XDG_CACHE_HOME"] = str(read_only)
     command = [sys.executable, "-m", "pedsup", str(smollm2), *QUICK[4:]]
     with Terminal(command, env) as terminal:
-        terminal.expect("error: this folder cannot be made")
+        terminal.expect("error: this folder cannot be created")
         terminal.expect("--no-history")
         assert terminal.wait() == 6
     with Terminal([*command, "--no-history", "--max-tokens", "5"], env) as terminal:
