@@ -220,14 +220,14 @@ def test_repack_off_is_offered_before_a_smaller_model(sized: Any) -> None:
 def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "mamba")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "unheard-of")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    with pytest.raises(UnsupportedError, match="mamba") as caught:
+    with pytest.raises(UnsupportedError, match="unheard-of") as caught:
         model_shape(read_header(tmp_path / "x.gguf"))
-    assert caught.value.wanted == "one of: gemma4, llama"
+    assert caught.value.wanted is not None and "gemma4, llama" in caught.value.wanted
 
 
 @pytest.mark.parametrize(
