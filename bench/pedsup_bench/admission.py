@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pedsup.errors import PedsupError
+from pedsup.gguf_file import read_header
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, Trust, verify_weights
+from pedsup.trust.manifest import PartFacts, manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
 
 
@@ -56,3 +59,29 @@ def admit_all(
     if reference is not None:
         admit(reference, as_before=False)
     return found
+
+
+def reference_notes(model: Path, reference: Path, adapter: Path | None = None) -> list[str]:
+    """Why a reference may not be what the model should be compared with; empty if it may.
+
+    A distance to a quantized file says little, and one to a file without the adapter says what was
+    trained, not what rounding lost. The manifests tell, where both files have one.
+    """
+    notes = []
+    coarse = sorted({t.type.name for t in read_header(reference).tensors.values()
+                     if t.type.block_size > 1})  # fmt: skip
+    if coarse:
+        notes.append(f"the reference is quantized itself ({', '.join(coarse)}): use 16 or 32 bits")
+    both = manifest_path(model).exists() and manifest_path(reference).exists()
+    if adapter is None and both and _merged(model) != _merged(reference):
+        notes.append("the manifests of model and reference name different adapters")
+    return notes
+
+
+def _merged(path: Path) -> object:
+    """The digests of the adapter that a file holds, by its manifest; None without one."""
+    try:
+        part = read_manifest(manifest_path(path)).facts.adapter
+    except PedsupError:
+        return None
+    return part.files if isinstance(part, PartFacts) else None

@@ -14,7 +14,7 @@ from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, load_store
-from pedsup_bench.admission import admit, admit_all
+from pedsup_bench.admission import admit, admit_all, reference_notes
 from pedsup_export.prove.sign import sign
 
 UNTRUSTED = 10
@@ -106,3 +106,10 @@ def test_the_document_says_who_vouches_for_the_file(bench, smollm2: Path, tmp_pa
     assert document["trust"]["signed"] == "unsigned"
     assert len(document["answers"]) == 1
     assert "WARNING: this model is not signed" in done.stderr
+
+
+def test_a_quantized_reference_is_warned_of(home: Path, smollm2: Path) -> None:
+    plain = signed_models.tiny(home / "plain.gguf")
+    assert reference_notes(smollm2, plain) == []
+    (note,) = reference_notes(plain, smollm2)
+    assert "quantized itself (" in note and "Q4_1" in note

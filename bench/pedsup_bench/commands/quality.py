@@ -11,7 +11,7 @@ from pedsup.errors import UsageError
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup.questions.dialogues import read_dialogues
-from pedsup_bench.admission import admit_all
+from pedsup_bench.admission import admit_all, reference_notes
 from pedsup_bench.quality.result import SCHEMA
 from pedsup_bench.report import document, options, overlap
 from pedsup_bench.task.html import report
@@ -77,11 +77,13 @@ def quality(model: Path, **given: Any) -> None:
         adapter=given["adapter"],
     )
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
+    check(plan)
+    if plan.reference is not None:
+        for note in reference_notes(model, plan.reference, plan.adapter):
+            say(f"warning: {note}")
     if given["dry_run"]:
-        check(plan)
         click.echo(plan_text(plan))
         return
-    check(plan)
     task = _read_task(plan, given["examples"], allow_template=given["allow_template"])
     judged = {f"the text '{text.name}'": text.content for text in plan.texts}
     if task is not None:
