@@ -52,7 +52,7 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 	  pyproject.toml tests/lock.in -o tests/lock.txt
 
 # ---- the main job -------------------------------------------------------------------------
-# make gguf                                  the embedded default: SmolLM2 and a small adapter
+# make gguf                                  the embedded default: SmolLM2 and a small adapter, calibrated
 # make gguf BASE=... ADAPTER=... QUANT=...   your own: folders or hub ids; OUT= names the file
 # make gguf ... LANGUAGES=es,en              a vocabulary cut to these (docs/vocabulary.md)
 # make gguf ... PHONE=galaxy-a15             the type that suits this phone, instead of QUANT=
@@ -67,7 +67,8 @@ DEFAULT_BASE := out/smollm2-base
 
 # GATE=1: the quality gate, which needs the same merge in 16 bits; always for the default.
 # SIGN_KEY=my.key signs the file (docs/signing.md); SIGN_OPTIONS=--passphrase-file... for scripts.
-# CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md);
+# CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md), as the
+# default does unless CALIBRATE=0;
 # CALIBRATION_TEXT=FILE names the text, BUDGET=Q4_K_M (3.5GB, 4.5bpw) chooses types by them.
 # EXPORT_OPTIONS= takes any other option of `pedsup-export run`.
 .PHONY: gguf

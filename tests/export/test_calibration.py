@@ -168,6 +168,49 @@ def test_little_memory_and_a_killed_run_give_the_same_file(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.gguf"]
 
 
+@pytest.mark.parametrize(("dies_at", "later"), [(2, 6 << 20), (9, 1 << 20), (9, 1 << 30)])
+def test_a_killed_run_goes_on_where_more_or_less_memory_is_free_now(
+    calibrated: tuple[Path, Path], merge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    dies_at: int, later: int,
+) -> None:  # fmt: skip
+    stats, words = calibrated
+    wanted = asked(merge, tmp_path / "again.gguf", words, memory=None)
+    monkeypatch.setattr(collect, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(command, "_half_of_free_memory", lambda: 4 << 20)
+    real, done = collect._add_window, []
+
+    def adds(model: Any, window: Any, sums: Any, groups: Any) -> None:
+        if len(done) == dies_at:
+            monkeypatch.setattr(collect, "_add_window", real)
+            raise KeyboardInterrupt
+        real(model, window, sums, groups)
+        done.append(groups)
+
+    monkeypatch.setattr(collect, "_add_window", adds)
+    with pytest.raises(KeyboardInterrupt):
+        command.execute(command.make_plan(wanted))
+    monkeypatch.setattr(command, "_half_of_free_memory", lambda: later)
+    again: list[Any] = []
+
+    def counts(model: Any, window: Any, sums: Any, groups: Any) -> None:
+        real(model, window, sums, groups)
+        again.append(groups)
+
+    monkeypatch.setattr(collect, "_add_window", counts)
+    command.execute(command.make_plan(wanted))
+    first, second = store.read(stats), store.read(wanted.out)
+    assert first.data_sha256 == second.data_sha256
+    windows = first.record.n_tokens // WINDOW
+    whole = len(done) // windows * windows
+    finished = {g for groups in done[:whole] for g in groups}
+    assert not finished & {g for groups in again for g in groups}
+    under_way = done[-1]
+    assert sum(g.n_bytes for g in under_way) <= 4 << 20
+    kept = sum(g.n_bytes for g in under_way) <= later * 3 // 2
+    assert kept is (later > 1 << 20)
+    assert again.count(under_way) == (whole + windows - len(done) if kept else 0)
+
+
 def test_an_export_is_rounded_with_them_and_says_so(
     calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
     tmp_path: Path,

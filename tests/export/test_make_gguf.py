@@ -278,6 +278,20 @@ def test_calibration_makes_the_reference_and_a_budget_needs_it() -> None:
             job_from({"BASE": "/b", "OUT": "o.gguf", **wrong})
 
 
+def test_the_embedded_default_is_calibrated_where_nothing_else_was_asked_for() -> None:
+    assert job_from({}).calibrated
+    assert job_from({"ADAPTER": "/runs/v0.2"}).calibrated
+    for other in (
+        {"BASE": "/b", "GATE": "1"}, {"CALIBRATE": "0"}, {"GATE": "0"}, {"QUANT": "BF16"},
+        {"PHONE": "galaxy-a15"}, {"EXPORT_OPTIONS": "--dry-run"},
+        {"EXPORT_OPTIONS": "--imatrix=i.gguf"}, {"EXPORT_OPTIONS": "--calibrated s.gguf"},
+    ):  # fmt: skip
+        assert not job_from(other).calibrated, other
+    assert not job_from({}).allocates
+    assert job_from({"BUDGET": "4.5bpw"}).allocates
+    assert job_from({"PHONE": "galaxy-a15", "CALIBRATE": "1"}).allocates
+
+
 def test_languages_are_for_the_file_and_not_for_its_reference() -> None:
     job = job_from({"BASE": "base", "LANGUAGES": "es,en", "PHONE": "galaxy-a15", "GATE": "1"})
     assert job.kind == ("--phone", "galaxy-a15", "--languages", "es,en")

@@ -4,7 +4,7 @@ The file being right is not enough: built without vector units llama.cpp makes t
 twenty times slower. So the library is asked, the quality gate must have passed with figures, and
 the processor time must stay within a budget. Budgets are multiples of a calibration loop timed on
 the same machine before and after, in processor time, which waiting for a disk, a network or another
-program changes little. They are three to four times what is needed; the fault makes the gate more
+program changes little. They are two to four times what is needed; the fault makes the gate more
 than ten times as slow.
 """
 

@@ -14,7 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -47,6 +47,8 @@ OF_A_VARIABLE: Final = {
     "--budget": "BUDGET",
 }  # fmt: skip
 """Options that decide names, reference and signature here, too: the second one given would win."""
+OWN_ROUNDING: Final = frozenset({"--imatrix", "--calibrated"})
+"""Options that bring statistics of their own."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Job:
     def statistics(self) -> Path:
         """What is kept of the reference for the rounding."""
         return self.out.with_name(f"{self.out.name.removesuffix('.gguf')}-statistics.gguf")
+
+    @property
+    def allocates(self) -> bool:
+        """Whether types are chosen by sensitivities."""
+        return bool(self.budget) or "--quant" not in self.kind
 
     @property
     def dry(self) -> bool:
@@ -108,15 +115,7 @@ def job_from(environment: Mapping[str, str]) -> Job:
     used = adapter or ("" if base else DEFAULT_ADAPTER)
     name = "-".join(part for part in (quant or phone, languages.replace(",", "-")) if part)
     out = _output(get("OUT", ""), used or base, name, own=bool(base))
-    calibrated = get("CALIBRATE", "") == "1" and quant not in WHOLE
-    gate = get("GATE", "") or ("1" if calibrated or not base else "")
-    wanted = gate == "1" and quant not in WHOLE and "--dry-run" not in options
-    if get("BUDGET", "") and not calibrated:
-        raise UsageError("BUDGET has no effect without CALIBRATE=1", remedy="give both")
-    if calibrated and not wanted:
-        raise UsageError(
-            "CALIBRATE=1 needs the merge in 16 bits", remedy="leave GATE=0 and --dry-run out"
-        )
+    wanted, calibrated = _gated_and_calibrated(get, quant, options)
     key = get("SIGN_KEY", "")
     return Job(
         base=base or DEFAULT_BASE,
@@ -135,6 +134,29 @@ def job_from(environment: Mapping[str, str]) -> Job:
         calibration_text=get("CALIBRATION_TEXT", ""),
         budget=get("BUDGET", ""),
     )
+
+
+def _gated_and_calibrated(
+    get: Callable[[str, str], str], quant: str, options: Sequence[str]
+) -> tuple[bool, bool]:
+    """Whether the file is judged against its merge in 16 bits, and rounded by statistics of it.
+
+    The embedded default is both, unless another rounding was asked for: it takes a minute.
+    """
+    own, asked = bool(get("BASE", "")), get("CALIBRATE", "")
+    calibrated = asked == "1" and quant not in WHOLE
+    gate = get("GATE", "") or ("1" if calibrated or not own else "")
+    wanted = gate == "1" and quant not in WHOLE and "--dry-run" not in options
+    names = {word.partition("=")[0] for word in options}
+    other = own or bool(asked or get("PHONE", "")) or not names.isdisjoint(OWN_ROUNDING)
+    calibrated |= wanted and not other
+    if get("BUDGET", "") and not calibrated:
+        raise UsageError("BUDGET has no effect without CALIBRATE=1", remedy="give both")
+    if calibrated and not wanted:
+        raise UsageError(
+            "CALIBRATE=1 needs the merge in 16 bits", remedy="leave GATE=0 and --dry-run out"
+        )
+    return wanted, calibrated
 
 
 def _output(given: str, source: str, kind: str, *, own: bool) -> Path:
@@ -213,16 +235,19 @@ def reference_options(options: Sequence[str]) -> list[str]:
 def calibrate(job: Job, reference: Path) -> tuple[str, ...]:
     """Statistics of the reference and text, unless they are there; the options that use them."""
     found = job.statistics
-    if not _is_of(found, reference, job.calibration_text):
-        text = ("--text", job.calibration_text) if job.calibration_text else ()
-        _program("pedsup_export", "calibrate", reference, "--out", found, "--force", *text)
+    if not _is_of(found, reference, job.calibration_text, allocates=job.allocates):
+        options = ("--text", job.calibration_text) * bool(job.calibration_text)
+        # Sensitivities take twice the time of all the rest, and only a budget needs them.
+        options += ("--sensitivity-windows", "0") * (job.default_base and not job.allocates)
+        _program("pedsup_export", "calibrate", reference, "--out", found, "--force", *options)
     return ("--calibrated", str(found), *(("--budget", job.budget) if job.budget else ()))
 
 
-def _is_of(statistics: Path, reference: Path, text: str) -> bool:
+def _is_of(statistics: Path, reference: Path, text: str, *, allocates: bool) -> bool:
     """Whether statistics are newer than the reference, and of this text or the shipped one.
 
-    Of which weights they are the export itself checks.
+    With `allocates` they must also have sensitivities. Of which weights they are the export
+    itself checks.
     """
     from pedsup_export.calibration.store import PREFIX
     from pedsup_export.calibration.text import read_texts
@@ -232,6 +257,8 @@ def _is_of(statistics: Path, reference: Path, text: str) -> bool:
     wanted = [t.sha256 for t in read_texts((Path(text),) if text else ())]
     try:
         record = json.loads(str(read_header(statistics).metadata[PREFIX + "record"]))
+        if allocates and not record["sensitivities"]:
+            return False
         return bool([t["sha256"] for t in record["texts"]] == wanted)
     except (PedsupError, KeyError, TypeError, ValueError):
         return False

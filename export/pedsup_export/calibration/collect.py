@@ -86,6 +86,22 @@ def ranges(groups: Sequence[InputGroup], memory: int) -> list[list[InputGroup]]:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Groups whose sums are held together, and the place of the first among all of them."""
+
+    start: int
+    groups: tuple[InputGroup, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.groups)
+
+    @property
+    def name(self) -> str:
+        return f"{self.start}-{self.end}"
+
+
+@dataclass(frozen=True)
 class Job:
     """What decides the sums; a folder of another job is not continued."""
 
@@ -93,7 +109,6 @@ class Job:
     tokens_digest: str
     window: int
     groups: tuple[InputGroup, ...]
-    memory: int
 
     @property
     def digest(self) -> str:
@@ -102,7 +117,7 @@ class Job:
 
 
 class Folder:
-    """Sums on the disk: `<range>.npz` when complete, `now.npz` of the range under way."""
+    """Sums on the disk: `<start>-<end>.npz` of a complete turn, `now.npz` of the one under way."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path = path
@@ -112,9 +127,36 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         mark.write_text(job.digest)
 
-    def complete(self, index: int) -> bool:
-        """Whether a range is done."""
-        return (self.path / f"{index}.npz").is_file()
+    def complete(self, turn: Turn) -> bool:
+        """Whether a turn is done."""
+        return (self.path / f"{turn.name}.npz").is_file()
+
+    def turns(self, groups: Sequence[InputGroup], memory: int, kept: int) -> list[Turn]:
+        """The turns that cover all groups.
+
+        Free memory is another one each time. So what is done stays as it was cut, the turn under
+        way stays if its sums take at most `kept` bytes, and the rest is cut by `memory` (bytes).
+        """
+        ends = {}
+        for path in self.path.glob("*-*.npz"):
+            start, _, end = path.stem.partition("-")
+            if start.isdecimal() and end.isdecimal():
+                ends[int(start)] = int(end)
+        found: list[Turn] = []
+        place = 0
+        while ends.get(place, 0) > place:
+            found.append(Turn(place, tuple(groups[place : ends[place]])))
+            place = found[-1].end
+        now = self.load("now")
+        if now is not None and int(now["at"][0]) == place:
+            turn = Turn(place, tuple(groups[place : int(now["at"][1])]))
+            if sum(g.n_bytes for g in turn.groups) <= kept:
+                found.append(turn)
+                place = turn.end
+        for part in ranges(groups[place:], memory) if place < len(groups) else ():
+            found.append(Turn(place, tuple(part)))
+            place = found[-1].end
+        return found
 
     def save(self, name: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Write arrays so that the file is whole or absent."""
@@ -153,44 +195,44 @@ class Folder:
 def collect(
     model: ForwardPass,
     windows: Sequence[Sequence[int]],
-    parts: Sequence[Sequence[InputGroup]],
+    turns: Sequence[Turn],
     folder: Folder,
     advance: Callable[[int], object],
 ) -> None:
-    """Fill the folder: one range after the other, all windows for each.
+    """Fill the folder: one turn after the other, all windows for each.
 
     Args:
-        advance: told how many windows were done (of `len(parts) * len(windows)` in all).
+        advance: told how many windows were done (of `len(turns) * len(windows)` in all).
 
     Raises:
         MismatchError: the model's activations are NaN or Inf, or not those of the first window.
     """
-    for index, groups in enumerate(parts):
-        if folder.complete(index):
+    for turn in turns:
+        if folder.complete(turn):
             advance(len(windows))
             continue
-        sums = {g.owner: _zeros(g) for g in groups}
-        first = _resume(folder, index, sums)
+        sums = {g.owner: _zeros(g) for g in turn.groups}
+        first = _resume(folder, turn, sums)
         advance(first)
         saved = time.monotonic()
         for i in range(first, len(windows)):
-            _add_window(model, windows[i], sums, groups)
+            _add_window(model, windows[i], sums, turn.groups)
             advance(1)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                folder.save("now", {"at": np.array([index, i + 1]), **_named(sums)})
+                folder.save("now", {"at": np.array([turn.start, turn.end, i + 1]), **_named(sums)})
                 saved = time.monotonic()
-        folder.save(str(index), _named(sums))
+        folder.save(turn.name, _named(sums))
         folder.drop("now")
 
 
-def sums_in(folder: Folder, parts: Sequence[Sequence[InputGroup]]) -> Mapping[str, Sums]:
-    """The finished sums by owner; read when asked for, one range in memory at a time."""
-    return _Lazy(folder, parts)
+def sums_in(folder: Folder, turns: Sequence[Turn]) -> Mapping[str, Sums]:
+    """The finished sums by owner; read when asked for, one turn in memory at a time."""
+    return _Lazy(folder, turns)
 
 
 class _Lazy(Mapping[str, "Sums"]):
-    def __init__(self, folder: Folder, parts: Sequence[Sequence[InputGroup]]) -> None:
-        self._files = {g.owner: folder.path / f"{i}.npz" for i, p in enumerate(parts) for g in p}
+    def __init__(self, folder: Folder, turns: Sequence[Turn]) -> None:
+        self._files = {g.owner: folder.path / f"{t.name}.npz" for t in turns for g in t.groups}
 
     def __getitem__(self, owner: str) -> Sums:
         with np.load(self._files[owner], allow_pickle=False) as file:
@@ -221,16 +263,16 @@ def _named(sums: Mapping[str, Sums]) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def _resume(folder: Folder, index: int, sums: Mapping[str, Sums]) -> int:
-    """Take up a range's sums; the first window that is not in them."""
+def _resume(folder: Folder, turn: Turn, sums: Mapping[str, Sums]) -> int:
+    """Take up a turn's sums; the first window that is not in them."""
     saved = folder.load("now")
-    if saved is None or int(saved["at"][0]) != index:
+    if saved is None or saved["at"][:2].tolist() != [turn.start, turn.end]:
         return 0
     for owner, (squares, products) in sums.items():
         squares[:] = saved[owner + "/s"]
         if products is not None:
             products[:] = saved[owner + "/p"]
-    return int(saved["at"][1])
+    return int(saved["at"][2])
 
 
 def _add_window(

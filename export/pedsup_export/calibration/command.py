@@ -45,7 +45,7 @@ class CalibrationRequest:
         judged: further texts that files are judged on; an overlap is refused.
         window: tokens of a window.
         n_windows: at most so many.
-        memory: bytes for sums held at a time.
+        memory: bytes for sums held at a time; None: half of what is free.
         sensitivity_windows: windows on which sensitivities are measured; 0 for none.
     """
 
@@ -55,7 +55,7 @@ class CalibrationRequest:
     judged: tuple[Path, ...] = ()
     window: int = 512
     n_windows: int | None = None
-    memory: int = 2 << 30
+    memory: int | None = 2 << 30
     sensitivity_windows: int = 1
     threads: int = 2
     force: bool = False
@@ -137,12 +137,13 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
     with ForwardPass(request.model, window=request.window, n_threads=request.threads) as model:
         per_text, windows = _windows(plan, model)
         groups = collect.find_groups(model, windows[0])
-        parts = collect.ranges(groups, request.memory)
         _check_space(request, groups)
         folder = collect.Folder(_work(request.out), _job(plan, groups, windows))
-        _announce(groups, parts, windows)
-        with _blas(request.threads), _bar(len(parts) * len(windows), "statistics") as advance:
-            collect.collect(model, windows, parts, folder, advance)
+        memory = request.memory or _half_of_free_memory()
+        turns = folder.turns(groups, memory, request.memory or memory * 3 // 2)
+        _announce(groups, turns, windows)
+        with _blas(request.threads), _bar(len(turns) * len(windows), "statistics") as advance:
+            collect.collect(model, windows, turns, folder, advance)
         sensitivities = _sensitivities(model, windows, request, folder)
     types, prints = _fingerprints(plan.header, groups)
     record = Record(
@@ -156,7 +157,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
         sensitivities=sensitivities,
         versions={"pedsup": pedsup.__version__, "python": platform.python_version()},
     )
-    store.write(request.out, record, groups, collect.sums_in(folder, parts), force=request.force)
+    store.write(request.out, record, groups, collect.sums_in(folder, turns), force=request.force)
     folder.remove()
     size = request.out.stat().st_size
     seconds = time.monotonic() - start
@@ -206,8 +207,7 @@ def _job(
     _, prints = _fingerprints(plan.header, groups)
     model = hashlib.sha256(json.dumps([sorted(names), prints], sort_keys=True).encode())
     digest = hashlib.sha256(np.array(windows, "<i4").tobytes()).hexdigest()
-    request = plan.request
-    return collect.Job(model.hexdigest(), digest, request.window, tuple(groups), request.memory)
+    return collect.Job(model.hexdigest(), digest, plan.request.window, tuple(groups))
 
 
 def _fingerprints(
@@ -250,7 +250,7 @@ def _sensitivities(
     return found
 
 
-def half_of_free_memory() -> int:
+def _half_of_free_memory() -> int:
     """Bytes; 2 GiB where the system does not say."""
     try:
         return max(1 << 28, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
@@ -277,14 +277,14 @@ def _work(out: Path) -> Path:
 
 def _announce(
     groups: Sequence[InputGroup],
-    parts: Sequence[Sequence[InputGroup]],
+    turns: Sequence[collect.Turn],
     windows: Sequence[Sequence[int]],
 ) -> None:
     size = sum(g.n_bytes for g in groups)
-    turns = "turn" if len(parts) == 1 else "turns"
+    unit = "turn" if len(turns) == 1 else "turns"
     say(
         f"{sum(len(g.names) for g in groups)} matrices with {len(groups)} inputs, "
-        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(parts)} {turns}"
+        f"{human_bytes(size)} of sums, {len(windows)} windows, {len(turns)} {unit}"
     )
 
 

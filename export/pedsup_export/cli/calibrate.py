@@ -39,7 +39,7 @@ def calibrate(as_json: bool, dry_run: bool, memory: str | None, **options: Any) 
     from pedsup_export.calibration import command
 
     options["threads"] = options["threads"] or len(os.sched_getaffinity(0))
-    held = parse_size(memory, "--memory") if memory else command.half_of_free_memory()
+    held = parse_size(memory, "--memory") if memory else None
     request = command.CalibrationRequest(memory=held, **options)
     plan = command.make_plan(request)
     if dry_run:
