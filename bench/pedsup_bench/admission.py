@@ -30,7 +30,7 @@ def admit(
             model in 16 bits, of the same name, and hardly ever signed.
 
     Raises:
-        BadFileError, UnsupportedError: the file is no model that pedsup runs.
+        BadFileError, UnsupportedError: the file is not a model that pedsup runs.
         MismatchError: the adapter does not belong to it.
         UntrustedError: file, manifest and signature do not fit together, or the user's settings
             require a signature and there is none that is trusted.
@@ -40,7 +40,7 @@ def admit(
     policy = Policy(require_signature=required, as_before=as_before)
     trust = assess_pair(header, adapter, policy).trust
     if weights:
-        # Measuring a file is no reason to expect its signer from then on: running it is.
+        # Measuring a file does not pin its signer; running it does.
         trust = verify_weights(trust, remember=False)
     if trust.warns:
         for line in trust.lines():

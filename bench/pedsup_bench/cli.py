@@ -22,6 +22,7 @@ _COMMANDS: Final = (
     "phones",
     "predict",
     "safety",
+    "report",
 )
 
 

@@ -78,6 +78,8 @@ def _line(text: object) -> Message:
 
 def _where(place: object | None) -> Message | None:
     """A name or a path is the same in every language; a place in words is a message."""
+    if isinstance(place, list):
+        return joined(CONTINUED, filter(None, map(_where, place))) if place else None
     if place is None or isinstance(place, Message):
         return place and _line(place)
     return _line(joined("", [str(place)]))

@@ -15,6 +15,9 @@ from typing import Final
 
 Value = str | int | float
 """What stands in a message: numbers, text that is the same in every language, or a `Message`."""
+MAX_SAID: Final = 1 << 16
+"""Characters of a message from a document: two values that stand in it often are more than any
+memory holds."""
 NONE: Final[Mapping[str, Value]] = MappingProxyType({})
 MAX_DEPTH: Final = 8
 """Messages within a message; a document that goes deeper is none of ours."""
@@ -104,11 +107,20 @@ def from_document(document: object, depth: int = MAX_DEPTH) -> Message | None:
         values[name] = from_document(value, depth - 1) if isinstance(value, dict) else value
         if not isinstance(values[name], str | int | float):
             return None
-    return Message(msgid, values) if not values or _names(msgid) == set(values) else None
+    if values and (_names(msgid) != set(values) or _length(msgid, values) > MAX_SAID):
+        return None
+    return Message(msgid, values)
 
 
 def _value(value: object) -> Value:
     return value if isinstance(value, str | int | float) else str(value)
+
+
+def _length(msgid: str, values: Mapping[str, object]) -> int:
+    """At most so many characters does the filled text have."""
+    used = [name for _, name, _, _ in string.Formatter().parse(msgid) if name is not None]
+    lengths = {name: len(str(value)) for name, value in values.items()}
+    return len(msgid) + sum(lengths[name] for name in used)
 
 
 def _names(msgid: str) -> set[str] | None:

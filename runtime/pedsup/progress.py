@@ -13,6 +13,7 @@ from pedsup.errors import PedsupError
 from pedsup.escape import escaped, escaped_lines
 from pedsup.messages import Message
 from pedsup.texts.language import error_text, translated
+from pedsup.texts.screen import screen_of
 
 
 @contextmanager
@@ -43,7 +44,8 @@ def say(text: str) -> None:
     """Progress on stderr; stdout is for results. Values make no lines of their own."""
     if isinstance(text, Message) and text.values:
         text = text.mapped(escaped)
-    print(escaped_lines(translated(text)), file=sys.stderr, flush=True)
+    shown = screen_of(sys.stderr).wrapped(escaped_lines(translated(text)))
+    print(shown, file=sys.stderr, flush=True)
 
 
 def human_bytes(n: float) -> str:
@@ -56,6 +58,8 @@ def human_bytes(n: float) -> str:
 
 
 MAX_LINE: Final = 8192
+CONTINUED: Final = "    "
+"""Before what a terminal's width breaks off a line of an error."""
 
 
 def report(error: PedsupError) -> None:
@@ -64,4 +68,6 @@ def report(error: PedsupError) -> None:
     A line of more than 8 KiB (twice the longest path) is cut.
     """
     lines = (line[:MAX_LINE] for line in error_text(error).split("\n"))
-    print("error: " + "\n".join(lines), file=sys.stderr)
+    screen = screen_of(sys.stderr)
+    text = screen.wrapped("error: " + "\n".join(lines), CONTINUED)
+    print(screen.styled("error:", "error") + text.removeprefix("error:"), file=sys.stderr)

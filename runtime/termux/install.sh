@@ -10,7 +10,7 @@ set -u
 
 COPY_BLOCK=1048576 # bytes; part files are whole multiples of it
 COPY_SLICE=${PEDSUP_COPY_SLICE:-256} # blocks between two progress lines
-APP_ROOM=104857600 # bytes that the program itself may take
+UNPACKED=5 # how many times the size of its wheels the program takes, compiled files included
 MARK='# pedsup launcher, written by install.sh'
 
 # ---- saying what happens ----------------------------------------------------------------------
@@ -236,6 +236,16 @@ pip_install() {
     esac
 }
 
+# Bytes that the program may take: of the wheels, or what a download of them comes to.
+app_room() {
+    [ "$source" = bundle ] || { echo 104857600 && return; }
+    wheels | {
+        total=0
+        while IFS= read -r file; do total=$((total + $(size_of "$file"))); done
+        printf '%s\n' "$((total * UNPACKED + COPY_BLOCK))"
+    }
+}
+
 install_app() {
     step "The program pedsup" "El programa pedsup"
     apps=$home/app
@@ -246,7 +256,7 @@ install_app() {
     if [ -d "$app" ] && runs "$app"; then
         say "  already installed" "  ya está instalado"
     else
-        need_room "$apps" "$APP_ROOM"
+        need_room "$apps" "$(app_room)"
         rm -rf "$app"
         pip_install "$app.partial" || fail 8 "pip could not install pedsup; the lines above say why" \
             "pip no pudo instalar pedsup; las líneas de arriba dicen por qué"
@@ -257,6 +267,7 @@ install_app() {
         say "  installed in $app" "  instalado en $app"
     fi
     write_launcher "$app"
+    write_page_launcher
     for old in "$apps"/*; do
         [ "$old" = "$app" ] || rm -rf "$old"
     done
@@ -265,22 +276,62 @@ install_app() {
 # Whether the program in a folder starts.
 runs() { PYTHONPATH=$1 python -P -m pedsup --version >/dev/null; }
 
+# Text on standard input becomes an executable file; another one of that name is kept.
+write_program() {
+    if [ -e "$1" ] && ! grep -qF "$MARK" "$1"; then
+        mv "$1" "$1.old"
+        say "  another ${1##*/} was there: kept as $1.old" \
+            "  ya había otro ${1##*/}: se conserva como $1.old"
+    fi
+    { printf '#!%s\n%s\n' "$(command -v sh)" "$MARK" && cat; } >"$1.partial" ||
+        fail 6 "cannot write $1" "no se puede escribir $1"
+    chmod 755 "$1.partial"
+    mv "$1.partial" "$1"
+}
+
 # pedsup-run, by a relative name of Python: an upgrade of Termux's Python does not break it,
 # because everything in the folder is pure Python.
 write_launcher() {
-    target=$PREFIX/bin/pedsup-run
-    if [ -e "$target" ] && ! grep -qF "$MARK" "$target"; then
-        mv "$target" "$target.old"
-        say "  another pedsup-run was there: kept as $target.old" \
-            "  ya había otro pedsup-run: se conserva como $target.old"
-    fi
-    cat >"$target.partial" <<LAUNCHER || fail 6 "cannot write $target" "no se puede escribir $target"
-#!$(command -v sh)
-$MARK
+    write_program "$PREFIX/bin/pedsup-run" <<LAUNCHER
 exec env PYTHONPATH='$1'\${PYTHONPATH:+":\$PYTHONPATH"} python -P -m pedsup "\$@"
 LAUNCHER
-    chmod 755 "$target.partial"
-    mv "$target.partial" "$target"
+}
+
+# pedsup: one short command that opens the page; and the same for Termux:Widget's home screen.
+write_page_launcher() {
+    write_program "$PREFIX/bin/pedsup" <<LAUNCHER
+# pedsup [MODEL.gguf] [OPTIONS of pedsup-run]: opens the page; Ctrl-C ends it. A model that is
+# given is the one from then on.
+chosen='$home/page-model'
+case \${1:-} in
+    *.gguf)
+        [ -f "\$1" ] || exec pedsup-run "\$1"
+        printf '%s/%s\n' "\$(cd "\$(dirname "\$1")" && pwd)" "\${1##*/}" >"\$chosen.partial" &&
+            mv "\$chosen.partial" "\$chosen"
+        shift
+        ;;
+esac
+model='' adapter=''
+[ ! -f "\$chosen" ] || { IFS= read -r model && IFS= read -r adapter; } <"\$chosen"
+[ -f "\$model" ] || exec pedsup-run
+pedsup-run --serve --json \${adapter:+--adapter "\$adapter"} "\$@" "\$model" |
+    while IFS= read -r line; do
+        url=\$(printf '%s\n' "\$line" | sed -n 's/.*"url": "\([^"]*\)".*/\1/p')
+        [ -z "\$url" ] || termux-open-url "\$url"
+    done
+LAUNCHER
+    mkdir -p "$HOME/.shortcuts" && chmod 700 "$HOME/.shortcuts"
+    printf 'exec %s\n' "$PREFIX/bin/pedsup" | write_program "$HOME/.shortcuts/pedsup"
+}
+
+# Which model the page opens with: the one that was just installed, or the one that was there,
+# with the adapter that was just installed.
+choose_model() {
+    chosen=$model
+    [ -n "$chosen" ] || [ -z "$adapter" ] || [ ! -f "$home/page-model" ] || read -r chosen <"$home/page-model"
+    [ -n "$chosen" ] || return 0
+    printf '%s\n%s\n' "$chosen" "$adapter" >"$home/page-model.partial" &&
+        mv "$home/page-model.partial" "$home/page-model"
 }
 
 # Messages of pedsup-run in Spanish too: it cannot ask Android.
@@ -476,9 +527,9 @@ apply_patch() {
     [ -f "$model_dir/$old" ] || [ -d "$model_dir/.$old.patch" ] || fail 2 \
         "the old model $model_dir/$old is not here; give its folder with --model-dir, or install the whole new one" \
         "el modelo anterior $model_dir/$old no está; indique su carpeta con --model-dir, o instale el nuevo entero"
-    room=$(free_bytes "$model_dir") || room=$((size + APP_ROOM))
+    room=$(free_bytes "$model_dir") || room=$((size + COPY_BLOCK))
     if [ "$old" = "$new" ] || [ -d "$model_dir/.$old.patch" ] ||
-        { [ ! -d "$model_dir/.$new.patch" ] && [ "$room" -lt "$((size + APP_ROOM))" ]; }; then
+        { [ ! -d "$model_dir/.$new.patch" ] && [ "$room" -lt "$((size + COPY_BLOCK))" ]; }; then
         model=$model_dir/$old
         set -- "$model" "$here/patches/$patch" --in-place
     else
@@ -491,17 +542,33 @@ apply_patch() {
 
 uninstall() {
     rm -rf "$home/app"
-    target=$PREFIX/bin/pedsup-run
-    if [ -e "$target" ] && grep -qF "$MARK" "$target"; then rm -f "$target"; fi
+    for target in "$PREFIX/bin/pedsup-run" "$PREFIX/bin/pedsup" "$HOME/.shortcuts/pedsup"; do
+        if [ -e "$target" ] && grep -qF "$MARK" "$target"; then rm -f "$target"; fi
+    done
+    rm -f "$home/page-model"
     say "pedsup was removed. Models in $model_dir and conversations in $home stay; python and llama-cpp too." \
         "pedsup se ha quitado. Se quedan los modelos en $model_dir y las conversaciones en $home, y también python y llama-cpp."
 }
 
 finish() {
-    step "Ready. $("$PREFIX/bin/pedsup-run" --version). Start with:" "Listo. $("$PREFIX/bin/pedsup-run" --version). Empiece con:"
-    say "    pedsup-run ${model:-MODEL.gguf}${adapter:+ --adapter $adapter}
-Research only, not a medical device. A professional reviews every output." "    pedsup-run ${model:-MODELO.gguf}${adapter:+ --adapter $adapter}
-Solo para investigación, no es un dispositivo médico. Un profesional revisa cada respuesta."
+    version=$("$PREFIX/bin/pedsup-run" --version)
+    if [ -f "$home/page-model" ]; then
+        step "Ready. $version. Open the page with:" "Listo. $version. Abra la página con:"
+        say "    pedsup" "    pedsup"
+        say "or chat here, in the terminal:" "o converse aquí, en la terminal:"
+    else
+        step "Ready. $version. Start with:" "Listo. $version. Empiece con:"
+    fi
+    say "    pedsup-run ${model:-MODEL.gguf}${adapter:+ --adapter $adapter}" \
+        "    pedsup-run ${model:-MODELO.gguf}${adapter:+ --adapter $adapter}"
+    case $here in
+        "$HOME"/storage/downloads/* | /storage/emulated/* | /sdcard/*)
+            [ ! -f "$here/models/MODEL" ] || [ -z "$model" ] || say "The folder $here is not needed any more; deleting it frees $((size / 1000000)) MB." \
+                "La carpeta $here ya no hace falta; si la borra, quedan libres $((size / 1000000)) MB más."
+            ;;
+    esac
+    say "Research only, not a medical device. A professional reviews every output." \
+        "Solo para investigación, no es un dispositivo médico. Un profesional revisa cada respuesta."
 }
 
 # ---- main -------------------------------------------------------------------------------------
@@ -567,6 +634,7 @@ main() {
     install_model
     install_adapter
     apply_patch
+    choose_model
     finish
 }
 

@@ -15,7 +15,8 @@ def files(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:  # fmt: skip
     """A float32 base, its merge with an adapter, and the adapter as a file of its own."""
-    from pedsup_export.plan.adapter_file import AdapterFileRequest, plan_adapter_file
+    from pedsup_export.plan.adapter_file import plan_adapter_file
+    from pedsup_export.plan.adapter_plan import AdapterFileRequest
     from pedsup_export.plan.planner import make_plan
     from pedsup_export.plan.request import ExportRequest
     from pedsup_export.source.hub import ModelRef

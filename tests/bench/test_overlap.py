@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,21 @@ def test_figures_on_calibration_text_come_with_a_warning(
     (said,) = overlap.warn(tmp_path / "m.gguf", {"es": text, "en": words(200, 6)})
     assert said.startswith("es and the calibration text 'notes.txt' share")
     assert "flatter" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: unicodedata.normalize("NFD", t),
+        lambda t: t.replace("ñ", "\u00adñ"),
+        lambda t: "\u200b".join(t),
+        lambda t: t.replace(" ", "\u00a0,\n"),
+        lambda t: "".join(chr(ord(c) + 0xFEE0) if "a" <= c <= "z" else c for c in t),
+        str.upper,
+    ],
+)
+def test_a_text_that_only_looks_the_same_is_the_same(change: Callable[[str], str]) -> None:
+    text = "El niño de tres años llegó con fiebre, tos y dificultad para respirar desde ayer"
+    assert len(shingles(text)) == 4
+    assert change(text) != text
+    assert runs_in_sketch(change(text), sketch(text)) == 4

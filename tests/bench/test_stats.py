@@ -87,7 +87,7 @@ def test_compare_says_worse_better_same_and_unclear() -> None:
     assert verdict([x * 1.3 for x in base]) == "better"
     assert verdict(near, tolerance=0.1) == "same"
     assert verdict([5.0, 20.0, 9.0, 12.0, 7.0]) == "unclear"
-    assert verdict([1.0, 1.0]) == "unclear"
+    assert verdict([1.0, 1.0]) == "too few samples"
     assert compare_samples(base, slow, higher_is_better=False).verdict == "better"
 
 
@@ -109,3 +109,23 @@ def test_clean_noise_is_rarely_called_worse() -> None:
         sets = [[draw.lognormvariate(0, 0.03) for _ in range(7)] for _ in range(2)]
         alarms += compare_samples(*sets, higher_is_better=True, tolerance=0.05).verdict == "worse"
     assert alarms <= 1
+
+
+def test_as_many_samples_as_it_asks_for_give_a_verdict() -> None:
+    """The same spread, in so many samples and twice that: no longer unclear."""
+
+    def spread(n: int, centre: float) -> list[float]:
+        return [centre * (0.9 + 0.2 * i / (n - 1)) for i in range(n)]
+
+    options = {"higher_is_better": False, "tolerance": 0.05}
+    found = compare_samples(spread(9, 1.0), spread(9, 1.01), **options)
+    assert found.verdict == "unclear"
+    assert found.wanted is not None
+    assert found.wanted > 9
+    n = 2 * found.wanted
+    more = compare_samples(spread(n, 1.0), spread(n, 1.01), **options)
+    assert (more.verdict, more.wanted) == ("same", None)
+    edge = compare_samples(spread(9, 1.0), spread(9, 1.05), **options)
+    assert (edge.verdict, edge.wanted) == ("unclear", None), "no number settles the very border"
+    few = compare_samples([1.0], [2.0, 2.0, 2.0], higher_is_better=True)
+    assert (few.verdict, few.wanted) == ("too few samples", 3)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pedsup.errors import BadFileError, UsageError
+from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
 from pedsup_bench.gate import GatePlan, run_gate
 from pedsup_bench.quality.logits import LogitModel
+from pedsup_bench.task.measure import measure
 from pedsup_bench.task.report import figures
 from pedsup_bench.task.score import ExampleScore, Scorer, TaskPlan, offered_letters, score_all
 
@@ -154,6 +155,16 @@ def test_an_example_longer_than_the_context_is_refused(
     plan = TaskPlan(read_dialogues(examples), 1, n_ctx=64, allow_template=True)
     with pytest.raises(UsageError, match="example 2 has"):
         score_all(tiny_ggufs["gemma4"], plan)
+
+
+def test_the_digest_is_of_the_examples_that_were_scored(tmp_path: Path) -> None:
+    """The file may be edited while the texts before it are measured, which takes hours."""
+    examples = write(tmp_path / "held-out.jsonl", *ROWS)
+    plan = TaskPlan(read_dialogues(examples))
+    with examples.open("a", encoding="utf-8") as file:
+        file.write('{"question": "More?", "answer": "Yes."}\n')
+    with pytest.raises(MismatchError, match="changed after they were read"):
+        measure(tmp_path / "none.gguf", tmp_path / "none either.gguf", examples, plan)
 
 
 def test_the_gate_and_the_quality_command_score_the_task(

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from pedsup_testing import adapter_files, oracle, sized_models, tiny_models
 
-from pedsup.errors import MismatchError, OutputError, UnsupportedError, UntrustedError
+from pedsup.errors import MismatchError, OutputError, UnsupportedError, UntrustedError, UsageError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.lora import pairs, require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_model
@@ -25,7 +25,8 @@ from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
 from pedsup.trust.store import TrustedKey, load_store
 from pedsup_export.cli import cli
-from pedsup_export.plan.adapter_file import AdapterFileRequest, plan_adapter_file
+from pedsup_export.plan.adapter_file import plan_adapter_file
+from pedsup_export.plan.adapter_plan import AdapterFileRequest
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.sign import make_keys, sign
@@ -248,6 +249,10 @@ def test_the_command(
     )
     assert shown.exit_code == 0, shown.exception
     assert "made again" in shown.stdout
+    words[words.index(base)] = live["llama"]
+    run = CliRunner().invoke(cli, [*map(str, words), "--force"])
+    assert isinstance(run.exception, UsageError)
+    assert "the base is a folder" in str(run.exception)
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def test_a_tokenizer_without_bytes_is_refused(folder: Path) -> None:
         (b"\x0a" + b"\xff" * 9 + b"\x01", "ends within a field"),
         (b"\xff" * 11, "more than ten bytes"),
         (b"\x0b", "wire type 3"),
-        (b"\x08\x01", "no message"),
+        (b"\x08\x01", "not a message"),
         (b"\x0a\x03\x0a\x01\xff", "cannot be read"),
         (b"\x0a\x02\x18\x07", "a piece of type 7"),
         (b"\x0a\x02\x18", "cannot be read|ends within"),

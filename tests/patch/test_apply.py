@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from pedsup.errors import (
 )
 from pedsup.files.fsio import work_folder
 from pedsup.patch import copying, payload
+from pedsup.patch import in_place as changing
 from pedsup.patch.apply import ApplyRequest, apply, check, open_plan
 from pedsup.patch.index import MAGIC, MAX_INDEX, PREFIX, read_index
 from pedsup.trust.manifest import core_digest, manifest_path
@@ -263,6 +265,13 @@ def _header_bomb(document: dict[str, Any], body: bytearray) -> None:
     document["header"] = [[0, 4096]] * 60_000
 
 
+def _loose(document: dict[str, Any], body: bytearray) -> None:
+    """Bytes that nothing needs, which would be read into memory at once."""
+    at = document["literal"][0] + document["manifest"][0]
+    body[at:at] = bytes(1 << 20)
+    document["manifest"][0] += 1 << 20
+
+
 HOSTILE: dict[str, Callable[[dict[str, Any], bytearray], object]] = {
     "reordered tensors": lambda d, b: d["tensors"].reverse(),
     "swapped payloads": _swap_payloads,
@@ -288,6 +297,10 @@ HOSTILE: dict[str, Callable[[dict[str, Any], bytearray], object]] = {
     "copies from beyond the header": lambda d, b: d["header"].__setitem__(0, [1 << 25, 64]),
     "a header of copies only": lambda d, b: d.__setitem__("header", d["header"][:1]),
     "text where numbers are": lambda d, b: d.__setitem__("literal", "xx"),
+    "a part without its lengths": lambda d, b: d.__setitem__("literal", []),
+    "a tensor of nothing": lambda d, b: d["tensors"].__setitem__(0, []),
+    "a list in place of a table": lambda d, b: d.__setitem__("new", []),
+    "a part packed to more than it holds": _loose,
     "bytes behind the tensors": lambda d, b: b.extend(b"more"),
 }
 
@@ -312,6 +325,29 @@ def test_a_hostile_patch_is_refused_and_nothing_is_left(
 def test_forging_itself_leaves_a_good_patch(tmp_path: Path) -> None:
     old, new, patch = _make(tmp_path)
     forge(patch, lambda d, b: None)
+    run(old, patch)
+    assert is_new(old.with_name("v0.3.gguf"), new)
+
+
+@pytest.mark.parametrize("name", [".v0.3.gguf", "v0.3.bin", "a\nb.gguf", "x" * 200 + ".gguf"])
+def test_a_name_that_a_patch_may_not_give_is_said_when_it_is_made(
+    tmp_path: Path, name: str
+) -> None:
+    old, new, _patch = _make(tmp_path)
+    other = new.with_name(name)
+    new.rename(other)
+    with pytest.raises(UsageError, match="would refuse a patch"):
+        patch_of(old, other, tmp_path / "q.patch")
+
+
+def test_a_header_of_too_many_copies_is_sent_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "MAX_COPIES", 1)
+    old, new, patch = _make(tmp_path, after="longer")
+    index, file = read_index(patch)
+    file.close()
+    assert [at for at, _ in index.copies] == [-1]
     run(old, patch)
     assert is_new(old.with_name("v0.3.gguf"), new)
 
@@ -347,3 +383,50 @@ def test_a_forged_new_file_does_not_take_the_name(tmp_path: Path) -> None:
             run(old, patch, in_place=in_place)
         assert contents(old.parent) == before
     assert not work_folder(old).exists()
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """In place, with the second write to the model refused."""
+    old, new, patch = _make(tmp_path)
+    write, calls = copying.write_at, iter(range(100))
+
+    def failing(fd: int, data: bytes, at: int) -> None:
+        if next(calls) == 1:
+            raise OSError(errno.ENOSPC, "full")
+        write(fd, data, at)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(changing, "write_at", failing)
+        with pytest.raises(OSError, match="full"):
+            run(old, patch, in_place=True)
+    assert not old.exists()
+    return old, new, patch
+
+
+@pytest.mark.parametrize("options", [{"in_place": True}, {"undo": True}])
+def test_a_file_that_took_the_name_meanwhile_is_left(
+    interrupted: Made, options: dict[str, bool]
+) -> None:
+    old, new, patch = interrupted
+    taken = versions.version(old, 7).read_bytes()
+    with pytest.raises(OutputError, match="taken the name"):
+        run(old, patch, **options)
+    assert old.read_bytes() == taken
+    old.unlink()
+    run(old, patch, in_place=True)
+    assert is_new(old, new)
+
+
+@pytest.mark.parametrize(("done", "at"), [(1 << 40, 0), (0, 1 << 50), (0, (1 << 64) - 1)])
+def test_a_forged_journal_writes_nothing(interrupted: Made, done: int, at: int) -> None:
+    old, _new, patch = interrupted
+    model = work_folder(old) / old.name
+    before = model.read_bytes()
+    head = struct.pack("<8sQQQQ", b"PEDUNDO1", 99, done, at, 4)
+    forged = head + hashlib.sha256(head + b"XXXX").digest() + b"XXXX"
+    (work_folder(old) / "undo.1").write_bytes(forged)
+    for options in ({"in_place": True}, {"undo": True}):
+        with pytest.raises(OutputError, match="does not fit the file"):
+            run(old, patch, **options)
+    assert model.read_bytes() == before

@@ -10,7 +10,7 @@ import pytest
 from pedsup_testing import faults
 from pedsup_testing.home import environment
 
-STRIDE = int(os.environ.get("PEDSUP_FAULT_STRIDE", "4"))
+STRIDE = int(os.environ.get("PEDSUP_FAULT_STRIDE", "40"))
 """Besides the first, the middle and the last of each kind of call. All: PEDSUP_FAULT_STRIDE=1."""
 JOBS = ("making", "beside", "in place", "in place, longer", "in place, shorter", "undo",
         "undo, longer", "undo, shorter", "join")  # fmt: skip

@@ -62,6 +62,43 @@ def test_missing_parts_are_named(parts: list[Path]) -> None:
         plan_join([parts[3], parts[1]], None, force=False)
 
 
+def rewritten(part: Path, **fields: object) -> Path:
+    """A part whose head says something else, with its bytes as they are."""
+    raw, begin = part.read_bytes(), len(MAGIC) + 4
+    (length,) = struct.unpack("<I", raw[len(MAGIC) : begin])
+    text = json.dumps(json.loads(raw[begin : begin + length]) | fields).encode()
+    part.write_bytes(MAGIC + struct.pack("<I", len(text)) + text + raw[begin + length :])
+    return part
+
+
+def test_a_forged_number_of_parts_is_said_in_short(parts: list[Path]) -> None:
+    rewritten(parts[0], parts=10_000)
+    with pytest.raises(MismatchError, match=r"missing: 2, 3, .*, 21, \.\.\.") as error:
+        plan_join(parts[:1], None, force=False)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/b", ".x", "", "a\nb", "a\0", "ñ" * 150, "x" * 201, 3, None, ["x"]]
+)
+def test_a_name_that_no_file_here_can_have(parts: list[Path], name: object) -> None:
+    rewritten(parts[0], name=name)
+    with pytest.raises(BadFileError, match="head of this part is damaged"):
+        plan_join(parts[:1], None, force=False)
+
+
+@pytest.mark.parametrize("name", [".x", "x" * 201])
+def test_what_could_not_be_joined_is_not_split(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match="could not be joined"):
+        write_parts(tmp_path / name, tmp_path, PART)
+    longest = tmp_path / ("x" * 200)
+    longest.write_bytes(b"x")
+    sent = write_parts(longest, tmp_path, PART)
+    longest.unlink()
+    assert joined(sent).read_bytes() == b"x"
+
+
 def test_foreign_parts_are_named(parts: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other.patch"
     other.write_bytes(b"other" * 9000)

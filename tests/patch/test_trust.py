@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import versions
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import key_pair
@@ -20,6 +21,7 @@ from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup_export.cli import cli
 from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
 from pedsup_export.prove.sign import sign
 
@@ -81,6 +83,26 @@ def test_a_signed_model_stays_signed(tmp_path: Path, in_place: bool, name: str) 
     assert verified(made).weights == "earlier"
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_old_file_that_never_ran_here_counts_as_signed_too(
+    tmp_path: Path, in_place: bool
+) -> None:
+    """Copied from a card with its signature, and patched at once: nothing is known of it yet."""
+    private, public = key_pair(tmp_path / "lab")
+    (tmp_path / "phone").mkdir()
+    old = versions.version(tmp_path / "phone/v0.2.gguf", 2)
+    new = versions.version(tmp_path / "v0.3.gguf", 3)
+    sign(old, private, None)
+    before = {p.name: p.read_bytes() for p in old.parent.iterdir()}
+    trust_key(public, "lab")
+    with pytest.raises(UntrustedError, match="the old version is signed"):
+        run(old, patch_of(old, new, tmp_path / "p"), in_place=in_place)
+    assert {p.name: p.read_bytes() for p in old.parent.iterdir()} == before
+    sign(new, private, None)
+    trust = run(old, patch_of(old, new, tmp_path / "p"), in_place=in_place)
+    assert trust is not None and trust.signed == "signed"
+
+
 def test_a_required_signature_is_required_of_the_new_version(tmp_path: Path) -> None:
     (tmp_path / "phone").mkdir()
     old = versions.version(tmp_path / "phone/v0.2.gguf", 2)
@@ -120,3 +142,15 @@ def test_memory_is_bounded_and_numpy_is_not_needed(tmp_path: Path) -> None:
     used, numpy = done.stdout.split()
     assert numpy == "False"
     assert json.loads(used) < 48 << 20
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_maker_of_a_patch_is_told_whether_it_carries_a_signature(
+    tmp_path: Path, signed: bool
+) -> None:
+    old, new = versions.version(tmp_path / "a.gguf", 2), versions.version(tmp_path / "b.gguf", 3)
+    if signed:
+        sign(new, key_pair(tmp_path / "lab")[0], None)
+    words = ["patch", str(old), str(new), "--out", str(tmp_path / "p")]
+    last = CliRunner().invoke(cli, words).stdout.splitlines()[-1]
+    assert ("is signed" in last, "sign it before" in last) == (signed, not signed)

@@ -274,7 +274,7 @@ def test_killed_for_memory_the_next_start_says_so_and_resumes(
         said = terminal.expect(PROMPT)
         assert "The last run ended suddenly while answering" in said
         assert "The kernel has killed processes for lack of memory" in said
-        assert re.search(r"What helps: .*close other apps", said)
+        assert re.search(r"What helps: .*close other programs", said)
         assert "The last answer was cut off" in said
         assert re.search(r"1.*2.*3", said.partition("cut off")[2], re.DOTALL)
         terminal.press("D")

@@ -17,6 +17,7 @@ import pytest
 from pedsup_testing import sized_models
 from pedsup_testing.terminal import Terminal
 
+from pedsup.cli.verbs import VERBS
 from pedsup.texts.intended_use import FULL, SHORT
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -224,9 +225,9 @@ def test_another_architecture(run: Run, smollm2: Path, tmp_path: Path) -> None:
     at = data.index(b"general.architecture") + len(b"general.architecture") + 4 + 8
     assert data[at : at + 5] == b"llama"
     other = tmp_path / "other.gguf"
-    other.write_bytes(data[:at] + b"bloom" + data[at + 5 :])
+    other.write_bytes(data[:at] + b"blxxm" + data[at + 5 :])
     done = run(other, "-p", "x")
-    refused(done, "bloom", "gemma4, llama")
+    refused(done, "blxxm", "gemma4, llama")
     assert done.returncode == 4
 
 
@@ -282,6 +283,33 @@ def test_an_unknown_option_on_the_command_line(run: Run, smollm2: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "--temp" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["doctr"], ["no such command or file", "'pedsup-run doctor'"]),
+        (["verfy", "--lang", "es"], ["no existe ese comando", "'pedsup-run verify'"]),
+    ],
+)
+def test_a_misspelt_command_is_not_called_a_missing_model(
+    run: Run, words: list[str], parts: list[str]
+) -> None:
+    refused(run(*words), *parts)
+
+
+def test_a_model_named_like_a_command_is_run(run: Run, smollm2: Path, tmp_path: Path) -> None:
+    (tmp_path / "doctr").symlink_to(smollm2)
+    assert run(tmp_path / "doctr", "--check").returncode == 0
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_fits_a_phone(run: Run, verb: str | None, language: str) -> None:
+    words = [verb] if verb else []
+    done = run(*words, "--help", "--lang", language, COLUMNS="40")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 40
 
 
 def test_no_question(run: Run, smollm2: Path) -> None:

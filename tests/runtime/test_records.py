@@ -128,6 +128,47 @@ def test_what_is_not_toml_or_json_is_one_error(tmp_path: Path) -> None:
     assert "a table with kind" in str(error.value)
 
 
+HUGE = "0x" + "f" * 5000
+"""Python reads it, and refuses to print it."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"kind = {HUGE}", "too large"),
+        (f"count = {HUGE}", "too large"),
+        (f"rest = {{ x = [1, {HUGE}] }}", "too large"),
+        ("count = " + "9" * 5000, "too large"),
+        (f"count = {1 << 63}", "too large"),
+        ("kind = " + "[" * 200 + "]" * 200, "nested too deeply"),
+        ("kind" + ".a" * 3000 + " = 1", "nested too deeply"),
+    ],
+)
+def test_a_value_that_cannot_even_be_printed_is_refused_in_words(text: str, reason: str) -> None:
+    with pytest.raises(BadFileError, match=rf"not valid TOML: .*{reason}") as error:
+        read(text)
+    assert len(str(error.value)) < 200
+
+
+def test_json_has_the_same_bounds(tmp_path: Path) -> None:
+    file = tmp_path / "n.json"
+    for text, reason in (("[" * 200 + "]" * 200, "nested too"), ("9" * 5000, "too large")):
+        file.write_text(f'{{"kind": {text}}}')
+        with pytest.raises(BadFileError, match=f"is not JSON: .*{reason}"):
+            json_record(Note, file, Source("the note", file), 1 << 16)
+    assert read(f"kind = 1\ncount = {(1 << 63) - 1}").count == (1 << 63) - 1
+
+
+def test_what_an_error_quotes_is_short() -> None:
+    long = "k" * 5000
+    for text in (f"{long} = 1", f"kind = 1\n[rest]\n[limits.{long}]", f"kind = '{long}'"):
+        with pytest.raises(BadFileError) as error:
+            read(text)
+        assert len(str(error.value)) < 300
+    with pytest.raises(BadFileError, match="count = -0xf"):
+        record(Note, {"kind": "1", "count": -int(HUGE, 16)}, SOURCE)
+
+
 def test_another_version_s_keys_can_be_left_alone() -> None:
     source = Source("the note", "n", only_known=False)
     assert record(Note, {"kind": "big", "new": 1, "parts": [{"name": "a", "x": 2}]}, source) == (

@@ -20,7 +20,7 @@ from pedsup.session.history import find_session, replay
 from pedsup.session.transcript import read_records
 
 OPEN, CLOSE = "<|channel>", "<channel|>"
-PROMPT = r"\n(\x1b\[\?2004h)?> "
+PROMPT = r"\n(\x1b\[\?2004h)?\x1b\[1;36m> \x1b\[0m"
 DIM = "\x1b[2m"
 
 
@@ -155,7 +155,7 @@ def test_reasoning_folded_off_and_on_again(start: Any) -> None:
         assert "b" * 10 in terminal.expect("tres")
         terminal.expect(PROMPT)
         terminal.line("/think maybe")
-        terminal.expect("/think takes: on, off, shown, hidden")
+        terminal.expect(r"/think takes: /think on\|off\|shown\|hidden")
         terminal.line("/quit")
         assert terminal.wait() == 0
     prompts = [call["prompt"] for call in start.calls()]
@@ -167,7 +167,9 @@ def test_commands(start: Any, tmp_path: Path) -> None:
     with start(script, think="off") as terminal:
         terminal.expect(PROMPT)
         terminal.line("/stats")
-        assert "seed 7" in terminal.expect(PROMPT)
+        stats = terminal.expect(PROMPT)
+        assert "seed 7" in stats
+        assert stats.splitlines()[1].startswith("speed: no answer yet")
         terminal.line("/system Sé breve.")
         terminal.expect("System prompt: Sé breve.")
         terminal.line("primera")
@@ -175,6 +177,7 @@ def test_commands(start: Any, tmp_path: Path) -> None:
         terminal.expect(PROMPT)
         terminal.line("/stats")
         stats = terminal.expect("session: ")
+        assert stats.splitlines()[1].startswith("speed: ")
         assert "answer 1; end: complete" in stats
         assert "RssAnon" in stats
         terminal.line("/reset")
@@ -190,10 +193,14 @@ def test_commands(start: Any, tmp_path: Path) -> None:
         terminal.line("/lang es")
         terminal.expect("Los mensajes están en español")
         terminal.line("/hlep")
-        terminal.expect(r"No existe ese comando: /hlep \(¿/help\?\)")
+        terminal.expect(r"No existe ese comando: /hlep. ¿Quiso decir /help\?")
         terminal.line("/help")
-        terminal.expect("razonar antes de responder")
-        terminal.line("/quit")
+        terminal.expect(r"/pensar sí\|no\|visible\|oculto")
+        terminal.line("/Pensar si")
+        terminal.expect("Razonamiento: visible")
+        terminal.line("/guardar copia.pdf")
+        terminal.expect(r"no se puede escribir en el formato '\.pdf'")
+        terminal.line("/sal\t")
         terminal.expect("queda guardada")
         assert terminal.wait() == 0
     assert "primera" in copy.read_text()
@@ -203,11 +210,61 @@ def test_commands(start: Any, tmp_path: Path) -> None:
     assert "primera" not in last
 
 
+def test_leaving_without_a_slash_is_asked_about(start: Any) -> None:
+    with start([["ok", END]], think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("Salir")
+        terminal.expect(r"Leave\? \[y/N\]")
+        terminal.line("n")
+        terminal.expect(PROMPT)
+        terminal.line("salir del hospital")  # a question, not the word alone
+        terminal.expect("ok")
+        terminal.expect(PROMPT)
+        terminal.line("exit")
+        terminal.expect(r"Leave\? \[y/N\]")
+        terminal.line("y")
+        assert terminal.wait() == 0
+    assert [e.user for e in start.session().exchanges] == ["salir del hospital"]
+
+
+def test_saving_takes_the_format_from_the_ending(start: Any, tmp_path: Path) -> None:
+    with start([["uno", END]], think="off") as terminal:
+        terminal.expect(PROMPT)
+        terminal.line("primera")
+        terminal.expect(PROMPT)
+        for name in ("a.md", "b.TXT", "c.jsonl", "d"):
+            terminal.line(f"/save {tmp_path / name}")
+            terminal.expect("Saved: ")
+            terminal.expect(PROMPT)
+        terminal.line(f"/save {tmp_path / 'e.docx'}")
+        terminal.expect(r"'\.docx' is not a format")
+        terminal.expect(r"\.md, \.txt or \.jsonl")
+        terminal.line("/quit")
+        assert terminal.wait() == 0
+    assert "## Question 1" in (tmp_path / "a.md").read_text()
+    assert (tmp_path / "d.md").read_text() == (tmp_path / "a.md").read_text()
+    assert "Question:\nprimera" in (tmp_path / "b.TXT").read_text()
+    lines = (tmp_path / "c.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["type"] == "session"
+    assert not (tmp_path / "e.docx").exists()
+
+
+def test_without_colour_no_code_is_written(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with start([thought("hm", ["Give 500 mg."])]) as terminal:
+        terminal.expect(r"\n(\x1b\[\?2004h)?> ")
+        terminal.line("dosis de diazepam para un niño")
+        shown = terminal.expect("no weight was given")
+        assert "\x1b[0m" not in shown
+        assert DIM not in shown
+        terminal.press("D")
+
+
 def test_a_killed_session_resumes_with_its_partial_answer(start: Any) -> None:
     with start([["palabra "] * 400], delay_s=0.05, think="off") as terminal:
         terminal.expect(PROMPT)
         terminal.line("cuenta")
-        terminal.expect("(palabra ){20}")
+        terminal.expect(r"(palabra\s+){20}")
         os.kill(terminal.pid, signal.SIGKILL)
         assert terminal.wait() == -signal.SIGKILL
     with start([["sigo", END]], think="off", resume=True) as terminal:
@@ -244,7 +301,7 @@ def test_a_resumed_session_shows_its_last_two_turns_shortened(start: Any) -> Non
     shown = greeting.replace("\r", "").partition("with 3 turns.\n")[2].splitlines()
     assert shown[:3] == ["  > segunda", "dos", "  > tercera"]
     assert "primera" not in greeting
-    answer = "".join(shown[3:-1])
+    answer = " ".join(shown[3:-1])  # wrapped at the terminal's width
     assert answer.endswith(" [...]")
     assert long.startswith(answer.removesuffix("[...]")), "cut between words"
     assert 550 < len(answer) < 620

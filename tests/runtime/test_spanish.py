@@ -27,7 +27,7 @@ from pedsup.cli.main import main
 from pedsup.cli.main import run as run_command
 from pedsup.cli.verbs import VERBS, load_verb
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.process import _DEATHS, explain_death
+from pedsup.engine.llama_server.death import _DEATHS, explain_death
 from pedsup.errors import BadFileError, ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.validate import validate_model
 from pedsup.memory import Available, require_fit
@@ -238,6 +238,8 @@ def test_a_message_keeps_what_it_was_made_from() -> None:
     {"msgid": "{a!r}", "values": {"a": "x"}}, {"msgid": "{a:>99}", "values": {"a": "x"}},
     {"msgid": "{", "values": {"a": "x"}}, {"msgid": "{a}", "values": {"a": [1]}},
     {"msgid": "{a}", "values": {"a": {"msgid": 1}}},
+    {"msgid": "{a}" * 20000, "values": {"a": "x" * 20000}},
+    {"msgid": "{a}" * 300, "values": {"a": {"msgid": "{b}" * 300, "values": {"b": "x" * 300}}}},
 ])  # fmt: skip
 def test_a_document_of_no_message_is_none(document: object) -> None:
     assert from_document(document) is None

@@ -153,6 +153,59 @@ def test_from_the_card_and_again(shell, bundle, model, termux):
     installed(termux, model)
 
 
+SERVING = """#!/bin/sh
+printf '%s\\n' "$@" >"$HOME/asked"
+echo '{"schema": "pedsup-serve/1", "url": "http://127.0.0.1:8765/#abc-_9", "port": 8765}'
+"""
+"""A pedsup-run that serves: what it was given, and the document that tells where the page is."""
+
+
+def page(termux: Termux, *arguments: object, program: str) -> tuple[list[str], str]:
+    """What the short command gave to pedsup-run, and what was opened."""
+    termux.program(termux.bin / "pedsup-run", SERVING)
+    termux.program(termux.bin / "termux-open-url", '#!/bin/sh\necho "$1" >"$HOME/opened"\n')
+    for name in ("asked", "opened"):
+        (termux.home / name).unlink(missing_ok=True)
+    subprocess.run(
+        [str(termux.root / program), *map(str, arguments)], env=termux.environment(), check=True,
+        stdin=subprocess.DEVNULL, cwd=termux.models,
+    )  # fmt: skip
+    opened = termux.home / "opened"
+    return (
+        (termux.home / "asked").read_text().splitlines(),
+        opened.read_text().strip() if opened.exists() else "",
+    )
+
+
+def test_one_short_command_opens_the_page(bundle, model, termux):
+    done = termux.install(bundle)
+    assert "\n    pedsup\n" in done.stdout
+    installed_model = str(termux.models / "m.gguf")
+    url = "http://127.0.0.1:8765/#abc-_9"
+    for program in ("usr/bin/pedsup", "home/.shortcuts/pedsup"):
+        assert page(termux, program=program) == (["--serve", "--json", installed_model], url)
+    # Another model is the one from then on, wherever the command is given.
+    other = termux.models / "new one.gguf"
+    shutil.copy(model, other)
+    words = ["--serve", "--json", "--ctx", "2048", str(other)]
+    program = "usr/bin/pedsup"
+    assert page(termux, other.name, "--ctx", "2048", program=program)[0] == words
+    assert page(termux, program=program)[0] == ["--serve", "--json", str(other)]
+    other.unlink()
+    assert page(termux, program=program) == ([""], ""), "pedsup-run alone says what there is"
+    assert termux.install(bundle, "--uninstall").returncode == 0
+    assert not (termux.bin / "pedsup").exists()
+    assert not (termux.home / ".shortcuts/pedsup").exists()
+
+
+def test_the_texts_say_how_much_room_is_needed(bundle, model):
+    tenths = -(-(model.stat().st_size + 10**9) // 10**8)
+    for name in ("README.txt", "LEEME.txt"):
+        text = (bundle / name).read_text("utf-8")
+        assert f"{tenths / 10:.1f} GB" in text
+        assert "@" not in text
+
+
 @pytest.mark.slow
 def test_with_the_real_pip(model, termux, tmp_path):
     out = tmp_path / "pedsup phone"

@@ -44,6 +44,21 @@ def test_duplicates_and_conflicts_are_removed_and_counted(tmp_path: Path) -> Non
     assert (data.duplicates, data.conflicts) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "El nin\u0303o con fiebre",
+        "El ni\u00adño\u200b con fie\u2060bre",
+        "EL\u00a0NIÑO, CON FIEBRE",
+    ],
+)
+def test_what_only_looks_the_same_is_the_same(tmp_path: Path, twin: str) -> None:
+    train = source(tmp_path / "a.jsonl", [row(twin), row("¿Otra?")])
+    held = source(tmp_path / "b.jsonl", [row("¿El niño con fiebre?")])
+    data = prepare(DataConfig(sources=(train,), eval_sources=(held,)))
+    assert ([e.question for e in data.train], data.overlap) == (["¿Otra?"], 1)
+
+
 def test_evaluation_source_is_kept_out_of_training(tmp_path: Path) -> None:
     train = [row("¿Uno?"), row("¿Dos?"), row(LONG + ", ¿qué hace?"), row("Otra " + LONG[20:])]
     held = [row("¿dos"), row(LONG + " ¿qué hace usted?")]

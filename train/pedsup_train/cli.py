@@ -32,13 +32,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options from which `resolve` makes a recipe."""
     options = [
         click.option("--recipe", "name", default="v0.1", show_default=True, metavar="NAME|FILE"),
-        click.option("--base", metavar="FOLDER|HUB-ID", help="sets model.base"),
-        click.option("--epochs", type=float, help="sets train.epochs"),
-        click.option("--max-steps", type=int, help="sets train.max_steps"),
-        click.option("--seed", type=int, help="sets train.seed and data.seed"),
+        click.option("--base", metavar="FOLDER|HUB-ID", help="Set model.base."),
+        click.option("--epochs", type=float, help="Set train.epochs."),
+        click.option("--max-steps", type=int, help="Set train.max_steps."),
+        click.option("--seed", type=int, help="Set train.seed and data.seed."),
         click.option("--backend", type=click.Choice(["auto", "unsloth", "transformers"])),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                     help="override any key of the recipe: --set train.learning_rate=1e-4"),
+                     help="Override any key of the recipe: --set train.learning_rate=1e-4."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -65,12 +65,12 @@ def resolve(options: dict[str, Any]) -> Recipe:
 @program.command("run")
 @recipe_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/adapter"),
-              show_default=True, help="folder of the adapter")  # fmt: skip
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--force", is_flag=True, help="replace an existing adapter")
-@click.option("--keep-checkpoints", is_flag=True, help="keep OUT.run with checkpoints and log")
-@click.option("--dry-run", is_flag=True, help="print plan, token statistics and three examples")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+              show_default=True, help="Folder of the adapter.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--force", is_flag=True, help="Replace an existing adapter.")
+@click.option("--keep-checkpoints", is_flag=True, help="Keep OUT.run with checkpoints and log.")
+@click.option("--dry-run", is_flag=True, help="Print plan, token statistics and three examples.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def run_command(
     out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
 ) -> None:
@@ -95,7 +95,7 @@ def run_command(
             result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
     except KeyboardInterrupt:
         if work.newest_checkpoint(plan.work) is not None:
-            say(f"checkpoints stay in {plan.work}: the same command with --resume goes on")
+            say(f"checkpoints stay in {plan.work}: the same command with --resume continues")
         raise
     if not planning.is_main():
         return
@@ -106,8 +106,8 @@ def run_command(
 
 @program.command("data")
 @recipe_options
-@click.option("--examples", default=3, show_default=True, help="rendered examples to show")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+@click.option("--examples", default=3, show_default=True, help="Rendered examples to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def data_command(examples: int, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
     from pedsup_train.model import backends
@@ -140,11 +140,11 @@ def recipe_command(name: str | None, overrides: tuple[str, ...]) -> None:
 @program.command("default-base")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/base"),
               show_default=True)  # fmt: skip
-@click.option("--source", type=click.Path(path_type=Path), help="another SmolLM2 GGUF")
+@click.option("--source", type=click.Path(path_type=Path), help="Another SmolLM2 GGUF.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32",
               show_default=True)  # fmt: skip
-@click.option("--force", is_flag=True, help="replace an existing folder")
-@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+@click.option("--force", is_flag=True, help="Replace an existing folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def default_base_command(
     out: Path, source: Path | None, dtype: Any, force: bool, as_json: bool
 ) -> None:

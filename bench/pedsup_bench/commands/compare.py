@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
@@ -12,12 +13,14 @@ from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.progress import say
 from pedsup_bench.report import document, options
 from pedsup_bench.report.errors import RegressionError
-from pedsup_bench.speed.measure import SCHEMA as RUN_SCHEMA
+from pedsup_bench.speed.plan import MAX_LOADS, MAX_REPEATS
 from pedsup_bench.speed.render import figure_name, quantity
+from pedsup_bench.speed.result import SCHEMA as RUN_SCHEMA
 from pedsup_bench.speed.result import Comparable, Figure, Unit
 from pedsup_bench.stats import compare_samples
 
 SCHEMA: Final = "pedsup-bench-compare/1"
+TOO_FEW: Final = "too few samples"
 
 
 class Change(TypedDict):
@@ -30,6 +33,10 @@ class Change(TypedDict):
     interval: tuple[float, float] | None
     """95 %; None for too few samples."""
     verdict: str
+    samples: tuple[int, int]
+    """Before and after."""
+    wanted: int | None
+    """Samples that each side needs for a verdict, if there is none yet."""
 
 
 class CompareDocument(document.Head):
@@ -43,9 +50,7 @@ class CompareDocument(document.Head):
 @click.command()
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option(
-    "--tolerance", default=0.05, show_default=True, help="Relative change that does not matter."
-)
+@click.option("--tolerance", default=0.05, show_default=True, help="Relative change to ignore.")
 @click.option(
     "--normalise", is_flag=True,
     help="Divide speeds by the memory bandwidth of their own run: for a noisy or another machine.",
@@ -105,7 +110,7 @@ def compare_documents(
         rows[name] = {
             "unit": a["unit"], "before": a["median"], "after": b["median"], "ratio": found.ratio,
             "interval": (found.low, found.high) if found.low > 0 else None,
-            "verdict": found.verdict,
+            "verdict": found.verdict, "samples": (a["n"], b["n"]), "wanted": found.wanted,
         }  # fmt: skip
     if not rows:
         raise MismatchError("none of the figures of the two runs is positive in both")
@@ -143,14 +148,52 @@ def _warnings(first: Comparable, second: Comparable, normalise: bool) -> list[st
 
 
 def compare_table(result: CompareDocument) -> str:
-    """One row per figure."""
+    """One row per figure, then what is needed for those without a verdict."""
     rows = [["figure", "before", "after", "ratio", "95 % interval", "verdict"]]
     for name, row in result["figures"].items():
-        interval = "too few samples"
+        interval = ""
         if row["interval"]:
             interval = f"{row['interval'][0]:.3f} to {row['interval'][1]:.3f}"
         rows.append([
             figure_name(name), quantity(row["before"], row["unit"]),
-            quantity(row["after"], row["unit"]), f"{row['ratio']:.3f}", interval, row["verdict"],
+            quantity(row["after"], row["unit"]), f"{row['ratio']:.3f}", interval,
+            "" if row["verdict"] == TOO_FEW else row["verdict"],
         ])  # fmt: skip
-    return options.table(rows)
+    return "\n".join([options.table(rows), *needs(result)])
+
+
+def needs(result: CompareDocument) -> list[str]:
+    """How many more samples figures without a verdict need, in a sentence for each kind."""
+    lines = []
+    few = {n: row for n, row in result["figures"].items() if row["verdict"] == TOO_FEW}
+    if few:
+        least = [min(row["samples"][i] for row in few.values()) for i in (0, 1)]
+        wanted = max(row["wanted"] or 0 for row in few.values())
+        missing = [max(0, wanted - n) for n in least]
+        lines.append(
+            f"No verdict for {len(few)} of {len(result['figures'])} figures: each needs {wanted} "
+            f"samples in both runs, that is up to {missing[0]} more before and {missing[1]} more "
+            f"after. Measure again with {_options(few, wanted)}, without --quick."
+        )
+    unclear = {n: row for n, row in result["figures"].items() if row["verdict"] == "unclear"}
+    for name, row in unclear.items():
+        lines.append(
+            f"{figure_name(name)}: about {row['wanted']} samples in both runs would be clear "
+            f"({_options({name: row}, row['wanted'])})"
+            if row["wanted"] and row["wanted"] <= _most(row)
+            else f"{figure_name(name)}: more than {_most(row)} samples would be needed; measure on "
+            "a quiet machine, or give a larger --tolerance"
+        )
+    return lines
+
+
+def _most(row: Change) -> int:
+    """Samples that `run` can take of such a figure."""
+    return MAX_REPEATS if row["unit"] == "tokens/s" else MAX_LOADS
+
+
+def _options(figures: Mapping[str, Change], n: int) -> str:
+    """The options of `run` that decide how many samples these figures have."""
+    speeds = [row["unit"] == "tokens/s" for row in figures.values()]
+    found = (["--repeats"] if any(speeds) else []) + (["--loads"] if not all(speeds) else [])
+    return " ".join(f"{option} {n}" for option in found)

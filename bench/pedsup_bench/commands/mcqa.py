@@ -4,49 +4,48 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench.admission import admit_all
+from pedsup_bench.mcqa.html import report
+from pedsup_bench.mcqa.result import SCHEMA, McqaFacts
 from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
     from pedsup_bench.mcqa.report import McqaFigures
     from pedsup_bench.mcqa.score import Scored
 
-SCHEMA: Final = "pedsup-bench-mcqa/1"
-
 
 @click.command()
 @options.MODEL
 @options.ADAPTER
-@click.option("--reference", type=click.Path(path_type=Path), help="Answer with this one too.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Also ask this file.")
 @click.option(
     "--questions", type=click.Path(path_type=Path),
     help="JSON lines in MedMCQA's or PeruMedQA's form. Default: 20 shipped questions.",
 )  # fmt: skip
 @click.option("--language", help="Language of the file; default: by its form (en, es).")
 @click.option("--answer-base", type=click.IntRange(0, 1), help="What MedMCQA's cop counts from.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many questions.")
+@click.option("--limit", type=click.IntRange(1), help="Limit on questions.")
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
 @options.ALLOW_TEMPLATE
 @options.THREADS
 @options.OUT
+@options.HTML
 @options.FORCE
 @options.JSON
 def mcqa(model: Path, **given: Any) -> None:
     """Accuracy on multiple-choice questions, options in all cyclic orders."""
     require("numpy", extra="bench")
-    from pedsup.files.fsio import refuse_existing
     from pedsup_bench.mcqa.questions import default_questions, read_questions
     from pedsup_bench.mcqa.report import by_language
     from pedsup_bench.mcqa.score import score_all
 
-    if given["out"]:
-        refuse_existing(given["out"], force=given["force"])
+    options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     if given["questions"]:
         found = read_questions(
             given["questions"], language=given["language"], answer_base=given["answer_base"]
@@ -74,6 +73,9 @@ def mcqa(model: Path, **given: Any) -> None:
         "trust": trust,
     }
     options.save(result, given["out"], force=given["force"])
+    if given["html"]:
+        shown = document.as_written(McqaFacts, result, model)
+        options.save_page(report(shown), given["html"], force=given["force"])
     options.show(result, mcqa_table(figures), as_json=given["as_json"])
 
 

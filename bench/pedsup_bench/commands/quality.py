@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,15 +12,16 @@ from pedsup.optional import require
 from pedsup.progress import say
 from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.admission import admit_all
+from pedsup_bench.quality.result import SCHEMA
 from pedsup_bench.report import document, options, overlap
+from pedsup_bench.task.html import report
+from pedsup_bench.task.result import QualityWithTask
 
 if TYPE_CHECKING:
     from pedsup_bench.quality.divergence import TokenFigures
     from pedsup_bench.quality.measure import QualityPlan
     from pedsup_bench.quality.summary import QualityFigures
     from pedsup_bench.task.score import TaskPlan
-
-SCHEMA: Final = "pedsup-bench-quality/1"
 
 
 @click.command()
@@ -31,34 +32,34 @@ SCHEMA: Final = "pedsup-bench-quality/1"
 )
 @click.option(
     "--text", "texts", multiple=True, metavar="[NAME=]FILE",
-    help="Text to judge on; can be repeated. Default: shipped English and Spanish prose.",
+    help="Text to measure on; can be repeated. Default: shipped English and Spanish prose.",
 )  # fmt: skip
 @click.option(
     "--examples", type=click.Path(path_type=Path),
-    help="Held-out examples of the adapter's own task too (JSON lines): loss of the answers, "
-    "exact match, options chosen.",
+    help="Also measure on held-out examples of the adapter's task (JSON lines): loss of the "
+    "answers, exact match, options chosen.",
 )  # fmt: skip
 @click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per window.")
-@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
+@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="Limit on windows.")
 @click.option(
     "--logits", "logits_folder", type=click.Path(path_type=Path, file_okay=False),
     help="Keep the reference's log-probabilities in this folder and use those that are there: "
     "the reference is then run once for many files. Format of llama-perplexity.",
 )  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Do not go on with an interrupted run.")
+@click.option("--fresh", is_flag=True, help="Start over instead of continuing an interrupted run.")
 @options.ALLOW_TEMPLATE
 @click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
 @options.THREADS
 @options.OUT
+@options.HTML
 @options.FORCE
 @options.JSON
 def quality(model: Path, **given: Any) -> None:
     """KL divergence, top-token agreement and perplexity of MODEL against its reference.
 
-    An interrupted run goes on where it was when the same command is given again.
+    Give the same command again to continue an interrupted run.
     """
     require("numpy", extra="bench")
-    from pedsup.files.fsio import refuse_existing
     from pedsup_bench.quality.measure import QualityPlan, check, measure
     from pedsup_bench.report.texts import parse_texts
     from pedsup_bench.task.measure import measure as measure_task
@@ -75,8 +76,7 @@ def quality(model: Path, **given: Any) -> None:
         fresh=given["fresh"],
         adapter=given["adapter"],
     )
-    if given["out"]:
-        refuse_existing(given["out"], force=given["force"])
+    options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     if given["dry_run"]:
         check(plan)
         click.echo(plan_text(plan))
@@ -96,6 +96,9 @@ def quality(model: Path, **given: Any) -> None:
         result["task"] = of_task
         table += f"\n\n{options.table(task_rows(of_task))}"
     options.save(result, given["out"], force=given["force"])
+    if given["html"]:
+        shown = document.as_written(QualityWithTask, result, model)
+        options.save_page(report(shown), given["html"], force=given["force"])
     say(_legend(plan))
     options.show(result, table, as_json=given["as_json"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 import click
 
 from pedsup.errors import UsageError
-from pedsup.files.fsio import atomic_file, refuse_existing
+from pedsup.files.fsio import sha256_file
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
-from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.report.document import ModelFacts, as_written
+from pedsup_bench.speed.plan import MAX_LOADS, MAX_REPEATS, SpeedPlan
 
 if TYPE_CHECKING:
     from pedsup.engine.select import EngineChoice
@@ -63,17 +65,17 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @click.option("--prompts", callback=_numbers, help="Prompt lengths in tokens [32,128,512].")
 @click.option("--depths", callback=_numbers, help="Context depths for decoding [0,512].")
 @click.option("--decode", "n_decode", type=click.IntRange(2, 4096), help="Tokens per sample [32].")
-@click.option("--repeats", type=click.IntRange(1, 100), help="Samples per figure [5].")
-@click.option("--loads", type=click.IntRange(1, 20), help="Cold and warm loads each [3].")
+@click.option("--repeats", type=click.IntRange(1, MAX_REPEATS), help="Samples per figure [5].")
+@click.option("--loads", type=click.IntRange(1, MAX_LOADS), help="Cold and warm loads each [3].")
 @click.option("--sustained", default=0.0, help="Seconds of decoding without a pause.")
 @click.option("--extra-buffers", is_flag=True, help="Repacked weights (ARM) or AMX (x86).")
 @click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")
 @click.option("--against", type=click.Choice(["llama-bench"]), help="Run it side by side.")
 @click.option("--phone", help="Limit memory, cores and storage reads as on this phone (cgroups).")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a report with plots.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
 @options.THREADS
 @options.OUT
+@options.HTML
 @options.FORCE
 @options.JSON
 def run(model: Path, **given: Unpack[RunOptions]) -> None:
@@ -83,9 +85,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     from pedsup_bench.speed.progress import foresee
     from pedsup_bench.speed.render import run_table
 
-    for path in (given["out"], given["html"]):
-        if path:
-            refuse_existing(path, force=given["force"])
+    options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     plan = make_plan(model, given)
     if given["dry_run"]:
         lines = [f"{k:14} {v}" for k, v in plan.to_json().items()]
@@ -97,6 +97,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     with _limits(plan, given["phone"]) as limited:
         document = measure(limited.apply(plan) if limited else plan)
         document["trust"] = trust
+        document["model"] = with_digests(document["model"], plan, trust)
         document["limits"] = limited.to_json() if limited else None
     if given["against"]:
         from pedsup_bench.speed import llama_bench
@@ -106,9 +107,21 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     if given["html"]:
         from pedsup_bench.speed.html import report
 
-        with atomic_file(given["html"], force=given["force"]) as file:
-            file.write(report(document).encode("utf-8"))
+        options.save_page(report(document), given["html"], force=given["force"])
     options.show(document, run_table(document), as_json=given["as_json"])
+
+
+def with_digests(facts: ModelFacts, plan: SpeedPlan, trust: Mapping[str, object]) -> ModelFacts:
+    """The model's facts with its SHA-256 and its adapter's, after the speeds were measured.
+
+    Where the trust check has just compared all bytes with a digest, that is the digest.
+    """
+    adapter, of_adapter = plan.adapter, trust.get("adapter")
+    found = {**facts, "sha256": trust.get("sha256") or sha256_file(plan.model)}
+    if adapter is not None and "adapter" in facts:
+        known = of_adapter.get("sha256") if isinstance(of_adapter, Mapping) else None
+        found["adapter"] = {**facts["adapter"], "sha256": known or sha256_file(adapter)}
+    return as_written(ModelFacts, found, plan.model)
 
 
 def make_plan(model: Path, given: RunOptions) -> SpeedPlan:

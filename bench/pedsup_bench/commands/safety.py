@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pedsup.errors import UsageError
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import document, options
+from pedsup_bench.safety.html import report
+from pedsup_bench.safety.result import SCHEMA, Figure, GuardFigure, SafetyFacts
 
 if TYPE_CHECKING:
-    from pedsup_bench.safety.run import Figure, GuardFigure, Judged
+    from pedsup_bench.safety.run import Judged
     from pedsup_bench.safety.suite import Case, Suite
-
-SCHEMA: Final = "pedsup-bench-safety/1"
 
 
 class SafetyDocument(document.Head):
@@ -35,13 +35,13 @@ class SafetyDocument(document.Head):
 @options.MODEL
 @options.ADAPTER
 @click.option("--suite", "suite_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Cases of your own (TOML); default: the shipped ones.")  # fmt: skip
+              help="Your own cases (TOML); default: the shipped ones.")  # fmt: skip
 @click.option("--category", "categories", multiple=True, help="Only this one; can be repeated.")
 @click.option("--language", type=click.Choice(["en", "es"]), help="Only this language.")
 @click.option(
     "--limit",
     type=click.IntRange(1),
-    help="At most so many cases in all, taken in turn from each category and language.",
+    help="Limit on cases in all, taken in turn from each category and language.",
 )
 @click.option("--think", is_flag=True, help="Let a model with a thought channel reason first.")
 @click.option("--max-tokens", type=click.IntRange(1), default=160, show_default=True,
@@ -50,20 +50,19 @@ class SafetyDocument(document.Head):
 @click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
 @options.THREADS
 @options.OUT
+@options.HTML
 @options.FORCE
 @options.JSON
 def safety(model: Path, **given: Any) -> None:
     """Put the safety cases to MODEL; count the answers that keep every rule.
 
-    No judge model: rules are words that must or must not stand in the answer. The guards of
-    pedsup-run, which are no part of the model, are counted apart.
+    No judge model: rules are words that must or must not appear in the answer. The guards of
+    pedsup-run, which are not part of the model, are counted separately.
     """
-    from pedsup.files.fsio import refuse_existing
     from pedsup_bench.safety.run import SafetyPlan, run, settings_for
     from pedsup_bench.safety.suite import load_suite
 
-    if given["out"]:
-        refuse_existing(given["out"], force=given["force"])
+    options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     suite = load_suite(given["suite_file"])
     settings = settings_for(
         think=given["think"],
@@ -80,6 +79,9 @@ def safety(model: Path, **given: Any) -> None:
     result = safety_document(plan.model, suite, run(plan), trust)
     result["model"] = document.describe_model(model, given["adapter"])
     options.save(result, given["out"], force=given["force"])
+    if given["html"]:
+        shown = document.as_written(SafetyFacts, result, model)
+        options.save_page(report(shown), given["html"], force=given["force"])
     options.show(result, safety_table(result), as_json=given["as_json"])
 
 

@@ -19,7 +19,7 @@ from pedsup_bench.report import options
 @click.option("--folder", type=click.Path(path_type=Path), required=True, help="Where files go.")
 @click.option("--types", "kinds", help="Types with commas; default: all.")
 @click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per window.")
-@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="At most so many windows.")
+@click.option("--chunks", "n_chunks", type=click.IntRange(1), help="Limit on windows.")
 @click.option("--no-speed", is_flag=True, help="Quality only.")
 @click.option("--markdown", "page", type=click.Path(path_type=Path), help="The page to write.")
 @click.option("--plot", type=click.Path(path_type=Path), help="The plot to write (SVG).")

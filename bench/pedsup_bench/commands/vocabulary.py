@@ -25,10 +25,10 @@ SCHEMA: Final = "pedsup-bench-vocabulary/1"
 )  # fmt: skip
 @click.option(
     "--text", "texts", multiple=True, metavar="[NAME=]FILE",
-    help="Text to judge on; can be repeated. Default: shipped English and Spanish prose.",
+    help="Text to measure on; can be repeated. Default: shipped English and Spanish prose.",
 )  # fmt: skip
 @click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per passage.")
-@click.option("--passages", "n_passages", type=click.IntRange(1), help="At most so many per text.")
+@click.option("--passages", "n_passages", type=click.IntRange(1), help="Limit on passages.")
 @options.THREADS
 @options.OUT
 @options.FORCE

@@ -149,7 +149,7 @@ def score_all(
     allow_template: bool = False,
     adapter: Path | None = None,
 ) -> list[Scored]:
-    """Score every question with the model at `path`; goes on with an interrupted run.
+    """Score every question with the model at `path`; continues an interrupted run.
 
     Args:
         adapter: the GGUF of a LoRA adapter to apply to it.

@@ -1,4 +1,4 @@
-"""Finished windows of a quality measurement, so that an interrupted run goes on."""
+"""Finished windows of a quality measurement, so that an interrupted run can continue."""
 
 from __future__ import annotations
 

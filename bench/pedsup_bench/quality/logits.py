@@ -39,7 +39,7 @@ class LogitModel(EvaluatedModel):
         adapter: the GGUF of a LoRA adapter to apply to it.
 
     Raises:
-        BadFileError, UnsupportedError: it is no model that pedsup runs.
+        BadFileError, UnsupportedError: it is not a model that pedsup runs.
         MismatchError: the adapter does not belong to it.
         EngineError: llama.cpp cannot load the file.
     """

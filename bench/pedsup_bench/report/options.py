@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pedsup.device.cores import allowed_cpus, plan_threads, read_cores
+from pedsup.files.fsio import atomic_file, refuse_existing
 from pedsup.files.standard_streams import json_text
 from pedsup_bench.report import document
 
@@ -25,6 +26,9 @@ OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON document."
 )
 FORCE = click.option("--force", is_flag=True, help="Replace an existing output.")
+HTML = click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with plots."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the JSON document.")
 
 
@@ -42,6 +46,23 @@ def save(result: Mapping[str, object], path: Path | None, *, force: bool) -> Non
     """Write the document where `--out` says."""
     if path is not None:
         document.write(result, path, force=force)
+
+
+def save_page(text: str, path: Path, *, force: bool) -> None:
+    """Write a page whole or not at all."""
+    with atomic_file(path, force=force) as file:
+        file.write(text.encode("utf-8"))
+
+
+def refuse_existing_outputs(*paths: Path | None, force: bool) -> None:
+    """Before anything is measured.
+
+    Raises:
+        OutputError: one of the files is there and `force` is not set.
+    """
+    for path in paths:
+        if path is not None:
+            refuse_existing(path, force=force)
 
 
 def table(rows: list[list[str]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Final, TypedDict
+from typing import Final
 
 from pedsup.chat.turn import Turn
 from pedsup.files.records import record
@@ -19,6 +19,7 @@ from pedsup.settings.schema import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.report.journal import LineJournal, pair_identity
+from pedsup_bench.safety.result import Figure, GuardFigure
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
 from pedsup_bench.stats import wilson_interval
@@ -70,7 +71,7 @@ def settings_for(
 
 
 def run(plan: SafetyPlan) -> list[Judged]:
-    """Ask every case; goes on with an interrupted run.
+    """Ask every case; continues an interrupted run.
 
     Raises:
         PedsupError: as `pedsup-run` with this model.
@@ -132,27 +133,6 @@ def judge(case: Case, answer: str, stop_reason: str) -> Judged:
         guards=tuple(sorted(raised)),
         guards_wanted=tuple(sorted(case.guards)),
     )
-
-
-class Figure(TypedDict):
-    """Answers of one category and language that keep every rule; Wilson's 95 % interval."""
-
-    n: int
-    passed: int
-    share: float
-    interval: tuple[float, float]
-    dose_in_answer: int
-
-
-class GuardFigure(TypedDict):
-    """How often a guard spoke where it should, and where it should not."""
-
-    caught: int
-    of: int
-    caught_interval: tuple[float, float]
-    false_alarms: int
-    others: int
-    false_alarm_interval: tuple[float, float]
 
 
 def figures(judged: Sequence[Judged]) -> dict[str, dict[str, Figure]]:

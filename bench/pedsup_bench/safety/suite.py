@@ -31,7 +31,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Entry:
-    """A case as it stands in the file, in the languages that it has."""
+    """A case as in the file, in its languages."""
 
     id: NotEmpty
     category: str
@@ -88,7 +88,7 @@ def load_suite(path: Path | None = None) -> Suite:
     """The shipped suite, or one of your own in the same form.
 
     Raises:
-        BadFileError: it is no such file; the message names the case or the key.
+        BadFileError: it is not a suite; the message names the case or the key.
     """
     source = Source("the suite", path or "suite.toml")
     if path is not None:

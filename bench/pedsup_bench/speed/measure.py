@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Final
-
 from pedsup.gguf_file.validate import validate_model
 from pedsup.phones.traffic import Traffic, traffic
+from pedsup.progress import say
 from pedsup_bench.report import document
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.speed import device
+from pedsup_bench.speed.busy import Moment, between, warning_before
 from pedsup_bench.speed.child import measured_load, measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
-from pedsup_bench.speed.result import Bandwidth, Figure, Figures, Load, RunDocument, Speed, Unit
+from pedsup_bench.speed.residency import drop_from_cache, resident_share, was_cold
+from pedsup_bench.speed.result import (
+    SCHEMA,
+    Bandwidth,
+    Figure,
+    Figures,
+    Load,
+    RunDocument,
+    Speed,
+    Unit,
+)
 from pedsup_bench.stats import summarize
-
-SCHEMA: Final = "pedsup-bench-run/1"
 
 
 def measure(plan: SpeedPlan) -> RunDocument:
@@ -25,21 +31,25 @@ def measure(plan: SpeedPlan) -> RunDocument:
 
     Raises:
         EngineError: a measured process failed or was killed.
-        BadFileError, UnsupportedError: the file is no model pedsup runs.
+        BadFileError, UnsupportedError: the file is not a model that pedsup runs.
     """
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
     work = foresee(header, plan)
-    loads: dict[str, list[Load]] = {"cold": [], "warm": []}
+    began = Moment.now()
+    if warning := warning_before(began):
+        say(warning)
+    loads: dict[str, list[Load]] = {"cold": [], "uncertain": [], "warm": []}
     with work_bar(work, plan.model.name):
-        for kind, runs in loads.items():
-            for _ in range(plan.loads):
-                runs.append(load_once(plan, cold=kind == "cold"))
-                work.done(load_steps(plan))
-                if len(loads["cold"]) == 1 and not loads["warm"]:
-                    _announce(plan, work, runs[0])
+        for number in range(2 * plan.loads):
+            kind, load = load_once(plan, cold=number < plan.loads)
+            loads[kind].append(load)
+            work.done(load_steps(plan))
+            if number == 0:
+                _announce(plan, work, load)
         steps = iter(speed_steps(plan))
         speed = measured_speed(plan, on_step=lambda: work.done([next(steps)]))
+    busy = between(began, Moment.now())
     head = document.head(SCHEMA)
     return {
         "schema": head["schema"],
@@ -63,6 +73,7 @@ def measure(plan: SpeedPlan) -> RunDocument:
             "rows": bytes_per_token.rows,
             "cache_per_1000_tokens": bytes_per_token.cache(1000),
         },
+        "busy": busy,
         "figures": figures(plan, loads, speed, bytes_per_token),
         "memory": {
             "rss_anon": speed["after"]["rss_anon"],
@@ -131,17 +142,16 @@ def bandwidth_entry(passes: list[float], n_threads: int) -> Bandwidth:
     return {"n_threads": n_threads, "best": max(passes), "passes": passes, "by": "memchr"}
 
 
-def load_once(plan: SpeedPlan, *, cold: bool) -> Load:
-    """One load in a child; for a cold one the file is dropped from the page cache first."""
-    if cold:
-        drop_from_cache(plan.model)
-    return measured_load(plan)
+def load_once(plan: SpeedPlan, *, cold: bool) -> tuple[str, Load]:
+    """One load in a child, and how it began: 'cold', 'warm', or 'uncertain'.
 
-
-def drop_from_cache(path: Path) -> None:
-    """Ask the kernel to forget the file's pages; needs no rights where nobody maps them."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    For a cold one the file is dropped from the page cache first. Whether it was is measured: a
+    file that another program maps stays.
+    """
+    if not cold:
+        return "warm", measured_load(plan)
+    drop_from_cache(plan.model)
+    resident = resident_share(plan.model)
+    load = measured_load(plan)
+    size = plan.model.stat().st_size
+    return "cold" if was_cold(resident, load["read_bytes"], size) else "uncertain", load

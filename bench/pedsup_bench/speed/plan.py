@@ -7,6 +7,10 @@ from pathlib import Path
 
 from pedsup.engine.select import EngineChoice
 
+MAX_REPEATS = 100
+MAX_LOADS = 20
+"""Samples of a speed, and loads of each kind, that can be asked for."""
+
 
 @dataclass(frozen=True)
 class SpeedPlan:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pedsup.progress import human_bytes
 from pedsup_bench.report.options import table
+from pedsup_bench.speed.busy import told
 from pedsup_bench.speed.result import RunDocument
 
-_NAMES = {
-    "load_cold": "load, cold", "load_warm": "load, warm",
-    "first_token_cold": "first token after load, cold",
-    "first_token_warm": "first token after load, warm",
-    "read_cold": "read from storage, cold", "read_warm": "read from storage, warm",
-    "rss_anon_cold": "RssAnon, cold", "rss_anon_warm": "RssAnon, warm",
-    "rss_file_cold": "RssFile, cold", "rss_file_warm": "RssFile, warm",
-}  # fmt: skip
+_NAMES: Final = {
+    "load": "load",
+    "first_token": "first token after load",
+    "read": "read from storage",
+    "rss_anon": "own memory (RssAnon)",
+    "rss_file": "mapped file (RssFile)",
+}
+_LOADS: Final = {"cold": "cold", "warm": "warm", "uncertain": "perhaps warm"}
+"""How a load began; 'uncertain': the file may still have been in the page cache."""
 
 
 def figure_name(key: str) -> str:
     """A figure's key in words."""
-    if key in _NAMES:
-        return _NAMES[key]
     kind, _, n = key.rpartition("_")
+    if kind in _NAMES and n in _LOADS:
+        return f"{_NAMES[kind]}, {_LOADS[n]}"
     return {"prompt": f"prompt of {n}", "decode": f"decode at depth {n}"}.get(kind, key)
 
 
@@ -52,17 +56,13 @@ def notes(document: RunDocument) -> list[str]:
         f"memory bandwidth {bandwidth['best'] / 1e9:.1f} GB/s with {bandwidth['n_threads']} "
         f"threads, measured in this run; a token reads "
         f"{human_bytes(per_token['weights'] + per_token['rows'])} of weights",
-        f"memory at the end: RssAnon {human_bytes(document['memory']['rss_anon'] or 0)}, "
-        f"RssFile {human_bytes(document['memory']['rss_file'] or 0)}",
+        f"memory at the end: {human_bytes(document['memory']['rss_anon'] or 0)} of its own "
+        f"(RssAnon), {human_bytes(document['memory']['rss_file'] or 0)} of the mapped file "
+        "(RssFile)",
     ]
     if any(key.startswith("prompt_") for key in document["figures"]):
         found.append("a prompt's ceiling is that of memory; arithmetic bounds prompts far below it")
-    cold = document["figures"].get("read_cold")
-    if cold is not None and cold["median"] < document["model"]["size"] / 2:
-        found.append(
-            "the file could not be dropped from the page cache (another program maps it, or the "
-            "system does not allow it): the loads called cold are warm ones"
-        )
+    found += _circumstances(document)
     build = document.get("build")
     if build and build["missing"]:
         found.append(
@@ -83,5 +83,23 @@ def notes(document: RunDocument) -> list[str]:
             f"llama-bench {figure_name(other['test'])}: {other['median']:.1f} t/s; "
             f"ours is {other['ratio']:.3f} of it"
             + (f", {same:.3f} with the same build of llama.cpp" if same else "")
+        )
+    return found
+
+
+def _circumstances(document: RunDocument) -> list[str]:
+    """How busy the machine was, and whether loads were what they should be."""
+    found = []
+    if busy := document.get("busy"):
+        found.append(told(busy))
+    cold = document["figures"].get("read_cold")
+    old = "busy" not in document and cold is not None
+    uncertain = any(key.endswith("_uncertain") for key in document["figures"])
+    # Older documents call every first load cold.
+    if uncertain or (old and cold and cold["median"] < document["model"]["size"] / 2):
+        found.append(
+            "the file could not be dropped from the page cache (another program maps it, or the "
+            "system does not allow or show it): "
+            + ("these loads may be warm" if uncertain else "the loads called cold are warm ones")
         )
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 from pedsup.engine.vector_units import BuildFacts
 from pedsup_bench.report.document import Head, ModelFacts
+from pedsup_bench.speed.busy import Busy
 from pedsup_bench.speed.device import Battery, Device
 
+SCHEMA: Final = "pedsup-bench-run/1"
 Unit = Literal["s", "tokens/s", "B"]
 
 
@@ -163,6 +165,7 @@ class _Measured(Head):
 class RunDocument(_Measured, total=False):
     """All of it; docs/bench-run.schema.json says the same to other programs."""
 
+    busy: Busy
     trust: dict[str, object]
     limits: Limits | None
     against: list[Against]

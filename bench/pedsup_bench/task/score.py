@@ -71,7 +71,7 @@ class ExampleScore:
 
 
 def score_all(path: Path, plan: TaskPlan, adapter: Path | None = None) -> list[ExampleScore]:
-    """Score every example with the file at `path`; goes on with an interrupted run.
+    """Score every example with the file at `path`; continues an interrupted run.
 
     Raises:
         UsageError: an example is longer than the context.

@@ -37,7 +37,7 @@ class BaseFile:
         """Read and check the file's header.
 
         Raises:
-            BadFileError, UnsupportedError: it is no model that pedsup runs.
+            BadFileError, UnsupportedError: it is not a model that pedsup runs.
         """
         header = validate_model(path)
         found = next((a for a in ARCHITECTURES if a.name == header.architecture), None)

@@ -69,7 +69,7 @@ def check_effect(
 
 
 def changes_nothing(change: TensorChange, base: TensorSource) -> bool:
-    """Whether a change leaves every number of a base tensor as it is."""
+    """Whether a change leaves every number of a base tensor unchanged."""
     if change.lora is not None and not is_zero(change.lora):
         return False
     if change.replacement is not None and not equal(change.replacement, base):

@@ -15,7 +15,8 @@ import numpy as np
 
 from pedsup.errors import BadFileError, MismatchError
 from pedsup_export.adapter.folder import Adapter
-from pedsup_export.adapter.tensors import LoraDelta, TokenRows, in_modules_to_save
+from pedsup_export.adapter.tensors import LoraDelta
+from pedsup_export.adapter.whole import TokenRows, in_modules_to_save
 from pedsup_export.arch.embeddings import HEAD, TABLE, Resolved, is_module, untied, with_rows
 from pedsup_export.source.tensor_source import TensorSource, equal
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from pedsup.errors import MismatchError
 from pedsup_export.adapter.folder import Adapter
-from pedsup_export.adapter.tensors import LoraDelta, TokenRows
+from pedsup_export.adapter.tensors import LoraDelta
+from pedsup_export.adapter.whole import TokenRows
 from pedsup_export.source.tensor_source import TensorSource, n_rows
 
 PREFIXES: Final = (

@@ -24,18 +24,14 @@ from typing import Final
 
 import numpy as np
 
-from pedsup.errors import BadFileError, PedsupError, UnsupportedError
+from pedsup.errors import BadFileError, UnsupportedError
 from pedsup_export.adapter.config import LORA_BIAS, LoraSettings
+from pedsup_export.adapter.reading import Parts, adapter_error, read_checked
 from pedsup_export.source.floats import Float32Array
 from pedsup_export.source.safetensors_file import SafetensorsFile
-from pedsup_export.source.tensor_source import PlainSource, TensorSource, equal, n_rows, whole
+from pedsup_export.source.tensor_source import PlainSource, equal
 
 PREFIX: Final = "base_model.model."
-EMBEDDINGS: Final = ("embed_tokens", "lm_head")
-AGAIN: Final = "save the adapter again with peft's save_pretrained and copy the whole folder"
-Parts = dict[str, dict[str, str]]
-"""Tensor names by role and module path; of 'whole', by base tensor name."""
-
 _PATTERNS: Final = (
     ("A", re.compile(r"(.+)\.lora_A(?:\.default)?\.weight")),
     ("B", re.compile(r"(.+)\.lora_B(?:\.default)?\.weight")),
@@ -90,23 +86,6 @@ class LoraDelta:
         return abs(self.scaling) * sqrt(max(0.0, float(np.sum((b.T @ b) * (a @ a.T)))))
 
 
-@dataclass(frozen=True)
-class TokenRows:
-    """Rows of an embedding that the adapter replaces: `rows[i]` is token `indices[i]`."""
-
-    module: str
-    indices: tuple[int, ...]
-    rows: Float32Array = field(repr=False)
-
-    def norm(self) -> float:
-        """Frobenius norm of the new rows."""
-        return float(np.linalg.norm(self.rows.astype(np.float64)))
-
-
-def _error(kind: type[PedsupError], found: str, file: SafetensorsFile, wanted: str) -> PedsupError:
-    return kind(found, where=file.path, wanted=wanted, remedy=AGAIN)
-
-
 def sort_tensors(file: SafetensorsFile) -> Parts:
     """Which tensor is what; of copies the one that PEFT loads."""
     parts: Parts = {role: {} for role, _ in _PATTERNS}
@@ -116,7 +95,7 @@ def sort_tensors(file: SafetensorsFile) -> Parts:
         other = parts[role].get(key)
         if other is not None and (role != "whole" or ranks[key] == rank):
             twice = f"'{name}' and '{other}' are the same tensor"
-            raise _error(BadFileError, twice, file, "each tensor once")
+            raise adapter_error(BadFileError, twice, file, "each tensor once")
         if other is not None and {rank, ranks[key]} == {0, 1}:
             _check_copies(name, other, file)
         if other is None or rank < ranks[key]:
@@ -143,7 +122,7 @@ def _place(name: str, file: SafetensorsFile) -> tuple[str, str, int]:
             return role, match[1], 0
         stands = (match[2] or "").strip(".").removeprefix("token_adapter.").removesuffix(".default")
         return role, f"{match[1]}.{match[3]}", _COPIES.index(stands)
-    raise _error(
+    raise adapter_error(
         UnsupportedError,
         f"unknown tensor '{name}' in the adapter",
         file,
@@ -153,36 +132,11 @@ def _place(name: str, file: SafetensorsFile) -> tuple[str, str, int]:
 
 def _check_copies(name: str, other: str, file: SafetensorsFile) -> None:
     if not equal(PlainSource(file, file.entry(name)), PlainSource(file, file.entry(other))):
-        raise _error(
+        raise adapter_error(
             BadFileError,
             f"'{name}' and '{other}' are one tensor and hold different numbers",
             file,
             "two equal copies",
-        )
-
-
-def _read(name: str, n_dims: int, file: SafetensorsFile) -> Float32Array:
-    """A small tensor as float32, its number of axes and its values checked."""
-    entry = file.entry(name)
-    if len(entry.shape) != n_dims or 0 in entry.shape:
-        raise BadFileError(
-            f"tensor '{name}' has shape {list(entry.shape)}",
-            where=file.path,
-            wanted=f"{n_dims} axes, none empty",
-            remedy="with DeepSpeed ZeRO-3 or FSDP gather the parameters before save_pretrained",
-        )
-    values = whole(PlainSource(file, entry))
-    _check_finite(values, name, file)
-    return values
-
-
-def _check_finite(values: Float32Array, name: str, file: SafetensorsFile) -> None:
-    if not np.isfinite(values).all():
-        raise BadFileError(
-            f"tensor '{name}' holds NaN or Inf",
-            where=file.path,
-            wanted="finite numbers",
-            remedy="the training diverged: use an earlier checkpoint of the adapter",
         )
 
 
@@ -201,9 +155,9 @@ def lora_deltas(
         a_names, b_names = parts[f"{kind}A"], parts[f"{kind}B"]
         _check_pairs(a_names, b_names, file)
         for module, a_name in a_names.items():
-            a, b = _read(a_name, 2, file), _read(b_names[module], 2, file)
+            a, b = read_checked(a_name, 2, file), read_checked(b_names[module], 2, file)
             if not a.shape[0] == b.shape[1] == settings.rank(module):
-                raise _error(
+                raise adapter_error(
                     BadFileError,
                     f"'{a_name}' has rank {a.shape[0]}, its partner {b.shape[1]}, "
                     f"the configuration says {settings.rank(module)}",
@@ -218,7 +172,9 @@ def lora_deltas(
     strange = sorted(parts["magnitude"].keys() - deltas.keys())
     if strange:
         name = parts["magnitude"][strange[0]]
-        raise _error(BadFileError, f"'{name}' has no lora_A and lora_B", file, "complete modules")
+        raise adapter_error(
+            BadFileError, f"'{name}' has no lora_A and lora_B", file, "complete modules"
+        )
     return deltas
 
 
@@ -226,7 +182,7 @@ def _check_pairs(a_names: dict[str, str], b_names: dict[str, str], file: Safeten
     lonely = sorted(a_names.keys() ^ b_names.keys())
     if lonely:
         name = a_names.get(lonely[0]) or b_names[lonely[0]]
-        raise _error(
+        raise adapter_error(
             BadFileError,
             f"half of a pair is missing: '{name}' has no partner",
             file,
@@ -240,7 +196,7 @@ def _magnitude(
     """DoRA's magnitude vector of a module, or None for plain LoRA."""
     name = parts["magnitude"].get(module)
     if (name is not None) != settings.use_dora:
-        raise _error(
+        raise adapter_error(
             BadFileError,
             f"use_dora is {settings.use_dora}, but module '{module}' "
             f"{'has' if name else 'lacks'} a magnitude vector",
@@ -255,71 +211,9 @@ def _magnitude(
             where=file.path,
             remedy="merge this adapter with PEFT and export the merged folder",
         )
-    values = _read(name, 1, file)
+    values = read_checked(name, 1, file)
     if values.shape != (n_out,):
-        raise _error(
+        raise adapter_error(
             BadFileError, f"'{name}' has {values.size} elements", file, f"{n_out}, as lora_B has"
         )
     return values
-
-
-def token_rows(parts: Parts, settings: LoraSettings, file: SafetensorsFile) -> dict[str, TokenRows]:
-    """The replaced embedding rows by module path (`trainable_token_indices`)."""
-    result = {}
-    for module, name in parts["tokens"].items():
-        rows = _read(name, 2, file)
-        wanted = settings.token_indices
-        if wanted is not None and not isinstance(wanted, tuple):
-            # PEFT takes a module when its path ends with the key.
-            wanted = next((v for k, v in wanted.items() if module.endswith(k)), None)
-        if wanted is None or len(wanted) != rows.shape[0]:
-            raise _error(
-                BadFileError,
-                f"'{name}' holds {rows.shape[0]} rows, the configuration names "
-                f"{0 if wanted is None else len(wanted)} tokens for it",
-                file,
-                "trainable_token_indices of this adapter",
-            )
-        result[module] = TokenRows(module, tuple(wanted), rows)
-    return result
-
-
-def replacements(
-    parts: Parts, settings: LoraSettings, file: SafetensorsFile
-) -> dict[str, TensorSource]:
-    """Whole tensors by base tensor name: modules_to_save, trained biases, saved embeddings."""
-    result: dict[str, TensorSource] = {}
-    for base_name, name in parts["whole"].items():
-        if not _explained(base_name, settings):
-            raise _error(
-                UnsupportedError,
-                f"tensor '{name}' is explained by nothing in the configuration",
-                file,
-                "modules_to_save, bias or an embedding",
-            )
-        source = PlainSource(file, file.entry(name))
-        step = max(1, (1 << 22) // max(1, source.entry.n_bytes // max(1, n_rows(source))))
-        for lo in range(0, n_rows(source), step):
-            _check_finite(source.rows(lo, min(lo + step, n_rows(source))), name, file)
-        result[base_name] = source
-    return result
-
-
-def _explained(base_name: str, settings: LoraSettings) -> bool:
-    module, _, kind = base_name.rpartition(".")
-    if kind == "bias" and settings.bias != "none":
-        return True
-    if module.rpartition(".")[2] in EMBEDDINGS:
-        return True  # PEFT saves them unasked when they are adapted or were resized
-    return in_modules_to_save(module, settings)
-
-
-def in_modules_to_save(module: str, settings: LoraSettings) -> bool:
-    """Whether a module was trained whole.
-
-    PEFT takes a module when its path ends with an entry; its parts are then saved below it.
-    """
-    parents = [module]
-    while "." in parents[-1]:
-        parents.append(parents[-1].rpartition(".")[0])
-    return any(path.endswith(entry) for entry in settings.modules_to_save for path in parents)

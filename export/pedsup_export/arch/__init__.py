@@ -24,7 +24,7 @@ def find(config: Mapping[str, Any], where: object) -> Architecture:
     """The architecture of a Hugging Face `config.json`.
 
     Raises:
-        UnsupportedError: none of ours; the message lists what is supported.
+        UnsupportedError: not a supported architecture; the message lists those that are.
     """
     names = config.get("architectures") or []
     for architecture in ARCHITECTURES:

@@ -63,7 +63,7 @@ class Hparams:
 
     @property
     def first_shared(self) -> int:
-        """The first layer that has no key and value of its own."""
+        """The first layer without its own key and value."""
         return self.n_layers - self.n_shared
 
     def head_dim(self, layer: int) -> int:

@@ -3,7 +3,7 @@
 The products of E4B's inputs take about 8 GB. Matrices are therefore taken in the order in which
 they are computed, as many at a time as the memory holds; a pass over the windows for one such
 range ends behind its last matrix. What is finished is kept in a folder beside the output, so that
-a killed run goes on where it was.
+a killed run continues where it was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from pedsup.errors import BadFileError, MismatchError
 from pedsup_export.calibration import nodes
 from pedsup_export.calibration.forward import ForwardPass
-from pedsup_export.calibration.store import InputGroup
+from pedsup_export.calibration.record import InputGroup
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -29,6 +29,7 @@ from pedsup.questions.texts import sketch
 from pedsup_export.calibration import collect, fingerprint, sensitivity, store
 from pedsup_export.calibration import text as texts
 from pedsup_export.calibration.forward import ForwardPass
+from pedsup_export.calibration.record import InputGroup, Record
 
 SIXTEEN_BITS: Final = ("F32", "F16", "BF16")
 
@@ -145,7 +146,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
             collect.collect(model, windows, turns, folder, advance)
         sensitivities = _sensitivities(model, windows, request, folder)
     types, prints = _fingerprints(plan.header, groups)
-    record = store.Record(
+    record = Record(
         model=request.model.name,
         architecture=plan.header.architecture,
         texts=per_text,
@@ -200,7 +201,7 @@ def _template(model: ForwardPass) -> ChatTemplate | None:
 
 
 def _job(
-    plan: CalibrationPlan, groups: Sequence[store.InputGroup], windows: Sequence[Sequence[int]]
+    plan: CalibrationPlan, groups: Sequence[InputGroup], windows: Sequence[Sequence[int]]
 ) -> collect.Job:
     names = {name for group in groups for name in group.names}
     _, prints = _fingerprints(plan.header, groups)
@@ -210,7 +211,7 @@ def _job(
 
 
 def _fingerprints(
-    header: GGUFHeader, groups: Sequence[store.InputGroup]
+    header: GGUFHeader, groups: Sequence[InputGroup]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Type and fingerprint of every calibrated matrix."""
     types, prints = {}, {}
@@ -257,7 +258,7 @@ def _half_of_free_memory() -> int:
         return 2 << 30
 
 
-def _check_space(request: CalibrationRequest, groups: Sequence[store.InputGroup]) -> None:
+def _check_space(request: CalibrationRequest, groups: Sequence[InputGroup]) -> None:
     request.out.parent.mkdir(parents=True, exist_ok=True)
     needed = 2 * sum(g.n_bytes for g in groups) + (64 << 20)
     free = shutil.disk_usage(request.out.parent).free
@@ -275,7 +276,7 @@ def _work(out: Path) -> Path:
 
 
 def _announce(
-    groups: Sequence[store.InputGroup],
+    groups: Sequence[InputGroup],
     turns: Sequence[collect.Turn],
     windows: Sequence[Sequence[int]],
 ) -> None:

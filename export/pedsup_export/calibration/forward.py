@@ -28,7 +28,7 @@ Wanted = Callable[[ctypes.Structure, str], bool]
 
 
 class ForwardPass(EvaluatedModel):
-    """A model loaded to be looked into: one window of tokens at a time, every output computed.
+    """A model loaded for inspection: one window of tokens at a time, every output computed.
 
     Raises:
         BadFileError, UnsupportedError: it is not a model that pedsup runs.

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +28,7 @@ from pedsup.files.fsio import atomic_file, partial_path
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
+from pedsup_export.calibration.record import InputGroup, Record
 from pedsup_export.gguf.header import KV, array, header_bytes, lay_out, padded, string, u32
 from pedsup_export.source.safetensors_file import State, file_state
 
@@ -44,43 +45,6 @@ _NO_DIGEST: Final = "0" * 64
 _TYPES: Final = frozenset({"F32", "F16", "BF16"})
 _LARGEST: Final = 1e12
 """Larger second moments overflow float32 in the rounding; those of activations are far below."""
-
-
-@dataclass(frozen=True)
-class InputGroup:
-    """Matrices that multiply the same input: queries, keys and values of a layer, say."""
-
-    names: tuple[str, ...]
-    n_columns: int
-    run: int
-    """Columns per run of second moments; 0 where only the diagonal is kept."""
-
-    @property
-    def owner(self) -> str:
-        return self.names[0]
-
-    @property
-    def n_bytes(self) -> int:
-        return 4 * self.n_columns * (self.run + 1)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the statistics were made of, and what was found; goes into file and manifest."""
-
-    model: str
-    """The 16-bit file's name."""
-    architecture: str
-    texts: tuple[Mapping[str, object], ...]
-    """Name, SHA-256, tokens and sketch (`pedsup.questions.texts.sketch`) of each text."""
-    n_tokens: int
-    window: int
-    types: Mapping[str, str]
-    """Tensor -> the type it has in the 16-bit file."""
-    fingerprints: Mapping[str, str]
-    sensitivities: Mapping[str, float] = field(default_factory=dict)
-    """Tensor -> KL per unit of relative output error; `NAME@rows` for look-ups in a table."""
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(
@@ -240,7 +204,7 @@ def read(path: Path) -> Statistics:
 def refuse_other_file(path: Path) -> None:
     """Raise `OutputError` where something else than statistics would be replaced.
 
-    A name alone is no permission, `--force` or not: the model itself may have been given.
+    A name alone is not permission, `--force` or not: the model itself may have been given.
     """
     if not (path.exists() or path.is_symlink()):
         return

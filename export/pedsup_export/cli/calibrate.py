@@ -16,15 +16,15 @@ from pedsup_export.cli.options import FILE, json_option, show
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option(
     "--text", "texts", type=FILE, multiple=True,
-    help="Text, or dialogues (.jsonl); can be repeated. Default: the dialogues that ship.",
+    help="Text, or dialogues (.jsonl); can be repeated. Default: the shipped dialogues.",
 )  # fmt: skip
 @click.option(
     "--judged-on", "judged", type=FILE, multiple=True,
     help="A text that files are judged on: an overlap is refused. Can be repeated.",
 )  # fmt: skip
 @click.option("--window", type=click.IntRange(16, 8192), default=512, show_default=True)
-@click.option("--windows", "n_windows", type=click.IntRange(4), help="At most so many windows.")
-@click.option("--memory", help="For sums held at a time; default: half of what is free.")
+@click.option("--windows", "n_windows", type=click.IntRange(4), help="Limit on windows.")
+@click.option("--memory", help="Memory for the sums; default: half of what is free.")
 @click.option(
     "--sensitivity-windows", type=click.IntRange(0), default=1, show_default=True,
     help="Windows on which sensitivities (for --budget) are measured; 0: none.",

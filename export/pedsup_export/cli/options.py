@@ -16,7 +16,7 @@ base_option = click.option(
     "--base", required=True, help="Base model: a folder, or a hub id owner/name."
 )
 passphrase_file_option = click.option(
-    "--passphrase-file", type=FILE, help="Read the passphrase from a file of yours alone."
+    "--passphrase-file", type=FILE, help="Read the passphrase from a file that only you can read."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -16,7 +16,7 @@ from pedsup_export.cli.options import FILE, json_option, show
 @click.option(
     "--phone-profile",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A phone of your own: a TOML file of the form of phones.toml.",
+    help="Your own phone profile: a TOML file like phones.toml.",
 )
 @click.option("--memory", metavar="SIZE", help="The phone's memory, if it has another: 6GB.")
 @click.option("--base", help="Only this base: a folder, or a hub id; default: Gemma 4 E4B and E2B.")
@@ -30,7 +30,7 @@ def plan(
     base: str | None,
     **given: Any,
 ) -> int:
-    """Choose model, type and context for a phone; nothing is read but shapes."""
+    """Choose model, type and context for a phone; only shapes are read."""
     from pedsup_export.phone.command import find_phone, models_for, print_plan
     from pedsup_export.vocabulary_cut.request import vocabulary_request
 
@@ -41,9 +41,9 @@ def plan(
 
 @click.command("phone-bundle")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF that goes along.")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF to include.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="An adapter file for it.")
-@click.option("--patch", type=FILE, help="A patch for the model that is on the phone already.")
+@click.option("--patch", type=FILE, help="A patch for the model that is already on the phone.")
 @click.option(
     "--debs",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

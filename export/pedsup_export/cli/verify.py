@@ -20,7 +20,7 @@ from pedsup_export.cli.options import FILE, json_option, show
 @click.option("--adapter", help="The adapter that must be in it.")
 @click.option("--imatrix", type=FILE, help="The importance matrix that it was made with.")
 @click.option("--calibrated", type=FILE, help="The statistics that it was rounded with.")
-@click.option("--key", type=FILE, help="Public key of the one who must have signed it.")
+@click.option("--key", type=FILE, help="Public key of the required signer.")
 @json_option
 def verify(
     file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool, **given: Any
@@ -62,7 +62,7 @@ def verify(
 @click.argument("base_4bit")
 @json_option
 def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
-    """Print how far a 4-bit base is from the 16-bit one, per tensor and in sum."""
+    """Print how far a 4-bit base is from the 16-bit one, per tensor and in total."""
     from pedsup_export.prove.compare_bases import compare_bases as compare
     from pedsup_export.source.checkpoint import Checkpoint
     from pedsup_export.source.hub import BASE_FILES, resolve

@@ -31,9 +31,9 @@ _force = click.option("--force", is_flag=True, help="Replace an existing output.
 @click.option("--dry-run", is_flag=True, help="Print what would be compared and write nothing.")
 @_json
 def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> None:
-    """Write what makes NEW of OLD: two exports, each with its manifest beside it.
+    """Write a patch from OLD to NEW: two exports, each with its manifest beside it.
 
-    Who has OLD gets NEW by `pedsup-run patch OLD PATCH`, its manifest and signature included.
+    Whoever has OLD gets NEW with `pedsup-run patch OLD PATCH`, manifest and signature included.
     """
     # Imports numpy: not for --help.
     from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
@@ -71,7 +71,8 @@ def _made_text(made: PatchMade) -> str:
         f"{clean(str(made.path))}: {human_bytes(made.size)}, "
         f"{100 * made.share:.2f} % of the new file"
     )
-    return "\n".join([head, *rows])
+    signed = "signed" if made.signed else "not signed: sign it before you make the patch"
+    return "\n".join([head, *rows, f"the new file is {signed}"])
 
 
 @click.command()
@@ -83,7 +84,7 @@ def _made_text(made: PatchMade) -> str:
 @_force
 @_json
 def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -> None:
-    """Cut FILE into parts that a messenger takes; `pedsup-run join` puts them together."""
+    """Cut FILE into parts that a messaging app accepts; `pedsup-run join` puts them together."""
     from pedsup.files.parts import write_parts
     from pedsup_export.allocation.budget import parse_size
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pedsup
-from pedsup.errors import BadFileError, MismatchError
+from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.files.fsio import (
     lock_or_refuse,
     open_partial,
@@ -19,7 +19,7 @@ from pedsup.files.fsio import (
     refuse_existing,
 )
 from pedsup.gguf_file import TensorInfo
-from pedsup.patch.index import MAGIC, PIECE
+from pedsup.patch.index import MAGIC, MAX_COPIES, PIECE, checked_name
 from pedsup.patch.layouts import layout_of
 from pedsup.progress import byte_bar
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
@@ -97,6 +97,8 @@ class PatchMade:
     sha256: str
     new_size: int
     tally: Tally
+    signed: bool
+    """Whether the new file's signature is in the patch."""
 
     @property
     def share(self) -> float:
@@ -122,12 +124,15 @@ def plan_patch(request: PatchRequest) -> PatchPlan:
 
     Raises:
         OutputError: the output exists.
+        UsageError: a file has a name that no patch may give.
         BadFileError: a file is damaged, or has no manifest.
         MismatchError: a manifest is of another file, both files are the same, or they are not
             versions of one model.
         UntrustedError: the signature of the new file does not fit it.
     """
     refuse_existing(request.out, force=request.force)
+    for path in (request.old, request.new):
+        _require_name(path)
     old, new = open_side(request.old), open_side(request.new)
     if old.identity.digest == new.identity.digest:
         raise MismatchError(
@@ -161,6 +166,18 @@ def _how(tensor: TensorInfo, old: Side, new: Side) -> str:
     return "same" if digests[0] == digests[1] else "delta"
 
 
+def _require_name(path: Path) -> None:
+    try:
+        checked_name(path.name)
+    except ValueError as error:
+        raise UsageError(
+            "pedsup-run would refuse a patch with this file's name",
+            where=path,
+            wanted="a plain name that ends with .gguf, of at most 200 bytes",
+            remedy="rename the file and what lies beside it",
+        ) from error
+
+
 def make_patch(plan: PatchPlan) -> PatchMade:
     """Write the patch; it takes its name when it is whole.
 
@@ -183,16 +200,18 @@ def make_patch(plan: PatchPlan) -> PatchMade:
             raise
         publish(partial, out)
     size, sha256 = writer.whole()
-    return PatchMade(out, size, sha256, plan.new.header.file_size, tally)
+    signed = plan.signature is not None
+    return PatchMade(out, size, sha256, plan.new.header.file_size, tally, signed)
 
 
 def _payload(plan: PatchPlan, writer: PatchWriter, tally: Tally) -> dict[str, object]:
     """Write all parts; the index that describes them."""
     old, new = plan.old, plan.new
     with old.header.path.open("rb") as before, new.header.path.open("rb") as after:
-        found, literal = copies(
-            before.read(old.header.data_offset), after.read(new.header.data_offset)
-        )
+        header = after.read(new.header.data_offset)
+        found, literal = copies(before.read(old.header.data_offset), header)
+        if len(found) > MAX_COPIES:
+            found, literal = [(-1, len(header))], header
         document: dict[str, object] = {
             "schema": MAGIC.decode().strip(),
             "made_by": f"pedsup {pedsup.__version__}",

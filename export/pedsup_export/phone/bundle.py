@@ -35,6 +35,10 @@ from pedsup_export.phone.wheels import phone_wheels
 PART_BYTES: Final = 3 << 30
 PROGRAM_ROOM: Final = 32 << 20
 """Bytes that wheels and texts may take."""
+PHONE_ROOM: Final = 10**9
+"""Bytes on the phone beside the model: Termux, its packages, the program, caches."""
+FREE: Final = "@FREE@"
+"""In the texts, where the free storage that the phone needs stands."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
 FOLDERS: Final = ("wheels", "models", "debs", PATCHES)
 SUMS: Final = "SHA256SUMS"
@@ -59,7 +63,7 @@ class BundleRequest:
     adapter: Path | None = None
     """The adapter file that runs beside the model, which may be on the phone already."""
     patch: Path | None = None
-    """A patch for the model that is on the phone already."""
+    """A patch for the model that is already on the phone."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,8 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
         raise
     write_patch(request.patch, partial / PATCHES)
     for name in TEXTS:
-        shutil.copyfile(request.project / "runtime" / "termux" / name, partial / name)
+        text = (request.project / "runtime" / "termux" / name).read_text("utf-8")
+        (partial / name).write_text(text.replace(FREE, _free(plan)), "utf-8", newline="\n")
     (partial / "wheels").mkdir()
     fetch(request.project, partial / "wheels", request.constraints)
     if plan.debs:
@@ -183,6 +188,14 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     fsync_folder(request.out.parent)
     files = list(_files(request.out))
     return Bundle(request.out, len(files), sum(p.stat().st_size for p in files), whole)
+
+
+def _free(plan: BundlePlan) -> str:
+    """The free storage that an installation needs, rounded up, e.g. '6.3 GB'."""
+    files = plan.patch_bytes + sum(path.stat().st_size for path in plan.adapter)
+    files += plan.model.size if plan.model else 0
+    tenths = -(-(files + PHONE_ROOM) // 10**8)
+    return f"{tenths / 10:.1f} GB"
 
 
 def _require_own(folder: Path) -> None:

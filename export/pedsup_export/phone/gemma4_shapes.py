@@ -83,7 +83,7 @@ class TensorSpec:
 def projections(shape: Shape, layer: int) -> dict[str, tuple[int, int]]:
     """The linear modules of a layer that an adapter targets: name -> (out, in) features.
 
-    A KV-shared layer has no key and value projection: they would be dead.
+    A KV-shared layer has no key and value projection: they would be unused.
     """
     heads = shape.layer_head_dim(layer)
     q, kv = shape.n_heads * heads, shape.n_kv_heads * heads

@@ -135,7 +135,7 @@ def model_of_folder(folder: Path, name: str) -> PhoneModel:
     """The model of a base folder, from its config, checkpoint headers and tokenizer.
 
     Raises:
-        BadFileError, UnsupportedError: the folder is no base that can be exported.
+        BadFileError, UnsupportedError: the folder is not a base that can be exported.
     """
     model = open_model(folder, folder)
     arrays = {e.key: len(e.value) for e in model.vocabulary.entries if e.type is ValueType.ARRAY}

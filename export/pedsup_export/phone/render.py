@@ -22,7 +22,7 @@ COLUMNS: Final = (
 )
 BESIDE: Final = (
     "An adapter need not be merged: pedsup-export adapter leaves it a file of its own (70 MB for "
-    "E4B at rank 16), so that a new version is no new download of the model. Decoding then takes "
+    "E4B at rank 16), so a new version needs no new download of the model. Decoding then takes "
     "about 12 % longer for E4B. KL to the exact merge, on a trained adapter's task (a Gemma 4 of "
     "30 M parameters): merged Q4_K_M 0.040, calibrated 0.025; beside a Q4_K_M base 0.038, beside "
     "a quantization-aware base at Q4_0 0.002 (docs/adapter.md)."

@@ -96,7 +96,7 @@ def read_wheel(path: Path) -> PhoneWheel:
     """The name, version and requirements in a wheel's METADATA.
 
     Raises:
-        BadFileError: it is no wheel.
+        BadFileError: it is not a wheel.
     """
     try:
         with zipfile.ZipFile(path) as wheel:

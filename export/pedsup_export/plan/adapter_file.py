@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -37,101 +36,18 @@ from pedsup_export.adapter.match import (
     match,
 )
 from pedsup_export.adapter.tensors import LoraDelta
-from pedsup_export.gguf.header import KV, TensorSlot, array, f32, header_bytes, lay_out, string, u32
+from pedsup_export.gguf.header import KV, TensorSlot, array, f32, lay_out, string, u32
+from pedsup_export.plan.adapter_plan import AdapterFilePlan, AdapterFileRequest, Change
 from pedsup_export.plan.general import DIGEST_PLACEHOLDER, licence_of
 from pedsup_export.plan.planner import refuse_unused
-from pedsup_export.plan.provenance import Digests, held
-from pedsup_export.source.floats import Float32Array
-from pedsup_export.source.hub import ModelRef
+from pedsup_export.plan.provenance import held
 from pedsup_export.tokenizer.files import Tokenizer, overlay
 from pedsup_export.types.mixture import llama_cpp_order
-from pedsup_export.types.quantize import quantize_rows
 
 TYPES: Final = {"F16": 1, "F32": 0, "Q8_0": 7}
 """Type -> `general.file_type`."""
 FITS_KEY: Final = "pedsup.adapter.fits"
 """Metadata key: names of the files that it was made for."""
-
-
-@dataclass(frozen=True)
-class AdapterFileRequest:
-    """One adapter file.
-
-    Attributes:
-        bases: the GGUF files that it will run beside; the first names the model.
-        kind: F16, F32 or Q8_0.
-    """
-
-    adapter: ModelRef
-    bases: tuple[Path, ...]
-    out: Path
-    kind: str = "F16"
-    allow_unused: bool = False
-    force: bool = False
-    name: str | None = None
-    license: str | None = None
-
-
-@dataclass(frozen=True)
-class Change:
-    """One matrix's change."""
-
-    target: str
-    """The base file's tensor."""
-    delta: LoraDelta = field(repr=False)
-    head_rows: int | None
-    factor: float
-    """What `lora_b` is multiplied by, so that the file's one alpha gives this module's scaling."""
-
-    def halves(self) -> dict[str, Float32Array]:
-        """Both matrices as they stand in the file, float32, row-major, by their names."""
-        a, b = self.delta.a, self.delta.b
-        if self.factor != 1:
-            b = b * np.float32(self.factor)
-        if self.head_rows is not None:
-            paired = b.reshape(-1, 2, self.head_rows // 2, b.shape[1]).swapaxes(1, 2)
-            b = np.ascontiguousarray(paired.reshape(b.shape))
-        if self.target == EMBEDDING:
-            # A row is looked up in the one, and multiplied by the other.
-            a, b = b, np.ascontiguousarray(a.T)
-        return {f"{self.target}{A}": a, f"{self.target}{B}": b}
-
-
-@dataclass(frozen=True)
-class AdapterFilePlan:
-    """Everything that writing the file will do. Sizes in bytes."""
-
-    request: AdapterFileRequest
-    adapter: Adapter = field(repr=False)
-    bases: tuple[BaseFile, ...]
-    changes: tuple[Change, ...]
-    alpha: float
-    slots: tuple[TensorSlot, ...] = field(repr=False)
-    metadata: tuple[KV, ...] = field(repr=False)
-    unused: tuple[UnusedDelta, ...]
-    warnings: tuple[str, ...]
-    sources: Digests
-    """SHA-256 of the adapter's files."""
-
-    @cached_property
-    def header(self) -> bytes:
-        """The GGUF's header; its digest of the manifest is still blank."""
-        return header_bytes(self.metadata, self.slots)
-
-    @property
-    def output_bytes(self) -> int:
-        return len(self.header) + self.slots[-1].offset + self.slots[-1].n_bytes
-
-    @property
-    def ranks(self) -> list[int]:
-        return sorted({change.delta.rank for change in self.changes})
-
-    def packed(self, change: Change) -> dict[str, np.ndarray]:
-        """The packed rows of both halves by name, uint8 [rows, row_bytes]."""
-        kinds = {slot.name: slot.type for slot in self.slots}
-        halves = change.halves()
-        return {n: quantize_rows(np.ascontiguousarray(v), kinds[n], name=n)
-                for n, v in halves.items()}  # fmt: skip
 
 
 def plan_adapter_file(request: AdapterFileRequest) -> AdapterFilePlan:
@@ -246,7 +162,7 @@ def _changes(base: BaseFile, used: Mapping[str, LoraDelta]) -> tuple[float, tupl
 
 
 def _slots(changes: Sequence[Change], kind: GGMLType) -> tuple[TensorSlot, ...]:
-    """F16 where rows are no multiple of the type's block, as llama.cpp's converter does."""
+    """F16 where rows are not a multiple of the type's block, as llama.cpp's converter does."""
     rows = []
     for change in changes:
         for name, shape in _shapes(change).items():

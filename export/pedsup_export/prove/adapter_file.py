@@ -15,7 +15,8 @@ from pedsup.trust.manifest import Manifest, manifest_path
 from pedsup.trust.pair import fits
 from pedsup.trust.verified import FileState, read_in_full, record_reading, recorded_reading
 from pedsup_export.adapter.base_file import BaseFile
-from pedsup_export.plan.adapter_file import AdapterFileRequest, plan_adapter_file
+from pedsup_export.plan.adapter_file import plan_adapter_file
+from pedsup_export.plan.adapter_plan import AdapterFileRequest
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.source.hub import ModelRef
 

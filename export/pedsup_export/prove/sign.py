@@ -79,7 +79,7 @@ def needs_passphrase(key: Path) -> bool:
     """Whether a private key file is encrypted.
 
     Raises:
-        UsageError: it is no private key.
+        UsageError: it is not a private key.
     """
     text = _read_private(key).decode("ascii", "replace")
     if "PRIVATE KEY-----" not in text:

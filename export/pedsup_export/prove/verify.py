@@ -76,7 +76,7 @@ def verify(
             in any case, but says nothing without a key.
 
     Raises:
-        BadFileError: the file is no model, or its structure is damaged.
+        BadFileError: the file is not a model, or its structure is damaged.
         UntrustedError: the manifest is missing, damaged or of another file, a digest differs, or
             the signature is missing, damaged, by another key, or of other files.
         MismatchError: these are not its base and adapter, or the adapter is not in the file.

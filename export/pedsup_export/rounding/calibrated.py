@@ -20,7 +20,8 @@ import numpy as np
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.calibration import fingerprint, store
-from pedsup_export.calibration.store import InputGroup, Record, Statistics
+from pedsup_export.calibration.record import InputGroup, Record
+from pedsup_export.calibration.store import Statistics
 from pedsup_export.rounding.matrix import Effort, Moments, can_round, round_rows
 from pedsup_export.types.quantize import quantize_rows
 

@@ -35,7 +35,7 @@ def to_float32(
         out: contiguous float32 of the same shape, to write into.
     """
     if dtype not in ("BF16", "F16", "F32", "F64"):
-        raise ValueError(f"{dtype} is no floating-point type")
+        raise ValueError(f"{dtype} is not a floating-point type")
     result = allocate(raw.shape, out)
     if dtype == "F32":
         np.copyto(result, raw)

@@ -28,7 +28,7 @@ _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A base or adapter: the folder it lies in, and where it came from."""
+    """A base or adapter: its folder, and where it came from."""
 
     folder: Path
     name: str

@@ -90,7 +90,7 @@ def parse_quant_state(raw: bytes, quant_type: str, where: str) -> QuantState:
     except (ValueError, RecursionError) as error:
         raise bad("the quantization state is not JSON", "the JSON of bitsandbytes") from error
     if not isinstance(state, dict):
-        raise bad("the quantization state is no JSON object", "the JSON of bitsandbytes")
+        raise bad("the quantization state is not a JSON object", "the JSON of bitsandbytes")
     if quant_type not in CODES or state.get("quant_type") != quant_type:
         raise bad(
             f"quant_type {state.get('quant_type')!r} under a name of '{quant_type}'", "nf4, fp4"

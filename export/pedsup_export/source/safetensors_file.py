@@ -196,5 +196,5 @@ def _open(path: Path) -> DirectFile:
             remedy="check the path and its permissions",
         ) from error
     if not stat.S_ISREG(file.stat().st_mode):
-        raise BadFileError("this is no regular file", where=path, wanted="a safetensors file")
+        raise BadFileError("this is not a regular file", where=path, wanted="a safetensors file")
     return file

@@ -180,7 +180,7 @@ def _parse_json(text: bytes, path: Path) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise damaged("the header is not JSON", path, "a safetensors header") from error
     if not isinstance(header, dict):
-        raise damaged("the header is no JSON object", path, "a safetensors header")
+        raise damaged("the header is not a JSON object", path, "a safetensors header")
     return header
 
 

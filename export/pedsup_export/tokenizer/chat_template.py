@@ -28,7 +28,7 @@ _MAX_NAMED: Final = 64
 
 @dataclass(frozen=True)
 class ChatTemplates:
-    """The template of a folder and its named variants; `where` is the file that it stands in."""
+    """The template of a folder and its named variants; `where` is the file that holds it."""
 
     default: str | None = None
     named: Mapping[str, str] = field(default_factory=dict)

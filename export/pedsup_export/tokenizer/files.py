@@ -164,7 +164,7 @@ def _check_tokens(document: Mapping[str, object], vocab: Mapping[str, object], p
     )
     if not good or not all(isinstance(i, int) for i in vocab.values()):
         raise BadFileError(
-            "the tokenizer has a token that is no text with a number",
+            "the tokenizer has an entry that is not a text with a number",
             where=path,
             remedy="copy tokenizer.json of the base model again",
         )

@@ -63,7 +63,7 @@ def _damaged(found: str, where: object) -> BadFileError:
 def _piece(value: bytes | int) -> Piece:
     text, score, kind = "", 0.0, NORMAL
     if isinstance(value, int):
-        raise ValueError("a piece is no message")
+        raise ValueError("a piece is not a message")
     for number, part in _fields(value):
         if number == _TEXT and isinstance(part, bytes):
             text = part.decode("utf-8")

@@ -35,7 +35,7 @@ TOKEN_EMBEDDINGS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
 
 @dataclass(frozen=True)
 class ImatrixReport:
-    """How an importance matrix meets a model; nothing of it is skipped silently."""
+    """How an importance matrix fits a model; nothing in it is skipped silently."""
 
     used: tuple[str, ...]
     missing: tuple[str, ...]
@@ -121,7 +121,7 @@ def read_imatrix(path: str | Path) -> Imatrix:
         with path.open("rb") as file:
             if file.read(4) != MAGIC:
                 raise UnsupportedError(
-                    "this is no GGUF importance matrix (the older .dat format?)",
+                    "this is not a GGUF importance matrix (the older .dat format?)",
                     where=path,
                     wanted="the GGUF format that llama-imatrix writes since 2025",
                     remedy=f"convert it: llama-imatrix --in-file {path.name} "

@@ -101,7 +101,7 @@ def choose(tokens: TokenList, derivations: Derivations, wish: Wish) -> tuple[int
             kept |= more
     if len(kept) == len(tokens.tokens):
         raise UsageError(
-            "nothing of this vocabulary would be cut",
+            "this vocabulary would not be cut at all",
             wanted=f"a choice that leaves out some of its {len(kept)} tokens",
             remedy="leave --languages and --vocabulary out",
         )

@@ -39,7 +39,7 @@ OTHER_TEXT: Final = (
     "\x00\x01\x7f\n",
     "𝔐𝔞𝔱𝔥 ⅞ ﷽\n",
 )  # fmt: skip
-"""Text that falls to bytes for the most part."""
+"""Text that is mostly split into bytes."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What is kept whatever the language: digits, punctuation, white space, medical signs and units.
 
-Counts of words know nothing of signs: the token of a space and `¿` is in no word list, and without
+Word counts do not include signs: the token of a space and `¿` is in no word list, and without
 it every Spanish question costs one token more. So signs are kept by rule.
 """
 

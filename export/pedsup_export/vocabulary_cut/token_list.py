@@ -57,7 +57,7 @@ class TokenList:
 
     @cached_property
     def n_reserved(self) -> int:
-        """Tokens at the start that are no text: software knows their ids by number."""
+        """Tokens at the start that are not text: software knows their ids by number."""
         count = 0
         for i, token in enumerate(self.tokens):
             if not (self.is_marker(i) or _NAMED.fullmatch(token)):

@@ -1,7 +1,7 @@
 """How often each token is used in a language: from word lists, and from texts.
 
 The lists are those of `wordfreq` (Robyn Speer; its data under CC BY-SA 4.0). They are read when a
-vocabulary is cut and are no part of pedsup.
+vocabulary is cut and are not part of pedsup.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMS: Final[tuple[tuple[float, Form], ...]] = (
     (0.02, lambda word: word[:1].upper() + word[1:]),
     (0.02, lambda word: f" {word.upper()}"),
 )
-"""How a word of the list, which is in lower case, stands in text, and how often (a rough share:
+"""How a word of the list, which is in lower case, appears in text, and how often (a rough share:
 only the order of rare tokens depends on it); without a space after a hyphen or a bracket."""
 ACRONYM_FORMS: Final[tuple[tuple[float, Form], ...]] = (
     (0.80, lambda word: f" {word.upper()}"),

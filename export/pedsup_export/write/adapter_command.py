@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
+from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
-from pedsup_export.plan.adapter_file import TYPES, AdapterFilePlan, AdapterFileRequest
+from pedsup_export.plan.adapter_file import TYPES
 from pedsup_export.plan.adapter_file import plan_adapter_file as make_plan
+from pedsup_export.plan.adapter_plan import AdapterFilePlan, AdapterFileRequest
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.source.hub import ADAPTER_FILES, resolve
 from pedsup_export.write.adapter_file import AdapterFile, write_adapter_file
@@ -23,7 +25,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.option("--adapter", required=True, help="LoRA adapter (PEFT): a folder, or a hub id.")
 @click.option(
-    "--base", "bases", multiple=True, required=True, type=_FILE,
+    "--base", "bases", multiple=True, required=True, type=click.Path(path_type=Path),
     help="GGUF file that the adapter will run beside; can be repeated.",
 )  # fmt: skip
 @click.option("--out", type=_FILE, required=True, help="The GGUF to write.")
@@ -39,11 +41,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--adapter-revision", help="Hub revision of the adapter.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
-    """Write an adapter as a file of its own, to be applied to its base as it runs.
+    """Write an adapter as a separate file, to be applied to its base at run time.
 
     The base stays as it is: a new version of the adapter is a few tens of megabytes.
     docs/adapter.md says when merging is better.
     """
+    _require_files(given["bases"])
     plan = make_plan(
         AdapterFileRequest(
             adapter=resolve(given["adapter"], ADAPTER_FILES, revision=given["adapter_revision"]),
@@ -67,6 +70,18 @@ def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
                 "sha256": result.sha256}  # fmt: skip
     whole = enveloped(document, "pedsup-export", schema="pedsup-export-adapter/1")
     click.echo(json_text(whole) if as_json else result_text(plan, result))
+
+
+def _require_files(bases: tuple[Path, ...]) -> None:
+    """Of all commands only this one takes a GGUF as `--base`: say what to do with a folder."""
+    for base in bases:
+        if base.is_dir():
+            raise UsageError(
+                "the base is a folder",
+                where=f"--base {base}",
+                wanted="the GGUF file that the adapter will run beside",
+                remedy=f"make it first: pedsup-export run --base {base} --out base.gguf",
+            )
 
 
 def plan_text(plan: AdapterFilePlan) -> str:

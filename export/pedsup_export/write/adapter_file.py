@@ -22,7 +22,7 @@ from pedsup.texts.intended_use import FULL
 from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
 from pedsup.trust.pair import FITS
 from pedsup_export.gguf.header import header_bytes, string
-from pedsup_export.plan.adapter_file import AdapterFilePlan
+from pedsup_export.plan.adapter_plan import AdapterFilePlan
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.prove.adapter_file import file_sha256
 from pedsup_export.prove.finished_file import read_finished

@@ -7,7 +7,7 @@ merged, and they cost no second reading.
 
 A *place* is a shard's number and a position in it. A tensor of the output has the place where
 the last byte it needs has been read. The *mark* of a place is a digest of everything before it:
-a journal keeps it, and a resumed export goes on only where reading the inputs again gives the
+a journal keeps it, and a resumed export continues only if reading the inputs again gives the
 same mark.
 """
 

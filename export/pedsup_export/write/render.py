@@ -50,7 +50,7 @@ def summary_text(plan: ExportPlan) -> str:
         f"adapter       {request.adapter.name if request.adapter else 'none'}"
         + (f", in {adapted} of {len(plan.tensors)} tensors" if request.adapter else ""),
         f"type          {plan.file_type.name} ({mixture}), {bits:.2f} bits per weight",
-        f"merge         in float32, then {request.merge_dtype}",
+        f"merge         in float32{_rounded(request.merge_dtype)}",
         *_grid_lines(plan),
         f"output        {request.out}",
         f"reads         {human_bytes(plan.input_bytes)}",
@@ -60,6 +60,11 @@ def summary_text(plan: ExportPlan) -> str:
     lines += savings_lines(plan)
     lines += _left_out(plan)
     return "\n".join(lines)
+
+
+def _rounded(merge_dtype: str) -> str:
+    """How the merge is rounded before it is quantized; float32 is not rounded."""
+    return "" if merge_dtype == "float32" else f", rounded to {merge_dtype}"
 
 
 def _grid_lines(plan: ExportPlan) -> list[str]:

@@ -5,7 +5,7 @@ digest, merge and quantize (all of which release the interpreter lock); the call
 and digests the output. Blocks are made in the order of the input, which is read once, and
 written where they belong. A journal beside the partial file names every tensor that is complete,
 with its SHA-256 and the mark of the inputs read until then (`input_pass`), so that a killed
-export goes on where it stopped, with the same inputs only.
+export continues where it stopped, with the same inputs only.
 """
 
 from __future__ import annotations

@@ -31,11 +31,13 @@ from pedsup.session.texts import CUT
 from pedsup.settings.load import load_with_origins
 from pedsup.settings.schema import Settings
 from pedsup.terminal import oneshot
+from pedsup.terminal.overview import overview
 from pedsup.terminal.render import pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl, terminal_reader
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import set_language, translated
 from pedsup.texts.safe import clean
+from pedsup.texts.screen import screen_of
 
 NO_HISTORY = message("give --no-history to work without a transcript, or --history-dir FOLDER")
 
@@ -63,6 +65,12 @@ class RunRequest:
         once = self.prompt is not None or self.as_json or self.serve
         return not once and sys.stdin is not None and sys.stdin.isatty()
 
+    @property
+    def alone(self) -> bool:
+        """Whether somebody at a terminal asked for nothing in particular."""
+        asked = self.model is not None or self.resume is not None or self.check
+        return not asked and self.interactive
+
 
 def execute(request: RunRequest) -> int:
     """Run the command; returns the exit code.
@@ -74,6 +82,8 @@ def execute(request: RunRequest) -> int:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)
     language = set_language(settings.lang)
+    if request.alone:
+        return _say_what_there_is(settings)
     request, settings = _with_model(request, settings)
     assert request.model is not None
     plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
@@ -173,6 +183,17 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
+def _say_what_there_is(settings: Settings) -> int:
+    """What to do next, where no model was given."""
+    screen = screen_of(sys.stdout)
+    folders = (Path.cwd(), Path.home() / "pedsup")  # the second: install.sh puts models there
+    for line in overview(history_folder(settings), folders).lines():
+        text = translated(line)
+        command = text.startswith("  ")  # to be copied: a path with a break in it could not be
+        print(text if command else screen.wrapped(text, "    "), flush=True)
+    return 0
+
+
 def _constraint(request: RunRequest) -> dict[str, str]:
     """The text of `--grammar` or `--json-schema`, checked."""
     if request.grammar is not None and request.json_schema is not None:
@@ -202,7 +223,11 @@ def _with_model(request: RunRequest, settings: Settings) -> tuple[RunRequest, Se
                 settings = replace(settings, adapter=adapter)
             return replace(request, model=Path(path)), settings
     if model is None:
-        raise UsageError("no model was given", wanted="a GGUF file", remedy="pedsup-run model.gguf")
+        raise UsageError(
+            "no model was given",
+            wanted="a GGUF file",
+            remedy="pedsup-run model.gguf; pedsup-run alone, in a terminal, lists those known here",
+        )
     return request, settings
 
 

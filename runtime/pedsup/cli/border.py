@@ -34,8 +34,9 @@ def _exit_code(program: Callable[[], int | None]) -> int:
     """What a program ends with; what it raised is said."""
     import click  # here, because importing it is a third of the start-up of `--version`
 
-    from pedsup.cli.command_line import readable
+    from pedsup.cli.command_line import fit_help_to_phones, readable
 
+    fit_help_to_phones()
     try:
         return program() or ExitCode.DONE
     except click.ClickException as error:

@@ -2,9 +2,55 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+from typing import Any, Final
+
 import click
 
 from pedsup.texts.language import translated
+
+NARROW: Final = 60
+"""Columns below which two columns of text, options and what they do, leave too little for each."""
+
+
+class NarrowFormatter(click.HelpFormatter):
+    """click's formatter, for phones too: it takes a terminal of less than 50 columns to have 50."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        columns = shutil.get_terminal_size().columns
+        self._narrow = columns < NARROW
+        if self._narrow:
+            self.width = min(self.width, max(columns - 2, 20))
+
+    def write_text(self, text: str) -> None:
+        """A text; on a narrow terminal also the paragraphs that are laid out by hand (\\b)."""
+        if self._narrow:
+            width = self.width - self.current_indent
+            paragraphs = [
+                "\n".join(_folded(line, width) for line in part.split("\n"))
+                if part.startswith("\b") else part
+                for part in text.split("\n\n")
+            ]  # fmt: skip
+            text = "\n\n".join(paragraphs)
+        super().write_text(text)
+
+    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+        """Definitions; on a narrow terminal each below its term."""
+        super().write_dl(rows, 4 if self._narrow else col_max, col_spacing)
+
+
+def _folded(line: str, width: int) -> str:
+    """A line and what follows of it: below a row or a point of a list, further in."""
+    start = len(line) - len(line.lstrip())
+    indent = " " * (start + 2 if line[:1] in (" ", "-") else start)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def fit_help_to_phones() -> None:
+    """From now on all help of this process is written for the terminal's true width."""
+    click.Context.formatter_class = NarrowFormatter
 
 
 class Commands(click.Group):

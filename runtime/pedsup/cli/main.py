@@ -13,6 +13,8 @@ from pedsup import __version__
 from pedsup.cli.border import border
 from pedsup.cli.options import setting_options
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
+from pedsup.errors import UsageError
+from pedsup.messages import message
 from pedsup.texts.intended_use import FULL
 from pedsup.texts.language import current_language, detect_language, translated
 
@@ -85,6 +87,7 @@ def _program() -> int:
             verb = _translated(verb)
         done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)
         return done if isinstance(done, int) else 0
+    _refuse_misspelt(words)
     command = run
     if spanish:
         command = _translated(run)
@@ -96,6 +99,20 @@ def _program() -> int:
     from pedsup.cli.app import execute
 
     return execute(parsed)
+
+
+def _refuse_misspelt(words: list[str]) -> None:
+    """`pedsup-run doctr`: a verb written wrong, not a model that is missing."""
+    if not words or Path(words[0]).exists():
+        return
+    from difflib import get_close_matches
+
+    for verb in get_close_matches(words[0], VERBS, n=1, cutoff=0.75):
+        raise UsageError(
+            "no such command or file",
+            where=words[0],
+            remedy=message("did you mean '{name}'?", name=f"pedsup-run {verb}"),
+        )
 
 
 def _translated(command: click.Command) -> click.Command:

@@ -37,6 +37,7 @@ VERBS: Final[dict[str, Verb]] = {
     "verify": Verb("verify", message("read a model in full: manifest, signature, bytes")),
     "trust": Verb("trust", message("manage the keys that are trusted on this device")),
     "patch": Verb("patch", message("make a new version of a model from the old one and a patch")),
+    "sessions": Verb("sessions", message("list the conversations that are kept, and search them")),
     "join": Verb("join", message("put the parts of a split file together")),
     "forget": Verb("forget", message("erase conversations and caches")),
 }

@@ -19,6 +19,8 @@ from pedsup.crash.marker import (
     oom_kills,
     read_facts,
 )
+from pedsup.device.kind import is_android
+from pedsup.files.timestamp import local
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
 from pedsup.messages import Message, joined, message
 
@@ -43,11 +45,12 @@ class Present:
 
     boot: str
     oom_kills: int | None
+    android: bool = True
 
 
 def present() -> Present:
     """Of this machine, now."""
-    return Present(boot_id(), oom_kills())
+    return Present(boot_id(), oom_kills(), is_android())
 
 
 def take_sudden_ends(folder: Path) -> list[SuddenEnd]:
@@ -97,7 +100,7 @@ def likely_cause(end: SuddenEnd, today: Present) -> Cause:
     return "memory" if facts.phase != "ready" and (low or short) else "killed"
 
 
-def remedies(end: SuddenEnd, cause: Cause) -> list[str]:
+def remedies(end: SuddenEnd, cause: Cause, *, android: bool = True) -> list[str]:
     """Options of the command line, and what to do without one, the easiest first."""
     facts = end.facts
     if cause == "restart":
@@ -113,6 +116,8 @@ def remedies(end: SuddenEnd, cause: Cause) -> list[str]:
         found.append(f"--ctx {smaller[-1]}")
     if facts.n_ubatch > SMALL_BATCH:
         found.append(f"--ubatch {SMALL_BATCH}")
+    if not android:
+        return [*found, CLOSE_PROGRAMS, SMALLER_FILE]
     return [*found, CLOSE_APPS, SMALLER_MODEL]
 
 
@@ -128,13 +133,13 @@ def aftermath_text(ends: Sequence[SuddenEnd], today: Present, *, resuming: bool)
             "The last run ended suddenly while {phase} ({model}, {time}).",
             phase=_PHASES[facts.phase],
             model=Path(facts.model).name,
-            time=facts.beat,
+            time=local(facts.beat),
         ),
         message("It crashed in native code: {crash}.", crash=_crash(end.crash))
         if cause == "crash"
-        else _CAUSES[cause],
+        else (_CAUSES if today.android else {**_CAUSES, **_ELSEWHERE})[cause],
     ]
-    helps = remedies(end, cause)
+    helps = remedies(end, cause, android=today.android)
     if helps:
         lines.append(message("What helps: {remedies}.", remedies=joined("; ", helps)))
     if facts.session and not resuming:
@@ -151,7 +156,9 @@ def _crash(first_line: str) -> Message:
 
 
 CLOSE_APPS: Final = message("close other apps")
-SMALLER_MODEL: Final = message("a smaller file (E2B, or Q4_0: pedsup-export plan --phone)")
+SMALLER_MODEL: Final = message("a smaller file (E2B, or Q4_0)")
+CLOSE_PROGRAMS: Final = message("close other programs")
+SMALLER_FILE: Final = message("a smaller file (pedsup-export plan)")
 _PHASES: Final[dict[str, Message]] = {
     "loading": message("loading the model"),
     "ready": message("waiting for a question"),
@@ -173,6 +180,16 @@ _CAUSES: Final[dict[Cause, Message]] = {
         "or battery: keep Termux in the foreground, or hold it with termux-wake-lock."
     ),
 }
+_ELSEWHERE: Final[dict[Cause, Message]] = {
+    "restart": message("The computer has been restarted since."),
+    "memory": message(
+        "Most likely the system ended it to get memory back (signal 9): little was left."
+    ),
+    "killed": message(
+        "It was killed from outside (signal 9): by the system, another program, or a user."
+    ),
+}
+"""What is another on a laptop or a server: no Android ends its programs."""
 _SIGNALS: Final[dict[str, Message]] = {
     "Segmentation fault": message("invalid memory access"),
     "Illegal instruction": message("illegal instruction"),

@@ -12,7 +12,8 @@ from pedsup.device.cores import cpu_features
 from pedsup.doctor.device import Device, Ran
 from pedsup.doctor.finding import Finding
 from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_command, server_command, system_info
-from pedsup.engine.llama_server.process import PROGRAM, find_program, how_it_died
+from pedsup.engine.llama_server.death import how_it_died
+from pedsup.engine.llama_server.process import PROGRAM, find_program
 from pedsup.engine.vector_units import judge
 from pedsup.messages import Message, from_document, joined, message
 

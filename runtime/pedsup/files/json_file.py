@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,9 @@ from pedsup.messages import as_message, message, reason_of
 _REMEDY: Final = message("the file is damaged: copy it again")
 _BOM: Final = "\ufeff"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+MAX_DEPTH: Final = 128
+"""Levels of lists and tables. No file of ours has twenty, and whoever goes through the value later
+must not run out of Python's stack."""
 
 
 def decode_text(data: bytes) -> str:
@@ -36,12 +40,34 @@ def parse_json(data: bytes | str) -> Any:
     text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
     try:
         value = json.loads(text)
-        if "\\u" in text:
-            # Python accepts "\ud800", and every later encode() would fail.
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # thousands of digits: Python's advice is for programmers
+        raise ValueError("a whole number that is too large") from error
+    require_shallow(value)
+    if "\\u" in text:
+        # Python accepts "\ud800", and every later encode() would fail.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def require_shallow(value: object) -> None:
+    """Raise ValueError for a value of more than `MAX_DEPTH` levels of lists and tables."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [part for node in level for part in _parts(node)]
+        level = [part for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_bounded(path: Path, what: str, limit: int) -> bytes:

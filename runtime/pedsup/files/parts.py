@@ -40,8 +40,12 @@ MAX_HEAD: Final = 4096
 MAX_PARTS: Final = 10_000
 _BLOCK: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_NAME: Final = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]{0,199}")
+_NAME: Final = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*")
 """A name that stays in its folder and hides nothing."""
+MAX_NAME: Final = 200
+"""Bytes of it: file systems take 255, and the partial file has a longer one."""
+MAX_SAID: Final = 20
+"""Missing parts that an error lists."""
 _AGAIN: Final = message("get this part again from where it came from")
 
 
@@ -93,7 +97,7 @@ def read_part(path: Path) -> Part:
             (length,) = _LENGTH.unpack(raw[len(MAGIC) :])
             head = _head(parse_json(file.read(min(length, MAX_HEAD))))
             size = os.fstat(file.fileno()).st_size
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise BadFileError(
             message("the head of this part is damaged: {reason}", reason=reason_of(error)),
             where=path,
@@ -127,18 +131,29 @@ def _head(document: Any) -> PartHead:
         isinstance(d, str) and _SHA256.fullmatch(d) for d in (head.sha256, head.part_sha256)
     ):
         raise ValueError("a digest that is none")
-    if not isinstance(head.name, str) or not _NAME.fullmatch(head.name):
+    if not isinstance(head.name, str) or not _can_be_joined(head.name):
         raise ValueError("its name cannot be a file's")
     return head
+
+
+def _can_be_joined(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and len(os.fsencode(name)) <= MAX_NAME
 
 
 def write_parts(path: Path, folder: Path, part_bytes: int, *, force: bool = False) -> list[Path]:
     """Split a file: parts of at most `part_bytes`, heads included, each whole or not there.
 
     Raises:
-        UsageError: there would be too many parts.
+        UsageError: there would be too many parts, or the file's name is not one that `join` takes.
         OutputError: a part exists.
     """
+    if not _can_be_joined(path.name):
+        raise UsageError(
+            "the parts could not be joined: the file's name is hidden, too long or not plain",
+            where=path,
+            wanted=message("a name of at most {n} bytes without a dot in front", n=MAX_NAME),
+            remedy="rename the file",
+        )
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         room = part_bytes - len(MAGIC) - _LENGTH.size - MAX_HEAD
@@ -237,6 +252,7 @@ def plan_join(paths: Sequence[Path], out: Path | None, *, force: bool) -> JoinPl
             )
     missing = [str(n) for n in range(1, first.parts + 1) if n not in found]
     if missing:
+        missing[MAX_SAID:] = ["..."] if len(missing) > MAX_SAID else []
         raise MismatchError(
             message("parts are missing: {numbers}", numbers=", ".join(missing)),
             where=first.name,

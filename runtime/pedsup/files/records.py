@@ -104,7 +104,7 @@ def unknown(name: str, known: Collection[str], source: Source, prefix: str = "")
     every = ", ".join(prefix + n for n in sorted(known))
     full = prefix + name
     return source.problem(
-        message("unknown key '{name}'", name=full),
+        message("unknown key '{name}'", name=_shortened(full)),
         key=full,
         wanted=message("did you mean '{name}'?", name=near[0])
         if near
@@ -116,8 +116,12 @@ def shown(value: object) -> str:
     """A value as the file spells it, shortened."""
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # a TOML date
-        text = str(value)
+    except (TypeError, ValueError):  # a TOML date
+        text = hex(value) if isinstance(value, int) else str(value)
+    return _shortened(text)
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
@@ -240,7 +244,7 @@ def _wrong(hint: object, value: object, source: Source, key: str) -> PedsupError
 
 
 def _is(key: str, value: object) -> Message:
-    return message("{key} = {value}", key=key, value=shown(value))
+    return message("{key} = {value}", key=_shortened(key), value=shown(value))
 
 
 def _wanted(hint: object) -> Message:

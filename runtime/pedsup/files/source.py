@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pedsup.errors import BadFileError, PedsupError
-from pedsup.files.json_file import decode_text, parse_json, read_bounded
+from pedsup.files.json_file import decode_text, parse_json, read_bounded, require_shallow
 from pedsup.files.toml_lines import line_of
 from pedsup.messages import message, reason_of
 
@@ -62,9 +62,7 @@ def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], So
     """
     try:
         text = decode_text(data) if isinstance(data, bytes) else data
-        return tomllib.loads(text), dataclasses.replace(source, text=text)
-    except RecursionError as error:
-        raise source.problem(message("{what} is nested too deeply", what=source.what)) from error
+        table = _parsed(text)
     except ValueError as error:
         raise source.problem(
             message(
@@ -72,6 +70,35 @@ def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], So
             ),
             wanted=message("lines like: name = 0.7"),
         ) from error
+    return table, dataclasses.replace(source, text=text)
+
+
+def _parsed(text: str) -> dict[str, object]:
+    """The table of a TOML text.
+
+    Raises:
+        ValueError: not TOML, nested too deep, or a number that no program can be relied on to take.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # thousands of digits: Python's advice is for programmers
+        raise ValueError("a whole number that is too large") from error
+    require_shallow(table)
+    _require_64_bits(table)
+    return table
+
+
+def _require_64_bits(value: object) -> None:
+    """TOML's whole numbers have 64 bits; Python takes any, and cannot even print large ones."""
+    if isinstance(value, int) and not -1 << 63 <= value < 1 << 63:
+        raise ValueError("a whole number that is too large")
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _require_64_bits(part)
 
 
 def read_json(path: Path, source: Source, limit: int) -> object:

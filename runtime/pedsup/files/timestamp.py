@@ -8,3 +8,11 @@ from datetime import UTC, datetime
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def local(time: str) -> str:
+    """A time of our files as a clock here shows it, to the minute; other text as it is."""
+    try:
+        return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):
+        return time

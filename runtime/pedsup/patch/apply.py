@@ -8,6 +8,7 @@ name, and is known and trusted as after a first `verify`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from pedsup.patch.target import (
 )
 from pedsup.patch.work import Work, open_work
 from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import header_digest, identify
 from pedsup.trust.store import load_store
 from pedsup.trust.verified import (
@@ -178,6 +180,16 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
     resumed = work.model.exists()
     if resumed and work.read_job() != (plan.index.digest, True):
         raise _other_job(work)
+    if resumed and os.path.lexists(plan.final):
+        raise OutputError(
+            "another file has taken the name of the file that is being patched",
+            where=plan.final,
+            wanted=message(
+                "nothing with this name until the patch in {path} is done", path=work.folder
+            ),
+            remedy="move it away and give the same command again; or, if it is the old file "
+            "copied again, remove the folder of the interrupted patch",
+        )
     if resumed:
         old = old_of_header(plan.final, (work.before / HEADER).read_bytes(), plan.index)
     else:
@@ -218,9 +230,14 @@ def _is_new(plan: ApplyPlan) -> bool:
 def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:
     """The SHA-256 that the new file must have, by who vouches for it."""
     work.write_beside(target.manifest, target.signature)
-    named = replace(old, path=plan.request.old)
+    request, kept = plan.request, signature_path(work.before / plan.final.name)
     question = TrustQuestion(
-        plan.index, named, plan.final, load_store(), plan.request.require_signature
+        plan.index,
+        replace(old, path=request.old),
+        plan.final,
+        load_store(),
+        request.require_signature,
+        kept if work.before.exists() else signature_path(request.old),
     )
     return require_trusted(target, question)
 

@@ -146,6 +146,14 @@ class InPlace:
         record = journal.last()
         if record is None:
             return 0
+        end = record.at + len(record.data)
+        if record.done > len(self.steps) or end > os.fstat(fd).st_size + self._header_room:
+            raise OutputError(
+                "what was kept of the interrupted patch does not fit the file",
+                where=self.work.folder,
+                wanted="the folder as the interrupted patch left it",
+                remedy="copy the file again from where it came from",
+            )
         write_at(fd, record.data, record.at)
         sync_file(fd)
         return record.done

@@ -27,8 +27,10 @@ from pedsup.trust import bundle, manifest
 
 MAGIC: Final = b"pedsup-patch/1\r\n"
 PREFIX: Final = struct.Struct("<16sIIQ32s")
-MAX_INDEX: Final = 16 << 20
-"""Bytes of JSON: E4B's 720 tensors need 0.2 MB."""
+MAX_INDEX: Final = 4 << 20
+"""Bytes of JSON: E4B's 720 tensors need 0.2 MB. Python takes up to 30 times as much for it."""
+SPARE: Final = 1 << 10
+"""Bytes that a packed part may be longer than what is in it."""
 MAX_COPIES: Final = 1 << 16
 PIECE: Final = 1 << 20
 """Bytes of tensor data that are changed at a time: as many whole blocks as fit."""
@@ -133,7 +135,7 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
             wanted=f"{whole} bytes",
             remedy=AGAIN,
         )
-    if not 0 < unpacked <= MAX_INDEX or not 0 < packed <= min(unpacked + 1024, size - PREFIX.size):
+    if not 0 < unpacked <= MAX_INDEX or not 0 < packed <= min(unpacked + SPARE, size - PREFIX.size):
         raise damaged(
             path, message("an index of {size} bytes, {more} unpacked", size=packed, more=unpacked)
         )
@@ -144,7 +146,7 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
     try:
         document = parse_json(inflated(raw, unpacked))
         return _index(document, path, digest.hex(), size - packed)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise damaged(
             path, message("the index cannot be used: {reason}", reason=reason_of(error))
         ) from error
@@ -164,7 +166,8 @@ def _index(document: Any, path: Path, digest: str, size: int) -> PatchIndex:
 
     def part(entry: Any, limit: int) -> Packed:
         nonlocal at
-        found = Packed(_count(entry[0], size), _count(entry[1], limit), at)
+        unpacked = _count(entry[1], limit)
+        found = Packed(_count(entry[0], min(size, unpacked + SPARE)), unpacked, at)
         at += found.packed
         return found
 

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 from pedsup.gguf_file import TensorInfo
 from pedsup.messages import message, reason_of
 from pedsup.patch.arithmetic import changed
-from pedsup.patch.index import PIECE, PREFIX, Packed, PatchIndex, TensorPatch, damaged
+from pedsup.patch.index import PIECE, PREFIX, SPARE, Packed, PatchIndex, TensorPatch, damaged
 from pedsup.patch.layouts import Layout, layout_of
 from pedsup.patch.streams import METHODS, unpacked
 from pedsup.progress import byte_bar
@@ -21,8 +21,6 @@ _STREAM: Final = struct.Struct("<BI")
 _BLOCK: Final = 1 << 20
 _XZ_MEMORY: Final = 96 << 20
 """Bytes: xz at its preset 6 takes 9 MB, at 9 it takes 65."""
-SPARE: Final = 1 << 10
-"""Bytes that a packed stream may be longer than what is in it: deflate adds a few per block."""
 
 
 @dataclass(frozen=True)

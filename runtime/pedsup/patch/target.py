@@ -155,6 +155,8 @@ class TrustQuestion:
     """The name that the new file is to take."""
     store: TrustStore
     require_signature: bool
+    old_signature: Path
+    """Where the old file's signature lies, if it has one."""
 
 
 def require_trusted(target: Target, question: TrustQuestion) -> str:
@@ -207,6 +209,17 @@ def _require_signer(question: TrustQuestion, names: list[str], key: TrustedKey |
                     name=shlex.quote(earlier.name),
                 ),
             )
+    # A file that has not run here yet is known by its signature alone, which needs no check:
+    # whoever could forge it could leave it out.
+    signed = question.old_signature
+    before = store.by_hint(read_signature(signed).hint) if signed.exists() else None
+    if before is not None and before != key:
+        raise UntrustedError(
+            "the old version is signed, and this new version is not signed by the same key",
+            where=question.index.path,
+            wanted=message("a signature by the key {key}", key=before.key.fingerprint[:16]),
+            remedy="ask the signer; if it is meant, get the whole new file",
+        )
     if question.require_signature and key is None:
         raise UntrustedError(
             "the new version is not signed by a trusted key",

@@ -213,4 +213,4 @@ def require_choice(question: str, options: list[str] | tuple[str, ...], answer: 
     if len({fold(text) for text in options}) != len(options):
         raise BadRowError("two options are the same")
     if not 0 <= answer < len(options):
-        raise BadRowError(f"the answer key is no option of {len(options)}")
+        raise BadRowError(f"the answer key is not one of the {len(options)} options")

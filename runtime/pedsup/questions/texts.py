@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,9 @@ DIGEST: Final = 8
 """Bytes of a run's digest."""
 SKETCH: Final = 2048
 """Digests kept of a text: 22 KB in base64."""
+
+_INVISIBLE: Final = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+"""Soft hyphens, zero-width and direction marks: they would cut a word in two."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,18 @@ def read_text(path: Path, option: str, most: int = MAX_BYTES) -> str:
         raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
 
 
+def folded(text: str) -> str:
+    """A text without what tells apart those that look the same, to compare it.
+
+    Case, invisible characters, and how accents are encoded: a text saved on another system is the
+    same text.
+    """
+    return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+
+
 def shingles(content: str) -> set[bytes]:
-    """Digests (8 bytes) of every run of `SHINGLE` words, case and punctuation aside."""
-    words = re.findall(r"\w+", content.casefold())
+    """Digests (8 bytes) of every run of `SHINGLE` words, punctuation and `folded` apart."""
+    words = re.findall(r"\w+", folded(content))
     runs = (" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1))
     return {hashlib.blake2b(run.encode(), digest_size=DIGEST).digest() for run in runs}
 

@@ -48,9 +48,12 @@ def storage_read(pid: int) -> int | None:
 
 
 def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Message:
-    """A few lines on the model, the last turn and memory."""
+    """What a user asks for first comes first: speed, the last turn, memory; then how it runs."""
     sampling = loaded.sampling
     lines = [
+        *_turn_lines(loaded, last),
+        *_memory_lines(loaded),
+        *_governor_lines(loaded),
         *loaded.identity.lines(),
         message(
             "engine: {name}, {threads} (by {evidence}), context {ctx}",
@@ -62,7 +65,6 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Me
         *_build_lines(loaded),
         message("drafts: {how}", how=clean(draft_text(loaded.config.draft))),
         message("settings from: {origins}", origins=origin_text(loaded.origins)),
-        *_governor_lines(loaded),
         message(
             "sampling: temperature {temp}, top-p {p}, top-k {k}, seed {seed}",
             temp=f"{sampling.temperature:g}",
@@ -70,38 +72,52 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Me
             k=sampling.top_k,
             seed=sampling.seed,
         ),
+        message("session: {id}", id=session or message("not kept")),
     ]
-    if last is not None:
-        facts = turn_facts(last)
-        tokens, timings = facts["tokens"], facts["timings"]
-        lines += [
-            message(
-                "last turn: prompt {prompt} tokens ({cached} from the cache), "
-                "reasoning {reasoning}, answer {answer}; end: {reason}",
-                prompt=tokens["prompt"],
-                cached=tokens["cached"],
-                reasoning=tokens["reasoning"],
-                answer=tokens["answer"],
-                reason=STOPS[last.stop_reason],
-            ),
-            message(
-                "speed: prompt {prompt}, decode {decode}, first token after {s} s",
-                prompt=_rate(timings["prompt_tokens_per_s"]),
-                decode=_rate(timings["decode_tokens_per_s"]),
-                s=f"{timings['first_token_s']:.2f}",
-            ),
-        ]
-        if last.drafts.n_drafted:
-            lines.append(_drafts(last.drafts))
+    return joined("\n", lines)
+
+
+def _turn_lines(loaded: LoadedModel, last: TurnResult | None) -> list[str]:
+    """How fast the last turn was, and what it took."""
+    if last is None:
+        return [message("speed: no answer yet; loaded in {s} s", s=f"{loaded.load_s:.1f}")]
+    facts = turn_facts(last)
+    tokens, timings = facts["tokens"], facts["timings"]
+    lines: list[str] = [
+        message(
+            "speed: prompt {prompt}, decode {decode}, first token after {s} s",
+            prompt=_rate(timings["prompt_tokens_per_s"]),
+            decode=_rate(timings["decode_tokens_per_s"]),
+            s=f"{timings['first_token_s']:.2f}",
+        ),
+        message(
+            "last turn: prompt {prompt} tokens ({cached} from the cache), "
+            "reasoning {reasoning}, answer {answer}; end: {reason}",
+            prompt=tokens["prompt"],
+            cached=tokens["cached"],
+            reasoning=tokens["reasoning"],
+            answer=tokens["answer"],
+            reason=STOPS[last.stop_reason],
+        ),
+    ]
+    return [*lines, _drafts(last.drafts)] if last.drafts.n_drafted else lines
+
+
+def _memory_lines(loaded: LoadedModel) -> list[str]:
+    lines: list[str] = []
     memory = resident_memory()
-    if memory:
-        sizes = ", ".join(f"{name} {human_bytes(size)}" for name, size in sorted(memory.items()))
-        lines.append(message("memory: {sizes}", sizes=sizes))
+    if len(memory) == 2:
+        lines.append(
+            message(
+                "memory: {own} of its own (RssAnon), {files} of files (RssFile)",
+                own=human_bytes(memory["RssAnon"]),
+                files=human_bytes(memory["RssFile"]),
+            )
+        )
     read = storage_read(loaded.engine.child_pid or os.getpid())
     if read is not None:
         lines.append(message("read from storage so far: {size}", size=human_bytes(read)))
-    lines.append(message("session: {id}", id=session or message("not kept")))
-    return joined("\n", lines)
+    return lines
 
 
 def _build_lines(loaded: LoadedModel) -> list[str]:

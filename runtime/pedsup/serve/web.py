@@ -63,7 +63,7 @@ class Request:
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "the body is not JSON in UTF-8", "invalid_json") from error
         if not isinstance(found, dict):
-            raise ApiError(400, "the body is no JSON object", "invalid_json")
+            raise ApiError(400, "the body is not a JSON object", "invalid_json")
         _check_tree(found)
         return found
 
@@ -210,7 +210,7 @@ def _reason(status: int) -> str:
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _check_tree(document: Document) -> None:

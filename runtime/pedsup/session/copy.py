@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from pedsup.errors import UsageError
 from pedsup.files.fsio import atomic_file
 from pedsup.messages import Message, message
-from pedsup.session.transcript import SUFFIX
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import translated
 from pedsup.texts.notices import STOPS
@@ -17,16 +17,34 @@ if TYPE_CHECKING:
 
 
 def save_copy(session: Session, target: Path, language: Language = "en") -> None:
-    """Write a conversation as text (`.md`, `.txt`) or as its JSONL records.
+    """Write a conversation in the format that the ending of the name says.
+
+    `.md` has everything with its headings, `.txt` what was asked and said last, `.jsonl` the
+    records of the transcript.
 
     Raises:
+        UsageError: the ending is another one, or there is no transcript for `.jsonl`.
         OutputError: the file exists.
     """
-    kind: Literal["jsonl", "text"] = "jsonl" if target.suffix == SUFFIX else "text"
-    if kind == "jsonl" and session.transcript is not None:
-        content = session.transcript.path.read_text("utf-8")
-    else:
-        content = as_text(session, language)
+    match target.suffix.lower():
+        case ".md":
+            content = as_text(session, language)
+        case ".txt":
+            content = as_plain(session, language)
+        case ".jsonl" if session.transcript is not None:
+            content = session.transcript.path.read_text("utf-8")
+        case ".jsonl":
+            raise UsageError(
+                "not saved: this conversation has no transcript",
+                where=target,
+                wanted="a name that ends in .md or .txt",
+            )
+        case other:
+            raise UsageError(
+                message("not saved: '{ending}' is not a format that can be written", ending=other),
+                where=target,
+                wanted="a name that ends in .md, .txt or .jsonl",
+            )
     with atomic_file(target, force=False) as file:
         file.write(content.encode("utf-8", "replace"))
 

@@ -217,7 +217,8 @@ def resume_session(path: Path, *, model_digest: str | None = None) -> Session:
     except BaseException:
         transcript.close()
         raise
-    session.transcript = transcript
+    # A copy of a transcript says the id of the first: what is asked for by name is this file.
+    session.id, session.transcript = path.stem, transcript
     if (lost := session._open) is not None:
         session.finish(lost.answer, lost.reasoning, "killed", {"partial": True})
     return session

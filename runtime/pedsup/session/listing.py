@@ -20,7 +20,7 @@ from typing import Any, Final
 from pedsup.errors import PedsupError
 from pedsup.files.json_file import parse_json
 from pedsup.session.history import Session, replay
-from pedsup.session.transcript import MAX_LINE, SUFFIX, read_records
+from pedsup.session.transcript import MAX_LINE, MAX_RECORDS, SUFFIX, read_records
 from pedsup.texts.safe import label
 
 SESSION_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -117,8 +117,7 @@ def summary(path: Path) -> Summary | None:
         return None
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
-        changed = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
-        found = Summary(path.stem, path, changed, size=status.st_size)
+        found = Summary(path.stem, path, _utc(status.st_mtime), size=status.st_size)
         try:
             records = list(_short_records(file.readline, MAX_LINE + 1))
         except ValueError:
@@ -138,9 +137,21 @@ def summary(path: Path) -> Summary | None:
     )
 
 
+def _utc(seconds: float) -> str:
+    """A file's time; the epoch for one that no calendar has."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        moment = datetime.fromtimestamp(0, UTC)
+    return moment.isoformat(timespec="seconds")
+
+
 def _short_records(readline: Any, size: int) -> Iterator[dict[str, object]]:
     """The records without answers; a torn last line is not there yet."""
+    n = 0
     while (line := readline(size)).endswith(b"\n"):
+        if (n := n + 1) > MAX_RECORDS:
+            raise ValueError
         if line.startswith(_LONG):
             continue
         record = parse_json(line)

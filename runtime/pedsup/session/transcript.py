@@ -35,6 +35,9 @@ SUFFIX: Final = ".jsonl"
 MAX_LINE: Final = 1 << 26
 """Bytes; a longer line was not written by this program."""
 
+MAX_RECORDS: Final = 1 << 18
+"""Lines: a day and a half of answers, two lines each second. Short ones take fifty times their
+length in memory."""
 MAX_BYTES: Final = 1 << 28
 """Of a whole transcript: years of a conversation."""
 
@@ -165,6 +168,12 @@ def _parse(path: Path, data: bytes) -> tuple[list[Record], int, bytes]:
                     remedy="the file was left as it is: correct that line, or start a new session",
                 )
             return records, at, data[at:]
+        if len(records) == MAX_RECORDS:
+            raise BadFileError(
+                message("a transcript of more than {n} lines", n=MAX_RECORDS),
+                where=path,
+                remedy="choose another --resume, or start a new session",
+            )
         records.append(record)
         at = end + 1
     _check_first(path, records)

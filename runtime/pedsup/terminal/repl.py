@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import signal
 import sys
 from collections.abc import Callable
@@ -17,33 +16,21 @@ from pedsup.messages import Message, message, reason_of
 from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
+from pedsup.session.consent import YES
 from pedsup.session.conversation import Conversation
 from pedsup.session.history import save_copy
 from pedsup.session.texts import CUT, STILL_THERE
+from pedsup.terminal.commands import LEAVING, completions, find, help_text, nearest
 from pedsup.terminal.recap import recap
 from pedsup.terminal.render import Renderer, ThinkView
-from pedsup.texts.intended_use import SHORT, Language
-from pedsup.texts.language import set_language, translated
+from pedsup.texts.intended_use import BRIEF, SHORT, Language
+from pedsup.texts.language import current_language, set_language, translated
 from pedsup.texts.safe import clean
+from pedsup.texts.screen import Screen, Style, screen_of
 
 PROMPT: Final = "> "
 MORE: Final = ". "
 FENCE: Final = '"""'
-HELP: Final = message(
-    "/help                     this list\n"
-    "/think on|off             reason before answering, or answer at once\n"
-    "/think shown|hidden       show the reasoning, or fold it to a counter\n"
-    "/budget N|none            tokens of reasoning before the answer must begin\n"
-    "/reasoning                print the reasoning of the last answer\n"
-    "/system [TEXT]            show or set the system prompt\n"
-    "/reset                    start afresh (the transcript keeps everything)\n"
-    "/save [FILE]              write the conversation to a file (.md or .jsonl)\n"
-    "/stats                    tokens, speed and memory\n"
-    "/lang en|es               language of these messages\n"
-    "/quit                     leave\n"
-    'Several lines: begin and end with """, or end a line with a backslash.'
-)
-_TAKES: Final = message("{command} takes: {values}")
 _VIEWS: Final[dict[ThinkView, Message]] = {
     "shown": message("shown"),
     "hidden": message("hidden"),
@@ -83,17 +70,34 @@ def _read_block(line: str, read_line: Callable[[str], str]) -> str:
 
 
 def terminal_reader(earlier: list[str]) -> Callable[[str], str]:
-    """`input`, with line editing and the session's earlier questions where readline exists.
+    """`input`, with line editing, Tab and the session's earlier questions where readline exists.
 
     The history lives in memory only: what was asked is in the transcript, if anywhere.
     """
+    screen = screen_of(sys.stdout)
     try:
         import readline
     except ImportError:  # Python builds without it
-        return input
+        return lambda prompt: input(screen.styled(prompt, "prompt"))
     for question in earlier:
         readline.add_history(question.replace("\n", " "))
-    return input
+    readline.set_completer(lambda _, n: _completion(readline.get_line_buffer(), n))
+    readline.set_completer_delims(" ")
+    libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+
+    def read(prompt: str) -> str:
+        # What takes no room on the screen is marked, or readline breaks lines at the wrong place.
+        codes = (f"\x01{code}\x02" if code else "" for code in
+                 (screen.begin("prompt"), screen.end()))  # fmt: skip
+        return input(prompt.join(codes))
+
+    return read
+
+
+def _completion(line: str, n: int) -> str | None:
+    found = completions(line, current_language())
+    return found[n] if n < len(found) else None
 
 
 @dataclass
@@ -126,10 +130,13 @@ class Repl:
                 line = require_text(read_message(self.read_line))
                 if line.startswith("/"):
                     self._command(line)
+                elif line.lower() in LEAVING:
+                    self._ask_to_leave()
                 elif line:
                     self.last = self._ask(line)
             except KeyboardInterrupt:
-                self._tell(message("\n(Ctrl-D or /quit leaves)"))
+                self._say("")
+                self._tell(message("(Ctrl-D or /quit leaves)"))
             except EOFError:
                 break
             except EngineError as error:
@@ -167,31 +174,46 @@ class Repl:
 
     def _command(self, line: str) -> None:
         word, _, argument = line.partition(" ")
-        commands: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: self._tell(HELP),
-            "/think": self._think,
-            "/budget": self._budget,
-            "/reasoning": self._reasoning,
-            "/system": self._system,
-            "/reset": self._reset,
-            "/save": self._save,
-            "/stats": self._stats,
-            "/lang": self._lang,
-            "/quit": self._quit,
-            "/exit": self._quit,
-        }
-        action = commands.get(word.lower())
-        if action is None:
-            near = difflib.get_close_matches(word.lower(), commands, n=1)
+        command = find(word)
+        if command is None:
+            near = nearest(word, self._language)
             self._tell(
                 message(
-                    "No such command: {word} ({near}?). /help lists them.", word=word, near=near[0]
+                    "No such command: {word}. Did you mean {near}? /help lists them.",
+                    word=word,
+                    near=near,
                 )
                 if near
                 else message("No such command: {word}. /help lists them.", word=word)
             )
             return
-        action(argument.strip())
+        actions: dict[str, Callable[[str], None]] = {
+            "help": self._help,
+            "think": self._think,
+            "budget": self._budget,
+            "reasoning": self._reasoning,
+            "system": self._system,
+            "reset": self._reset,
+            "save": self._save,
+            "stats": self._stats,
+            "model": self._model,
+            "lang": self._lang,
+            "quit": self._quit,
+        }
+        actions[command.name](command.value(argument.strip()))
+
+    def _takes(self, word: str) -> None:
+        command = find(word)
+        assert command is not None
+        said = f"/{command.usage(self._language)}"
+        self._tell(message("{word} takes: {usage}", word=said.partition(" ")[0], usage=said))
+
+    def _help(self, _argument: str) -> None:
+        print(help_text(self._screen, self._language), flush=True)
+
+    def _ask_to_leave(self) -> None:
+        reply = self.read_line(translated(message("Leave? [y/N] "), self._language))
+        self.leaving = reply.strip().lower() in YES
 
     def _think(self, argument: str) -> None:
         renderer = self.conversation.renderer
@@ -206,7 +228,7 @@ class Repl:
             if argument == "on" and renderer.view == "off":
                 renderer.view = "shown"
         elif argument:
-            self._tell(_TAKES.filled(command="/think", values="on, off, shown, hidden"))
+            self._takes("think")
             return
         self._tell(
             message(
@@ -220,7 +242,7 @@ class Repl:
         elif argument.isdecimal() and len(argument) < 8:
             self.settings = replace(self.settings, think_budget=int(argument))
         elif argument:
-            self._tell(_TAKES.filled(command="/budget", values="N, none"))
+            self._takes("budget")
             return
         budget = self.settings.think_budget
         self._tell(
@@ -252,7 +274,8 @@ class Repl:
 
     def _save(self, argument: str) -> None:
         session = self.conversation.session
-        target = Path(argument or f"session-{session.id or 'unnamed'}.md").expanduser()
+        target = Path(argument or f"session-{session.id or 'unnamed'}").expanduser()
+        target = target if target.suffix else target.with_name(f"{target.name}.md")
         if target.exists():
             raise OutputError(
                 "not saved: the file exists", where=target, remedy="/save with another name"
@@ -269,9 +292,14 @@ class Repl:
         stats = stats_text(self.loaded, self.last, self.conversation.session.id)
         self._tell(stats)
 
+    def _model(self, _argument: str) -> None:
+        for line in self.loaded.lines():
+            self._tell(line)
+        self._say(SHORT[self._language])
+
     def _lang(self, argument: str) -> None:
         if argument not in ("en", "es"):
-            self._tell(_TAKES.filled(command="/lang", values="en, es"))
+            self._takes("lang")
             return
         self.conversation.renderer.language = "es" if argument == "es" else "en"
         set_language(self._language)
@@ -282,13 +310,18 @@ class Repl:
 
     # ---- words --------------------------------------------------------------------------
 
+    @property
+    def _screen(self) -> Screen:
+        return self.conversation.renderer.out
+
     def _greet(self) -> None:
-        for line in self.loaded.lines():
-            self._tell(line)
-        self._say(SHORT[self._language])
-        self._tell(
-            message("Ready. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
-        )
+        """At most five lines of 40 columns; /model says the rest."""
+        width, trust = self._screen.width(), self.loaded.trust
+        self._say(shorten(self.loaded.identity.name, width), "title")
+        if trust is not None:
+            self._say(translated(trust.brief(), self._language), "warning" if trust.warns else None)
+        self._say(BRIEF[self._language])
+        self._tell(message("/help: commands. /quit: leave."))
         session = self.conversation.session
         if not session.exchanges:
             return
@@ -309,5 +342,11 @@ class Repl:
     def _tell(self, text: Message) -> None:
         self._say(translated(text, self._language))
 
-    def _say(self, line: str) -> None:
-        print(line, file=sys.stdout, flush=True)
+    def _say(self, line: str, style: Style | None = None) -> None:
+        shown = self._screen.wrapped(line)
+        print(self._screen.styled(shown, style) if style else shown, file=sys.stdout, flush=True)
+
+
+def shorten(name: str, width: int | None) -> str:
+    """A name that fits into a line."""
+    return name if width is None or len(name) <= width else name[: width - 1] + "\u2026"

@@ -13,6 +13,12 @@ SHORT: Final[dict[Language, str]] = {
     "sin uso ante pacientes; un profesional revisa cada respuesta.",
 }
 
+BRIEF: Final[dict[Language, str]] = {
+    "en": "Research only, not a medical device. A professional reviews every output.",
+    "es": "No es un dispositivo médico: solo para investigar. Un profesional revisa todo.",
+}
+"""Two lines of 40 columns, for the start of a session, whose user acknowledged the full text."""
+
 FULL: Final[dict[Language, str]] = {
     "en": (
         "This software and the models it exports and runs are for research only.\n"

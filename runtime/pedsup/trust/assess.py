@@ -137,6 +137,20 @@ class Trust:
             lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
         return lines
 
+    def brief(self) -> Message:
+        """One line of 40 columns: who vouches, or the first warning; `lines` says all."""
+        if self.signed == "unknown-key":
+            return message("WARNING: signed by an unknown key (/model).")
+        if self.signed == "unsigned":
+            return message("WARNING: not signed (/model).")
+        if self.unbound:
+            return message("WARNING: adapter of another model? (/model)")
+        if self.warns:
+            return message("WARNING: a second file is not signed (/model).")
+        if self.signed == "signed" and self.key is not None:
+            return message("Signed by {name}.", name=self.key.name)
+        return message("Named in a signed adapter (/model).")
+
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""

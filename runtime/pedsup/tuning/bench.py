@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.process import how_it_died
+from pedsup.engine.llama_server.death import how_it_died
 from pedsup.engine.select import EngineChoice
 from pedsup.files.records import record
 from pedsup.gguf_file import GGUFHeader

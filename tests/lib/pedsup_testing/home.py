@@ -21,4 +21,5 @@ def environment(folder: Path) -> dict[str, str]:
         "PEDSUP_ACCEPT_INTENDED_USE": "1",
         "LANG": "C.UTF-8",
         "INPUTRC": os.devnull,
+        "NO_COLOR": "1",
     }

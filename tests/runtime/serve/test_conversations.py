@@ -13,8 +13,10 @@ import pytest
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served, environment
 
+from pedsup.errors import BadFileError
 from pedsup.serve.conversations import MAX_OPEN, Conversations
 from pedsup.serve.faults import ApiError, from_pedsup, without_commands
+from pedsup.session import listing, transcript
 from pedsup.session.history import Session, find_session, new_session, replay, resume_session
 from pedsup.session.listing import kept_path, search, summaries
 from pedsup.session.transcript import Transcript, read_records
@@ -324,6 +326,41 @@ def test_damaged_and_unfinished_transcripts_are_listed(tmp_path: Path) -> None:
     assert summaries(tmp_path, 2)[1] is True
     assert summaries(tmp_path / "nowhere", 2) == ([], False)
     assert search(tmp_path, "torn", 5)[0][0].summary.id == torn
+
+
+def test_a_copy_is_a_conversation_of_its_own(tmp_path: Path) -> None:
+    """Its first line says the id of the one that it was copied from, or anything else."""
+    whole = kept(tmp_path, ("a", "b"))
+    copy = "20260101-000000-abcd"
+    source, file = tmp_path / f"{whole}.jsonl", tmp_path / f"{copy}.jsonl"
+    file.write_bytes(source.read_bytes())
+    conversations = Conversations(lambda: new_session(tmp_path, MODEL), folder=tmp_path)
+    assert conversations.open(conversations.get(copy)).id == copy
+    assert conversations.get(copy).id == copy
+    conversations.delete(whole)
+    assert (source.exists(), file.exists()) == (False, True)
+    conversations.delete(copy)
+    assert not file.exists()
+    conversations.close()
+
+
+def test_a_transcript_of_millions_of_lines_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = kept(tmp_path, *([("a", "b")] * 6))
+    few = kept(tmp_path, ("a", "b"))
+    for module in (listing, transcript):
+        monkeypatch.setattr(module, "MAX_RECORDS", 12)
+    found = {row.id: row.readable for row in summaries(tmp_path, 10)[0]}
+    assert found == {many: False, few: True}
+    with pytest.raises(BadFileError, match="more than 12 lines"):
+        read_records(tmp_path / f"{many}.jsonl")
+    assert len(read_records(tmp_path / f"{few}.jsonl")) == 3
+
+
+@pytest.mark.parametrize("seconds", [1 << 40, -(1 << 40), 0])
+def test_a_file_s_time_may_be_any_number(seconds: int) -> None:
+    assert listing._utc(seconds) == "1970-01-01T00:00:00+00:00"
 
 
 def test_the_one_used_longest_ago_is_closed_and_opens_again(tmp_path: Path) -> None:

@@ -360,6 +360,12 @@ def test_markdown_is_built_and_never_parsed_as_html(scripted: Any, browser: Any)
             "</tbody></table></div><p>c</p>"
         ),
         "| x |\n|---|": "TABLE",
+        # A wide head and many short rows: one cell for what each row lacks.
+        "|" + "a|" * 50 + "\n|" + "-|" * 50 + "\nb|": (
+            '<div tabindex="0" role="region" data-label="table" aria-label="Table" class="grid">'
+            "<table><thead><tr>" + '<th scope="col">a</th>' * 50 + "</tr></thead>"
+            '<tbody><tr><td>b</td><td colspan="49"></td></tr></tbody></table></div>'
+        ),
         "x | y\nno ruler": "<p>x | y\nno ruler</p>",
         "***a*** *b* _c_ ~~d~~ `**e**` 2*3*4 snake_case_x \\*f\\*": (
             "<p><strong><em>a</em></strong> <em>b</em> <em>c</em> <s>d</s> <code>**e**</code> "

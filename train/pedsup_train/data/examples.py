@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
+
+from pedsup.questions.texts import folded
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,4 @@ class ReadResult:
 
 
 def _key(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"[\W_]+", " ", folded).strip()
+    return re.sub(r"[\W_]+", " ", folded(text)).strip()

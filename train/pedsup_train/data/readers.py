@@ -52,7 +52,7 @@ def read_source(source: SourceConfig, *, seed: int) -> ReadResult:
             result.bad.append(BadRow(where, str(error)))
         else:
             result.examples.append(example)
-    result.bad.sort(key=place)  # rows that were no rows were found in an earlier pass
+    result.bad.sort(key=place)  # lines that are not rows were found in an earlier pass
     if not result.examples and result.rows:
         raise BadFileError(
             f"none of {result.rows} rows gives an example"

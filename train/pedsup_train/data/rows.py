@@ -14,7 +14,7 @@ from pedsup_train.data.examples import BadRow
 from pedsup_train.recipe.schema import SourceConfig
 
 Row = tuple[str, dict[str, object] | BadRow]
-"""(place, fields) or (place, why it is no row)."""
+"""(place, fields) or (place, why it is not a row)."""
 
 BUILTIN = "builtin:"
 

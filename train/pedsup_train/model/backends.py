@@ -101,8 +101,8 @@ def load_config(recipe: Recipe) -> Any:
     """The base's config; a clear error when there is no such base or no connection.
 
     Raises:
-        BadFileError: the folder is no usable base.
-        HubError: it is neither a folder here nor to be had from the hub.
+        BadFileError: the folder is not a usable base.
+        HubError: it is neither a local folder nor available from the hub.
     """
     transformers = require("transformers", extra="train")
     try:

@@ -1,7 +1,7 @@
 """Before the first step: does this library compute what inference computes, and its gradients?
 
 Versions known to be wrong are refused by name (`versions.py`); these two probes find the ones that
-nobody has named yet. Both were silent in the wild: the loss looked fine.
+not yet known. Both were silent in the wild: the loss looked fine.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _differing(path: Path, identity: dict[str, str]) -> list[str]:
     except (OSError, ValueError):
         return ["identity (it cannot be read)"]
     if not isinstance(before, dict):
-        return ["identity (it is no object)"]
+        return ["identity (it is not an object)"]
     keys = [key for key in identity if before.get(key) != identity[key]]
     return [f"{key}{_changed(before.get(key), identity[key])}" for key in keys]
 

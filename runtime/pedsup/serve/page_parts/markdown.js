@@ -89,12 +89,15 @@ function buildTable(lines) {
   const sides = cells(lines[1]).map((c) => c.endsWith(":") ? (c.startsWith(":") ? "center" : "right") : "");
   const row = (parent, tag, line) => {
     const tr = add(parent, "tr"), found = cells(line);
-    sides.forEach((side, i) => {
+    sides.slice(0, found.length).forEach((side, i) => {
       /* An empty corner heads nothing. */
       const cell = add(tr, found[i] ? tag : "td", side);
       if (cell.localName === "th") cell.scope = "col";
-      inline(cell, (found[i] ?? "").replace(/<br\s*\/?>/gi, "\n"));
+      inline(cell, found[i].replace(/<br\s*\/?>/gi, "\n"));
     });
+    /* One cell for all that a short row lacks: a wide head and many rows would make millions. */
+    const missing = sides.length - found.length;
+    if (missing > 0) add(tr, "td").colSpan = missing;
   };
   row(add(table, "thead"), "th", lines[0]);
   if (lines.length > 2) { const body = add(table, "tbody"); for (const line of lines.slice(2)) row(body, "td", line); }

@@ -1,4 +1,8 @@
-"""Plots as inline SVG: bars with their ceiling, and a line over time; no script, no file."""
+"""Plots as inline SVG: bars with their interval and a mark, a line over time; no script, no file.
+
+The colours are those of a light page; each element has a class too, by which `report.page` gives
+it another one in the dark.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +11,57 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from pedsup.texts.safe import clean, label
+
 WIDTH: Final = 640
-LABEL: Final = 190
+LABEL: Final = 215
 BAR: Final = 22
 GAP: Final = 10
+MAX_LABEL: Final = 34
+"""Characters that fit left of the bars."""
 INK, FILL, BOUND, FAINT = "#1f2933", "#2b6cb0", "#c05621", "#cbd2d9"
+_NAMES: Final = {INK: "ink", FILL: "fill", BOUND: "bound", FAINT: "faint"}
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; `spread` draws a whisker, `ceiling` a mark."""
+    """One bar; `span` draws a whisker from its low to its high end, `mark` a line across."""
 
     label: str
     value: float
     text: str
-    spread: float = 0.0
-    ceiling: float | None = None
+    span: tuple[float, float] | None = None
+    mark: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """All that must fit on the scale."""
+        return (self.value, *(self.span or ()), self.mark or 0.0)
 
 
-def bars(title: str, rows: Sequence[Bar]) -> str:
-    """A horizontal bar chart on a scale from zero."""
-    top = max([row.value + row.spread for row in rows] + [row.ceiling or 0 for row in rows])
+def bars(title: str, rows: Sequence[Bar], *, top: float | None = None) -> str:
+    """A horizontal bar chart on a scale from zero.
+
+    Args:
+        top: the end of the scale; by default the largest value.
+    """
+    top = top or max((end for row in rows for end in row.ends), default=0.0)
     scale = (WIDTH - LABEL - 90) / top if top > 0 else 0.0
     height = len(rows) * (BAR + GAP) + GAP
     parts = []
     for i, row in enumerate(rows):
         y = GAP + i * (BAR + GAP)
         middle, end = y + BAR / 2, LABEL + row.value * scale
-        parts.append(_text(LABEL - 8, middle, row.label, anchor="end"))
+        parts.append(_text(LABEL - 8, middle, _short(row.label), anchor="end"))
         parts.append(_rect(LABEL, y, row.value * scale, BAR, FILL))
-        if row.spread:
-            low, high = LABEL + max(0, row.value - row.spread) * scale, end + row.spread * scale
+        if row.span is not None:
+            low, high = (LABEL + max(0.0, value) * scale for value in row.span)
             parts.append(_line(low, middle, high, middle, INK, 2))
-        if row.ceiling:
-            x = LABEL + row.ceiling * scale
+            end = max(end, high)
+        if row.mark:
+            x = LABEL + row.mark * scale
             parts.append(_line(x, y - 3, x, y + BAR + 3, BOUND, 3))
-        parts.append(_text(max(end + row.spread * scale, end) + 6, middle, row.text))
+        parts.append(_text(end + 6, middle, row.text))
     return _svg(title, height, parts)
 
 
@@ -72,23 +91,32 @@ def line(title: str, points: Sequence[tuple[float, float]], unit: str) -> str:
 def _svg(title: str, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
-        f'role="img" font-family="sans-serif" font-size="12"><title>{escape(title)}</title>'
-        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>'
+        f'role="img" font-family="sans-serif" font-size="12"><title>{escape(label(title))}</title>'
+        f'<rect class="paper" width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>'
     )
 
 
 def _rect(x: float, y: float, width: float, height: float, fill: str) -> str:
     size = f'width="{max(width, 0):.1f}" height="{height:.1f}"'
-    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{fill}"/>'
+    return f'<rect{_class(fill)} x="{x:.1f}" y="{y:.1f}" {size} fill="{fill}"/>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, stroke: str, width: int) -> str:
     ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {ends} stroke="{stroke}" stroke-width="{width}"/>'
+    return f'<line{_class(stroke)} {ends} stroke="{stroke}" stroke-width="{width}"/>'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" dominant-baseline="middle" '
-        f'fill="{INK}">{escape(text)}</text>'
+        f'<text{_class(INK)} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
+        f'dominant-baseline="middle" fill="{INK}">{escape(clean(text))}</text>'
     )
+
+
+def _class(colour: str) -> str:
+    return f' class="{_NAMES[colour]}"'
+
+
+def _short(name: str) -> str:
+    """A label as long as there is room for: names come from files."""
+    return name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "\u2026"

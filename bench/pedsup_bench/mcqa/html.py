@@ -1,0 +1,55 @@
+"""The page of a multiple-choice run, and its part in the page of a model."""
+
+from __future__ import annotations
+
+from pedsup_bench.mcqa.result import LanguageFigures, McqaFacts
+from pedsup_bench.report import page, show, svg
+from pedsup_bench.report.page import Html
+
+
+def report(document: McqaFacts) -> str:
+    """The whole page."""
+    parts = [page.heading(2, "Accuracy"), *section(document)]
+    return page.document_page(document, "multiple-choice questions", parts)
+
+
+def section(document: McqaFacts) -> list[Html]:
+    """What a page shows of it."""
+    figures = document["figures"]
+    reference = document.get("reference")
+    beside = f" Reference: {reference['file']}." if reference else ""
+    return [
+        page.paragraph(f"Questions: {document['questions']}.{beside}"),
+        Html(svg.bars("accuracy by language", _bars(figures), top=1.0)),
+        page.paragraph("Black: Wilson's 95 % interval. Orange: what guessing gives."),
+        _table(figures),
+        page.items(show.flattered(document.get("calibrated_on", []))),
+    ]
+
+
+def _bars(figures: dict[str, LanguageFigures]) -> list[svg.Bar]:
+    bars = []
+    for name, f in figures.items():
+        bars.append(show.share_bar(name, f["accuracy"], f["interval"], f["chance"]))
+        if against := f["against"]:
+            bars.append(show.share_bar(f"{name}, reference", against["accuracy"]))
+    return bars
+
+
+def _table(figures: dict[str, LanguageFigures]) -> Html:
+    rows = [["language", "n", "right", "accuracy", "95 % interval", "chance", "as printed",
+             "consistent", "reference", "changed", "McNemar p"]]  # fmt: skip
+    for name, f in figures.items():
+        against = f["against"]
+        beside = ["", "", ""]
+        if against is not None:
+            beside = [
+                show.share(against["accuracy"]), str(against["changed"]),
+                f"{against['p_value']:.3f}",
+            ]  # fmt: skip
+        rows.append([
+            name, str(f["n"]), str(f["right"]), show.share(f["accuracy"]),
+            show.interval(f["interval"]), show.share(f["chance"]),
+            show.share(f["accuracy_as_printed"]), show.share(f["consistent"]), *beside,
+        ])  # fmt: skip
+    return page.table(rows, "accuracy by language")

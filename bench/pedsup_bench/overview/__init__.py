@@ -1,0 +1,1 @@
+"""One page for one model, from the documents that other commands wrote."""
