@@ -211,7 +211,7 @@ def test_the_proof_tells_an_adapter_from_one_that_is_like_it(
     made = request(inputs, tmp_path / "m.gguf")
     execute(*make_plan(replace(made, adapter=ModelRef(inputs["other"], "adapter"))))
     # A manifest that names the wrong adapter, as the attack made it: only the bytes can tell.
-    monkeypatch.setattr("pedsup_export.prove.verify._check_sources", lambda *_: None)
+    monkeypatch.setattr("pedsup_export.prove.remake._check_sources", lambda *_: None)
     with pytest.raises(MismatchError, match=r"'blk\.1\.ffn_up\.weight' are not what base and"):
         verify(made.out, base=made.base, adapter=made.adapter)
     assert verify(made.out, base=made.base, adapter=ModelRef(inputs["other"], "a")).remade

@@ -117,7 +117,7 @@ def test_released_pages_leave_resident_memory(tmp_path: Path) -> None:
         (build(b"{nonsense"), "not JSON"),
         (build(b"\xff\xfe{}"), "not JSON"),
         (build(b"[" * 100_000), "not JSON"),
-        (build([1, 2]), "no JSON object"),
+        (build([1, 2]), "not a JSON object"),
         (build(b'{"a":' + b"1" * 5000 + b"}"), "not JSON"),
         (build({"__metadata__": {"a": 1}}), "__metadata__"),
         (build({"w": line("F33")}, b"\0" * 8), "F33"),

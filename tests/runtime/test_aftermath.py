@@ -234,6 +234,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     homes = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("DATA", "CONFIG", "CACHE")}
     return {
         **os.environ, **homes, "PYTHONPATH": os.pathsep.join(sys.path), "LANG": "C.UTF-8",
+        "NO_COLOR": "1",
         "PEDSUP_ACCEPT_INTENDED_USE": "1", "INPUTRC": os.devnull,
     }  # fmt: skip
 

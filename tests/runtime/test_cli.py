@@ -39,6 +39,7 @@ def env(tmp_path: Path) -> dict[str, str]:
         "PEDSUP_ACCEPT_INTENDED_USE": "1",
         "LANG": "C.UTF-8",
         "INPUTRC": os.devnull,
+        "NO_COLOR": "1",
     }
 
 

@@ -10,6 +10,7 @@ import click
 
 from pedsup.cli.app import history_folder
 from pedsup.cli.verbs import LANG
+from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import local
 from pedsup.messages import message
@@ -43,7 +44,7 @@ def command(words: tuple[str, ...], limit: int, history_dir: str | None, as_json
             "sessions": [_described(row, excerpt) for row, excerpt in rows],
             "more": more,
         }
-        print(json_text(document), flush=True)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
         return 0
     screen = screen_of(sys.stdout)
     for row, excerpt in rows:
