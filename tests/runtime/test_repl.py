@@ -315,7 +315,7 @@ def test_an_engine_that_dies_leaves_the_transcript_and_says_how_to_go_on(start: 
         terminal.expect(PROMPT)
         terminal.line("q")
         terminal.expect(r"Continue with --resume \S+")
-        terminal.expect(r"error: the engine was killed \(signal 9\)")
+        terminal.expect(r"error:(\x1b\[0m)? the engine was killed \(signal 9\)")
         assert terminal.wait() == 9
         assert "Traceback" not in terminal.output
     (only,) = start.session().exchanges
@@ -330,7 +330,7 @@ def test_a_question_that_is_too_long_is_an_error_and_the_session_goes_on(start: 
         for _ in range(60):
             terminal.line("x" * 90)
         terminal.line('"""')
-        terminal.expect("error: the conversation is 5")
+        terminal.expect(r"error:(\x1b\[0m)? the conversation is 5")
         terminal.expect(PROMPT)
         terminal.line("short")
         terminal.expect("ok")

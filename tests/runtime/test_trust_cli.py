@@ -262,7 +262,7 @@ def test_the_warning_stands_at_the_start_of_each_session(
     for _ in range(2):
         with Terminal(command, env) as terminal:
             greeting = terminal.expect(r"\n(\x1b\[\?2004h)?> ")
-            assert "ATENCIÓN: este modelo no está firmado" in greeting
+            assert "ATENCIÓN: sin firma (/modelo)." in greeting
             terminal.press("D")
             assert terminal.wait() == 0
 
