@@ -62,6 +62,13 @@ def test_importing_has_no_effects(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("cli", ["pedsup.cli.main", "pedsup_export.cli", "pedsup_bench.cli"])
+def test_help_waits_for_no_heavy_package(cli: str) -> None:
+    code = f"import sys, {cli}; print(sorted({{'numpy', 'numba', 'gguf'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def options(command: click.Command) -> set[str]:
     return {
         name

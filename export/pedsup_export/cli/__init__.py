@@ -7,13 +7,13 @@ import click
 import pedsup
 from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
+from pedsup_export.cli.adapter import adapter
 from pedsup_export.cli.calibrate import calibrate
+from pedsup_export.cli.patch import patch, split
 from pedsup_export.cli.phone import phone_bundle, plan
 from pedsup_export.cli.run import run
 from pedsup_export.cli.sign import keygen, sign
 from pedsup_export.cli.verify import compare_bases, verify
-from pedsup_export.patch.command import patch, split
-from pedsup_export.write.adapter_command import adapter
 
 
 @click.group(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pedsup.errors import UsageError
-from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 if TYPE_CHECKING:
     from pedsup_export.allocation.budget import Budget
+    from pedsup_export.plan.request import ExportRequest
 
 
 def refuse_without_effect(options: dict[str, Any]) -> None:
@@ -47,6 +47,7 @@ def refuse_without_effect(options: dict[str, Any]) -> None:
 def export_request(options: dict[str, Any]) -> ExportRequest:
     """What `run` was asked for; hub names are resolved to folders."""
     from pedsup_export.allocation.budget import parse_budget
+    from pedsup_export.plan.request import ExportRequest
     from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, resolve
     from pedsup_export.vocabulary_cut.request import vocabulary_request
 

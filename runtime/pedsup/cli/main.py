@@ -40,8 +40,7 @@ def _epilog() -> str:
 @click.option("--check", is_flag=True, help="Print what the model needs; load nothing.")
 @click.option(
     "--resume", is_flag=False, flag_value="last", metavar="[ID]",
-    help="Continue a session: the last one, one given by the start of its id, or "
-"a file.",
+    help="Continue a session: the last one, one given by the start of its id, or a file.",
 )  # fmt: skip
 @click.option(
     "--serve", is_flag=True, help="Serve a web page and an OpenAI-compatible API on this device."

@@ -9,27 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pedsup.errors import UsageError
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean
+from pedsup_export.cli.options import FILE, json_option, show
 
 if TYPE_CHECKING:
     from pedsup_export.patch.make import PatchMade, PatchPlan
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _force = click.option("--force", is_flag=True, help="Replace an existing output.")
 
 
 @click.command()
-@click.argument("old", type=_FILE)
-@click.argument("new", type=_FILE)
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The patch to write.")
 @click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
 @_force
 @click.option("--dry-run", is_flag=True, help="Print what would be compared and write nothing.")
-@_json
+@json_option
 def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> None:
     """Write a patch from OLD to NEW: two exports, each with its manifest beside it.
 
@@ -41,13 +38,11 @@ def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> 
     cores = threads or len(os.sched_getaffinity(0))
     plan = plan_patch(PatchRequest(**options, threads=cores))
     if dry_run:
-        whole = enveloped(plan.as_dict(), "pedsup-export", schema="pedsup-export-patch-plan/1")
-        click.echo(json_text(whole) if as_json else _plan_text(plan))
+        show("patch-plan", plan.as_dict(), _plan_text(plan), as_json)
         return
     made = make_patch(plan)
     document = {**plan.as_dict(), **made.as_dict()}
-    whole = enveloped(document, "pedsup-export", schema="pedsup-export-patch/1")
-    click.echo(json_text(whole) if as_json else _made_text(made))
+    show("patch", document, _made_text(made), as_json)
 
 
 def _plan_text(plan: PatchPlan) -> str:
@@ -76,13 +71,13 @@ def _made_text(made: PatchMade) -> str:
 
 
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @click.option("--size", default="50MB", show_default=True, help="Largest part: 15MB, 100MB.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the parts."
 )
 @_force
-@_json
+@json_option
 def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Cut FILE into parts that a messaging app accepts; `pedsup-run join` puts them together."""
     from pedsup.files.parts import write_parts
@@ -93,9 +88,5 @@ def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -
     folder = out or file.parent
     folder.mkdir(parents=True, exist_ok=True)
     parts = write_parts(file, folder, parse_size(size, "--size"), force=force)
-    if as_json:
-        document = {"file": str(file), "parts": [str(part) for part in parts]}
-        whole = enveloped(document, "pedsup-export", schema="pedsup-export-split/1")
-        click.echo(json_text(whole))
-    else:
-        click.echo("\n".join(clean(str(part)) for part in parts))
+    document = {"file": str(file), "parts": [str(part) for part in parts]}
+    show("split", document, "\n".join(clean(str(part)) for part in parts), as_json)

@@ -1,0 +1,77 @@
+"""`pedsup-export adapter`: an adapter as a GGUF file of its own, for the base file it fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pedsup.errors import UsageError
+from pedsup.progress import say
+from pedsup_export.cli.options import FILE, json_option, show
+
+
+@click.command()
+@click.option("--adapter", required=True, help="LoRA adapter (PEFT): a folder, or a hub id.")
+@click.option(
+    "--base", "bases", multiple=True, required=True, type=click.Path(path_type=Path),
+    help="GGUF file that the adapter will run beside; can be repeated.",
+)  # fmt: skip
+@click.option("--out", type=FILE, required=True, help="The GGUF to write.")
+@click.option(
+    "--type", "kind", type=click.Choice(["F16", "F32", "Q8_0"]), default="F16", show_default=True,
+    help="Type of its matrices.",
+)  # fmt: skip
+@click.option("--allow-unused", is_flag=True, help="Leave out what llama.cpp cannot apply.")
+@click.option("--force", is_flag=True, help="Replace an existing adapter file.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--name", help="Name shown in the file; default: NAME (adapter).")
+@click.option("--license", "licence", help="Licence shown in the file; default: the card's.")
+@click.option("--adapter-revision", help="Hub revision of the adapter.")
+@json_option
+def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
+    """Write an adapter as a separate file, to be applied to its base at run time.
+
+    The base stays as it is: a new version of the adapter is a few tens of megabytes.
+    docs/adapter.md says when merging is better.
+    """
+    from pedsup_export.plan.adapter_file import plan_adapter_file
+    from pedsup_export.plan.adapter_plan import AdapterFileRequest
+    from pedsup_export.source.hub import ADAPTER_FILES, resolve
+    from pedsup_export.write.adapter_file import write_adapter_file
+    from pedsup_export.write.adapter_text import plan_json, plan_text, result_text
+
+    _require_files(given["bases"])
+    plan = plan_adapter_file(
+        AdapterFileRequest(
+            adapter=resolve(given["adapter"], ADAPTER_FILES, revision=given["adapter_revision"]),
+            bases=given["bases"],
+            out=given["out"],
+            kind=given["kind"],
+            allow_unused=given["allow_unused"],
+            force=given["force"],
+            name=given["name"],
+            license=given["licence"],
+        )
+    )
+    if dry_run:
+        show("adapter-plan", plan_json(plan), plan_text(plan), as_json)
+        return
+    say(plan_text(plan))
+    result = write_adapter_file(plan)
+    document = {**plan_json(plan), "path": str(result.path), "size": result.size,
+                "sha256": result.sha256}  # fmt: skip
+    show("adapter", document, result_text(plan, result), as_json)
+
+
+def _require_files(bases: tuple[Path, ...]) -> None:
+    """Of all commands only this one takes a GGUF as `--base`: say what to do with a folder."""
+    for base in bases:
+        if base.is_dir():
+            raise UsageError(
+                "the base is a folder",
+                where=f"--base {base}",
+                wanted="the GGUF file that the adapter will run beside",
+                remedy=f"make it first: pedsup-export run --base {base} --out base.gguf",
+            )
