@@ -10,7 +10,7 @@ from typing import Final
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.select import extra_buffers_policy
 from pedsup.errors import UsageError
-from pedsup.memory.estimate import Host, MemoryEstimate, estimate
+from pedsup.memory.estimate import Host, estimate
 from pedsup.phones.predict import EFFICIENCY, predict
 from pedsup.phones.profiles import Figure, Phone
 from pedsup_export.phone.models import PhoneModel, planned_header
@@ -97,13 +97,6 @@ def with_memory(phone: Phone, text: str) -> Phone:
     hoped = Figure(gib * share, f"unverified: {share:.0%} of --memory, as in the profile")
     own = replace(figures, memory_gb=Figure(gib, "--memory"), memory_available_gb=hoped)
     return replace(phone, figures=own)
-
-
-def estimate_of(model: PhoneModel, quant: str, phone: Phone, n_ctx: int) -> MemoryEstimate:
-    """What the file would take on the phone."""
-    header = planned_header(model, file_type(quant))
-    config = EngineConfig(header.path, n_ctx=n_ctx, n_threads=phone.big_cores)
-    return estimate(header, config, Host(phone.features, server=True))
 
 
 def _candidate(

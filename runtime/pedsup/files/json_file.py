@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,18 +38,32 @@ def parse_json(data: bytes | str) -> Any:
         ValueError: no UTF-8, no JSON, nested too deep, or half of a surrogate pair in a text.
     """
     text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
+    value = loaded(json.loads, text, json.JSONDecodeError)
+    if "\\u" in text:
+        # Python accepts "\ud800", and every later encode() would fail.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def loaded(load: Callable[[str], Any], text: str, refused: type[ValueError]) -> Any:
+    """What a parser of the standard library makes of a text, in our words where it fails.
+
+    Args:
+        load: `json.loads` or `tomllib.loads`.
+        refused: what `load` raises for a text of another format, in words for people.
+
+    Raises:
+        ValueError: another format, nested too deep, or a number of thousands of digits.
+    """
     try:
-        value = json.loads(text)
+        value = load(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except json.JSONDecodeError:
+    except refused:
         raise
     except ValueError as error:  # thousands of digits: Python's advice is for programmers
         raise ValueError("a whole number that is too large") from error
     require_shallow(value)
-    if "\\u" in text:
-        # Python accepts "\ud800", and every later encode() would fail.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 

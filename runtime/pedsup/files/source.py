@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pedsup.errors import BadFileError, PedsupError
-from pedsup.files.json_file import decode_text, parse_json, read_bounded, require_shallow
+from pedsup.files.json_file import decode_text, loaded, parse_json, read_bounded
 from pedsup.files.toml_lines import line_of
 from pedsup.messages import message, reason_of
 
@@ -79,15 +79,7 @@ def _parsed(text: str) -> dict[str, object]:
     Raises:
         ValueError: not TOML, nested too deep, or a number that no program can be relied on to take.
     """
-    try:
-        table = tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    except tomllib.TOMLDecodeError:
-        raise
-    except ValueError as error:  # thousands of digits: Python's advice is for programmers
-        raise ValueError("a whole number that is too large") from error
-    require_shallow(table)
+    table: dict[str, object] = loaded(tomllib.loads, text, tomllib.TOMLDecodeError)
     _require_64_bits(table)
     return table
 

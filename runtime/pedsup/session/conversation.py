@@ -206,9 +206,5 @@ def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> TurnFact
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
 def _rate(count: int, seconds: float) -> float | None:
     return round(count / seconds, 2) if seconds > 0 and count > 0 else None
