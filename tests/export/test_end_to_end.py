@@ -14,12 +14,12 @@ from pedsup_testing import oracle
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
-from pedsup_export.types.ftypes import FILE_TYPES
 from pedsup_export.write.publish import execute
 
 Convert = Callable[[Path, str], Path]

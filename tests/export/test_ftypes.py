@@ -6,7 +6,8 @@ import llama_cpp
 import pytest
 
 from pedsup.errors import UsageError
-from pedsup_export.types.ftypes import FILE_TYPES, file_type
+from pedsup.gguf_file.file_types import FILE_TYPES
+from pedsup_export.types.ftypes import file_type
 
 ASKED = "F32 F16 BF16 Q8_0 Q4_0 Q4_K_S Q4_K_M Q5_K_M Q6_K Q3_K_M Q2_K IQ4_XS"
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pedsup_testing import made_gguf, quantize_oracle
 
+from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup_export import arch
 from pedsup_export.phone import gemma3_shapes
 from pedsup_export.phone.command import models_for
 from pedsup_export.phone.gemma3_shapes import GEMMA3_1B, GEMMA3_4B, GEMMA3_270M, Shape
 from pedsup_export.phone.models import gemma3_model, planned_header, published_model
-from pedsup_export.types.ftypes import FILE_TYPES
 from pedsup_maintain.comparison import PAGE, page
 
 

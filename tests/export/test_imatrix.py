@@ -16,10 +16,12 @@ from pedsup_testing import made_gguf
 
 from pedsup.errors import BadFileError, MismatchError, MissingFileError, UnsupportedError
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export.types.ftypes import FILE_TYPES
+from pedsup.gguf_file.type_mixture import StoredTensor
+from pedsup.gguf_file.type_recipes import ModelShape
 from pedsup_export.types.imatrix import read_imatrix
-from pedsup_export.types.mixture import ModelShape, StoredTensor, choose_types
+from pedsup_export.types.mixture import choose_types
 from pedsup_export.types.quantize import quantize_rows
 
 Entry = tuple[Any, Any]

@@ -9,15 +9,12 @@ from pedsup_testing import made_gguf, quantize_oracle
 from pedsup_testing.made_gguf import Made, stored_type
 
 from pedsup.errors import UsageError
+from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export.types.ftypes import FILE_TYPES, file_type
-from pedsup_export.types.mixture import (
-    ModelShape,
-    StoredTensor,
-    choose_types,
-    llama_cpp_order,
-    parse_override,
-)
+from pedsup.gguf_file.type_mixture import StoredTensor, llama_cpp_order
+from pedsup.gguf_file.type_recipes import ModelShape
+from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import choose_types, parse_override
 
 SHAPES = {
     "smollm2": lambda: made_gguf.llama(30, 576, (9, 3), 1536, 49152, tied=True),

@@ -20,6 +20,7 @@ from pedsup_testing import made_gguf, memory_probe, quantize_oracle
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import PedsupError, ResourceError, UsageError
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup.memory import estimate
 from pedsup.memory.estimate import Host
 from pedsup.phones.profiles import Phone, profile, shipped_profiles
@@ -49,7 +50,7 @@ from pedsup_export.phone.policy import (
     choose,
     preference,
 )
-from pedsup_export.types.ftypes import FILE_TYPES, file_type
+from pedsup_export.types.ftypes import file_type
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,12 @@ from pedsup_testing.made_gguf import Made, Shape
 
 from pedsup.errors import MissingDependencyError, UnsupportedError
 from pedsup.gguf_file import GGML_TYPES, read_header
+from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup.gguf_file.ggml_types import BY_NAME
+from pedsup.gguf_file.type_mixture import StoredTensor
+from pedsup.gguf_file.type_recipes import ModelShape
 from pedsup_export.kernels import ggml
-from pedsup_export.types.ftypes import FILE_TYPES
-from pedsup_export.types.mixture import ModelShape, StoredTensor, choose_types
+from pedsup_export.types.mixture import choose_types
 from pedsup_export.types.quantize import (
     SUPPORTED,
     NonFiniteError,

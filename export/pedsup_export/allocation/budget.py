@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pedsup.errors import UsageError
-from pedsup_export.types.ftypes import FILE_TYPES
+from pedsup.gguf_file.file_types import FILE_TYPES
 
 _UNITS: Final = {
     "": 1, "B": 1,

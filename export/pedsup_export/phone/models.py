@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
+from pedsup.gguf_file.file_types import FileType
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors, gemma3
@@ -22,7 +23,6 @@ from pedsup_export.gguf.header import KV, header_bytes, lay_out
 from pedsup_export.model import open_model
 from pedsup_export.phone import gemma3_shapes, gemma4_shapes
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
-from pedsup_export.types.ftypes import FileType
 from pedsup_export.types.mixture import choose_types
 
 GEMMA4_MERGES: Final = 514906

@@ -22,6 +22,7 @@ from pedsup.gguf_file.architecture import EMBEDDING
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.lora import ADAPTER, ALPHA, KIND, LEFT_OUT, A, B
+from pedsup.gguf_file.type_mixture import llama_cpp_order
 from pedsup.texts.intended_use import FULL, SHORT
 from pedsup.trust.manifest import DIGEST_KEY
 from pedsup_export.adapter.base_file import BaseFile
@@ -42,7 +43,6 @@ from pedsup_export.plan.general import DIGEST_PLACEHOLDER, licence_of
 from pedsup_export.plan.planner import refuse_unused
 from pedsup_export.plan.provenance import held
 from pedsup_export.tokenizer.files import Tokenizer, overlay
-from pedsup_export.types.mixture import llama_cpp_order
 
 TYPES: Final = {"F16": 1, "F32": 0, "Q8_0": 7}
 """Type -> `general.file_type`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
+from pedsup.gguf_file.type_mixture import why_not_quantized
 from pedsup_export.allocation import command as allocation
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import FLASH_PRICE
@@ -26,7 +27,7 @@ from pedsup_export.plan.request import ExportRequest
 from pedsup_export.plan.rows import final_rows
 from pedsup_export.rounding.calibrated import METHOD, Calibrated, Fingerprint, other_weights
 from pedsup_export.rounding.matrix import Effort
-from pedsup_export.types.mixture import parse_override, why_not_quantized
+from pedsup_export.types.mixture import parse_override
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

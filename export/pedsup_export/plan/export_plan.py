@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import pedsup
+from pedsup.gguf_file.file_types import FileType
+from pedsup.gguf_file.type_mixture import TypeChoice
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.match import (
     MatchReport,
@@ -24,11 +26,7 @@ from pedsup_export.plan.qat import Grid
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.rounding.calibrated import Calibrated
 from pedsup_export.source.checkpoint import Checkpoint
-from pedsup_export.types.ftypes import FileType
 from pedsup_export.types.imatrix import Imatrix, ImatrixReport
-from pedsup_export.types.mixture import (
-    TypeChoice,
-)
 from pedsup_export.vocabulary_cut.cut import VocabularyCut
 
 

@@ -10,6 +10,13 @@ from collections.abc import Sequence
 from math import lcm
 
 from pedsup.errors import MismatchError
+from pedsup.gguf_file.file_types import FileType
+from pedsup.gguf_file.type_mixture import (
+    StoredTensor,
+    TypeChoice,
+    llama_cpp_order,
+    why_not_quantized,
+)
 from pedsup_export.adapter.effect import Effect, check_effect
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.lora import rows_at_once
@@ -32,16 +39,9 @@ from pedsup_export.plan.qat import Grid, find_grid, grid_notes
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
 from pedsup_export.source.checkpoint import Checkpoint
-from pedsup_export.types.ftypes import FileType, file_type
+from pedsup_export.types.ftypes import file_type
 from pedsup_export.types.imatrix import Imatrix, ImatrixReport, read_imatrix
-from pedsup_export.types.mixture import (
-    StoredTensor,
-    TypeChoice,
-    choose_types,
-    llama_cpp_order,
-    parse_override,
-    why_not_quantized,
-)
+from pedsup_export.types.mixture import choose_types, parse_override
 from pedsup_export.vocabulary_cut.plan import cut_model
 
 BLOCK_FLOATS = 1 << 20

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pedsup.gguf_file.file_types import FileType
 from pedsup_export.arch import OutputTensor
 from pedsup_export.source.tensor_source import TensorSource
-from pedsup_export.types.ftypes import FileType
 from pedsup_export.types.lattice import grid_share
 
 if TYPE_CHECKING:

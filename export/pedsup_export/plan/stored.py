@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pedsup.gguf_file.file_types import FileType
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
+from pedsup.gguf_file.type_mixture import StoredTensor
+from pedsup.gguf_file.type_recipes import ModelShape
 from pedsup_export.arch import OutputTensor
 from pedsup_export.gguf.header import KV
-from pedsup_export.types.ftypes import FileType
-from pedsup_export.types.mixture import (
-    ModelShape,
-    StoredTensor,
-)
 
 
 def stored_type(kind: FileType, dtype: str, merge_dtype: str) -> GGMLType:

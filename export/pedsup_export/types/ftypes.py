@@ -7,8 +7,6 @@ from typing import Final
 from pedsup.errors import UsageError
 from pedsup.gguf_file.file_types import FILE_TYPES, FileType
 
-__all__ = ["FILE_TYPES", "FileType", "file_type"]
-
 _ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 

@@ -17,24 +17,9 @@ from pedsup.gguf_file.type_mixture import (
     StoredTensor,
     TypeChoice,
     TypeOverride,
-    llama_cpp_order,
     why_not_quantized,
 )
 from pedsup.gguf_file.type_recipes import ModelShape
-
-__all__ = [
-    "OVERRIDE_TYPES",
-    "REQUIRES_IMATRIX",
-    "ModelShape",
-    "StoredTensor",
-    "TypeChoice",
-    "TypeOverride",
-    "choose_types",
-    "llama_cpp_order",
-    "parse_override",
-    "why_not_quantized",
-]
-
 
 REQUIRES_IMATRIX: Final = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M", "IQ3_XXS"})
 OVERRIDE_TYPES: Final = (
