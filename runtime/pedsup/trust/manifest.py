@@ -7,8 +7,8 @@
 the GGUF. `core` names base, adapter, recipe and each tensor's SHA-256; `file` (the digest of the
 whole GGUF, which contains the former) stands beside it.
 
-A projector, `mmproj-model.gguf`, has no manifest of its own. `core.mmproj` names it by the digest of
-all its bytes, and its metadata name the model by the digest of `core.tensors` (`MMPROJ_KEY`).
+A projector, `mmproj-model.gguf`, has no manifest of its own. `core.mmproj` names it by the digest
+of all its bytes, and its metadata name the model by the digest of `core.tensors` (`MMPROJ_KEY`).
 """
 
 from __future__ import annotations
