@@ -22,8 +22,8 @@ from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write import publish as export_module
 from pedsup_export.write import stream as stream_module
+from pedsup_export.write.journal import Entry, Journal
 from pedsup_export.write.publish import execute
-from pedsup_export.write.stream import Entry, Journal
 
 WEIGHTS = "adapter_model.safetensors"
 BASE = "model.safetensors"

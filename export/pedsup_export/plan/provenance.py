@@ -16,11 +16,13 @@ from pedsup.files.direct_io import DirectFile, sha256_range
 from pedsup_export.adapter.folder import CONFIG, WEIGHTS
 from pedsup_export.plan.general import chosen_base
 from pedsup_export.plan.request import ExportRequest
+from pedsup_export.projector.processor import FILES
 from pedsup_export.source.checkpoint import INDEX, SINGLE
 from pedsup_export.source.safetensors_file import State, file_state
 
 Digests = Mapping[str, Mapping[str, str]]
-"""Role ('base', 'adapter', 'tokenizer', 'imatrix', 'calibrated') -> file name -> hex SHA-256."""
+"""Role ('base', 'adapter', 'tokenizer', 'processor', 'imatrix', 'calibrated') -> file name -> hex
+SHA-256."""
 
 
 def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
@@ -34,9 +36,19 @@ def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
     found = {"base": [base / "config.json", *index]}
     if request.adapter is not None:
         found["adapter"] = [request.adapter.folder / name for name in (CONFIG, WEIGHTS)]
+    if request.mmproj is not None:
+        found["processor"] = [folder / n for folder in processor_folders(request) for n in FILES]
     if request.imatrix is not None:
         found["imatrix"] = [request.imatrix]
     return found
+
+
+def processor_folders(request: ExportRequest) -> list[Path]:
+    """Where the processor's configuration is looked for: the first folder that has one."""
+    for folder in (request.base.folder, chosen_base(request).folder):
+        if any((folder / name).is_file() for name in FILES):
+            return [folder]
+    return []
 
 
 @contextmanager

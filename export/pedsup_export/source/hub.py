@@ -17,7 +17,7 @@ TOKENIZER_FILES: Final = (
 )
 BASE_FILES: Final = (
     *("config.json", "generation_config.json", "README.md", "model.safetensors.index.json"),
-    *("*.safetensors", *TOKENIZER_FILES),
+    *("*.safetensors", "preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES),
 )
 ADAPTER_FILES: Final = (
     *("adapter_config.json", "adapter_model.safetensors", "README.md"),

@@ -26,8 +26,10 @@ from pedsup_export.plan.adapter_plan import AdapterFilePlan
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.prove.adapter_file import file_sha256
 from pedsup_export.prove.finished_file import read_finished
+from pedsup_export.write.core import adapter_summary
 from pedsup_export.write.ownership import refuse_foreign
-from pedsup_export.write.publish import SPARE, adapter_summary, open_partial, publish_both
+from pedsup_export.write.partial_file import open_partial
+from pedsup_export.write.publish import SPARE, publish_both
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pedsup_export.gguf.header import header_bytes, string
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.prove.quality_gate import same_gate
 from pedsup_export.prove.verify import VerifyReport, verify
-from pedsup_export.write.publish import build_core
+from pedsup_export.write.core import build_core
 from pedsup_export.write.stream import Streamed
 
 
