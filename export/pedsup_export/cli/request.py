@@ -36,6 +36,10 @@ def refuse_without_effect(options: dict[str, Any]) -> None:
             "--save-allocation has no effect without --budget",
             remedy="give a --budget, or --phone with --calibrated",
         )
+    if options["mmproj"] == "off" and _explicit("mmproj_type"):
+        raise UsageError(
+            "--mmproj-type has no effect with --mmproj off", remedy="leave one of them out"
+        )
     for name, needed, option in pairs:
         if options[name] is not None and options[needed] is None:
             given = "--" + name.replace("_", "-")
@@ -89,6 +93,7 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
         name=options["name"],
         license=options["licence"],
         vocabulary=vocabulary,
+        mmproj=options["mmproj_type"] if options["mmproj"] == "auto" else None,
     )
 
 

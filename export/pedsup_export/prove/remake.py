@@ -89,7 +89,7 @@ def proof_of(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> 
     exact = needed == (request.imatrix is not None, request.calibrated is not None)
     if request.calibrated is not None:
         inputs = replace(inputs, calibrated=_statistics(manifest.recipe, request.calibrated))
-    return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
+    return Proof(replace(plan, tensors=tensors), inputs, row_reader(header), exact)
 
 
 def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
@@ -122,7 +122,8 @@ def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
         raise MismatchError("the recipe's effort cannot be read", where=path) from error
 
 
-def _row_reader(header: GGUFHeader) -> ReadRows:
+def row_reader(header: GGUFHeader) -> ReadRows:
+    """How a proof reads packed rows of a finished file."""
     file = DirectFile(header.path)
 
     def read(tensor: TensorPlan, lo: int, hi: int) -> NDArray[np.uint8]:
