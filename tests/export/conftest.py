@@ -64,18 +64,18 @@ def adapters(
 @pytest.fixture(scope="session")
 def convert(
     llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Path, str], Path]:
-    """llama.cpp's own converter: (checkpoint folder, outtype) -> GGUF."""
+) -> Callable[..., Path]:
+    """llama.cpp's own converter: (checkpoint folder, outtype, more options) -> GGUF."""
     root = tmp_path_factory.mktemp("converted")
-    made: dict[tuple[Path, str], Path] = {}
+    made: dict[tuple[object, ...], Path] = {}
 
-    def run(folder: Path, outtype: str) -> Path:
-        key = (folder, outtype)
+    def run(folder: Path, outtype: str, *options: str) -> Path:
+        key = (folder, outtype, *options)
         if key not in made:
             out = root / f"{len(made)}-{folder.name}-{outtype}.gguf"
             subprocess.run(
                 [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", folder,
-                 "--outtype", outtype, "--outfile", out],
+                 "--outtype", outtype, "--outfile", out, *options],
                 check=True,
                 capture_output=True,
                 env={k: v for k, v in os.environ.items() if k != "NO_LOCAL_GGUF"},
