@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pedsup_testing import towers
-from pedsup_testing.termux import Termux
 from safetensors.numpy import load_file, save_file
 
 from pedsup.errors import MismatchError, OutputError, PedsupError, UntrustedError, UsageError
@@ -189,7 +188,10 @@ def test_what_llama_cpp_does_not_compute_is_said_in_the_plan(
         base, tmp_path / "a", lambda c: c["audio_config"].update(attention_chunk_size=16)
     )
     plan, _ = make_plan(request_for(other, tmp_path / "m.gguf"))
-    assert plan.projector is not None and (plan.projector.vision, plan.projector.audio) == (True, False)
+    assert plan.projector is not None and (plan.projector.vision, plan.projector.audio) == (
+        True,
+        False,
+    )
     assert not any(t.slot.name.startswith(("a.", "mm.a.")) for t in plan.projector.tensors)
     assert any("no audio tower" in w and "attention_chunk_size" in w for w in plan.warnings)
     assert sum("attention_chunk_size" in d.reason for d in plan.dropped) > 40
@@ -229,7 +231,7 @@ def test_the_command_and_its_plan(cases: dict[str, Case], tmp_path: Path) -> Non
     text = CliRunner().invoke(cli, words).output
     assert "mmproj-m.gguf" in text and "vision and audio, BF16" in text
     done = CliRunner().invoke(cli, [*words, "--mmproj-type", "Q8_0", "--json"])
-    plan = json.loads(done.stdout)["result"]["mmproj"]
+    plan = json.loads(done.stdout)["mmproj"]
     assert (plan["quant"], plan["audio"], plan["name"]) == ("Q8_0", True, "mmproj-m.gguf")
     assert plan["output_bytes"] > sum(t["bytes"] for t in plan["tensors"])
     assert not list(tmp_path.iterdir())
