@@ -16,7 +16,8 @@ from pedsup_testing import scripted_repl
 from pedsup_testing.fake_engine import END
 from pedsup_testing.terminal import Terminal
 
-from pedsup.session.history import find_session, replay
+from pedsup.session.files import find_session
+from pedsup.session.history import replay
 from pedsup.session.transcript import read_records
 
 OPEN, CLOSE = "<|channel>", "<channel|>"

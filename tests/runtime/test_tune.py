@@ -27,7 +27,7 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
 from pedsup.messages import message
-from pedsup.run.load import plan_launch
+from pedsup.run.plan import plan_launch
 from pedsup.settings.load import given_names
 from pedsup.settings.schema import Settings
 from pedsup.tuning.apply import apply_tuned, origin_text

@@ -24,7 +24,8 @@ from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.serve.command import ServeRequest, serve
 from pedsup.serve.http_server import reserve_port
 from pedsup.session.consent import accepted_by_environment, require_consent
-from pedsup.session.history import Session, new_session
+from pedsup.session.files import new_session
+from pedsup.session.history import Session
 from pedsup.settings.schema import Settings
 from pedsup.trust.assess import Trust
 from pedsup.trust.identity import ModelIdentity
