@@ -63,7 +63,7 @@ def test_an_item_of_a_list_is_broken_as_a_whole(language: Language, width: int) 
     """The intended use on a phone: no line of its source shows as a line of its own."""
     lines = wrapped(FULL[language], width).split("\n")
     assert max(map(len, lines)) <= width
-    items = [line for line in FULL[language].replace("\n  ", " ").split("\n")]
+    items = FULL[language].replace("\n  ", " ").split("\n")
     wanted = [textwrap.fill(i, width, subsequent_indent="  " * i.startswith("- ")) for i in items]
     assert lines == "\n".join(wanted).split("\n")
 
