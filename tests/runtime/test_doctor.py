@@ -18,8 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pedsup_testing.phones import PHONES, n_cores, write_tree
 
+from pedsup.child.bounded import Ran, run_bounded
 from pedsup.doctor import android, engines, processor, resources
-from pedsup.doctor.device import Device, Ran, read_properties, run_bounded
+from pedsup.doctor.device import Device, read_properties
 from pedsup.doctor.examine import SCHEMA, Examination, examine
 from pedsup.doctor.finding import Finding
 from pedsup.doctor.model import model_fit

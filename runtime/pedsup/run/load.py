@@ -24,8 +24,9 @@ from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings.load import Origin
 from pedsup.settings.schema import Settings
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
+from pedsup.trust.assess import confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity
+from pedsup.trust.verdict import Trust
 
 
 @dataclass(frozen=True)

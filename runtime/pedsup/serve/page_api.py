@@ -25,7 +25,7 @@ from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust
+from pedsup.trust.verdict import Trust
 
 
 @dataclass
