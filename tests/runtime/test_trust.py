@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import signed_models
+from pedsup_testing.lazy import needs
 
 from pedsup.errors import BadFileError, PedsupError, UntrustedError, UsageError
 from pedsup.files.paths import cache_folder, config_folder
@@ -24,7 +25,7 @@ from pedsup.trust.keys import read_public_key
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import TrustedKey, load_store
 
-pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
+pytestmark = needs("model_signing", "pip install 'pedsup[sign]'")
 
 Keys = tuple[Path, Path]
 
