@@ -6,6 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
+# Packages are installed without bytecode, which their first import writes. Where an image switches
+# that off, every program would compile all that it imports: 22 s instead of 7 for torch and PEFT.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z][a-zA-Z_-]*:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
