@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import MismatchError, PedsupError, UntrustedError, UsageError
+from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.trust.identity import header_digest
 from pedsup.trust.manifest import (
@@ -17,10 +18,10 @@ from pedsup.trust.manifest import (
     model_tensors_digest,
 )
 from pedsup_export.gguf.header import TensorSlot
+from pedsup_export.prove.differs import Wanted
 from pedsup_export.prove.metadata import check_entries
-from pedsup_export.prove.proof import AdapterShare, Proof
-from pedsup_export.prove.reading import Wanted, check_table, read_and_compare
-from pedsup_export.prove.remake import row_reader
+from pedsup_export.prove.proof import AdapterShare, Proof, row_reader
+from pedsup_export.prove.reading import check_table, read_and_compare
 
 CLIP: Final = "clip"
 """`general.architecture` of a projector."""
@@ -172,4 +173,5 @@ def _proof(header: GGUFHeader, proof: Proof) -> Proof:
         for t, i in zip(planned.tensors, header.tensors.values(), strict=True)
     )
     inputs = replace(proof.inputs, imatrix=None, calibrated=None)
-    return Proof(replace(proof.plan, tensors=tensors), inputs, row_reader(header))
+    read = row_reader(DirectFile(header.path), header.data_offset)
+    return Proof(replace(proof.plan, tensors=tensors), inputs, read)

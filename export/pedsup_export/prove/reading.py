@@ -5,23 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.optional import require
 from pedsup.trust.manifest import TensorFacts
-from pedsup_export.prove.differs import differs
+from pedsup_export.prove.differs import Wanted, differs, require_digests
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, Proof, Sample, require_present
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a manifest says of a file."""
-
-    tensors: Mapping[str, TensorFacts]
-    sha256: str
 
 
 def check_table(header: GGUFHeader, size: int, tensors: Mapping[str, TensorFacts]) -> None:
@@ -60,11 +51,7 @@ def read_and_compare(
     with blas, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         samples = _Samples(proof, pool)
         found = read_finished(file, header, samples.take)
-        for name, digest in found.tensors.items():
-            if digest != (tensor := wanted.tensors[name].sha256):
-                raise differs(f"tensor '{name}'", digest, tensor, header.path)
-        if found.whole != wanted.sha256:
-            raise differs("the whole file", found.whole, wanted.sha256, header.path)
+        require_digests(found, wanted, header.path)
         if proof is None:
             return found.whole, None
         shares = samples.shares()

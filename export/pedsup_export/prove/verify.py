@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pedsup.errors import BadFileError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
@@ -17,7 +16,7 @@ from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.adapter_file import check_adapter_file
-from pedsup_export.prove.differs import COPY, differs
+from pedsup_export.prove.differs import COPY, Wanted, differs
 from pedsup_export.prove.projector import (
     ProjectorReport,
     check_projector,
@@ -25,14 +24,11 @@ from pedsup_export.prove.projector import (
     refuse_projector,
 )
 from pedsup_export.prove.proof import AdapterShare
-from pedsup_export.prove.reading import Wanted, check_table, read_and_compare
+from pedsup_export.prove.reading import check_table, read_and_compare
 from pedsup_export.prove.remake import PLAIN, MadeWith, merge_dtype_of, proof_of, whose_tokenizer
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.proof import check_map
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -91,43 +87,59 @@ def verify(
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
+    shares, projector = None, None
     if is_adapter(header):
         sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
-        return VerifyReport(
-            path, header.file_size, sha256, len(header.tensors), header.architecture, manifest,
-            None, key, remade=adapter is not None,
-        )  # fmt: skip
-    check_map(header, manifest)
-    proof = None
-    if base is not None and (adapter is not None or is_cut(header)):
-        proof = proof_of(header, manifest, ExportRequest(
-            base=base, adapter=adapter, out=path, merge_dtype=merge_dtype_of(manifest),
-            imatrix=made_with.imatrix, calibrated=made_with.calibrated,
-            allow_unused=True, allow_no_effect=True,
-            tokenizer=whose_tokenizer(manifest),
-            vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
-            mmproj=projector_type(manifest),
-        ))  # fmt: skip
-    shares = None
-    if read_sha256 is None or proof is not None:
-        wanted = Wanted(manifest.tensors, manifest.file.sha256)
-        sha256, shares = read_and_compare(header, wanted, proof)
+        remade = adapter is not None
     else:
-        sha256 = read_sha256
-    projector = check_projector(path, manifest, proof)
-    if shares is not None and projector is not None and projector.shares is not None:
-        shares = (*shares, *projector.shares)
+        check_map(header, manifest)
+        proof = None
+        if base is not None and (adapter is not None or is_cut(header)):
+            request = _request(header, manifest, base, adapter, made_with)
+            proof = proof_of(header, manifest, request)
+        remade = proof is not None and proof.exact
+        if read_sha256 is None or proof is not None:
+            wanted = Wanted(manifest.tensors, manifest.file.sha256)
+            sha256, shares = read_and_compare(header, wanted, proof)
+        else:
+            sha256 = read_sha256
+        projector = check_projector(path, manifest, proof)
+        if shares is not None and projector is not None and projector.shares is not None:
+            shares = (*shares, *projector.shares)
     return VerifyReport(
-        path,
-        header.file_size,
-        sha256,
-        len(header.tensors),
-        header.architecture,
-        manifest,
-        shares,
-        key,
-        remade=proof is not None and proof.exact,
+        path=path,
+        size=header.file_size,
+        sha256=sha256,
+        n_tensors=len(header.tensors),
+        architecture=header.architecture,
+        manifest=manifest,
+        shares=shares,
+        signer=key,
+        remade=remade,
         projector=projector,
+    )
+
+
+def _request(
+    header: GGUFHeader,
+    manifest: Manifest,
+    base: ModelRef,
+    adapter: ModelRef | None,
+    made_with: MadeWith,
+) -> ExportRequest:
+    """The export that made a file, as far as its manifest tells."""
+    return ExportRequest(
+        base=base,
+        adapter=adapter,
+        out=header.path,
+        merge_dtype=merge_dtype_of(manifest),
+        imatrix=made_with.imatrix,
+        calibrated=made_with.calibrated,
+        allow_unused=True,
+        allow_no_effect=True,
+        tokenizer=whose_tokenizer(manifest),
+        vocabulary=VocabularyRequest(file=header.path) if is_cut(header) else None,
+        mmproj=projector_type(manifest),
     )
 
 

@@ -1,4 +1,4 @@
-"""What an interrupted export has finished, so that the next one goes on there."""
+"""The journal of an export: which tensors are complete, so that a killed one can go on."""
 
 from __future__ import annotations
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pedsup.errors import OutputError
 from pedsup.files.fsio import partial_path, sync_file
 from pedsup.gguf_file import read_header
 from pedsup.trust.identity import header_digest
 from pedsup.trust.manifest import model_tensors_digest
 from pedsup_export.plan.export_plan import ExportPlan, ProjectorPlan
-from pedsup_export.write.partial_file import compare_back, open_partial
+from pedsup_export.write.output import compare_back, open_partial, write_at
 
 
 @contextmanager
@@ -40,9 +38,7 @@ def finish_projector(
     Raises:
         OutputError: what is on the disk is not what was written.
     """
-    header = plan.header_for(model_tensors_digest(core))
-    if os.pwrite(file.fileno(), header, 0) != len(header):
-        raise OutputError("the header was not written whole", where=Path(file.name))
+    write_at(file.fileno(), plan.header_for(model_tensors_digest(core)), 0)
     sync_file(file.fileno())
     written = read_header(file.name)
     so_far = core["mmproj"]

@@ -5,43 +5,34 @@ Every step leaves the old output untouched until the new one is complete and on 
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from pedsup.errors import MismatchError, OutputError, ResourceError
-from pedsup.files.fsio import (
-    atomic_file,
-    partial_path,
-    publish,
-    refuse_existing,
-    sync_file,
-)
+from pedsup.errors import MismatchError
+from pedsup.files.fsio import partial_path, sync_file
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.progress import byte_bar, human_bytes
-from pedsup.trust.bundle import signature_path
-from pedsup.trust.manifest import DIGEST_KEY, core_digest, manifest_document, manifest_path
+from pedsup.progress import byte_bar
+from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.adapter.folder import WEIGHTS
-from pedsup_export.gguf.header import KV, header_bytes, string
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
+from pedsup_export.plan.general import finished_header
 from pedsup_export.prove.proof import AdapterShare, require_effect, require_present
 from pedsup_export.prove.quality_gate import pass_gate
 from pedsup_export.source.tensor_source import PlainSource
 from pedsup_export.vocabulary_cut.proof import prove_vocabulary
-from pedsup_export.write.core import build_core
+from pedsup_export.write.core import document_of, export_core
 from pedsup_export.write.journal import Journal
-from pedsup_export.write.ownership import refuse_foreign
-from pedsup_export.write.partial_file import compare_back, open_partial
+from pedsup_export.write.output import (
+    compare_back,
+    open_partial,
+    publish_both,
+    require_output,
+    write_at,
+)
 from pedsup_export.write.projector import finish_projector, open_projector
 from pedsup_export.write.stream import Advance, Partials, Streamed, stream
-
-SPARE = 64 << 20
-"""Bytes left free on the output disk: manifest, journal, file system."""
 
 
 @dataclass(frozen=True)
@@ -56,48 +47,18 @@ class ExportResult:
 
 
 def check_output(plan: ExportPlan) -> None:
-    """Refuse before the first byte: output exists or is not ours, folder not writable, disk full.
-
-    Raises:
-        OutputError, ResourceError: with what to do.
-    """
-    out = plan.request.out
-    if out.is_dir():
-        raise OutputError(
-            "the output is a folder",
-            where=out,
-            wanted="the name of a file",
-            remedy=f"give --out {out / 'model.gguf'}",
-        )
-    beside = plan.projector.path if plan.projector else None
-    for path in (out, *([beside] if beside else ())):
-        refuse_existing(path, force=plan.request.force)
-    if not plan.request.replace_foreign:
-        refuse_foreign(out, beside)
-    folder = out.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"the output folder cannot be made: {error.strerror}", where=folder
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(
-            "the output folder is not writable",
-            where=folder,
-            remedy="choose another --out, or change the folder's permissions",
-        )
+    """Refuse before the first byte what `require_output` refuses."""
+    request, beside = plan.request, plan.projector.path if plan.projector else None
+    partials = [partial_path(path) for path in (request.out, *([beside] if beside else ()))]
     # Blocks, not the size: a file has its full size from the start, with holes.
-    partials = [partial_path(path) for path in (out, *([beside] if beside else ()))]
     there = sum(p.stat().st_blocks * 512 for p in partials if p.exists())
-    needed, free = plan.all_bytes + SPARE - there, shutil.disk_usage(folder).free
-    if needed > free:
-        raise ResourceError(
-            f"the disk has {human_bytes(free)} free",
-            where=folder,
-            wanted=f"{human_bytes(needed)} for the export",
-            remedy="free space, choose another --out, or a smaller --quant",
-        )
+    require_output(
+        request.out,
+        plan.all_bytes - there,
+        force=request.force,
+        replace_foreign=request.replace_foreign,
+        projector=beside,
+    )
 
 
 def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
@@ -118,21 +79,18 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         vocabulary = prove_vocabulary(plan.cut, partial)
         record = inputs.calibrated.statistics.record if inputs.calibrated else None
         gate = pass_gate(plan.request, partial, record.texts if record else ())
-        core = build_core(plan, inputs, done)
+        core = export_core(plan, inputs, done)
         if vocabulary is not None:
             core["vocabulary"] = vocabulary
         if gate is not None:
             core["quality"] = gate
         if plan.projector is not None and projector is not None:
             core["mmproj"] = finish_projector(plan.projector, projector, core, done.tensors)
-        _set_digest(plan, file, core_digest(core))
+        write_at(file.fileno(), finished_header(plan.metadata, plan.slots, core_digest(core)), 0)
         sync_file(file.fileno())
         size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, done.tensors)
-        document = manifest_document(
-            core, {"name": out.name, "size": size, "sha256": sha256}, _now()
-        )
         beside = plan.projector.path if plan.projector else None
-        publish_both(partial, out, document, beside)
+        publish_both(partial, out, document_of(core, out, size, sha256), beside)
         journal.path.unlink(missing_ok=True)
     return ExportResult(out, manifest_path(out), size, sha256, done.shares)
 
@@ -156,35 +114,3 @@ def _stream(
 def read_back(partial: Path, tensors: Mapping[str, str]) -> str:
     """`compare_back` of a model, which may be a drafter."""
     return compare_back(partial, validate_drafter(partial), tensors)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
-
-
-def _set_digest(plan: ExportPlan, file: BinaryIO, digest: str) -> None:
-    """Write the header again with the manifest's digest; its length does not change."""
-    entries: list[KV] = [
-        string(DIGEST_KEY, digest) if e.key == DIGEST_KEY else e for e in plan.metadata
-    ]
-    header = header_bytes(entries, plan.slots)
-    if os.pwrite(file.fileno(), header, 0) != len(header):
-        raise OutputError("the header was not written whole", where=Path(file.name))
-
-
-def publish_both(
-    partial: Path, out: Path, manifest: dict[str, object], projector: Path | None = None
-) -> None:
-    """Give the file its name, the projector's before it, then the manifest.
-
-    The manifest is on the disk before the old file is replaced: a disk that is full by then
-    leaves the old pair, and a kill between the two renames leaves whole files.
-    """
-    with atomic_file(manifest_path(out)) as file:
-        file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
-        file.flush()
-        sync_file(file.fileno())
-        if projector is not None:
-            publish(partial_path(projector), projector)
-        publish(partial, out)
-        signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before

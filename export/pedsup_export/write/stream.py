@@ -27,9 +27,17 @@ from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, ProjectorPlan, TensorPlan
-from pedsup_export.prove.proof import AdapterShare, Proof, Sample, make_rows
+from pedsup_export.prove.proof import (
+    AdapterShare,
+    Proof,
+    ReadRows,
+    Sample,
+    make_rows,
+    row_reader,
+)
 from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
 from pedsup_export.write.journal import Entry, Journal
+from pedsup_export.write.output import write_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,6 +137,11 @@ def _targets(plan: ExportPlan, files: Partials) -> dict[bool, _Target]:
     return found
 
 
+def _reader(targets: dict[bool, _Target]) -> ReadRows:
+    readers = {side: row_reader(t.written, len(t.header)) for side, t in targets.items()}
+    return lambda tensor, lo, hi: readers[tensor.in_projector](tensor, lo, hi)
+
+
 class _Writer:
     """Puts packed rows in their places, digests each tensor and starts its proof."""
 
@@ -142,7 +155,7 @@ class _Writer:
     ) -> None:
         self.plan, self._inputs, self._targets = plan, inputs, targets
         self._pool, self._flush = pool, flush
-        self._proof = Proof(plan, inputs, self._read)
+        self._proof = Proof(plan, inputs, _reader(targets))
         self._proofs: dict[str, Future[AdapterShare | None]] = {}
         self.digests: dict[str, str] = {}
         self._digest = hashlib.sha256()
@@ -166,8 +179,7 @@ class _Writer:
             self._sample, self._digest = Sample(tensor, self._inputs), hashlib.sha256()
         octets = packed.data.cast("B")
         at = rows.lo * tensor.slot.type.row_bytes(tensor.slot.shape[0])
-        target = self._targets[tensor.in_projector]
-        self._write(target.fd, self._start(tensor) + at, octets)
+        self._write(self._targets[tensor.in_projector].fd, self._start(tensor) + at, octets)
         self._digest.update(octets)
         self._sample.take(at, octets)
         if rows.hi < tensor.n_rows:
@@ -184,11 +196,8 @@ class _Writer:
 
     def _write(self, fd: int, at: int, octets: memoryview) -> None:
         """Write at a position of a file."""
-        n_bytes = len(octets)
-        while octets:
-            n = os.pwrite(fd, octets, at)
-            octets, at = octets[n:], at + n
-        self._flush.wrote(fd, n_bytes)
+        write_at(fd, octets, at)
+        self._flush.wrote(fd, len(octets))
 
     def shares(self) -> tuple[AdapterShare, ...]:
         """Wait for the proofs; the adapter's shares in the order of the file."""
@@ -210,13 +219,6 @@ class _Writer:
 
     def _start(self, tensor: TensorPlan) -> int:
         return len(self._targets[tensor.in_projector].header) + tensor.slot.offset
-
-    def _read(self, tensor: TensorPlan, lo: int, hi: int) -> Packed:
-        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
-        start = self._start(tensor) + lo * row_bytes
-        written = self._targets[tensor.in_projector].written
-        octets = written.read(start, (hi - lo) * row_bytes)
-        return np.frombuffer(bytes(octets), np.uint8).reshape(hi - lo, row_bytes)
 
 
 class _Flush:

@@ -9,18 +9,17 @@ from typing import Final
 from pedsup.errors import PedsupError
 from pedsup.progress import say
 from pedsup.trust.manifest import (
-    DIGEST_KEY,
     Manifest,
     manifest_path,
     mmproj_path,
     model_tensors_digest,
     read_manifest,
 )
-from pedsup_export.gguf.header import header_bytes, string
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
+from pedsup_export.plan.general import finished_header
 from pedsup_export.prove.quality_gate import same_gate
 from pedsup_export.prove.verify import VerifyReport, verify
-from pedsup_export.write.core import build_core
+from pedsup_export.write.core import export_core
 from pedsup_export.write.stream import Streamed
 
 _KNOWN_LATER: Final = ("shares", "size", "sha256", "header")
@@ -53,20 +52,21 @@ def unchanged(plan: ExportPlan, inputs: Inputs) -> VerifyReport | None:
 
 def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | None:
     """The first thing that is not as recorded; the cheap ones first."""
-    if _header(plan, manifest) != _start(plan.request.out, len(_header(plan, manifest))):
+    header = finished_header(plan.metadata, plan.slots, manifest.core_sha256)
+    if header != _start(plan.request.out, len(header)):
         return "its metadata, tensors or types would be others"
-    beside = manifest.facts.mmproj
     if why := _projector_difference(plan, manifest):
         return why
     if not same_gate(plan.request, manifest.facts.quality):
         return "it has not passed this quality gate"
     # What the export itself finds out is taken as recorded: the digests of what it writes.
+    beside = manifest.facts.mmproj
     recorded = {**manifest.tensors, **(beside.tensors if beside else {})}
     written = {name: tensor.sha256 for name, tensor in recorded.items()}
     if set(written) != {t.slot.name for t in plan.all_tensors}:
         return "its manifest lists other tensors"
     try:
-        wanted = build_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
+        wanted = export_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
     except KeyError:
         return "its manifest lists other tensors"
     # The vocabulary's choice is in the header: the map of its token ids.
@@ -96,15 +96,6 @@ def _comparable(value: object) -> object:
     if isinstance(value, dict):
         value = {k: v for k, v in value.items() if k not in _KNOWN_LATER}
     return json.loads(json.dumps(value))
-
-
-def _header(plan: ExportPlan, manifest: Manifest) -> bytes:
-    """The first bytes of the file that the plan would make, with this manifest."""
-    entries = [
-        string(DIGEST_KEY, manifest.core_sha256) if e.key == DIGEST_KEY else e
-        for e in plan.metadata
-    ]
-    return header_bytes(entries, plan.slots)
 
 
 def _start(path: Path, n_bytes: int) -> bytes:
