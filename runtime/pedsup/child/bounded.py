@@ -47,18 +47,10 @@ def run_bounded(
     except (OSError, ValueError):
         return None
     assert child.stdout is not None
-    deadline, parts, size = time.monotonic() + timeout_s, [], 0
+    deadline = time.monotonic() + timeout_s
     try:
-        while size < OUTPUT_LIMIT:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([child.stdout], [], [], left)[0]:
-                return None
-            block = os.read(child.stdout.fileno(), 1 << 16)
-            if not block:
-                break
-            parts.append(block)
-            size += len(block)
-        if size >= OUTPUT_LIMIT:
+        output = _output(child.stdout.fileno(), deadline)
+        if output is None:
             return None
         code = child.wait(max(0.01, deadline - time.monotonic()))
     except (OSError, subprocess.TimeoutExpired):
@@ -69,4 +61,18 @@ def run_bounded(
         with suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    return Ran(code, b"".join(parts).decode("utf-8", "replace"))
+    return Ran(code, output.decode("utf-8", "replace"))
+
+
+def _output(fd: int, deadline: float) -> bytes | None:
+    """What a command prints until it ends; None where that is too late or too much."""
+    output = b""
+    while len(output) < OUTPUT_LIMIT:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            return None
+        block = os.read(fd, 1 << 16)
+        if not block:
+            return output
+        output += block
+    return None

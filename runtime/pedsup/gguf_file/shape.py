@@ -11,9 +11,10 @@ from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
-from pedsup.gguf_file.architecture import gemma3_sliding, require_supported
+from pedsup.gguf_file.architecture import require_supported
 from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
+from pedsup.gguf_file.sliding import gemma3_sliding
 from pedsup.messages import message
 
 PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
