@@ -40,7 +40,7 @@ class TokenFigures:
         return len(self.kld)
 
     def to_lists(self) -> dict[str, list[float]]:
-        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+        return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod
     def from_lists(cls, lists: dict[str, list[float]]) -> TokenFigures:
@@ -52,7 +52,8 @@ class TokenFigures:
 
     @classmethod
     def concatenate(cls, parts: list[TokenFigures]) -> TokenFigures:
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        names = (field.name for field in fields(cls))
+        return cls(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in names})
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Float64:

@@ -62,7 +62,8 @@ class LiveReference:
     def log_probs(self, chunk: int, window: Sequence[int]) -> Iterator[Float64]:
         del chunk
         for rows in self._model.window_logits(window[:-1], scored_from(len(window))):
-            self.removed = getattr(self._model, "removed", np.zeros(len(rows)))
+            removed = self._model.removed
+            self.removed = np.zeros(len(rows)) if removed is None else removed
             yield log_softmax(rows)
 
 

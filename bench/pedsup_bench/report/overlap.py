@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pedsup.errors import MismatchError, PedsupError
 from pedsup.progress import say
@@ -34,7 +34,7 @@ def sketches_of(model: Path) -> tuple[Calibrating, ...]:
     return sketches_in(calibrated.get("texts") if isinstance(calibrated, dict) else None)
 
 
-def sketches_in(texts: Any) -> tuple[Calibrating, ...]:
+def sketches_in(texts: object) -> tuple[Calibrating, ...]:
     """Of the list of texts in a manifest or in statistics."""
     if not isinstance(texts, list | tuple):
         return ()

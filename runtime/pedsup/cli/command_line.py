@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Iterable
 from typing import Any, Final
 
 import click
@@ -36,7 +37,9 @@ class NarrowFormatter(click.HelpFormatter):
             text = "\n\n".join(paragraphs)
         super().write_text(text)
 
-    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
         """Definitions; on a narrow terminal each below its term."""
         super().write_dl(rows, 4 if self._narrow else col_max, col_spacing)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
 from pedsup.device.available import available_memory
 from pedsup.files.fsio import sync_file, try_lock
@@ -201,7 +201,7 @@ def _free() -> int | None:
     return found.bytes if found is not None else None
 
 
-def _watch_crashes(path: Path) -> Any:
+def _watch_crashes(path: Path) -> IO[bytes] | None:
     """Let Python's fault handler write there; None where it serves someone else already."""
     if faulthandler.is_enabled():
         return None

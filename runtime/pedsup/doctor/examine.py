@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup import __version__
 from pedsup.doctor import android, engines, model, processor, resources
@@ -122,7 +122,9 @@ class _Running:
             self._findings = [Finding(self._topic, "note", "probe_failed", {"reason": reason})]
 
 
-def _patient(ask: Callable[[], dict[str, str]], default: dict[str, str], s: float) -> Any:
+def _patient(
+    ask: Callable[[], dict[str, str]], default: dict[str, str], s: float
+) -> dict[str, str]:
     answers: list[dict[str, str]] = []
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()

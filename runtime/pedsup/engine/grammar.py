@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
@@ -96,7 +96,7 @@ def _read(path: Path) -> str:
         raise BadFileError("the file is not UTF-8 text", where=path) from error
 
 
-def _empty_choice(schema: Any) -> str | None:
+def _empty_choice(schema: object) -> str | None:
     """The first choice among nothing; llama.cpp prints the whole grammar of such a schema."""
     todo = [schema]
     while todo:

@@ -48,7 +48,7 @@ def recommended_sampling(header: GGUFHeader) -> SamplingConfig:
         value = header.metadata.get(f"general.sampling.{key}")
         # A forged or absent value falls back to the family's: it may be a string or NaN.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            kind = type(getattr(config, field))
+            kind = type(vars(config)[field])
             config = replace(config, **{field: kind(value)})
     return config
 
@@ -64,7 +64,7 @@ def check_sampling(config: SamplingConfig) -> None:
     )
     for name, good, wanted in checks:
         if not good:
-            value = getattr(config, name)
+            value = vars(config)[name]
             raise UsageError(
                 message("the sampling option {name} is {value}", name=name, value=value),
                 wanted=wanted,

@@ -8,7 +8,7 @@ process. The ranges here leave it nothing to assert on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN
@@ -49,7 +49,7 @@ class Fixed:
     """One of some values of a type."""
 
     kind: ValueType
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
 
 Rule = Whole | Real | Fixed

@@ -10,12 +10,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import PedsupError
 from pedsup.files.json_file import parse_json
@@ -146,7 +146,7 @@ def _utc(seconds: float) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def _short_records(readline: Any, size: int) -> Iterator[dict[str, object]]:
+def _short_records(readline: Callable[[int], bytes], size: int) -> Iterator[dict[str, object]]:
     """The records without answers; a torn last line is not there yet."""
     n = 0
     while (line := readline(size)).endswith(b"\n"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -65,6 +64,5 @@ def with_values(settings: Settings, values: Mapping[str, object], *, where: Mess
 
 def given_names(settings: Settings) -> dict[str, Origin]:
     """What was given, for settings made in a program: the values that are not the default."""
-    default = Settings()
-    names = (field.name for field in fields(Settings))
-    return {n: "a program" for n in names if getattr(settings, n) != getattr(default, n)}
+    default = vars(Settings())
+    return {name: "a program" for name, value in vars(settings).items() if value != default[name]}

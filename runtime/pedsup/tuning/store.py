@@ -152,5 +152,5 @@ def _checked(entry: Tuned, source: Source) -> Tuned:
     given = {name: v for name, v in entry.settings.items() if name not in FORMER}
     if not set(given) <= set(NAMES):
         raise source.problem("an entry has a setting that is not tuned")
-    settings = record(Settings, given, source)
-    return replace(entry, settings={name: getattr(settings, name) for name in given})
+    checked = vars(record(Settings, given, source))
+    return replace(entry, settings={name: checked[name] for name in given})

@@ -40,7 +40,7 @@ class _Guard:
     def __init__(self) -> None:
         self.allowed: frozenset[str] | None = None
 
-    def __call__(self, event: str, _arguments: tuple[Any, ...]) -> None:
+    def __call__(self, event: str, _arguments: tuple[object, ...]) -> None:
         allowed = self.allowed
         if allowed is None or event in allowed:
             return
