@@ -1,4 +1,4 @@
-"""Short commands that cannot hang: an end to their time and to their output."""
+"""Runs short commands that cannot hang: their time and their output are limited."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 OUTPUT_LIMIT: Final = 1 << 18
-"""Bytes of output."""
+"""Bytes of output that are read at most."""
 COMMAND_S: Final = 0.6
-"""A command that answers later than this is not waited for."""
+"""Seconds after which a command is given up."""
 
 
 class Ran(NamedTuple):
@@ -57,7 +57,7 @@ def run_bounded(
         return None
     finally:
         child.stdout.close()
-        # Whatever it left behind, and itself when it is too slow.
+        # Also ends whatever the command left running.
         with suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()

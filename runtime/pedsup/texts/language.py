@@ -13,7 +13,7 @@ from pedsup.texts.intended_use import Language
 
 
 class _Current:
-    """What `pedsup-run` was told. Other programs tell nothing, and stay English."""
+    """The language `pedsup-run` was told to use. Other programs stay English."""
 
     words: Sequence[str] | None = None
     language: Language | None = None
