@@ -51,7 +51,7 @@ def _exit_code(program: Callable[[], int | None]) -> int:
         print(translated("interrupted"), file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our stdout is gone: nothing can be said there any more.
+        # The reader of our stdout is gone: nothing more can be said there.
         return ExitCode.PIPE_CLOSED
     except OSError as error:
         known = from_os_error(error)

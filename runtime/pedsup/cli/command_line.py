@@ -1,4 +1,4 @@
-"""What all four commands share of click: help that is not cut, ranges that people can read."""
+"""What all four commands change in click: help is not cut, and ranges are readable."""
 
 from __future__ import annotations
 

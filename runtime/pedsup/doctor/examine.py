@@ -20,7 +20,7 @@ from pedsup.texts.language import translated
 
 SCHEMA: Final = "pedsup-doctor/1"
 DEADLINE_S: Final = 1.5
-"""For all probes; a probe that hangs is given up and said to."""
+"""Seconds for all probes; a probe that hangs is given up and reported."""
 MODEL_S: Final = 30.0
 """For the model: reading a header with 262144 token texts takes a phone some seconds."""
 LEVELS: Final[tuple[Level, ...]] = ("ok", "note", "problem")
@@ -42,7 +42,7 @@ class Examination:
 
     @property
     def level(self) -> Level:
-        """The worst."""
+        """The worst level."""
         return max((f.level for f in self.findings), key=LEVELS.index, default="ok")
 
     def document(self, language: Language) -> dict[str, object]:
@@ -117,7 +117,7 @@ class _Running:
         try:
             self._findings = self._probe()
         except Exception as error:
-            # A doctor that dies of what it examines is of no use: said, never hidden.
+            # A doctor that crashes on what it examines would be useless: report it, never hide it.
             reason = f"{type(error).__name__}: {error}"[:200]
             self._findings = [Finding(self._topic, "note", "probe_failed", {"reason": reason})]
 

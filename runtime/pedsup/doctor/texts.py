@@ -1,4 +1,4 @@
-"""The doctor's words, by code."""
+"""The doctor's texts, by code."""
 
 from __future__ import annotations
 

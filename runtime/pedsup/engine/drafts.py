@@ -33,8 +33,8 @@ def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
         asked: 'off', 'lookup' or the path of a draft model.
 
     Raises:
-        UsageError: it is none of these, or there is no such file.
-        BadFileError, UnsupportedError: the file is no model that can draft.
+        UsageError: it is something else, or the file does not exist.
+        BadFileError, UnsupportedError: the file is not a model that can draft.
         MismatchError: the draft model does not belong to `model`.
     """
     if asked == "off":

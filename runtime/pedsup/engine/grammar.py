@@ -102,7 +102,7 @@ def _empty_choice(schema: object) -> str | None:
     while todo:
         at = todo.pop()
         if isinstance(at, dict):
-            # The keys of `properties` and the like are names, and values are no schemas.
+            # The keys of `properties` and the like are names, and their values are not schemas.
             named = [at[key] for key in _NAMED if isinstance(at.get(key), dict)]
             todo += [value for names in named for value in names.values()]
             todo += [v for key, v in at.items() if key not in (*_NAMED, *_VALUES)]

@@ -30,7 +30,7 @@ _BY_ARCHITECTURE: Final = {
     "qwen3": SamplingConfig(temperature=0.6, top_k=20, top_p=0.95),
 }
 _FALLBACK: Final = SamplingConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-"""llama.cpp's own defaults, for a model that recommends nothing."""
+"""llama.cpp's own defaults, for a model without recommendations."""
 
 _KEYS: Final = {
     "temp": "temperature",

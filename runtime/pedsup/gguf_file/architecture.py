@@ -31,7 +31,7 @@ _VECTOR: Final = re.compile(r"(?:_norm\.weight|\.bias|\.scale|^rope_[a-z_]+\.wei
 
 
 def require_supported(header: GGUFHeader) -> None:
-    """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
+    """Raise `UnsupportedError` for a GGUF that is not a language model that pedsup runs."""
     if header.architecture not in SUPPORTED:
         raise UnsupportedError(
             message(
@@ -54,7 +54,7 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
 
     Raises:
         UnsupportedError: another architecture.
-        BadFileError: a field or a tensor cannot be right.
+        BadFileError: a field or a tensor is impossible.
     """
     if header.get("general.type") == "adapter":
         raise UnsupportedError(
@@ -84,7 +84,7 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
 
 
 def _check_foreign(header: GGUFHeader) -> None:
-    """What is true of any architecture: the rest is left to llama.cpp."""
+    """Check what holds for any architecture: the rest is left to llama.cpp."""
     check_rules(header)
     for tensor in header.tensors.values():
         _check_layer_and_type(header, tensor)
@@ -147,7 +147,7 @@ def _check_head(
     exact: bool,
     rotated: int | None = None,
 ) -> None:
-    """One head size: keys as long as values, and no more of it rotated than there is."""
+    """Check one head size: keys as long as values, and no more rotated than the whole head."""
     value_key, rope_key = (
         f"%s.attention.value_length{suffix}",
         f"%s.rope.dimension_count{suffix}",
@@ -191,7 +191,7 @@ def _check_experts(header: GGUFHeader) -> None:
 
 
 def _check_assistant(header: GGUFHeader) -> None:
-    """Every layer drafts, and the hidden size that comes and goes is the target's."""
+    """Check that every layer drafts, and that the hidden size at both ends is the target's."""
     sliding_layers(header)
     layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
     if header.get(layers_key) != n_layer:
@@ -243,7 +243,7 @@ def _bad_tensor(header: GGUFHeader, tensor: TensorInfo, found: str, wanted: str)
 
 
 def _check_layer_and_type(header: GGUFHeader, tensor: TensorInfo) -> None:
-    """A layer that there is, and a type that has a matrix product."""
+    """Check that the layer exists and that its type has a matrix product."""
     block, n_layer = _BLOCK.match(tensor.name), header.get("%s.block_count")
     if block and int(block[1]) >= n_layer:
         raise _bad_tensor(
@@ -258,7 +258,7 @@ def _of_type(tensor: TensorInfo) -> str:
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
-    """A type and a number of dimensions that llama.cpp can compute with."""
+    """Check that llama.cpp can compute with the type and the number of dimensions."""
     _check_layer_and_type(header, tensor)
     flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
     if flat and tensor.type.name != "F32":

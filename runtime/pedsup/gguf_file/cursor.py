@@ -25,12 +25,12 @@ class Cursor:
     def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
         self.path, self.size, self.at = path, size, 0
         self.data = bytearray()
-        """The header as far as it was read; it only grows."""
+        """The header as read so far; it only grows."""
         self._texts_left = MAX_TEXTS
         self._file = file
 
     def bad(self, found: str, wanted: str, *, at: int | None = None) -> BadFileError:
-        """The error for what stands at byte `at` (the present position when None)."""
+        """An error about the bytes at `at` (None: the current position)."""
         return BadFileError(
             found,
             where=message("{place}, byte {n}", place=self.path, n=self.at if at is None else at),
@@ -39,10 +39,10 @@ class Cursor:
         )
 
     def need(self, end: int) -> None:
-        """Have the bytes up to `end` in `data`.
+        """Read the bytes up to `end` into `data`.
 
         Raises:
-            BadFileError: the file ends before, or the header would be larger than any is.
+            BadFileError: the file ends before, or the header would be too large.
         """
         if end <= len(self.data):
             return

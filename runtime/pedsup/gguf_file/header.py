@@ -92,7 +92,7 @@ def read_header(path: str | Path) -> GGUFHeader:
     """Read and check the header of a GGUF file; tensor data is not touched.
 
     Raises:
-        BadFileError: it is no GGUF, it is truncated, or a count, length, type, dimension,
+        BadFileError: it is not a GGUF, it is truncated, or a count, length, type, dimension,
             alignment or offset in it cannot be right.
     """
     path = Path(path)
@@ -105,7 +105,7 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
 
     Raises:
         MissingFileError: it does not exist.
-        BadFileError: it is no regular file, or cannot be opened.
+        BadFileError: it is not a regular file, or cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -87,7 +87,7 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
 
 
 def _require_possible(cursor: Cursor, tensor: TensorInfo, at: int) -> None:
-    """Raise `BadFileError` for dimensions, at byte `at`, that no tensor has."""
+    """Raise `BadFileError` if the dimensions, which are at byte `at`, are impossible."""
     shape, kind = tensor.shape, tensor.type
     # Python's integers do not overflow, so the products themselves are the test.
     if not all(shape) or prod(shape) > MAX_SIGNED or shape[0] % kind.block_size:
@@ -121,7 +121,7 @@ def _require_possible(cursor: Cursor, tensor: TensorInfo, at: int) -> None:
 def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int) -> int:
     """Check that tensor data fills the rest of the file, in the order of the table.
 
-    llama.cpp asks for that order, so nothing overlaps and there is no hole. The padding after
+    llama.cpp requires that order, so nothing overlaps and no gap is left. The padding after
     the last tensor may be missing.
 
     Returns:

@@ -91,7 +91,7 @@ def _beside(plan: ApplyPlan, work: Work) -> Trust:
     try:
         copying.run()
     except (MismatchError, BadFileError):
-        work.clear()  # the same inputs would end the same way
+        work.clear()  # the same inputs would fail again
         raise
     try:
         checked = _require_right(plan, work, expected)
@@ -144,7 +144,7 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
 
 
 def _is_new(plan: ApplyPlan) -> bool:
-    """Whether the file is the new version already."""
+    """Whether the file is already the new version."""
     path = plan.final
     if not path.exists():
         return False

@@ -1,4 +1,4 @@
-"""Make the new file beside the old one, which stays as it is."""
+"""Makes the new file beside the old one, which stays as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pedsup.patch.work import Work
 from pedsup.progress import byte_bar, human_bytes
 
 SPARE: Final = 64 << 20
-"""Bytes left free on the disk."""
+"""Bytes that stay free on the disk."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Copying:
             )
 
     def run(self) -> None:
-        """Write the file; what an interrupted run made is kept where it is right.
+        """Write the file; correct parts of an interrupted run are kept.
 
         Raises:
             MismatchError: the old file is not what it was, tensor by tensor.

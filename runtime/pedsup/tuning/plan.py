@@ -69,7 +69,7 @@ class Candidate:
 
 
 class Change(TypedDict, total=False):
-    """Fields of `Candidate` that an alternative has otherwise."""
+    """The fields of `Candidate` in which an alternative differs."""
 
     threads: int
     threads_batch: int
@@ -142,7 +142,7 @@ def _value(value: object) -> str:
 
 
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
-    """Coarse on both sides of the big cores, which are the likely best."""
+    """Candidate numbers around the number of big cores, which is likely the best."""
     counts = {n_big // 2, n_big - 1, n_big, n_big + 1, n_big + 2, (n_big + n_all) // 2, n_all}
     return tuple(sorted(n for n in counts if 1 <= n <= n_all))
 

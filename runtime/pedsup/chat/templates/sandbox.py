@@ -58,7 +58,7 @@ def compile_template(source: str) -> jinja2.Template:
     """A template that can be given to `render`.
 
     Raises:
-        Exception: of any kind; it is no valid template.
+        Exception: of any kind; it is not a valid template.
     """
     environment = _Sandbox(
         trim_blocks=True,
