@@ -315,6 +315,14 @@ def test_an_empty_root(tmp_path: Path) -> None:
     assert {f["topic"] for f in document["findings"]} >= {"chip", "cores", "memory", "engine"}
 
 
+def test_findings_fit_a_narrow_screen(tmp_path: Path) -> None:
+    found = look(device(tmp_path))
+    lines = found.text("es", 40).split("\n")
+    assert all(len(line) <= 40 or " " not in line.strip() for line in lines)
+    words = " ".join(found.text("es").split()).replace("->", "").split()
+    assert len([w for w in words if w not in found.text("es", 40)]) == 0
+
+
 GARBAGE = st.one_of(
     st.binary(max_size=400),
     st.sampled_from(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import signed_models
+from pedsup_testing.lazy import needs
 
 from pedsup.errors import BadFileError, PedsupError, UntrustedError, UsageError
 from pedsup.files.paths import cache_folder, config_folder
@@ -25,7 +26,7 @@ from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import TrustedKey, load_store
 from pedsup.trust.verdict import Trust
 
-pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
+pytestmark = needs("model_signing", "pip install 'pedsup[sign]'")
 
 Keys = tuple[Path, Path]
 

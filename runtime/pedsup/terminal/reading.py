@@ -66,6 +66,11 @@ def terminal_reader(earlier: list[str]) -> Callable[[str], str]:
     readline.set_completer_delims(" ")
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+    if not libedit:
+        # Where the locale's name is not installed, bytes above 127 would be keys with Meta: the
+        # "¿" that begins a question would be lost.
+        for setting in ("input-meta on", "output-meta on", "convert-meta off"):
+            readline.parse_and_bind(f"set {setting}")
 
     def read(prompt: str) -> str:
         # What takes no room on the screen is marked: otherwise readline breaks lines too early.
