@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from pedsup.engine.llama_cpp.bindings import import_submodule
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
 from pedsup.messages import message, reason_of
@@ -66,8 +67,6 @@ def to_gbnf(schema: str) -> str:
     Raises:
         UsageError: the schema uses something that the converter does not know.
     """
-    from pedsup.engine.llama_cpp.bindings import import_submodule
-
     converter = import_submodule("llama_grammar").SchemaConverter(
         prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
     )

@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Final
 
 from pedsup.engine.api import SamplingConfig
+from pedsup.engine.grammar import to_gbnf
+from pedsup.engine.llama_cpp.bindings import log_tail
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.messages import message
@@ -89,8 +91,6 @@ class SamplerChain:
         self._strict: int | None = None
         grammar = config.grammar
         if grammar is None and config.json_schema is not None:
-            from pedsup.engine.grammar import to_gbnf
-
             grammar = to_gbnf(config.json_schema)
         if grammar is not None:
             self._grammar = _grammar(lib, vocab, grammar)
@@ -167,8 +167,6 @@ def _suppressed(lib: ModuleType, vocab: int) -> tuple[int, ...]:
 def _grammar(lib: ModuleType, vocab: int, text: str) -> int:
     sampler: int | None = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
     if not sampler:
-        from pedsup.engine.llama_cpp.bindings import log_tail
-
         raise UsageError(
             "the grammar cannot be parsed",
             where=log_tail() or None,

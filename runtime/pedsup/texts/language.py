@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pedsup.errors import PedsupError
+from pedsup.files.paths import config_folder
 from pedsup.messages import as_message
 from pedsup.texts.intended_use import Language
 
@@ -72,8 +73,6 @@ def _option(words: Sequence[str], name: str) -> str | None:
 
 def _kept(words: Sequence[str]) -> Language | None:
     """`lang` of the settings file, even where another line of it is wrong."""
-    from pedsup.files.paths import config_folder
-
     given = _option(words, "--settings")
     try:
         file = Path(given) if given else config_folder() / "settings.toml"
