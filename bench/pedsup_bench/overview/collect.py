@@ -114,19 +114,7 @@ def collect(folder: Path, model: str | None = None) -> Collection:
     """
     if not folder.is_dir():
         raise MissingFileError("no such folder", where=folder, remedy="check the path")
-    candidates: list[_Candidate] = []
-    manifests: list[Result[Manifest]] = []
-    left_out: list[LeftOut] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found = _look_at(path)
-        except PedsupError as error:
-            left_out.append(LeftOut(path, str(error.found)))
-            continue
-        if isinstance(found, Manifest):
-            manifests.append(Result(path, found))
-        else:
-            candidates.append(found)
+    candidates, manifests, left_out = _look_through(folder)
     identity = _choose(candidates, model, folder)
     mine = sorted(
         (one for one in candidates if one.identity == identity), key=lambda one: one.created
@@ -144,6 +132,26 @@ def collect(folder: Path, model: str | None = None) -> Collection:
             left_out.append(LeftOut(one.path, str(error.found)))
     _add_manifests(collection, manifests)
     return collection
+
+
+def _look_through(
+    folder: Path,
+) -> tuple[list[_Candidate], list[Result[Manifest]], list[LeftOut]]:
+    """Every result and manifest of a folder, and what cannot be read."""
+    candidates: list[_Candidate] = []
+    manifests: list[Result[Manifest]] = []
+    left_out: list[LeftOut] = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = _look_at(path)
+        except PedsupError as error:
+            left_out.append(LeftOut(path, str(error.found)))
+            continue
+        if isinstance(found, Manifest):
+            manifests.append(Result(path, found))
+        else:
+            candidates.append(found)
+    return candidates, manifests, left_out
 
 
 def _look_at(path: Path) -> _Candidate | Manifest:
