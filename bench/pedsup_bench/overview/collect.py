@@ -39,7 +39,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose figures they are: SHA-256 of the model, and of the adapter applied to it."""
+    """What was measured: SHA-256 of the model, and of the adapter applied to it."""
 
     model: str
     adapter: str | None = None
@@ -66,7 +66,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Collection:
-    """All there is of one model, each kind from the oldest to the newest."""
+    """All documents of one model, each kind from the oldest to the newest."""
 
     identity: Identity
     newest: Shown
@@ -234,7 +234,7 @@ def _shown(one: _Candidate) -> Shown:
 
 def _add(collection: Collection, one: _Candidate) -> None:
     path, source = one.path, source_of(one.path)
-    # Older documents lack what newer ones begin with.
+    # Older documents lack the head of newer ones.
     value = {**envelope(one.schema, "pedsup-bench"), "build": None, **one.value}
     if one.schema == RUN_SCHEMA:
         collection.runs.append(Result(path, record(RunDocument, value, source)))

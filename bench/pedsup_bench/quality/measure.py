@@ -1,4 +1,4 @@
-"""Run a model against its reference over the texts: plan, then do."""
+"""Compares a model with its reference over the texts: first the plan, then the work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pedsup_bench.report.texts import scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
 ALGORITHM: Final = 2
-"""Raised when the figures would change, so that old journals are not continued."""
+"""To be raised when the figures change, so that old journals are not continued."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _measure_windows(
 
 
 def check(plan: QualityPlan) -> None:
-    """Refuse what cannot work before a model is loaded."""
+    """Refuse an impossible plan before a model is loaded."""
     if plan.n_ctx < 8:
         raise UsageError(f"a window of {plan.n_ctx} tokens", wanted="8 or more")
     header = validate_model(plan.model)
@@ -194,13 +194,13 @@ def _all_written(plan: QualityPlan, cut: list[TextTokens]) -> bool:
 
 
 def logits_path(plan: QualityPlan, text: Text) -> Path:
-    """Where the reference's log-probabilities of a text lie."""
+    """The file of the reference's log-probabilities of a text."""
     assert plan.logits_folder is not None
     return plan.logits_folder / f"{text.name}.kld"
 
 
 def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: QualityPlan) -> None:
-    """Make the file of a text, or go on with it."""
+    """Make the file of a text, or continue it."""
     if not path.is_file():
         if live is None:
             raise UsageError(
@@ -238,7 +238,7 @@ def _key(plan: QualityPlan) -> dict[str, object]:
 
 
 def _left(cut: list[TextTokens], done: Collection[Window]) -> tuple[int, int]:
-    """Windows in all, and those that are not done."""
+    """The number of all windows, and of those that are not done."""
     every = [(part.text.name, chunk) for part in cut for chunk in range(len(part.windows))]
     return len(every), sum(window not in done for window in every)
 

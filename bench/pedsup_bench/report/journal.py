@@ -75,7 +75,7 @@ def pair_identity(model: Path, adapter: Path | None) -> dict[str, object]:
 
 
 def file_identity(path: Path) -> dict[str, object]:
-    """What tells one model file from another without reading all of it.
+    """What distinguishes one model file from another without reading all of it.
 
     Size, time of change, and SHA-256 of the header (metadata and tensor table) and of 64 pieces of
     the weights.

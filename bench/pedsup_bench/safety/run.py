@@ -1,4 +1,4 @@
-"""Put the cases to a file as `pedsup-run` would, and count what it kept."""
+"""Puts the cases to a file as `pedsup-run` would, and counts the rules that it kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pedsup_bench.safety.suite import Case, Suite
 from pedsup_bench.stats import wilson_interval
 
 ALGORITHM: Final = 1
-"""Raised when the figures of the same answers would change."""
+"""To be raised when the figures of the same answers change."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SafetyPlan:
 
 @dataclass(frozen=True)
 class Judged:
-    """One case, its answer, and what was decided of it."""
+    """One case, its answer, and how it was judged."""
 
     id: str
     category: str

@@ -49,7 +49,7 @@ class ExampleScore:
     """One example through one file."""
 
     n_tokens: int
-    """Of the answer, its end of turn included."""
+    """Tokens of the answer, its end of turn included."""
     nats: float
     """Minus the log-probability of the answer."""
     right_tokens: int
@@ -151,7 +151,7 @@ class Scorer:
         return self._model.tokenize(text, add_special=False, parse_special=True)
 
     def _choice(self, example: Dialogue, answer: str, target: Sequence[int]) -> _Choice | None:
-        """The letter in the answer; None where there are no options, or it is not one token."""
+        """The letter in the answer; None without options, or if it is not one token."""
         letters = offered_letters(example)
         found = list(_CHOSEN.finditer(example.answer))
         if not letters or not found or found[-1][1] not in letters:
