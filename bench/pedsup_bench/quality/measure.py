@@ -17,7 +17,7 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.questions.texts import Text
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
-from pedsup_bench.quality.journal import Journal, Window
+from pedsup_bench.quality.journal import Window, Windows, open_windows, window_row
 from pedsup_bench.quality.kept import KeptModel, kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
@@ -67,10 +67,10 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
         EngineError: llama.cpp cannot load or run a model.
     """
     check(plan)
-    journal = Journal(_key(plan), plan.journal_folder)
+    journal = open_windows(_key(plan), plan.journal_folder)
     if plan.fresh:
         journal.discard()
-    done = journal.read()
+    done = dict(journal.read())
     with LogitModel(
         plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=plan.adapter
     ) as model:
@@ -93,7 +93,7 @@ def _measure_windows(
     model: LogitModel,
     cut: list[TextTokens],
     references: list[ref.Reference],
-    kept: tuple[Journal, dict[Window, TokenFigures]],
+    kept: tuple[Windows, dict[Window, TokenFigures]],
     bar: tqdm,
 ) -> None:
     """Every window that is not done yet; each is on disk before the next begins."""
@@ -102,7 +102,7 @@ def _measure_windows(
         for chunk, window in enumerate(part.windows):
             if (part.text.name, chunk) not in done:
                 figures = _measure_window(model, source, chunk, window, bar.update)
-                journal.append(part.text.name, chunk, figures)
+                journal.append(window_row(part.text.name, chunk, figures))
                 done[part.text.name, chunk] = figures
 
 

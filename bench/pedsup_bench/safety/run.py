@@ -19,7 +19,7 @@ from pedsup.run.plan import plan_launch
 from pedsup.settings.schema import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce
-from pedsup_bench.report.journal import LineJournal, pair_identity
+from pedsup_bench.report.journal import open_journal, pair_identity
 from pedsup_bench.safety.result import Figure, GuardFigure
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
@@ -82,7 +82,7 @@ def run(plan: SafetyPlan) -> list[Judged]:
     asked = [case.id + case.language for case in plan.cases]
     settings = asdict(replace(plan.settings, adapter=None))
     key = [ALGORITHM, pair_identity(plan.model, adapter), plan.suite.sha256, asked, settings]
-    journal = LineJournal("safety", key, lambda row: record(Judged, row, source))
+    journal = open_journal("safety", key, lambda row: record(Judged, row, source))
     judged = journal.read()
     launch = plan_launch(plan.model, plan.settings, available=available_memory())
     loaded = load(launch, plan.settings)
