@@ -51,7 +51,7 @@ class _Mcqa(Shown):
 
 
 class McqaFacts(_Mcqa, total=False):
-    """All of it."""
+    """The whole document."""
 
     reference: ModelFacts | None
     calibrated_on: list[str]

@@ -66,7 +66,7 @@ def _told(result: Result[D]) -> str:
 
 
 def _glance(found: Collection) -> Iterable[list[str]]:
-    """The figures that people ask for first, each with its document."""
+    """The figures that people look for first, each with its document."""
     for run in found.runs:
         for key, figure in run.document["figures"].items():
             if figure["unit"] == "tokens/s":

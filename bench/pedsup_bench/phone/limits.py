@@ -38,14 +38,14 @@ class Wanted:
 
     @property
     def asked(self) -> dict[str, float]:
-        """The limits that there are, by name."""
+        """The limits that are set, by name."""
         limits = {"memory": self.memory, "cpus": self.cpus, "read_rate": self.read_rate}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 @dataclass(frozen=True)
 class Limited:
-    """What was set, and what was not and why."""
+    """What was set, what was not, and why."""
 
     version: Literal[0, 1, 2]
     """0: no control groups here."""
@@ -109,7 +109,7 @@ def limited(wanted: Wanted, root: Path = CGROUP_ROOT) -> Iterator[Limited]:
 
 
 def cgroup_version(root: Path = CGROUP_ROOT) -> Literal[0, 1, 2]:
-    """Which version the system mounts; the old one wins where both are."""
+    """Which version the system mounts; version 1 if both."""
     if (root / "memory").is_dir() or (root / "cpu").is_dir():
         return 1
     return 2 if (root / "cgroup.controllers").is_file() else 0
@@ -211,7 +211,7 @@ def _quota_v1(folder: Path, cpus: float) -> None:
 
 
 def _own_group(base: Path, controller: str) -> Path:
-    """The folder of the group this process is in; the top where it is not to be seen."""
+    """The folder of this process's group; the top if the group is not visible."""
     for line in Path("/proc/self/cgroup").read_text("ascii").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(",") and (base / path.lstrip("/")).is_dir():

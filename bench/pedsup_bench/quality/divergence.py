@@ -34,7 +34,7 @@ class TokenFigures:
     same: Float64
     """1.0 or 0.0."""
     removed: Float64
-    """What the reference gave to tokens that were cut; `UNKNOWN` where it is not known."""
+    """The reference's probability of tokens that were cut; `UNKNOWN` if not known."""
 
     def __len__(self) -> int:
         return len(self.kld)

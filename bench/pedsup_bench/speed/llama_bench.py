@@ -48,7 +48,7 @@ def find_program() -> Path:
     """`llama-bench` from the variable, the path, or the one built for the tests.
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: it is not installed.
     """
     built = native_root() / "build/bin/llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):

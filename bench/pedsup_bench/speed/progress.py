@@ -29,7 +29,7 @@ PROCESS_S: Final = 0.5
 
 @dataclass(frozen=True)
 class Step:
-    """So much of one kind of work: 'load' 1, 'prompt' or 'decode' tokens, 'seconds'."""
+    """An amount of one kind of work: 'load' 1, 'prompt' or 'decode' tokens, 'seconds'."""
 
     kind: str
     amount: float
@@ -93,7 +93,7 @@ class Work:
         self._at += len(steps)
 
     def saw(self, kind: str, seconds: float, amount: float) -> None:
-        """A sample of one kind of work that was timed by itself."""
+        """A sample of one kind of work that was timed separately."""
         self._seconds[kind] += seconds
         self._amount[kind] += amount
 
@@ -139,7 +139,7 @@ class WorkBar(tqdm):
 
 @contextmanager
 def work_bar(work: Work, label: str) -> Iterator[None]:
-    """A bar that follows `work` by itself."""
+    """A bar that follows `work`."""
     bar = WorkBar(work, label)
     with ticking(bar):
         yield

@@ -85,20 +85,17 @@ class Cursor:
         llama.cpp compares names as C strings: after a zero byte it would read another name
         than this reader.
         """
-        start = self.at
+        start, named = self.at, as_message(what)
         length = self.u64()
         if length > limit:
-            raise self.bad(
-                message("{what} of {n} bytes", what=as_message(what), n=length),
-                message("at most {n} bytes", n=limit),
-                at=start,
-            )
+            found = message("{what} of {n} bytes", what=named, n=length)
+            raise self.bad(found, message("at most {n} bytes", n=limit), at=start)
         self._texts_left -= length
         if self._texts_left < 0:
             raise self.bad(
                 message(
                     "with {what} there are more than {n} bytes of keys, names and texts",
-                    what=as_message(what),
+                    what=named,
                     n=MAX_TEXTS,
                 ),
                 message("at most {n} bytes", n=MAX_TEXTS),
@@ -107,16 +104,13 @@ class Cursor:
         at = self.skip(length)
         raw = bytes(self.data[at : self.at])
         if 0 in raw:
-            raise self.bad(
-                message("a zero byte in {what}", what=as_message(what)),
-                "text without zero bytes",
-                at=start,
-            )
+            found = message("a zero byte in {what}", what=named)
+            raise self.bad(found, "text without zero bytes", at=start)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.bad(
-                message("{what} is not UTF-8", what=as_message(what)),
+                message("{what} is not UTF-8", what=named),
                 "UTF-8 text",
                 at=at + error.start,
             ) from error

@@ -98,10 +98,14 @@ def require_fit(
     smaller = _smaller_option(header, config, fit, host)
     if fit.paging is not None and (allow_paging or (fit.paging.bearable and smaller is None)):
         return fit
+    raise _too_large(header, fit, smaller or _no_smaller(header, config, fit, host))
+
+
+def _too_large(header: GGUFHeader, fit: Fit, remedy: str) -> ResourceError:
     assert fit.available is not None
     need = fit.need
     cost = message("; {cost}", cost=fit.paging.text) if fit.paging is not None else ""
-    raise ResourceError(
+    return ResourceError(
         message(
             "a context of {n} tokens needs {need} of memory ({fixed} of it "
             "cannot be paged out){cost}",
@@ -116,7 +120,7 @@ def require_fit(
             size=human_bytes(fit.available.bytes),
             source=fit.available.source,
         ),
-        remedy=smaller or _no_smaller(header, config, fit, host),
+        remedy=remedy,
     )
 
 

@@ -96,10 +96,6 @@ class Phone:
         return sum(kind.count for kind in self.cores if kind.big)
 
     @property
-    def n_cores(self) -> int:
-        return sum(kind.count for kind in self.cores)
-
-    @property
     def features(self) -> frozenset[str]:
         return frozenset(self.figures.features.value)
 

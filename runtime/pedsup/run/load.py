@@ -78,12 +78,7 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     trust = verify_weights(plan.trust)
     confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
     started = time.monotonic()
-    engine: Engine = open_engine(plan.config, settings.engine)
-    governor = None
-    if plan.governed and plan.config.n_threads > 1:
-        drafts = plan.config.draft.kind != "off"
-        governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
-        engine, governor = governed, governed.governor
+    engine, governor = _governed(open_engine(plan.config, settings.engine), plan)
     try:
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
@@ -141,6 +136,15 @@ def turn_settings(
         grammar=grammar,
         json_schema=json_schema,
     )
+
+
+def _governed(engine: Engine, plan: LaunchPlan) -> tuple[Engine, Governor | None]:
+    """The engine, under a governor where the plan wants one."""
+    if not plan.governed or plan.config.n_threads == 1:
+        return engine, None
+    drafts = plan.config.draft.kind != "off"
+    governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
+    return governed, governed.governor
 
 
 def _watched(engine: Engine, trust: Trust) -> Engine:
