@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pedsup_testing.converter import Converter
 
 from pedsup.errors import EngineError, OutputError, ResourceError
 from pedsup_export.phone.gemma4_shapes import model_tensors, text_config
@@ -202,18 +203,11 @@ def test_transformers_and_peft_load_and_merge_it(made: tuple[Path, Path], tmp_pa
 
 @pytest.mark.slow
 def test_the_official_converter_takes_it(
-    made: tuple[Path, Path], llama_cpp_source: Path, tmp_path: Path
+    made: tuple[Path, Path], converter: Converter, tmp_path: Path
 ) -> None:
     from pedsup.gguf_file import read_header
 
-    out = tmp_path / "made.gguf"
-    subprocess.run(
-        [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", made[0], "--outtype", "bf16",
-         "--outfile", out],
-        check=True,
-        capture_output=True,
-        env={k: v for k, v in os.environ.items() if k != "NO_LOCAL_GGUF"},
-    )  # fmt: skip
+    out = converter(made[0], tmp_path / "made.gguf", "bf16")
     header = read_header(out)
     assert header.architecture == "gemma4"
     assert len(header.tensors) == len(model_tensors(TINY)) + 1  # and the rope factors
