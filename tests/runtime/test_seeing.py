@@ -189,7 +189,9 @@ def test_without_a_projector_a_picture_is_refused(folder: Path, open_inprocess: 
     template = ChatTemplate.from_engine(blind, allow_unknown=True)
     session = Session()
     with closing(template):
-        conversation = Conversation(blind, template, session, pipe_renderer("off", "en"))
+        conversation = Conversation(
+            blind, template, session, pipe_renderer("off", "en", answers=True)
+        )
         with pytest.raises(UnsupportedError, match="cannot see pictures"):
             conversation.ask("What is it?", TurnSettings(), (png(pixels(9, 8)),))
     assert not session.exchanges
@@ -205,7 +207,9 @@ def test_a_session_keeps_which_picture_it_was_and_not_the_picture(
     session = new_session(tmp_path, {})
     settings = TurnSettings(sampling=GREEDY, think=False, max_tokens=4)
     with closing(template):
-        conversation = Conversation(engine, template, session, pipe_renderer("off", "en"))
+        conversation = Conversation(
+            engine, template, session, pipe_renderer("off", "en", answers=True)
+        )
         first = conversation.ask("What is it?", settings, (picture,))
         assert [notice.code for notice in first.notices if "guard" in notice.code] == [
             "guard_picture"
