@@ -60,8 +60,8 @@ def with_sight(config: EngineConfig, sight: Sight | None, settings: Settings) ->
     """The configuration with a projector, and with steps as large as its pictures need."""
     if sight is None:
         return config
-    # llama.cpp asserts that a step holds a picture whose tokens all see each other: Gemma 3's, those
-    # of Gemma 4 but for E2B and E4B, and of these too before the summer of 2026.
+    # llama.cpp asserts that a step holds a picture whose tokens all see each other: Gemma 3's, and
+    # those of Gemma 4 but for E2B and E4B; of these too in versions of spring 2026.
     known = sight.projector.known
     least = sight.projector.most_tokens(settings.picture_tokens) if known else 1
     return replace(
