@@ -19,7 +19,8 @@ from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.picture_ids import without_pictures
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError, UsageError
 from pedsup.session.conversation import Conversation
-from pedsup.session.history import Session, new_session, resume_session
+from pedsup.session.files import new_session, resume_session
+from pedsup.session.history import Session
 from pedsup.session.picture_notes import PICTURE_GONE
 from pedsup.terminal.render import pipe_renderer
 

@@ -167,3 +167,18 @@ def _dora(weight: Float32Array, delta: Float32Array, magnitude: Float32Array, mo
             remedy="check that base and adapter belong together",
         )
     weight *= (magnitude / norm)[:, None]
+
+
+def interleaved(rows: Float32Array, head_rows: int | None) -> Float32Array:
+    """Rows of llama's q and k: transformers keeps the rotary halves apart, llama.cpp in pairs.
+
+    Row (half, i) of a head becomes row (i, half): `LlamaModel.permute` in conversion/llama.py.
+
+    Args:
+        rows: [n, columns].
+        head_rows: rows of one head; None leaves the rows in their order.
+    """
+    if head_rows is None:
+        return np.ascontiguousarray(rows)
+    halves = rows.reshape(-1, 2, head_rows // 2, rows.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))

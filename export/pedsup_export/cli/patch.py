@@ -80,7 +80,7 @@ def _made_text(made: PatchMade) -> str:
 @json_option
 def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Cut FILE into parts that a messaging app accepts; `pedsup-run join` puts them together."""
-    from pedsup.files.parts import write_parts
+    from pedsup.files.parts.split import write_parts
     from pedsup_export.allocation.budget import parse_size
 
     if not file.is_file():

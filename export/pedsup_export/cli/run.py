@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     help="Do nothing where the output is what the same inputs, options and version make.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the plan of each tensor, too.")
 @click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
 @click.option("--name", help="Name shown in the file; default: adapter on base.")
 @click.option("--license", "licence", help="Licence shown in the file; default: the base's card.")
@@ -114,10 +115,11 @@ def run(**options: Any) -> None:
     refuse_without_effect(options)
     request = export_request(options)
     plan, inputs = make_plan(request)
+    text = render.plan_text(plan, tensors=options["verbose"])
     if options["dry_run"]:
         if request.out.exists() and not request.force:
             say(f"note: {request.out} exists: the export itself will want --force")
-        show("plan", render.plan_json(plan), render.plan_text(plan), options["as_json"])
+        show("plan", render.plan_json(plan), text, options["as_json"])
         return
     if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
         say(f"{request.out} is up to date: nothing is written")
@@ -130,7 +132,7 @@ def run(**options: Any) -> None:
         return
     plan = _ask_before_replacing(plan)
     check_output(plan)
-    say(render.summary_text(plan))
+    say(text)
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
     show(
@@ -143,7 +145,7 @@ def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
 
     Where there is nobody to ask, the plan stays as it is, and its execution refuses.
     """
-    from pedsup_export.write.ownership import foreign_files
+    from pedsup_export.write.output import foreign_files
 
     foreign = foreign_files(plan.request.out) if plan.request.force else ()
     if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):

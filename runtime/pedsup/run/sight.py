@@ -13,10 +13,11 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
 from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
-from pedsup.trust.assess import Policy, Trust
+from pedsup.trust.assess import Policy
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import mmproj_path
 from pedsup.trust.projector import assess_projector
+from pedsup.trust.verdict import Trust
 
 OFF: Final = "off"
 NO_ROOM: Final = message("there is no memory for its projector beside this context")

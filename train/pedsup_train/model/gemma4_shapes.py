@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-E4B: Final[dict[str, Any]] = {
+if TYPE_CHECKING:
+    from transformers import Gemma4TextConfig
+
+E4B: Final[dict[str, int]] = {
     "hidden_size": 2560,
     "num_hidden_layers": 42,
     "intermediate_size": 10240,
@@ -22,7 +25,7 @@ E4B: Final[dict[str, Any]] = {
 }
 """7.46 B parameters, 2.82 B of them in the per-layer embedding."""
 
-TINY: Final[dict[str, Any]] = {
+TINY: Final[dict[str, int]] = {
     **E4B,
     "hidden_size": 64,
     "num_hidden_layers": 8,
@@ -45,7 +48,7 @@ FULL_EVERY: Final = {"e4b": 6, "tiny": 4}
 """Every n-th layer attends to the whole context, the others to the sliding window."""
 
 
-def gemma4_config(shape: str) -> Any:
+def gemma4_config(shape: str) -> Gemma4TextConfig:
     """A `Gemma4TextConfig` of a shape in `SHAPES`."""
     from transformers import Gemma4TextConfig
 
