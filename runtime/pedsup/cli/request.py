@@ -14,6 +14,7 @@ class RunRequest:
 
     model: Path | None
     prompt: str | None
+    images: tuple[Path, ...]
     as_json: bool
     check: bool
     resume: str | None
@@ -28,7 +29,7 @@ class RunRequest:
     @property
     def interactive(self) -> bool:
         """Whether this is a session rather than one question."""
-        once = self.prompt is not None or self.as_json or self.serve
+        once = self.prompt is not None or self.as_json or self.serve or self.images
         return not once and sys.stdin is not None and sys.stdin.isatty()
 
     @property

@@ -15,6 +15,7 @@ from pedsup.engine.api import (
     Token,
 )
 from pedsup.engine.vector_units import Build
+from pedsup.pictures.picture import Picture
 
 SPECIALS = (
     "<eos>", "<bos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<unused49>",
@@ -52,6 +53,7 @@ class FakeEngine:
     restarts: int = 0
     adjustable: bool = False
     child_pid: int | None = None
+    can_see: bool = False
 
     def __post_init__(self) -> None:
         self.last_stats = GenerationStats(0, 0, 0, 0.0, 0.0)
@@ -68,6 +70,9 @@ class FakeEngine:
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         return [self._id(part.encode()) for part in _SPLIT.findall(text)]
+
+    def see(self, picture: Picture) -> list[int]:
+        raise NotImplementedError
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]

@@ -105,8 +105,13 @@ def choose_runtime(recipe: Recipe) -> Runtime:
             "accelerate shares weights out over GPUs only: each process has the whole model"
         )
     fits = eight_bit and cuda and not sharded
-    optimizer: Any = "adamw_bnb_8bit" if fits else "adamw_torch"
-    return Runtime(backend, "cuda" if cuda else "cpu", dtype, optimizer, tuple(notes))
+    return Runtime(
+        backend,
+        "cuda" if cuda else "cpu",
+        dtype,
+        "adamw_bnb_8bit" if fits else "adamw_torch",
+        tuple(notes),
+    )
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:
