@@ -11,6 +11,7 @@ from types import ModuleType
 from pedsup.engine.api import EngineConfig, ModelInfo
 from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_cpp.eyes import Eyes
 from pedsup.engine.llama_cpp.native import (
     Native,
     apply_adapter,
@@ -23,6 +24,7 @@ from pedsup.engine.llama_cpp.streaming import LayerStreamer, plan_stream
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 
 
@@ -35,8 +37,10 @@ class Loaded:
     info: ModelInfo
     streamer: LayerStreamer | None
     """Lets layers go when the file does not fit; None when it does."""
+    eyes: Eyes | None
+    """What looks at pictures; None without a projector."""
     resources: ExitStack
-    """What `close` frees: context, thread pool, streamer, model, in this order."""
+    """What `close` frees: towers, context, thread pool, streamer, model, in this order."""
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""
@@ -48,12 +52,13 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
 
     Raises:
         UsageError: the context asked for is larger than the model's.
-        MismatchError: the adapter does not belong to the model.
+        MismatchError: the adapter or the projector does not belong to the model.
         EngineError: llama.cpp refuses the model, the adapter or the context.
     """
     bindings.clear_log()
     if config.adapter is not None:
         require_fits(validate_adapter(config.adapter), header)
+    projector = _projector(header, config)
     if config.cpus:
         # Before any thread starts: llama.cpp's threads inherit the mask.
         os.sched_setaffinity(0, config.cpus)
@@ -80,7 +85,20 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
         if pool is not None:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
         native = Native(lib, model, ctx, pool)
-        return Loaded(native, vocabulary, info, streamer, resources=stack.pop_all())
+        eyes = None
+        if projector is not None:
+            eyes = Eyes(native, projector, config)
+            stack.callback(eyes.close)
+        return Loaded(native, vocabulary, info, streamer, eyes, resources=stack.pop_all())
+
+
+def _projector(header: GGUFHeader, config: EngineConfig) -> Projector | None:
+    """The checked projector of a configuration; None without one."""
+    if config.projector is None:
+        return None
+    projector = validate_projector(config.projector)
+    require_belongs(projector, header)
+    return projector
 
 
 def _params(
