@@ -2,10 +2,10 @@
 
     python tests/fuzz/fuzz_readers.py TARGET -runs=100000
 
-Targets: gguf, safetensors, manifest, transcript, adapter, picture. A target may raise `PedsupError` and
-nothing else, must end, and must not take more than 512 MB. Not part of CI: atheris has no wheels
-for every Python; hypothesis does a small run of the same there. New finds go into the tests of
-the reader as an example of their own.
+Targets: gguf, safetensors, manifest, transcript, adapter, picture. A target may raise
+`PedsupError` and nothing else, must end, and must not take more than 512 MB. Not part of CI:
+atheris has no wheels for every Python; hypothesis does a small run of the same there. New finds go
+into the tests of the reader as an example of their own.
 """
 
 from __future__ import annotations
