@@ -32,7 +32,7 @@ from pedsup.errors import BadFileError, PedsupError, UnsupportedError
 from pedsup.pictures import limits
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import picture_from_bytes, picture_from_data_url, read_picture
-from pedsup.pictures.turning import turned
+from pedsup.pictures.turn import turned_upright
 
 
 def taken(data: bytes) -> Picture:
@@ -116,8 +116,8 @@ def test_orientation_is_kept_beside_the_picture(make: Any, orientation: int) -> 
     assert picture.orientation == orientation
     wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     stored = opened(picture.data)
-    rgb, size = turned(stored.tobytes(), stored.size, orientation)
-    assert (size, rgb) == (wanted.size, wanted.tobytes())
+    rgb, *size = turned_upright(stored.tobytes(), *stored.size, orientation)
+    assert (tuple(size), rgb) == (wanted.size, wanted.tobytes())
     assert picture.upright_size == wanted.size
 
 

@@ -23,7 +23,7 @@ from pedsup.errors import BadFileError, EngineError, MissingDependencyError, Uns
 from pedsup.gguf_file.projector import MIN_TOKENS, Projector
 from pedsup.messages import message
 from pedsup.pictures.picture import UPRIGHT, Picture
-from pedsup.pictures.turning import turned
+from pedsup.pictures.turn import turned_upright
 
 LIBRARY_VARIABLE: Final = "MTMD_CPP_LIB"
 """Where llama-cpp-python's declarations look for libmtmd."""
@@ -200,7 +200,7 @@ class Eyes:
             pixels = ctypes.string_at(lib.mtmd_bitmap_get_data(bitmap), n)
         finally:
             lib.mtmd_bitmap_free(bitmap)
-        pixels, (width, height) = turned(pixels, size, picture.orientation)
+        pixels, width, height = turned_upright(pixels, *size, picture.orientation)
         raw = (ctypes.c_uint8 * len(pixels)).from_buffer_copy(pixels)
         return lib.mtmd_bitmap_init(width, height, raw)
 
