@@ -52,6 +52,7 @@ class PageApi:
                 "acknowledged": self.served.acknowledged,
                 "thinks": loaded.template.supports_thinking,
                 "think": settings.think,
+                "sees": self.served.sees,
                 "history": self.conversations.folder is not None,
                 "conversation": self.conversations.resumed,
                 "defaults": {
@@ -119,6 +120,7 @@ class PageApi:
             request.document(),
             self.served.settings,
             thinks=self.served.loaded.template.supports_thinking,
+            sees=self.served.sees,
         )
         name, language = question.conversation, question.language
         try:
@@ -155,7 +157,7 @@ class PageApi:
                 governor=loaded.governor,
                 warm_for=held.warm_for,
             )
-            result = conversation.ask(question.text, question.settings)
+            result = conversation.ask(question.text, question.settings, question.pictures)
             held.warm_for = conversation.warm_for
             return result
         finally:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pedsup.chat.turn import TurnSettings
+from pedsup.pictures.picture import Picture
 from pedsup.serve.chat_request import MAX_TOKENS
 from pedsup.serve.faults import Document, bad_value
 from pedsup.serve.fields import Fields
+from pedsup.serve.pictures import Pictures
 from pedsup.texts.intended_use import Language
 
 MAX_QUESTION: Final = 200_000
@@ -30,6 +32,7 @@ class PageQuestion:
     """The system prompt from now on; None leaves it as it is."""
     settings: TurnSettings
     language: Language
+    pictures: tuple[Picture, ...] = ()
 
     def changes(self, default: TurnSettings) -> dict[str, Any]:
         """What the transcript says of the settings, where they are not those of its first line."""
@@ -46,7 +49,9 @@ class PageQuestion:
         return mine if mine != theirs else {}
 
 
-def parse_question(document: Document, default: TurnSettings, *, thinks: bool) -> PageQuestion:
+def parse_question(
+    document: Document, default: TurnSettings, *, thinks: bool, sees: bool
+) -> PageQuestion:
     """A question of the page.
 
     Raises:
@@ -63,9 +68,17 @@ def parse_question(document: Document, default: TurnSettings, *, thinks: bool) -
         system=fields.text("system", longest=MAX_SYSTEM),
         settings=_settings(fields, default, thinks=thinks),
         language=language_of(fields),
+        pictures=_pictures(fields.take("pictures"), Pictures(sees=sees)),
     )
     fields.end()
     return question
+
+
+def _pictures(found: object, pictures: Pictures) -> tuple[Picture, ...]:
+    """Data URLs, as in the protocol for programs."""
+    if not isinstance(found, list | None):
+        raise bad_value("pictures", "'pictures' must be a list")
+    return tuple(pictures.take(url, f"pictures[{i}]") for i, url in enumerate(found or []))
 
 
 def language_of(fields: Fields) -> Language:
