@@ -39,14 +39,17 @@ from pedsup.trust.verified import (
     require_same,
 )
 
-Signed = Literal["signed", "by-adapter", "unsigned", "unknown-key"]
-"""'by-adapter': it is not signed itself, and a signed adapter names it by its digest."""
+Signed = Literal["signed", "by-adapter", "by-model", "unsigned", "unknown-key"]
+"""'by-adapter', 'by-model': not signed itself, and named by its digest in what is signed."""
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
 _HOW_TO_TRUST = message(
     "get the signer's .pub file, compare its words with the signer, then: "
     "pedsup-run trust add KEY.pub"
 )
+
+
+UNBOUND: Final = message("WARNING: nothing says that this projector was made for this model.")
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,16 @@ class Trust:
     """Of the draft model that llama.cpp loads beside it."""
     adapter: Trust | None = None
     """Of the adapter that llama.cpp applies to it."""
+    projector: Trust | None = None
+    """Of the projector through which it sees."""
     unbound: bool = False
-    """Of an adapter: nothing says which model it was made for."""
+    """Of an adapter or a projector: nothing says which model it was made for."""
 
     @property
     def companions(self) -> tuple[Trust, ...]:
         """Of the files that llama.cpp loads beside it."""
-        return tuple(one for one in (self.drafter, self.adapter) if one is not None)
+        beside = (self.drafter, self.adapter, self.projector)
+        return tuple(one for one in beside if one is not None)
 
     def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
@@ -104,6 +110,7 @@ class Trust:
             "warning": " ".join(self.lines()) if self.warns else None,
             "drafter": self.drafter.describe() if self.drafter else None,
             "adapter": self.adapter.describe() if self.adapter else None,
+            "projector": self.projector.describe() if self.projector else None,
         }
 
     def lines(self) -> list[Message]:
@@ -113,6 +120,10 @@ class Trust:
         elif self.signed == "by-adapter" and self.key is not None:
             first = message(
                 "Named by its digest in the adapter that {name} signed.", name=self.key.name
+            )
+        elif self.signed == "by-model" and self.key is not None:
+            first = message(
+                "Named by its digest in the model that {name} signed.", name=self.key.name
             )
         elif self.signed == "unknown-key":
             first = message(
@@ -135,6 +146,10 @@ class Trust:
         if self.adapter is not None:
             prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
             lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
+        if self.projector is not None:
+            prefix = message("Its projector, {name}:", name=label(self.projector.path.name))
+            said = self.projector.lines()[0] if not self.projector.unbound else UNBOUND
+            lines.append(joined(" ", [prefix, said]))
         return lines
 
     def brief(self) -> Message:
@@ -154,7 +169,7 @@ class Trust:
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
-        vouched = self.signed in ("signed", "by-adapter") and not self.unbound
+        vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
         return not vouched or any(one.warns for one in self.companions)
 
 
@@ -255,6 +270,8 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
     if trust.adapter is not None:
         trust = replace(trust, adapter=verify_weights(trust.adapter, remember=remember))
+    if trust.projector is not None:
+        trust = replace(trust, projector=verify_weights(trust.projector, remember=remember))
     if trust.key is not None and trust.signed == "signed" and remember:
         _remember(trust, trust.key)
     return trust

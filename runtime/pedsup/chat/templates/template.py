@@ -30,6 +30,7 @@ class ChatTemplate:
         self._bos, self._eos = bos, eos
         self.digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         self.thought: ThoughtMarkers | None = _guess_thought(source)
+        self.around_picture = _around_picture(source)
         self._set_family(family)
 
     def _set_family(self, family: Family | None) -> None:
@@ -150,7 +151,7 @@ class ChatTemplate:
         self, messages: Sequence[Message], think: bool, prompt: bool
     ) -> dict[str, object]:
         return {
-            "messages": [dict(message) for message in messages],
+            "messages": [{"role": m["role"], "content": m["content"]} for m in messages],
             "add_generation_prompt": prompt,
             "enable_thinking": think,
             "bos_token": self._bos,
@@ -163,3 +164,13 @@ def _guess_thought(source: str) -> ThoughtMarkers | None:
     """An allowed, unknown template that names a known model's channel gets its parser."""
     known = (family.thought for family in FAMILIES if family.thought and family.asks)
     return next((markers for markers in known if markers.opening in source), None)
+
+
+def _around_picture(source: str) -> str:
+    """What stands before and behind a picture.
+
+    The first templates of Gemma 4 E2B and E4B write empty lines, the larger models' do not. For
+    Gemma 3, whose template writes <start_of_image> alone, its processor adds them.
+    """
+    separate = r"\n\n<|image|>\n\n" in source or "<start_of_image>" in source
+    return "\n\n" if separate else ""

@@ -21,6 +21,7 @@ from pedsup.engine.api import (
 )
 from pedsup.engine.limits import cannot_see, check_prompt
 from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_cpp.eyes import Eyes
 from pedsup.engine.llama_cpp.kv_cache import KVCache, common_prefix
 from pedsup.engine.llama_cpp.loading import load
 from pedsup.engine.llama_cpp.native import decode
@@ -41,7 +42,9 @@ class InProcessEngine:
         self._lib = lib = bindings.load()
         self._loaded = load(lib, header, config)
         self._ctx = self._loaded.native.ctx
-        self._vocabulary, self._eyes = self._loaded.vocabulary, self._loaded.eyes
+        self._vocabulary = self._loaded.vocabulary
+        self._eyes: Eyes | None = None  # loaded with the first picture
+        self._config = config
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         self._most_threads = config.n_threads, config.n_threads_batch
         try:
@@ -96,11 +99,13 @@ class InProcessEngine:
 
     @property
     def can_see(self) -> bool:
-        return self._eyes is not None
+        return self._loaded.projector is not None
 
     def see(self, picture: Picture) -> list[int]:
         if self._eyes is None:
-            raise cannot_see()
+            if self._loaded.projector is None:
+                raise cannot_see()
+            self._eyes = Eyes(self._loaded.native, self._loaded.projector, self._config)
         return self._eyes.see(picture)
 
     def generate(
@@ -184,6 +189,9 @@ class InProcessEngine:
         raise EngineError("an engine in this process cannot be started again")
 
     def close(self) -> None:
+        if self._eyes is not None:
+            self._eyes.close()
+            self._eyes = None
         self._loaded.close()
         self._ctx = 0  # NULL
 

@@ -11,7 +11,6 @@ from types import ModuleType
 from pedsup.engine.api import EngineConfig, ModelInfo
 from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.eyes import Eyes
 from pedsup.engine.llama_cpp.native import (
     Native,
     apply_adapter,
@@ -37,10 +36,10 @@ class Loaded:
     info: ModelInfo
     streamer: LayerStreamer | None
     """Lets layers go when the file does not fit; None when it does."""
-    eyes: Eyes | None
-    """What looks at pictures; None without a projector."""
+    projector: Projector | None
+    """What pictures are seen through, checked and not yet loaded."""
     resources: ExitStack
-    """What `close` frees: towers, context, thread pool, streamer, model, in this order."""
+    """What `close` frees: context, thread pool, streamer, model, in this order."""
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""
@@ -85,11 +84,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
         if pool is not None:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
         native = Native(lib, model, ctx, pool)
-        eyes = None
-        if projector is not None:
-            eyes = Eyes(native, projector, config)
-            stack.callback(eyes.close)
-        return Loaded(native, vocabulary, info, streamer, eyes, resources=stack.pop_all())
+        return Loaded(native, vocabulary, info, streamer, projector, resources=stack.pop_all())
 
 
 def _projector(header: GGUFHeader, config: EngineConfig) -> Projector | None:
