@@ -12,7 +12,8 @@ from pedsup.chat.turn import TurnSettings
 from pedsup.engine.grammar import check_json_schema
 from pedsup.errors import UsageError
 from pedsup.pictures.picture import Picture
-from pedsup.serve.faults import Document, bad_value, unsupported
+from pedsup.serve.content import content_of
+from pedsup.serve.faults import Document, bad_value
 from pedsup.serve.fields import Fields
 from pedsup.serve.pictures import Pictures
 
@@ -155,7 +156,7 @@ def _message(found: object, where: str, pictures: Pictures) -> Message:
     role = fields.choice("role", "system", "developer", "user", "assistant")
     if role is None:
         raise bad_value(f"{where}.role", f"'{where}.role' is missing")
-    content, seen = _content(fields.take("content"), f"{where}.content", pictures)
+    content, seen = content_of(fields.take("content"), f"{where}.content", pictures)
     if seen and role != "user":
         raise bad_value(f"{where}.content", "pictures belong into the user's messages")
     fields.text("name", longest=512)  # who of several people speaks: the template has no place
@@ -177,35 +178,6 @@ def _message(found: object, where: str, pictures: Pictures) -> Message:
     if seen:
         asked["pictures"] = seen
     return asked
-
-
-def _content(found: object, where: str, pictures: Pictures) -> tuple[str, tuple[Picture, ...]]:
-    if isinstance(found, str):
-        return found, ()
-    if not isinstance(found, list) or not found:
-        raise bad_value(where, f"'{where}' must be a text or a list of parts")
-    texts, seen = [], []
-    for i, part in enumerate(found):
-        name = f"{where}[{i}]"
-        fields = Fields(part if isinstance(part, dict) else {}, name)
-        match fields.take("type"):
-            case "text":
-                texts.append(fields.text("text", longest=1 << 22) or "")
-            case "image_url":
-                seen.append(_picture(fields, name, pictures))
-            case _:
-                raise unsupported(name, "only parts of type 'text' and 'image_url' are supported")
-        fields.end()
-    return "\n".join(texts), tuple(seen)
-
-
-def _picture(fields: Fields, where: str, pictures: Pictures) -> Picture:
-    """One part with a picture: only as a data URL."""
-    inner = Fields(fields.mapping("image_url") or {}, f"{where}.image_url")
-    url = inner.take("url")
-    inner.only("detail", "auto")
-    inner.end()
-    return pictures.take(url, f"{where}.image_url.url")
 
 
 def _stops(found: object) -> tuple[str, ...]:

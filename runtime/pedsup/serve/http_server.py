@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from waitress.adjustments import Adjustments
@@ -47,7 +48,7 @@ THREADS: Final = WAITING + 1 + 7
 SWEEP_S: Final = 1
 
 
-class TooManyPictures(Error):
+class TooManyPicturesError(Error):
     """More requests with pictures than memory is kept for."""
 
     code = 429
@@ -59,11 +60,13 @@ class JsonErrorTask(ErrorTask):
 
     def execute(self) -> None:
         found = self.request.error
-        error = ApiError(found.code, f"{found.reason}: {found.body}", "bad_http")
+        busy = isinstance(found, TooManyPicturesError)
+        code = "queue_full" if busy else "bad_http"
+        error = ApiError(found.code, f"{found.reason}: {found.body}", code)
         body = json.dumps(error.document).encode() + b"\n"
         self.status = f"{found.code} {found.reason}"
         self.response_headers.extend([("Content-Type", JSON), *SECURITY])
-        if isinstance(found, TooManyPictures):
+        if busy:
             self.response_headers.append(("Retry-After", "5"))
         self.set_close_on_finish()
         self.content_length = len(body)
@@ -73,6 +76,7 @@ class JsonErrorTask(ErrorTask):
 class RequestParser(HTTPRequestParser):
     """Lets a large body in where pictures may come, from who has the token, a few at a time."""
 
+    adj: Adjustments
     large = False
     _refused: Error | None = None
     _left = 0
@@ -87,14 +91,16 @@ class RequestParser(HTTPRequestParser):
         if not self.chunked and self.content_length < MAX_BODY:
             return
         headers = {name.replace("_", "-").lower(): text for name, text in self.headers.items()}
-        if not self.server.application.takes_pictures(self.path, headers):
+        if not self.server.takes_pictures(self.path, headers):
             return
         self.adj = copy.copy(self.adj)
         self.adj.max_request_body_size = MAX_PICTURE_BODY
         if self.content_length >= MAX_PICTURE_BODY:
             self._refused = RequestEntityTooLarge(f"exceeds max_body of {MAX_PICTURE_BODY}")
         elif self.server.count_large() >= MAX_LARGE:
-            self._refused = TooManyPictures(f"{MAX_LARGE} requests with pictures are on their way")
+            self._refused = TooManyPicturesError(
+                message("other requests with pictures are on their way")
+            )
         self.large = self._refused is None
         if not self.large and not self.chunked:
             self._left = min(self.content_length, MAX_PASSED_OVER)
@@ -139,6 +145,8 @@ class LoopbackServer(TcpWSGIServer):
     """waitress's server with the channel above."""
 
     channel_class = Channel
+    takes_pictures: Callable[[str, Mapping[str, str]], bool]
+    """By path and headers; waitress wraps the application itself."""
 
     def count_large(self) -> int:
         """Requests with pictures that are coming in, wait, or are being answered."""
@@ -215,7 +223,7 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
     adjustments = Adjustments(**settings)
     dispatcher = ThreadedTaskDispatcher()
     dispatcher.set_thread_count(THREADS)
-    return LoopbackServer(
+    server = LoopbackServer(
         app,
         _sock=sock,
         dispatcher=dispatcher,
@@ -223,3 +231,5 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
         sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         bind_socket=False,
     )
+    server.takes_pictures = app.takes_pictures
+    return server

@@ -31,7 +31,6 @@ class PageQuestion:
     system: str | None
     """The system prompt from now on; None leaves it as it is."""
     settings: TurnSettings
-    language: Language
     pictures: tuple[Picture, ...] = ()
 
     def changes(self, default: TurnSettings) -> dict[str, Any]:
@@ -61,13 +60,13 @@ def parse_question(
     text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
     if not text:
         raise bad_value("text", "'text' must contain a question")
+    language_of(fields)  # of the errors: whoever reads the request has taken it already
     question = PageQuestion(
         text=text,
         conversation=fields.text("conversation"),
         from_turn=fields.whole("from_turn", 1, MAX_TURN),
         system=fields.text("system", longest=MAX_SYSTEM),
         settings=_settings(fields, default, thinks=thinks),
-        language=language_of(fields),
         pictures=_pictures(fields.take("pictures"), Pictures(sees=sees)),
     )
     fields.end()
