@@ -76,7 +76,7 @@ class Turn:
         self._tokens: list[int] = []
         self._keep = 0
         self._timings, self._drafts = TurnTimings(), NO_DRAFTS
-        self._n_prompt = self._n_cached = 0
+        self._n_prompt = self._n_cached = self._n_pictures = 0
         self._stop: StopReason = "interrupted"
         self._started = 0.0
         self._forced = self._was_closed = False
@@ -95,6 +95,7 @@ class Turn:
             stop_reason=self._stop,
             notices=tuple(self._output.notices),
             drafts=self._drafts,
+            n_pictures=self._n_pictures,
         )
 
     def stream(self) -> Generator[TurnEvent, None, None]:
@@ -319,5 +320,7 @@ class Turn:
             timings,
             prompt_s=timings.prompt_s + stats.prompt_s,
             decode_s=timings.decode_s + stats.decode_s,
+            pictures_s=timings.pictures_s + stats.pictures_s,
         )
+        self._n_pictures += stats.n_pictures
         self._drafts += stats.drafts

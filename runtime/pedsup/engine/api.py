@@ -127,6 +127,10 @@ class GenerationStats:
     prompt_s: float
     decode_s: float
     drafts: DraftStats = NO_DRAFTS
+    n_pictures: int = 0
+    """Of the prompt tokens that were read, those of pictures."""
+    pictures_s: float = 0.0
+    """Of `prompt_s`, what looking at pictures and reading them took; 0 where it is not told."""
 
 
 PromptProgress = Callable[[int, int], None]

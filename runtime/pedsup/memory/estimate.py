@@ -65,7 +65,7 @@ class MemoryEstimate:
     adapter: int = 0
     """Of a LoRA adapter: llama.cpp copies it into memory of its own."""
     projector: int = 0
-    """Of what pictures are seen through: towers, buffers and a picture. Taken with the first one."""
+    """Of towers, buffers and a picture, taken when the first picture is seen."""
 
     @property
     def anonymous(self) -> int:

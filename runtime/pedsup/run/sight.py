@@ -60,7 +60,10 @@ def with_sight(config: EngineConfig, sight: Sight | None, settings: Settings) ->
     """The configuration with a projector, and with steps as large as its pictures need."""
     if sight is None:
         return config
-    least = _least_step(sight.projector, settings.picture_tokens)
+    # llama.cpp asserts that a step holds a picture whose tokens all see each other: Gemma 3's, those
+    # of Gemma 4 but for E2B and E4B, and of these too before the summer of 2026.
+    known = sight.projector.known
+    least = sight.projector.most_tokens(settings.picture_tokens) if known else 1
     return replace(
         config,
         projector=sight.projector.header.path,
@@ -87,13 +90,3 @@ def require_sight(blind: Message | None, config: EngineConfig) -> None:
 def no_room(blind: Message) -> PedsupError:
     """The error for a projector that was left out for lack of memory."""
     return ResourceError(blind, remedy="give a smaller --ctx, or close other programs")
-
-
-def _least_step(projector: Projector, tokens: int) -> int:
-    """Tokens of a compute step that holds a picture whose tokens all see each other.
-
-    llama.cpp, `mtmd_decode_use_non_causal`: not those of Gemma 4 E2B and E4B, told by their width.
-    """
-    if projector.kind == "gemma4v" and projector.n_embd_text in (1536, 2560):
-        return 1
-    return projector.most_tokens(tokens) if projector.known else 1

@@ -196,6 +196,7 @@ def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> TurnFact
         "tokens": {
             "prompt": result.n_prompt,
             "cached": result.n_cached,
+            "pictures": result.n_pictures,
             "reasoning": result.n_reasoning,
             "answer": result.n_answer,
         },

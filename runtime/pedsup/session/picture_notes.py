@@ -9,7 +9,7 @@ from pedsup.messages import Message, message
 from pedsup.pictures.limits import MAX_BYTES, MAX_PICTURES, MAX_PIXELS
 from pedsup.pictures.picture import Picture
 
-PICTURE_GONE: Final = "[a picture was shown here; it is no longer available]"
+PICTURE_GONE: Final = "[picture shown here before: no longer available]"
 """What the model reads in the place of a picture that was not kept."""
 _TYPES: Final = ("image/jpeg", "image/png")
 _HEX: Final = frozenset("0123456789abcdef")

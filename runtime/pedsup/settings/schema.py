@@ -154,7 +154,7 @@ class Settings:
         help="The projector that lets MODEL see pictures (a GGUF file), or off.",
         meaning="the projector (GGUF) through which the model sees: [pictures.md](pictures.md); "
         "`off`: none",
-        default="`mmproj-MODEL.gguf` beside the model, when it is needed",
+        default="a `mmproj-MODEL.gguf` beside MODEL",
         metavar="FILE|off",
     )
     picture_tokens: Annotated[int, within(16, 1120)] = option(

@@ -240,11 +240,14 @@ class Eyes:
 
     def _in(self, picture: Picture, chunks: Any) -> Iterator[tuple[int | None, Any]]:
         """mtmd's chunks, each with the id of what it shows; None for text."""
-        lib = self._mtmd
+        lib, part = self._mtmd, 0
         for index in range(lib.mtmd_input_chunks_size(chunks)):
             chunk = lib.mtmd_input_chunks_get(chunks, index)
-            shown = lib.mtmd_input_chunk_get_type(chunk) == IMAGE
-            yield picture_id(picture, index) if shown else None, chunk
+            if lib.mtmd_input_chunk_get_type(chunk) == IMAGE:
+                yield picture_id(picture, part), chunk
+                part += 1
+            else:
+                yield None, chunk
 
 
 def _key(picture: Picture) -> _Key:

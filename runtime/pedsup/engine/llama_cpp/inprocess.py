@@ -207,18 +207,24 @@ class InProcessEngine:
         # Only models with a sliding window need the stop at `keep`: it costs a pass over the
         # weights of its own.
         stops = [keep, len(prompt)] if self._cache.n_swa and at < keep else [len(prompt)]
-        ends = dict(pictures)
+        ends, looking = dict(pictures), 0.0
         for stop in stops:
             while at < stop:
                 if at in ends:
+                    before = perf_counter()
                     at = self._read_picture(prompt[at], at, ends[at])
+                    looking += perf_counter() - before
                 else:
                     at = self._read_text(prompt, at, _next(at, stop, ends))
                 if on_prompt is not None:
                     on_prompt(at - cached, total)
             if stop == keep:
                 self._cache.checkpoint()
-        self._stats = GenerationStats(len(prompt), cached, 0, perf_counter() - started, 0.0)
+        n_pictures = sum(end - begin for begin, end in pictures if begin >= cached)
+        self._stats = GenerationStats(
+            len(prompt), cached, 0, perf_counter() - started, 0.0,
+            n_pictures=n_pictures, pictures_s=looking,
+        )  # fmt: skip
 
     def _rewind(self, prompt: Sequence[int], pictures: Sequence[tuple[int, int]]) -> int:
         """Keep of the cache what the prompt begins with, and no part of a picture."""

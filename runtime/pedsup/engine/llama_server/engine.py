@@ -155,7 +155,8 @@ class ServerEngine:
     ) -> Generator[Token, None, None]:
         check_prompt(prompt, self._n_ctx)
         request = completion_request(self._prompt(prompt), sampling, max_tokens)
-        self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0)
+        n_pictures = sum(token < 0 for token in prompt)
+        self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0, n_pictures=n_pictures)
         self._cached = list(prompt)
         n, last, waited = 0, -1, perf_counter()
         for event in self._client().stream("/completion", request):
