@@ -198,7 +198,7 @@ FUZZ_RUNS ?= 100000
 .PHONY: fuzz
 fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not part of CI
 	$(BIN)/pip install --quiet atheris==3.0.0
-	set -e; for target in gguf safetensors manifest transcript adapter; do \
+	set -e; for target in gguf safetensors manifest transcript adapter picture; do \
 	  $(BIN)/python tests/fuzz/fuzz_readers.py $$target -runs=$(FUZZ_RUNS); done
 
 # ---- supply chain -------------------------------------------------------------------------
