@@ -73,9 +73,6 @@ class FakeEngine:
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         return [self._id(part.encode()) for part in _SPLIT.findall(text)]
 
-    def see(self, picture: Picture) -> list[int]:
-        raise NotImplementedError
-
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
 
