@@ -37,7 +37,7 @@ sampling must change; no room."""
 
 
 class Turn:
-    """One turn. Iterate `stream()`; `result` is there at any time, also after an interruption.
+    """One turn. Iterate `stream()`; `result` is available at any time, even after an interruption.
 
     To stop early (Ctrl-C), close the iterator or let the exception pass through it: the
     engine stays usable and `result.stop_reason` is 'interrupted'.
@@ -60,7 +60,7 @@ class Turn:
         self._tokens: list[int] = []
         self._keep = 0
         self._timings, self._drafts = TurnTimings(), NO_DRAFTS
-        self._n_prompt = self._n_cached = 0
+        self._n_prompt = self._n_cached = self._n_pictures = 0
         self._stop: StopReason = "interrupted"
         self._started = 0.0
         self._forced = self._was_closed = False
@@ -79,6 +79,7 @@ class Turn:
             stop_reason=self._stop,
             notices=tuple(self._output.notices),
             drafts=self._drafts,
+            n_pictures=self._n_pictures,
         )
 
     def stream(self) -> Generator[TurnEvent, None, None]:
@@ -296,5 +297,7 @@ class Turn:
             timings,
             prompt_s=timings.prompt_s + stats.prompt_s,
             decode_s=timings.decode_s + stats.decode_s,
+            pictures_s=timings.pictures_s + stats.pictures_s,
         )
+        self._n_pictures += stats.n_pictures
         self._drafts += stats.drafts

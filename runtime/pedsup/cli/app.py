@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pedsup.chat.events import TurnSettings
+from pedsup.chat.events import TurnResult
 from pedsup.cli.request import RunRequest
 from pedsup.cli.run_session import (
     NO_HISTORY,
@@ -26,10 +26,15 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.paths import make_private
 from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
+from pedsup.messages import message
+from pedsup.pictures.limits import MAX_PICTURES
+from pedsup.pictures.picture import Picture
+from pedsup.pictures.read import read_picture
 from pedsup.progress import say
 from pedsup.run.load import LoadedModel, check_fit, load, turn_settings
 from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.run.preview import check_document, check_text
+from pedsup.run.sight import require_sight
 from pedsup.run.watch import say_aftermath, watched
 from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
@@ -64,10 +69,17 @@ def execute(request: RunRequest) -> int:
         return _say_what_there_is(settings)
     request, settings = _with_model(request, settings)
     assert request.model is not None
-    plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
+    plan = plan_launch(
+        request.model,
+        settings,
+        available=available_memory(),
+        origins=origins,
+        seeing=bool(request.images),
+    )
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
     constraint = _constraint(request)
+    pictures = _pictures(request, plan)
     if request.serve:
         return _serve(request, settings, plan, language)
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
@@ -86,7 +98,8 @@ def execute(request: RunRequest) -> int:
             _warn(loaded)
             piped = pipe_renderer(settings.think, language, answers=not request.as_json)
             asked = _conversation(loaded, session, piped, marker)
-            return _ask_once(asked, question, turns, loaded, as_json=request.as_json)
+            result = asked.ask(question, turns, pictures)
+            return _told(result, asked, loaded, as_json=request.as_json)
         held = _conversation(loaded, session, terminal_renderer(settings.think, language), marker)
         earlier = [exchange.user for exchange in session.exchanges]
         return Repl(held, loaded, turns, terminal_reader(earlier)).run()
@@ -106,16 +119,14 @@ def _conversation(
     )
 
 
-def _ask_once(
+def _told(
+    result: TurnResult,
     conversation: Conversation[Renderer],
-    question: str,
-    turns: TurnSettings,
     loaded: LoadedModel,
     *,
     as_json: bool,
 ) -> int:
-    """Answer one question on standard output."""
-    result = conversation.ask(question, turns)
+    """What is left to say of one answer; the exit code."""
     if as_json:
         document = oneshot.one_document(
             result, conversation, loaded, conversation.renderer.language
@@ -131,10 +142,11 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
     from pedsup.serve.command import DEFAULT_PORT, ServeRequest, serve
     from pedsup.serve.http_server import reserve_port
 
-    if request.prompt is not None or request.grammar or request.json_schema:
+    if request.prompt is not None or request.images or request.grammar or request.json_schema:
         raise UsageError(
-            "-p, --grammar and --json-schema are not for --serve",
-            remedy="leave them out: each request brings its own question and response_format",
+            "-p, --image, --grammar and --json-schema are not for --serve",
+            remedy="leave them out: each request brings its own question, pictures and "
+            "response_format",
         )
     if request.accept_intended_use or accepted_by_environment():
         require_consent(language, accepted=True, ask=None)
@@ -199,6 +211,25 @@ def _constraint(request: RunRequest) -> dict[str, str]:
     if request.json_schema is not None:
         return {"json_schema": read_json_schema(request.json_schema)}
     return {}
+
+
+def _pictures(request: RunRequest, plan: LaunchPlan) -> tuple[Picture, ...]:
+    """The pictures of `--image`, checked.
+
+    Raises:
+        UsageError: too many of them.
+        UnsupportedError, ResourceError: the model has no projector, or no room for it.
+        BadFileError, UnsupportedError: a file is no picture that is taken.
+    """
+    if not request.images:
+        return ()
+    require_sight(plan.blind, plan.config)
+    if len(request.images) > MAX_PICTURES:
+        raise UsageError(
+            message("{n} pictures were given", n=len(request.images)),
+            wanted=message("at most {n} in one question", n=MAX_PICTURES),
+        )
+    return tuple(read_picture(path) for path in request.images)
 
 
 def _with_model(request: RunRequest, settings: Settings) -> tuple[RunRequest, Settings]:

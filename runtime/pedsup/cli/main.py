@@ -34,6 +34,10 @@ def _epilog() -> str:
 )
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="Ask once, print the answer and leave.")
+@click.option(
+    "--image", "images", multiple=True, type=_FILE,
+    help="A photo for the question (JPEG or PNG); may be given several times.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Ask once; print one JSON document.")
 @click.option("--check", is_flag=True, help="Print what the model needs; load nothing.")
 @click.option(
@@ -58,7 +62,7 @@ def run(**options: Any) -> RunRequest:
     Research only, not a medical device. Without -p, and with text on standard input, that text
     is the question; on a terminal an interactive session starts.
     """
-    names = ("model", "prompt", "as_json", "check", "resume", "grammar", "json_schema",
+    names = ("model", "prompt", "images", "as_json", "check", "resume", "grammar", "json_schema",
              "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     return RunRequest(**own, overrides=options)

@@ -1,4 +1,4 @@
-"""The command line of a run, parsed."""
+"""The parsed command line of a run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class RunRequest:
 
     model: Path | None
     prompt: str | None
+    images: tuple[Path, ...]
     as_json: bool
     check: bool
     resume: str | None
@@ -28,11 +29,11 @@ class RunRequest:
     @property
     def interactive(self) -> bool:
         """Whether this is a session rather than one question."""
-        once = self.prompt is not None or self.as_json or self.serve
+        once = self.prompt is not None or self.as_json or self.serve or self.images
         return not once and sys.stdin is not None and sys.stdin.isatty()
 
     @property
     def alone(self) -> bool:
-        """Whether somebody at a terminal asked for nothing in particular."""
+        """Whether somebody at a terminal gave neither a model nor anything to do."""
         asked = self.model is not None or self.resume is not None or self.check
         return not asked and self.interactive

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from pedsup.chat.templates.template import Message
 from pedsup.errors import PedsupError
 from pedsup.files.timestamp import now
 from pedsup.messages import Message as Notified
+from pedsup.pictures.picture import Picture
+from pedsup.session.picture_notes import PICTURE_GONE, PictureNote, picture_notes
 from pedsup.session.transcript import Record, Transcript
 from pedsup.texts.notices import kept_notice
 
@@ -35,6 +37,10 @@ class Exchange:
     """Before a `/reset`, or replaced by `rewind`: kept in the file, not shown to the model."""
     notices: tuple[Notified, ...] = ()
     """What was said beside the answer, by the guards too."""
+    pictures: tuple[Picture, ...] = ()
+    """What was shown with the question; gone when the session is resumed."""
+    picture_notes: tuple[PictureNote, ...] = ()
+    """What the transcript keeps of them."""
 
 
 @dataclass
@@ -68,17 +74,27 @@ class Session:
         for exchange in self.exchanges:
             if exchange.forgotten or not (exchange.answer or exchange is self._open):
                 continue
-            messages.append({"role": "user", "content": exchange.user})
+            messages.append(_question(exchange))
             if exchange is not self._open:
                 messages.append({"role": "assistant", "content": exchange.answer})
         return messages
 
     # ---- one turn -----------------------------------------------------------------------
 
-    def ask(self, text: str) -> None:
-        """Start a turn; the question is on the disk when this returns."""
-        exchange = Exchange(turn=len(self.exchanges) + 1, user=text)
-        self._append({"type": "user", "turn": exchange.turn, "time": now(), "text": text})
+    def ask(self, text: str, pictures: tuple[Picture, ...] = ()) -> None:
+        """Start a turn; the question is on the disk when this returns.
+
+        Of the pictures the transcript keeps digest and size, nothing that can be seen.
+        """
+        exchange = Exchange(
+            turn=len(self.exchanges) + 1,
+            user=text,
+            pictures=pictures,
+            picture_notes=tuple(map(PictureNote.of, pictures)),
+        )
+        kept = [asdict(note) for note in exchange.picture_notes]
+        record = {"type": "user", "turn": exchange.turn, "time": now(), "text": text}
+        self._append({**record, "pictures": kept} if kept else record)
         self.exchanges.append(exchange)
         self._open = exchange
         self._saved_at = self._durable_at = time.monotonic()
@@ -198,7 +214,11 @@ def replay(records: list[Record]) -> Session:
             case "system":
                 session.system = _text(record, "text")
             case "user":
-                session._open = Exchange(len(session.exchanges) + 1, _text(record, "text"))
+                session._open = Exchange(
+                    len(session.exchanges) + 1,
+                    _text(record, "text"),
+                    picture_notes=picture_notes(record.get("pictures")),
+                )
                 session.exchanges.append(session._open)
             case "partial" if session._open is not None:
                 session._open.reasoning += _text(record, "reasoning")
@@ -225,6 +245,14 @@ def replay(records: list[Record]) -> Session:
 def _forget_from(exchanges: Iterable[Exchange], turn: int) -> None:
     for exchange in exchanges:
         exchange.forgotten = exchange.forgotten or exchange.turn >= turn
+
+
+def _question(exchange: Exchange) -> Message:
+    """What the model sees of a question; a picture that is gone is said to be."""
+    if exchange.pictures:
+        return {"role": "user", "content": exchange.user, "pictures": exchange.pictures}
+    gone = f"{PICTURE_GONE}\n" * len(exchange.picture_notes)
+    return {"role": "user", "content": gone + exchange.user}
 
 
 def _notices(record: Mapping[str, object]) -> tuple[Notified, ...]:

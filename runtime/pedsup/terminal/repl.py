@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.chat.events import TurnResult, TurnSettings
+from pedsup.engine.limits import cannot_see
 from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
 from pedsup.files.standard_streams import require_text
 from pedsup.messages import Message, message, reason_of
+from pedsup.pictures.limits import MAX_PICTURES
+from pedsup.pictures.picture import Picture
+from pedsup.pictures.read import read_picture
 from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
@@ -46,6 +50,8 @@ class Repl:
     read_line: Callable[[str], str]
     last: TurnResult | None = None
     leaving: bool = False
+    pictures: tuple[Picture, ...] = ()
+    """To be shown with the next question."""
     engine_gone: bool = False
     """The engine failed; it is started again with the next question."""
 
@@ -98,7 +104,8 @@ class Repl:
             self._tell(message("[starting the model again]"))
             self.conversation.restart_engine()
             self.engine_gone = False
-        result = self.conversation.ask(question, self.settings)
+        pictures, self.pictures = self.pictures, ()
+        result = self.conversation.ask(question, self.settings, pictures)
         if result.stop_reason == "interrupted":
             self._tell(message("[stopped]"))
         elif result.stop_reason in ("length", "context"):
@@ -129,6 +136,7 @@ class Repl:
             "budget": self._budget,
             "reasoning": self._reasoning,
             "system": self._system,
+            "image": self._image,
             "reset": self._reset,
             "save": self._save,
             "stats": self._stats,
@@ -204,6 +212,23 @@ class Repl:
             else message("System prompt: (none)")
         )
 
+    def _image(self, argument: str) -> None:
+        if argument == "none":
+            self.pictures = ()
+        elif argument:
+            if not self.conversation.engine.can_see:
+                raise cannot_see()
+            if len(self.pictures) == MAX_PICTURES:
+                self._tell(message("No more than {n} photos go with a question.", n=MAX_PICTURES))
+                return
+            self.pictures += (read_picture(Path(argument).expanduser()),)
+        n = len(self.pictures)
+        self._tell(
+            message("Photos for the next question: {n}.", n=n)
+            if n
+            else message("No photo goes with the next question.")
+        )
+
     def _reset(self, _argument: str) -> None:
         self.conversation.session.reset()
         self._tell(message("The conversation starts afresh."))
@@ -267,6 +292,8 @@ class Repl:
             if n == 1
             else message("Resumed session {id} with {n} turns.", id=session.id, n=n)
         )
+        if any(exchange.picture_notes for exchange in session.exchanges):
+            self._tell(message("Its photos were not kept: the model no longer sees them."))
         for shown in recap(session, self._language):
             self._say(shown)
 

@@ -146,6 +146,8 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
     if trust.adapter is not None:
         trust = replace(trust, adapter=verify_weights(trust.adapter, remember=remember))
+    if trust.projector is not None:
+        trust = replace(trust, projector=verify_weights(trust.projector, remember=remember))
     if trust.key is not None and trust.signed == "signed" and remember:
         _remember(trust, trust.key)
     return trust

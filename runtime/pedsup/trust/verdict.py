@@ -13,11 +13,12 @@ from pedsup.trust.verified import (
     FileState,
 )
 
-Signed = Literal["signed", "by-adapter", "unsigned", "unknown-key"]
-"""'by-adapter': it is not signed itself, and a signed adapter names it by its digest."""
+Signed = Literal["signed", "by-adapter", "by-model", "unsigned", "unknown-key"]
+"""'by-adapter', 'by-model': not signed itself, and named by its digest in what is signed."""
 
 
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
+UNBOUND: Final = message("WARNING: nothing says that this projector was made for this model.")
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,25 @@ class Trust:
     hint: str | None
     """How the signature names its key."""
     expected_sha256: str | None
-    """Of the whole file, by the signature or else by the manifest."""
+    """SHA-256 of the whole file, from the signature or else from the manifest."""
     weights: Weights
     store: TrustStore
     blocks: tuple[bytes, ...] | None = None
     """Digests of the file's blocks, to compare again; None where its times are proof enough."""
     drafter: Trust | None = None
-    """Of the draft model that llama.cpp loads beside it."""
+    """What is known of the draft model that llama.cpp loads beside it."""
     adapter: Trust | None = None
-    """Of the adapter that llama.cpp applies to it."""
+    """What is known of the adapter that llama.cpp applies to it."""
+    projector: Trust | None = None
+    """What is known of the projector through which it sees."""
     unbound: bool = False
-    """Of an adapter: nothing says which model it was made for."""
+    """For an adapter or a projector: nothing tells which model it was made for."""
 
     @property
     def companions(self) -> tuple[Trust, ...]:
-        """Of the files that llama.cpp loads beside it."""
-        return tuple(one for one in (self.drafter, self.adapter) if one is not None)
+        """What is known of the files that llama.cpp loads beside it."""
+        beside = (self.drafter, self.adapter, self.projector)
+        return tuple(one for one in beside if one is not None)
 
     def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
@@ -62,6 +66,7 @@ class Trust:
             "warning": " ".join(self.lines()) if self.warns else None,
             "drafter": self.drafter.describe() if self.drafter else None,
             "adapter": self.adapter.describe() if self.adapter else None,
+            "projector": self.projector.describe() if self.projector else None,
         }
 
     def lines(self) -> list[Message]:
@@ -71,6 +76,10 @@ class Trust:
         elif self.signed == "by-adapter" and self.key is not None:
             first = message(
                 "Named by its digest in the adapter that {name} signed.", name=self.key.name
+            )
+        elif self.signed == "by-model" and self.key is not None:
+            first = message(
+                "Named by its digest in the model that {name} signed.", name=self.key.name
             )
         elif self.signed == "unknown-key":
             first = message(
@@ -93,6 +102,10 @@ class Trust:
         if self.adapter is not None:
             prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
             lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
+        if self.projector is not None:
+            prefix = message("Its projector, {name}:", name=label(self.projector.path.name))
+            said = self.projector.lines()[0] if not self.projector.unbound else UNBOUND
+            lines.append(joined(" ", [prefix, said]))
         return lines
 
     def brief(self) -> Message:
@@ -112,7 +125,7 @@ class Trust:
     @property
     def warns(self) -> bool:
         """Whether a session must begin with a warning."""
-        vouched = self.signed in ("signed", "by-adapter") and not self.unbound
+        vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
         return not vouched or any(one.warns for one in self.companions)
 
 
