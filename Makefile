@@ -85,8 +85,9 @@ $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
 # make phone-bundle PATCH=v0.3.patch      the same with a patch for the model on the phone
+# make phone-bundle ADAPTER=v0.3.gguf     the same with an adapter file for the base on the phone
 .PHONY: phone-bundle phone-test
-phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= or PATCH=, DEBS= BUNDLE=)
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL=, PATCH= or ADAPTER=, DEBS= BUNDLE=)
 	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
@@ -197,7 +198,7 @@ FUZZ_RUNS ?= 100000
 .PHONY: fuzz
 fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not part of CI
 	$(BIN)/pip install --quiet atheris==3.0.0
-	set -e; for target in gguf safetensors manifest transcript adapter; do \
+	set -e; for target in gguf safetensors manifest transcript adapter picture; do \
 	  $(BIN)/python tests/fuzz/fuzz_readers.py $$target -runs=$(FUZZ_RUNS); done
 
 # ---- supply chain -------------------------------------------------------------------------

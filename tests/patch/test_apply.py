@@ -28,8 +28,9 @@ from pedsup.errors import (
 from pedsup.files.fsio import work_folder
 from pedsup.patch import copying, payload
 from pedsup.patch import in_place as changing
-from pedsup.patch.apply import ApplyRequest, apply, check, open_plan
+from pedsup.patch.apply import apply, check
 from pedsup.patch.index import MAGIC, MAX_INDEX, PREFIX, read_index
+from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.patch import make
 from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch

@@ -18,12 +18,13 @@ from pedsup.errors import BadFileError, PedsupError, UntrustedError, UsageError
 from pedsup.files.paths import cache_folder, config_folder
 from pedsup.gguf_file import read_header
 from pedsup.texts.language import translated
-from pedsup.trust.assess import Policy, Trust, assess, confirm_loaded, verify_weights
+from pedsup.trust.assess import Policy, assess, confirm_loaded, verify_weights
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup.trust.verdict import Trust
 
 pytestmark = needs("model_signing", "pip install 'pedsup[sign]'")
 
