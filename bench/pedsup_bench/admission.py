@@ -15,9 +15,10 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Policy, Trust, verify_weights
+from pedsup.trust.assess import Policy, verify_weights
 from pedsup.trust.manifest import PartFacts, manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
+from pedsup.trust.verdict import Trust
 
 
 def admit(

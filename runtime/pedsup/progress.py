@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import PedsupError
 from pedsup.escape import escaped, escaped_lines
 from pedsup.messages import Message
 from pedsup.texts.language import error_text, translated
 from pedsup.texts.screen import screen_of
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @contextmanager
@@ -22,6 +23,8 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
 
     The first two seconds show nothing, so that short jobs stay silent.
     """
+    from tqdm import tqdm  # not for --version
+
     bar = tqdm(
         total=total,
         desc=translated(label),

@@ -18,7 +18,6 @@ from pedsup.phones.traffic import traffic
 from pedsup_bench.commands.compare import compare_documents, compare_table
 from pedsup_bench.report import svg
 from pedsup_bench.speed.bandwidth import measure_bandwidth
-from pedsup_bench.speed.child import how_it_ended
 from pedsup_bench.speed.measure import entry
 from pedsup_bench.speed.plan import SpeedPlan
 
@@ -70,12 +69,6 @@ def test_plan_travels_as_json(tmp_path) -> None:
     plan = SpeedPlan(tmp_path / "m.gguf", depths=(0, 700), n_decode=20, cgroups=("a",))
     assert record(SpeedPlan, json.loads(json.dumps(plan.to_json())), Source("p", "p")) == plan
     assert plan.n_ctx >= 720
-
-
-def test_death_by_a_signal_in_words() -> None:
-    assert how_it_ended(-9) == "was ended by SIGKILL"
-    assert how_it_ended(-4) == "was ended by SIGILL"
-    assert how_it_ended(3) == "ended with code 3"
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ from typing import Any
 
 import click
 import pytest
-import torch
 from pedsup_testing import tiny_models
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup_export.cli import cli
@@ -22,6 +20,10 @@ from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute
+
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
+AutoTokenizer = Lazy("transformers", name="AutoTokenizer")
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|turn>{{ m['role'] }} :: {{ m['content'] }}{% endfor %}"

@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError, UsageError
-from pedsup.files.parts import MAGIC, join, plan_join, write_parts
+from pedsup.files.parts.head import MAGIC
+from pedsup.files.parts.join import join, plan_join
+from pedsup.files.parts.split import write_parts
 from pedsup_export.cli import cli
 
 SIZE = 100_001

@@ -14,7 +14,7 @@ from pedsup_testing.near_ties import require_same_text
 
 from pedsup.engine.api import DraftConfig, DraftStats, EngineConfig, SamplingConfig
 from pedsup.engine.drafts import draft_config, draft_text, require_drafter
-from pedsup.engine.llama_server.death import explain_death
+from pedsup.engine.llama_server.process import explain_death
 from pedsup.engine.select import engine_kind
 from pedsup.errors import (
     BadFileError,

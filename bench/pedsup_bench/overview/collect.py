@@ -19,7 +19,7 @@ from pedsup.files.records import record
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import SCHEMA as MANIFEST_SCHEMA
 from pedsup.trust.manifest import Manifest, read_manifest
-from pedsup_bench.gate import SCHEMA as GATE_SCHEMA
+from pedsup_bench.gate.check import SCHEMA as GATE_SCHEMA
 from pedsup_bench.mcqa.result import SCHEMA as MCQA_SCHEMA
 from pedsup_bench.mcqa.result import McqaFacts
 from pedsup_bench.overview.gate_part import GateFacts

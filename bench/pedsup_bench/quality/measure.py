@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,14 +258,15 @@ def _announce(
     if n_left < n_all:
         said += f", {n_all - n_left} of them from an interrupted run"
     live = next((r for r in references if isinstance(r, ref.LiveReference)), None)
-    source = live or ref.LiveReference(model)
-    # A reference from a file costs next to nothing: what is timed then is the model, twice.
-    models = 1.0 if live else 0.5
-    each = seconds_per_token(
-        lambda tokens: _measure_window(model, source, 0, list(tokens), lambda _n: None),
-        cut[0].windows[0],
-    )
-    announce(said, models * each * n_left * plan.n_ctx)
+
+    def a_part(tokens: Sequence[int]) -> None:
+        if live is None:  # a reference from a file costs next to nothing
+            deque(model.window_logits(tokens[:-1], scored_from(len(tokens))), 0)
+        else:
+            _measure_window(model, live, 0, list(tokens), lambda _n: None)
+
+    each = seconds_per_token(a_part, cut[0].windows[0])
+    announce(said, each * n_left * plan.n_ctx)
 
 
 def _announce_reference(plan: QualityPlan, live: LogitModel, cut: list[TextTokens]) -> None:

@@ -14,7 +14,8 @@ from pedsup.files.records import record
 from pedsup.files.source import Source
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
-from pedsup.run.load import LoadedModel, load, plan_launch, turn_settings
+from pedsup.run.load import LoadedModel, load, turn_settings
+from pedsup.run.plan import plan_launch
 from pedsup.settings.schema import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from pedsup.child.death import ended
 from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.files.paths import cache_folder
@@ -157,7 +158,7 @@ def _samples(program: Path, plan: SpeedPlan, arguments: list[object]) -> list[fl
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         raise EngineError(
-            f"llama-bench ended with code {done.returncode}",
+            f"llama-bench {ended(done.returncode)}",
             where=done.stderr.strip().splitlines()[-3:],
         )
     (result,) = json.loads(done.stdout)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pedsup.errors import UsageError
-from pedsup.files.parts import write_parts
+from pedsup.files.parts.split import write_parts
 from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean
 from pedsup_export.allocation.budget import parse_size

@@ -20,20 +20,20 @@ def check_patch(path: Path | None) -> int:
 
     Raises:
         MissingFileError, BadFileError: it is not there, or damaged.
-        UsageError: a name in it cannot stand on an SD card.
+        UsageError: it has a name that an SD card cannot hold.
     """
     if path is None:
         return 0
     index, file = read_index(path)
     with file:
         Payload(file, index).require_whole()
-    for name in (path.name, index.old.name, index.new_name):
+    for name in (path.name, index.old.name, index.new.name):
         require_name(name, "rename the file and make the patch again")
     return path.stat().st_size
 
 
 def write_patch(path: Path | None, folder: Path) -> None:
-    """Copy the patch and say what it is for."""
+    """Copy the patch and write down what it is for."""
     if path is None:
         return
     index, file = read_index(path)
@@ -41,7 +41,7 @@ def write_patch(path: Path | None, folder: Path) -> None:
     folder.mkdir()
     shutil.copyfile(path, folder / path.name)
     (folder / ENTRY).write_text(
-        f"name={path.name}\nold={index.old.name}\nnew={index.new_name}\nsize={index.new_size}\n",
+        f"name={path.name}\nold={index.old.name}\nnew={index.new.name}\nsize={index.new.size}\n",
         encoding="ascii",
         newline="\n",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pedsup.errors import BadFileError, UntrustedError
@@ -68,8 +68,8 @@ def verify(
         made_with: what it was made with beside base and adapter, if anything.
         read_sha256: the file's digest if this process has just read it back and compared every
             tensor (`export.read_back`); it is then not read a second time.
-        key: who must have signed it. A signature that lies there is compared with the manifest
-            in any case, but says nothing without a key.
+        key: who must have signed it. A signature beside the file is always compared with the
+            manifest, but proves nothing without a key.
 
     Raises:
         BadFileError: the file is not a model, or its structure is damaged.
@@ -82,32 +82,29 @@ def verify(
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
-    shares = None
-    if is_adapter(header):
-        sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
-        remade = adapter is not None
-    else:
-        check_map(header, manifest)
-        proof = None
-        if base is not None and (adapter is not None or is_cut(header)):
-            request = _request(header, manifest, base, adapter, made_with)
-            proof = proof_of(header, manifest, request)
-        remade = proof is not None and proof.exact
-        if read_sha256 is None or proof is not None:
-            sha256, shares = _read(header, manifest, proof)
-        else:
-            sha256 = read_sha256
-    return VerifyReport(
+    report = VerifyReport(
         path=path,
         size=header.file_size,
-        sha256=sha256,
+        sha256=read_sha256 or "",
         n_tensors=len(header.tensors),
         architecture=header.architecture,
         manifest=manifest,
-        shares=shares,
+        shares=None,
         signer=key,
-        remade=remade,
     )
+    if is_adapter(header):
+        sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
+        return replace(report, sha256=sha256, remade=adapter is not None)
+    check_map(header, manifest)
+    proof = None
+    if base is not None and (adapter is not None or is_cut(header)):
+        request = _request(header, manifest, base, adapter, made_with)
+        proof = proof_of(header, manifest, request)
+    if read_sha256 is not None and proof is None:
+        return report
+    sha256, shares = _read(header, manifest, proof)
+    remade = proof is not None and proof.exact
+    return replace(report, sha256=sha256, shares=shares, remade=remade)
 
 
 def _request(

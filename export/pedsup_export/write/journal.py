@@ -1,4 +1,4 @@
-"""The journal of an export: which tensors are complete, so that a killed one can go on."""
+"""The journal of an export: which tensors are complete, so that a killed export can continue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Journal:
         return done
 
     def start(self, plan_digest: str) -> None:
-        """Begin anew, in a file of its own: what has the name may be a link."""
+        """Begin again in a new file: what has the name may be a link."""
         self.path.unlink(missing_ok=True)
         self.path.write_text(json.dumps({"plan": plan_digest}) + "\n", encoding="utf-8")
 

@@ -81,7 +81,7 @@ def refuse_foreign(out: Path) -> None:
 
 
 def _foreign(out: Path) -> Iterator[Path]:
-    # A dangling link is something that somebody made, too.
+    # Somebody made a dangling link too.
     if (out.exists() or out.is_symlink()) and not _is_export(out):
         yield out
     for path, read in ((manifest_path(out), read_manifest), (signature_path(out), read_signature)):

@@ -66,23 +66,17 @@ def stream(
     # on its own, so BLAS must not start threads too.
     workers = plan.request.threads + 1
     todo = schedule(plan.tensors, inputs)
-    shards = inputs.checkpoint.shards
+    places = {t.slot.name: place for t, place in todo.tensors}
     with (
         blas,
-        InputPass(shards, [place for _, place in todo.tensors]) as reading,
+        InputPass(inputs.checkpoint.shards, [*places.values()]) as reading,
         ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool,
         _Flush(file.fileno()) as flush,
     ):
         writer = _Writer(plan, inputs, file, pool, flush)
         try:
-            n_done = _resume(writer, todo, journal, reading)
-            if not n_done:
-                os.ftruncate(file.fileno(), 0)
-                journal.start(plan.digest)
-                writer.write(0, memoryview(plan.header))
-            os.ftruncate(file.fileno(), plan.output_bytes)
+            n_done = _begin(writer, todo, journal, reading)
             advance(sum(t.slot.n_bytes for t, _ in todo.tensors[:n_done]))
-            places = {t.slot.name: place for t, place in todo.tensors}
             for rows, packed in _in_order(pool, plan, inputs, todo.after(n_done), reading):
                 digest = writer.add(rows, packed)
                 advance(packed.nbytes)
@@ -92,7 +86,7 @@ def stream(
             shares = writer.shares()
             flush.finish()
         except BaseException:
-            reading.stop()  # whoever still waits for a block that will not come
+            reading.stop()  # wakes threads that wait for a block that will not come
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return Streamed(writer.digests, reading.digests(), shares)
@@ -109,7 +103,7 @@ class _Writer:
         pool: ThreadPoolExecutor,
         flush: _Flush,
     ) -> None:
-        self.plan, self._inputs, self._fd = plan, inputs, file.fileno()
+        self.plan, self._inputs, self.fd = plan, inputs, file.fileno()
         self._pool, self._flush = pool, flush
         self.written = DirectFile(Path(file.name))
         self._proof = Proof(plan, inputs, row_reader(self.written, len(plan.header)))
@@ -142,7 +136,7 @@ class _Writer:
 
     def write(self, at: int, octets: memoryview) -> None:
         """Write at a position of the file."""
-        write_at(self._fd, octets, at)
+        write_at(self.fd, octets, at)
         self._flush.wrote(len(octets))
 
     def shares(self) -> tuple[AdapterShare, ...]:
@@ -188,17 +182,28 @@ class _Flush:
             self._n_bytes, self._last = 0, self._pool.submit(os.fdatasync, self._fd)
 
     def finish(self) -> None:
-        """Wait for the disk; an error that it reports here it reports no second time."""
+        """Wait for the disk; it reports an error only once."""
         if self._last is not None:
             self._last.result()
             self._last = None
+
+
+def _begin(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPass) -> int:
+    """Continue an earlier run, or begin with the header; how many tensors are kept."""
+    n_done = _resume(writer, todo, journal, reading)
+    if not n_done:
+        os.ftruncate(writer.fd, 0)
+        journal.start(writer.plan.digest)
+        writer.write(0, memoryview(writer.plan.header))
+    os.ftruncate(writer.fd, writer.plan.output_bytes)
+    return n_done
 
 
 def _resume(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPass) -> int:
     """How many leading tensors of an earlier run are kept.
 
     Their bytes in the partial file must have the recorded digests, and the inputs, read again up
-    to the last of them, the recorded mark. (They would be read for their digests in any case.)
+    to the last of them, the recorded mark. (They must be read for their digests anyway.)
     """
     recorded = journal.read(writer.plan.digest)
     size, kept = writer.written.stat().st_size, []
@@ -211,10 +216,10 @@ def _resume(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPas
         kept.append((sample, entry.sha256))
     if not kept:
         return 0
-    say(f"going on after {len(kept)} of {len(todo.tensors)} tensors; reading their inputs again")
+    say(f"continuing after {len(kept)} of {len(todo.tensors)} tensors; reading their inputs again")
     mark = reading.catch_up(todo.tensors[len(kept) - 1][1])
     if mark != recorded[len(kept) - 1].inputs:
-        say("the base is another one than that of the interrupted export: starting anew")
+        say("the base is not that of the interrupted export: starting over")
         reading.restart()
         return 0
     for sample, digest in kept:

@@ -8,14 +8,17 @@ import os
 import re
 from typing import Final
 
+from pedsup.child.bounded import Ran
+from pedsup.child.death import ended, how_it_died
+from pedsup.child.lines import error_in
 from pedsup.device.cores import cpu_features
-from pedsup.doctor.device import Device, Ran
+from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
 from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_command, server_command, system_info
-from pedsup.engine.llama_server.death import how_it_died
 from pedsup.engine.llama_server.process import PROGRAM, find_program
 from pedsup.engine.vector_units import judge
-from pedsup.messages import Message, from_document, joined, message
+from pedsup.errors import EngineError
+from pedsup.messages import joined, message
 
 VERSION_S: Final = 1.2
 REFUSED: Final = "refused: "
@@ -72,11 +75,12 @@ def _judge(name: str, answer: Ran | None) -> Finding:
         return Finding("engine", "ok", "engine", {"name": f"{name} {version[1].strip()}"})
     if answer.code < 0:
         death = how_it_died(answer.code)
-        reason = message("{what} ({name})", what=death.what, name=death.name)
-        values = {"name": name, "reason": reason, "remedy": death.helps or "-"}
+        values = {"name": name, "reason": ended(answer.code), "remedy": death.helps or "-"}
         return Finding("engine", "problem", "engine_died", values)
     last = (answer.text.strip().splitlines() or ["?"])[-1]
-    found, remedy = _refused(last) or (joined("", [last[-300:]]), None)
+    refused = _refused(last)
+    found = refused.found if refused else joined("", [last[-300:]])
+    remedy = refused.remedy if refused else None
     values = {
         "name": name,
         "reason": message("{reason} (exit code {code})", reason=found, code=answer.code),
@@ -85,13 +89,12 @@ def _judge(name: str, answer: Ran | None) -> Finding:
     return Finding("engine", "problem", "engine_died", values)
 
 
-def _refused(line: str) -> tuple[Message, Message | None] | None:
-    """What our child found, and its remedy, where it ended with an error of ours."""
+def _refused(line: str) -> EngineError | None:
+    """The error of ours that our child ended with."""
     if not line.startswith(REFUSED):
         return None
     try:
         parts = json.loads(line.removeprefix(REFUSED))
     except ValueError:
         return None
-    found = from_document(parts.get("found"))
-    return (found, from_document(parts.get("remedy"))) if found is not None else None
+    return error_in({"error": parts})

@@ -17,12 +17,15 @@ from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
+from pedsup.texts.screen import wrapped
 
 SCHEMA: Final = "pedsup-doctor/1"
 DEADLINE_S: Final = 1.5
 """For all probes; a probe that hangs is given up and said to."""
 MODEL_S: Final = 30.0
 """For the model: reading a header with 262144 token texts takes a phone some seconds."""
+NARROW: Final = 72
+"""Below this many columns the findings are not set in columns of their own."""
 LEVELS: Final[tuple[Level, ...]] = ("ok", "note", "problem")
 MARKS: Final[dict[Level, Message]] = {
     "ok": message("ok"),
@@ -55,16 +58,19 @@ class Examination:
             "findings": [finding.describe(language) for finding in self.findings],
         }
 
-    def text(self, language: Language) -> str:
-        """One line per finding, its remedy below."""
-        width = max(len(f.label(language)) for f in self.findings)
+    def text(self, language: Language, columns: int | None = None) -> str:
+        """One line per finding, its remedy below; both broken where a screen has `columns`."""
+        label_width = max(len(f.label(language)) for f in self.findings)
+        narrow = columns is not None and columns < NARROW
+        indent = " " * (6 if narrow else label_width + 8)
         lines = []
         for finding in self.findings:
             label = finding.label(language)
             mark = translated(MARKS[finding.level], language)
-            lines.append(f"{mark:>4}  {label:<{width}}  {finding.found(language)}")
+            start = f"{mark:>4}  {label}: " if narrow else f"{mark:>4}  {label:<{label_width}}  "
+            lines.append(wrapped(start + finding.found(language), columns, indent))
             if remedy := finding.remedy(language):
-                lines.append(" " * (width + 8) + "-> " + remedy)
+                lines.append(wrapped(f"{indent}-> {remedy}", columns, indent + "   "))
         return "\n".join(lines)
 
 

@@ -6,12 +6,12 @@ import functools
 import importlib.util
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from pedsup.child.bounded import run_bounded
 from pedsup.engine.llama_server.process import find_program
 from pedsup.engine.vector_units import Build, judge
 
@@ -92,16 +92,5 @@ def engine_build(kind: Literal["inprocess", "server"]) -> Build | None:
 
 
 def _output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=TIMEOUT_S,
-            env=environment,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
+    ran = run_bounded(command, TIMEOUT_S, env=environment)
+    return ran.text if ran is not None else ""

@@ -10,7 +10,6 @@ A record whose `__post_init__` raises `ValueError` is refused with those words.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -99,8 +98,10 @@ def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
 
 def unknown(name: str, known: Collection[str], source: Source, prefix: str = "") -> PedsupError:
     """The error about a key that there is not, with the nearest one that there is."""
+    from difflib import get_close_matches  # not for --version
+
     folded = {n.casefold(): n for n in sorted(known)}
-    near = [prefix + folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1)]
+    near = [prefix + folded[n] for n in get_close_matches(name.casefold(), folded, n=1)]
     every = ", ".join(prefix + n for n in sorted(known))
     full = prefix + name
     return source.problem(

@@ -99,7 +99,15 @@ def read_json(path: Path, source: Source, limit: int) -> object:
     Raises:
         PedsupError: `source.error`; missing, too large, or not JSON.
     """
-    data = read_bytes(path, source, limit)
+    return parsed_json(read_bytes(path, source, limit), source)
+
+
+def parsed_json(data: bytes, source: Source) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        PedsupError: `source.error`; not JSON, or nested too deep.
+    """
     try:
         return parse_json(data)
     except ValueError as error:

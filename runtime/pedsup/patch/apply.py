@@ -40,10 +40,11 @@ from pedsup.patch.target import (
     require_trusted,
 )
 from pedsup.patch.work import Work, open_work
-from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import header_digest, identify
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 from pedsup.trust.verified import (
     FileState,
     Reading,
@@ -87,7 +88,7 @@ class ApplyPlan:
             "patch": index.digest,
             "new": str(self.final),
             "in_place": self.in_place,
-            "new_bytes": index.new_size,
+            "new_bytes": index.new.size,
             "patch_bytes": sum(entry.packed for entry in index.tensors),
             "signed": index.signature is not None,
             "tensors": {how: hows.count(how) for how in ("same", "delta", "whole")},
@@ -110,7 +111,7 @@ def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
         )
     index, file = read_index(request.patch)
     with file:
-        final = request.old if in_place else request.out or request.old.with_name(index.new_name)
+        final = request.old if in_place else request.out or request.old.with_name(index.new.name)
         if not in_place:
             if final.resolve() == request.old.resolve():
                 raise UsageError(
@@ -224,7 +225,7 @@ def _is_new(plan: ApplyPlan) -> bool:
     if not path.exists():
         return False
     header = validate_drafter(path)
-    return header_digest(header) == plan.index.new_header_sha256
+    return header_digest(header) == plan.index.new.header_sha256
 
 
 def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:

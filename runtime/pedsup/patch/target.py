@@ -104,7 +104,7 @@ def make_target(payload: Payload, old: OldModel, model: Path) -> Target:
     index = payload.index
     header_raw = _header(payload, old.header_raw)
     try:
-        header = parse_header(io.BytesIO(header_raw), index.new_size, model)
+        header = parse_header(io.BytesIO(header_raw), index.new.size, model)
     except BadFileError as error:
         raise damaged(
             index.path, message("the header that it makes is damaged: {reason}", reason=error.found)

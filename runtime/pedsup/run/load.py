@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
-from pedsup.chat.turn import TurnSettings
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.proxy import CheckedEngine
@@ -19,24 +19,14 @@ from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
 from pedsup.messages import Message, message
 from pedsup.progress import say
-from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
+from pedsup.run.plan import LaunchPlan
 from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings.load import Origin
 from pedsup.settings.schema import Settings
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
+from pedsup.trust.assess import confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity
-
-__all__ = [
-    "DEFAULT_CTX",
-    "FALLBACK_CTX",
-    "LaunchPlan",
-    "LoadedModel",
-    "check_fit",
-    "load",
-    "plan_launch",
-    "turn_settings",
-]
+from pedsup.trust.verdict import Trust
 
 
 @dataclass(frozen=True)

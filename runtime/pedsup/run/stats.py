@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from pedsup.chat.turn import TurnResult
+from pedsup.chat.events import TurnResult
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts import draft_text
 from pedsup.governor.policy import Reason

@@ -13,7 +13,7 @@ from pedsup.crash.marker import MARKS, RunFacts, RunMarker
 from pedsup.crash.report import aftermath_text, present, take_sudden_ends
 from pedsup.files.paths import data_folder
 from pedsup.progress import say
-from pedsup.run.load import LaunchPlan
+from pedsup.run.plan import LaunchPlan
 from pedsup.settings.schema import Settings
 
 ORDERLY: Final = (signal.SIGTERM, signal.SIGHUP)

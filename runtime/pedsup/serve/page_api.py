@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pedsup import __version__
-from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.guards import check_answer, check_question, notices
 from pedsup.messages import Message, joined
 from pedsup.serve.completions import KEEP_ALIVE_S
@@ -25,7 +25,7 @@ from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust
+from pedsup.trust.verdict import Trust
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pedsup import __version__
-from pedsup.chat.turn import TurnResult
+from pedsup.chat.events import TurnResult
 from pedsup.errors import EngineError, UsageError
 from pedsup.exit_codes import ExitCode
 from pedsup.files.standard_streams import read_all, require_text

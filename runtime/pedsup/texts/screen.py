@@ -26,6 +26,8 @@ FALLBACK: Final = 80
 """Columns of a terminal that does not say."""
 LEAST: Final = 20
 """Below this many columns words are not wrapped: most would not fit."""
+ITEM, ITEM_INDENT = "- ", "  "
+_ITEM_GOES_ON: Final = re.compile(r"^(- .*)\n {2}(?=\S)", re.MULTILINE)
 _PARTS: Final = re.compile(r"\n|[^\S\n]+|\S+")
 
 
@@ -71,9 +73,10 @@ def screen_of(stream: TextIO) -> Screen:
 def wrapped(text: str, width: int | None, indent: str = "") -> str:
     """Each line of a text broken between words; `indent` begins what follows a break.
 
-    A word that is too long (a path, an address) stays whole, so that it can be copied.
+    A word that is too long (a path, an address) stays whole, so that it can be copied. An item of
+    a list ("- ...") is broken as a whole, and what follows a break is indented below its words.
     """
-    if width is None or width < LEAST:
+    if width is None or width < LEAST or all(len(line) <= width for line in text.split("\n")):
         return text
     return "\n".join(
         line
@@ -81,12 +84,12 @@ def wrapped(text: str, width: int | None, indent: str = "") -> str:
         else textwrap.fill(
             line,
             width,
-            subsequent_indent=indent,
+            subsequent_indent=indent + ITEM_INDENT * line.startswith(ITEM),
             break_long_words=False,
             break_on_hyphens=False,
             replace_whitespace=False,
         )
-        for line in text.split("\n")
+        for line in _ITEM_GOES_ON.sub(r"\1 ", text).split("\n")
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pedsup.errors import BadFileError
 from pedsup_train.data.examples import BadRow
+from pedsup_train.data.held_out import held_out_row
 from pedsup_train.data.prepare import Prepared, prepare
 from pedsup_train.data.render import Rendered, Renderer, TokenStats, render_all
 from pedsup_train.model import backends
@@ -27,6 +28,8 @@ class Data:
     evaluation: tuple[Rendered, ...]
     left_out: tuple[BadRow, ...]
     """Too long, or with a control token in the text."""
+    held_out: tuple[dict[str, object], ...] = ()
+    """The evaluation examples as lines of `held_out.jsonl`."""
 
     @property
     def stats(self) -> tuple[TokenStats, TokenStats]:
@@ -65,7 +68,8 @@ def load_data(recipe: Recipe, tokenizer: Any) -> Data:
             f"no example fits: {bad[0].where}: {bad[0].reason}",
             remedy="raise data.max_length",
         )
-    return Data(prepared, tuple(train), tuple(evaluation), (*bad, *bad_eval))
+    rows = tuple(held_out_row(item.example, renderer) for item in evaluation if item.example)
+    return Data(prepared, tuple(train), tuple(evaluation), (*bad, *bad_eval), rows)
 
 
 def n_processes() -> int:
@@ -91,7 +95,7 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     """Decide everything that can be decided without the weights.
 
     Raises:
-        PedsupError: anything that would stop the run later is said here.
+        PedsupError: anything that would stop the run later is reported here.
     """
     backends.refuse_missing()
     find_base(recipe)

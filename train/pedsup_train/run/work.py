@@ -20,7 +20,7 @@ _WRITING_FAILED: Final = (
     "no space left", "i/o error", "input/output error", "disk quota", "read-only file system",
     "pytorchstreamwriter failed", "error while serializing", "unexpected pos", "iostream error",
 )  # fmt: skip
-"""How safetensors and torch word a failed write, in errors that are no OSError."""
+"""How safetensors and torch word a failed write, in errors that are not an OSError."""
 IDENTITY: Final = "run.json"
 """In the work folder: what a resumed run must have in common with the one it continues."""
 
@@ -49,16 +49,16 @@ def open_work(plan: Plan, *, resume: bool, force: bool) -> Path | None:
                 found,
                 where=work,
                 wanted="the same recipe, data and backend",
-                remedy="resume with the same command, or start anew with --force",
+                remedy="resume with the same command, or start over with --force",
             )
-        say(f"{found}: starting anew")
+        say(f"{found}: starting over")
     elif resume:
         say("no checkpoint to resume from: starting at step 0")
     elif checkpoint is not None and not force:
         raise OutputError(
             "an unfinished run is here",
             where=work,
-            remedy="continue it with --resume, or start anew with --force",
+            remedy="continue it with --resume, or start over with --force",
         )
     if work.exists():
         shutil.rmtree(work)
@@ -131,5 +131,5 @@ def _whole(folder: Path) -> bool:
                 pass
     except Exception:  # safetensors has an error class of its own, and raises OSError too
         return False
-    # torch.save writes a zip, whose directory stands at the end.
+    # torch.save writes a zip, whose directory is at the end.
     return all(zipfile.is_zipfile(path) for path in (*folder.glob("*.pt"), *folder.glob("*.pth")))

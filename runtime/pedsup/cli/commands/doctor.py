@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pedsup.settings.load import FILE, load_settings
 from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import set_language
+from pedsup.texts.screen import screen_of
 
 PROBLEM: int = 1
 
@@ -46,5 +48,5 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     if as_json:
         print(json_text(enveloped(found.document(language), "pedsup-run")), flush=True)
     else:
-        print(found.text(language), flush=True)
+        print(found.text(language, screen_of(sys.stdout).width()), flush=True)
     return PROBLEM if found.level == "problem" else 0

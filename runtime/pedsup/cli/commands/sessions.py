@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from pedsup.cli.app import history_folder
+from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
