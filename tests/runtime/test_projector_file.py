@@ -23,7 +23,7 @@ from pedsup.errors import (
 )
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.projector import validate_projector
-from pedsup.run.load import plan_launch
+from pedsup.run.plan import plan_launch
 from pedsup.run.preview import check_document, check_text
 from pedsup.run.sight import require_sight
 from pedsup.settings.schema import Settings

@@ -23,11 +23,12 @@ from pedsup_testing.messages import Found, messages, placeholders
 from pedsup_testing.signed_models import tiny
 from pedsup_testing.terminal import Terminal
 
+from pedsup.child.death import _DEATHS
 from pedsup.cli.main import main
 from pedsup.cli.main import run as run_command
 from pedsup.cli.verbs import VERBS, load_verb
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.death import _DEATHS, explain_death
+from pedsup.engine.llama_server.process import explain_death
 from pedsup.errors import BadFileError, ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.validate import validate_model
 from pedsup.memory import Available, require_fit

@@ -79,6 +79,12 @@ def _tokenize(
     return tokens
 
 
+def single_tokens(engine: Engine, *texts: str) -> tuple[int, ...]:
+    """The tokens of those texts that are one token."""
+    found = [engine.tokenize(text, parse_special=True) for text in texts]
+    return tuple(tokens[0] for tokens in found if len(tokens) == 1)
+
+
 def has_control_text(engine: Engine, content: str) -> bool:
     """Whether a message spells one of the model's control tokens, as a pasted note may."""
     if "<" not in content:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from pedsup import __version__
 from pedsup.cli.border import border
 from pedsup.cli.options import setting_options
+from pedsup.cli.request import RunRequest
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
 from pedsup.errors import UsageError
 from pedsup.messages import message
 from pedsup.texts.intended_use import FULL
 from pedsup.texts.language import current_language, detect_language, translated
-
-if TYPE_CHECKING:
-    from pedsup.cli.app import RunRequest
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -64,9 +62,6 @@ def run(**options: Any) -> RunRequest:
     Research only, not a medical device. Without -p, and with text on standard input, that text
     is the question; on a terminal an interactive session starts.
     """
-    # Imports jinja2 and more: not for --help and --version.
-    from pedsup.cli.app import RunRequest
-
     names = ("model", "prompt", "images", "as_json", "check", "resume", "grammar", "json_schema",
              "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
     own = {name: options.pop(name) for name in names}
@@ -99,6 +94,7 @@ def _program() -> int:
     parsed = command.main(prog_name="pedsup-run", standalone_mode=False)
     if isinstance(parsed, int):  # --help and --version
         return parsed
+    # Imports jinja2 and more: not for --help and --version.
     from pedsup.cli.app import execute
 
     return execute(parsed)

@@ -26,4 +26,4 @@ def projector_bytes(projector: Projector, picture_tokens: int) -> int:
 def compute_bytes(projector: Projector, picture_tokens: int) -> int:
     """The buffer of intermediate results: what is alive per patch, in float32 values."""
     patches = projector.most_patches(picture_tokens)
-    return patches * F32 * (4 * projector.n_embd + 2 * projector.n_ff)
+    return patches * F32 * (6 * projector.n_embd + 2 * projector.n_ff)

@@ -1,7 +1,7 @@
 """Question and answer, or whole conversations, as JSON lines: training examples of the user's own.
 
-A line is an object with `question` and `answer` (and `thought`, the reasoning before the answer),
-or with `messages` of `role` and `content`, the assistant's last.
+A line is an object with `messages` of `role` and `content`, the assistant's last, or with
+`question` and `answer`. Either may have a `thought`, the reasoning before the answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Dialogue:
 
     @property
     def words(self) -> str:
-        """All that is said in it."""
+        """Everything said in it."""
         said = [turn["content"] for turn in self.before]
         return "\n".join(part for part in (*said, self.thought, self.answer) if part)
 
@@ -67,14 +67,14 @@ def read_dialogues(path: Path) -> tuple[Dialogue, ...]:
 
 
 def _dialogue(row: Mapping[str, Any]) -> Dialogue:
+    thought = _text(row, "thought") if row.get("thought") else ""
     if "messages" not in row:
         question: Turn = {"role": "user", "content": _text(row, "question")}
-        thought = _text(row, "thought") if row.get("thought") else ""
         return Dialogue((question,), _text(row, "answer"), thought)
     turns = [_turn(message) for message in row["messages"]]
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise ValueError("the last message is not an answer to another")
-    return Dialogue(tuple(turns[:-1]), turns[-1]["content"])
+    return Dialogue(tuple(turns[:-1]), turns[-1]["content"], thought)
 
 
 def _turn(message: Any) -> Turn:

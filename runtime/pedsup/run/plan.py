@@ -37,11 +37,12 @@ from pedsup.messages import Message, message
 from pedsup.run.sight import NO_ROOM, Sight, find_sight, with_sight
 from pedsup.settings.load import Origin, given_names
 from pedsup.settings.schema import Settings
-from pedsup.trust.assess import Policy, Trust
+from pedsup.trust.assess import Policy
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.identity import ModelIdentity, identify
 from pedsup.trust.pair import assess_pair
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 from pedsup.tuning.apply import Applied, apply_tuned
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up

@@ -12,7 +12,7 @@ from pedsup.memory import MemoryEstimate
 from pedsup.memory.fit import Verdict
 from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes
-from pedsup.run.load import LaunchPlan
+from pedsup.run.plan import LaunchPlan
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text

@@ -13,10 +13,11 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
 from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
-from pedsup.trust.assess import Policy, Trust
+from pedsup.trust.assess import Policy
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import mmproj_path
 from pedsup.trust.projector import assess_projector
+from pedsup.trust.verdict import Trust
 
 OFF: Final = "off"
 NO_ROOM: Final = message("there is no memory for its projector beside this context")
@@ -60,8 +61,8 @@ def with_sight(config: EngineConfig, sight: Sight | None, settings: Settings) ->
     """The configuration with a projector, and with steps as large as its pictures need."""
     if sight is None:
         return config
-    # llama.cpp asserts that a step holds a picture whose tokens all see each other: Gemma 3's, those
-    # of Gemma 4 but for E2B and E4B, and of these too before the summer of 2026.
+    # llama.cpp asserts that a step holds a picture whose tokens all see each other: Gemma 3's, and
+    # those of Gemma 4 but for E2B and E4B; of these too in versions of spring 2026.
     known = sight.projector.known
     least = sight.projector.most_tokens(settings.picture_tokens) if known else 1
     return replace(

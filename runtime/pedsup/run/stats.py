@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from pedsup.chat.turn import TurnResult
+from pedsup.chat.events import TurnResult
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts import draft_text
 from pedsup.governor.policy import Reason
@@ -20,7 +20,7 @@ from pedsup.tuning.apply import origin_text
 
 
 def resident_memory() -> dict[str, int]:
-    """RssAnon and RssFile of this process in bytes; empty where they cannot be read."""
+    """RssAnon and RssFile of this process in bytes; empty if they cannot be read."""
     sizes = {}
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()

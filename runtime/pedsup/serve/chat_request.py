@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import Message
-from pedsup.chat.turn import TurnSettings
 from pedsup.engine.grammar import check_json_schema
 from pedsup.errors import UsageError
 from pedsup.pictures.picture import Picture

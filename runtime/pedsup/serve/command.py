@@ -18,7 +18,7 @@ from typing import Final
 from waitress import wasyncore
 
 from pedsup import __version__
-from pedsup.chat.turn import TurnSettings
+from pedsup.chat.events import TurnSettings
 from pedsup.files.envelope import enveloped
 from pedsup.messages import message
 from pedsup.progress import say

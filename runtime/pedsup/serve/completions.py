@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pedsup.chat.turn import AnswerText, Done, ReasoningText, StopReason, TurnResult
+from pedsup.chat.events import AnswerText, Done, ReasoningText, StopReason, TurnResult
 from pedsup.serve.chat_request import ChatRequest, parse_chat
 from pedsup.serve.faults import ApiError, Document
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import Message
-from pedsup.chat.turn import TurnSettings
 from pedsup.errors import EngineError
 from pedsup.run.load import LoadedModel
 from pedsup.serve.faults import ApiError

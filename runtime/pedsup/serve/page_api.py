@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pedsup import __version__
-from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.guards import check_answer, check_picture, check_question, notices
 from pedsup.messages import Message, joined
 from pedsup.pictures.limits import MAX_PICTURES
@@ -27,7 +27,7 @@ from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
 from pedsup.texts.notices import GUARDS
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust
+from pedsup.trust.verdict import Trust
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pedsup.chat.turn import TurnSettings
+from pedsup.chat.events import TurnSettings
 from pedsup.pictures.picture import Picture
 from pedsup.serve.chat_request import MAX_TOKENS
 from pedsup.serve.faults import Document, bad_value

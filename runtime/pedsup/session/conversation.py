@@ -7,16 +7,9 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Generic, TypedDict, TypeVar
 
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
-from pedsup.chat.turn import (
-    AnswerText,
-    Done,
-    Notice,
-    ReasoningText,
-    Turn,
-    TurnResult,
-    TurnSettings,
-)
+from pedsup.chat.turn import Turn
 from pedsup.crash.marker import RunMarker
 from pedsup.device.interrupts import Interrupts
 from pedsup.engine.api import Engine

@@ -16,11 +16,12 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.messages import message
 from pedsup.texts.safe import label
-from pedsup.trust.assess import Bound, Policy, Trust, assess
+from pedsup.trust.assess import Bound, Policy, assess
 from pedsup.trust.bundle import COPY
 from pedsup.trust.identity import ModelIdentity, identify, paired
 from pedsup.trust.manifest import Manifest
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 
 FITS: Final = "fits"
 """The entry of an adapter's manifest that names its models."""

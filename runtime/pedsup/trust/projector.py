@@ -13,10 +13,11 @@ from dataclasses import replace
 from pedsup.errors import MismatchError, UnsupportedError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.messages import message
-from pedsup.trust.assess import Bound, Policy, Trust, assess
+from pedsup.trust.assess import Bound, Policy, assess
 from pedsup.trust.bundle import COPY
 from pedsup.trust.identity import ModelIdentity, identify
 from pedsup.trust.manifest import MMPROJ_KEY, Manifest, model_tensors_digest
+from pedsup.trust.verdict import Trust
 
 _EXPORT = message("export the model and its projector together: pedsup-export run --mmproj auto")
 

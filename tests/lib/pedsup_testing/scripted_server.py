@@ -25,11 +25,12 @@ from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.serve.command import ServeRequest, serve
 from pedsup.serve.http_server import reserve_port
 from pedsup.session.consent import accepted_by_environment, require_consent
-from pedsup.session.history import Session, new_session
+from pedsup.session.files import new_session
+from pedsup.session.history import Session
 from pedsup.settings.schema import Settings
-from pedsup.trust.assess import Trust
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.store import TrustStore
+from pedsup.trust.verdict import Trust
 from pedsup.trust.verified import FileState
 from pedsup_testing.fake_engine import END
 from pedsup_testing.scripted_repl import SlowEngine

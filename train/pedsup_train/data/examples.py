@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -36,6 +38,17 @@ class Example:
         if not self.options:
             return f"{self.question_key}|{_key(self.explanation)}"
         return f"{self.question_key}|{'|'.join(sorted(map(_key, self.options)))}"
+
+    @property
+    def line(self) -> bytes:
+        """What identifies it: language, question, options, answer and explanation, as JSON."""
+        fields = [self.lang, self.question, list(self.options), self.answer, self.explanation]
+        return json.dumps(fields, ensure_ascii=False).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `line`."""
+        return hashlib.sha256(self.line).hexdigest()
 
 
 @dataclass(frozen=True)

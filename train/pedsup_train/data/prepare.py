@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
@@ -40,8 +39,7 @@ class Prepared:
         digest = hashlib.sha256()
         for part in (self.train, self.evaluation):
             for e in part:
-                fields = [e.lang, e.question, list(e.options), e.answer, e.explanation]
-                digest.update(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+                digest.update(e.line + b"\n")
             digest.update(b"--\n")
         return digest.hexdigest()
 

@@ -34,6 +34,8 @@ class Rendered:
     input_ids: tuple[int, ...]
     n_prompt: int
     source: str = ""
+    example: Example | None = None
+    """What was rendered; None for tokens that no text stands behind (benchmarks)."""
 
     @property
     def labels(self) -> list[int]:
@@ -113,18 +115,30 @@ class Renderer:
             )
         )
 
-    def answer_text(self, example: Example) -> str:
-        """The assistant's turn in the configured style, without the end-of-turn token."""
+    def messages(self, example: Example) -> list[dict[str, str]]:
+        """What is said before the answer."""
+        messages = [{"role": "user", "content": user_text(example)}]
+        if self.config.system_prompt:
+            messages.insert(0, {"role": "system", "content": self.config.system_prompt})
+        return messages
+
+    def answer_parts(self, example: Example) -> tuple[str, str]:
+        """The assistant's turn in the configured style: thought (or '') and answer."""
         if not example.options:
-            return example.explanation
+            return "", example.explanation
         line = answer_line(example)
         if not example.explanation:
-            return line
+            return "", line
         if self.config.style == "answer-first":
-            return f"{line}\n\n{example.explanation}"
+            return "", f"{line}\n\n{example.explanation}"
         if self.config.style == "thought":
-            return f"<|channel>thought\n{example.explanation}<channel|>{line}"
-        return f"{example.explanation}\n\n{line}"
+            return example.explanation, line
+        return "", f"{example.explanation}\n\n{line}"
+
+    def answer_text(self, example: Example) -> str:
+        """The assistant's turn as the model writes it, without the end-of-turn token."""
+        thought, answer = self.answer_parts(example)
+        return f"<|channel>thought\n{thought}<channel|>{answer}" if thought else answer
 
     def render(self, example: Example) -> Rendered:
         """Tokens and mask of one example.
@@ -138,16 +152,13 @@ class Renderer:
             for token in self._special:
                 if token in text:
                     raise ValueError(f"the text holds the control token {token}")
-        messages = [{"role": "user", "content": user}]
-        if self.config.system_prompt:
-            messages.insert(0, {"role": "system", "content": self.config.system_prompt})
-        thinks = self.config.style == "thought" and bool(example.explanation)
+        thinks = bool(self.answer_parts(example)[0])
         options = {"enable_thinking": True} if thinks else {}
-        prompt = self._template(messages, prompt=True, **options)
+        prompt = self._template(self.messages(example), prompt=True, **options)
         answer += self._end_of_turn
         prompt_ids, answer_ids = self._tokens(prompt), self._tokens(answer)
         ids = (*prompt_ids, *answer_ids)
-        return Rendered(prompt, answer, ids, len(prompt_ids), example.source)
+        return Rendered(prompt, answer, ids, len(prompt_ids), example.source, example)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

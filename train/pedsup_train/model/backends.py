@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pedsup.errors import (
     BadFileError,
@@ -28,9 +28,14 @@ from pedsup_train.model.answer_loss import use_answer_loss
 from pedsup_train.model.base_source import REMEDY
 from pedsup_train.model.grid_layers import GridLayers, train_on_grids
 from pedsup_train.model.host_table import move_table_to_host
+from pedsup_train.model.sharding import is_sharded, refuse_unfit
 from pedsup_train.model.targets import TargetPlan, check_adapted, plan_targets
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Backend = Literal["unsloth", "transformers"]
 USED_PACKAGES: Final[dict[Backend, tuple[str, ...]]] = {
@@ -54,9 +59,8 @@ class Runtime:
 class Loaded:
     """A model ready to train."""
 
-    model: Any
-    """A `peft.PeftModel`."""
-    tokenizer: Any
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
     targets: TargetPlan
     n_trainable: int
     grids: GridLayers | None = None
@@ -73,7 +77,8 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     notes: list[str] = []
     cuda = bool(torch.cuda.is_available())
     on_grid = recipe.train.quantize != "none"
-    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid
+    sharded = is_sharded()
+    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid and not sharded
     asked = recipe.model.backend
     if asked == "unsloth" and not has_unsloth:
         raise UnsupportedError(
@@ -93,11 +98,23 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     eight_bit = recipe.train.optimizer == "adamw_8bit"
     if eight_bit and not cuda:
         notes.append("8-bit AdamW needs a GPU: the 32-bit one is used")
-    optimizer: Any = "adamw_bnb_8bit" if eight_bit and cuda else "adamw_torch"
-    return Runtime(backend, "cuda" if cuda else "cpu", dtype, optimizer, tuple(notes))
+    elif eight_bit and sharded:
+        notes.append("8-bit AdamW does not take weights in pieces: the 32-bit one is used")
+    if sharded and not cuda:
+        notes.append(
+            "accelerate shares weights out over GPUs only: each process has the whole model"
+        )
+    fits = eight_bit and cuda and not sharded
+    return Runtime(
+        backend,
+        "cuda" if cuda else "cpu",
+        dtype,
+        "adamw_bnb_8bit" if fits else "adamw_torch",
+        tuple(notes),
+    )
 
 
-def load_config(recipe: Recipe) -> Any:
+def load_config(recipe: Recipe) -> PretrainedConfig:
     """The base's config; a clear error when there is no such base or no connection.
 
     Raises:
@@ -113,7 +130,7 @@ def load_config(recipe: Recipe) -> Any:
         raise _no_base(recipe, error) from error
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     """The base's tokenizer.
 
     Raises:
@@ -141,7 +158,7 @@ def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
     )
 
 
-def is_prequantized(config: Any) -> bool:
+def is_prequantized(config: PretrainedConfig) -> bool:
     """Whether the checkpoint itself is stored in 4 bit (as unsloth's `bnb-4bit` ones)."""
     return getattr(config, "quantization_config", None) is not None
 
@@ -155,6 +172,7 @@ def load(recipe: Recipe, runtime: Runtime) -> Loaded:
     """
     config = load_config(recipe)
     refuse_known_bad(config.model_type, USED_PACKAGES[runtime.backend])
+    refuse_unfit(recipe, prequantized=is_prequantized(config))
     tokenizer = load_tokenizer(recipe)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -175,10 +193,12 @@ def _attention(recipe: Recipe) -> dict[str, str]:
     return {} if kind == "auto" else {"attn_implementation": kind}
 
 
-def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:
+def _transformers(
+    recipe: Recipe, runtime: Runtime, config: PretrainedConfig
+) -> tuple[PeftModel, TargetPlan]:
     torch = require("torch", extra="train")
     transformers = require("transformers", extra="train")
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "dtype": getattr(torch, runtime.dtype),
         "revision": recipe.model.revision or None,
         **_attention(recipe),
@@ -191,22 +211,23 @@ def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, T
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, runtime.dtype),
         )
-    if runtime.device == "cuda":
-        # One process per GPU under `accelerate launch`; each holds the whole model.
+    if runtime.device == "cuda" and not is_sharded():
+        # One process per GPU under `accelerate launch`; each holds the whole model. FSDP takes
+        # its pieces from the computer's memory.
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     model = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.base, **options)
     save_memory(model, runtime)
     return add_lora(model, recipe)
 
 
-def save_memory(model: Any, runtime: Runtime) -> None:
+def save_memory(model: PreTrainedModel, runtime: Runtime) -> None:
     """Leave out what training needs no GPU memory for: logits of prompts, the per-layer table."""
     if runtime.device == "cuda":
         move_table_to_host(model)
     use_answer_loss(model)
 
 
-def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
+def add_lora(model: PreTrainedModel, recipe: Recipe) -> tuple[PeftModel, TargetPlan]:
     """Freeze `model` and put the recipe's LoRA on it, with adapter weights in float32.
 
     peft's `prepare_model_for_kbit_training` is not used: it turns every 16-bit tensor into
@@ -241,7 +262,7 @@ def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
         return peft.get_peft_model(model, lora), targets
 
 
-def enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: PreTrainedModel) -> None:
     """Recompute activations in the backward pass, under the name that this transformers has."""
     new = getattr(model, "activation_checkpointing_enable", None)
     if new is not None:
@@ -250,7 +271,7 @@ def enable_checkpointing(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def base_commit(config: Any, recipe: Recipe) -> str:
+def base_commit(config: PretrainedConfig, recipe: Recipe) -> str:
     """What identifies the base: the hub's commit, or 'local'."""
     commit = getattr(config, "_commit_hash", None)
     return str(commit) if commit and not Path(recipe.model.base).exists() else "local"

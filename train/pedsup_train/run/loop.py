@@ -6,27 +6,20 @@ before the run, and adds nothing to the loop itself.
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pedsup.errors import PedsupError, ResourceError, UnsupportedError
 from pedsup.optional import require
-from pedsup_train.data.batches import Collator, EpochSampler
 from pedsup_train.data.render import Rendered
 from pedsup_train.model.backends import Loaded, Runtime
-from pedsup_train.model.grid_layers import GridLayers
+from pedsup_train.model.sharding import whole_adapter
 from pedsup_train.recipe.schema import Recipe
+from pedsup_train.run.trainer import make_trainer
 from pedsup_train.run.work import checkpoint_state
-
-LIVE_LOG = "log.jsonl"
 
 
 @dataclass
@@ -40,6 +33,8 @@ class Outcome:
     seconds: float
     """Of training and evaluation, over all sessions of a resumed run."""
     peak_gpu_bytes: int | None
+    adapter: dict[str, Any] | None = None
+    """Under FSDP: the whole adapter by parameter name, gathered from all processes."""
 
 
 def fit(
@@ -63,7 +58,7 @@ def fit(
     torch = require("torch", extra="train")
     if runtime.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    trainer = _trainer(recipe, runtime, loaded, parts, work)
+    trainer = make_trainer(recipe, runtime, loaded, parts, work)
     # The loss before the first step, in the same log as the rest.
     trainer.args.eval_on_start = bool(parts[1]) and checkpoint is None
     try:
@@ -89,6 +84,7 @@ def fit(
         tokens_seen=int(trainer.state.num_input_tokens_seen),
         seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
+        adapter=whole_adapter(loaded.model),
     )
 
 
@@ -128,158 +124,6 @@ def clean_history(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if "loss" in row or "eval_loss" in row:
             kept[(int(row["step"]), "eval_loss" in row)] = row
     return [kept[key] for key in sorted(kept)]
-
-
-def training_arguments(recipe: Recipe, runtime: Runtime, work: Path, *, evaluate: bool) -> Any:
-    """The recipe in transformers' words."""
-    transformers = require("transformers", extra="train")
-    train = recipe.train
-    return transformers.TrainingArguments(
-        output_dir=str(work),
-        per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.accumulation,
-        num_train_epochs=train.epochs,
-        max_steps=train.max_steps or -1,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=train.warmup_steps,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        optim=runtime.optimizer,
-        bf16=runtime.dtype == "bfloat16",
-        fp16=runtime.dtype == "float16",
-        use_cpu=runtime.device == "cpu",
-        logging_strategy="steps",
-        logging_steps=train.log_every,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=train.eval_every,
-        save_strategy="steps",
-        save_steps=train.save_every,
-        save_total_limit=2,
-        seed=train.seed,
-        data_seed=train.seed,
-        remove_unused_columns=False,
-        dataloader_pin_memory=runtime.device == "cuda",
-        include_num_input_tokens_seen="non_padding",
-        label_names=["labels"],
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
-
-
-def _trainer(
-    recipe: Recipe,
-    runtime: Runtime,
-    loaded: Loaded,
-    parts: tuple[Sequence[Rendered], Sequence[Rendered]],
-    work: Path,
-) -> Any:
-    transformers: Any = require("transformers", extra="train")
-    train, evaluation = ([item.feature() for item in part] for part in parts)
-    sampler = EpochSampler(
-        [len(item["input_ids"]) for item in train],
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        by_length=recipe.train.group_by_length,
-    )
-    trainer = _ordered_trainer(transformers.Trainer, sampler)(
-        model=loaded.model,
-        args=training_arguments(recipe, runtime, work, evaluate=bool(evaluation)),
-        train_dataset=train,
-        eval_dataset=evaluation or None,
-        data_collator=Collator(loaded.tokenizer.pad_token_id),
-    )
-    trainer.grids, trainer.refit_every = loaded.grids, recipe.train.quantize_every
-    # With the bar off transformers prints each row to stdout, which belongs to results.
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.follower = _follower(transformers.TrainerCallback, trainer, sampler, work)
-    trainer.add_callback(trainer.follower)
-    return trainer
-
-
-def _ordered_trainer(base: Any, sampler: EpochSampler) -> Any:
-    """`Trainer` with our sampler, and the elapsed time in each row of the log."""
-
-    class OrderedTrainer(base):
-        began = time.monotonic()
-        grids: GridLayers | None = None
-        refit_every = 1
-        before = 0.0
-        """Seconds that earlier sessions of a resumed run took."""
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return sampler
-
-        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-            if self.grids is not None:
-                self.grids.refit()  # what is evaluated is what would ship
-            return super().evaluate(*args, **kwargs)
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            elapsed = self.before + time.monotonic() - self.began
-            super().log({**logs, "elapsed_s": round(elapsed, 3)}, start_time)
-
-    return OrderedTrainer
-
-
-def _follower(base: Any, trainer: Any, sampler: EpochSampler, work: Path) -> Any:
-    """The callback that sets the sampler's epoch and keeps the bar and the live log."""
-
-    class Follower(base):
-        bar: Any = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            trainer.began = time.monotonic()
-            trainer.before = max((r.get("elapsed_s", 0.0) for r in state.log_history), default=0.0)
-            if state.is_world_process_zero:
-                write_jsonl(work / LIVE_LOG, state.log_history)
-                self.bar = _step_bar(state.max_steps, state.global_step)
-
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            sampler.epoch = int(state.epoch or 0)
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if trainer.grids is not None and state.global_step % trainer.refit_every == 0:
-                trainer.grids.refit()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if self.bar is not None:
-                self.bar.update(state.global_step - self.bar.n)
-
-        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if self.bar is None:
-                return
-            row = state.log_history[-1]
-            with (work / LIVE_LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            if shown := {k: f"{row[k]:.3f}" for k in ("loss", "eval_loss") if k in row}:
-                self.bar.set_postfix(shown, refresh=False)
-
-        def close(self) -> None:
-            if self.bar is not None:
-                self.bar.close()
-
-    return Follower()
-
-
-def _step_bar(total: int, done: int) -> Any:
-    return tqdm(
-        total=total,
-        initial=done,
-        desc="training",
-        unit="step",
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        dynamic_ncols=True,
-    )
-
-
-def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def changed_recompute(error: BaseException, runtime: Runtime) -> PedsupError | None:

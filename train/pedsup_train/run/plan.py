@@ -9,11 +9,13 @@ from typing import Any
 
 from pedsup.errors import BadFileError
 from pedsup_train.data.examples import BadRow
+from pedsup_train.data.held_out import held_out_row
 from pedsup_train.data.prepare import Prepared, prepare
 from pedsup_train.data.render import Rendered, Renderer, TokenStats, render_all
 from pedsup_train.model import backends
 from pedsup_train.model.backends import Runtime
 from pedsup_train.model.base_source import find_base
+from pedsup_train.model.sharding import refuse_unfit
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
 
@@ -27,6 +29,8 @@ class Data:
     evaluation: tuple[Rendered, ...]
     left_out: tuple[BadRow, ...]
     """Too long, or with a control token in the text."""
+    held_out: tuple[dict[str, object], ...] = ()
+    """The evaluation examples as lines of `held_out.jsonl`."""
 
     @property
     def stats(self) -> tuple[TokenStats, TokenStats]:
@@ -65,7 +69,8 @@ def load_data(recipe: Recipe, tokenizer: Any) -> Data:
             f"no example fits: {bad[0].where}: {bad[0].reason}",
             remedy="raise data.max_length",
         )
-    return Data(prepared, tuple(train), tuple(evaluation), (*bad, *bad_eval))
+    rows = tuple(held_out_row(item.example, renderer) for item in evaluation if item.example)
+    return Data(prepared, tuple(train), tuple(evaluation), (*bad, *bad_eval), rows)
 
 
 def n_processes() -> int:
@@ -94,9 +99,11 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
         PedsupError: anything that would stop the run later is said here.
     """
     backends.refuse_missing()
+    refuse_unfit(recipe, prequantized=False)
     find_base(recipe)
     runtime = backends.choose_runtime(recipe)
     config = backends.load_config(recipe)
+    refuse_unfit(recipe, prequantized=backends.is_prequantized(config))
     refuse_known_bad(config.model_type, backends.USED_PACKAGES[runtime.backend])
     data = load_data(recipe, backends.load_tokenizer(recipe))
     steps = count_steps(recipe, len(data.train), n_processes())

@@ -11,6 +11,8 @@ from pedsup.errors import BadFileError
 from pedsup.files.fsio import sha256_file
 from pedsup.optional import require
 from pedsup.progress import say
+from pedsup_train.data.held_out import NAME as HELD_OUT
+from pedsup_train.data.held_out import held_out_bytes
 from pedsup_train.folders import atomic_folder, refuse_filled
 from pedsup_train.model import backends, probe
 from pedsup_train.model.backends import Loaded, Runtime
@@ -18,8 +20,9 @@ from pedsup_train.recipe.toml import to_toml
 from pedsup_train.run.card import write_card
 from pedsup_train.run.curves import write_csv, write_png
 from pedsup_train.run.facts import Checked, Result, result_facts
-from pedsup_train.run.loop import Outcome, fit, out_of_memory, write_jsonl
+from pedsup_train.run.loop import Outcome, fit, out_of_memory
 from pedsup_train.run.plan import Plan, is_main, n_processes
+from pedsup_train.run.trainer import write_jsonl
 from pedsup_train.run.work import disk_errors, newest_checkpoint, open_work
 
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
@@ -119,7 +122,9 @@ def _publish(
 ) -> Result:
     recipe = plan.recipe
     with atomic_folder(plan.out, force=force) as folder:
-        loaded.model.save_pretrained(folder, save_embedding_layers=False)
+        loaded.model.save_pretrained(
+            folder, save_embedding_layers=False, state_dict=outcome.adapter
+        )
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours has facts
         check_adapter_file(folder / ADAPTER_FILES[1])
         # safetensors makes its file for the owner only; the folder is to be copied and shared.
@@ -128,7 +133,13 @@ def _publish(
         write_jsonl(folder / "training_log.jsonl", outcome.history)
         write_csv(folder / "training_log.csv", outcome.history)
         write_png(folder / "training_curves.png", outcome.history, f"{recipe.name}: training")
-        digests = {name: sha256_file(folder / name) for name in ADAPTER_FILES}
+        if plan.data.held_out:
+            (folder / HELD_OUT).write_bytes(held_out_bytes(plan.data.held_out))
+        digests = {
+            name: sha256_file(folder / name)
+            for name in (*ADAPTER_FILES, HELD_OUT)
+            if (folder / name).exists()
+        }
         result = Result(
             plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, digests,
             backends.base_digest(recipe),

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from pedsup.child.death import ended, how_it_died
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.llama_server.death import explain_death
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.projector import MIN_TOKENS
@@ -165,6 +165,32 @@ class ServerProcess:
         assert stream is not None
         for line in stream:
             self._log.append(line.decode("utf-8", "replace").rstrip())
+
+
+def explain_death(code: int, log: str) -> EngineError:
+    """The error for a llama-server that ended with `code` (negative: by that signal)."""
+    where = log or None
+    if code >= 0 and "invalid argument: --spec" in log:
+        return EngineError(
+            "this llama-server does not know the options that --draft needs",
+            where=where,
+            wanted="a llama.cpp with --spec-type",
+            remedy="update it (in Termux: pkg upgrade), or give --draft off",
+        )
+    if code >= 0:
+        return EngineError(
+            message("llama-server {how}", how=ended(code)),
+            where=where,
+            remedy="the lines above say why; the transcript is kept",
+        )
+    helps = how_it_died(code).helps
+    return EngineError(
+        message("llama-server {how}", how=ended(code)),
+        where=where,
+        remedy=message("{remedy}; the transcript is kept", remedy=helps)
+        if helps
+        else "the transcript is kept",
+    )
 
 
 def _free_port() -> int:
