@@ -80,7 +80,7 @@ def reference_notes(model: Path, reference: Path, adapter: Path | None = None) -
 
 
 def _merged(path: Path) -> object:
-    """The digests of the adapter that a file holds, by its manifest; None without one."""
+    """The digests of the merged adapter, by the file's manifest; None if it has none."""
     try:
         part = read_manifest(manifest_path(path)).facts.adapter
     except PedsupError:

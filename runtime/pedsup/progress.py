@@ -44,7 +44,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
 
 
 def say(text: str) -> None:
-    """Progress on stderr; stdout is for results. Values make no lines of their own."""
+    """Print progress on stderr; stdout is for results. Values cannot start lines of their own."""
     if isinstance(text, Message) and text.values:
         text = text.mapped(escaped)
     shown = screen_of(sys.stderr).wrapped(escaped_lines(translated(text)))
@@ -62,7 +62,7 @@ def human_bytes(n: float) -> str:
 
 MAX_LINE: Final = 8192
 CONTINUED: Final = "    "
-"""Before what a terminal's width breaks off a line of an error."""
+"""Indent of the continuation lines of an error."""
 
 
 def report(error: PedsupError) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from pedsup_testing import tiny_models
 from pedsup_testing.lazy import Lazy, lazy_names
@@ -370,7 +371,9 @@ def test_an_absurd_scaling_is_said(base: Path, adapter: Path, alpha: float) -> N
 
 
 def test_the_option_that_allows_it_is_there() -> None:
-    (names,) = [p.opts for p in cli.commands["run"].params if p.name == "allow_no_effect"]
+    command = cli.get_command(click.Context(cli), "run")
+    assert command is not None
+    (names,) = [p.opts for p in command.params if p.name == "allow_no_effect"]
     assert names == ["--allow-no-effect"]
 
 

@@ -15,7 +15,8 @@ from pedsup_testing.signed_models import key_pair
 
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_model
-from pedsup.patch.apply import ApplyRequest, apply, open_plan
+from pedsup.patch.apply import apply
+from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify

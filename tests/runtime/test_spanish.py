@@ -48,7 +48,8 @@ from pedsup.texts.language import (
 
 PACKAGE: Final = file_of("es").parents[1]
 FOR_PROGRAMS: Final = (
-    "serve/chat_request.py", "serve/completions.py", "serve/fields.py", "serve/web.py",  # OpenAI's
+    "serve/chat_request.py", "serve/completions.py", "serve/content.py", "serve/fields.py",
+    "serve/web.py",  # OpenAI's
     "questions/", "phones/", "gguf_file/type_mixture.py",  # of the stages, which speak English
     "chat/templates/sandbox.py",  # what a hostile template tried, in Python's words
     "chat/templates/known.py", "chat/templates/worker.py", "engine/build_probe.py",  # code

@@ -31,7 +31,7 @@ class Check:
 
     @property
     def sentence(self) -> str:
-        """The figure, and for a breach how far it is on the wrong side."""
+        """The figure, and for a breach how far it is beyond the limit."""
         if not math.isfinite(self.value):
             kind = "not a number" if math.isnan(self.value) else "infinite"
             return (

@@ -49,7 +49,7 @@ class GatePlan:
     allow_template: bool = False
     """Use a chat template that pedsup does not know, for questions and examples."""
     calibrated_on: tuple[Calibrating, ...] = ()
-    """Sketches of the texts that it was calibrated on, where its manifest is not there yet."""
+    """Sketches of the texts that it was calibrated on, if it has no manifest yet."""
     adapter: Path | None = None
     """Applied to the model, not to the reference."""
 
@@ -114,7 +114,7 @@ def _task(plan: GatePlan, examples: tuple[Dialogue, ...]) -> dict[str, Any]:
 
 
 def _judged_on(plan: GatePlan, examples: Sequence[Dialogue]) -> dict[str, str]:
-    """Name -> words of what the file is judged on here."""
+    """Name -> words of each text that the file is judged on."""
     judged = {f"the text '{text.name}'": text.content for text in default_texts()}
     if plan.questions is not None:
         asked = read_questions(plan.questions).questions

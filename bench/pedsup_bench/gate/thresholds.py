@@ -41,7 +41,7 @@ class Thresholds:
 
     @property
     def given(self) -> dict[str, float]:
-        """The limits that there are, by figure."""
+        """The limits that are set, by figure."""
         return {name: limit for name, limit in asdict(self).items() if limit is not None}
 
 

@@ -37,7 +37,7 @@ class TypesPlan:
 
     base: Path
     folder: Path
-    """Exported files and reference log-probabilities lie here; files that exist are used."""
+    """For exported files and reference log-probabilities; existing files are used."""
     adapter: Path | None = None
     types: tuple[str, ...] = TYPES
     n_ctx: int = 512

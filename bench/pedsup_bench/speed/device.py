@@ -1,4 +1,4 @@
-"""What the machine is, as far as it lets itself be seen; every file may be missing or denied."""
+"""What the machine is, as far as it can be read; every file may be missing or denied."""
 
 from __future__ import annotations
 

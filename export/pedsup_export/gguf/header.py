@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 from pedsup.gguf_file import GGMLType, ValueType
@@ -83,10 +84,7 @@ def lay_out(
     """Give each (name, ggml shape, type) its aligned offset, in the order given."""
     slots, offset = [], 0
     for name, shape, kind in tensors:
-        rows = 1
-        for n in shape[1:]:
-            rows *= n
-        n_bytes = kind.row_bytes(shape[0]) * rows
+        n_bytes = kind.row_bytes(shape[0]) * prod(shape[1:])
         slots.append(TensorSlot(name, shape, kind, offset, n_bytes))
         offset += padded(n_bytes, alignment)
     return slots

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pedsup.files.journal import LineJournal
 
 
 @dataclass(frozen=True)
@@ -24,26 +26,19 @@ class Journal:
 
     def read(self, plan_digest: str) -> list[Entry]:
         """The tensors that were complete, in that order; none for another plan."""
-        if not self.path.is_file():
-            return []
-        done: list[Entry] = []
-        try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            if json.loads(lines[0]) != {"plan": plan_digest}:
-                return []
-            for line in lines[1:-1]:  # what follows the last newline was torn by the kill
-                entry = json.loads(line)
-                done.append(Entry(entry["tensor"], entry["sha256"], entry["inputs"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return []
-        return done
+        return self._lines(plan_digest).read()
 
     def start(self, plan_digest: str) -> None:
-        """Begin anew, in a file of its own: what has the name may be a link."""
-        self.path.unlink(missing_ok=True)
-        self.path.write_text(json.dumps({"plan": plan_digest}) + "\n", encoding="utf-8")
+        """Begin anew."""
+        self._lines(plan_digest).start()
 
     def add(self, entry: Entry) -> None:
         """Record a tensor whose bytes were handed to the system."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(vars(entry)) + "\n")
+        LineJournal(self.path, _entry).append(vars(entry), durable=False)
+
+    def _lines(self, plan_digest: str) -> LineJournal[Entry]:
+        return LineJournal(self.path, _entry, head={"plan": plan_digest})
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(row["tensor"], row["sha256"], row["inputs"])

@@ -37,7 +37,7 @@ sampling must change; no room."""
 
 
 class Turn:
-    """One turn. Iterate `stream()`; `result` is there at any time, also after an interruption.
+    """One turn. Iterate `stream()`; `result` is available at any time, even after an interruption.
 
     To stop early (Ctrl-C), close the iterator or let the exception pass through it: the
     engine stays usable and `result.stop_reason` is 'interrupted'.

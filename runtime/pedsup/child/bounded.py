@@ -1,4 +1,4 @@
-"""Short commands that cannot hang: an end to their time and to their output."""
+"""Runs short commands that cannot hang: their time and their output are limited."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 OUTPUT_LIMIT: Final = 1 << 18
-"""Bytes of output."""
+"""Bytes of output that are read at most."""
 COMMAND_S: Final = 0.6
-"""A command that answers later than this is not waited for."""
+"""Seconds after which a command is given up."""
 
 
 class Ran(NamedTuple):
@@ -47,26 +47,32 @@ def run_bounded(
     except (OSError, ValueError):
         return None
     assert child.stdout is not None
-    deadline, parts, size = time.monotonic() + timeout_s, [], 0
+    deadline = time.monotonic() + timeout_s
     try:
-        while size < OUTPUT_LIMIT:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([child.stdout], [], [], left)[0]:
-                return None
-            block = os.read(child.stdout.fileno(), 1 << 16)
-            if not block:
-                break
-            parts.append(block)
-            size += len(block)
-        if size >= OUTPUT_LIMIT:
+        output = _output(child.stdout.fileno(), deadline)
+        if output is None:
             return None
         code = child.wait(max(0.01, deadline - time.monotonic()))
     except (OSError, subprocess.TimeoutExpired):
         return None
     finally:
         child.stdout.close()
-        # Whatever it left behind, and itself when it is too slow.
+        # Also ends whatever the command left running.
         with suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    return Ran(code, b"".join(parts).decode("utf-8", "replace"))
+    return Ran(code, output.decode("utf-8", "replace"))
+
+
+def _output(fd: int, deadline: float) -> bytes | None:
+    """What a command prints until it ends; None where that is too late or too much."""
+    output = b""
+    while len(output) < OUTPUT_LIMIT:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            return None
+        block = os.read(fd, 1 << 16)
+        if not block:
+            return output
+        output += block
+    return None

@@ -12,7 +12,7 @@ class Death(NamedTuple):
     """How a child ended by a signal, and what helps."""
 
     name: str
-    """Of the signal."""
+    """Name of the signal."""
     what: Message
     """Without its subject: 'crashed (invalid memory access)'."""
     helps: Message | None = None

@@ -1,4 +1,4 @@
-"""The command line of a run, parsed."""
+"""The parsed command line of a run."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ class RunRequest:
 
     @property
     def alone(self) -> bool:
-        """Whether somebody at a terminal asked for nothing in particular."""
+        """Whether somebody at a terminal gave neither a model nor anything to do."""
         asked = self.model is not None or self.resume is not None or self.check
         return not asked and self.interactive

@@ -54,14 +54,14 @@ def open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> S
         if settings.system is not None and settings.system != session.system:
             session.set_system(settings.system)
         return session
-    # One question for a script leaves no trace unless it continues a session.
+    # A single question from a script leaves no trace, unless it continues a session.
     if not request.interactive:
         return Session(system=settings.system or "")
     return start_session(settings, plan)
 
 
 def start_session(settings: Settings, plan: LaunchPlan) -> Session:
-    """A session with a transcript, or without one where none is wanted."""
+    """A session with a transcript, or without one if the settings say so."""
     if not settings.history:
         return Session(system=settings.system or "")
     folder = make_private(history_folder(settings), remedy=NO_HISTORY)

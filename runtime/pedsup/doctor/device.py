@@ -20,12 +20,12 @@ _PROPERTY: Final = re.compile(r"^\[([^\]]{1,200})\]: \[(.*)\]$", re.MULTILINE)
 
 
 Runner = Callable[[Sequence[str], float], "Ran | None"]
-"""From a command and seconds to its result; None when absent, denied, too slow or endless."""
+"""Runs a command for at most so many seconds; None if it is absent, denied, slow or endless."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where the probes look. Tests give a made root, environment and runner."""
+    """Where the probes look. Tests give a root, environment and runner of their own."""
 
     root: Path = Path("/")
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))

@@ -1,4 +1,4 @@
-"""Probes of the engines, each in a child: a wrong build of llama.cpp dies when it is loaded."""
+"""Probes of the engines, each in a child: a wrong build of llama.cpp crashes when loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pedsup.messages import joined, message
 
 VERSION_S: Final = 1.2
 REFUSED: Final = "refused: "
-"""Before the error that `library_command` ends with."""
+"""Prefix of the error with which `library_command` may end."""
 _VERSION: Final = re.compile(r"^version: *(.{1,60})$", re.MULTILINE)
 
 
@@ -33,7 +33,7 @@ def engines(device: Device) -> list[Finding]:
 
 
 def _built(device: Device, name: str, answer: Ran | None) -> list[Finding]:
-    """Whether an engine has the processor's vector units; nothing where it does not tell."""
+    """Whether an engine uses the processor's vector units; nothing if it does not tell."""
     if answer is None:
         return []
     packaged = name == PROGRAM or LIBRARY_VARIABLE in device.environ
@@ -90,7 +90,7 @@ def _judge(name: str, answer: Ran | None) -> Finding:
 
 
 def _refused(line: str) -> EngineError | None:
-    """The error of ours that our child ended with."""
+    """The error with which our child ended, if it is one of ours."""
     if not line.startswith(REFUSED):
         return None
     try:

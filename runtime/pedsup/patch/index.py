@@ -1,4 +1,4 @@
-"""The index of a patch file: of which file it makes which, and where what changed lies.
+"""The index of a patch file: which file it turns into which, and where the changes are.
 
     magic 16 | u32 index, packed | u32 index, unpacked | u64 size of the file | SHA-256 of the index
     payload | index: JSON, deflated
@@ -42,12 +42,12 @@ ModelName = Annotated[str, MODEL_NAME]
 
 @dataclass(frozen=True)
 class Packed:
-    """A part of the payload that is unpacked as one."""
+    """A part of the payload that is unpacked as a whole."""
 
     packed: int
     unpacked: int
     at: int = 0
-    """Byte of the file where it starts."""
+    """The byte of the file at which it starts."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class TensorPatch:
     how: str
     """'same': copied; 'delta': differences of its blocks; 'whole': its new bytes."""
     sha256: str
-    """Of its new bytes."""
+    """SHA-256 of its new bytes."""
     old_sha256: str | None
-    """Of the bytes that it is made from."""
+    """SHA-256 of the bytes that it is made from."""
     packed: int = 0
     at: int = 0
 
@@ -181,7 +181,7 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
 
 
 def damaged(path: Path, found: str) -> BadFileError:
-    """The error for bytes of a patch that cannot be."""
+    """The error for impossible bytes in a patch."""
     return BadFileError(found, where=path, wanted="a whole patch", remedy=AGAIN)
 
 

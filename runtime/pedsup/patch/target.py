@@ -55,7 +55,7 @@ def open_old(path: Path, index: PatchIndex) -> OldModel:
     """The file that a patch is for, recognised by its header.
 
     Raises:
-        MissingFileError, BadFileError: it does not exist, or is no model.
+        MissingFileError, BadFileError: it does not exist, or is not a model.
         MismatchError: it is another one.
     """
     with open_regular(path) as file:
@@ -147,7 +147,7 @@ def _check_tensors(index: PatchIndex, old: GGUFHeader, new: GGUFHeader) -> None:
 
 @dataclass(frozen=True)
 class TrustQuestion:
-    """What `require_trusted` judges by."""
+    """What `require_trusted` bases its decision on."""
 
     index: PatchIndex
     old: OldModel

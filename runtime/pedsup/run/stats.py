@@ -20,7 +20,7 @@ from pedsup.tuning.apply import origin_text
 
 
 def resident_memory() -> dict[str, int]:
-    """RssAnon and RssFile of this process in bytes; empty where they cannot be read."""
+    """RssAnon and RssFile of this process in bytes; empty if they cannot be read."""
     sizes = {}
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()

@@ -17,7 +17,7 @@ from pedsup.run.plan import LaunchPlan
 from pedsup.settings.schema import Settings
 
 ORDERLY: Final = (signal.SIGTERM, signal.SIGHUP)
-"""What a closing terminal and a polite system send."""
+"""The signals that a closing terminal and an orderly shutdown send."""
 
 
 def say_aftermath(*, resuming: bool) -> None:

@@ -43,6 +43,11 @@ class Served:
         return re.sub(r"[^A-Za-z0-9._-]", "_", stem) or ALIAS
 
     @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.loaded.engine.can_see
+
+    @property
     def acknowledged(self) -> bool:
         """Whether the intended use was acknowledged, now or before."""
         return self._acknowledged
@@ -101,6 +106,7 @@ def model_document(served: Served) -> dict[str, object]:
             "context": served.loaded.engine.n_ctx,
             "engine": served.loaded.engine.name,
             "reasoning": served.loaded.template.supports_thinking,
+            "vision": served.sees,
             "identity": served.loaded.identity.describe(),
             "intended_use": SHORT,
         },

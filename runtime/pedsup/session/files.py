@@ -1,4 +1,4 @@
-"""The transcripts of sessions: begun, found by name, and opened again."""
+"""Starts the transcripts of sessions, finds them by name and opens them again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resume_session(path: Path, *, model_digest: str | None = None) -> Session:
     except BaseException:
         transcript.close()
         raise
-    # A copy of a transcript says the id of the first: what is asked for by name is this file.
+    # A copied transcript holds the id of the original: the file's own name decides.
     session.id, session.transcript = path.stem, transcript
     session.close_killed()
     return session
@@ -51,7 +51,7 @@ def find_session(folder: Path, wanted: str) -> Path:
     """The transcript that `--resume` means: 'last', an id or its beginning, or a path.
 
     Raises:
-        UsageError: there is none, or the beginning fits several.
+        UsageError: no session matches, or several do.
     """
     if "/" in wanted or wanted.endswith(SUFFIX):
         return Path(wanted)

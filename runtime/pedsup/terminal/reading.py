@@ -73,7 +73,7 @@ def terminal_reader(earlier: list[str]) -> Callable[[str], str]:
             readline.parse_and_bind(f"set {setting}")
 
     def read(prompt: str) -> str:
-        # What takes no room on the screen is marked, or readline breaks lines at the wrong place.
+        # What takes no room on the screen is marked: otherwise readline breaks lines too early.
         codes = (f"\x01{code}\x02" if code else "" for code in
                  (screen.begin("prompt"), screen.end()))  # fmt: skip
         return input(prompt.join(codes))

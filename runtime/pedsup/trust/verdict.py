@@ -35,23 +35,23 @@ class Trust:
     hint: str | None
     """How the signature names its key."""
     expected_sha256: str | None
-    """Of the whole file, by the signature or else by the manifest."""
+    """SHA-256 of the whole file, from the signature or else from the manifest."""
     weights: Weights
     store: TrustStore
     blocks: tuple[bytes, ...] | None = None
     """Digests of the file's blocks, to compare again; None where its times are proof enough."""
     drafter: Trust | None = None
-    """Of the draft model that llama.cpp loads beside it."""
+    """What is known of the draft model that llama.cpp loads beside it."""
     adapter: Trust | None = None
-    """Of the adapter that llama.cpp applies to it."""
+    """What is known of the adapter that llama.cpp applies to it."""
     projector: Trust | None = None
-    """Of the projector through which it sees."""
+    """What is known of the projector through which it sees."""
     unbound: bool = False
-    """Of an adapter or a projector: nothing says which model it was made for."""
+    """For an adapter or a projector: nothing tells which model it was made for."""
 
     @property
     def companions(self) -> tuple[Trust, ...]:
-        """Of the files that llama.cpp loads beside it."""
+        """What is known of the files that llama.cpp loads beside it."""
         beside = (self.drafter, self.adapter, self.projector)
         return tuple(one for one in beside if one is not None)
 

@@ -1,4 +1,4 @@
-"""The children that measure: one loaded model each, kept while memory allows."""
+"""The child processes that measure: one loaded model each, kept while memory allows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIRST_LOAD_S: Final = 600.0
 POLITE_S: Final = 3.0
 PROBE_DECODE: Final = 4
 WARM_UP_SHARE: Final = 0.03
-"""Of the time: a first measurement that took longer is not repeated."""
+"""Share of the time: a longer first measurement is not repeated."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.picture_ids import picture_id
 from pedsup.engine.vector_units import Build
 from pedsup.pictures.picture import Picture
 
@@ -57,6 +58,7 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self.last_stats = GenerationStats(0, 0, 0, 0.0, 0.0)
+        self.shown: dict[int, bytes] = {}
         self._ids: dict[bytes, int] = {s.encode(): i for i, s in enumerate(SPECIALS)}
         self._pieces = [s.encode() for s in SPECIALS]
         ends = frozenset({self._id(b"<eos>"), self._id(END.encode())})
@@ -71,15 +73,18 @@ class FakeEngine:
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         return [self._id(part.encode()) for part in _SPLIT.findall(text)]
 
-    def see(self, picture: Picture) -> list[int]:
-        raise NotImplementedError
-
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, for assertions."""
-        return b"".join(self.piece(t) for t in tokens).decode("utf-8", "replace")
+        """The text of tokens, for assertions; a picture is `[SHA-256, its first eight digits]`."""
+        pieces = (self.shown[t] if t < 0 else self.piece(t) for t in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def see(self, picture: Picture) -> list[int]:
+        found = picture_id(picture)
+        self.shown[found] = f"[{picture.sha256[:8]}]".encode()
+        return [found]
 
     def generate(
         self,

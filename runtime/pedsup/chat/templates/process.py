@@ -21,7 +21,7 @@ MAX_SECONDS: Final = 5.0
 class TemplateProcess:
     """A template in a process of its own; the process is started when it is needed.
 
-    An idle process ends by itself and is started again by the next request. Calls from several
+    An idle process exits and is started again by the next request. Calls from several
     threads wait for each other.
     """
 
@@ -37,14 +37,14 @@ class TemplateProcess:
 
         Raises:
             UnsupportedError: the template did not end, took too much memory, or tried to do
-                something other than to make text.
+                something other than making text.
             BadFileError: the template is not valid.
         """
         with self._lock:
             try:
                 answer = self._ask({"jobs": list(jobs)})
             except BaseException:
-                self._end()  # nobody knows what stands in the pipe
+                self._end()  # what is left in the pipe is unknown
                 raise
         return [
             item["text"] if "text" in item else refusal(item["error"]) for item in answer["results"]

@@ -58,21 +58,9 @@ class ChatTemplate:
 
         Raises:
             UnsupportedError: there is none, or it is not one of the known ones.
-            BadFileError: it is no valid template.
+            BadFileError: it is not a valid template.
         """
-        if not source:
-            raise UnsupportedError(
-                "the model has no chat template",
-                wanted="an instruction-tuned model with tokenizer.chat_template",
-                remedy="export it again from a base whose tokenizer has one",
-            )
-        if len(source) > MAX_SOURCE:
-            raise BadFileError(
-                message("the chat template has {n} characters", n=len(source)),
-                where="tokenizer.chat_template",
-                wanted=message("at most {n}", n=MAX_SOURCE),
-                remedy="export the model again from a base with its own template",
-            )
+        source = _required(source)
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         known = next((family for family in FAMILIES if digest in family.digests), None)
         template = cls(source, known, bos=bos, eos=eos)
@@ -164,6 +152,24 @@ def _guess_thought(source: str) -> ThoughtMarkers | None:
     """An allowed, unknown template that names a known model's channel gets its parser."""
     known = (family.thought for family in FAMILIES if family.thought and family.asks)
     return next((markers for markers in known if markers.opening in source), None)
+
+
+def _required(source: str | None) -> str:
+    """The template of a model that has one."""
+    if not source:
+        raise UnsupportedError(
+            "the model has no chat template",
+            wanted="an instruction-tuned model with tokenizer.chat_template",
+            remedy="export it again from a base whose tokenizer has one",
+        )
+    if len(source) > MAX_SOURCE:
+        raise BadFileError(
+            message("the chat template has {n} characters", n=len(source)),
+            where="tokenizer.chat_template",
+            wanted=message("at most {n}", n=MAX_SOURCE),
+            remedy="export the model again from a base with its own template",
+        )
+    return source
 
 
 def _around_picture(source: str) -> str:

@@ -38,7 +38,7 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     try:
         settings = load_settings(None, {"lang": lang})
     except UsageError as error:
-        # A doctor that refuses to look because of a typing error is of no use.
+        # A doctor that refuses to look because of a typing error would be useless.
         settings = Settings(lang=lang)
         values = {"reason": error.found, "file": str(config_folder() / FILE)}
         bad = (Finding("settings", "problem", "settings_bad", values),)

@@ -11,7 +11,8 @@ from pedsup.cli.verbs import LANG
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
-from pedsup.patch.apply import ApplyPlan, ApplyRequest, apply, check, open_plan
+from pedsup.patch.apply import apply, check
+from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -82,7 +82,7 @@ def _show(screen: Screen, row: Summary, excerpt: str) -> None:
     print(screen.wrapped(line, "  "))
 
 
-def _described(row: Summary, excerpt: str) -> dict[str, Any]:
+def _described(row: Summary, excerpt: str) -> dict[str, object]:
     document = {
         "id": row.id,
         "changed": row.changed,

@@ -1,4 +1,4 @@
-"""A file in parts that messengers carry: each says of what it is a part, and can be checked alone.
+"""The parts of a split file: each names the whole it belongs to and can be checked alone.
 
     magic 16 | u32 length of the head | head: JSON | the bytes
     head  {"name", "size", "sha256"} of the whole file; "part", "parts"; "begin", "length" and
@@ -32,7 +32,7 @@ AGAIN: Final = message("get this part again from where it came from")
 
 @dataclass(frozen=True)
 class PartHead:
-    """What a part says of itself and of its whole."""
+    """What a part says about itself and its whole."""
 
     name: FileName
     size: Size
@@ -57,7 +57,7 @@ class PartHead:
 
 @dataclass(frozen=True)
 class Part:
-    """A part on the disk, its head checked and its bytes not yet."""
+    """A part on the disk whose head was checked, but not its bytes."""
 
     path: Path
     head: PartHead

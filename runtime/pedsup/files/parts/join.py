@@ -24,7 +24,7 @@ from pedsup.files.parts.head import AGAIN, Part, blocks, read_part
 from pedsup.messages import message
 
 MAX_SAID: Final = 20
-"""Missing parts that an error lists."""
+"""How many missing parts an error lists."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def plan_join(paths: Sequence[Path], out: Path | None, *, force: bool) -> JoinPl
         BadFileError: one of them is not a part, or is damaged.
         MismatchError: missing, doubled or foreign parts; each is named.
         OutputError: the file exists.
-        ResourceError: there is no room for it.
+        ResourceError: the disk has too little space.
     """
     parts = [read_part(path) for path in paths]
     first = parts[0].head
