@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -330,3 +332,30 @@ def test_the_server_shows_the_model_what_a_program_sends(
     newlines = engine.tokenize("\n\n", parse_special=True)
     assert counts[1] - counts[0] >= len(places)
     assert 0 <= counts[2] - counts[1] - len(places) <= 2 * len(newlines)
+
+
+def test_one_question_about_a_photo_on_the_command_line(
+    engine: Engine, folder: Path, tmp_path: Path
+) -> None:
+    """The projector that lies beside the model is found, and nobody vouches for it."""
+    del engine  # skips where there is no libmtmd
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(png(pixels(10, 8)).data)
+    command = [sys.executable, "-m", "pedsup", folder / "tiny.gguf", "--image", photo, "-p", "?",
+               "--json", "--ctx", "768", "--threads", "1", "--temp", "0", "--max-tokens", "4",
+               "--think", "off", "--engine", "inprocess", "--accept-intended-use"]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(tmp_path)
+    )
+    document = json.loads(done.stdout)
+    assert document["tokens"]["pictures"] == 80
+    assert document["timings"]["pictures_s"] > 0
+    assert [g["code"] for g in document["guards"]] == ["guard_picture"]
+    assert "nothing says that this projector" in document["trust"]["warning"]
+    assert "a picture changes nothing" in done.stderr
+    photo.write_bytes(b"GIF89a" + bytes(20))
+    refused = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(tmp_path)
+    )
+    assert refused.returncode != 0
+    assert "GIF" in refused.stderr
