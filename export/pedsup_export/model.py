@@ -74,15 +74,13 @@ def open_model(
     if opened is not None:
         found, opened = adapt_embeddings(found, opened)
     n_tokens = found.embeddings.n_rows
-    files = load_tokenizer(tokenizer)
-    if adapter is not None and adapter_tokenizer:
-        files, vocabulary = choose_vocabulary(architecture.vocabulary, files, adapter, n_tokens)
-    else:
-        vocabulary = architecture.vocabulary(files, n_tokens)
+    beside = adapter if adapter_tokenizer else None
+    files, vocabulary = choose_vocabulary(
+        architecture.vocabulary, load_tokenizer(tokenizer), beside, n_tokens
+    )
     found = _per_layer_rows(found, files)
-    config = {**found.checkpoint.config}
-    if "vocab_size" in config:
-        config["vocab_size"] = n_tokens
+    config = dict(found.checkpoint.config)
+    config |= {"vocab_size": n_tokens} if "vocab_size" in config else {}
     shapes = {name: source.shape for name, source in found.checkpoint.tensors.items()}
     tensors = architecture.tensors(config, shapes, n_tokens)
     tensors = replace(tensors, dropped=(*tensors.dropped, *found.dropped))

@@ -134,4 +134,4 @@ def choose_merge_base(
 
 def _split(text: str) -> tuple[str, str]:
     pattern, equals, kind = text.rpartition("=")
-    return (pattern, kind) if equals else (text, "")  # what is missing is said by the plan
+    return (pattern, kind) if equals else (text, "")  # the plan reports what is missing

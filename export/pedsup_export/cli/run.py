@@ -124,7 +124,7 @@ from pedsup_export.write.unchanged import unchanged
     help="Do nothing where the output is what the same inputs, options and version make.",
 )  # fmt: skip
 @dry_run_option
-@click.option("-v", "--verbose", is_flag=True, help="Print the plan of each tensor, too.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the plan of each tensor.")
 @threads_option
 @click.option("--name", help="Name shown in the file; default: adapter on base.")
 @click.option("--license", help="Licence shown in the file; default: the base's card.")

@@ -10,7 +10,7 @@
     models/mmproj-NAME.gguf              the projector, for pictures
     models/ADAPTER                       name, size and SHA-256 of an adapter for it
     models/NAME.gguf, NAME.gguf.*        the adapter, its manifest and signature
-    patches/PATCH, patches/NAME          a patch, and which model it makes of which
+    patches/PATCH, patches/NAME          a patch, and which model it turns into which
     debs/                                Termux's packages, where a folder of them was given
 
 Written under a partial name, read back, and renamed when whole.
@@ -130,7 +130,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
     """Check everything that can be checked before writing.
 
     Raises:
-        BadFileError: the model is no GGUF, or no checkout of pedsup is there.
+        BadFileError: the model is not a GGUF file, or this is not a checkout of pedsup.
         UntrustedError: the manifest beside the model belongs to another file.
         OutputError: the folder exists and `force` is false.
         ResourceError: the disk has too little room.
@@ -239,11 +239,13 @@ def _debs(folder: Path | None) -> tuple[Path, ...]:
         return ()
     found = tuple(sorted(folder.glob("*.deb")))
     if not found:
-        raise UsageError("no .deb files there", where=folder, remedy="see docs/phone.md")
+        raise UsageError(
+            "there are no .deb files in this folder", where=folder, remedy="see docs/phone.md"
+        )
     bad = next((p for p in found if set(p.name) & FAT_FORBIDDEN), None)
     if bad is not None:
         # apt writes the colon of an epoch as %3a; anything else was renamed by hand.
-        raise UsageError(f"the name {bad.name!r} cannot stand on an SD card", remedy="rename it")
+        raise UsageError(f"an SD card cannot hold the name {bad.name!r}", remedy="rename it")
     return found
 
 
@@ -269,7 +271,7 @@ def _read_back(folder: Path, sums: dict[str, str]) -> None:
     for name, digest in sums.items():
         if sha256_file(folder / name) != digest:
             raise OutputError(
-                "the disk gave back other bytes than were written",
+                "the disk returned bytes other than those written",
                 where=folder / name,
                 remedy="use another card or disk",
             )

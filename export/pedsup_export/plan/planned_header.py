@@ -1,4 +1,4 @@
-"""The header of a planned file through the door that every model file passes, before it is written.
+"""Check the header of a planned file before it is written, as every model file is checked.
 
 What llama.cpp would not load is refused while it is still a plan, by the inputs' names.
 """
@@ -41,7 +41,8 @@ def check_planned(header: bytes, size: int) -> None:
         size: bytes of the whole file.
 
     Raises:
-        BadFileError, UnsupportedError: llama.cpp could not use such a file; which inputs to mend.
+        BadFileError, UnsupportedError: llama.cpp could not use such a file; the error names
+            the inputs to correct.
     """
     try:
         # In a file, because the arrays of a header are read again by its name.

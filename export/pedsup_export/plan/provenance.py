@@ -55,7 +55,7 @@ def processor_folders(request: ExportRequest) -> list[Path]:
 def held(files: Mapping[str, list[Path]]) -> Iterator[Digests]:
     """Open and digest files; at the end of the context their names must lead to the same state.
 
-    Missing files are left out: whoever needs one says so.
+    Missing files are left out: the reader that needs one reports it.
 
     Raises:
         MismatchError: a file was changed or replaced meanwhile.

@@ -1,4 +1,4 @@
-"""Hold a file that was read against its manifest."""
+"""Compare a file that was read with its manifest."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _PREFIXES: Final = ("tokenizer.", "general.sampling.")
 
 
 def check_metadata(header: GGUFHeader, plan: ExportPlan) -> None:
-    """Hold the metadata that decide what the model computes against those planned again.
+    """Compare the metadata that decide what the model computes with those planned again.
 
     Raises:
         MismatchError: a key is missing, additional or has another value.

@@ -9,8 +9,8 @@ Two questions about sampled rows of each tensor:
   and 0 when it is not, give or take the quantization error, and it is above 1/2 exactly when q is
   nearer to m than to b.
 
-The packed rows are taken from bytes that pass by in any case, when the file is written or read,
-and whose digest is recorded; the file is not read for the proof.
+The packed rows are taken as the file is written, or read for its digests anyway: the proof needs no
+reading of its own.
 """
 
 from __future__ import annotations

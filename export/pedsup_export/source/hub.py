@@ -100,7 +100,7 @@ def _download(
         ) from error
     except (OSError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
         raise HubError(
-            f"there is no folder '{name}' here, and the hub, where it might be, cannot be reached",
+            f"there is no folder '{name}' here, and the hub cannot be reached",
             wanted=f"a local folder or a network (cause: {type(error).__name__})",
             remedy=f"on a machine with a network: hf download {name}; copy the folder and give "
             "its path",

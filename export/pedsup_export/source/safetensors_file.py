@@ -78,8 +78,8 @@ class SafetensorsFile:
         """Compare the open file's size and times with those at its opening.
 
         Args:
-            sha256: of what was read. A file that has lost its name or got another has another
-                change time, too: it is then read again and compared.
+            sha256: of what was read. Renaming or unlinking a file changes its change time too:
+                the file is then read again and compared.
 
         Raises:
             MismatchError: it was written to since.

@@ -20,7 +20,7 @@ from pedsup_export.write.publish import ExportResult
 
 
 def plan_text(plan: ExportPlan, *, tensors: bool = False) -> str:
-    """What the plan comes to, before it the table of its tensors if it is asked for."""
+    """The plan in short, after the table of its tensors if that is asked for."""
     return "\n\n".join([*([tensor_table(plan)] if tensors else []), summary_text(plan)])
 
 
@@ -42,7 +42,7 @@ def tensor_table(plan: ExportPlan) -> str:
 
 
 def summary_text(plan: ExportPlan) -> str:
-    """What the plan comes to: mixture, sizes, and everything that is left out."""
+    """The plan in short: mixture, sizes, and everything that is left out."""
     adapted = sum(t.adapted for t in plan.tensors)
     weights = sum(t.n_rows * t.slot.shape[0] for t in plan.tensors)
     bits = 8 * sum(t.slot.n_bytes for t in plan.tensors) / weights

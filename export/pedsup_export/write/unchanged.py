@@ -34,7 +34,7 @@ def unchanged(plan: ExportPlan, inputs: Inputs) -> VerifyReport | None:
     passed. The file itself is read and compared with its manifest.
 
     Returns:
-        None when anything differs or is missing; why is said.
+        None when anything differs or is missing; the reason is printed.
     """
     out = plan.request.out
     if not out.exists():

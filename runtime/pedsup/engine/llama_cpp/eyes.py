@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
+from pedsup.engine.limits import NO_PROGRAMS
 from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.llama_cpp.native import Native
 from pedsup.engine.picture_ids import picture_id
@@ -189,7 +190,9 @@ class Eyes:
         """The pixels, upright."""
         lib = self._mtmd
         data = (ctypes.c_uint8 * len(picture.data)).from_buffer_copy(picture.data)
-        bitmap = lib.mtmd_helper_bitmap_init_from_buf(self._ctx, data, len(data), False)
+        options = lib.mtmd_helper_init_opt_default()
+        options.video_params.ffmpeg_bin_dir = NO_PROGRAMS
+        bitmap = lib.mtmd_helper_bitmap_init_from_buf(self._ctx, data, len(data), False, options)
         if not bitmap:
             raise _undecodable()
         if picture.orientation == UPRIGHT:
