@@ -11,7 +11,26 @@ from pathlib import Path
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.architecture import check_architecture
 from pedsup.gguf_file.header import parse_header
+from pedsup.gguf_file.projector import validate_projector
 from pedsup.gguf_file.tokenizer import check_tokenizer
+
+
+def check_planned_projector(header: bytes, size: int) -> None:
+    """Check the header of a planned projector as `validate_projector` does.
+
+    Raises:
+        BadFileError, UnsupportedError: llama.cpp could not use it.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".gguf-header") as file:
+            file.write(header)
+            file.truncate(size)  # a hole where the tensors will be
+            file.flush()
+            validate_projector(file.name)
+    except (BadFileError, UnsupportedError) as error:
+        error.where = "the header of the planned projector, made from config.json of the base"
+        error.remedy = "correct config.json, or give --mmproj off: nothing has been written"
+        raise
 
 
 def check_planned(header: bytes, size: int) -> None:

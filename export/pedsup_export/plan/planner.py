@@ -29,7 +29,7 @@ from pedsup_export.gguf.header import KV, header_bytes, lay_out, string, u32
 from pedsup_export.model import Model, open_model
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
-from pedsup_export.plan.planned_header import check_planned
+from pedsup_export.plan.planned_header import check_planned, check_planned_projector
 from pedsup_export.plan.projector import plan_projector, rows_per_block
 from pedsup_export.plan.provenance import Digests, held, small_inputs
 from pedsup_export.plan.qat import Grid, find_grid, grid_notes
@@ -95,6 +95,8 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         projector=projector,
     )
     check_planned(header, plan.output_bytes)
+    if projector is not None:
+        check_planned_projector(projector.header, projector.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from pedsup.errors import MismatchError, PedsupError, UntrustedError, UsageError
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file.projector import is_projector, validate_projector
 from pedsup.trust.identity import header_digest
 from pedsup.trust.manifest import (
     MMPROJ_KEY,
@@ -23,8 +24,6 @@ from pedsup_export.prove.metadata import check_entries
 from pedsup_export.prove.proof import AdapterShare, Proof, row_reader
 from pedsup_export.prove.reading import check_table, read_and_compare
 
-CLIP: Final = "clip"
-"""`general.architecture` of a projector."""
 _PREFIX: Final = "mmproj-"
 
 
@@ -73,10 +72,10 @@ def refuse_projector(path: Path) -> None:
         UsageError: the file is a projector.
     """
     try:
-        is_projector = read_header(path).architecture == CLIP
+        found = is_projector(read_header(path))
     except PedsupError:
         return  # whoever opens it next says what is wrong
-    if is_projector:
+    if found:
         model = path.with_name(path.name.removeprefix(_PREFIX))
         raise UsageError(
             "this is a projector: its digests are in the manifest of its model",
@@ -107,7 +106,7 @@ def check_projector(
         return _unnamed(path) if path.exists() else None
     if not path.exists():
         return ProjectorReport(path, checked=False, note="it is not here, so it was not checked")
-    header = read_header(path)
+    header = validate_projector(path).header
     _check_pair(header, facts, manifest)
     check_table(header, facts.size, facts.tensors)
     own = _proof(header, proof) if proof is not None else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pedsup.files.fsio import partial_path, sync_file
-from pedsup.gguf_file import read_header
+from pedsup.gguf_file.projector import validate_projector
 from pedsup.trust.identity import header_digest
 from pedsup.trust.manifest import model_tensors_digest
 from pedsup_export.plan.export_plan import ExportPlan, ProjectorPlan
@@ -40,7 +40,7 @@ def finish_projector(
     """
     write_at(file.fileno(), plan.header_for(model_tensors_digest(core)), 0)
     sync_file(file.fileno())
-    written = read_header(file.name)
+    written = validate_projector(file.name).header
     so_far = core["mmproj"]
     return {
         **(so_far if isinstance(so_far, dict) else {}),
