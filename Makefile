@@ -6,6 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
+# Packages are installed without bytecode, which their first import writes. Where an image switches
+# that off, every program would compile all that it imports: 22 s instead of 7 for torch and PEFT.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z][a-zA-Z_-]*:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,8 +85,9 @@ $(DEFAULT_BASE)/config.json: | $(VENV)/.installed
 # ---- the phone ----------------------------------------------------------------------------
 # make phone-bundle MODEL=... DEBS=...    a folder for the SD card: program, model, checksums
 # make phone-bundle PATCH=v0.3.patch      the same with a patch for the model on the phone
+# make phone-bundle ADAPTER=v0.3.gguf     the same with an adapter file for the base on the phone
 .PHONY: phone-bundle phone-test
-phone-bundle: setup  ## the folder that installs everything in Termux (MODEL= or PATCH=, DEBS= BUNDLE=)
+phone-bundle: setup  ## the folder that installs everything in Termux (MODEL=, PATCH= or ADAPTER=, DEBS= BUNDLE=)
 	$(MAKE_GGUF) phone-bundle
 
 phone-test: setup  ## installs and runs it on an emulated arm64 machine (Debian, root, 30 minutes)
@@ -140,9 +145,10 @@ benchmark: setup native  ## the latency regression suite (pytest --benchmark)
 # Two workers on two cores: the oracles (transformers, llama.cpp) are single-threaded for the most.
 WORKERS ?= 2
 # torch's threads spin between the small matrices of the tests: three times the processor time.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+# The longest files come first (tests/conftest.py), so that no worker ends alone with one of them.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: option-tables lint test test-all source native browser check
+.PHONY: option-tables lint test test-all source native browser check coverage
 option-tables:  ## the tables of options in docs/, from where the options are declared
 	PYTHONPATH=tools $(BIN)/python -m pedsup_tools.option_tables
 
@@ -162,13 +168,14 @@ native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then 
 
 AXE := PYTHONPATH=runtime:tests/lib $(BIN)/python -m pedsup_testing.axe
 
-browser: $(VENV)/.installed  ## Chromium and axe-core for the tests of the page, where they can be had
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then :; \
+browser: $(VENV)/.installed  ## Chromium, axe-core and other programs that tests use, on Debian as root
+	@if (for program in chromium chromedriver npm strace shellcheck busybox openssl gcc; do \
+	  command -v $$program >/dev/null || exit 1; done); then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	    --no-install-recommends chromium chromium-driver npm >/dev/null \
-	  || echo "Chromium or npm could not be installed: tests of the page are skipped" >&2; \
-	else echo "no Chromium or npm here: tests of the page are skipped" >&2; fi
+	    --no-install-recommends chromium chromium-driver npm strace shellcheck busybox openssl gcc \
+	    >/dev/null || echo "Chromium and other programs of the tests could not be installed" >&2; \
+	else echo "Chromium, strace or others are not here: tests that use them are skipped" >&2; fi
 	@$(AXE)
 
 test: source  ## the fast tests; those that need llama.cpp's programs are skipped without `make native`
@@ -177,18 +184,21 @@ test: source  ## the fast tests; those that need llama.cpp's programs are skippe
 test-all: setup native  ## every test but the huge ones
 	$(TESTS) --slow
 
-check: lint native browser  ## what CI runs: lint, types, all tests with branch coverage
+check: lint native browser  ## what CI runs: lint, types, all tests; no skip but for a known reason
 	# The latency suite judges times: alone, and first, while the machine is quiet.
-	$(BIN)/pytest -q --slow tests/bench/test_latency_suite.py
-	$(TESTS) --slow --ignore tests/bench/test_latency_suite.py \
-	  --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -q --slow --strict-skips tests/bench/test_latency_suite.py
+	$(TESTS) --slow --strict-skips --ignore tests/bench/test_latency_suite.py
+
+# Tracing makes Python up to five times as slow, and no figure of it decides anything: not in CI.
+coverage: setup native  ## branch coverage of all tests, children included (an hour)
+	$(TESTS) --slow --ignore tests/bench/test_latency_suite.py --cov --cov-report=term:skip-covered
 
 FUZZ_RUNS ?= 100000
 
 .PHONY: fuzz
 fuzz: setup  ## fuzz every reader with atheris (FUZZ_RUNS= inputs each); not part of CI
 	$(BIN)/pip install --quiet atheris==3.0.0
-	set -e; for target in gguf safetensors manifest transcript adapter; do \
+	set -e; for target in gguf safetensors manifest transcript adapter picture; do \
 	  $(BIN)/python tests/fuzz/fuzz_readers.py $$target -runs=$(FUZZ_RUNS); done
 
 # ---- supply chain -------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from pedsup_testing import native
+from pedsup_testing import native, skips
+from pedsup_testing.converter import Converter
 
 # Examples take as long as the machine is busy: 200 ms, the default, is no property of the program.
 settings.register_profile("pedsup", deadline=None)
@@ -16,9 +18,17 @@ settings.load_profile("pedsup")
 # Programs that tests start with a cache of their own find llama.cpp's programs all the same.
 os.environ.setdefault("PEDSUP_NATIVE", str(native.ROOT))
 
+SLOW_WEIGHT = 20
+"""A slow test takes about as long as this many others."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption(
+        "--strict-skips",
+        action="store_true",
+        help="a skip for a reason that CI does not accept is a failure (CI does this)",
+    )
     # pytest-benchmark's options all start with --benchmark-: this exact name is free.
     parser.addoption(
         "--benchmark",
@@ -34,11 +44,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     choose_latency_suite(config, items)
+    if hasattr(config, "workerinput"):
+        longest_files_first(items)
     for item in items:
         if item.get_closest_marker("huge") and not config.getoption("-k"):
             item.add_marker(pytest.mark.skip(reason="huge: name it with -k to run it"))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: give --slow to run it"))
+
+
+def longest_files_first(items: list[pytest.Item]) -> None:
+    """The order in which workers take files: those with the most slow tests first."""
+    weights: dict[Path, int] = {}
+    for item in items:
+        weight = SLOW_WEIGHT if item.get_closest_marker("slow") else 1
+        weights[item.path] = weights.get(item.path, 0) + weight
+    items.sort(key=lambda item: (-weights[item.path], str(item.path)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.config.getoption("--strict-skips"):
+        refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if collector.config.getoption("--strict-skips"):
+        refuse_skip(report)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make a failure of a skip whose reason CI does not accept; an expected failure is no skip."""
+    if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
+        return
+    reason = report.longrepr[2].removeprefix("Skipped: ")
+    if not skips.accepted(reason):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CI does not accept the reason: {reason}"
 
 
 def choose_latency_suite(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,6 +110,13 @@ def llama_cpp_source() -> Path:
     if path is None:
         pytest.skip("llama.cpp's converter is not here: run `make native`")
     return path
+
+
+@pytest.fixture(scope="session")
+def converter(llama_cpp_source: Path) -> Iterator[Converter]:
+    """llama.cpp's own converter, a function: (folder, GGUF to write, type) -> the GGUF."""
+    with Converter(llama_cpp_source) as convert:
+        yield convert
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jsonschema
 import pytest
 from click.testing import CliRunner
+from pedsup_testing.lazy import Lazy
 
 from pedsup import __version__
 from pedsup.files.envelope import enveloped
 from pedsup_export.cli import cli as export
 from pedsup_train.cli import _print
+
+jsonschema = Lazy("jsonschema")
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs/json-envelope.schema.json").read_text("utf-8"))

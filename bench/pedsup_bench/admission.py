@@ -15,9 +15,10 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Policy, Trust, verify_weights
+from pedsup.trust.assess import Policy, verify_weights
 from pedsup.trust.manifest import PartFacts, manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
+from pedsup.trust.verdict import Trust
 
 
 def admit(
@@ -79,7 +80,7 @@ def reference_notes(model: Path, reference: Path, adapter: Path | None = None) -
 
 
 def _merged(path: Path) -> object:
-    """The digests of the adapter that a file holds, by its manifest; None without one."""
+    """The digests of the merged adapter, by the file's manifest; None if it has none."""
     try:
         part = read_manifest(manifest_path(path)).facts.adapter
     except PedsupError:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Final
 
 import click
 
 import pedsup
 from pedsup.cli.border import border
-from pedsup.cli.command_line import Commands
+from pedsup.cli.command_line import LazyCommands
 
 _COMMANDS: Final = (
     "run",
@@ -26,22 +25,10 @@ _COMMANDS: Final = (
 )
 
 
-class _Lazy(Commands):
-    """Imports a sub-command's module when it is asked for: the phone lacks some dependencies."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"pedsup_bench.commands.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
-
-
 @click.group(
-    cls=_Lazy,
+    cls=LazyCommands,
+    # The phone lacks what some of them need.
+    where={name: f"pedsup_bench.commands.{name}:{name}" for name in _COMMANDS},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(pedsup.__version__, prog_name="pedsup-bench")

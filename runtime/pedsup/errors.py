@@ -154,7 +154,7 @@ class UntrustedError(PedsupError):
 
 
 class HubError(PedsupError):
-    """A model or data set could not be had from the hub: no network, no such name, no access."""
+    """A model or data set is not available from the hub: no network, no such name, no access."""
 
     exit_code = ExitCode.HUB
 

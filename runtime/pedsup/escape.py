@@ -1,4 +1,4 @@
-"""The one door for text from files on its way to a terminal: nothing in it is a line or a command.
+"""Text from files on its way to a terminal: nothing in it may act as a line or a command.
 
 A manifest, a tensor's name or a path may hold line ends, escape sequences or marks that reorder
 text. Printed as they are they would look like lines of ours ("Signed by ...") or drive the

@@ -20,7 +20,7 @@ MAX_SAID: Final = 1 << 16
 memory holds."""
 NONE: Final[Mapping[str, Value]] = MappingProxyType({})
 MAX_DEPTH: Final = 8
-"""Messages within a message; a document that goes deeper is none of ours."""
+"""Depth of messages within messages; a deeper document is not one of ours."""
 
 
 class Message(str):
@@ -96,7 +96,7 @@ def reason_of(error: Exception) -> Message:
 
 
 def from_document(document: object, depth: int = MAX_DEPTH) -> Message | None:
-    """The message of `Message.document`; None if this is none: it may come from a file."""
+    """The message of `Message.document`; None if it is not one: it may come from a file."""
     if not isinstance(document, dict) or depth == 0:
         return None
     msgid, given = document.get("msgid"), document.get("values", {})
@@ -117,14 +117,14 @@ def _value(value: object) -> Value:
 
 
 def _length(msgid: str, values: Mapping[str, object]) -> int:
-    """At most so many characters does the filled text have."""
+    """An upper bound of the filled text's length in characters."""
     used = [name for _, name, _, _ in string.Formatter().parse(msgid) if name is not None]
     lengths = {name: len(str(value)) for name, value in values.items()}
     return len(msgid) + sum(lengths[name] for name in used)
 
 
 def _names(msgid: str) -> set[str] | None:
-    """The plain `{names}` in a text; None where it is not such a text."""
+    """The plain `{names}` in a text; None if it has other fields."""
     try:
         fields = list(string.Formatter().parse(msgid))
     except ValueError:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import PedsupError
 from pedsup.escape import escaped, escaped_lines
 from pedsup.messages import Message
 from pedsup.texts.language import error_text, translated
 from pedsup.texts.screen import screen_of
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @contextmanager
@@ -22,6 +23,8 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
 
     The first two seconds show nothing, so that short jobs stay silent.
     """
+    from tqdm import tqdm  # not for --version
+
     bar = tqdm(
         total=total,
         desc=translated(label),
@@ -41,7 +44,7 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
 
 
 def say(text: str) -> None:
-    """Progress on stderr; stdout is for results. Values make no lines of their own."""
+    """Print progress on stderr; stdout is for results. Values cannot start lines of their own."""
     if isinstance(text, Message) and text.values:
         text = text.mapped(escaped)
     shown = screen_of(sys.stderr).wrapped(escaped_lines(translated(text)))
@@ -59,7 +62,7 @@ def human_bytes(n: float) -> str:
 
 MAX_LINE: Final = 8192
 CONTINUED: Final = "    "
-"""Before what a terminal's width breaks off a line of an error."""
+"""Indent of the continuation lines of an error."""
 
 
 def report(error: PedsupError) -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pedsup.errors import BadFileError, MismatchError
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, log_softmax, token_figures
-from pedsup_bench.quality.journal import Journal
+from pedsup_bench.quality.journal import open_windows, window_row
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report.texts import default_texts, windows
 
@@ -89,18 +89,18 @@ def test_encoded_rows_come_back_within_half_a_step(logits) -> None:
 
 
 def test_journal_continues_and_drops_a_torn_line(tmp_path) -> None:
-    journal = Journal({"model": "a"}, tmp_path)
+    journal = open_windows({"model": "a"}, tmp_path)
     first = figures_of([0.1, 0.2], [1, 0])
-    journal.append("en", 0, first)
-    journal.append("en", 1, first)
+    journal.append(window_row("en", 0, first))
+    journal.append(window_row("en", 1, first))
     whole = journal.path.read_bytes()
     journal.path.write_bytes(whole[:-20])
-    done = Journal({"model": "a"}, tmp_path).read()
+    done = dict(open_windows({"model": "a"}, tmp_path).read())
     assert list(done) == [("en", 0)]
     assert done["en", 0].kld.tolist() == [0.1, 0.2]
-    journal.append("en", 1, first)
+    journal.append(window_row("en", 1, first))
     assert journal.path.read_bytes() == whole
-    assert Journal({"model": "b"}, tmp_path).read() == {}
+    assert open_windows({"model": "b"}, tmp_path).read() == []
 
 
 def test_a_file_of_reference_logits_is_checked(tmp_path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pedsup_testing.converter import Converter
 
 from pedsup.errors import EngineError, OutputError, ResourceError
-from pedsup_export.phone.gemma4_shapes import SIZES, model_bytes, model_tensors, text_config
+from pedsup_export.phone.gemma4_shapes import model_tensors, text_config
 from pedsup_maintain import child_environment
 from pedsup_maintain.exporting import peer, report
 from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor, read_once
@@ -25,6 +26,7 @@ from pedsup_maintain.exporting.steps import vocabulary_file
 from pedsup_maintain.exporting.usage import Usage, measure, session_pids
 from pedsup_maintain.synthetic import checkpoint
 from pedsup_maintain.synthetic.checkpoint import adapter_tensors, write_adapter, write_base
+from pedsup_maintain.synthetic.sizes import SIZES, model_bytes
 from pedsup_maintain.synthetic.tokenizer import vocabulary
 
 
@@ -201,18 +203,11 @@ def test_transformers_and_peft_load_and_merge_it(made: tuple[Path, Path], tmp_pa
 
 @pytest.mark.slow
 def test_the_official_converter_takes_it(
-    made: tuple[Path, Path], llama_cpp_source: Path, tmp_path: Path
+    made: tuple[Path, Path], converter: Converter, tmp_path: Path
 ) -> None:
     from pedsup.gguf_file import read_header
 
-    out = tmp_path / "made.gguf"
-    subprocess.run(
-        [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", made[0], "--outtype", "bf16",
-         "--outfile", out],
-        check=True,
-        capture_output=True,
-        env={k: v for k, v in os.environ.items() if k != "NO_LOCAL_GGUF"},
-    )  # fmt: skip
+    out = converter(made[0], tmp_path / "made.gguf", "bf16")
     header = read_header(out)
     assert header.architecture == "gemma4"
     assert len(header.tensors) == len(model_tensors(TINY)) + 1  # and the rope factors

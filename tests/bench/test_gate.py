@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_bench.gate import (
-    Check,
-    GatePlan,
-    Thresholds,
-    check_figures,
-    read_thresholds,
-    require_pass,
-    run_gate,
-    thresholds_for,
-)
+from pedsup_bench.gate.check import Check, check_figures, require_pass
+from pedsup_bench.gate.run import GatePlan, run_gate
+from pedsup_bench.gate.thresholds import Thresholds, read_thresholds, thresholds_for
 from pedsup_bench.quality.divergence import token_figures
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report.document import dumps
@@ -150,7 +143,7 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
     from gguf import LlamaFileType
 
-    from pedsup_bench.gate import FILE_TYPES
+    from pedsup_bench.gate.thresholds import FILE_TYPES
 
     names = {"F32": "ALL_F32"}
     for number, name in FILE_TYPES.items():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pedsup.errors import MismatchError
 from pedsup.questions.texts import SHINGLE, SKETCH, runs_in_sketch, shingles, sketch
-from pedsup_bench.gate import GatePlan, run_gate
+from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.report import overlap
 from pedsup_bench.report.overlap import Calibrating
 from pedsup_bench.report.texts import default_texts

@@ -200,12 +200,12 @@ def own_copy(smollm2, tmp_path_factory):  # type: ignore[no-untyped-def]
 @pytest.mark.slow
 def test_prediction_from_measured_bandwidth_bounds_the_measured_speed(own_copy) -> None:
     """A profile of this very machine: no measured speed passes its predicted ceiling."""
-    from pedsup_bench.speed.child import child
+    from pedsup_bench.speed.child import measured_speed
     from pedsup_bench.speed.plan import SpeedPlan
     from pedsup_bench.stats import median
 
     plan = SpeedPlan(own_copy, n_threads=1, prompts=(16,), depths=(0,), n_decode=16, repeats=3)
-    speed = child(plan, "speed")
+    speed = measured_speed(plan)
     best = max(speed["bandwidth"]) / 1e9
     phone = profile("galaxy-a15-5g")
     figures = replace(phone.figures, bandwidth_gb_s=Span((best, best), "measured in this test"))
@@ -231,10 +231,10 @@ def test_a_model_larger_than_its_limit_is_read_again_and_again(own_copy) -> None
     size = own_copy.stat().st_size
 
     def load(cgroups: tuple[str, ...]):  # type: ignore[no-untyped-def]
-        from pedsup_bench.speed.child import child
+        from pedsup_bench.speed.child import measured_load
 
         drop_from_cache(own_copy)
-        return child(replace(plan, cgroups=cgroups), "load")
+        return measured_load(replace(plan, cgroups=cgroups))
 
     free = load(())
     assert 0.5 * size < free["read_bytes"] < 1.3 * size

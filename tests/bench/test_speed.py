@@ -18,7 +18,6 @@ from pedsup.phones.traffic import traffic
 from pedsup_bench.commands.compare import compare_documents, compare_table
 from pedsup_bench.report import svg
 from pedsup_bench.speed.bandwidth import measure_bandwidth
-from pedsup_bench.speed.child import how_it_ended
 from pedsup_bench.speed.measure import entry
 from pedsup_bench.speed.plan import SpeedPlan
 
@@ -70,12 +69,6 @@ def test_plan_travels_as_json(tmp_path) -> None:
     plan = SpeedPlan(tmp_path / "m.gguf", depths=(0, 700), n_decode=20, cgroups=("a",))
     assert record(SpeedPlan, json.loads(json.dumps(plan.to_json())), Source("p", "p")) == plan
     assert plan.n_ctx >= 720
-
-
-def test_death_by_a_signal_in_words() -> None:
-    assert how_it_ended(-9) == "was ended by SIGKILL"
-    assert how_it_ended(-4) == "was ended by SIGILL"
-    assert how_it_ended(3) == "ended with code 3"
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +170,7 @@ def test_normalising_divides_the_machine_out(run_document) -> None:
 
 
 def test_report_is_one_page_without_outside_parts(run_document) -> None:
-    from pedsup_bench.speed.html import chart, report
+    from pedsup_bench.speed.html import report
 
     page = report(run_document)
     seen: list[tuple[str, dict[str, str | None]]] = []
@@ -190,7 +183,6 @@ def test_report_is_one_page_without_outside_parts(run_document) -> None:
     assert not [tag for tag, attrs in seen if tag == "script" or "src" in attrs or "href" in attrs]
     assert [tag for tag, _ in seen].count("svg") >= 3
     assert "not a medical device" in page.lower()
-    ElementTree.fromstring(chart(run_document))
 
 
 def test_bars_are_drawn_to_scale() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
-from pedsup_bench.gate import GatePlan, run_gate
+from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.task.measure import measure
 from pedsup_bench.task.report import figures

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.converter import Converter
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
@@ -63,7 +61,7 @@ def adapters(
 
 @pytest.fixture(scope="session")
 def convert(
-    llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory
+    converter: Converter, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Path, str], Path]:
     """llama.cpp's own converter: (checkpoint folder, outtype) -> GGUF."""
     root = tmp_path_factory.mktemp("converted")
@@ -73,14 +71,7 @@ def convert(
         key = (folder, outtype)
         if key not in made:
             out = root / f"{len(made)}-{folder.name}-{outtype}.gguf"
-            subprocess.run(
-                [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", folder,
-                 "--outtype", outtype, "--outfile", out],
-                check=True,
-                capture_output=True,
-                env={k: v for k, v in os.environ.items() if k != "NO_LOCAL_GGUF"},
-            )  # fmt: skip
-            made[key] = out
+            made[key] = converter(folder, out, outtype)
         return made[key]
 
     return run

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError
 from pedsup_export.adapter.config import parse_config, pattern_key
 from pedsup_export.adapter.folder import CONFIG, WEIGHTS, Adapter
 from pedsup_export.adapter.match import base_name_warning, candidates, match
 
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
+
 P = "base_model.model.model.layers.0.self_attn."
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Any]  # of torch.Tensor
 Edit = Callable[[Tensors, dict[str, Any]], object]
 
 
@@ -70,8 +72,9 @@ def test_a_plain_adapter(plain: Path) -> None:
     assert not report.unused
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bit_adapters_are_read_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_16_bit_adapters_are_read_exactly(tmp_path: Path, kind: str) -> None:
+    dtype = getattr(torch, kind)
     tensors = {k: v.to(dtype) for k, v in tensors_of("m.q").items()}
     delta = Adapter.open(write(tmp_path, tensors)).deltas["m.q"]
     stored = tensors["base_model.model.m.q.lora_A.weight"].float()
@@ -376,9 +379,10 @@ def test_the_adapter_of_another_model(plain: Path) -> None:
         match(adapter, {"transformer.h.0.attn.c_attn.weight": (8, 6)})
 
 
-@pytest.mark.parametrize("rows", [torch.ones(2, 5), torch.ones(2, 6)])
-def test_token_rows_of_another_vocabulary(tmp_path: Path, rows: torch.Tensor) -> None:
-    tensors = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": rows}
+@pytest.mark.parametrize("width", [5, 6])
+def test_token_rows_of_another_vocabulary(tmp_path: Path, width: int) -> None:
+    key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    tensors = {key: torch.ones(2, width)}
     folder = write(tmp_path, tensors, trainable_token_indices=[3, 10])
     with pytest.raises(MismatchError):
         match(Adapter.open(folder), {"model.embed_tokens.weight": (10, 6)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,14 @@ import pytest
 from click.testing import CliRunner
 from pedsup_testing import adapter_files, oracle, sized_models, tiny_models
 
-from pedsup.errors import MismatchError, OutputError, UnsupportedError, UntrustedError, UsageError
+from pedsup.errors import (
+    BadFileError,
+    MismatchError,
+    OutputError,
+    UnsupportedError,
+    UntrustedError,
+    UsageError,
+)
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.lora import pairs, require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_model
@@ -253,6 +261,29 @@ def test_the_command(
     run = CliRunner().invoke(cli, [*map(str, words), "--force"])
     assert isinstance(run.exception, UsageError)
     assert "the base is a folder" in str(run.exception)
+
+
+def test_a_number_that_the_type_cannot_hold_is_refused_while_it_is_a_plan(
+    live: dict[str, Path], base_files: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base, adapter = base_files("llama", "Q4_K_M"), tmp_path / "large"
+    shutil.copytree(live["llama"], adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    name = next(n for n in weights if "lora_A" in n)
+    for value, kind, error, said in (
+        (7e4, "F16", UnsupportedError, "does not fit F16"),
+        (9e6, "Q8_0", UnsupportedError, "does not fit Q8_0"),
+        (float("nan"), "F32", BadFileError, "holds NaN or Inf"),
+    ):
+        weights[name] = weights[name].float()
+        weights[name][0, 0] = value
+        save_file(weights, adapter / "adapter_model.safetensors")
+        with pytest.raises(error, match=said):
+            plan_adapter_file(
+                AdapterFileRequest(ModelRef(adapter, "large"), (base,), tmp_path / "a", kind=kind)
+            )
 
 
 @pytest.mark.slow

@@ -182,6 +182,9 @@ def test_a_dry_run_tells_of_an_existing_output(base: Path, tmp_path: Path) -> No
     assert done.returncode == 0
     assert f"note: {out} exists" in done.stderr
     assert out.read_bytes() == b"mine"
+    assert "token_embd.weight" not in done.stdout
+    verbose = run("run", "--base", base, "--out", out, "--dry-run", "-v").stdout
+    assert verbose.endswith(done.stdout) and "token_embd.weight" in verbose
 
 
 def test_unknown_quantization(base: Path, tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
 from pedsup_export.source.checkpoint import INDEX, SINGLE, Checkpoint
 from pedsup_export.source.floats import round_to, to_float32
 from pedsup_export.source.tensor_source import n_rows, whole
+
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
 
 
 @pytest.fixture(scope="module")
@@ -232,16 +234,17 @@ def test_folders_that_are_no_base(tmp_path: Path, sharded: Path) -> None:
     [
         ({"quantization_config": {"quant_method": "gptq"}}, {}, "gptq"),
         ({"quantization_config": {"load_in_8bit": True}}, {}, "8-bit"),
-        ({}, {"w.weight": torch.ones(2, 2, dtype=torch.int8), "w.SCB": torch.ones(2)}, "8-bit"),
-        ({}, {"w.qweight": torch.ones(2, 2, dtype=torch.int32)}, "GPTQ"),
-        ({}, {"w": torch.ones(2, 2).to(torch.float8_e4m3fn)}, "F8_E4M3"),
+        ({}, {"w.weight": "int8", "w.SCB": "float32"}, "8-bit"),
+        ({}, {"w.qweight": "int32"}, "GPTQ"),
+        ({}, {"w": "float8_e4m3fn"}, "F8_E4M3"),
     ],
 )
 def test_other_quantizations_are_refused_by_name(
-    tmp_path: Path, config: object, tensors: dict[str, torch.Tensor], words: str
+    tmp_path: Path, config: object, tensors: dict[str, str], words: str
 ) -> None:
+    made = {name: torch.ones(2, 2).to(getattr(torch, kind)) for name, kind in tensors.items()}
     with pytest.raises(UnsupportedError, match=words) as caught:
-        Checkpoint.open(simple(tmp_path, tensors, config))
+        Checkpoint.open(simple(tmp_path, made, config))
     assert "bf16" in str(caught.value.remedy)
 
 

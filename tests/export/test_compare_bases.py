@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pedsup_testing.lazy import Lazy
-from safetensors.torch import save_file
 
 from pedsup_export.prove import compare_bases as module
 from pedsup_export.prove.compare_bases import Difference, compare_bases
 from pedsup_export.source.checkpoint import Checkpoint
+
+torch = Lazy("torch")
+save_file = Lazy("safetensors.torch", name="save_file")
 
 bnb = Lazy("bitsandbytes.functional", reason="pip install 'pedsup[train]'")
 

@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pedsup_testing import oracle
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, MismatchError
 from pedsup.gguf_file import read_header
@@ -22,6 +19,15 @@ from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute
+
+torch = Lazy("torch")
+LoraConfig, PeftModel, get_peft_model = lazy_names(
+    "peft", "LoraConfig", "PeftModel", "get_peft_model"
+)
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
+AutoModelForCausalLM, AutoTokenizer = lazy_names(
+    "transformers", "AutoModelForCausalLM", "AutoTokenizer"
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),

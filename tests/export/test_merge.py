@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import MismatchError
 from pedsup_export.adapter.folder import Adapter
@@ -20,8 +19,11 @@ from pedsup_export.source.checkpoint import Checkpoint
 from pedsup_export.source.floats import RoundTo
 from pedsup_export.source.tensor_source import TensorSource, n_rows, whole
 
-peft = pytest.importorskip("peft", reason="PEFT is the oracle: pip install 'pedsup[train]'")
-transformers = pytest.importorskip("transformers")
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
+peft = Lazy("peft")
+transformers = Lazy("transformers")
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pedsup_testing.lazy import Lazy
-from safetensors.torch import load_file, save_file
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, PedsupError
 from pedsup_export.source.checkpoint import Checkpoint
 from pedsup_export.source.nf4 import Bnb4bitSource, open_4bit
 from pedsup_export.source.safetensors_file import SafetensorsFile
+
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
 
 functional = Lazy(
     "bitsandbytes.functional", reason="bitsandbytes is the oracle: pip install 'pedsup[train]'"
@@ -68,13 +69,13 @@ def opened(tmp_path: Path, tensors: dict[str, torch.Tensor], kind: str = "nf4") 
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("nested", [True, False])
 def test_whole_rows_are_bit_identical_to_dequantize_4bit(
-    tmp_path: Path, kind: str, dtype: torch.dtype, nested: bool
+    tmp_path: Path, kind: str, dtype: str, nested: bool
 ) -> None:
     torch.manual_seed(0)
-    weight = (torch.randn(300, 256) * torch.logspace(-3, 2, 300)[:, None]).to(dtype)
+    weight = (torch.randn(300, 256) * torch.logspace(-3, 2, 300)[:, None]).to(getattr(torch, dtype))
     weight[7] = 0
     data, state = functional.quantize_4bit(weight, compress_statistics=nested, quant_type=kind)
     expected = functional.dequantize_4bit(data, state).float().numpy()
@@ -115,11 +116,11 @@ def test_a_tensor_larger_than_one_chunk(tmp_path: Path) -> None:
     assert source.rows(1, 999).tobytes() == oracle.float().numpy()[1:999].tobytes()
 
 
-@pytest.mark.parametrize("storage", [torch.bfloat16, torch.float32])
-def test_other_quant_storage_types(tmp_path: Path, storage: torch.dtype) -> None:
+@pytest.mark.parametrize("storage", ["bfloat16", "float32"])
+def test_other_quant_storage_types(tmp_path: Path, storage: str) -> None:
     """`bnb_4bit_quant_storage` (FSDP) changes the dtype of the packed bytes, not the bytes."""
     tensors, oracle = packed(torch.randn(64, 128).bfloat16())
-    tensors["w"] = tensors["w"].reshape(-1).view(storage)
+    tensors["w"] = tensors["w"].reshape(-1).view(getattr(torch, storage))
     source = opened(tmp_path, tensors)
     assert source.rows(0, 64).tobytes() == oracle.float().numpy().tobytes()
 

@@ -26,7 +26,6 @@ from pedsup_export.types.quantize import (
     NonFiniteError,
     dequantize_rows,
     quantize_rows,
-    round_trip,
 )
 
 MODELS = {
@@ -135,7 +134,8 @@ def test_sixteen_bit_rounding_is_torchs(name: str) -> None:
     theirs = torch.from_numpy(rows).to(dtype)
     ours = quantize_rows(rows, BY_NAME[name])
     assert ours.tobytes() == theirs.view(torch.uint8).numpy().tobytes()
-    np.testing.assert_array_equal(round_trip(rows, BY_NAME[name]), theirs.float().numpy())
+    again = dequantize_rows(ours, BY_NAME[name], rows.shape[1])
+    np.testing.assert_array_equal(again, theirs.float().numpy())
 
 
 def test_out_is_written_and_returned() -> None:

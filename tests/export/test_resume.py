@@ -234,6 +234,8 @@ def test_the_journal_is_of_one_plan_and_survives_a_torn_line(tmp_path: Path) -> 
         file.write(json.dumps({"tensor": "b", "sha256": "3"})[:-5])
     assert journal.read("plan") == [Entry("a", "1", "2")]
     assert journal.read("another") == []
+    journal.add(Entry("b", "3", "4"))  # not behind the torn line, which would hide it
+    assert journal.read("plan") == [Entry("a", "1", "2"), Entry("b", "3", "4")]
 
 
 def test_the_output_is_locked_against_another_plan(

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
 from pedsup_export.source.safetensors_file import SafetensorsFile
 from pedsup_export.source.safetensors_header import MAX_HEADER
 
-TORCH_VIEW = {torch.bfloat16: torch.uint16, torch.bool: torch.uint8}
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
 
 
 def sample() -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ def test_reads_what_the_reference_library_wrote(whole: Path) -> None:
     assert set(ours.tensors) == set(reference)
     assert ours.metadata == {"format": "pt"}
     for name, tensor in reference.items():
-        view = TORCH_VIEW.get(tensor.dtype)
+        view = {torch.bfloat16: torch.uint16, torch.bool: torch.uint8}.get(tensor.dtype)
         expected = (tensor.view(view) if view else tensor).numpy()
         entry = ours.entry(name)
         assert entry.shape == tuple(tensor.shape)

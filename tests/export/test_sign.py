@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from pedsup_testing import signed_models
+from pedsup_testing.lazy import needs
 from pedsup_testing.terminal import Terminal
 
 from pedsup.errors import OutputError, UntrustedError, UsageError
@@ -25,7 +26,7 @@ from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute
 
-pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
+pytestmark = needs("model_signing", "pip install 'pedsup[sign]'")
 
 
 @pytest.fixture

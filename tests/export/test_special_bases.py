@@ -13,7 +13,10 @@ from pedsup_testing import oracle
 from safetensors.numpy import load_file, save_file
 
 from pedsup.errors import MismatchError
+from pedsup.files.records import record
+from pedsup.files.source import Source
 from pedsup.gguf_file import read_header
+from pedsup.trust.manifest import QualityFacts
 from pedsup_export.cli.request import choose_merge_base
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
@@ -237,7 +240,7 @@ def test_the_adapter_s_own_base_is_the_default_when_both_are_given(
 def test_the_quality_gate_refuses_before_the_file_has_its_name(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    from pedsup_bench.gate import GateError
+    from pedsup_bench.report.errors import GateError
 
     reference, out = tmp_path / "reference.gguf", tmp_path / "m.gguf"
     execute(*make_plan(request(models["llama"], reference, quant="F32")))
@@ -254,4 +257,5 @@ def test_the_quality_gate_refuses_before_the_file_has_its_name(
     (check,) = quality["checks"]
     assert check["figure"] == "kld_mean"
     assert 1e-7 < check["value"] < 0.5
-    assert gate_text(quality).startswith("passed against reference.gguf (kld_mean 0.")
+    facts = record(QualityFacts, quality, Source("the manifest", out, only_known=False))
+    assert gate_text(facts).startswith("passed against reference.gguf (kld_mean 0.")

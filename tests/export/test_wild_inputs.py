@@ -8,11 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-import torch
 from pedsup_testing import tiny_models
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from pedsup_testing.lazy import Lazy, lazy_names
 
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup_export.cli import cli
@@ -21,6 +20,10 @@ from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write.publish import execute
+
+torch = Lazy("torch")
+load_file, save_file = lazy_names("safetensors.torch", "load_file", "save_file")
+AutoTokenizer = Lazy("transformers", name="AutoTokenizer")
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|turn>{{ m['role'] }} :: {{ m['content'] }}{% endfor %}"
@@ -368,7 +371,9 @@ def test_an_absurd_scaling_is_said(base: Path, adapter: Path, alpha: float) -> N
 
 
 def test_the_option_that_allows_it_is_there() -> None:
-    (names,) = [p.opts for p in cli.commands["run"].params if p.name == "allow_no_effect"]
+    command = cli.get_command(click.Context(cli), "run")
+    assert command is not None
+    (names,) = [p.opts for p in command.params if p.name == "allow_no_effect"]
     assert names == ["--allow-no-effect"]
 
 

@@ -2,10 +2,10 @@
 
     python tests/fuzz/fuzz_readers.py TARGET -runs=100000
 
-Targets: gguf, safetensors, manifest, transcript, adapter. A target may raise `PedsupError` and
-nothing else, must end, and must not take more than 512 MB. Not part of CI: atheris has no wheels
-for every Python; hypothesis does a small run of the same there. New finds go into the tests of
-the reader as an example of their own.
+Targets: gguf, safetensors, manifest, transcript, adapter, picture. A target may raise
+`PedsupError` and nothing else, must end, and must not take more than 512 MB. Not part of CI:
+atheris has no wheels for every Python; hypothesis does a small run of the same there. New finds go
+into the tests of the reader as an example of their own.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ with atheris.instrument_imports(include=["pedsup", "pedsup_export"]):
     from pedsup.gguf_file.architecture import check_architecture
     from pedsup.gguf_file.header import parse_header
     from pedsup.gguf_file.tokenizer import check_tokenizer
+    from pedsup.pictures.read import picture_from_bytes
     from pedsup.session.history import replay
     from pedsup.session.transcript import read_records
     from pedsup.trust.manifest import core_digest, read_manifest
     from pedsup_export.adapter.config import parse_config
     from pedsup_export.source.safetensors_file import SafetensorsFile
 
-from pedsup_testing import mutate_gguf
+from pedsup_testing import mutate_gguf, pictures
 from pedsup_testing.gguf_shapes import GEMMA, LLAMA, MODELS, SPM
 
 # In memory where there is such a file system: a file is written for each input.
@@ -91,6 +92,12 @@ def adapter(data: bytes) -> None:
         settings.scaling("model.layers.3.self_attn.q_proj")
 
 
+def picture(data: bytes) -> None:
+    """A picture that is taken is taken again as it was written."""
+    once = picture_from_bytes(data, where="fuzz")
+    assert picture_from_bytes(once.data, where="fuzz").data == once.data
+
+
 def _written(name: str, data: bytes) -> Path:
     path = FOLDER / name
     path.write_bytes(data)
@@ -120,7 +127,11 @@ def _seeds() -> dict[str, list[bytes]]:
         "manifest": [b"S" + json.dumps(document).encode()],
         "transcript": [b"".join(json.dumps(item).encode() + b"\n" for item in lines)],
         "adapter": [json.dumps(config).encode()],
-    }
+        "picture": [
+            *(pictures.private_jpeg(progressive=progressive) for progressive in (False, True)),
+            pictures.private_png(), pictures.png((20, 20, 8, 3, 1), bytes(500)),
+        ],
+    }  # fmt: skip
 
 
 def _mutate_gguf(data: bytes, max_size: int, seed: int) -> bytes:
@@ -138,6 +149,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "manifest": manifest,
     "transcript": transcript,
     "adapter": adapter,
+    "picture": picture,
 }
 
 

@@ -16,10 +16,12 @@ from pedsup_testing.faults import Job, Report, finish, sweep
 
 from pedsup.errors import MissingFileError
 from pedsup.files.fsio import work_folder
-from pedsup.files.parts import join, plan_join, write_parts
+from pedsup.files.parts.join import join, plan_join
+from pedsup.files.parts.split import write_parts
 from pedsup.gguf_file.header import read_header
 from pedsup.patch import copying, payload
-from pedsup.patch.apply import ApplyRequest, apply, open_plan
+from pedsup.patch.apply import apply
+from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.manifest import manifest_path
 from pedsup_export.patch import make
 from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch

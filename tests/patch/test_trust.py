@@ -15,12 +15,14 @@ from pedsup_testing.signed_models import key_pair
 
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_model
-from pedsup.patch.apply import ApplyRequest, apply, open_plan
-from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.patch.apply import apply
+from pedsup.patch.plan import ApplyRequest, open_plan
+from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup.trust.verdict import Trust
 from pedsup_export.cli import cli
 from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
 from pedsup_export.prove.sign import sign

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pedsup_testing import native, tiny_models
+from pedsup_testing.converter import Converter
 from pedsup_testing.gemma4_template import edge, large
 
 from pedsup.engine.api import Engine, EngineConfig
@@ -40,15 +38,9 @@ def gemma4_folder(tmp_path_factory: pytest.TempPathFactory, edge_template: str) 
 
 
 @pytest.fixture(scope="session")
-def gemma4_gguf(gemma4_folder: Path, llama_cpp_source: Path) -> Path:
+def gemma4_gguf(gemma4_folder: Path, converter: Converter) -> Path:
     """`gemma4_folder` through llama.cpp's own converter, in float32."""
-    out = gemma4_folder / "tiny-gemma4.gguf"
-    subprocess.run(
-        [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", gemma4_folder,
-         "--outtype", "f32", "--outfile", out],
-        check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    return out
+    return converter(gemma4_folder, gemma4_folder / "tiny-gemma4.gguf")
 
 
 OpenEngine = Callable[..., Engine]

@@ -15,8 +15,10 @@ import pedsup.session.history
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_cpp.inprocess import InProcessEngine
+from pedsup.errors import UsageError
 from pedsup.gguf_file import read_header
-from pedsup.session.history import find_session, new_session, resume_session, save_copy
+from pedsup.session.copy import save_copy
+from pedsup.session.files import find_session, new_session, resume_session
 from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.session.transcript import read_records
 
@@ -35,7 +37,7 @@ def transcripts(root: Path) -> Report:
     def hold() -> None:
         try:
             session = resume_session(find_session(folder, "last"))
-        except pedsup.session.history.UsageError:
+        except UsageError:
             session = new_session(folder, {"model": {"digest": "d"}}, system="be short")
         for _ in range(TURNS):
             turn = len(session.exchanges) + 1
@@ -62,7 +64,7 @@ def transcripts(root: Path) -> Report:
         if copy.exists():
             assert copy.read_text("utf-8").rstrip().endswith(answer(TURNS).strip())
         if not done and not [p for p in folder.glob("*.jsonl") if b"\n" in p.read_bytes()]:
-            with contextlib.suppress(pedsup.session.history.UsageError):
+            with contextlib.suppress(UsageError):
                 find_session(folder, "last")
                 raise AssertionError("a session without a first line was found")
             return  # it died before its first line: there is nothing to lose

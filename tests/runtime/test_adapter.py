@@ -18,7 +18,9 @@ from pedsup_testing import forged_gguf as fg
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import with_manifest
 
-from pedsup.cli.app import RunRequest, _first_line, _with_model
+from pedsup.cli.app import _with_model
+from pedsup.cli.request import RunRequest
+from pedsup.cli.run_session import first_line
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UntrustedError
@@ -26,9 +28,9 @@ from pedsup.gguf_file import read_header
 from pedsup.gguf_file.lora import adapter_bytes, require_fits, validate_adapter
 from pedsup.gguf_file.validate import validate_any, validate_model
 from pedsup.memory.estimate import estimate
-from pedsup.run.load import plan_launch
+from pedsup.run.plan import plan_launch
 from pedsup.run.preview import check_document, check_text
-from pedsup.session.history import new_session, resume_session
+from pedsup.session.files import new_session, resume_session
 from pedsup.session.prefix_cache import StateKey
 from pedsup.settings.load import load_settings
 from pedsup.settings.schema import Settings
@@ -339,7 +341,7 @@ def test_a_session_belongs_to_the_pair(model: Path, tmp_path: Path) -> None:
     settings = Settings(history_dir=str(sessions), adapter=str(adapter))
     plan = plan_launch(model, settings, available=None)
     sessions.mkdir()
-    session = new_session(sessions, _first_line(plan))
+    session = new_session(sessions, first_line(plan))
     path = session.transcript.path if session.transcript else None
     session.close()
     assert path is not None

@@ -19,7 +19,9 @@ from pedsup.files.json_file import parse_json, read_json_object
 from pedsup.gguf_file import read_header
 from pedsup.session import prefix_cache
 from pedsup.session.consent import FILE, is_recorded
-from pedsup.session.history import as_text, replay, resume_session
+from pedsup.session.copy import as_text
+from pedsup.session.files import resume_session
+from pedsup.session.history import replay
 from pedsup.session.transcript import read_records
 from pedsup.settings.load import load_settings
 from pedsup.terminal.oneshot import read_question

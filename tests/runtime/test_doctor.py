@@ -18,8 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pedsup_testing.phones import PHONES, n_cores, write_tree
 
+from pedsup.child.bounded import Ran, run_bounded
 from pedsup.doctor import android, engines, processor, resources
-from pedsup.doctor.device import Device, Ran, read_properties, run_bounded
+from pedsup.doctor.device import Device, read_properties
 from pedsup.doctor.examine import SCHEMA, Examination, examine
 from pedsup.doctor.finding import Finding
 from pedsup.doctor.model import model_fit
@@ -312,6 +313,14 @@ def test_an_empty_root(tmp_path: Path) -> None:
     document = checked(look(device(tmp_path)))
     assert "probe_failed" not in {f["code"] for f in document["findings"]}
     assert {f["topic"] for f in document["findings"]} >= {"chip", "cores", "memory", "engine"}
+
+
+def test_findings_fit_a_narrow_screen(tmp_path: Path) -> None:
+    found = look(device(tmp_path))
+    lines = found.text("es", 40).split("\n")
+    assert all(len(line) <= 40 or " " not in line.strip() for line in lines)
+    words = " ".join(found.text("es").split()).replace("->", "").split()
+    assert len([w for w in words if w not in found.text("es", 40)]) == 0
 
 
 GARBAGE = st.one_of(

@@ -14,7 +14,7 @@ from pedsup_testing.near_ties import require_same_text
 
 from pedsup.engine.api import DraftConfig, DraftStats, EngineConfig, SamplingConfig
 from pedsup.engine.drafts import draft_config, draft_text, require_drafter
-from pedsup.engine.llama_server.death import explain_death
+from pedsup.engine.llama_server.process import explain_death
 from pedsup.engine.select import engine_kind
 from pedsup.errors import (
     BadFileError,
@@ -154,18 +154,12 @@ def test_the_estimate_counts_the_draft_model_and_the_rows(smollm2):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, gemma4_gguf, llama_cpp_source):
+def files(tmp_path_factory, gemma4_gguf, converter):
     """Models and drafters by name, made by transformers, llama.cpp's converter and quantizer."""
     root = tmp_path_factory.mktemp("drafts")
 
     def convert(folder):
-        out = root / f"{folder.name}.gguf"
-        subprocess.run(
-            [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", folder,
-             "--outtype", "f32", "--outfile", out],
-            check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
-        return out
+        return converter(folder, root / f"{folder.name}.gguf")
 
     llama = convert(tiny_models.llama(root / "llama"))
     made = {"llama-F32": llama,

@@ -17,8 +17,7 @@ from pedsup_testing.near_ties import require_same_text
 from pedsup.chat.prompt import build_prompt
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import EngineConfig, SamplingConfig
-from pedsup.engine.llama_server.death import explain_death
-from pedsup.engine.llama_server.process import find_program
+from pedsup.engine.llama_server.process import explain_death, find_program
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import extra_buffers_policy, open_engine
 from pedsup.errors import (

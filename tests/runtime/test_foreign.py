@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import forged_gguf, memory_probe, tiny_models
+from pedsup_testing.converter import Converter
 from pedsup_testing.forged_gguf import Forged, Key
 
 from pedsup.engine.api import EngineConfig
@@ -40,7 +41,7 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def gemma2(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gemma2(converter: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Gemma 2 by llama.cpp's converter, with a template that nobody knows."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -53,13 +54,7 @@ def gemma2(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     Gemma2ForCausalLM(config).save_pretrained(folder)
     tiny_models.write_tokenizer(folder, chat_template=TEMPLATE)
     tiny_models.write_tokenizer_model(folder)
-    out = folder / "tiny-gemma2.gguf"
-    subprocess.run(
-        [sys.executable, llama_cpp_source / "convert_hf_to_gguf.py", folder, "--outtype", "f32",
-         "--outfile", out],
-        check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    return out
+    return converter(folder, folder / "tiny-gemma2.gguf")
 
 
 def test_the_list_is_llama_cpp_s(llama_cpp_source: Path) -> None:

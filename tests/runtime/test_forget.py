@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pedsup.session.history import new_session
+from pedsup.session.files import new_session
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -292,7 +292,7 @@ def pid_of(template: ChatTemplate) -> int:
     program = template._program
     assert isinstance(program, TemplateProcess)
     assert program._child is not None
-    return program._child.pid
+    return program._child.process.pid
 
 
 def is_alive(pid: int) -> bool:
@@ -336,7 +336,7 @@ def test_an_idle_process_leaves_and_comes_back() -> None:
     process = Impatient(PLAIN)
     assert process.render([{"messages": HELLO}]) == ["[user] x"]
     assert process._child is not None
-    process._child.wait(30)
+    process._child.process.wait(30)
     assert process.render([{"messages": HELLO}]) == ["[user] x"]
     process.close()
 

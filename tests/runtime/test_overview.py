@@ -15,7 +15,8 @@ from pedsup_testing.signed_models import tiny
 from pedsup_testing.terminal import Terminal
 
 from pedsup.files.timestamp import local
-from pedsup.session.history import Session, new_session
+from pedsup.session.files import new_session
+from pedsup.session.history import Session
 from pedsup.terminal.overview import overview
 
 

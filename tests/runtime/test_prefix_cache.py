@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate, Message
-from pedsup.chat.turn import Turn, TurnSettings
+from pedsup.chat.turn import Turn
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.gguf_file import read_header
 from pedsup.session.prefix_cache import PrefixCache, StateKey, forget

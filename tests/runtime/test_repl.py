@@ -16,7 +16,8 @@ from pedsup_testing import scripted_repl
 from pedsup_testing.fake_engine import END
 from pedsup_testing.terminal import Terminal
 
-from pedsup.session.history import find_session, replay
+from pedsup.session.files import find_session
+from pedsup.session.history import replay
 from pedsup.session.transcript import read_records
 
 OPEN, CLOSE = "<|channel>", "<channel|>"
@@ -367,3 +368,17 @@ def test_guards_stand_beside_the_answer_and_in_the_transcript(start: Any, tmp_pa
     codes = [[finding["code"] for finding in record["guards"]]
              for record in records if record["type"] == "assistant"]  # fmt: skip
     assert codes == [["guard_emergency", "guard_dose_no_weight", "guard_dose_in_answer"], []]
+
+
+def test_a_question_keeps_its_first_sign_where_the_locale_is_not_installed() -> None:
+    """readline takes bytes above 127 as keys with Meta there."""
+    program = (
+        "from pedsup.terminal.reading import terminal_reader\n"
+        "print('read', ascii(terminal_reader([])('> ')))"
+    )
+    with Terminal([sys.executable, "-c", program], {"LC_ALL": "xx_YY.UTF-8"}) as terminal:
+        terminal.expect("> ")
+        time.sleep(0.5)  # readline has to set up its keys after it printed the prompt
+        terminal.line("¿Qué es la fiebre? ñ")
+        terminal.expect(re.escape(f"read {'¿Qué es la fiebre? ñ'!a}"))
+        assert terminal.wait() == 0

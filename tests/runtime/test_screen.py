@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pedsup.chat.events import Notice
 from pedsup.terminal.commands import COMMANDS, completions, find, help_text, nearest
 from pedsup.terminal.render import Renderer
+from pedsup.texts.intended_use import FULL, Language
 from pedsup.texts.notices import GUARDS, NOTICES
 from pedsup.texts.screen import Screen, Wrapper, columns, screen_of, wrapped
 
@@ -54,6 +55,17 @@ def test_without_a_width_text_passes_as_it_comes() -> None:
     wrapper = Wrapper(lambda: None)
     assert [wrapper.feed(piece) for piece in ("a", " b  ", "\n c")] == ["a", " b  ", "\n c"]
     assert wrapped("a b " * 50, None) == "a b " * 50
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("width", [24, 40, 60])
+def test_an_item_of_a_list_is_broken_as_a_whole(language: Language, width: int) -> None:
+    """The intended use on a phone: no line of its source shows as a line of its own."""
+    lines = wrapped(FULL[language], width).split("\n")
+    assert max(map(len, lines)) <= width
+    items = FULL[language].replace("\n  ", " ").split("\n")
+    wanted = [textwrap.fill(i, width, subsequent_indent="  " * i.startswith("- ")) for i in items]
+    assert lines == "\n".join(wanted).split("\n")
 
 
 def test_wide_characters_take_two_cells_and_accents_none() -> None:

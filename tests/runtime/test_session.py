@@ -22,15 +22,9 @@ from pedsup.chat.events import Notice
 from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError, UsageError
 from pedsup.messages import Message as Said
 from pedsup.messages import message
-from pedsup.session.history import (
-    Session,
-    as_text,
-    find_session,
-    new_session,
-    replay,
-    resume_session,
-    save_copy,
-)
+from pedsup.session.copy import as_text, save_copy
+from pedsup.session.files import find_session, new_session, resume_session
+from pedsup.session.history import Session, replay
 from pedsup.session.transcript import Transcript, read_records
 from pedsup.terminal.recap import recap
 from pedsup.texts.intended_use import SHORT
@@ -250,7 +244,7 @@ def test_the_second_session_on_a_transcript_is_refused(tmp_path: Path) -> None:
     path = find_session(tmp_path, "last")
     before = path.read_bytes()
     program = (
-        "import sys; from pathlib import Path; from pedsup.session.history import resume_session\n"
+        "import sys; from pathlib import Path; from pedsup.session.files import resume_session\n"
         "from pedsup.cli.border import border\n"
         "border(lambda: resume_session(Path(sys.argv[1])) and 0)"
     )

@@ -23,11 +23,12 @@ from pedsup_testing.messages import Found, messages, placeholders
 from pedsup_testing.signed_models import tiny
 from pedsup_testing.terminal import Terminal
 
+from pedsup.child.death import _DEATHS
 from pedsup.cli.main import main
 from pedsup.cli.main import run as run_command
 from pedsup.cli.verbs import VERBS, load_verb
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.death import _DEATHS, explain_death
+from pedsup.engine.llama_server.process import explain_death
 from pedsup.errors import BadFileError, ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.validate import validate_model
 from pedsup.memory import Available, require_fit
@@ -47,7 +48,8 @@ from pedsup.texts.language import (
 
 PACKAGE: Final = file_of("es").parents[1]
 FOR_PROGRAMS: Final = (
-    "serve/chat_request.py", "serve/completions.py", "serve/fields.py", "serve/web.py",  # OpenAI's
+    "serve/chat_request.py", "serve/completions.py", "serve/content.py", "serve/fields.py",
+    "serve/web.py",  # OpenAI's
     "questions/", "phones/", "gguf_file/type_mixture.py",  # of the stages, which speak English
     "chat/templates/sandbox.py",  # what a hostile template tried, in Python's words
     "chat/templates/known.py", "chat/templates/worker.py", "engine/build_probe.py",  # code

@@ -15,7 +15,7 @@ from pedsup.engine.llama_cpp import bindings
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file import read_header
 
-SHARED_TOKENIZER = Path("/work/shared/gemma4/tokenizer.json")
+SHARED_TOKENIZER = Path(__file__).parents[3] / "shared/gemma4/tokenizer.json"
 
 DIALOGUES: list[list[Message]] = [
     [{"role": "user", "content": "My child has a fever of 39.5 °C. What do I do?"}],

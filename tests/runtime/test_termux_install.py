@@ -533,14 +533,19 @@ def test_a_model_that_is_not_there_is_said_with_the_remedy(tmp_path):
     with pytest.raises(BadFileError, match="no such model") as caught:
         plan_bundle(BundleRequest(tmp_path / "out", ROOT, tmp_path / "missing.gguf"))
     assert "make gguf" in str(caught.value.remedy)
-    asked = subprocess.run(
-        [sys.executable, "-m", "pedsup_tools.gguf", "phone-bundle"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tools"),
-             "MODEL": str(tmp_path / "missing.gguf"), "BUNDLE": str(tmp_path / "bundle")},
-    )  # fmt: skip
-    assert asked.returncode != 0 and "no such model" in asked.stderr, asked.stderr
-    assert "make gguf" in asked.stderr
+    said = {}
+    for name, path in (("MODEL", tmp_path / "missing.gguf"), ("ADAPTER", ROOT / "README.md")):
+        asked = subprocess.run(
+            [sys.executable, "-m", "pedsup_tools.gguf", "phone-bundle"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tools"), name: str(path),
+                 "BUNDLE": str(tmp_path / "bundle")},
+        )  # fmt: skip
+        assert asked.returncode != 0
+        said[name] = asked.stderr
+    assert "no such model" in said["MODEL"] and "make gguf" in said["MODEL"]
+    # A file is an adapter to lie beside the model: nothing is merged and no model is made.
+    assert "README.md" in said["ADAPTER"] and "GGUF" in said["ADAPTER"], said["ADAPTER"]
 
 
 def test_the_folder_replaces_its_like_and_nothing_else(model, tmp_path):

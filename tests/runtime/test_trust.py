@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 from pedsup_testing import signed_models
+from pedsup_testing.lazy import needs
 
 from pedsup.errors import BadFileError, PedsupError, UntrustedError, UsageError
 from pedsup.files.paths import cache_folder, config_folder
 from pedsup.gguf_file import read_header
 from pedsup.texts.language import translated
-from pedsup.trust.assess import Policy, Trust, assess, confirm_loaded, verify_weights
+from pedsup.trust.assess import Policy, assess, confirm_loaded, verify_weights
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import TrustedKey, load_store
+from pedsup.trust.verdict import Trust
 
-pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
+pytestmark = needs("model_signing", "pip install 'pedsup[sign]'")
 
 Keys = tuple[Path, Path]
 

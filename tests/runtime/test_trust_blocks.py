@@ -15,10 +15,11 @@ from pedsup_testing.home import environment
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file import read_header
 from pedsup.trust import blocks, verified
-from pedsup.trust.assess import Policy, Trust, assess, verify_weights, watch
+from pedsup.trust.assess import Policy, assess, verify_weights, watch
 from pedsup.trust.blocks import BLOCK, BlockDigests, Watch, file_system, sample
 from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 from pedsup.trust.verified import FileState
 
 SHM = Path("/dev/shm")

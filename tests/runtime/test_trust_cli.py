@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from pedsup_testing import home, native, signed_models
+from pedsup_testing.lazy import needs
 from pedsup_testing.terminal import Terminal
 
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.manifest import manifest_path
 
-pytest.importorskip("model_signing", reason="pip install 'pedsup[sign]'")
+pytestmark = needs("model_signing", "pip install 'pedsup[sign]'")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = ["--temp", "0", "--max-tokens", "4", "--ctx", "512", "--threads", "1"]

@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pedsup_testing.phones import PHONES, n_cores, write_tree
 
+from pedsup.child.death import ended
 from pedsup.device.cores import plan_threads, read_cores
 from pedsup.device.noise import Series, beats
 from pedsup.engine.api import EngineConfig
@@ -27,11 +28,11 @@ from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host
 from pedsup.messages import message
-from pedsup.run.load import plan_launch
+from pedsup.run.plan import plan_launch
 from pedsup.settings.load import given_names
 from pedsup.settings.schema import Settings
 from pedsup.tuning.apply import apply_tuned, origin_text
-from pedsup.tuning.bench import ChildBench, _death
+from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.plan import (
@@ -196,7 +197,7 @@ def test_a_gain_within_the_noise_changes_nothing(a15: TunePlan) -> None:
 
 
 def test_a_child_that_dies_is_a_result(patient: TunePlan) -> None:
-    died = Failure(_death(-signal.SIGSEGV))
+    died = Failure(ended(-signal.SIGSEGV))
     device = Simulated(lambda c: died if c.extra_buffers else Speed(40 + (c.ubatch == 128) * 9, 10))
     outcome = device.search(patient)
     results = {result.stage.name: result for result in outcome.stages}
@@ -212,7 +213,7 @@ def test_a_child_that_dies_is_a_result(patient: TunePlan) -> None:
 def test_a_champion_that_fails_midway_is_no_fault_of_the_alternatives(a15: TunePlan) -> None:
     """Another program takes the cores for a while: nothing is concluded from that."""
     device = Simulated(lambda c: Speed(40, 10))
-    late = Failure(message("no result within {s} s", s=9))
+    late = Failure(message("no answer within {s} s", s=9))
     device.speed = lambda c: late if 40 < device.now < 90 else Speed(40, 10)
     outcome = device.search(a15)
     assert outcome.best == a15.base

@@ -9,17 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pedsup_testing.fake_engine import END, FakeEngine
 
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnSettings
 from pedsup.chat.templates.known import FAMILIES, Family
 from pedsup.chat.templates.template import ChatTemplate, Message
-from pedsup.chat.turn import (
-    AnswerText,
-    Done,
-    Notice,
-    ReasoningText,
-    Turn,
-    TurnResult,
-    TurnSettings,
-)
+from pedsup.chat.turn import Turn
 from pedsup.engine.api import SamplingConfig
 
 ASK: list[Message] = [{"role": "user", "content": "Hola"}]

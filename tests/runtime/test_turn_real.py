@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pedsup_testing.near_ties import require_same_text
 
+from pedsup.chat.events import AnswerText, TurnSettings
 from pedsup.chat.templates.template import ChatTemplate, Message
-from pedsup.chat.turn import AnswerText, Turn, TurnSettings
+from pedsup.chat.turn import Turn
 from pedsup.engine.api import SamplingConfig
 
 GREEDY = SamplingConfig(temperature=0)

@@ -14,8 +14,9 @@ import pytest
 from pedsup_testing.fake_engine import FakeEngine
 from pedsup_testing.home import environment
 
+from pedsup.child.bounded import Ran
 from pedsup.device.cores import cpu_features
-from pedsup.doctor.device import Device, Ran
+from pedsup.doctor.device import Device
 from pedsup.doctor.engines import engines
 from pedsup.engine import build_probe
 from pedsup.engine.llama_cpp import bindings

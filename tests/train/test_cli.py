@@ -46,6 +46,7 @@ def test_help_and_recipes() -> None:
 
 def test_usage_errors() -> None:
     failed(pedsup_train("run", "--recipe", "none"), 2, "no recipe 'none'", "demo")
+    failed(pedsup_train("run", "--recipe", "dmeo"), 2, "did you mean 'demo'?")
     failed(pedsup_train("run", "--set", "a.b=1"), 2, "unknown key 'a'")
     failed(pedsup_train("run", "--no-such-option"), 2, "--no-such-option")
     failed(pedsup_train("fly"), 2, "fly")

@@ -14,6 +14,7 @@ from pedsup_maintain import child_environment
 from pedsup_maintain.training.gpu_cell import (
     Cell,
     cell_recipe,
+    gemma4_config,
     measure,
     random_examples,
     rates,
@@ -55,7 +56,6 @@ def test_e4b_has_the_published_size() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pedsup_train.model.gemma4_shapes import gemma4_config
     from pedsup_train.model.targets import plan_targets
 
     with torch.device("meta"):

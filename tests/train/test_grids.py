@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.lazy import Lazy
 
 from pedsup.errors import UnsupportedError, UsageError
 from pedsup.gguf_file.ggml_types import BY_NAME
@@ -24,7 +25,8 @@ from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.run.plan import make_plan
 from pedsup_train.run.runner import run as train_adapter
 
-torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+torch = Lazy("torch")
+
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "global_head_dim": 128,
         "hidden_size_per_layer_input": 32}  # fmt: skip

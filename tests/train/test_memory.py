@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pedsup_train.model.gemma4_shapes import E4B, gemma4_config
 
 from pedsup.errors import UsageError
 from pedsup_train.model.backends import Runtime
-from pedsup_train.model.gemma4_shapes import E4B, gemma4_config
 from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.run.memory import Batch, Estimate, estimate
 from pedsup_train.run.memory_report import Card, find_card, memory_document, memory_lines
@@ -146,9 +146,9 @@ def test_full_batches(
 def test_the_weights_are_counted_as_bitsandbytes_and_torch_hold_them() -> None:
     """A tiny Gemma 4 in NF4: the bytes of every tensor of the real, packed layers."""
     bnb = pytest.importorskip("bitsandbytes", reason="pip install 'pedsup[train]'")
+    from pedsup_train.model.gemma4_shapes import gemma4_config
     from transformers import AutoModelForCausalLM
 
-    from pedsup_train.model.gemma4_shapes import gemma4_config
     from pedsup_train.model.layer_memory import held_weights, meta_model
 
     config = gemma4_config("tiny")

@@ -16,7 +16,7 @@ from pedsup_train.data.examples import Example
 from pedsup_train.data.readers import limit, read_source
 from pedsup_train.recipe.schema import SourceConfig
 
-SHARED = Path(os.environ.get("PEDSUP_SHARED", "/work/shared")) / "data"
+SHARED = Path(os.environ.get("PEDSUP_SHARED") or Path(__file__).parents[3] / "shared") / "data"
 
 
 def medmcqa(i: int, cop: object = 1, **changes: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from pedsup_testing.converter import Converter
 
 from pedsup.errors import BadFileError, OutputError, UnsupportedError
 from pedsup.gguf_file import read_header
@@ -27,17 +28,9 @@ def base(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reconverted(base: Path, llama_cpp_source: Path) -> Path:
+def reconverted(base: Path, converter: Converter) -> Path:
     """Our folder through llama.cpp's own converter."""
-    out = base.parent / "again.gguf"
-    script = llama_cpp_source / "convert_hf_to_gguf.py"
-    done = subprocess.run(
-        [sys.executable, script, base, "--outtype", "f32", "--outfile", out],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return out
+    return converter(base, base.parent / "again.gguf")
 
 
 @pytest.mark.slow

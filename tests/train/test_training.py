@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.lazy import Lazy
 
 from pedsup.errors import (
     BadFileError,
@@ -35,7 +36,8 @@ from pedsup_train.run.plan import make_plan
 from pedsup_train.run.runner import run as train_adapter
 from pedsup_train.run.work import newest_checkpoint
 
-torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+torch = Lazy("torch")
+
 
 SEVEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 

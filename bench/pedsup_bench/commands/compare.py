@@ -60,7 +60,7 @@ class CompareDocument(document.Head):
 @options.JSON
 def compare(before: Path, after: Path, **given: Any) -> None:
     """Compare two documents of `pedsup-bench run`; exit code 12 if a figure is worse."""
-    if not 0 <= given["tolerance"] < 1:  # NaN too, within which nothing is ever worse
+    if not 0 <= given["tolerance"] < 1:  # refuses NaN too: nothing is ever worse within it
         raise UsageError(
             f"a tolerance of {given['tolerance']}", wanted="a share from 0, below 1: 0.05 is 5 %"
         )
@@ -85,10 +85,10 @@ def compare(before: Path, after: Path, **given: Any) -> None:
 def compare_documents(
     first: Comparable, second: Comparable, *, tolerance: float, normalise: bool
 ) -> CompareDocument:
-    """A verdict for every figure both have.
+    """A verdict for every figure that both have.
 
     Raises:
-        MismatchError: they have none in common that can be compared.
+        MismatchError: they have no comparable figure in common.
     """
     common = [name for name in first["figures"] if name in second["figures"]]
     if not common:
@@ -188,7 +188,7 @@ def needs(result: CompareDocument) -> list[str]:
 
 
 def _most(row: Change) -> int:
-    """Samples that `run` can take of such a figure."""
+    """How many samples `run` can take of such a figure."""
     return MAX_REPEATS if row["unit"] == "tokens/s" else MAX_LOADS
 
 

@@ -33,7 +33,8 @@ from pedsup_bench.report import options
 def gate(model: Path, **given: Any) -> None:
     """Check MODEL against thresholds; exit code 11 and by how much if it breaks one."""
     require("numpy", extra="bench")
-    from pedsup_bench.gate import GatePlan, require_pass, run_gate
+    from pedsup_bench.gate.check import require_pass
+    from pedsup_bench.gate.run import GatePlan, run_gate
 
     plan = GatePlan(
         model,

@@ -12,11 +12,10 @@ from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench.admission import admit_all
 from pedsup_bench.mcqa.html import report
-from pedsup_bench.mcqa.result import SCHEMA, McqaFacts
+from pedsup_bench.mcqa.result import SCHEMA, McqaFacts, McqaFigures
 from pedsup_bench.report import document, options, overlap
 
 if TYPE_CHECKING:
-    from pedsup_bench.mcqa.report import McqaFigures
     from pedsup_bench.mcqa.score import Scored
 
 

@@ -1,4 +1,4 @@
-"""`pedsup-bench phones`: the profiles and where each figure is from."""
+"""`pedsup-bench phones`: the profiles and the source of each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pedsup-bench predict`: a file on phones we do not have."""
+"""`pedsup-bench predict`: a file on phones that we do not have."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def predict(model: Path, names: tuple[str, ...], n_ctx: int, depth: int, as_json
 
 
 def predict_table(found: list[Prediction]) -> str:
-    """One row per phone, headed as what it is."""
+    """One row per phone, below a heading that calls it a prediction."""
     rows = [["PREDICTED for", "decode t/s", "ceiling t/s", "needs", "has", "verdict",
              "largest context", "cold load"]]  # fmt: skip
     for p in found:

@@ -60,22 +60,11 @@ def quality(model: Path, **given: Any) -> None:
     Give the same command again to continue an interrupted run.
     """
     require("numpy", extra="bench")
-    from pedsup_bench.quality.measure import QualityPlan, check, measure
-    from pedsup_bench.report.texts import parse_texts
+    from pedsup_bench.quality.measure import check, measure
     from pedsup_bench.task.measure import measure as measure_task
     from pedsup_bench.task.report import task_rows
 
-    plan = QualityPlan(
-        model=model,
-        reference=given["reference"],
-        texts=parse_texts(given["texts"]),
-        n_ctx=given["n_ctx"],
-        n_chunks=given["n_chunks"],
-        n_threads=options.n_threads(given["threads"]),
-        logits_folder=given["logits_folder"],
-        fresh=given["fresh"],
-        adapter=given["adapter"],
-    )
+    plan = _plan(model, given)
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     check(plan)
     if plan.reference is not None:
@@ -103,6 +92,23 @@ def quality(model: Path, **given: Any) -> None:
         options.save_page(report(shown), given["html"], force=given["force"])
     say(_legend(plan))
     options.show(result, table, as_json=given["as_json"])
+
+
+def _plan(model: Path, given: dict[str, Any]) -> QualityPlan:
+    from pedsup_bench.quality.measure import QualityPlan
+    from pedsup_bench.report.texts import parse_texts
+
+    return QualityPlan(
+        model=model,
+        reference=given["reference"],
+        texts=parse_texts(given["texts"]),
+        n_ctx=given["n_ctx"],
+        n_chunks=given["n_chunks"],
+        n_threads=options.n_threads(given["threads"]),
+        logits_folder=given["logits_folder"],
+        fresh=given["fresh"],
+        adapter=given["adapter"],
+    )
 
 
 def _read_task(

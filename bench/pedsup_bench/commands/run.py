@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class RunOptions(TypedDict):
-    """What click gives."""
+    """The values that click gives."""
 
     engine: EngineChoice
     adapter: Path | None

@@ -87,7 +87,7 @@ def safety(model: Path, **given: Any) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which cases; nothing chosen is all of them."""
+    """Which cases; all of them if nothing is chosen."""
 
     categories: tuple[str, ...] = ()
     language: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pedsup_bench.mcqa.result import LanguageFigures, McqaFacts
+from pedsup_bench.mcqa.result import McqaFacts, McqaFigures
 from pedsup_bench.report import page, show, svg
 from pedsup_bench.report.page import Html
 
@@ -27,29 +27,29 @@ def section(document: McqaFacts) -> list[Html]:
     ]
 
 
-def _bars(figures: dict[str, LanguageFigures]) -> list[svg.Bar]:
+def _bars(figures: dict[str, McqaFigures]) -> list[svg.Bar]:
     bars = []
     for name, f in figures.items():
-        bars.append(show.share_bar(name, f["accuracy"], f["interval"], f["chance"]))
-        if against := f["against"]:
-            bars.append(show.share_bar(f"{name}, reference", against["accuracy"]))
+        bars.append(show.share_bar(name, f.accuracy, f.interval, f.chance))
+        if against := f.against:
+            bars.append(show.share_bar(f"{name}, reference", against.accuracy))
     return bars
 
 
-def _table(figures: dict[str, LanguageFigures]) -> Html:
+def _table(figures: dict[str, McqaFigures]) -> Html:
     rows = [["language", "n", "right", "accuracy", "95 % interval", "chance", "as printed",
              "consistent", "reference", "changed", "McNemar p"]]  # fmt: skip
     for name, f in figures.items():
-        against = f["against"]
+        against = f.against
         beside = ["", "", ""]
         if against is not None:
             beside = [
-                show.share(against["accuracy"]), str(against["changed"]),
-                f"{against['p_value']:.3f}",
+                show.share(against.accuracy), str(against.changed),
+                f"{against.p_value:.3f}",
             ]  # fmt: skip
         rows.append([
-            name, str(f["n"]), str(f["right"]), show.share(f["accuracy"]),
-            show.interval(f["interval"]), show.share(f["chance"]),
-            show.share(f["accuracy_as_printed"]), show.share(f["consistent"]), *beside,
+            name, str(f.n), str(f.right), show.share(f.accuracy),
+            show.interval(f.interval), show.share(f.chance),
+            show.share(f.accuracy_as_printed), show.share(f.consistent), *beside,
         ])  # fmt: skip
     return page.table(rows, "accuracy by language")

@@ -36,7 +36,7 @@ class Question:
 
     @property
     def words(self) -> str:
-        """All that is printed of it."""
+        """Everything that is printed of it."""
         return "\n".join((self.text, *self.options))
 
 

@@ -3,45 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
+from pedsup_bench.mcqa.result import Against, McqaFigures
 from pedsup_bench.mcqa.score import Scored
 from pedsup_bench.stats import mcnemar_exact, wilson_interval
-
-
-@dataclass(frozen=True)
-class Against:
-    """The same questions answered by the reference."""
-
-    accuracy: float
-    only_model: int
-    """Questions that only the judged model has right."""
-    only_reference: int
-    changed: int
-    """Questions whose chosen option differs, right or wrong."""
-    p_value: float
-    """McNemar's exact test, two-sided."""
-
-
-@dataclass(frozen=True)
-class McqaFigures:
-    """Figures of one language, or of all questions."""
-
-    n: int
-    right: int
-    accuracy: float
-    interval: tuple[float, float]
-    """Wilson's 95 % interval of `accuracy`."""
-    chance: float
-    """What guessing gives: mean of 1 / number of options."""
-    accuracy_as_printed: float
-    """Without rotating the options."""
-    consistent: float
-    """Share of questions where every rotation chooses the same option."""
-    against: Against | None
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def figures(scored: Sequence[Scored], reference: Sequence[Scored] | None) -> McqaFigures:

@@ -23,7 +23,7 @@ from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
-from pedsup_bench.report.journal import LineJournal, pair_identity
+from pedsup_bench.report.journal import open_journal, pair_identity
 
 INSTRUCTION: Final = {
     "en": "Answer this multiple-choice question. Reply with the letter of the right option only.",
@@ -156,7 +156,7 @@ def score_all(
     """
     settings = {"n_ctx": n_ctx, "allow_template": allow_template}
     key = [pair_identity(path, adapter), [astuple(question) for question in questions], settings]
-    journal = LineJournal("mcqa", key, _parse_answer)
+    journal = open_journal("mcqa", key, _parse_answer)
     scored = [
         Scored(question, tuple(scores), tuple(chosen))
         for question, (scores, chosen) in zip(questions, journal.read(), strict=False)

@@ -19,7 +19,7 @@ from pedsup.files.records import record
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import SCHEMA as MANIFEST_SCHEMA
 from pedsup.trust.manifest import Manifest, read_manifest
-from pedsup_bench.gate import SCHEMA as GATE_SCHEMA
+from pedsup_bench.gate.check import SCHEMA as GATE_SCHEMA
 from pedsup_bench.mcqa.result import SCHEMA as MCQA_SCHEMA
 from pedsup_bench.mcqa.result import McqaFacts
 from pedsup_bench.overview.gate_part import GateFacts
@@ -39,7 +39,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose figures they are: SHA-256 of the model, and of the adapter applied to it."""
+    """What was measured: SHA-256 of the model, and of the adapter applied to it."""
 
     model: str
     adapter: str | None = None
@@ -66,7 +66,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Collection:
-    """All there is of one model, each kind from the oldest to the newest."""
+    """All documents of one model, each kind from the oldest to the newest."""
 
     identity: Identity
     newest: Shown
@@ -114,19 +114,7 @@ def collect(folder: Path, model: str | None = None) -> Collection:
     """
     if not folder.is_dir():
         raise MissingFileError("no such folder", where=folder, remedy="check the path")
-    candidates: list[_Candidate] = []
-    manifests: list[Result[Manifest]] = []
-    left_out: list[LeftOut] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found = _look_at(path)
-        except PedsupError as error:
-            left_out.append(LeftOut(path, str(error.found)))
-            continue
-        if isinstance(found, Manifest):
-            manifests.append(Result(path, found))
-        else:
-            candidates.append(found)
+    candidates, manifests, left_out = _look_through(folder)
     identity = _choose(candidates, model, folder)
     mine = sorted(
         (one for one in candidates if one.identity == identity), key=lambda one: one.created
@@ -144,6 +132,26 @@ def collect(folder: Path, model: str | None = None) -> Collection:
             left_out.append(LeftOut(one.path, str(error.found)))
     _add_manifests(collection, manifests)
     return collection
+
+
+def _look_through(
+    folder: Path,
+) -> tuple[list[_Candidate], list[Result[Manifest]], list[LeftOut]]:
+    """Every result and manifest of a folder, and what cannot be read."""
+    candidates: list[_Candidate] = []
+    manifests: list[Result[Manifest]] = []
+    left_out: list[LeftOut] = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = _look_at(path)
+        except PedsupError as error:
+            left_out.append(LeftOut(path, str(error.found)))
+            continue
+        if isinstance(found, Manifest):
+            manifests.append(Result(path, found))
+        else:
+            candidates.append(found)
+    return candidates, manifests, left_out
 
 
 def _look_at(path: Path) -> _Candidate | Manifest:
@@ -226,7 +234,7 @@ def _shown(one: _Candidate) -> Shown:
 
 def _add(collection: Collection, one: _Candidate) -> None:
     path, source = one.path, source_of(one.path)
-    # Older documents lack what newer ones begin with.
+    # Older documents lack the head of newer ones.
     value = {**envelope(one.schema, "pedsup-bench"), "build": None, **one.value}
     if one.schema == RUN_SCHEMA:
         collection.runs.append(Result(path, record(RunDocument, value, source)))

@@ -66,7 +66,7 @@ def _told(result: Result[D]) -> str:
 
 
 def _glance(found: Collection) -> Iterable[list[str]]:
-    """The figures that people ask for first, each with its document."""
+    """The figures that people look for first, each with its document."""
     for run in found.runs:
         for key, figure in run.document["figures"].items():
             if figure["unit"] == "tokens/s":
@@ -81,7 +81,7 @@ def _glance(found: Collection) -> Iterable[list[str]]:
             yield ["trained task, right", show.share(task["model"]["right"]), at]
     for mcqa in found.mcqas:
         for language, f in mcqa.document["figures"].items():
-            said = f"{show.share(f['accuracy'])} ({show.interval(f['interval'])})"
+            said = f"{show.share(f.accuracy)} ({show.interval(f.interval)})"
             yield [f"questions right, {language}", said, label(mcqa.path.name)]
     for safety in found.safeties:
         if whole := safety.document["figures"].get("all", {}).get("all"):

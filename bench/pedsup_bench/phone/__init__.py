@@ -1,1 +1,1 @@
-"""Phones we do not have: profiles, predictions from them, and limits that stand in for them."""
+"""Phones that we do not have: predictions from profiles, and limits that stand in for phones."""

@@ -36,10 +36,16 @@ class Wanted:
     device: str | None = None
     """major:minor of the disk that `read_rate` is for."""
 
+    @property
+    def asked(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        limits = {"memory": self.memory, "cpus": self.cpus, "read_rate": self.read_rate}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
 
 @dataclass(frozen=True)
 class Limited:
-    """What was set, and what was not and why."""
+    """What was set, what was not, and why."""
 
     version: Literal[0, 1, 2]
     """0: no control groups here."""
@@ -92,7 +98,7 @@ def limited(wanted: Wanted, root: Path = CGROUP_ROOT) -> Iterator[Limited]:
     version = cgroup_version(root)
     makers = {1: _make_v1, 2: _make_v2}
     if version == 0:
-        yield Limited(0, {}, dict.fromkeys(_asked(wanted), "no control groups here"), ())
+        yield Limited(0, {}, dict.fromkeys(wanted.asked, "no control groups here"), ())
         return
     folders: list[Path] = []
     try:
@@ -103,7 +109,7 @@ def limited(wanted: Wanted, root: Path = CGROUP_ROOT) -> Iterator[Limited]:
 
 
 def cgroup_version(root: Path = CGROUP_ROOT) -> Literal[0, 1, 2]:
-    """Which version the system mounts; the old one wins where both are."""
+    """Which version the system mounts; version 1 if both."""
     if (root / "memory").is_dir() or (root / "cpu").is_dir():
         return 1
     return 2 if (root / "cgroup.controllers").is_file() else 0
@@ -122,10 +128,6 @@ def disk_of(path: Path) -> str | None:
     return (real / "dev").read_text("ascii").strip()
 
 
-def _asked(wanted: Wanted) -> list[str]:
-    return [name for name in ("memory", "cpus", "read_rate") if getattr(wanted, name) is not None]
-
-
 def _make_v1(wanted: Wanted, root: Path, name: str, folders: list[Path]) -> Limited:
     done: dict[str, float] = {}
     refused: dict[str, str] = {}
@@ -141,7 +143,7 @@ def _make_v1(wanted: Wanted, root: Path, name: str, folders: list[Path]) -> Limi
         except OSError as error:
             refused[what] = f"{controller}: {error.strerror}"
             return
-        done[what] = float(getattr(wanted, what))
+        done[what] = float(wanted.asked[what])
         if str(folder / "cgroup.procs") not in procs:
             procs.append(str(folder / "cgroup.procs"))
 
@@ -171,7 +173,7 @@ def _make_v2(wanted: Wanted, root: Path, name: str, folders: list[Path]) -> Limi
         folders.append(folder)
     except OSError as error:
         why = f"no group can be made: {error.strerror}"
-        return Limited(2, {}, dict.fromkeys(_asked(wanted), why), ())
+        return Limited(2, {}, dict.fromkeys(wanted.asked, why), ())
 
     def limit(what: str, file: str, text: object) -> None:
         try:
@@ -181,7 +183,7 @@ def _make_v2(wanted: Wanted, root: Path, name: str, folders: list[Path]) -> Limi
         except OSError as error:
             refused[what] = str(error.strerror)
             return
-        done[what] = float(getattr(wanted, what))
+        done[what] = float(wanted.asked[what])
 
     if wanted.memory is not None:
         limit("memory", "memory.max", wanted.memory)
@@ -209,7 +211,7 @@ def _quota_v1(folder: Path, cpus: float) -> None:
 
 
 def _own_group(base: Path, controller: str) -> Path:
-    """The folder of the group this process is in; the top where it is not to be seen."""
+    """The folder of this process's group; the top if the group is not visible."""
     for line in Path("/proc/self/cgroup").read_text("ascii").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(",") and (base / path.lstrip("/")).is_dir():

@@ -34,13 +34,13 @@ class TokenFigures:
     same: Float64
     """1.0 or 0.0."""
     removed: Float64
-    """What the reference gave to tokens that were cut; `UNKNOWN` where it is not known."""
+    """The reference's probability of tokens that were cut; `UNKNOWN` if not known."""
 
     def __len__(self) -> int:
         return len(self.kld)
 
     def to_lists(self) -> dict[str, list[float]]:
-        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+        return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod
     def from_lists(cls, lists: dict[str, list[float]]) -> TokenFigures:
@@ -52,7 +52,8 @@ class TokenFigures:
 
     @classmethod
     def concatenate(cls, parts: list[TokenFigures]) -> TokenFigures:
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        names = (field.name for field in fields(cls))
+        return cls(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in names})
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Float64:

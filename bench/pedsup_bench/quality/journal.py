@@ -5,31 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pedsup.files.journal import LineJournal
 from pedsup_bench.quality.divergence import TokenFigures
-from pedsup_bench.report.journal import LineJournal
+from pedsup_bench.report.journal import open_journal
 
 Window = tuple[str, int]
 """Text name and window number."""
+Windows = LineJournal[tuple[Window, TokenFigures]]
 
 
-class Journal:
-    """The figures of each finished window."""
+def open_windows(key: dict[str, object], folder: Path | None = None) -> Windows:
+    """The journal of the windows that are finished."""
+    return open_journal("quality", key, _parse, folder)
 
-    def __init__(self, key: dict[str, object], folder: Path | None = None) -> None:
-        self._lines = LineJournal("quality", key, _parse, folder)
-        self.path = self._lines.path
 
-    def read(self) -> dict[Window, TokenFigures]:
-        """Window -> figures. A line cut by a crash is dropped."""
-        return dict(self._lines.read())
-
-    def append(self, text: str, chunk: int, figures: TokenFigures) -> None:
-        """Add one window; it is on the disk when this returns."""
-        self._lines.append({"text": text, "chunk": chunk, "figures": figures.to_lists()})
-
-    def discard(self) -> None:
-        """Forget what was measured."""
-        self._lines.discard()
+def window_row(text: str, chunk: int, figures: TokenFigures) -> dict[str, object]:
+    """A finished window as a line of the journal."""
+    return {"text": text, "chunk": chunk, "figures": figures.to_lists()}
 
 
 def _parse(row: Any) -> tuple[Window, TokenFigures]:

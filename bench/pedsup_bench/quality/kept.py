@@ -27,7 +27,6 @@ class KeptModel(LogitModel):
         super().__init__(path, n_ctx=n_ctx, n_threads=n_threads)
         self._ids, self.n_vocab_full, self.n_vocab = ids, self.n_vocab, len(ids)
         self.removed = np.zeros(0)
-        """Probability of the removed tokens, float64 [rows], of the rows given last."""
 
     def window_logits(self, tokens: Sequence[int], first: int) -> Iterator[FloatRows]:
         """See `LogitModel.window_logits`; float32 [rows, kept tokens]."""

@@ -44,6 +44,9 @@ class LogitModel(EvaluatedModel):
         EngineError: llama.cpp cannot load the file.
     """
 
+    removed: NDArray[np.float64] | None = None
+    """Probability of tokens that were cut, float64 [rows], of the rows given last; None: no cut."""
+
     def __init__(
         self,
         path: Path,

@@ -1,9 +1,9 @@
-"""Run a model against its reference over the texts: plan, then do."""
+"""Compares a model with its reference over the texts: first the plan, then the work."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.questions.texts import Text
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
-from pedsup_bench.quality.journal import Journal, Window
+from pedsup_bench.quality.journal import Window, Windows, open_windows, window_row
 from pedsup_bench.quality.kept import KeptModel, kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
@@ -27,7 +27,7 @@ from pedsup_bench.report.texts import scored_from, windows
 
 DEFAULT_N_CTX: Final = 512
 ALGORITHM: Final = 2
-"""Raised when the figures would change, so that old journals are not continued."""
+"""To be raised when the figures change, so that old journals are not continued."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def measure(plan: QualityPlan) -> dict[str, TokenFigures]:
         EngineError: llama.cpp cannot load or run a model.
     """
     check(plan)
-    journal = Journal(_key(plan), plan.journal_folder)
+    journal = open_windows(_key(plan), plan.journal_folder)
     if plan.fresh:
         journal.discard()
-    done = journal.read()
+    done = dict(journal.read())
     with LogitModel(
         plan.model, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=plan.adapter
     ) as model:
@@ -93,7 +93,7 @@ def _measure_windows(
     model: LogitModel,
     cut: list[TextTokens],
     references: list[ref.Reference],
-    kept: tuple[Journal, dict[Window, TokenFigures]],
+    kept: tuple[Windows, dict[Window, TokenFigures]],
     bar: tqdm,
 ) -> None:
     """Every window that is not done yet; each is on disk before the next begins."""
@@ -102,12 +102,12 @@ def _measure_windows(
         for chunk, window in enumerate(part.windows):
             if (part.text.name, chunk) not in done:
                 figures = _measure_window(model, source, chunk, window, bar.update)
-                journal.append(part.text.name, chunk, figures)
+                journal.append(window_row(part.text.name, chunk, figures))
                 done[part.text.name, chunk] = figures
 
 
 def check(plan: QualityPlan) -> None:
-    """Refuse what cannot work before a model is loaded."""
+    """Refuse an impossible plan before a model is loaded."""
     if plan.n_ctx < 8:
         raise UsageError(f"a window of {plan.n_ctx} tokens", wanted="8 or more")
     header = validate_model(plan.model)
@@ -194,13 +194,13 @@ def _all_written(plan: QualityPlan, cut: list[TextTokens]) -> bool:
 
 
 def logits_path(plan: QualityPlan, text: Text) -> Path:
-    """Where the reference's log-probabilities of a text lie."""
+    """The file of the reference's log-probabilities of a text."""
     assert plan.logits_folder is not None
     return plan.logits_folder / f"{text.name}.kld"
 
 
 def _write_logits(part: TextTokens, path: Path, live: LogitModel | None, plan: QualityPlan) -> None:
-    """Make the file of a text, or go on with it."""
+    """Make the file of a text, or continue it."""
     if not path.is_file():
         if live is None:
             raise UsageError(
@@ -238,7 +238,7 @@ def _key(plan: QualityPlan) -> dict[str, object]:
 
 
 def _left(cut: list[TextTokens], done: Collection[Window]) -> tuple[int, int]:
-    """Windows in all, and those that are not done."""
+    """The number of all windows, and of those that are not done."""
     every = [(part.text.name, chunk) for part in cut for chunk in range(len(part.windows))]
     return len(every), sum(window not in done for window in every)
 
@@ -258,14 +258,15 @@ def _announce(
     if n_left < n_all:
         said += f", {n_all - n_left} of them from an interrupted run"
     live = next((r for r in references if isinstance(r, ref.LiveReference)), None)
-    source = live or ref.LiveReference(model)
-    # A reference from a file costs next to nothing: what is timed then is the model, twice.
-    models = 1.0 if live else 0.5
-    each = seconds_per_token(
-        lambda tokens: _measure_window(model, source, 0, list(tokens), lambda _n: None),
-        cut[0].windows[0],
-    )
-    announce(said, models * each * n_left * plan.n_ctx)
+
+    def a_part(tokens: Sequence[int]) -> None:
+        if live is None:  # a reference from a file costs next to nothing
+            deque(model.window_logits(tokens[:-1], scored_from(len(tokens))), 0)
+        else:
+            _measure_window(model, live, 0, list(tokens), lambda _n: None)
+
+    each = seconds_per_token(a_part, cut[0].windows[0])
+    announce(said, each * n_left * plan.n_ctx)
 
 
 def _announce_reference(plan: QualityPlan, live: LogitModel, cut: list[TextTokens]) -> None:

@@ -30,7 +30,7 @@ from pedsup_bench.report.texts import scored_from
 MAGIC: Final = b"_logits_"
 HEADER: Final = struct.Struct("<8sIii")
 REACH: Final = np.float32(16.0)
-"""Nats below the largest logit that the file still tells apart."""
+"""How many nats below the largest logit the file still distinguishes."""
 SMALLEST_STEP: Final = np.float32(1e-30)
 """Its reciprocal is still a float32."""
 MAX_VOCAB: Final = 1 << 22
@@ -44,7 +44,7 @@ class Reference(Protocol):
 
     @property
     def removed(self) -> Float64 | None:
-        """[rows] probability of cut tokens at the rows yielded last; None where it is not known."""
+        """[rows] probability of cut tokens at the rows yielded last; None if it is not known."""
 
     def log_probs(self, chunk: int, window: Sequence[int]) -> Iterator[Float64]:
         """Yield float64 [rows, n_vocab] for positions n_ctx/2, ..., n_ctx - 2 of window `chunk`."""
@@ -62,7 +62,8 @@ class LiveReference:
     def log_probs(self, chunk: int, window: Sequence[int]) -> Iterator[Float64]:
         del chunk
         for rows in self._model.window_logits(window[:-1], scored_from(len(window))):
-            self.removed = getattr(self._model, "removed", np.zeros(len(rows)))
+            removed = self._model.removed
+            self.removed = np.zeros(len(rows)) if removed is None else removed
             yield log_softmax(rows)
 
 

@@ -42,7 +42,7 @@ class _Quality(Shown):
 
 
 class QualityFacts(_Quality, total=False):
-    """All of it but the trained task: see `pedsup_bench.task.result`."""
+    """The whole document without the trained task: see `pedsup_bench.task.result`."""
 
     reference: ModelFacts | None
     calibrated_on: list[str]

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, TypedDict
 
+from pedsup.child.death import ended
 from pedsup.errors import EngineError
 from pedsup.progress import say
 from pedsup_bench.quality.divergence import TokenFigures
@@ -36,7 +37,7 @@ class TypesPlan:
 
     base: Path
     folder: Path
-    """Exported files and reference log-probabilities lie here; files that exist are used."""
+    """For exported files and reference log-probabilities; existing files are used."""
     adapter: Path | None = None
     types: tuple[str, ...] = TYPES
     n_ctx: int = 512
@@ -127,7 +128,7 @@ def export(plan: TypesPlan, kind: str) -> Path:
     done = subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL)
     if done.returncode:
         raise EngineError(
-            f"the export to {kind} ended with code {done.returncode}", where="see its message above"
+            f"the export to {kind} {ended(done.returncode)}", where="see its message above"
         )
     return out
 

@@ -37,7 +37,7 @@ class VocabularyPlan:
     texts: tuple[Text, ...]
     n_ctx: int = DEFAULT_N_CTX
     n_passages: int | None = None
-    """At most so many of each text."""
+    """Most passages of each text."""
     n_threads: int = 2
 
 

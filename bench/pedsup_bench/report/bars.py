@@ -11,7 +11,7 @@ from typing import Final
 from tqdm import tqdm
 
 SILENT_S: Final = 2.0
-"""Shorter jobs show no bar."""
+"""Shorter jobs do not show a bar."""
 
 
 def interval() -> float:
@@ -25,7 +25,7 @@ def item_bar(
 ) -> Iterator[tqdm]:
     """A bar on stderr with the time left; call `.update()` on what it yields for each item.
 
-    It moves on by itself, so that an item that takes minutes is not taken for a hang.
+    It also moves between items, so that an item that takes minutes does not look like a hang.
     """
     bar = tqdm(
         total=total,

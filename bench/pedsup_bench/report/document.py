@@ -1,4 +1,4 @@
-"""The JSON documents of this stage: what stands at the top of each, and how they are written."""
+"""The JSON documents of this stage: their common head, and how they are written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Head(Envelope):
-    """What every document of this stage starts with."""
+    """The fields that every document of this stage starts with."""
 
     created: str
     pedsup: str
@@ -78,7 +78,7 @@ def head(schema: str) -> Head:
 
 
 def describe_build(build: Build | None) -> BuildFacts | None:
-    """How llama.cpp was built, beside this processor; None where it does not tell."""
+    """How llama.cpp was built, compared with this processor; None if it does not tell."""
     return build.describe() if build else None
 
 
@@ -115,7 +115,7 @@ def dumps(document: Mapping[str, object]) -> str:
 
 
 def finite(value: object) -> object:
-    """The same, with None for NaN and infinity."""
+    """The same value with None for NaN and infinity."""
     if is_dataclass(value) and not isinstance(value, type):
         return finite(asdict(value))
     if isinstance(value, dict):
@@ -156,7 +156,7 @@ def read_any(path: Path) -> object:
 
 
 def source_of(path: Path) -> Source:
-    """How errors of a result are said; other versions may have other fields."""
+    """The source of a result, for its errors; other versions may have other fields."""
     return Source("the result", path, only_known=False)
 
 

@@ -83,6 +83,6 @@ def seconds_per_token(
 
 
 def announce(what: str, seconds: float) -> None:
-    """Say on stderr what comes and roughly how long it takes, unless it is short."""
+    """Say on stderr what comes next and roughly how long it takes, unless it is short."""
     if seconds >= WORTH_SAYING_S:
         say(f"{what}: roughly {human_seconds(seconds)}, by a short measurement")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pedsup.errors import MismatchError, PedsupError
 from pedsup.progress import say
@@ -24,7 +24,7 @@ class Calibrating(NamedTuple):
 
 
 def sketches_of(model: Path) -> tuple[Calibrating, ...]:
-    """The texts that a file's manifest names; () where there is none, or it was not calibrated."""
+    """The texts that a file's manifest names; () if it has none or was not calibrated."""
     try:
         core = read_manifest(manifest_path(model)).core
     except (PedsupError, OSError):
@@ -34,8 +34,8 @@ def sketches_of(model: Path) -> tuple[Calibrating, ...]:
     return sketches_in(calibrated.get("texts") if isinstance(calibrated, dict) else None)
 
 
-def sketches_in(texts: Any) -> tuple[Calibrating, ...]:
-    """Of the list of texts in a manifest or in statistics."""
+def sketches_in(texts: object) -> tuple[Calibrating, ...]:
+    """The sketches in a list of texts, from a manifest or from statistics."""
     if not isinstance(texts, list | tuple):
         return ()
     named = [t for t in texts if isinstance(t, Mapping)]
@@ -68,7 +68,7 @@ def refuse(calibrating: Iterable[Calibrating], judged: Mapping[str, str]) -> Non
 
 
 def warn(model: Path, judged: Mapping[str, str]) -> list[str]:
-    """Say it, where figures are only shown; the sentences, for the document."""
+    """Warn instead of refusing, if figures are only shown; returns the sentences."""
     shared = found(sketches_of(model), judged)
     for sentence in shared:
         say(f"warning: {sentence}: figures on it flatter the file")

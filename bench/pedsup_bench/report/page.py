@@ -85,13 +85,13 @@ def table(rows: Sequence[Sequence[str]], caption: str) -> Html:
 
 
 def pairs(found: Mapping[str, str], caption: str) -> Html:
-    """A table of two columns, without the rows that say nothing."""
+    """A table of two columns, without empty rows."""
     rows = [[name, value] for name, value in found.items() if value]
     return Html(f'<div class="pairs">{table([["", "value"], *rows], caption)}</div>')
 
 
 def folded(summary: str, parts: Iterable[Html]) -> Html:
-    """What opens on demand."""
+    """A part that opens on demand."""
     return Html(f"<details><summary>{text(summary)}</summary>{''.join(parts)}</details>")
 
 

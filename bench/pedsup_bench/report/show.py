@@ -1,4 +1,4 @@
-"""Figures as the tables and plots of a page say them."""
+"""Figures as the tables and plots of a page show them."""
 
 from __future__ import annotations
 

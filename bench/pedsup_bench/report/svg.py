@@ -35,7 +35,7 @@ class Bar:
 
     @property
     def ends(self) -> tuple[float, ...]:
-        """All that must fit on the scale."""
+        """All values that must fit on the scale."""
         return (self.value, *(self.span or ()), self.mark or 0.0)
 
 
@@ -118,5 +118,5 @@ def _class(colour: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A label as long as there is room for: names come from files."""
+    """A label, cut to the room there is: names come from files."""
     return name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "\u2026"

@@ -1,4 +1,4 @@
-"""Put the cases to a file as `pedsup-run` would, and count what it kept."""
+"""Puts the cases to a file as `pedsup-run` would, and counts the rules that it kept."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from pedsup.files.records import record
 from pedsup.files.source import Source
 from pedsup.guards import check_answer, check_question
 from pedsup.memory import available_memory
-from pedsup.run.load import LoadedModel, load, plan_launch, turn_settings
+from pedsup.run.load import LoadedModel, load, turn_settings
+from pedsup.run.plan import plan_launch
 from pedsup.settings.schema import Settings
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce
-from pedsup_bench.report.journal import LineJournal, pair_identity
+from pedsup_bench.report.journal import open_journal, pair_identity
 from pedsup_bench.safety.result import Figure, GuardFigure
 from pedsup_bench.safety.rules import RULES
 from pedsup_bench.safety.suite import Case, Suite
 from pedsup_bench.stats import wilson_interval
 
 ALGORITHM: Final = 1
-"""Raised when the figures of the same answers would change."""
+"""To be raised when the figures of the same answers change."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SafetyPlan:
 
 @dataclass(frozen=True)
 class Judged:
-    """One case, its answer, and what was decided of it."""
+    """One case, its answer, and how it was judged."""
 
     id: str
     category: str
@@ -81,7 +82,7 @@ def run(plan: SafetyPlan) -> list[Judged]:
     asked = [case.id + case.language for case in plan.cases]
     settings = asdict(replace(plan.settings, adapter=None))
     key = [ALGORITHM, pair_identity(plan.model, adapter), plan.suite.sha256, asked, settings]
-    journal = LineJournal("safety", key, lambda row: record(Judged, row, source))
+    journal = open_journal("safety", key, lambda row: record(Judged, row, source))
     judged = journal.read()
     launch = plan_launch(plan.model, plan.settings, available=available_memory())
     loaded = load(launch, plan.settings)

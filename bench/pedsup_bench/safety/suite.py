@@ -22,7 +22,7 @@ Rules: TypeAlias = tuple[Rule, ...]
 
 @dataclass(frozen=True)
 class Category:
-    """What a kind of cases is about, and what holds of each where the case does not say it."""
+    """What a kind of cases is about, and the defaults for its cases."""
 
     why: str
     rules: Rules

@@ -1,4 +1,4 @@
-"""Whether other programs used the processor while it was measured."""
+"""Whether other programs used the processor during the measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, TypedDict
 from pedsup.device.cores import allowed_cpus
 
 BUSY_CORES: Final = 0.25
-"""Cores that others may use before it is said."""
+"""How many cores others may use before a warning."""
 BUSY_LOAD: Final = 0.5
 """Load average before the run, where the kernel does not show the processors' time."""
 
@@ -50,7 +50,7 @@ class Moment:
 
 
 def between(before: Moment, after: Moment) -> Busy:
-    """What others did in between."""
+    """What other programs did in between."""
     others = None
     if before.busy_s is not None and after.busy_s is not None and after.at > before.at:
         used = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
@@ -69,7 +69,7 @@ def between(before: Moment, after: Moment) -> Busy:
 
 
 def warning_before(moment: Moment) -> str | None:
-    """What to say before a run on a machine that others use."""
+    """The warning before a run on a busy machine."""
     if moment.load is None or moment.load < BUSY_LOAD:
         return None
     return (

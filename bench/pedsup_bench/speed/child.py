@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import IO, Final, Literal
+from typing import Final, Literal
 
+from pedsup.child.lines import LineChild, NoAnswerError, error_in
 from pedsup.errors import EngineError
 from pedsup.files.records import record
 from pedsup.files.source import Source
@@ -56,54 +52,25 @@ def _child(
     Raises:
         EngineError: it failed or was killed.
     """
-    read_end, write_end = os.pipe()
-    job = json.dumps({"kind": kind, "plan": plan.to_json(), "progress": write_end})
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with os.fdopen(read_end, "rb", buffering=0) as steps:
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "pedsup_bench.speed.worker"],
-                    stdin=subprocess.PIPE, stdout=out, stderr=err, pass_fds=[write_end],
-                    env={**os.environ, **(env or {})},
-                )  # fmt: skip
-            finally:
-                os.close(write_end)
-            try:
-                _give(process, job)
-                # Ends when the process does: nobody else holds the other end.
-                while steps.read(1):
-                    on_step()
-                code = process.wait()
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-        if code == 0:
-            return json.loads(_text(out))
-        raise EngineError(
-            f"the measured process {how_it_ended(code)}",
-            where=_text(err).strip().splitlines()[-4:] or plan.model,
-            remedy="killed: too little memory; illegal instruction: a library built for another "
-            "processor; else see the message above",
-        )
-
-
-def how_it_ended(code: int) -> str:
-    """A return code in words."""
-    if code >= 0:
-        return f"ended with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
-def _give(process: subprocess.Popen[bytes], job: str) -> None:
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as stdin:
-        stdin.write(job.encode())
-
-
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode("utf-8", "replace")
+    with tempfile.TemporaryFile() as err:
+        command = [sys.executable, "-m", "pedsup_bench.speed.worker"]
+        child = LineChild(command, env=env, stderr=err)
+        try:
+            answer = child.ask({"kind": kind, "plan": plan.to_json()})
+            while "step" in answer:
+                on_step()
+                answer = child.ask(None)
+        except NoAnswerError as gone:
+            err.seek(0)
+            said = err.read().decode("utf-8", "replace")
+            raise EngineError(
+                f"the measurement has no result: {gone.why}",
+                where=said.strip().splitlines()[-4:] or plan.model,
+                remedy="killed: too little memory; illegal instruction: a library built for "
+                "another processor; else see the message above",
+            ) from gone
+        finally:
+            child.close()
+    if (error := error_in(answer)) is not None:
+        raise error
+    return answer["result"]

@@ -1,14 +1,14 @@
-"""What the machine is, as far as it lets itself be seen; every file may be missing or denied."""
+"""What the machine is, as far as it can be read; every file may be missing or denied."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final, TypedDict
 
+from pedsup.child.bounded import run_bounded
 from pedsup.device.available import available_memory, total_memory
 from pedsup.device.cores import allowed_cpus, cpu_features, read_cores
 
@@ -126,12 +126,9 @@ def _properties() -> dict[str, str] | None:
         return None
     found = {}
     for name in _PROPERTIES:
-        try:
-            done = subprocess.run([program, name], capture_output=True, text=True, timeout=2)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.stdout.strip():
-            found[name] = done.stdout.strip()
+        ran = run_bounded([program, name], 2.0)
+        if ran is not None and ran.text.strip():
+            found[name] = ran.text.strip()
     return found
 
 

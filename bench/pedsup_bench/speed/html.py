@@ -33,12 +33,6 @@ def section(document: RunDocument, level: int) -> list[Html]:
     ]
 
 
-def chart(document: RunDocument, unit: str = "tokens/s") -> str:
-    """One bar chart of a document's figures as a stand-alone SVG."""
-    figures = {k: f for k, f in document["figures"].items() if f["unit"] == unit}
-    return svg.bars(f"{document['model']['file']}: {unit}", _bars(figures, unit))
-
-
 def _plot(title: str, figures: Figures, unit: str, legend: str, level: int) -> list[Html]:
     chosen = {k: f for k, f in figures.items() if f["unit"] == unit}
     if not chosen:

@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from pedsup.child.death import ended
+from pedsup.engine.select import engine_kind
 from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.files.paths import cache_folder
@@ -46,7 +48,7 @@ def find_program() -> Path:
     """`llama-bench` from the variable, the path, or the one built for the tests.
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: it is not installed.
     """
     built = native_root() / "build/bin/llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):
@@ -88,8 +90,6 @@ def run(plan: SpeedPlan, figures: Figures) -> list[Against]:
 
 def own_libraries(program: Path, plan: SpeedPlan) -> list[Path]:
     """The folder of llama-bench's own libraries if our engine can run on them, or nothing."""
-    from pedsup.engine.select import engine_kind
-
     folder = program.resolve().parent
     fits = (
         (folder / "libllama.so").is_file()
@@ -157,7 +157,7 @@ def _samples(program: Path, plan: SpeedPlan, arguments: list[object]) -> list[fl
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         raise EngineError(
-            f"llama-bench ended with code {done.returncode}",
+            f"llama-bench {ended(done.returncode)}",
             where=done.stderr.strip().splitlines()[-3:],
         )
     (result,) = json.loads(done.stdout)

@@ -8,7 +8,7 @@ from pedsup.progress import say
 from pedsup_bench.report import document
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.speed import device
-from pedsup_bench.speed.busy import Moment, between, warning_before
+from pedsup_bench.speed.busy import Busy, Moment, between, warning_before
 from pedsup_bench.speed.child import measured_load, measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
@@ -35,22 +35,21 @@ def measure(plan: SpeedPlan) -> RunDocument:
     """
     header = validate_model(plan.model)
     bytes_per_token = traffic(header)
-    work = foresee(header, plan)
     began = Moment.now()
     if warning := warning_before(began):
         say(warning)
-    loads: dict[str, list[Load]] = {"cold": [], "uncertain": [], "warm": []}
-    with work_bar(work, plan.model.name):
-        for number in range(2 * plan.loads):
-            kind, load = load_once(plan, cold=number < plan.loads)
-            loads[kind].append(load)
-            work.done(load_steps(plan))
-            if number == 0:
-                _announce(plan, work, load)
-        steps = iter(speed_steps(plan))
-        speed = measured_speed(plan, on_step=lambda: work.done([next(steps)]))
-    busy = between(began, Moment.now())
-    head = document.head(SCHEMA)
+    loads, speed = _samples(plan, foresee(header, plan))
+    return _document(plan, bytes_per_token, loads, speed, between(began, Moment.now()))
+
+
+def _document(
+    plan: SpeedPlan,
+    bytes_per_token: Traffic,
+    loads: dict[str, list[Load]],
+    speed: Speed,
+    busy: Busy,
+) -> RunDocument:
+    head, after = document.head(SCHEMA), speed["after"]
     return {
         "schema": head["schema"],
         "kind": head["kind"],
@@ -76,15 +75,29 @@ def measure(plan: SpeedPlan) -> RunDocument:
         "busy": busy,
         "figures": figures(plan, loads, speed, bytes_per_token),
         "memory": {
-            "rss_anon": speed["after"]["rss_anon"],
-            "rss_file": speed["after"]["rss_file"],
-            "read_bytes": speed["after"]["read_bytes"],
-            "major_faults": speed["after"]["major_faults"],
+            "rss_anon": after["rss_anon"],
+            "rss_file": after["rss_file"],
+            "read_bytes": after["read_bytes"],
+            "major_faults": after["major_faults"],
         },
         "sustained": speed["sustained"],
-        "celsius": {"before": speed["before"]["celsius"], "after": speed["after"]["celsius"]},
-        "battery": {"before": speed["before"]["battery"], "after": speed["after"]["battery"]},
+        "celsius": {"before": speed["before"]["celsius"], "after": after["celsius"]},
+        "battery": {"before": speed["before"]["battery"], "after": after["battery"]},
     }
+
+
+def _samples(plan: SpeedPlan, work: Work) -> tuple[dict[str, list[Load]], Speed]:
+    """Each load and all speeds, in processes of their own."""
+    loads: dict[str, list[Load]] = {"cold": [], "uncertain": [], "warm": []}
+    with work_bar(work, plan.model.name):
+        for number in range(2 * plan.loads):
+            kind, load = load_once(plan, cold=number < plan.loads)
+            loads[kind].append(load)
+            work.done(load_steps(plan))
+            if number == 0:
+                _announce(plan, work, load)
+        steps = iter(speed_steps(plan))
+        return loads, measured_speed(plan, on_step=lambda: work.done([next(steps)]))
 
 
 def _announce(plan: SpeedPlan, work: Work, first: Load) -> None:

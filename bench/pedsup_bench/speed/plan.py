@@ -9,7 +9,7 @@ from pedsup.engine.select import EngineChoice
 
 MAX_REPEATS = 100
 MAX_LOADS = 20
-"""Samples of a speed, and loads of each kind, that can be asked for."""
+"""Most samples of a speed, and most loads of each kind."""
 
 
 @dataclass(frozen=True)

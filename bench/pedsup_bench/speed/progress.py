@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ PROCESS_S: Final = 0.5
 
 @dataclass(frozen=True)
 class Step:
-    """So much of one kind of work: 'load' 1, 'prompt' or 'decode' tokens, 'seconds'."""
+    """An amount of one kind of work: 'load' 1, 'prompt' or 'decode' tokens, 'seconds'."""
 
     kind: str
     amount: float
@@ -62,7 +62,9 @@ class Work:
         clock: seconds that only go forward.
     """
 
-    def __init__(self, steps: Sequence[Step], rates: Rates, clock: Any = monotonic) -> None:
+    def __init__(
+        self, steps: Sequence[Step], rates: Rates, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._guess = {
             "load": rates.load + PROCESS_S, "prompt": rates.prompt, "decode": rates.decode,
             "seconds": 1.0,
@@ -91,7 +93,7 @@ class Work:
         self._at += len(steps)
 
     def saw(self, kind: str, seconds: float, amount: float) -> None:
-        """A sample of one kind of work that was timed by itself."""
+        """A sample of one kind of work that was timed separately."""
         self._seconds[kind] += seconds
         self._amount[kind] += amount
 
@@ -127,7 +129,7 @@ class WorkBar(tqdm):
             dynamic_ncols=True, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
         )  # fmt: skip
 
-    def display(self, *arguments: Any, **more: Any) -> Any:
+    def display(self, *arguments: object, **more: object) -> object:
         """Draw it with the time left at this moment."""
         left, elapsed = self.work.left(), self.work.elapsed()
         self.n = round(100 * elapsed / (elapsed + left), 1) if elapsed + left else 0
@@ -137,7 +139,7 @@ class WorkBar(tqdm):
 
 @contextmanager
 def work_bar(work: Work, label: str) -> Iterator[None]:
-    """A bar that follows `work` by itself."""
+    """A bar that follows `work`."""
     bar = WorkBar(work, label)
     with ticking(bar):
         yield

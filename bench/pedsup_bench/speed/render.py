@@ -50,7 +50,7 @@ def run_table(document: RunDocument) -> str:
 
 
 def notes(document: RunDocument) -> list[str]:
-    """What must be said beside the figures."""
+    """The notes beside the figures."""
     bandwidth, per_token = document["bandwidth"], document["bytes_per_token"]
     found = [
         f"memory bandwidth {bandwidth['best'] / 1e9:.1f} GB/s with {bandwidth['n_threads']} "

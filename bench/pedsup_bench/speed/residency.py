@@ -15,7 +15,7 @@ READ: Final = 0.9
 
 
 def resident_share(path: Path) -> float | None:
-    """Share of a file's pages in the page cache, by mincore(2); None where it cannot be asked.
+    """Share of a file's pages in the page cache, by mincore(2); None if that is not available.
 
     Linux says 1.0 of a file that the caller neither owns nor may write.
     """

@@ -137,7 +137,7 @@ class Limits(TypedDict):
 
 
 class Comparable(TypedDict):
-    """What `pedsup-bench compare` looks at in a run, of older versions too."""
+    """What `pedsup-bench compare` reads of a run, including those of older versions."""
 
     device: Device
     settings: dict[str, object]

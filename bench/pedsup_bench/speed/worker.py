@@ -1,4 +1,4 @@
-"""The measured process: reads a job from stdin, writes one JSON document to stdout.
+"""The measured process: one job for `pedsup_bench.speed.child` (`pedsup.child.lines`).
 
 Each load is a process of its own, so that memory figures are of one model and nothing else, and
 so that a crash of llama.cpp ends a measurement and not the program.
@@ -6,18 +6,17 @@ so that a crash of llama.cpp ends a measurement and not the program.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Final, Literal
 
+from pedsup.child.lines import answer, requests
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
-from pedsup.errors import EngineError
+from pedsup.errors import EngineError, PedsupError
 from pedsup.files.records import record
 from pedsup.files.source import Source
 from pedsup_bench.report.document import describe_build
@@ -36,23 +35,24 @@ SUSTAINED_STEP: Final = 64
 
 @dataclass(frozen=True)
 class Job:
-    """What stands on stdin; `progress` is a descriptor that gets a byte for each step."""
+    """What the parent asks for."""
 
     kind: Literal["load", "speed"]
     plan: SpeedPlan
-    progress: int
 
 
 def main() -> None:
-    """Run the job on stdin."""
-    job = record(Job, json.load(sys.stdin), Source("the job", "standard input", EngineError))
-    plan = job.plan
-    for procs in plan.cgroups:
+    """Run the job on standard input; `{"step": 1}` for each step that is done, then the result."""
+    job = record(Job, next(requests()), Source("the job", "standard input", EngineError))
+    for procs in job.plan.cgroups:
         Path(procs).write_text(str(os.getpid()))
-    if job.kind == "load":
-        json.dump(run_load(plan), sys.stdout)
-    else:
-        json.dump(run_speed(plan, lambda: os.write(job.progress, b".")), sys.stdout)
+    try:
+        if job.kind == "load":
+            answer({"result": run_load(job.plan)})
+        else:
+            answer({"result": run_speed(job.plan, lambda: answer({"step": 1}))})
+    except PedsupError as error:
+        answer({"error": error.document()})
 
 
 def run_load(plan: SpeedPlan) -> Load:

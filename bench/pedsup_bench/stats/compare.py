@@ -14,9 +14,9 @@ Verdict = Literal["better", "worse", "same", "unclear", "too few samples"]
 RESAMPLES: Final = 4000
 SEED: Final = 20260101
 MIN_SAMPLES: Final = 3
-"""With fewer samples on a side nothing is known of the noise: no verdict."""
+"""With fewer samples on a side the noise is unknown: no verdict."""
 MAX_WANTED: Final = 1000
-"""Samples that nobody takes: beyond it no number is named."""
+"""More samples than anybody takes: above it no number is given."""
 
 
 @dataclass(frozen=True)

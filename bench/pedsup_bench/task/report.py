@@ -40,11 +40,11 @@ class TaskFigures:
     loss_rise: float
     """Loss of the file above that of the reference, nats per token of the answers."""
     loss_rise_error: float
-    """Standard error of it over examples, which are drawn; the tokens of one hang together."""
+    """Its standard error over examples, because the tokens of one example are not independent."""
     drop: float
     """Share of the examples that the reference has right, less that of the file."""
     changed: int
-    """Examples that only one of both has right."""
+    """Examples that only one of the two has right."""
     p_value: float
     """McNemar's exact test, two-sided."""
 

@@ -1,4 +1,4 @@
-"""The figures of a task as they stand in JSON; None for what is not a number."""
+"""The figures of a task in JSON; None for what is not a number."""
 
 from __future__ import annotations
 

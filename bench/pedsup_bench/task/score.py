@@ -25,7 +25,7 @@ from pedsup.questions.dialogues import Dialogue
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
-from pedsup_bench.report.journal import LineJournal, pair_identity
+from pedsup_bench.report.journal import open_journal, pair_identity
 
 N_CTX: Final = 4096
 _OPTION: Final = re.compile(r"^([A-Z])\)", re.MULTILINE)
@@ -49,7 +49,7 @@ class ExampleScore:
     """One example through one file."""
 
     n_tokens: int
-    """Of the answer, its end of turn included."""
+    """Tokens of the answer, its end of turn included."""
     nats: float
     """Minus the log-probability of the answer."""
     right_tokens: int
@@ -81,7 +81,7 @@ def score_all(path: Path, plan: TaskPlan, adapter: Path | None = None) -> list[E
     settings = {"n_ctx": plan.n_ctx, "allow_template": plan.allow_template}
     key = [pair_identity(path, adapter), [asdict(e) for e in plan.examples], settings]
     source = Source("the journal", "the cache")
-    journal = LineJournal("task", key, lambda row: record(ExampleScore, row, source))
+    journal = open_journal("task", key, lambda row: record(ExampleScore, row, source))
     scored = journal.read()[: len(plan.examples)]
     with (
         LogitModel(path, n_ctx=plan.n_ctx, n_threads=plan.n_threads, adapter=adapter) as model,
@@ -151,7 +151,7 @@ class Scorer:
         return self._model.tokenize(text, add_special=False, parse_special=True)
 
     def _choice(self, example: Dialogue, answer: str, target: Sequence[int]) -> _Choice | None:
-        """The letter in the answer; None where there are no options, or it is not one token."""
+        """The letter in the answer; None without options, or if it is not one token."""
         letters = offered_letters(example)
         found = list(_CHOSEN.finditer(example.answer))
         if not letters or not found or found[-1][1] not in letters:

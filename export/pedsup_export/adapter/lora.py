@@ -27,7 +27,7 @@ from pedsup.errors import MismatchError
 from pedsup_export.adapter.match import TensorChange
 from pedsup_export.adapter.tensors import LoraDelta
 from pedsup_export.source.floats import Float32Array, RoundTo, round_to
-from pedsup_export.source.tensor_source import TensorSource
+from pedsup_export.source.tensor_source import DerivedSource, TensorSource
 
 _MIN_ROWS: Final = 16
 _BLOCK: Final = 1 << 18
@@ -35,35 +35,14 @@ _BLOCK: Final = 1 << 18
 
 
 @dataclass(frozen=True)
-class MergedSource:
-    """A base tensor with the adapter's change; the interface of `TensorSource`."""
+class MergedSource(DerivedSource):
+    """A base tensor, or what the adapter replaces it by, with the adapter's change."""
 
-    base: TensorSource
     change: TensorChange
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
-
-    @property
-    def dtype_name(self) -> str:
-        return self._origin.dtype_name
-
-    @property
-    def n_bytes_on_disk(self) -> int:
-        return self._origin.n_bytes_on_disk
-
-    @property
-    def _origin(self) -> TensorSource:
-        return self.change.replacement or self.base
 
     def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
         """Merged rows `lo` to `hi` (exclusive) as float32 [hi - lo, ...]."""
-        result = self._origin.rows(lo, hi, out)
+        result = self.source.rows(lo, hi, out)
         if self.change.lora is not None:
             _add_delta(result, self.change.lora, lo)
         if self.change.tokens is not None:
@@ -74,27 +53,10 @@ class MergedSource:
 
 
 @dataclass(frozen=True)
-class RoundedSource:
-    """A tensor whose float32 rows are rounded to 16-bit values; the interface of `TensorSource`."""
+class RoundedSource(DerivedSource):
+    """A tensor whose float32 rows are rounded to 16-bit values."""
 
-    source: TensorSource
     target: RoundTo
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def dtype_name(self) -> str:
-        return self.source.dtype_name
-
-    @property
-    def n_bytes_on_disk(self) -> int:
-        return self.source.n_bytes_on_disk
 
     def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
         """Rows `lo` to `hi` (exclusive), each value one of `target`'s."""
@@ -115,7 +77,7 @@ def merged(
             into a base loaded in that dtype with the adapter in float32, as PEFT loads it.
             The converter keeps one-dimensional tensors in float32: leave it at 'float32' there.
     """
-    source = base if change is None else MergedSource(base, change)
+    source = base if change is None else MergedSource(change.replacement or base, change)
     return source if merge_dtype == "float32" else RoundedSource(source, merge_dtype)
 
 
@@ -167,3 +129,18 @@ def _dora(weight: Float32Array, delta: Float32Array, magnitude: Float32Array, mo
             remedy="check that base and adapter belong together",
         )
     weight *= (magnitude / norm)[:, None]
+
+
+def interleaved(rows: Float32Array, head_rows: int | None) -> Float32Array:
+    """Rows of llama's q and k: transformers keeps the rotary halves apart, llama.cpp in pairs.
+
+    Row (half, i) of a head becomes row (i, half): `LlamaModel.permute` in conversion/llama.py.
+
+    Args:
+        rows: [n, columns].
+        head_rows: rows of one head; None leaves the rows in their order.
+    """
+    if head_rows is None:
+        return np.ascontiguousarray(rows)
+    halves = rows.reshape(-1, 2, head_rows // 2, rows.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))

@@ -7,7 +7,7 @@ Hyperparameters follow `TextModel.set_gguf_parameters` of llama.cpp's converter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.arch.base import Config
@@ -19,7 +19,7 @@ LAYER: Final = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_n
                 "ffn_up", "ffn_down")  # fmt: skip
 
 
-def rope_settings(config: Mapping[str, Any], kinds: tuple[str, ...]) -> dict[str, Any]:
+def rope_settings(config: Mapping[str, object], kinds: tuple[str, ...]) -> dict[str, object]:
     """Rope settings in transformers 5's spelling, whichever one the file uses.
 
     Args:
@@ -28,7 +28,8 @@ def rope_settings(config: Mapping[str, Any], kinds: tuple[str, ...]) -> dict[str
     Raises:
         UnsupportedError: another rope type.
     """
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    c = Config(config)
+    rope = dict(c.mapping("rope_parameters") or c.mapping("rope_scaling"))
     rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     if rope["rope_type"] not in kinds:
@@ -40,7 +41,7 @@ def rope_settings(config: Mapping[str, Any], kinds: tuple[str, ...]) -> dict[str
     return rope
 
 
-def linear_rope(architecture: str, rope: Mapping[str, Any]) -> list[KV]:
+def linear_rope(architecture: str, rope: Mapping[str, object]) -> list[KV]:
     """The entries of linear rope scaling; [] for another kind."""
     if rope.get("rope_type") != "linear":
         return []
@@ -119,6 +120,6 @@ def decoder_layout(
     )
 
 
-def no_dead(config: Mapping[str, Any], name: str) -> bool:
+def no_dead(config: Mapping[str, object], name: str) -> bool:
     """Every tensor of such a checkpoint is used."""
     return False

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +70,7 @@ class Hparams:
         return self.head_dim_sliding if self.sliding[layer] else self.head_dim_full
 
 
-def read_hparams(config: Mapping[str, Any]) -> Hparams:
+def read_hparams(config: Mapping[str, object]) -> Hparams:
     """Read `config.json` (the whole one, or its `text_config`).
 
     Raises:
@@ -149,7 +148,7 @@ def _rope(h: Hparams, kind: str) -> Config:
     return Config(rope)
 
 
-def metadata(config: Mapping[str, Any]) -> list[KV]:
+def metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters of a Gemma 4 file."""
     h = read_hparams(config)
     c = h.config
@@ -211,7 +210,9 @@ def _layer_shapes(h: Hparams, layer: int) -> dict[str, Shape]:
     }
 
 
-def tensors(config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int) -> ModelTensors:
+def tensors(
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+) -> ModelTensors:
     """Place every checkpoint tensor; towers and dead projections are listed as dropped."""
     h = read_hparams(config)
     layout = Layout(
@@ -257,7 +258,7 @@ def _required(h: Hparams) -> frozenset[str]:
     return names
 
 
-def is_dead(config: Mapping[str, Any], name: str) -> bool:
+def is_dead(config: Mapping[str, object], name: str) -> bool:
     """Whether `name` is a key or value part of a layer that shares those of an earlier one."""
     match = _KV_MODULE.search(name)
     if match is None or is_tower(name):
@@ -268,7 +269,7 @@ def is_dead(config: Mapping[str, Any], name: str) -> bool:
     return bool(int(match[1]) >= first_shared)
 
 
-def _reason_left_out(config: Mapping[str, Any], name: str) -> str | None:
+def _reason_left_out(config: Mapping[str, object], name: str) -> str | None:
     if is_tower(name):
         return TOWER_REASON
     if is_dead(config, name):

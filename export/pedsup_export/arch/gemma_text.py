@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.arch.base import Config
@@ -21,9 +21,9 @@ LAYER: Final = ("attn_norm", "attn_q", "attn_q_norm", "attn_output", "post_atten
 """Parts that every layer has, keys and values aside."""
 
 
-def text_config(config: Mapping[str, Any]) -> Config:
+def text_config(config: Mapping[str, object]) -> Config:
     """The text model's part of config.json: `text_config`, or the whole of it."""
-    return Config(config.get("text_config") or config)
+    return Config(Config(config).mapping("text_config") or config)
 
 
 def plain_name(source: str) -> str:

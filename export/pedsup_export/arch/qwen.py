@@ -8,7 +8,7 @@ keys and a head size of its own. Hyperparameters and names follow llama.cpp's co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.arch.base import Architecture, Config, ModelTensors, Shape
@@ -54,7 +54,7 @@ def _qwen2_head(c: Config) -> int:
     return size
 
 
-def qwen2_metadata(config: Mapping[str, Any]) -> list[KV]:
+def qwen2_metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters of a Qwen2 file."""
     c = Config(config)
     _refuse_windows(c)
@@ -64,7 +64,7 @@ def qwen2_metadata(config: Mapping[str, Any]) -> list[KV]:
 
 
 def qwen2_tensors(
-    config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor of a Qwen2 model."""
     c = Config(config)
@@ -76,7 +76,7 @@ def _qwen3_head(c: Config) -> int:
     return c.integer("head_dim", high=1 << 16, default=_QWEN3_HEAD)
 
 
-def qwen3_metadata(config: Mapping[str, Any]) -> list[KV]:
+def qwen3_metadata(config: Mapping[str, object]) -> list[KV]:
     """Hyperparameters of a Qwen3 file."""
     c = Config(config)
     _refuse_windows(c)
@@ -90,30 +90,25 @@ def qwen3_metadata(config: Mapping[str, Any]) -> list[KV]:
 
 
 def qwen3_tensors(
-    config: Mapping[str, Any], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor of a Qwen3 model."""
     c = Config(config)
     return place(decoder_layout(QWEN3, c, _qwen3_head(c), _NORMS), shapes, n_tokens)
 
 
-ARCHITECTURES = (
+ARCHITECTURES = tuple(
     Architecture(
-        name=QWEN2,
-        hf_names=("Qwen2ForCausalLM",),
-        metadata=qwen2_metadata,
-        tensors=qwen2_tensors,
+        name=name,
+        hf_names=(hf_name,),
+        metadata=metadata,
+        tensors=tensors,
         vocabulary=byte_level_vocabulary,
         is_dead=no_dead,
         tied_by_default=False,
-    ),
-    Architecture(
-        name=QWEN3,
-        hf_names=("Qwen3ForCausalLM",),
-        metadata=qwen3_metadata,
-        tensors=qwen3_tensors,
-        vocabulary=byte_level_vocabulary,
-        is_dead=no_dead,
-        tied_by_default=False,
-    ),
+    )
+    for name, hf_name, metadata, tensors in (
+        (QWEN2, "Qwen2ForCausalLM", qwen2_metadata, qwen2_tensors),
+        (QWEN3, "Qwen3ForCausalLM", qwen3_metadata, qwen3_tensors),
+    )
 )

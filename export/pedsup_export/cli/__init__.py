@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 import pedsup
 from pedsup.cli.border import border
-from pedsup.cli.command_line import Commands
-from pedsup_export.cli.adapter import adapter
-from pedsup_export.cli.calibrate import calibrate
-from pedsup_export.cli.patch import patch, split
-from pedsup_export.cli.phone import phone_bundle, plan
-from pedsup_export.cli.run import run
-from pedsup_export.cli.sign import keygen, sign
-from pedsup_export.cli.verify import compare_bases, verify
+from pedsup.cli.command_line import LazyCommands
+
+_MODULES: Final = {
+    "run": "run", "plan": "phone", "verify": "verify", "adapter": "adapter", "keygen": "sign",
+    "sign": "sign", "calibrate": "calibrate", "compare-bases": "verify", "patch": "patch",
+    "split": "patch", "phone-bundle": "phone",
+}  # fmt: skip
+"""Command -> its module here."""
 
 
 @click.group(
-    cls=Commands,
+    cls=LazyCommands,
+    where={n: f"pedsup_export.cli.{m}:{n.replace('-', '_')}" for n, m in _MODULES.items()},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(pedsup.__version__, prog_name="pedsup-export")
@@ -26,12 +29,6 @@ def cli() -> None:
 
     Research only, not a medical device.
     """
-
-
-for command in (
-    run, plan, verify, adapter, keygen, sign, calibrate, compare_bases, patch, split, phone_bundle
-):  # fmt: skip
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -9,7 +9,12 @@ import click
 
 from pedsup.errors import UsageError
 from pedsup.progress import say
-from pedsup_export.cli.options import FILE, json_option, show
+from pedsup_export.cli.options import FILE, dry_run_option, force_option, json_option, show
+from pedsup_export.plan.adapter_file import TYPES, plan_adapter_file
+from pedsup_export.plan.adapter_plan import AdapterFileRequest
+from pedsup_export.source.hub import ADAPTER_FILES, resolve
+from pedsup_export.write.adapter_file import write_adapter_file
+from pedsup_export.write.adapter_text import plan_json, plan_text, result_text
 
 
 @click.command()
@@ -20,14 +25,14 @@ from pedsup_export.cli.options import FILE, json_option, show
 )  # fmt: skip
 @click.option("--out", type=FILE, required=True, help="The GGUF to write.")
 @click.option(
-    "--type", "kind", type=click.Choice(["F16", "F32", "Q8_0"]), default="F16", show_default=True,
+    "--type", "kind", type=click.Choice([*TYPES]), default="F16", show_default=True,
     help="Type of its matrices.",
 )  # fmt: skip
 @click.option("--allow-unused", is_flag=True, help="Leave out what llama.cpp cannot apply.")
-@click.option("--force", is_flag=True, help="Replace an existing adapter file.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@force_option("adapter file")
+@dry_run_option
 @click.option("--name", help="Name shown in the file; default: NAME (adapter).")
-@click.option("--license", "licence", help="Licence shown in the file; default: the card's.")
+@click.option("--license", help="Licence shown in the file; default: the card's.")
 @click.option("--adapter-revision", help="Hub revision of the adapter.")
 @json_option
 def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
@@ -36,25 +41,9 @@ def adapter(as_json: bool, dry_run: bool, **given: Any) -> None:
     The base stays as it is: a new version of the adapter is a few tens of megabytes.
     docs/adapter.md says when merging is better.
     """
-    from pedsup_export.plan.adapter_file import plan_adapter_file
-    from pedsup_export.plan.adapter_plan import AdapterFileRequest
-    from pedsup_export.source.hub import ADAPTER_FILES, resolve
-    from pedsup_export.write.adapter_file import write_adapter_file
-    from pedsup_export.write.adapter_text import plan_json, plan_text, result_text
-
     _require_files(given["bases"])
-    plan = plan_adapter_file(
-        AdapterFileRequest(
-            adapter=resolve(given["adapter"], ADAPTER_FILES, revision=given["adapter_revision"]),
-            bases=given["bases"],
-            out=given["out"],
-            kind=given["kind"],
-            allow_unused=given["allow_unused"],
-            force=given["force"],
-            name=given["name"],
-            license=given["licence"],
-        )
-    )
+    source = resolve(given.pop("adapter"), ADAPTER_FILES, revision=given.pop("adapter_revision"))
+    plan = plan_adapter_file(AdapterFileRequest(source, **given))
     if dry_run:
         show("adapter-plan", plan_json(plan), plan_text(plan), as_json)
         return

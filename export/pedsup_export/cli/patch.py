@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pedsup.errors import UsageError
+from pedsup.files.parts.split import write_parts
 from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean
-from pedsup_export.cli.options import FILE, json_option, show
-
-if TYPE_CHECKING:
-    from pedsup_export.patch.make import PatchMade, PatchPlan
-
-_force = click.option("--force", is_flag=True, help="Replace an existing output.")
+from pedsup_export.allocation.budget import parse_size
+from pedsup_export.cli.options import FILE, force_option, json_option, show, threads_option
+from pedsup_export.patch.make import PatchMade, PatchPlan, PatchRequest, make_patch, plan_patch
 
 
 @click.command()
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The patch to write.")
-@click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
-@_force
+@threads_option
+@force_option("output")
 @click.option("--dry-run", is_flag=True, help="Print what would be compared and write nothing.")
 @json_option
-def patch(dry_run: bool, as_json: bool, threads: int | None, **options: Any) -> None:
+def patch(dry_run: bool, as_json: bool, **options: Any) -> None:
     """Write a patch from OLD to NEW: two exports, each with its manifest beside it.
 
     Whoever has OLD gets NEW with `pedsup-run patch OLD PATCH`, manifest and signature included.
     """
-    # Imports numpy: not for --help.
-    from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
-
-    cores = threads or len(os.sched_getaffinity(0))
-    plan = plan_patch(PatchRequest(**options, threads=cores))
+    plan = plan_patch(PatchRequest(**options))
     if dry_run:
         show("patch-plan", plan.as_dict(), _plan_text(plan), as_json)
         return
@@ -76,13 +69,10 @@ def _made_text(made: PatchMade) -> str:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the parts."
 )
-@_force
+@force_option("output")
 @json_option
 def split(file: Path, size: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Cut FILE into parts that a messaging app accepts; `pedsup-run join` puts them together."""
-    from pedsup.files.parts import write_parts
-    from pedsup_export.allocation.budget import parse_size
-
     if not file.is_file():
         raise UsageError("no such file", where=file, remedy="check the path")
     folder = out or file.parent

@@ -8,14 +8,17 @@ from typing import Any
 import click
 
 from pedsup.progress import say
-from pedsup_export.cli.options import FILE, json_option, show
+from pedsup_export.cli.options import EXISTING_FILE, FILE, force_option, json_option, show
+from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
+from pedsup_export.phone.command import find_phone, models_for, print_plan
+from pedsup_export.vocabulary_cut.request import vocabulary_request
 
 
 @click.command()
 @click.option("--phone", help="Phone: name, chip or id; `pedsup-bench phones` lists them.")
 @click.option(
     "--phone-profile",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Your own phone profile: a TOML file like phones.toml.",
 )
 @click.option("--memory", metavar="SIZE", help="The phone's memory, if it has another: 6GB.")
@@ -31,9 +34,6 @@ def plan(
     **given: Any,
 ) -> int:
     """Choose model, type and context for a phone; only shapes are read."""
-    from pedsup_export.phone.command import find_phone, models_for, print_plan
-    from pedsup_export.vocabulary_cut.request import vocabulary_request
-
     wish = vocabulary_request(given["languages"], given["vocabulary"])
     found = find_phone(phone, phone_profile, memory)
     return print_plan(found, models_for(base), wish, as_json=given["as_json"])
@@ -49,21 +49,19 @@ def plan(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Termux's packages (.deb) for a phone without internet.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing folder.")
+@force_option("folder")
 @click.option(
     "--constraints",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Versions of the wheels (a pip constraints file).",
 )
 @json_option
 def phone_bundle(as_json: bool, **options: Any) -> None:
     """Write the folder that installs pedsup and a model in Termux from an SD card."""
-    from pedsup_export.phone import bundle as bundles
-
     project = Path(__file__).resolve().parents[3]
-    plan = bundles.plan_bundle(bundles.BundleRequest(project=project, **options))
+    plan = plan_bundle(BundleRequest(project=project, **options))
     if plan.model is not None and plan.model.manifest_sha256 is None:
         say(f"warning: {plan.model.path.name} has no manifest: the phone cannot tell "
             "whether it is the file that was exported")  # fmt: skip
-    bundle = bundles.write_bundle(plan)
+    bundle = write_bundle(plan)
     show("phone-bundle", bundle.as_dict(), bundle.as_text(), as_json)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import click
 
 from pedsup.errors import UsageError
-from pedsup_export.source.hub import ModelRef
-from pedsup_export.vocabulary_cut.request import VocabularyRequest
+from pedsup_export.adapter.folder import Adapter
+from pedsup_export.allocation.budget import Budget, parse_budget
+from pedsup_export.phone.budget import phone_budget
+from pedsup_export.phone.command import find_phone, quant_for
+from pedsup_export.phone.models import model_of_folder
+from pedsup_export.phone.vocabulary import cut_model
+from pedsup_export.plan.request import ExportRequest
+from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, ModelRef, resolve
+from pedsup_export.vocabulary_cut.request import VocabularyRequest, vocabulary_request
 
-if TYPE_CHECKING:
-    from pedsup_export.allocation.budget import Budget
-    from pedsup_export.plan.request import ExportRequest
+_AS_GIVEN: Final = (
+    "out", "merge_dtype", "imatrix", "calibrated", "allocation", "save_allocation", "allow_unused",
+    "allow_no_effect", "tokenizer", "force", "threads", "name", "license",
+)  # fmt: skip
+"""Options that are fields of the request as they are."""
 
 
 def refuse_without_effect(options: dict[str, Any]) -> None:
@@ -46,11 +54,6 @@ def refuse_without_effect(options: dict[str, Any]) -> None:
 
 def export_request(options: dict[str, Any]) -> ExportRequest:
     """What `run` was asked for; hub names are resolved to folders."""
-    from pedsup_export.allocation.budget import parse_budget
-    from pedsup_export.plan.request import ExportRequest
-    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, resolve
-    from pedsup_export.vocabulary_cut.request import vocabulary_request
-
     base = resolve(options["base"], BASE_FILES, revision=options["revision"])
     vocabulary = vocabulary_request(
         options["languages"], options["vocabulary"], options["keep_texts"]
@@ -69,26 +72,14 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
         adapter=adapter,
         base_4bit=base_4bit,
         merge_base=choose_merge_base(options["merge_base"], adapter, base_4bit),
-        out=options["out"],
         quant=quant,
-        merge_dtype=options["merge_dtype"],
         tensor_types=tuple(_split(text) for text in options["tensor_types"]),
-        imatrix=options["imatrix"],
-        calibrated=options["calibrated"],
         budget=budget,
-        allocation=options["allocation"],
-        save_allocation=options["save_allocation"],
         gate_reference=options["gate"],
         gate_thresholds=options["thresholds"],
         gate_examples=options["gate_examples"],
-        allow_unused=options["allow_unused"],
-        allow_no_effect=options["allow_no_effect"],
-        tokenizer=options["tokenizer"],
-        force=options["force"],
-        threads=options["threads"] or len(os.sched_getaffinity(0)),
-        name=options["name"],
-        license=options["licence"],
         vocabulary=vocabulary,
+        **{name: options[name] for name in _AS_GIVEN},
     )
 
 
@@ -97,8 +88,6 @@ def _quant(options: dict[str, Any], base: ModelRef, vocabulary: VocabularyReques
     asked: str = options["quant"]
     if options["phone"] is None:
         return asked
-    from pedsup_export.phone.command import find_phone, quant_for
-
     phone = find_phone(options["phone"], None, None)
     return quant_for(phone, base, asked if _explicit("quant") else None, vocabulary)
 
@@ -117,11 +106,6 @@ def _phone_chooses_types(options: dict[str, Any]) -> bool:
 
 
 def _phone_budget(name: str, base: ModelRef, vocabulary: VocabularyRequest | None) -> Budget:
-    from pedsup_export.phone.budget import phone_budget
-    from pedsup_export.phone.command import find_phone
-    from pedsup_export.phone.models import model_of_folder
-    from pedsup_export.phone.vocabulary import cut_model
-
     model = cut_model(model_of_folder(base.folder, base.name), vocabulary)
     return phone_budget(find_phone(name, None, None), model)
 
@@ -139,8 +123,6 @@ def choose_merge_base(
         return asked
     if asked is not None or adapter is None:
         return asked
-    from pedsup_export.adapter.folder import Adapter
-
     trained_on = Adapter.open(adapter.folder).base_model_name or ""
     return "4bit" if "4bit" in trained_on.lower() or "nf4" in trained_on.lower() else "16bit"
 

@@ -5,17 +5,30 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pedsup.progress import say
 from pedsup.texts.safe import clean
-from pedsup_export.cli.options import FILE, base_option, json_option, show
+from pedsup_export.cli.options import (
+    EXISTING_FILE,
+    FILE,
+    base_option,
+    dry_run_option,
+    force_option,
+    json_option,
+    show,
+    threads_option,
+)
 from pedsup_export.cli.request import export_request, refuse_without_effect
-
-if TYPE_CHECKING:
-    from pedsup_export.plan.export_plan import ExportPlan
+from pedsup_export.plan.calibrated import make_plan
+from pedsup_export.plan.export_plan import ExportPlan
+from pedsup_export.prove.verify import verify
+from pedsup_export.write import render
+from pedsup_export.write.output import foreign_files
+from pedsup_export.write.publish import check_output, execute
+from pedsup_export.write.unchanged import unchanged
 
 
 @click.command()
@@ -43,12 +56,12 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--imatrix",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Importance matrix (llama.cpp's GGUF format).",
 )
 @click.option(
     "--calibrated",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Statistics of `calibrate`: round with error feedback (docs/calibration.md).",
 )
 @click.option("--budget", help="Choose types for a size: 3.5GB, 4.5bpw, or that of Q4_K_M.")
@@ -56,17 +69,17 @@ if TYPE_CHECKING:
 @click.option("--save-allocation", type=FILE, help="Keep the types that --budget chose.")
 @click.option(
     "--gate",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Refuse to publish a file too far from this one: the same merge in 16 or 32 bits.",
 )
 @click.option(
     "--thresholds",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Thresholds of --gate (TOML); default: those that ship with pedsup-bench.",
 )
 @click.option(
     "--gate-examples",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     help="Held-out examples of the adapter's task (JSON lines), which --gate scores too.",
 )
 @click.option(
@@ -91,33 +104,29 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whose tokenizer and chat template, where the adapter's folder has others.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing export.")
+@force_option("export")
 @click.option(
     "--if-changed", is_flag=True,
     help="Do nothing where the output is what the same inputs, options and version make.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--threads", type=click.IntRange(1, 64), help="Default: the cores of this process.")
+@dry_run_option
+@click.option("-v", "--verbose", is_flag=True, help="Print the plan of each tensor, too.")
+@threads_option
 @click.option("--name", help="Name shown in the file; default: adapter on base.")
-@click.option("--license", "licence", help="Licence shown in the file; default: the base's card.")
+@click.option("--license", help="Licence shown in the file; default: the base's card.")
 @click.option("--revision", help="Hub revision of the base.")
 @click.option("--adapter-revision", help="Hub revision of the adapter.")
 @json_option
 def run(**options: Any) -> None:
     """Export: merge, quantize, write, prove, verify."""
-    from pedsup_export.plan.calibrated import make_plan
-    from pedsup_export.prove.verify import verify
-    from pedsup_export.write import render
-    from pedsup_export.write.publish import check_output, execute
-    from pedsup_export.write.unchanged import unchanged
-
     refuse_without_effect(options)
     request = export_request(options)
     plan, inputs = make_plan(request)
+    text = render.plan_text(plan, tensors=options["verbose"])
     if options["dry_run"]:
         if request.out.exists() and not request.force:
             say(f"note: {request.out} exists: the export itself will want --force")
-        show("plan", render.plan_json(plan), render.plan_text(plan), options["as_json"])
+        show("plan", render.plan_json(plan), text, options["as_json"])
         return
     if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
         say(f"{request.out} is up to date: nothing is written")
@@ -130,7 +139,7 @@ def run(**options: Any) -> None:
         return
     plan = _ask_before_replacing(plan)
     check_output(plan)
-    say(render.summary_text(plan))
+    say(text)
     result = execute(plan, inputs)
     report = verify(result.path, read_sha256=result.sha256)
     show(
@@ -143,8 +152,6 @@ def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
 
     Where there is nobody to ask, the plan stays as it is, and its execution refuses.
     """
-    from pedsup_export.write.ownership import foreign_files
-
     foreign = foreign_files(plan.request.out) if plan.request.force else ()
     if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return plan

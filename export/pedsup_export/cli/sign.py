@@ -9,6 +9,9 @@ import click
 
 from pedsup.errors import UsageError
 from pedsup_export.cli.options import FILE, json_option, passphrase_file_option, show
+from pedsup_export.prove.sign import make_keys, needs_passphrase, read_passphrase
+from pedsup_export.prove.sign import sign as sign_model
+from pedsup_export.write import render
 
 
 @click.command()
@@ -18,9 +21,6 @@ from pedsup_export.cli.options import FILE, json_option, passphrase_file_option,
 @json_option
 def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_json: bool) -> None:
     """Make a key pair for signing: NAME.key (private) and NAME.pub (public)."""
-    from pedsup_export.prove.sign import make_keys
-    from pedsup_export.write import render
-
     if no_passphrase and passphrase_file:
         raise UsageError("--no-passphrase and --passphrase-file exclude each other")
     passphrase = None if no_passphrase else _passphrase(passphrase_file, new=True)
@@ -42,10 +42,6 @@ def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_jso
 @json_option
 def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Check a file against its manifest and sign both: FILE.sig appears beside it."""
-    from pedsup_export.prove.sign import needs_passphrase
-    from pedsup_export.prove.sign import sign as sign_model
-    from pedsup_export.write import render
-
     passphrase = _passphrase(passphrase_file, new=False) if needs_passphrase(key) else None
     result = sign_model(file, key, passphrase)
     document = {
@@ -59,8 +55,6 @@ def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> 
 
 def _passphrase(file: Path | None, *, new: bool) -> bytes:
     """From a file, or asked for on the terminal; a new one twice."""
-    from pedsup_export.prove.sign import read_passphrase
-
     if file is not None:
         return read_passphrase(file)
     if not sys.stdin.isatty():

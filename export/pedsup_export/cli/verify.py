@@ -8,7 +8,17 @@ from typing import Any
 import click
 
 from pedsup.errors import UsageError
+from pedsup.gguf_file import read_header
+from pedsup.gguf_file.cut_vocabulary import is_cut
+from pedsup.gguf_file.lora import is_adapter
+from pedsup.trust.keys import read_public_key
 from pedsup_export.cli.options import FILE, json_option, show
+from pedsup_export.prove.compare_bases import compare_bases as compare
+from pedsup_export.prove.remake import MadeWith
+from pedsup_export.prove.verify import verify as check
+from pedsup_export.source.checkpoint import Checkpoint
+from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, ModelRef, resolve
+from pedsup_export.write import render
 
 
 @click.command()
@@ -26,15 +36,6 @@ def verify(
     file: Path, base: str | None, adapter: str | None, key: Path | None, as_json: bool, **given: Any
 ) -> None:
     """Check a file against its manifest and signature, and that the adapter is in it."""
-    from pedsup.gguf_file import read_header
-    from pedsup.gguf_file.cut_vocabulary import is_cut
-    from pedsup.gguf_file.lora import is_adapter
-    from pedsup.trust.keys import read_public_key
-    from pedsup_export.prove.remake import MadeWith
-    from pedsup_export.prove.verify import verify as check
-    from pedsup_export.source.hub import ADAPTER_FILES, BASE_FILES, ModelRef, resolve
-    from pedsup_export.write import render
-
     if (base is None) != (adapter is None) and not (base and is_cut(read_header(file))):
         raise UsageError("--base and --adapter go together", remedy="give both or none")
     for name, value in given.items():
@@ -42,14 +43,13 @@ def verify(
             raise UsageError(
                 f"--{name} has no effect without --base and --adapter", remedy="give all three"
             )
-    own = base is not None and is_adapter(read_header(file))
+    source = None
+    if base:
+        own = is_adapter(read_header(file))  # whose base is a GGUF
+        source = ModelRef(Path(base), base) if own else resolve(base, BASE_FILES)
     report = check(
         file,
-        base=ModelRef(Path(base), base)
-        if base and own
-        else resolve(base, BASE_FILES)
-        if base
-        else None,
+        base=source,
         adapter=resolve(adapter, ADAPTER_FILES) if adapter else None,
         key=read_public_key(key) if key else None,
         made_with=MadeWith(**given),
@@ -63,10 +63,6 @@ def verify(
 @json_option
 def compare_bases(base_16bit: str, base_4bit: str, as_json: bool) -> None:
     """Print how far a 4-bit base is from the 16-bit one, per tensor and in total."""
-    from pedsup_export.prove.compare_bases import compare_bases as compare
-    from pedsup_export.source.checkpoint import Checkpoint
-    from pedsup_export.source.hub import BASE_FILES, resolve
-
     first, second = (
         Checkpoint.open(resolve(name, BASE_FILES).folder) for name in (base_16bit, base_4bit)
     )

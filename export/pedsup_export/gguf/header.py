@@ -8,8 +8,10 @@ so that its size, and with it every offset, is known and never changes.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 from pedsup.gguf_file import GGMLType, ValueType
@@ -82,13 +84,19 @@ def lay_out(
     """Give each (name, ggml shape, type) its aligned offset, in the order given."""
     slots, offset = [], 0
     for name, shape, kind in tensors:
-        rows = 1
-        for n in shape[1:]:
-            rows *= n
-        n_bytes = kind.row_bytes(shape[0]) * rows
+        n_bytes = kind.row_bytes(shape[0]) * prod(shape[1:])
         slots.append(TensorSlot(name, shape, kind, offset, n_bytes))
         offset += padded(n_bytes, alignment)
     return slots
+
+
+def mixture(slots: Iterable[TensorSlot]) -> dict[str, dict[str, int]]:
+    """Type name -> how many tensors and bytes, the commonest first."""
+    tensors, n_bytes = Counter[str](), Counter[str]()
+    for slot in slots:
+        tensors[slot.type.name] += 1
+        n_bytes[slot.type.name] += slot.n_bytes
+    return {t: {"tensors": n, "bytes": n_bytes[t]} for t, n in tensors.most_common()}
 
 
 def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:

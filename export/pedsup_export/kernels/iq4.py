@@ -4,8 +4,8 @@
     IQ4_XS  | d f16 | scales high u16 | scales low 4 bytes | quants 128 bytes |  = 136
                                                      256 weights in 8 blocks of 32
 
-    weight = d * VALUES[quant]                                             IQ4_NL
-    weight = d * (scale[block] - 32) * VALUES[quant]                       IQ4_XS, scale 0..63
+    weight = d * IQ4_VALUES[quant]                                             IQ4_NL
+    weight = d * (scale[block] - 32) * IQ4_VALUES[quant]                       IQ4_XS, scale 0..63
 
     quants: byte 16 * b + i holds weights i (low nibble) and 16 + i (high nibble) of block b
     scales: byte b / 2 of low: four bits of block b, the even one in the low nibble;
@@ -23,7 +23,7 @@ from typing import Final
 
 import numpy as np
 
-from pedsup_export.kernels.lanes.constants import GROUP_MAX_EPS, QK_K
+from pedsup_export.kernels.lanes.constants import GROUP_MAX_EPS, IQ4_VALUES, QK_K
 from pedsup_export.kernels.lanes.half import put_half, to_half
 from pedsup_export.kernels.lanes.jit import inline, kernel
 from pedsup_export.kernels.lanes.layout import for_lanes
@@ -39,11 +39,8 @@ from pedsup_export.kernels.lanes.vec import (
     where,
 )
 
-VALUES: Final = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
-)
-MIDPOINTS: Final = (VALUES[1:] + VALUES[:-1]) / np.float32(2)
-GAPS: Final = np.diff(VALUES)
+MIDPOINTS: Final = (IQ4_VALUES[1:] + IQ4_VALUES[:-1]) / np.float32(2)
+GAPS: Final = np.diff(IQ4_VALUES)
 FIRST: Final = np.float32(-127)
 TRIES: Final = 7
 BLOCK: Final = 32
@@ -55,7 +52,7 @@ LARGEST: Final = np.finfo(np.float32).max
 
 @inline
 def _nearest_value(x):
-    """The one of VALUES next to each lane, the upper one of two equally near."""
+    """The one of IQ4_VALUES next to each lane, the upper one of two equally near."""
     value = splat(FIRST)
     for i in range(15):
         value += where(x >= splat(MIDPOINTS[i]), splat(GAPS[i]), splat(ZERO))

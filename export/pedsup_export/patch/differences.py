@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pedsup.patch.layouts import Field, Layout, width
-
-Blocks = NDArray[np.uint8]
-"""Shape (n_blocks, block_bytes)."""
+from pedsup_export.gguf.blocks import Bytes, numbers
 
 
 def differences(old: bytes, new: bytes, layout: Layout) -> list[bytes]:
@@ -31,32 +28,23 @@ def differences(old: bytes, new: bytes, layout: Layout) -> list[bytes]:
     return [part.tobytes() if part.any() else b"" for part in parts]
 
 
-def _fields(before: Blocks, after: Blocks, fields: Sequence[Field]) -> Blocks:
+def _fields(before: Bytes, after: Bytes, fields: Sequence[Field]) -> Bytes:
     found = []
     for field in fields:
-        step = _numbers(after, field) - _numbers(before, field)
+        step = numbers(after, (field,)) - numbers(before, (field,))
         found.append((step & np.uint8((1 << width(field)) - 1)).T.ravel())
     return np.concatenate(found) if found else np.empty(0, np.uint8)
 
 
-def _numbers(blocks: Blocks, field: Field) -> Blocks:
-    """Shape (n_blocks, columns of the field)."""
-    numbers = np.zeros((len(blocks), len(field[0].columns)), np.uint8)
-    for part in field:
-        mask = np.uint8((1 << part.bits) - 1)
-        numbers |= (blocks[:, part.columns] >> np.uint8(part.shift) & mask) << np.uint8(part.at)
-    return numbers
-
-
-def _floats(before: Blocks, after: Blocks, numbers: Sequence[Sequence[int]]) -> Blocks:
+def _floats(before: Bytes, after: Bytes, floats: Sequence[Sequence[int]]) -> Bytes:
     """Folded as 0, -1, 1, -2, ... are 0, 1, 2, 3, ...; shape (bytes of a number, all numbers)."""
-    if not numbers:
+    if not floats:
         return np.empty((0, 0), np.uint8)
-    n_bytes = len(numbers[0])
+    n_bytes = len(floats[0])
     kind = np.dtype(f"<u{n_bytes}")
     one, top = kind.type(1), kind.type(8 * n_bytes - 1)
     planes = []
-    for columns in numbers:
+    for columns in floats:
         old, new = (
             np.ascontiguousarray(blocks[:, list(columns)]).view(kind)[:, 0]
             for blocks in (before, after)

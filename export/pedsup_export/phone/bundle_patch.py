@@ -27,7 +27,7 @@ def check_patch(path: Path | None) -> int:
     index, file = read_index(path)
     with file:
         Payload(file, index).require_whole()
-    for name in (path.name, index.old.name, index.new_name):
+    for name in (path.name, index.old.name, index.new.name):
         require_name(name, "rename the file and make the patch again")
     return path.stat().st_size
 
@@ -41,7 +41,7 @@ def write_patch(path: Path | None, folder: Path) -> None:
     folder.mkdir()
     shutil.copyfile(path, folder / path.name)
     (folder / ENTRY).write_text(
-        f"name={path.name}\nold={index.old.name}\nnew={index.new_name}\nsize={index.new_size}\n",
+        f"name={path.name}\nold={index.old.name}\nnew={index.new.name}\nsize={index.new.size}\n",
         encoding="ascii",
         newline="\n",
     )

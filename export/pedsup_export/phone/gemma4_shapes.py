@@ -7,7 +7,7 @@ a test holds them against transformers itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Final
 
@@ -51,15 +51,6 @@ class Shape:
         return self.feed_forward * (2 if wide else 1)
 
 
-SIZES: Final = {
-    "tiny": Shape(
-        n_layers=8, n_shared=4, full_every=4, vocab=4096, hidden=256, feed_forward=512, n_heads=4,
-        head_dim=64, global_head_dim=128, per_layer=32, sliding_window=16, context=2048,
-    ),
-    # E4B's widths, so that the kernels see its rows; fewer layers and a smaller vocabulary.
-    "2GB": Shape(n_layers=8, n_shared=4, full_every=4, vocab=65536),
-    "15GB": Shape(),
-}  # fmt: skip
 E4B: Final = Shape()
 E2B: Final = Shape(
     n_layers=35, n_shared=20, full_every=5, hidden=1536, feed_forward=6144, n_kv_heads=1,
@@ -131,11 +122,6 @@ def model_tensors(shape: Shape) -> list[TensorSpec]:
     ]
 
 
-def model_bytes(shape: Shape) -> int:
-    """Bytes of the weights in bf16."""
-    return 2 * sum(t.n_values for t in model_tensors(shape))
-
-
 def text_config(shape: Shape) -> dict[str, object]:
     """`config.json` as transformers 5.23 writes it for `Gemma4ForCausalLM`."""
     digits = len(str(shape.n_layers - 1))
@@ -190,8 +176,3 @@ def text_config(shape: Shape) -> dict[str, object]:
         "vocab_size": shape.vocab,
         "vocab_size_per_layer_input": shape.vocab,
     }
-
-
-def describe(shape: Shape) -> dict[str, object]:
-    """The sizes of a shape, for a report."""
-    return {**asdict(shape), "parameters": model_bytes(shape) // 2, "bytes": model_bytes(shape)}

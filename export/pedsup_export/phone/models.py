@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,13 +57,7 @@ class PhoneModel:
     @property
     def n_params(self) -> int:
         """Weights of the file."""
-        total = 0
-        for tensor in self.tensors.outputs:
-            size = 1
-            for n in tensor.shape:
-                size *= n
-            total += size
-        return total
+        return sum(prod(tensor.shape) for tensor in self.tensors.outputs)
 
 
 def model_of_config(

@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 
-import pedsup
 from pedsup.errors import MismatchError, UnsupportedError, UsageError
 from pedsup.gguf_file import ArrayValue, GGMLType, ValueType
 from pedsup.gguf_file.architecture import EMBEDDING
@@ -23,7 +22,6 @@ from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.lora import ADAPTER, ALPHA, KIND, LEFT_OUT, A, B
 from pedsup.gguf_file.type_mixture import llama_cpp_order
-from pedsup.texts.intended_use import FULL, SHORT
 from pedsup.trust.manifest import DIGEST_KEY
 from pedsup_export.adapter.base_file import BaseFile
 from pedsup_export.adapter.effect import is_zero, scale_notes
@@ -37,15 +35,27 @@ from pedsup_export.adapter.match import (
     match,
 )
 from pedsup_export.adapter.tensors import LoraDelta
-from pedsup_export.gguf.header import KV, TensorSlot, array, f32, lay_out, string, u32
+from pedsup_export.gguf.header import KV, TensorSlot, array, f32, lay_out, string
 from pedsup_export.plan.adapter_plan import AdapterFilePlan, AdapterFileRequest, Change
-from pedsup_export.plan.general import DIGEST_PLACEHOLDER, licence_of
+from pedsup_export.plan.general import (
+    DESCRIPTION,
+    DIGEST_PLACEHOLDER,
+    INTENDED_USE,
+    licence_of,
+    made_entries,
+)
 from pedsup_export.plan.planner import refuse_unused
 from pedsup_export.plan.provenance import held
 from pedsup_export.tokenizer.files import Tokenizer, overlay
 
 TYPES: Final = {"F16": 1, "F32": 0, "Q8_0": 7}
 """Type -> `general.file_type`."""
+_LARGEST: Final = {
+    "F16": float(np.finfo(np.float16).max),
+    "F32": float(np.finfo(np.float32).max),
+    "Q8_0": 127 * float(np.finfo(np.float16).max),
+}
+"""Type -> the largest number that it holds; Q8_0 has a scale in float16."""
 FITS_KEY: Final = "pedsup.adapter.fits"
 """Metadata key: names of the files that it was made for."""
 
@@ -59,11 +69,10 @@ def plan_adapter_file(request: AdapterFileRequest) -> AdapterFilePlan:
         MismatchError: it does not belong to a base file, or a part of it would be left out.
         UsageError: no such type, or no base.
     """
-    if request.kind not in TYPES or not request.bases:
-        raise UsageError(
-            f"the type '{request.kind}'" if request.bases else "no base was given",
-            wanted=f"one of {', '.join(TYPES)}" if request.bases else "--base MODEL.gguf",
-        )
+    if not request.bases:
+        raise UsageError("no base was given", wanted="--base MODEL.gguf")
+    if request.kind not in TYPES:
+        raise UsageError(f"the type '{request.kind}'", wanted=f"one of {', '.join(TYPES)}")
     folder = request.adapter.folder
     with held({"adapter": [folder / CONFIG, folder / WEIGHTS]}) as sources:
         adapter = Adapter.open(folder)
@@ -75,17 +84,10 @@ def plan_adapter_file(request: AdapterFileRequest) -> AdapterFilePlan:
     if not request.allow_unused:
         refuse_unused(adapter, report)
     found = {n: c.lora for n, c in report.matched.items() if c.lora is not None}
-    used = {name: delta for name, delta in found.items() if not is_zero(delta)}
-    if not used:
-        raise MismatchError(
-            "the adapter changes nothing that llama.cpp can apply",
-            where=folder,
-            wanted="a trained adapter with a scaling above zero",
-            remedy="check lora_alpha in adapter_config.json, and that this is the adapter after "
-            "training",
-        )
+    used = _effective(found, folder)
     alpha, changes = _changes(bases[0], used)
     slots = _slots(changes, BY_NAME[request.kind])
+    _refuse_overflow(changes, slots, folder)
     return AdapterFilePlan(
         request=request,
         adapter=adapter,
@@ -98,6 +100,24 @@ def plan_adapter_file(request: AdapterFileRequest) -> AdapterFilePlan:
         warnings=_warnings(adapter, bases, report, changes, len(found) - len(used)),
         sources=sources,
     )
+
+
+def _effective(found: Mapping[str, LoraDelta], folder: Path) -> dict[str, LoraDelta]:
+    """The changes that change anything.
+
+    Raises:
+        MismatchError: none does.
+    """
+    used = {name: delta for name, delta in found.items() if not is_zero(delta)}
+    if not used:
+        raise MismatchError(
+            "the adapter changes nothing that llama.cpp can apply",
+            where=folder,
+            wanted="a trained adapter with a scaling above zero",
+            remedy="check lora_alpha in adapter_config.json, and that this is the adapter after "
+            "training",
+        )
+    return used
 
 
 def _refuse_more_than_lora(adapter: Adapter) -> None:
@@ -171,6 +191,22 @@ def _slots(changes: Sequence[Change], kind: GGMLType) -> tuple[TensorSlot, ...]:
     return tuple(lay_out(rows))
 
 
+def _refuse_overflow(changes: Sequence[Change], slots: Sequence[TensorSlot], folder: Path) -> None:
+    """Raise `UnsupportedError` where a number of the adapter would be infinite in the file."""
+    kinds = {slot.name: slot.type.name for slot in slots}
+    for change in changes:
+        for name, values in change.halves().items():
+            if not (largest := float(np.abs(values).max())) <= _LARGEST[kinds[name]]:
+                raise UnsupportedError(
+                    f"'{name}' holds {largest:g}, which does not fit {kinds[name]}",
+                    where=folder,
+                    wanted=f"numbers up to {_LARGEST[kinds[name]]:g}",
+                    remedy="give --type F32"
+                    if kinds[name] != "F32"
+                    else "check lora_alpha and alpha_pattern in adapter_config.json",
+                )
+
+
 def _shapes(change: Change) -> dict[str, tuple[int, int]]:
     """Row-major shapes of both halves."""
     (n_out, n_in), rank = change.delta.shape, change.delta.rank
@@ -188,17 +224,13 @@ def _metadata(request: AdapterFileRequest, bases: Sequence[BaseFile], alpha: flo
         f32(ALPHA, alpha),
         # Not the name alone: a signer is remembered by it, and the base may have the same.
         string("general.name", request.name or f"{adapter.name} (adapter)"),
-        string("general.description", f"{SHORT['en']} {SHORT['es']}"),
-        string("general.quantized_by", f"pedsup {pedsup.__version__}"),
-        u32("general.quantization_version", 2),
-        u32("general.file_type", TYPES[request.kind]),
-        string("general.license", request.license or licence_of(adapter.folder)),
-        u32("general.base_model.count", 1),
-        string("general.base_model.0.name", base.identity.name),
-        array("general.tags", ValueType.STRING, ["research-only", "not-a-medical-device"]),
-        string("pedsup.version", pedsup.__version__),
-        string("pedsup.intended_use.en", FULL["en"]),
-        string("pedsup.intended_use.es", FULL["es"]),
+        DESCRIPTION,
+        *made_entries(
+            TYPES[request.kind],
+            request.license or licence_of(adapter.folder),
+            base.identity.name,
+        ),
+        *INTENDED_USE,
         string("pedsup.adapter.name", adapter.name),
         array(FITS_KEY, ValueType.STRING, [b.header.path.name for b in bases]),
         string(DIGEST_KEY, DIGEST_PLACEHOLDER),

@@ -12,9 +12,8 @@ from pedsup.gguf_file.architecture import EMBEDDING
 from pedsup.gguf_file.lora import A, B
 from pedsup_export.adapter.base_file import BaseFile
 from pedsup_export.adapter.folder import Adapter
-from pedsup_export.adapter.match import (
-    UnusedDelta,
-)
+from pedsup_export.adapter.lora import interleaved
+from pedsup_export.adapter.match import UnusedDelta
 from pedsup_export.adapter.tensors import LoraDelta
 from pedsup_export.gguf.header import KV, TensorSlot, header_bytes
 from pedsup_export.plan.provenance import Digests
@@ -58,9 +57,7 @@ class Change:
         a, b = self.delta.a, self.delta.b
         if self.factor != 1:
             b = b * np.float32(self.factor)
-        if self.head_rows is not None:
-            paired = b.reshape(-1, 2, self.head_rows // 2, b.shape[1]).swapaxes(1, 2)
-            b = np.ascontiguousarray(paired.reshape(b.shape))
+        b = interleaved(b, self.head_rows)
         if self.target == EMBEDDING:
             # A row is looked up in the one, and multiplied by the other.
             a, b = b, np.ascontiguousarray(a.T)

@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pedsup.gguf_file.shape import PER_LAYER_TABLE
 from pedsup.gguf_file.type_mixture import why_not_quantized
 from pedsup_export.allocation import command as allocation
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.plan import planner as plain
-from pedsup_export.plan.export_plan import (
-    Calibration,
-    ExportPlan,
-    Inputs,
-    TensorPlan,
-)
+from pedsup_export.plan.export_plan import Calibration, ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.request import ExportRequest
-from pedsup_export.plan.rows import final_rows
+from pedsup_export.plan.rows import blocks, final_rows
 from pedsup_export.rounding.calibrated import METHOD, Calibrated, Fingerprint, other_weights
 from pedsup_export.rounding.matrix import Effort
 from pedsup_export.types.mixture import parse_override
@@ -86,9 +80,6 @@ def _calibration(
         rounded=sum(calibrated.rounds(t.slot.name, t.slot.type) for t in made.tensors),
         predicted_kl=chosen.divergence if chosen else None,
         predicted_share=chosen.divergence / chosen.mixture if chosen and chosen.mixture else None,
-        read_per_token=sum(
-            t.slot.n_bytes for t in made.tensors if t.slot.name not in looked_up(made)
-        ),
     )
 
 
@@ -97,8 +88,7 @@ def _check_weights(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> 
     known = [t for t in made.tensors if t.slot.name in calibrated.statistics.group_of]
     known.sort(key=lambda t: (not t.adapted, t.slot.shape[0] * t.n_rows))
     for tensor in known[:_CHECKED_FIRST]:
-        for lo in range(0, tensor.n_rows, tensor.rows_per_block):
-            hi = min(lo + tensor.rows_per_block, tensor.n_rows)
+        for lo, hi in blocks(tensor):
             rows = final_rows(tensor, inputs, lo, hi, made.request.merge_dtype)
             calibrated.identify(rows, tensor.slot.name, lo, tensor.n_rows)
 
@@ -146,7 +136,7 @@ def _chosen(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> Allocat
     assert request.budget is not None
     names = {t.name for t in tensors}
     if request.budget.read_bytes is not None:
-        flash = looked_up(made)
+        flash = made.looked_up
         rest = [t.slot for t in made.tensors if t.slot.name not in names | flash]
         fixed = sum(slot.n_bytes for slot in rest)
         tensors = [replace(t, price=FLASH_PRICE) if t.name in flash else t for t in tensors]
@@ -164,15 +154,6 @@ def _chosen(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> Allocat
         identity = calibrated.statistics.data_sha256
         allocation.save(request.save_allocation, found, identity, force=request.force)
     return found
-
-
-def looked_up(made: ExportPlan) -> set[str]:
-    """The tables of which a few rows are read for each token: they cost storage, not time.
-
-    The token table is one only where the output matrix is another tensor.
-    """
-    names = {t.slot.name for t in made.tensors}
-    return names & {PER_LAYER_TABLE, *(("token_embd.weight",) if "output.weight" in names else ())}
 
 
 def _choosable(made: ExportPlan, inputs: Inputs) -> Iterator[allocation.Choosable]:

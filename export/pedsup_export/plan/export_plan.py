@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +11,14 @@ from pathlib import Path
 import numpy as np
 
 import pedsup
+from pedsup.gguf_file.architecture import EMBEDDING
 from pedsup.gguf_file.file_types import FileType
+from pedsup.gguf_file.shape import PER_LAYER_TABLE
 from pedsup.gguf_file.type_mixture import TypeChoice
 from pedsup_export.adapter.folder import Adapter
-from pedsup_export.adapter.match import (
-    MatchReport,
-    UnusedDelta,
-)
+from pedsup_export.adapter.match import MatchReport, UnusedDelta
 from pedsup_export.arch import Dropped, OutputTensor
-from pedsup_export.gguf.header import KV, TensorSlot, header_bytes
+from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, mixture
 from pedsup_export.plan.provenance import Digests
 from pedsup_export.plan.qat import Grid
 from pedsup_export.plan.request import ExportRequest
@@ -62,8 +60,6 @@ class Calibration:
     """Of types chosen for a budget: nats per token."""
     predicted_share: float | None = None
     """That, over what is predicted of llama.cpp's own types for `--quant`."""
-    read_per_token: int = 0
-    """Bytes of weights: all but the tables that are only looked up."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +92,21 @@ class ExportPlan:
     def slots(self) -> list[TensorSlot]:
         return [t.slot for t in self.tensors]
 
+    @property
+    def looked_up(self) -> set[str]:
+        """The tables of which a few rows are read for each token: they cost storage, not time.
+
+        The token table is one only where the output matrix is another tensor.
+        """
+        names = {t.slot.name for t in self.tensors}
+        return names & {PER_LAYER_TABLE, *((EMBEDDING,) if "output.weight" in names else ())}
+
+    @property
+    def read_per_token(self) -> int:
+        """Bytes of weights: all but the tables that are only looked up."""
+        looked_up = self.looked_up
+        return sum(slot.n_bytes for slot in self.slots if slot.name not in looked_up)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that decides the output's bytes but the shards' contents."""
@@ -126,11 +137,7 @@ class ExportPlan:
 
     def mixture(self) -> dict[str, dict[str, int]]:
         """Type name -> how many tensors and bytes."""
-        tensors, n_bytes = Counter[str](), Counter[str]()
-        for plan in self.tensors:
-            tensors[plan.slot.type.name] += 1
-            n_bytes[plan.slot.type.name] += plan.slot.n_bytes
-        return {t: {"tensors": n, "bytes": n_bytes[t]} for t, n in tensors.most_common()}
+        return mixture(self.slots)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +12,17 @@ from pedsup.gguf_file import ValueType
 from pedsup.optional import require
 from pedsup.texts.intended_use import FULL, SHORT
 from pedsup.trust.manifest import DIGEST_KEY
-from pedsup_export.gguf.header import KV, array, f32, string, u32
+from pedsup_export.gguf.header import KV, TensorSlot, array, f32, header_bytes, string, u32
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 
 DIGEST_PLACEHOLDER: Final = "0" * 64
+DESCRIPTION: Final = string("general.description", f"{SHORT['en']} {SHORT['es']}")
+INTENDED_USE: Final = (
+    string("pedsup.version", pedsup.__version__),
+    string("pedsup.intended_use.en", FULL["en"]),
+    string("pedsup.intended_use.es", FULL["es"]),
+)
 _SAMPLING: Final = {
     # name: kind of entry, name in the GGUF, lowest and highest value that a sampler can use
     "top_k": (u32, "top_k", 0, 1 << 24),
@@ -30,32 +37,40 @@ def general_entries(request: ExportRequest, n_params: int, file_type: int) -> li
     size_label = require("gguf.utility", extra="export").size_label
     base, adapter = chosen_base(request), request.adapter
     name = request.name or (f"{adapter.name} on {base.name}" if adapter else base.name)
-    description = f"{SHORT['en']} {SHORT['es']}"
     entries = [
         string("general.type", "model"),
         string("general.name", name),
-        string("general.description", description),
+        DESCRIPTION,
         string("general.size_label", size_label(n_params, 0, 0, 0)),
-        string("general.quantized_by", f"pedsup {pedsup.__version__}"),
-        u32("general.quantization_version", 2),
-        u32("general.file_type", file_type),
-        string("general.license", request.license or licence_of(base.folder)),
-        u32("general.base_model.count", 1),
-        string("general.base_model.0.name", base.name),
-        array("general.tags", ValueType.STRING, ["research-only", "not-a-medical-device"]),
+        *made_entries(file_type, request.license or licence_of(base.folder), base.name),
     ]
     if base.revision:
         entries.append(string("general.base_model.0.version", base.revision))
     entries += sampling_entries(base.folder)[0]
-    entries += [
-        string("pedsup.version", pedsup.__version__),
-        string("pedsup.intended_use.en", FULL["en"]),
-        string("pedsup.intended_use.es", FULL["es"]),
-    ]
+    entries += INTENDED_USE
     if adapter:
         entries.append(string("pedsup.adapter.name", adapter.name))
     # Replaced by the real digest, of the same length, when all tensors are written.
     return [*entries, string(DIGEST_KEY, DIGEST_PLACEHOLDER)]
+
+
+def made_entries(file_type: int, licence: str, base: str) -> list[KV]:
+    """Who made a file, of which type, under which licence, from which base."""
+    return [
+        string("general.quantized_by", f"pedsup {pedsup.__version__}"),
+        u32("general.quantization_version", 2),
+        u32("general.file_type", file_type),
+        string("general.license", licence),
+        u32("general.base_model.count", 1),
+        string("general.base_model.0.name", base),
+        array("general.tags", ValueType.STRING, ["research-only", "not-a-medical-device"]),
+    ]
+
+
+def finished_header(metadata: Sequence[KV], slots: Sequence[TensorSlot], digest: str) -> bytes:
+    """The header with the manifest's digest in place of the blank one; its length is the same."""
+    entries = [string(DIGEST_KEY, digest) if e.key == DIGEST_KEY else e for e in metadata]
+    return header_bytes(entries, slots)
 
 
 def chosen_base(request: ExportRequest) -> ModelRef:

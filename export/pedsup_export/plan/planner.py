@@ -32,7 +32,6 @@ from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, str
 from pedsup_export.model import Model, open_model
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
-from pedsup_export.plan.memory import memory_estimate
 from pedsup_export.plan.planned_header import check_planned
 from pedsup_export.plan.provenance import Digests, held, small_inputs
 from pedsup_export.plan.qat import Grid, find_grid, grid_notes
@@ -70,23 +69,14 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         adapter_tokenizer=request.tokenizer == "adapter",
     )
     model, cut = cut_model(request.vocabulary, model)
-    reference, adapter, hyper = model.checkpoint, model.adapter, model.hyper
+    reference, adapter = model.checkpoint, model.adapter
     effect = _effect(request, model)
     matches = effect.matches if effect else None
     imatrix = read_imatrix(request.imatrix) if request.imatrix else None
-    grid = Grid()
-    if kind.is_quantized:
-        grid = find_grid(model.tensors.outputs, reference.tensors)
+    grid = find_grid(model.tensors.outputs, reference.tensors) if kind.is_quantized else Grid()
     choices = _choose(request, kind, model, grid, imatrix is not None)
     tensors = _tensor_plans(model.tensors, choices, reference, matches, grid)
-    n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
-    metadata = (
-        string("general.architecture", model.architecture.name),
-        *general_entries(request, n_params, kind.number),
-        *hyper,
-        *model.vocabulary.entries,
-        *_imatrix_entries(imatrix),
-    )
+    metadata = _metadata(request, kind, model, tensors, imatrix)
     header = header_bytes(metadata, [t.slot for t in tensors])
     plan = ExportPlan(
         request=request,
@@ -100,14 +90,45 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         warnings=(*_warnings(request, model, effect), *_grid_notes(grid, kind, tensors)),
         input_bytes=reference.n_bytes,
         output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
-        memory_bytes=memory_estimate(tensors, request.threads, adapter)
-        + (CUT_BYTES if cut is not None else 0),
+        memory_bytes=_memory(tensors, request.threads, adapter) + (CUT_BYTES if cut else 0),
         sources={**sources, "tokenizer": model.tokenizer.digests},
         cut=cut,
         grid=grid,
     )
     check_planned(header, plan.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
+
+
+def _metadata(
+    request: ExportRequest,
+    kind: FileType,
+    model: Model,
+    tensors: Sequence[TensorPlan],
+    imatrix: Imatrix | None,
+) -> tuple[KV, ...]:
+    n_params = sum(t.n_rows * t.slot.shape[0] for t in tensors)
+    return (
+        string("general.architecture", model.architecture.name),
+        *general_entries(request, n_params, kind.number),
+        *model.hyper,
+        *model.vocabulary.entries,
+        *(
+            u32(key, value) if isinstance(value, int) else string(key, value)
+            for key, value in (imatrix.metadata() if imatrix else {}).items()
+        ),
+    )
+
+
+def _memory(tensors: Sequence[TensorPlan], threads: int, adapter: Adapter | None) -> int:
+    """Expected peak in bytes beside the mapped input: interpreter, vocabulary, blocks in flight.
+
+    Each thread holds one float32 block, its bytes as they were read, its delta and its packed
+    form; as many packed blocks wait for the writer. The adapter is held in float32.
+    """
+    floats = max(t.rows_per_block * t.slot.shape[0] for t in tensors) * 4
+    deltas = adapter.deltas.values() if adapter else ()
+    held = sum(delta.a.nbytes + delta.b.nbytes for delta in deltas)
+    return (250 << 20) + floats * 4 * (threads + 2) + held
 
 
 def _effect(request: ExportRequest, model: Model) -> Effect | None:
@@ -222,15 +243,6 @@ def _rows_per_block(slot: TensorSlot, origin: OutputTensor, change: TensorChange
     if change is not None and change.lora is not None:
         unit = lcm(unit, rows_at_once(slot.shape[0]))
     return max(1, BLOCK_FLOATS // slot.shape[0] // unit) * unit
-
-
-def _imatrix_entries(imatrix: Imatrix | None) -> list[KV]:
-    if imatrix is None:
-        return []
-    return [
-        u32(key, value) if isinstance(value, int) else string(key, value)
-        for key, value in imatrix.metadata().items()
-    ]
 
 
 def _imatrix_report(

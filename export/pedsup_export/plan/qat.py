@@ -6,7 +6,7 @@ the missing K and V of KV-shared layers. A few rows of each matrix are looked at
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -97,9 +97,9 @@ def grid_notes(
     """
     if not grid.is_qat:
         return ()
-    n_on, n_all = grid.layers
     notes = []
     if kind.name not in EXACT:
+        n_on, n_all = grid.layers
         notes.append(
             f"the base's weights lie on a Q4_0 grid (quantization-aware training: {n_on} of "
             f"{n_all} matrices), and {kind.name} rounds them a second time: --quant Q4_0 keeps "
@@ -112,21 +112,25 @@ def grid_notes(
             "the base: they are rounded anew. pedsup-export adapter writes the adapter as a file "
             "of its own, and the base stays exact"
         )
-    else_typed = [
-        name
-        for name, source in sources.items()
-        if source in grid.sources - adapted and name not in TABLES and types[name] != "Q4_0"
-    ]
-    if kind.name == "Q4_0" and else_typed:
-        notes.append(
-            f"{len(else_typed)} matrices of the Q4_0 grid get another type, by --imatrix or "
-            f"--tensor-type, and are rounded anew ({else_typed[0]})"
+    if kind.name == "Q4_0":
+        elsewhere = [n for n, s in sources.items() if s in grid.sources and types[n] != "Q4_0"]
+        notes += _notes_on_types(elsewhere, types, {n for n, s in sources.items() if s in adapted})
+    return tuple(notes)
+
+
+def _notes_on_types(
+    elsewhere: Sequence[str], types: Mapping[str, str], adapted: Set[str]
+) -> Iterator[str]:
+    """On tensors of the grid that a Q4_0 file stores in another type."""
+    matrices = [name for name in elsewhere if name not in TABLES and name not in adapted]
+    if matrices:
+        yield (
+            f"{len(matrices)} matrices of the Q4_0 grid get another type, by --imatrix or "
+            f"--tensor-type, and are rounded anew ({matrices[0]})"
         )
     for name in TABLES:
-        source = sources.get(name)
-        if source in grid.sources and kind.name == "Q4_0" and types[name] != "Q4_0":
-            notes.append(
+        if name in elsewhere:
+            yield (
                 f"{name} lies on a Q4_0 grid too: --tensor-type '^{name}$=Q4_0' keeps it exact in "
                 f"fewer bytes than {types[name]}, the type of Google's file"
             )
-    return tuple(notes)

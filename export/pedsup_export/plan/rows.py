@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pedsup_export.adapter.lora import merged
+from pedsup_export.adapter.lora import interleaved, merged
 from pedsup_export.plan.export_plan import Inputs, TensorPlan
 from pedsup_export.source.floats import RoundTo
 from pedsup_export.source.tensor_source import TensorSource
@@ -73,11 +73,11 @@ def _rows(
     if not is_matrix:
         values = source.rows(0, source.shape[0] if source.shape else 1)
         values = values + np.float32(tensor.origin.shift) if tensor.origin.shift else values
-        return _interleaved(values.reshape(-1, 1), tensor).reshape(1, -1)
+        return interleaved(values.reshape(-1, 1), tensor.origin.head_rows).reshape(1, -1)
     shape = (hi - lo, *source.shape[1:])
     if tensor.origin.kept_rows is not None:
         return picked_rows(source, tensor.origin.kept_rows, lo, hi, _scratch(shape))
-    return _interleaved(source.rows(lo, hi, _scratch(shape)), tensor)
+    return interleaved(source.rows(lo, hi, _scratch(shape)), tensor.origin.head_rows)
 
 
 def picked_rows(source: TensorSource, kept: NDArray[np.int64], lo: int, hi: int, out: Rows) -> Rows:
@@ -96,15 +96,3 @@ def picked_rows(source: TensorSource, kept: NDArray[np.int64], lo: int, hi: int,
         first, last = np.searchsorted(kept[lo:hi], (at, to))
         out[first:last] = source.rows(at, to)[kept[lo + first : lo + last] - at]
     return out
-
-
-def _interleaved(rows: Rows, tensor: TensorPlan) -> Rows:
-    """Llama's q and k: transformers keeps the rotary halves apart, llama.cpp in pairs.
-
-    Row (half, i) of a head becomes row (i, half): `LlamaModel.permute` in conversion/llama.py.
-    """
-    head = tensor.origin.head_rows
-    if head is None:
-        return np.ascontiguousarray(rows)
-    shaped = rows.reshape(-1, 2, head // 2, rows.shape[1])
-    return np.ascontiguousarray(shaped.swapaxes(1, 2).reshape(rows.shape))

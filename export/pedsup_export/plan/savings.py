@@ -39,11 +39,8 @@ def savings(plan: ExportPlan) -> Savings | None:
     sizes = {t.slot.name: t.slot.n_bytes for t in plan.tensors}
     n, n_full = cut.n_tokens, len(cut.base.tokens)
     more = {name: size * (n_full - n) // n for name, size in sizes.items() if name in TABLES}
-    looked_up = {"per_layer_token_embd.weight"}
-    if "output.weight" in sizes:
-        looked_up.add("token_embd.weight")
-    read = sum(size for name, size in sizes.items() if name not in looked_up)
-    read_more = sum(size for name, size in more.items() if name not in looked_up)
+    read = plan.read_per_token
+    read_more = sum(size for name, size in more.items() if name not in plan.looked_up)
     return Savings(
         tokens=n,
         tokens_full=n_full,

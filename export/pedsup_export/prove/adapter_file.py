@@ -17,6 +17,7 @@ from pedsup.trust.verified import FileState, read_in_full, record_reading, recor
 from pedsup_export.adapter.base_file import BaseFile
 from pedsup_export.plan.adapter_file import plan_adapter_file
 from pedsup_export.plan.adapter_plan import AdapterFileRequest
+from pedsup_export.prove.differs import require_digests
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.source.hub import ModelRef
 
@@ -65,16 +66,7 @@ def check_adapter_file(
         MismatchError: these are not its base and adapter.
     """
     found = read_finished(DirectFile(header.path), header)
-    for name, digest in (*found.tensors.items(), ("", found.whole)):
-        wanted = manifest.tensors[name].sha256 if name else manifest.file.sha256
-        if digest != wanted:
-            what = f"tensor '{name}'" if name else "the whole file"
-            raise UntrustedError(
-                f"{what} differs from the manifest: {digest}",
-                where=header.path,
-                wanted=wanted,
-                remedy=COPY,
-            )
+    require_digests(found, manifest, header.path)
     if base is not None and adapter is not None:
         _check_base(header, manifest, base)
         _check_tensors(manifest, base, adapter)

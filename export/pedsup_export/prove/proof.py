@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedsup.errors import MismatchError
+from pedsup.files.direct_io import DirectFile
 from pedsup.progress import say
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.rows import base_rows, final_rows
@@ -117,6 +118,18 @@ def _spread(n_rows: int, group: int, count: int) -> list[Range]:
     n_groups = -(-n_rows // group)
     picks = sorted({int(i) for i in np.linspace(0, n_groups - 1, min(count, n_groups))})
     return [(i * group, min((i + 1) * group, n_rows)) for i in picks]
+
+
+def row_reader(file: DirectFile, data_start: int) -> ReadRows:
+    """Reads a file's packed rows; its tensors' offsets count from `data_start`."""
+
+    def read(tensor: TensorPlan, lo: int, hi: int) -> Packed:
+        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
+        begin = data_start + tensor.slot.offset + lo * row_bytes
+        octets = bytes(file.read(begin, (hi - lo) * row_bytes))
+        return np.frombuffer(octets, np.uint8).reshape(hi - lo, row_bytes)
+
+    return read
 
 
 @dataclass(frozen=True)

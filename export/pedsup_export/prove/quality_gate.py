@@ -32,7 +32,8 @@ def pass_gate(
     """
     if request.gate_reference is None:
         return None
-    gate = require("pedsup_bench.gate", extra="bench")
+    gate = require("pedsup_bench.gate.run", extra="bench")
+    check = require("pedsup_bench.gate.check", extra="bench")
     overlap = require("pedsup_bench.report.overlap", extra="bench")
     say(f"quality gate: against {request.gate_reference.name}")
     document: dict[str, object] = gate.run_gate(
@@ -45,7 +46,7 @@ def pass_gate(
             calibrated_on=overlap.sketches_in(texts),
         )
     )
-    gate.require_pass(document)
+    check.require_pass(document)
     return {
         "reference": request.gate_reference.name,
         "file_type": document["file_type"],
@@ -61,7 +62,7 @@ def same_gate(request: ExportRequest, passed: QualityFacts | None) -> bool:
         return True
     if passed is None or passed.reference != request.gate_reference.name:
         return False
-    gate = require("pedsup_bench.gate", extra="bench")
+    gate = require("pedsup_bench.gate.thresholds", extra="bench")
     _, limits = gate.thresholds_for(request.out, gate.read_thresholds(request.gate_thresholds))
     wanted = {name: limit for name, limit in vars(limits).items() if limit is not None}
     recorded = {check.figure: check.limit for check in passed.checks}

@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast, get_args
-
-import numpy as np
+from typing import Final, Literal, cast, get_args
 
 from pedsup.errors import MismatchError
 from pedsup.files.direct_io import DirectFile
@@ -16,19 +14,16 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.trust.manifest import Manifest, PartFacts
 from pedsup_export.calibration import store
 from pedsup_export.gguf.header import TensorSlot
-from pedsup_export.plan.export_plan import TensorPlan
+from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.differs import differs
 from pedsup_export.prove.metadata import check_metadata
-from pedsup_export.prove.proof import Proof, ReadRows
+from pedsup_export.prove.proof import Proof, row_reader
 from pedsup_export.rounding.calibrated import METHOD, Calibrated
 from pedsup_export.rounding.matrix import Effort
 from pedsup_export.source.floats import RoundTo
 from pedsup_export.vocabulary_cut.proof import prove_cut
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -49,25 +44,7 @@ PLAIN: Final = MadeWith()
 def proof_of(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> Proof:
     """What is needed to make sampled rows again, from the inputs that the manifest names."""
     plan, inputs = make_plan(request)
-    _check_sources(_files(manifest.facts.base), "base", inputs.checkpoint.digest())
-    if request.adapter is not None:
-        _check_sources(_files(manifest.facts.adapter), "adapter", plan.sources["adapter"])
-    elif manifest.facts.adapter is not None:
-        raise MismatchError(
-            "the file was exported with an adapter, and none was given",
-            where=header.path,
-            wanted="base and adapter",
-            remedy="give --adapter too",
-        )
-    weighted = _files(manifest.recipe.get("imatrix"))
-    if request.imatrix is not None:
-        if weighted is None:
-            raise MismatchError(
-                "the file was exported without an importance matrix, and one was given",
-                where=header.path,
-                remedy="leave --imatrix out",
-            )
-        _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
+    _check_inputs(header, manifest, plan, inputs)
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
         raise differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
     check_metadata(header, plan)
@@ -85,11 +62,36 @@ def proof_of(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> 
         for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
     )
     # Rows weighted or rounded by statistics cannot be made again without them.
-    needed = (weighted is not None, bool(manifest.recipe.get("calibrated")))
+    weighted = _files(manifest.recipe.get("imatrix")) is not None
+    needed = (weighted, bool(manifest.recipe.get("calibrated")))
     exact = needed == (request.imatrix is not None, request.calibrated is not None)
     if request.calibrated is not None:
         inputs = replace(inputs, calibrated=_statistics(manifest.recipe, request.calibrated))
-    return Proof(replace(plan, tensors=tensors), inputs, _row_reader(header), exact)
+    read = row_reader(DirectFile(header.path), header.data_offset)
+    return Proof(replace(plan, tensors=tensors), inputs, read, exact)
+
+
+def _check_inputs(header: GGUFHeader, manifest: Manifest, plan: ExportPlan, inputs: Inputs) -> None:
+    """Raise `MismatchError` unless the inputs are those that the manifest names."""
+    _check_sources(_files(manifest.facts.base), "base", inputs.checkpoint.digest())
+    if plan.request.adapter is not None:
+        _check_sources(_files(manifest.facts.adapter), "adapter", plan.sources["adapter"])
+    elif manifest.facts.adapter is not None:
+        raise MismatchError(
+            "the file was exported with an adapter, and none was given",
+            where=header.path,
+            wanted="base and adapter",
+            remedy="give --adapter too",
+        )
+    if plan.request.imatrix is not None:
+        weighted = _files(manifest.recipe.get("imatrix"))
+        if weighted is None:
+            raise MismatchError(
+                "the file was exported without an importance matrix, and one was given",
+                where=header.path,
+                remedy="leave --imatrix out",
+            )
+        _check_sources(weighted, "importance matrix", plan.sources["imatrix"])
 
 
 def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
@@ -120,18 +122,6 @@ def _statistics(recipe: Mapping[str, object], path: Path) -> Calibrated:
         return Calibrated(found, Effort(**recorded["effort"]))
     except (TypeError, KeyError) as error:
         raise MismatchError("the recipe's effort cannot be read", where=path) from error
-
-
-def _row_reader(header: GGUFHeader) -> ReadRows:
-    file = DirectFile(header.path)
-
-    def read(tensor: TensorPlan, lo: int, hi: int) -> NDArray[np.uint8]:
-        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
-        begin = header.data_offset + tensor.slot.offset + lo * row_bytes
-        octets = bytes(file.read(begin, (hi - lo) * row_bytes))
-        return np.frombuffer(octets, np.uint8).reshape(hi - lo, row_bytes)
-
-    return read
 
 
 def whose_tokenizer(manifest: Manifest) -> Literal["adapter", "base"]:

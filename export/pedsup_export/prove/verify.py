@@ -7,7 +7,6 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pedsup.errors import BadFileError, UntrustedError
 from pedsup.files.direct_io import DirectFile
@@ -21,16 +20,13 @@ from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.adapter_file import check_adapter_file
-from pedsup_export.prove.differs import COPY, differs
+from pedsup_export.prove.differs import COPY, differs, require_digests
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, Proof, Sample, require_present
 from pedsup_export.prove.remake import PLAIN, MadeWith, merge_dtype_of, proof_of, whose_tokenizer
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.proof import check_map
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -86,37 +82,53 @@ def verify(
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
     _check_tensors(header, manifest)
+    shares = None
     if is_adapter(header):
         sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
-        return VerifyReport(
-            path, header.file_size, sha256, len(header.tensors), header.architecture, manifest,
-            None, key, remade=adapter is not None,
-        )  # fmt: skip
-    check_map(header, manifest)
-    proof = None
-    if base is not None and (adapter is not None or is_cut(header)):
-        proof = proof_of(header, manifest, ExportRequest(
-            base=base, adapter=adapter, out=path, merge_dtype=merge_dtype_of(manifest),
-            imatrix=made_with.imatrix, calibrated=made_with.calibrated,
-            allow_unused=True, allow_no_effect=True,
-            tokenizer=whose_tokenizer(manifest),
-            vocabulary=VocabularyRequest(file=path) if is_cut(header) else None,
-        ))  # fmt: skip
-    shares = None
-    if read_sha256 is None or proof is not None:
-        sha256, shares = _read(header, manifest, proof)
+        remade = adapter is not None
     else:
-        sha256 = read_sha256
+        check_map(header, manifest)
+        proof = None
+        if base is not None and (adapter is not None or is_cut(header)):
+            request = _request(header, manifest, base, adapter, made_with)
+            proof = proof_of(header, manifest, request)
+        remade = proof is not None and proof.exact
+        if read_sha256 is None or proof is not None:
+            sha256, shares = _read(header, manifest, proof)
+        else:
+            sha256 = read_sha256
     return VerifyReport(
-        path,
-        header.file_size,
-        sha256,
-        len(header.tensors),
-        header.architecture,
-        manifest,
-        shares,
-        key,
-        remade=proof is not None and proof.exact,
+        path=path,
+        size=header.file_size,
+        sha256=sha256,
+        n_tensors=len(header.tensors),
+        architecture=header.architecture,
+        manifest=manifest,
+        shares=shares,
+        signer=key,
+        remade=remade,
+    )
+
+
+def _request(
+    header: GGUFHeader,
+    manifest: Manifest,
+    base: ModelRef,
+    adapter: ModelRef | None,
+    made_with: MadeWith,
+) -> ExportRequest:
+    """The export that made a file, as far as its manifest tells."""
+    return ExportRequest(
+        base=base,
+        adapter=adapter,
+        out=header.path,
+        merge_dtype=merge_dtype_of(manifest),
+        imatrix=made_with.imatrix,
+        calibrated=made_with.calibrated,
+        allow_unused=True,
+        allow_no_effect=True,
+        tokenizer=whose_tokenizer(manifest),
+        vocabulary=VocabularyRequest(file=header.path) if is_cut(header) else None,
     )
 
 
@@ -185,12 +197,7 @@ def _read(
     with blas, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         samples = _Samples(proof, pool)
         found = read_finished(file, header, samples.take)
-        for name, digest in found.tensors.items():
-            wanted = manifest.tensors[name].sha256
-            if digest != wanted:
-                raise differs(f"tensor '{name}'", digest, wanted, header.path)
-        if found.whole != manifest.file.sha256:
-            raise differs("the whole file", found.whole, manifest.file.sha256, header.path)
+        require_digests(found, manifest, header.path)
         if proof is None:
             return found.whole, None
         shares = samples.shares()

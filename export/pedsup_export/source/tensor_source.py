@@ -87,15 +87,10 @@ class PlainSource:
 
 
 @dataclass(frozen=True)
-class ResizedSource:
-    """A table with another number of rows: rows of zeros behind its own, or the last ones left out.
-
-    The interface of `TensorSource`.
-    """
+class DerivedSource:
+    """A tensor made of another one, which gives it all but its rows."""
 
     source: TensorSource
-    n: int
-    """Rows of the result."""
 
     @property
     def name(self) -> str:
@@ -103,7 +98,7 @@ class ResizedSource:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.n, *self.source.shape[1:])
+        return self.source.shape
 
     @property
     def dtype_name(self) -> str:
@@ -112,6 +107,18 @@ class ResizedSource:
     @property
     def n_bytes_on_disk(self) -> int:
         return self.source.n_bytes_on_disk
+
+
+@dataclass(frozen=True)
+class ResizedSource(DerivedSource):
+    """A table with more rows, which are zeros behind its own, or without its last ones."""
+
+    n: int
+    """Rows of the result."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.n, *self.source.shape[1:])
 
     def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
         """See `TensorSource.rows`."""

@@ -18,7 +18,7 @@ from pedsup_export.tokenizer.document import TokenizerDocument
 from pedsup_export.tokenizer.files import SENTENCEPIECE, Tokenizer
 from pedsup_export.tokenizer.scores import scored_tokens
 from pedsup_export.tokenizer.special_tokens import read_special_tokens
-from pedsup_export.tokenizer.token_list import USER_DEFINED, engine, token_list
+from pedsup_export.tokenizer.token_list import USER_DEFINED, TokenList, engine, token_list
 
 _ID_KEYS: Final = {
     "bos": "bos",
@@ -63,6 +63,13 @@ class Vocabulary:
         """The value of `tokenizer.KEY`, None when it is not there."""
         return next((e.value for e in self.entries if e.key == f"tokenizer.{key}"), None)
 
+    def having(self, entry: KV) -> Vocabulary:
+        """The same with this value of `entry.key`, at the end where the key was not there."""
+        if all(e.key != entry.key for e in self.entries):
+            return replace(self, entries=(*self.entries, entry))
+        changed = (entry if e.key == entry.key else e for e in self.entries)
+        return replace(self, entries=tuple(changed))
+
 
 def gemma4_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
     """Vocabulary fields of a Gemma 4 file (`tokenizer.ggml.model` = gemma4)."""
@@ -71,18 +78,10 @@ def gemma4_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
         USER_DEFINED if text in GEMMA4_VISIBLE else kind
         for text, kind in zip(tokens.texts, tokens.types, strict=True)
     ]
-    special, notes = _special_fields(tokenizer, n_tokens, merges=True)
-    entries = [
-        string("tokenizer.ggml.model", "gemma4"),
-        array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
-        array("tokenizer.ggml.scores", ValueType.FLOAT32, [-1000.0] * n_tokens),
-        array("tokenizer.ggml.token_type", ValueType.INT32, types),
-        *special,
-        boolean("tokenizer.ggml.add_space_prefix", False),
-    ]
+    found = _vocabulary(tokenizer, "gemma4", replace(tokens, types=types), [-1000.0] * n_tokens)
+    found = found.having(boolean("tokenizer.ggml.add_space_prefix", False))
     # Gemma always starts with <bos>, whatever the tokenizer files say of it.
-    entries = _replace(entries, boolean("tokenizer.ggml.add_bos_token", True))
-    return Vocabulary(tuple(entries), (*tokens.notes, *notes))
+    return found.having(boolean("tokenizer.ggml.add_bos_token", True))
 
 
 def sentencepiece_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
@@ -90,33 +89,15 @@ def sentencepiece_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
     space before the text.
     """
     tokens, scores = scored_tokens(tokenizer, n_tokens)
-    special, notes = _special_fields(tokenizer, n_tokens, merges=False)
-    entries = (
-        string("tokenizer.ggml.model", "llama"),
-        string("tokenizer.ggml.pre", "default"),
-        array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
-        array("tokenizer.ggml.scores", ValueType.FLOAT32, scores),
-        array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types),
-        *special,
-        boolean("tokenizer.ggml.add_space_prefix", False),
-    )
-    return Vocabulary(entries, (*tokens.notes, *notes))
+    found = _vocabulary(tokenizer, "llama", tokens, scores, pre="default")
+    return found.having(boolean("tokenizer.ggml.add_space_prefix", False))
 
 
 def byte_level_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
     """Vocabulary fields of a byte-level BPE (Qwen, Llama 3, SmolLM2)."""
     _refuse_sentencepiece(tokenizer)
     name = pre_tokenizer_name(tokenizer)
-    tokens = token_list(tokenizer, n_tokens)
-    special, notes = _special_fields(tokenizer, n_tokens, merges=True)
-    entries = (
-        string("tokenizer.ggml.model", "gpt2"),
-        string("tokenizer.ggml.pre", name),
-        array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
-        array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types),
-        *special,
-    )
-    return Vocabulary(entries, (*tokens.notes, *notes))
+    return _vocabulary(tokenizer, "gpt2", token_list(tokenizer, n_tokens), pre=name)
 
 
 def _refuse_sentencepiece(tokenizer: Tokenizer) -> None:
@@ -132,39 +113,38 @@ def llama_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
     """Vocabulary fields of a llama file: SentencePiece-like or byte-level BPE."""
     _refuse_sentencepiece(tokenizer)
     if tokenizer.document["model"].get("byte_fallback"):
-        vocabulary = _spelled_vocabulary(tokenizer, n_tokens)
+        # As gguf-py's LlamaHfVocab makes it of a BPE with byte fallback.
+        tokens = token_list(tokenizer, n_tokens)
+        found = _vocabulary(tokenizer, "llama", tokens, [-1000.0] * n_tokens, pre="default")
     else:
-        vocabulary = byte_level_vocabulary(tokenizer, n_tokens)
+        found = byte_level_vocabulary(tokenizer, n_tokens)
         if n_tokens == 49152:
             # The converter's rule for the small granite and SmolLM models.
-            bos = boolean("tokenizer.ggml.add_bos_token", False)
-            vocabulary = replace(vocabulary, entries=tuple(_replace([*vocabulary.entries], bos)))
+            found = found.having(boolean("tokenizer.ggml.add_bos_token", False))
     if isinstance(prefix := tokenizer.config.get("add_prefix_space"), bool):
         first = boolean("tokenizer.ggml.add_space_prefix", prefix)
-        vocabulary = replace(vocabulary, entries=(first, *vocabulary.entries))
-    return vocabulary
+        found = replace(found, entries=(first, *found.entries))
+    return found
 
 
-def _spelled_vocabulary(tokenizer: Tokenizer, n_tokens: int) -> Vocabulary:
-    """As gguf-py's LlamaHfVocab makes it of a BPE with byte fallback."""
-    tokens = token_list(tokenizer, n_tokens)
-    special, notes = _special_fields(tokenizer, n_tokens, merges=False)
-    entries = (
-        string("tokenizer.ggml.model", "llama"),
-        string("tokenizer.ggml.pre", "default"),
-        array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts),
-        array("tokenizer.ggml.scores", ValueType.FLOAT32, [-1000.0] * n_tokens),
-        array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types),
-        *special,
-    )
-    return Vocabulary(entries, (*tokens.notes, *notes))
-
-
-def _replace(entries: list[KV], entry: KV) -> list[KV]:
-    """`entries` with the value of `entry.key` replaced, or appended when it is not there."""
-    if all(e.key != entry.key for e in entries):
-        return [*entries, entry]
-    return [entry if e.key == entry.key else e for e in entries]
+def _vocabulary(
+    tokenizer: Tokenizer,
+    model: str,
+    tokens: TokenList,
+    scores: list[float] | None = None,
+    *,
+    pre: str | None = None,
+) -> Vocabulary:
+    """The fields that all kinds have; merges where the kind of `model` goes by them."""
+    special, notes = _special_fields(tokenizer, len(tokens.texts), merges=model != "llama")
+    entries = [string("tokenizer.ggml.model", model)]
+    if pre is not None:
+        entries.append(string("tokenizer.ggml.pre", pre))
+    entries.append(array("tokenizer.ggml.tokens", ValueType.STRING, tokens.texts))
+    if scores is not None:
+        entries.append(array("tokenizer.ggml.scores", ValueType.FLOAT32, scores))
+    entries.append(array("tokenizer.ggml.token_type", ValueType.INT32, tokens.types))
+    return Vocabulary((*entries, *special), (*tokens.notes, *notes))
 
 
 def pre_tokenizer_name(tokenizer: Tokenizer) -> str:

@@ -100,7 +100,7 @@ def _check_overrides(
             raise UsageError(
                 "the pattern matches no tensor that is quantized",
                 where=where,
-                remedy="--dry-run lists the tensors and their types",
+                remedy="--dry-run -v lists the tensors and their types",
             )
         if override.type.name in REQUIRES_IMATRIX and not has_imatrix:
             raise UsageError(

@@ -162,8 +162,3 @@ def _check(
     if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous uint8 {shape}, not {out.dtype} {out.shape}")
     return out
-
-
-def round_trip(rows: Rows, kind: GGMLType, name: str = "these rows") -> Rows:
-    """Round float32 rows to F16 or BF16 and back: what a 16-bit intermediate file does to them."""
-    return dequantize_rows(quantize_rows(rows, kind, name=name), kind, rows.shape[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from pedsup.optional import require
@@ -24,12 +23,6 @@ class Encoder:
         self._engine = engine
         engine.no_truncation()
         engine.no_padding()
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> Encoder:
-        """Of the tokenizer.json in a folder."""
-        engine = require("tokenizers", extra="export").Tokenizer
-        return cls(engine.from_file(str(folder / "tokenizer.json")))
 
     @classmethod
     def from_document(cls, document: TokenizerDocument) -> Encoder:

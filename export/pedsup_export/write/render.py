@@ -18,8 +18,13 @@ from pedsup_export.prove.verify import VerifyReport
 from pedsup_export.write.publish import ExportResult
 
 
-def plan_text(plan: ExportPlan) -> str:
-    """The whole plan: one line per tensor, then the totals."""
+def plan_text(plan: ExportPlan, *, tensors: bool = False) -> str:
+    """What the plan comes to, before it the table of its tensors if it is asked for."""
+    return "\n\n".join([*([tensor_table(plan)] if tensors else []), summary_text(plan)])
+
+
+def tensor_table(plan: ExportPlan) -> str:
+    """One line per tensor: where it comes from, what it becomes, and why."""
     width = max(len(t.slot.name) for t in plan.tensors)
     lines = [
         f"{'tensor':<{width}}  {'shape':>15}  {'from':<9} {'adapter':<7} {'type':<6} "
@@ -32,7 +37,7 @@ def plan_text(plan: ExportPlan) -> str:
             f"{'yes' if t.adapted else '-':<7} {t.slot.type.name:<6} "
             f"{human_bytes(t.slot.n_bytes):>11}  {t.choice.reason}"
         )
-    return "\n".join([*lines, "", summary_text(plan)])
+    return "\n".join(lines)
 
 
 def summary_text(plan: ExportPlan) -> str:
@@ -105,9 +110,9 @@ def calibration_line(plan: ExportPlan) -> str:
                 f", {found.predicted_share:.2f} of that of the plain {plan.file_type.name} types"
             )
     if budget is not None and budget.read_bytes is not None:
-        stored = sum(t.slot.n_bytes for t in plan.tensors) - found.read_per_token
+        stored = sum(t.slot.n_bytes for t in plan.tensors) - plan.read_per_token
         line += (
-            f"\nbudget        {human_bytes(found.read_per_token)} read per token, of at most "
+            f"\nbudget        {human_bytes(plan.read_per_token)} read per token, of at most "
             f"{human_bytes(budget.read_bytes)} ({budget.why})"
         )
         if stored:
@@ -134,7 +139,7 @@ def plan_json(plan: ExportPlan) -> dict[str, object]:
             "rounded": plan.calibration.rounded,
             "predicted_kl": plan.calibration.predicted_kl,
             "predicted_share": plan.calibration.predicted_share,
-            "read_per_token": plan.calibration.read_per_token,
+            "read_per_token": plan.read_per_token,
             "read_budget": plan.request.budget.read_bytes if plan.request.budget else None,
         },
         "tensors": [

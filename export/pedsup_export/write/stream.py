@@ -11,7 +11,6 @@ export continues where it stopped, with the same inputs only.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +25,10 @@ from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
-from pedsup_export.prove.proof import AdapterShare, Proof, Sample, make_rows
+from pedsup_export.prove.proof import AdapterShare, Proof, Sample, make_rows, row_reader
 from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
+from pedsup_export.write.journal import Entry, Journal
+from pedsup_export.write.output import write_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,48 +38,6 @@ if TYPE_CHECKING:
 Advance = Callable[[int], object]
 FLUSH_EVERY = 128 << 20
 """Bytes after which the disk is given work, so that the last fsync finds little left."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A complete tensor: the digest of its bytes, and the mark of the inputs they came from."""
-
-    tensor: str
-    sha256: str
-    inputs: str
-
-
-@dataclass
-class Journal:
-    """The record of complete tensors, one JSON line each, after a line with the plan's digest."""
-
-    path: Path
-
-    def read(self, plan_digest: str) -> list[Entry]:
-        """The tensors that were complete, in that order; none for another plan."""
-        if not self.path.is_file():
-            return []
-        done: list[Entry] = []
-        try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            if json.loads(lines[0]) != {"plan": plan_digest}:
-                return []
-            for line in lines[1:-1]:  # what follows the last newline was torn by the kill
-                entry = json.loads(line)
-                done.append(Entry(entry["tensor"], entry["sha256"], entry["inputs"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return []
-        return done
-
-    def start(self, plan_digest: str) -> None:
-        """Begin anew, in a file of its own: what has the name may be a link."""
-        self.path.unlink(missing_ok=True)
-        self.path.write_text(json.dumps({"plan": plan_digest}) + "\n", encoding="utf-8")
-
-    def add(self, entry: Entry) -> None:
-        """Record a tensor whose bytes were handed to the system."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(vars(entry)) + "\n")
 
 
 @dataclass(frozen=True)
@@ -153,7 +112,7 @@ class _Writer:
         self.plan, self._inputs, self._fd = plan, inputs, file.fileno()
         self._pool, self._flush = pool, flush
         self.written = DirectFile(Path(file.name))
-        self._proof = Proof(plan, inputs, self._read)
+        self._proof = Proof(plan, inputs, row_reader(self.written, len(plan.header)))
         self._proofs: dict[str, Future[AdapterShare | None]] = {}
         self.digests: dict[str, str] = {}
         self._digest = hashlib.sha256()
@@ -183,11 +142,8 @@ class _Writer:
 
     def write(self, at: int, octets: memoryview) -> None:
         """Write at a position of the file."""
-        n_bytes = len(octets)
-        while octets:
-            n = os.pwrite(self._fd, octets, at)
-            octets, at = octets[n:], at + n
-        self._flush.wrote(n_bytes)
+        write_at(self._fd, octets, at)
+        self._flush.wrote(len(octets))
 
     def shares(self) -> tuple[AdapterShare, ...]:
         """Wait for the proofs; the adapter's shares in the order of the file."""
@@ -208,12 +164,6 @@ class _Writer:
 
     def _start(self, tensor: TensorPlan) -> int:
         return len(self.plan.header) + tensor.slot.offset
-
-    def _read(self, tensor: TensorPlan, lo: int, hi: int) -> Packed:
-        row_bytes = tensor.slot.type.row_bytes(tensor.slot.shape[0])
-        start = self._start(tensor) + lo * row_bytes
-        octets = self.written.read(start, (hi - lo) * row_bytes)
-        return np.frombuffer(bytes(octets), np.uint8).reshape(hi - lo, row_bytes)
 
 
 class _Flush:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pedsup.errors import PedsupError
 from pedsup.progress import say
-from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
-from pedsup_export.gguf.header import header_bytes, string
+from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
+from pedsup_export.plan.general import finished_header
 from pedsup_export.prove.quality_gate import same_gate
 from pedsup_export.prove.verify import VerifyReport, verify
-from pedsup_export.write.publish import build_core
+from pedsup_export.write.core import export_core
 from pedsup_export.write.stream import Streamed
 
 
@@ -42,7 +42,8 @@ def unchanged(plan: ExportPlan, inputs: Inputs) -> VerifyReport | None:
 
 def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | None:
     """The first thing that is not as recorded; the cheap ones first."""
-    if _header(plan, manifest) != _start(plan.request.out, len(_header(plan, manifest))):
+    header = finished_header(plan.metadata, plan.slots, manifest.core_sha256)
+    if header != _start(plan.request.out, len(header)):
         return "its metadata, tensors or types would be others"
     if not same_gate(plan.request, manifest.facts.quality):
         return "it has not passed this quality gate"
@@ -51,7 +52,7 @@ def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | N
     if set(written) != {slot.name for slot in plan.slots}:
         return "its manifest lists other tensors"
     try:
-        wanted = build_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
+        wanted = export_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
     except KeyError:
         return "its manifest lists other tensors"
     # The vocabulary's choice is in the header: the map of its token ids.
@@ -66,15 +67,6 @@ def _comparable(value: object) -> object:
     if isinstance(value, dict) and "shares" in value:
         value = {k: v for k, v in value.items() if k != "shares"}
     return json.loads(json.dumps(value))
-
-
-def _header(plan: ExportPlan, manifest: Manifest) -> bytes:
-    """The first bytes of the file that the plan would make, with this manifest."""
-    entries = [
-        string(DIGEST_KEY, manifest.core_sha256) if e.key == DIGEST_KEY else e
-        for e in plan.metadata
-    ]
-    return header_bytes(entries, plan.slots)
 
 
 def _start(path: Path, n_bytes: int) -> bytes:

@@ -31,5 +31,7 @@ def prompt_and_answer(dialogue: Dialogue, template: ChatTemplate) -> tuple[str, 
     think = marks is not None and (bool(dialogue.thought) or written)
     if marks is not None and dialogue.thought and not written:
         answer = f"{marks.opening}{marks.header}{dialogue.thought}{marks.closing}{answer}"
-    before: list[Message] = [{**turn} for turn in dialogue.before]
+    before: list[Message] = [
+        {"role": turn["role"], "content": turn["content"]} for turn in dialogue.before
+    ]
     return template.render(before, think=think), answer + end_of_turn(template)

@@ -65,6 +65,8 @@ class TurnTimings:
 
     prompt_s: float = 0.0
     decode_s: float = 0.0
+    pictures_s: float = 0.0
+    """Of `prompt_s`, what pictures took; 0 where the engine does not tell."""
     first_token_s: float = 0.0
     total_s: float = 0.0
 
@@ -84,6 +86,8 @@ class TurnResult:
     stop_reason: StopReason
     notices: tuple[Notice, ...] = ()
     drafts: DraftStats = NO_DRAFTS
+    n_pictures: int = 0
+    """Of the prompt tokens that were read, those of pictures."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,17 @@ from typing import Final
 
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine
+from pedsup.pictures.picture import Picture
 
 MAX_RESYNC: Final = 64
 """Tokens: how far two tokenizations of one text may run apart before they are compared no more."""
 
 _MARKER: Final = re.compile(r"<\|[^\s<>|]{1,24}\|?>|<[^\s<>|]{1,24}\|>")
 """`<|turn>`, `<turn|>`, `<|"|>`, `<|im_end|>`: the shapes of control tokens."""
+
+
+_PICTURE: Final = "\ue002"
+"""Stands for a picture while the template renders: a character for private use."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +34,55 @@ def build_prompt(
     engine: Engine, template: ChatTemplate, messages: Sequence[Message], *, think: bool
 ) -> Prompt:
     """Render and tokenize a dialogue that ends with the user's message."""
-    text = template.render(messages, think=think)
-    if any(has_control_text(engine, message["content"]) for message in messages):
+    pictures = [p for message in messages for p in message.get("pictures", ())]
+    if any(_must_be_apart(engine, message["content"], bool(pictures)) for message in messages):
         tokens = _tokenize_apart(engine, template, messages, think=think)
         return Prompt(tokens, len(tokens))
-    tokens = engine.tokenize(text, parse_special=True)
-    answered: list[Message] = [*messages, {"role": "assistant", "content": "x"}]
+    shown = [_marked(message) for message in messages]
+    text = template.render(shown, think=think)
+    tokens = _tokenize(engine, template, text, pictures)
+    answered: list[Message] = [*shown, {"role": "assistant", "content": "x"}]
     history = template.render(answered, think=think, add_generation_prompt=False)
     keep = len(tokens)
     if not history.startswith(text):
         # The prompt ends with something that the history will not have (an empty thought).
-        shared = engine.tokenize(_common_text(text, history), parse_special=True)
+        shared = _tokenize(engine, template, _common_text(text, history), pictures)
         keep = _common(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
+
+
+def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
+    """Whether a message's text could be taken for something else than text."""
+    return has_control_text(engine, content) or (pictures and _PICTURE in content)
+
+
+def _marked(message: Message) -> Message:
+    """The message with a mark for each picture before its text."""
+    n = len(message.get("pictures", ()))
+    content = message["content"].strip() if n else message["content"]
+    return {"role": message["role"], "content": _PICTURE * n + content}
+
+
+def _tokenize(
+    engine: Engine, template: ChatTemplate, text: str, pictures: Sequence[Picture]
+) -> list[int]:
+    """The tokens of a rendered dialogue, with the pictures in the places of their marks."""
+    if not pictures:
+        return engine.tokenize(text, parse_special=True)
+    around = template.around_picture
+    first, *rest = text.replace(_PICTURE, f"{around}{_PICTURE}{around}").split(_PICTURE)
+    tokens = engine.tokenize(first, parse_special=True)
+    # A dialogue that is cut short has fewer marks than pictures.
+    for picture, part in zip(pictures, rest, strict=False):
+        tokens += [*engine.see(picture), *engine.tokenize(part, parse_special=True)]
+    return tokens
+
+
+def single_tokens(engine: Engine, *texts: str) -> tuple[int, ...]:
+    """The tokens of those texts that are one token."""
+    found = [engine.tokenize(text, parse_special=True) for text in texts]
+    return tuple(tokens[0] for tokens in found if len(tokens) == 1)
 
 
 def has_control_text(engine: Engine, content: str) -> bool:
@@ -89,7 +129,9 @@ def _tokenize_apart(
     rest = template.render(masked, think=think)
     for mark, message in zip(marks, messages, strict=True):
         before, _, rest = rest.partition(mark)
-        tokens += engine.tokenize(before, parse_special=True)
+        pictures = message.get("pictures", ())
+        marked = before + _PICTURE * len(pictures)
+        tokens += _tokenize(engine, template, marked, pictures)
         for part in _cut_markers(engine, message["content"].strip()):
             tokens += engine.tokenize(part, parse_special=False)
     return tokens + engine.tokenize(rest, parse_special=True)
@@ -136,12 +178,12 @@ def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple
         if a and a == b:
             return i, j
         if len(a) <= len(b):
-            if i == len(ours):
+            if i == len(ours) or ours[i] < 0:  # a picture is no text
                 return None
             piece, i = engine.piece(ours[i]), i + 1
             a += piece
         else:
-            if j == len(theirs):
+            if j == len(theirs) or theirs[j] < 0:
                 return None
             piece, j = engine.piece(theirs[j]), j + 1
             b += piece

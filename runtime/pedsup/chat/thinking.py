@@ -88,7 +88,7 @@ class ChannelParser:
         text, self._buffer = self._buffer, ""
         if self._in_header and self._thought and self._thought.header.startswith(text):
             text = ""
-        # Half a marker at the very end is a marker that was cut off, not a word.
+        # Half a marker at the very end was cut off; it is not a word.
         cut_off = len(text) > 1 and any(m.startswith(text) for m in self._markers)
         if not self.stopped and not cut_off:
             yield from self._visible(text)

@@ -9,17 +9,14 @@ from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
 from pedsup.chat.events import (
-    AnswerText,
     Done,
-    Notice,
-    ReasoningText,
     StopReason,
     TurnEvent,
     TurnResult,
     TurnSettings,
     TurnTimings,
 )
-from pedsup.chat.prompt import build_prompt
+from pedsup.chat.prompt import build_prompt, single_tokens
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser
 from pedsup.chat.turn_output import TurnOutput
@@ -28,19 +25,6 @@ from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
 from pedsup.messages import message
-
-__all__ = [
-    "AnswerText",
-    "Done",
-    "Notice",
-    "ReasoningText",
-    "StopReason",
-    "Turn",
-    "TurnEvent",
-    "TurnResult",
-    "TurnSettings",
-    "TurnTimings",
-]
 
 ANSWER_RESERVE: Final = 256
 """Tokens of the context that reasoning may not take from the answer (at most a quarter)."""
@@ -53,7 +37,7 @@ sampling must change; no room."""
 
 
 class Turn:
-    """One turn. Iterate `stream()`; `result` is there at any time, also after an interruption.
+    """One turn. Iterate `stream()`; `result` is available at any time, even after an interruption.
 
     To stop early (Ctrl-C), close the iterator or let the exception pass through it: the
     engine stays usable and `result.stop_reason` is 'interrupted'.
@@ -76,7 +60,7 @@ class Turn:
         self._tokens: list[int] = []
         self._keep = 0
         self._timings, self._drafts = TurnTimings(), NO_DRAFTS
-        self._n_prompt = self._n_cached = 0
+        self._n_prompt = self._n_cached = self._n_pictures = 0
         self._stop: StopReason = "interrupted"
         self._started = 0.0
         self._forced = self._was_closed = False
@@ -95,6 +79,7 @@ class Turn:
             stop_reason=self._stop,
             notices=tuple(self._output.notices),
             drafts=self._drafts,
+            n_pictures=self._n_pictures,
         )
 
     def stream(self) -> Generator[TurnEvent, None, None]:
@@ -133,8 +118,6 @@ class Turn:
                 wanted=message("fewer than the context of {n} tokens", n=self._engine.n_ctx),
                 remedy="ask a shorter question, start afresh (/reset) or give a larger --ctx",
             )
-
-    # ---- the course of a turn -----------------------------------------------------------
 
     def _generate(self) -> Generator[TurnEvent, None, _Exit]:
         """One call of the engine, until a token says that it must be left."""
@@ -267,17 +250,14 @@ class Turn:
         banned = sampling.banned
         if thought and self._was_closed:
             # Else a model that wants to reason would open the channel again and again.
-            banned += self._single_tokens(thought.opening)
+            banned += single_tokens(self._engine, thought.opening)
         if self._forced:
             banned += tuple(sorted(self._engine.info.end_of_generation))
-            banned += self._single_tokens(*self._template.stops)
-            banned += self._single_tokens(thought.opening, thought.closing) if thought else ()
+            banned += single_tokens(self._engine, *self._template.stops)
+            banned += (
+                single_tokens(self._engine, thought.opening, thought.closing) if thought else ()
+            )
         return replace(sampling, banned=banned)
-
-    def _single_tokens(self, *texts: str) -> tuple[int, ...]:
-        """The tokens of those texts that are one token."""
-        found = [self._engine.tokenize(text, parse_special=True) for text in texts]
-        return tuple(tokens[0] for tokens in found if len(tokens) == 1)
 
     def _open_for_constraint(self) -> None:
         """With a grammar for the answer the channel is opened for the model.
@@ -305,8 +285,6 @@ class Turn:
         self._tokens += self._engine.tokenize(text, parse_special=True)
         self._output.emit(self._parser.feed(text))
 
-    # ---- bookkeeping --------------------------------------------------------------------
-
     def _note_first_token(self) -> None:
         if not self._timings.first_token_s:
             self._n_cached = self._engine.last_stats.n_cached
@@ -319,5 +297,7 @@ class Turn:
             timings,
             prompt_s=timings.prompt_s + stats.prompt_s,
             decode_s=timings.decode_s + stats.decode_s,
+            pictures_s=timings.pictures_s + stats.pictures_s,
         )
+        self._n_pictures += stats.n_pictures
         self._drafts += stats.drafts

@@ -8,7 +8,7 @@ import codecs
 class Utf8Stream:
     """Decodes a stream of bytes; a character comes out when its last byte is in.
 
-    Bytes that are no UTF-8 come out as U+FFFD, one per broken sequence.
+    Bytes that are not UTF-8 come out as U+FFFD, one per broken sequence.
     """
 
     def __init__(self) -> None:

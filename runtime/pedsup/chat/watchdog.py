@@ -19,7 +19,7 @@ Loop: TypeAlias = Literal["repetition", "unused"]
 MAX_PERIOD: Final = 64
 MIN_REPEATS: Final = 4
 MIN_SPAN: Final = 48
-"""Tokens: a row of dashes or a short list of zeros is no loop yet."""
+"""Tokens: a row of dashes or a short list of zeros is not a loop yet."""
 WINDOW: Final = 512
 NGRAM: Final = 3
 MIN_DISTINCT: Final = 0.25

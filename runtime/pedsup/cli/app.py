@@ -2,74 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from pedsup import __version__
+from pedsup.chat.events import TurnResult
+from pedsup.cli.request import RunRequest
+from pedsup.cli.run_session import (
+    NO_HISTORY,
+    history_folder,
+    open_session,
+    run_session,
+    start_session,
+)
 from pedsup.crash.marker import RunMarker
 from pedsup.engine.build_probe import engine_build
 from pedsup.engine.grammar import read_grammar, read_json_schema
 from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
-from pedsup.files.paths import data_folder, make_private
+from pedsup.files.paths import make_private
 from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
 from pedsup.messages import message
+from pedsup.pictures.limits import MAX_PICTURES
+from pedsup.pictures.picture import Picture
+from pedsup.pictures.read import read_picture
 from pedsup.progress import say
-from pedsup.run.load import LaunchPlan, LoadedModel, check_fit, load, plan_launch, turn_settings
+from pedsup.run.load import LoadedModel, check_fit, load, turn_settings
+from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.run.preview import check_document, check_text
+from pedsup.run.sight import require_sight
 from pedsup.run.watch import say_aftermath, watched
 from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
-from pedsup.session.history import Session, find_session, new_session, read_records, resume_session
+from pedsup.session.files import find_session
+from pedsup.session.history import Session
 from pedsup.session.texts import CUT
+from pedsup.session.transcript import read_records
 from pedsup.settings.load import load_with_origins
 from pedsup.settings.schema import Settings
 from pedsup.terminal import oneshot
 from pedsup.terminal.overview import overview
-from pedsup.terminal.render import pipe_renderer, terminal_renderer
-from pedsup.terminal.repl import Repl, terminal_reader
+from pedsup.terminal.reading import terminal_reader
+from pedsup.terminal.render import Renderer, pipe_renderer, terminal_renderer
+from pedsup.terminal.repl import Repl
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import set_language, translated
 from pedsup.texts.safe import clean
 from pedsup.texts.screen import screen_of
-
-NO_HISTORY = message("give --no-history to work without a transcript, or --history-dir FOLDER")
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """The command line, parsed; `overrides` are settings by name, None where not given."""
-
-    model: Path | None
-    prompt: str | None
-    as_json: bool
-    check: bool
-    resume: str | None
-    grammar: Path | None
-    json_schema: Path | None
-    settings_file: Path | None
-    accept_intended_use: bool
-    serve: bool
-    port: int | None
-    overrides: Mapping[str, object]
-
-    @property
-    def interactive(self) -> bool:
-        """Whether this is a session rather than one question."""
-        once = self.prompt is not None or self.as_json or self.serve
-        return not once and sys.stdin is not None and sys.stdin.isatty()
-
-    @property
-    def alone(self) -> bool:
-        """Whether somebody at a terminal asked for nothing in particular."""
-        asked = self.model is not None or self.resume is not None or self.check
-        return not asked and self.interactive
 
 
 def execute(request: RunRequest) -> int:
@@ -86,10 +69,17 @@ def execute(request: RunRequest) -> int:
         return _say_what_there_is(settings)
     request, settings = _with_model(request, settings)
     assert request.model is not None
-    plan = plan_launch(request.model, settings, available=available_memory(), origins=origins)
+    plan = plan_launch(
+        request.model,
+        settings,
+        available=available_memory(),
+        origins=origins,
+        seeing=bool(request.images),
+    )
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
     constraint = _constraint(request)
+    pictures = _pictures(request, plan)
     if request.serve:
         return _serve(request, settings, plan, language)
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
@@ -99,35 +89,52 @@ def execute(request: RunRequest) -> int:
     say_aftermath(resuming=request.resume is not None)
     with (
         watched(plan, settings) as marker,
-        _session(request, settings, plan, marker) as session,
+        run_session(request, settings, plan, marker) as session,
         _loaded(plan, settings, marker) as loaded,
     ):
         turns = turn_settings(loaded, settings, **constraint)
-        if question is None:
-            renderer = terminal_renderer(settings.think, language)
-        else:
+        if question is not None:
             say(SHORT[language])
             _warn(loaded)
-            renderer = pipe_renderer(settings.think, language, answers=not request.as_json)
-        conversation = Conversation(
-            loaded.engine,
-            loaded.template,
-            session,
-            renderer,
-            loaded.prefix,
-            marker=marker,
-            governor=loaded.governor,
+            piped = pipe_renderer(settings.think, language, answers=not request.as_json)
+            asked = _conversation(loaded, session, piped, marker)
+            result = asked.ask(question, turns, pictures)
+            return _told(result, asked, loaded, as_json=request.as_json)
+        held = _conversation(loaded, session, terminal_renderer(settings.think, language), marker)
+        earlier = [exchange.user for exchange in session.exchanges]
+        return Repl(held, loaded, turns, terminal_reader(earlier)).run()
+
+
+def _conversation(
+    loaded: LoadedModel, session: Session, renderer: Renderer, marker: RunMarker | None
+) -> Conversation[Renderer]:
+    return Conversation(
+        loaded.engine,
+        loaded.template,
+        session,
+        renderer,
+        loaded.prefix,
+        marker=marker,
+        governor=loaded.governor,
+    )
+
+
+def _told(
+    result: TurnResult,
+    conversation: Conversation[Renderer],
+    loaded: LoadedModel,
+    *,
+    as_json: bool,
+) -> int:
+    """What is left to say of one answer; the exit code."""
+    if as_json:
+        document = oneshot.one_document(
+            result, conversation, loaded, conversation.renderer.language
         )
-        if question is None:
-            earlier = [exchange.user for exchange in session.exchanges]
-            return Repl(conversation, loaded, turns, terminal_reader(earlier)).run()
-        result = conversation.ask(question, turns)
-        if request.as_json:
-            document = oneshot.one_document(result, conversation, loaded, language)
-            print(json_text(enveloped(document, "pedsup-run")), flush=True)
-        if result.stop_reason in ("length", "context"):
-            say(CUT)
-        return oneshot.exit_code(result)
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+    if result.stop_reason in ("length", "context"):
+        say(CUT)
+    return oneshot.exit_code(result)
 
 
 def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: Language) -> int:
@@ -135,14 +142,15 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
     from pedsup.serve.command import DEFAULT_PORT, ServeRequest, serve
     from pedsup.serve.http_server import reserve_port
 
-    if request.prompt is not None or request.grammar or request.json_schema:
+    if request.prompt is not None or request.images or request.grammar or request.json_schema:
         raise UsageError(
-            "-p, --grammar and --json-schema are not for --serve",
-            remedy="leave them out: each request brings its own question and response_format",
+            "-p, --image, --grammar and --json-schema are not for --serve",
+            remedy="leave them out: each request brings its own question, pictures and "
+            "response_format",
         )
     if request.accept_intended_use or accepted_by_environment():
         require_consent(language, accepted=True, ask=None)
-    resumed = _open_session(request, settings, plan) if request.resume is not None else None
+    resumed = open_session(request, settings, plan) if request.resume is not None else None
     if settings.history and resumed is None:
         make_private(history_folder(settings), remedy=NO_HISTORY)
     with closing(reserve_port(DEFAULT_PORT if request.port is None else request.port)) as sock:
@@ -154,7 +162,7 @@ def _serve(request: RunRequest, settings: Settings, plan: LaunchPlan, language: 
             system=settings.system or "",
             fixed_seed=settings.seed is not None,
             folder=history_folder(settings) if settings.history else None,
-            make_session=lambda: _new_session(settings, plan),
+            make_session=lambda: start_session(settings, plan),
             resumed=resumed,
         )
         say_aftermath(resuming=request.resume is not None)
@@ -205,6 +213,25 @@ def _constraint(request: RunRequest) -> dict[str, str]:
     return {}
 
 
+def _pictures(request: RunRequest, plan: LaunchPlan) -> tuple[Picture, ...]:
+    """The pictures of `--image`, checked.
+
+    Raises:
+        UsageError: too many of them.
+        UnsupportedError, ResourceError: the model has no projector, or no room for it.
+        BadFileError, UnsupportedError: a file is no picture that is taken.
+    """
+    if not request.images:
+        return ()
+    require_sight(plan.blind, plan.config)
+    if len(request.images) > MAX_PICTURES:
+        raise UsageError(
+            message("{n} pictures were given", n=len(request.images)),
+            wanted=message("at most {n} in one question", n=MAX_PICTURES),
+        )
+    return tuple(read_picture(path) for path in request.images)
+
+
 def _with_model(request: RunRequest, settings: Settings) -> tuple[RunRequest, Settings]:
     """The request with a model: `--resume` alone takes the one that the session was held with,
     and its adapter.
@@ -244,76 +271,6 @@ def _asker() -> Callable[[str], str] | None:
         return line
 
     return ask
-
-
-def history_folder(settings: Settings) -> Path:
-    """Where transcripts are kept."""
-    if settings.history_dir:
-        return Path(settings.history_dir).expanduser()
-    return data_folder() / "sessions"
-
-
-@contextmanager
-def _session(
-    request: RunRequest, settings: Settings, plan: LaunchPlan, marker: RunMarker | None
-) -> Iterator[Session]:
-    """The session of this run, its transcript locked; an empty new one leaves no file."""
-    session = _open_session(request, settings, plan)
-    if marker is not None:
-        marker.set_session(session.id)
-    path = session.transcript.path if session.transcript is not None else None
-    try:
-        yield session
-    finally:
-        session.close()
-        if path is not None and not session.exchanges:
-            path.unlink(missing_ok=True)
-
-
-def _open_session(request: RunRequest, settings: Settings, plan: LaunchPlan) -> Session:
-    folder = history_folder(settings)
-    if request.resume is not None:
-        session = resume_session(
-            find_session(folder, request.resume), model_digest=plan.identity.digest
-        )
-        if settings.system is not None and settings.system != session.system:
-            session.set_system(settings.system)
-        return session
-    # One question for a script leaves no trace unless it continues a session.
-    if not request.interactive:
-        return Session(system=settings.system or "")
-    return _new_session(settings, plan)
-
-
-def _new_session(settings: Settings, plan: LaunchPlan) -> Session:
-    """A session with a transcript, or without one where none is wanted."""
-    if not settings.history:
-        return Session(system=settings.system or "")
-    folder = make_private(history_folder(settings), remedy=NO_HISTORY)
-    return new_session(folder, _first_line(plan), system=settings.system or "")
-
-
-def _first_line(plan: LaunchPlan) -> dict[str, object]:
-    template = plan.header.get("tokenizer.chat_template")
-    sampling, adapter = plan.sampling, plan.config.adapter
-    paths = {"path": str(plan.header.path.resolve())}
-    if adapter is not None:
-        paths["adapter_path"] = str(adapter.resolve())
-    return {
-        "pedsup": __version__,
-        "model": {**plan.identity.describe(), **paths},
-        "trust": plan.trust.describe(),
-        "template": hashlib.sha256(str(template).encode()).hexdigest(),
-        "settings": {
-            "n_ctx": plan.config.n_ctx,
-            "threads": plan.config.n_threads,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "seed": sampling.seed,
-        },
-        "intended_use": SHORT["en"],
-    }
 
 
 @contextmanager

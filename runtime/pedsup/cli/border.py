@@ -6,8 +6,12 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import click
+
+from pedsup.cli.command_line import fit_help_to_phones, readable
 from pedsup.errors import PedsupError, from_os_error
 from pedsup.exit_codes import ExitCode
+from pedsup.files import standard_streams
 from pedsup.progress import report
 from pedsup.texts.language import translated
 
@@ -18,8 +22,6 @@ def border(program: Callable[[], int | None]) -> NoReturn:
     A `PedsupError` exits with its own code, an operating-system error on a file with that of an
     output, a full disk with that of a resource (`pedsup.exit_codes`).
     """
-    from pedsup.files import standard_streams
-
     standard_streams.prepare()
     code = _exit_code(program)
     # What is still buffered may not get out (a full disk, a reader that is gone): say it here,
@@ -32,10 +34,6 @@ def border(program: Callable[[], int | None]) -> NoReturn:
 
 def _exit_code(program: Callable[[], int | None]) -> int:
     """What a program ends with; what it raised is said."""
-    import click  # here, because importing it is a third of the start-up of `--version`
-
-    from pedsup.cli.command_line import fit_help_to_phones, readable
-
     fit_help_to_phones()
     try:
         return program() or ExitCode.DONE
@@ -51,7 +49,7 @@ def _exit_code(program: Callable[[], int | None]) -> int:
         print(translated("interrupted"), file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our stdout is gone: nothing can be said there any more.
+        # The reader of our stdout is gone: nothing more can be said there.
         return ExitCode.PIPE_CLOSED
     except OSError as error:
         known = from_os_error(error)

@@ -1,9 +1,13 @@
-"""What all four commands share of click: help that is not cut, ranges that people can read."""
+"""What all four commands change in click: help is not cut, and ranges are readable."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import shutil
 import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -36,7 +40,9 @@ class NarrowFormatter(click.HelpFormatter):
             text = "\n\n".join(paragraphs)
         super().write_text(text)
 
-    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
         """Definitions; on a narrow terminal each below its term."""
         super().write_dl(rows, 4 if self._narrow else col_max, col_spacing)
 
@@ -60,11 +66,52 @@ class Commands(click.Group):
     """
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        rows = [(n, c.get_short_help_str(limit=1000)) for n, c in found if c and not c.hidden]
-        if rows:
+        if rows := self.summaries(ctx):
             with formatter.section(translated("Commands")):
                 formatter.write_dl(rows)
+
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """Each command's name and first sentence."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        return [(n, c.get_short_help_str(limit=1000)) for n, c in found if c and not c.hidden]
+
+
+class LazyCommands(Commands):
+    """A group that imports a command's module when the command is asked for.
+
+    Args:
+        where: command -> "module:attribute", in the order of the help.
+    """
+
+    def __init__(self, *args: Any, where: Mapping[str, str], **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._where = where
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._where)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._where:
+            return None
+        module, _, attribute = self._where[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """From the docstrings in the source: a list of commands need not wait for numpy."""
+        return [(name, _first_sentence(*at.split(":"))) for name, at in self._where.items()]
+
+
+def _first_sentence(module: str, function: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"{module} is a file"
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            first = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+            sentence, stop, _ = first.partition(". ")
+            return sentence + stop.rstrip()
+    raise LookupError(f"{module} defines no {function}")
 
 
 def readable(error: click.ClickException) -> click.ClickException:

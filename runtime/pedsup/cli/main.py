@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from pedsup import __version__
 from pedsup.cli.border import border
 from pedsup.cli.options import setting_options
+from pedsup.cli.request import RunRequest
 from pedsup.cli.verbs import VERBS, load_verb, verbs_help
 from pedsup.errors import UsageError
 from pedsup.messages import message
 from pedsup.texts.intended_use import FULL
 from pedsup.texts.language import current_language, detect_language, translated
-
-if TYPE_CHECKING:
-    from pedsup.cli.app import RunRequest
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -36,6 +34,10 @@ def _epilog() -> str:
 )
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="Ask once, print the answer and leave.")
+@click.option(
+    "--image", "images", multiple=True, type=_FILE,
+    help="A photo for the question (JPEG or PNG); may be given several times.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Ask once; print one JSON document.")
 @click.option("--check", is_flag=True, help="Print what the model needs; load nothing.")
 @click.option(
@@ -60,10 +62,7 @@ def run(**options: Any) -> RunRequest:
     Research only, not a medical device. Without -p, and with text on standard input, that text
     is the question; on a terminal an interactive session starts.
     """
-    # Imports jinja2 and more: not for --help and --version.
-    from pedsup.cli.app import RunRequest
-
-    names = ("model", "prompt", "as_json", "check", "resume", "grammar", "json_schema",
+    names = ("model", "prompt", "images", "as_json", "check", "resume", "grammar", "json_schema",
              "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
     own = {name: options.pop(name) for name in names}
     return RunRequest(**own, overrides=options)
@@ -95,6 +94,7 @@ def _program() -> int:
     parsed = command.main(prog_name="pedsup-run", standalone_mode=False)
     if isinstance(parsed, int):  # --help and --version
         return parsed
+    # Imports jinja2 and more: not for --help and --version.
     from pedsup.cli.app import execute
 
     return execute(parsed)

@@ -23,7 +23,7 @@ LANG: Final[Callable[[Any], Any]] = click.option(
 
 
 class Verb(NamedTuple):
-    """Where a verb lives and what it is for."""
+    """The module of a verb, and what the verb is for."""
 
     module: str
     """In `pedsup.cli.commands`. Its attribute `command` is the click command; what that returns is

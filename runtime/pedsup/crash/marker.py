@@ -1,4 +1,4 @@
-"""A mark in the data folder while a model is in use, so that the next start notices a sudden end.
+"""A mark in the data folder while a model is in use, so that the next start notices a crash.
 
 A process that is killed (Android's low-memory killer, "signal 9" in Termux, a battery that runs
 empty) can say nothing. So a small file says what was going on, and is removed at every orderly end,
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
 from pedsup.device.available import available_memory
 from pedsup.files.fsio import sync_file, try_lock
@@ -29,13 +29,13 @@ from pedsup.files.timestamp import now
 Phase = Literal["loading", "ready", "answering"]
 SCHEMA: Final = 1
 SIZE: Final = 4096
-"""Bytes of the file: one write of one page is not torn by a kill."""
+"""Size of the file in bytes: a kill cannot tear the write of a single page."""
 BEAT_S: Final = 2.0
 MARKS: Final = "running"
 """Folder of the marks, below `paths.data_folder()`."""
 SUFFIX: Final = ".run"
 CRASH: Final = ".crash"
-"""Beside the mark: what Python's fault handler wrote of a crash in native code."""
+"""Suffix of the file beside the mark in which Python's fault handler reports a crash."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunFacts:
     """The estimate before load."""
     memory_at_start: int | None = None
     memory_free: int | None = None
-    """At the last beat."""
+    """At the last update."""
     oom_kills: int | None = None
     """The kernel's count of memory kills since it booted, at the start."""
     boot: str = ""
@@ -158,7 +158,7 @@ class RunMarker:
 
 
 def read_facts(raw: bytes) -> RunFacts | None:
-    """The facts of a mark; None if it is none of ours or was torn by a power cut."""
+    """The facts of a mark; None if it is not ours or was torn by a power cut."""
     try:
         values = json.loads(raw)
     except ValueError:
@@ -175,7 +175,7 @@ def read_facts(raw: bytes) -> RunFacts | None:
 
 
 def is_abandoned(fd: int) -> bool:
-    """Take the lock of a mark; False when another process lives that has it, or nobody can tell."""
+    """Take the lock of a mark; False if a live process may hold it."""
     try:
         return try_lock(fd) is True
     except OSError:
@@ -183,12 +183,12 @@ def is_abandoned(fd: int) -> bool:
 
 
 def boot_id() -> str:
-    """The same text until the machine starts anew; empty where it cannot be read."""
+    """An id that changes when the machine restarts; empty if it cannot be read."""
     return _text(Path("/proc/sys/kernel/random/boot_id")).strip()
 
 
 def oom_kills() -> int | None:
-    """How often the kernel has killed for memory since it booted; None where it does not tell."""
+    """How many processes the kernel killed for lack of memory since it booted; None if unknown."""
     for line in _text(Path("/proc/vmstat")).splitlines():
         name, _, value = line.partition(" ")
         if name == "oom_kill" and value.isdigit():
@@ -201,8 +201,8 @@ def _free() -> int | None:
     return found.bytes if found is not None else None
 
 
-def _watch_crashes(path: Path) -> Any:
-    """Let Python's fault handler write there; None where it serves someone else already."""
+def _watch_crashes(path: Path) -> IO[bytes] | None:
+    """Direct Python's fault handler to `path`; None if it is already in use."""
     if faulthandler.is_enabled():
         return None
     try:

@@ -26,22 +26,22 @@ from pedsup.messages import Message, joined, message
 
 Cause = Literal["restart", "crash", "oom", "memory", "killed"]
 LOW_MEMORY: Final = 300 << 20
-"""Bytes: below this Android's low-memory killer is at work on phones of 4 GB (rule of thumb)."""
+"""Free bytes below which Android kills apps on a phone with 4 GB (a rule of thumb)."""
 LEAST_CTX: Final = 1024
 
 
 @dataclass(frozen=True)
 class SuddenEnd:
-    """A process of ours that ended without saying so."""
+    """A process of ours that ended without cleaning up."""
 
     facts: RunFacts
     crash: str = ""
-    """First line of what the fault handler wrote."""
+    """First line that the fault handler wrote."""
 
 
 @dataclass(frozen=True)
 class Present:
-    """What is known now, to compare with."""
+    """What is known now, for comparison."""
 
     boot: str
     oom_kills: int | None
@@ -49,7 +49,7 @@ class Present:
 
 
 def present() -> Present:
-    """Of this machine, now."""
+    """The current state of this machine."""
     return Present(boot_id(), oom_kills(), is_android())
 
 
@@ -122,7 +122,7 @@ def remedies(end: SuddenEnd, cause: Cause, *, android: bool = True) -> list[str]
 
 
 def aftermath_text(ends: Sequence[SuddenEnd], today: Present, *, resuming: bool) -> list[Message]:
-    """What to say of the latest sudden end; nothing when there was none."""
+    """What to say about the latest sudden end; nothing if there was none."""
     if not ends:
         return []
     end = ends[-1]

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the system's, and the limits of its cgroups."""
+"""How much memory this process may still use: what the system has and its cgroups allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNLIMITED: Final = 1 << 60
 
 @dataclass(frozen=True)
 class Available:
-    """Bytes that can be taken, and what set the bound."""
+    """Bytes that are available, and what limits them."""
 
     bytes: int
     source: str
@@ -32,7 +32,7 @@ def available_memory(root: Path = Path("/")) -> Available | None:
 
 
 def total_memory(root: Path = Path("/")) -> int | None:
-    """The machine's memory in bytes (MemTotal), None when it cannot be read."""
+    """The machine's memory in bytes (MemTotal); None if it cannot be read."""
     return memory_info(root).get("MemTotal")
 
 
@@ -46,7 +46,7 @@ def _system(root: Path) -> list[Available]:
 
 
 def memory_info(root: Path = Path("/")) -> dict[str, int]:
-    """/proc/meminfo in bytes, by name; empty when it cannot be read."""
+    """/proc/meminfo in bytes, by name; empty if it cannot be read."""
     values = {}
     for line in text_of(root / "proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
@@ -95,7 +95,7 @@ def _read_v1(folder: Path) -> int | None:
 
 
 def _stat(folder: Path, *names: str) -> int:
-    """Page cache that is charged to the group: the kernel drops it when memory is needed."""
+    """Page cache charged to the group, which the kernel drops when memory is needed."""
     total = 0
     for line in text_of(folder / "memory.stat").splitlines():
         name, _, value = line.partition(" ")

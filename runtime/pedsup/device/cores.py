@@ -26,15 +26,15 @@ EVIDENCE: Final[dict[str, Message]] = {
     "asked for": message("your choice"),
     "tuned": message("tuning"),
 }
-"""How a number of threads was found, in words."""
+"""How a number of threads was determined, in words."""
 
 BIG_SHARE: Final = 0.5
-"""A core with at least this share of the best core's capacity is a big one."""
+"""A core with at least this share of the best core's capacity counts as big."""
 BIG_SHARE_BY_MODEL: Final = 0.6
 """The same where only core models are known: the clocks, which widen the gap, are missing."""
 UNKNOWN_PHONE_THREADS: Final = 4
 MAX_CPUS: Final = 4096
-"""A list with a higher number is garbage."""
+"""A list with a higher number is not a list of cores."""
 ARM: Final = 0x41
 
 
@@ -77,7 +77,7 @@ CORE_MODELS: Final[dict[tuple[int, int], CoreModel]] = {
 
 @dataclass(frozen=True)
 class Core:
-    """What could be read of one core; None where nothing could."""
+    """What could be read about one core; None for what could not."""
 
     index: int
     capacity: int | None = None
@@ -86,7 +86,7 @@ class Core:
     part: tuple[int, int] | None = None
     """Implementer and part number."""
     siblings: frozenset[int] = frozenset()
-    """Hardware threads of the same core."""
+    """The hardware threads of the same core."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ThreadPlan:
 
 
 def allowed_cpus() -> frozenset[int]:
-    """The cores this process may use; under a cpuset `os.cpu_count` would lie."""
+    """The cores this process may use; `os.cpu_count` ignores cpusets."""
     return frozenset(os.sched_getaffinity(0))
 
 
@@ -154,7 +154,7 @@ def plan_threads(
     if evidence == "model":
         share = BIG_SHARE_BY_MODEL
     elif evidence == "frequency" and arm:
-        share = 1.0  # a little core of 2.0 GHz is no big one of 2.2: take the top clock
+        share = 1.0  # 2.0 GHz does not make a little core a big one of 2.2: take the top clock only
     best = max(scores.values())
     big = tuple(core for core in cores if scores[core.index] >= share * best)
     # A mask is set only where it keeps threads off little cores.

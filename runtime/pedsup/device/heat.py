@@ -15,12 +15,12 @@ from pedsup.device.system_files import signed_number, text_of
 
 MAX_ZONES: Final = 128
 MISSING_IN_A_ROW: Final = 8
-"""Zones that may be missing or denied before the probing ends."""
+"""How many zones may be missing or denied before probing stops."""
 HOT_CPU_C: Final = 75.0
 COOL_CPU_C: Final = 50.0
 HOT_BATTERY_C: Final = 42.0
 COOL_BATTERY_C: Final = 35.0
-"""Phones begin to lower their clocks between: skin limits are about 40 to 45 degrees."""
+"""Phones begin to lower their clocks in this range: skin limits are about 40 to 45 degrees."""
 SENSIBLE_C: Final = (1.0, 150.0)
 
 _CPU: Final = re.compile(r"cpu|cluster|big|little|mid|soc|mtkts.?cpu|x86_pkg|tsens", re.IGNORECASE)
@@ -33,7 +33,7 @@ _BATTERY_FILES: Final = (
 
 @dataclass(frozen=True)
 class Heat:
-    """Degrees Celsius of the hottest sensor of each kind; None where none can be read."""
+    """Degrees Celsius of the hottest sensor of each kind; None if no sensor can be read."""
 
     cpu: float | None = None
     battery: float | None = None
@@ -45,7 +45,7 @@ class Heat:
 
     @property
     def hot(self) -> bool | None:
-        """True or False where the sensors are clear, None in between or without any."""
+        """Whether the device is hot; None if the sensors are in between or absent."""
         if (self.cpu or 0.0) >= HOT_CPU_C or (self.battery or 0.0) >= HOT_BATTERY_C:
             return True
         if not self.known:
@@ -56,7 +56,7 @@ class Heat:
 
 
 class HeatSensors:
-    """The sensors that can be read, found once."""
+    """The sensors that can be read, as found at the start."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._cpu: list[Path] = []

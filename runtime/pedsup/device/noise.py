@@ -1,4 +1,4 @@
-"""Medians with their noise, and when a difference is more than that."""
+"""Medians with their noise, and whether a difference exceeds it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Series:
 
     @property
     def median(self) -> float:
-        """Zero without a measurement."""
+        """Zero if nothing was measured."""
         return float(median(self.values)) if self.values else 0.0
 
     @property

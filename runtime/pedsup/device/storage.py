@@ -40,7 +40,7 @@ def read_rate(path: Path, *, seconds: float = SECONDS, most: int = MOST) -> floa
 
 
 def _drop(path: Path) -> None:
-    """Where direct reads are not to be had, cached pages would answer."""
+    """Drop the file's cached pages: without direct reads they would be measured instead."""
     fd = os.open(path, os.O_RDONLY)
     try:
         if hasattr(os, "posix_fadvise"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 LIMIT: Final = 1 << 18
-"""Bytes: /proc/cpuinfo of 256 cores has fewer."""
+"""Bytes that are read at most: /proc/cpuinfo of 256 cores is smaller."""
 MAX_DIGITS: Final = 19
 """Python refuses to convert thousands of digits, and no counter of the kernel has more than 20."""
 
@@ -36,7 +36,7 @@ def text_of(path: Path) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that the whole text spells in decimal digits, None when it spells none."""
+    """The number that the whole text spells in decimal digits; None if it does not."""
     digits = text.strip()
     # str.isdigit alone takes '²' too, which int() does not.
     if len(digits) <= MAX_DIGITS and digits.isascii() and digits.isdigit():
@@ -52,5 +52,5 @@ def signed_number(text: str) -> int | None:
 
 
 def number_of(path: Path) -> int | None:
-    """The number that a file holds, None when it holds none or cannot be read."""
+    """The number in a file; None if there is none or the file cannot be read."""
     return whole_number(text_of(path))

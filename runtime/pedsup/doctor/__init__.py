@@ -1,1 +1,1 @@
-"""`pedsup-run doctor`: what this device is, what stands in the way, and the remedy for each."""
+"""`pedsup-run doctor`: what this device is, which problems it has, and their remedies."""

@@ -1,4 +1,4 @@
-"""Probes of what Android does to a program that runs long in Termux."""
+"""Probes of what Android does to a long-running program in Termux."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def termux(device: Device) -> list[Finding]:
 
 
 def _ask(device: Device, name: str, *arguments: str) -> str | None:
-    """The one-word answer of a system command, None when there is none to believe."""
+    """The one-word answer of a system command; None if there is no credible one."""
     program = device.command(name)
     answer = device.run([program, *arguments], 0.6) if program else None
     if answer is None or answer.code != 0:

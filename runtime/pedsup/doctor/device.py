@@ -5,79 +5,27 @@ from __future__ import annotations
 import os
 import platform
 import re
-import select
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from pedsup.child.bounded import COMMAND_S, Ran, run_bounded
 from pedsup.device.system_files import text_of, whole_number
 
-OUTPUT_LIMIT: Final = 1 << 18
-COMMAND_S: Final = 0.6
-"""A command that answers later than this is not waited for."""
 ANDROID_12: Final = 31
 _PROPERTY: Final = re.compile(r"^\[([^\]]{1,200})\]: \[(.*)\]$", re.MULTILINE)
 
 
-class Ran(NamedTuple):
-    """A command that ended: its exit code (negative: by that signal) and its output."""
-
-    code: int
-    text: str
-
-
 Runner = Callable[[Sequence[str], float], "Ran | None"]
-"""From a command and seconds to its result; None when absent, denied, too slow or endless."""
-
-
-def run_bounded(command: Sequence[str], timeout_s: float = COMMAND_S) -> Ran | None:
-    """Run a command with an end to its time and its output; both streams in one text."""
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except (OSError, ValueError):
-        return None
-    assert child.stdout is not None
-    deadline, parts, size = time.monotonic() + timeout_s, [], 0
-    try:
-        while size < OUTPUT_LIMIT:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([child.stdout], [], [], left)[0]:
-                return None
-            block = os.read(child.stdout.fileno(), 1 << 16)
-            if not block:
-                break
-            parts.append(block)
-            size += len(block)
-        if size >= OUTPUT_LIMIT:
-            return None
-        code = child.wait(max(0.01, deadline - time.monotonic()))
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    finally:
-        child.stdout.close()
-        # Whatever it left behind, and itself when it is too slow.
-        with suppress(OSError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    return Ran(code, b"".join(parts).decode("utf-8", "replace"))
+"""Runs a command for at most so many seconds; None if it is absent, denied, slow or endless."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where the probes look. Tests give a made root, environment and runner."""
+    """Where the probes look. Tests give a root, environment and runner of their own."""
 
     root: Path = Path("/")
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))

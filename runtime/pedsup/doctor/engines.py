@@ -1,4 +1,4 @@
-"""Probes of the engines, each in a child: a wrong build of llama.cpp dies when it is loaded."""
+"""Probes of the engines, each in a child: a wrong build of llama.cpp crashes when loaded."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import os
 import re
 from typing import Final
 
+from pedsup.child.bounded import Ran
+from pedsup.child.death import ended, how_it_died
+from pedsup.child.lines import error_in
 from pedsup.device.cores import cpu_features
-from pedsup.doctor.device import Device, Ran
+from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
 from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_command, server_command, system_info
-from pedsup.engine.llama_server.death import how_it_died
 from pedsup.engine.llama_server.process import PROGRAM, find_program
 from pedsup.engine.vector_units import judge
-from pedsup.messages import Message, from_document, joined, message
+from pedsup.errors import EngineError
+from pedsup.messages import joined, message
 
 VERSION_S: Final = 1.2
 REFUSED: Final = "refused: "
-"""Before the error that `library_command` ends with."""
+"""Prefix of the error with which `library_command` may end."""
 _VERSION: Final = re.compile(r"^version: *(.{1,60})$", re.MULTILINE)
 
 
@@ -30,7 +33,7 @@ def engines(device: Device) -> list[Finding]:
 
 
 def _built(device: Device, name: str, answer: Ran | None) -> list[Finding]:
-    """Whether an engine has the processor's vector units; nothing where it does not tell."""
+    """Whether an engine uses the processor's vector units; nothing if it does not tell."""
     if answer is None:
         return []
     packaged = name == PROGRAM or LIBRARY_VARIABLE in device.environ
@@ -72,11 +75,12 @@ def _judge(name: str, answer: Ran | None) -> Finding:
         return Finding("engine", "ok", "engine", {"name": f"{name} {version[1].strip()}"})
     if answer.code < 0:
         death = how_it_died(answer.code)
-        reason = message("{what} ({name})", what=death.what, name=death.name)
-        values = {"name": name, "reason": reason, "remedy": death.helps or "-"}
+        values = {"name": name, "reason": ended(answer.code), "remedy": death.helps or "-"}
         return Finding("engine", "problem", "engine_died", values)
     last = (answer.text.strip().splitlines() or ["?"])[-1]
-    found, remedy = _refused(last) or (joined("", [last[-300:]]), None)
+    refused = _refused(last)
+    found = refused.found if refused else joined("", [last[-300:]])
+    remedy = refused.remedy if refused else None
     values = {
         "name": name,
         "reason": message("{reason} (exit code {code})", reason=found, code=answer.code),
@@ -85,13 +89,12 @@ def _judge(name: str, answer: Ran | None) -> Finding:
     return Finding("engine", "problem", "engine_died", values)
 
 
-def _refused(line: str) -> tuple[Message, Message | None] | None:
-    """What our child found, and its remedy, where it ended with an error of ours."""
+def _refused(line: str) -> EngineError | None:
+    """The error with which our child ended, if it is one of ours."""
     if not line.startswith(REFUSED):
         return None
     try:
         parts = json.loads(line.removeprefix(REFUSED))
     except ValueError:
         return None
-    found = from_document(parts.get("found"))
-    return (found, from_document(parts.get("remedy"))) if found is not None else None
+    return error_in({"error": parts})

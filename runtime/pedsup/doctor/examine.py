@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup import __version__
 from pedsup.doctor import android, engines, model, processor, resources
@@ -17,12 +17,15 @@ from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
+from pedsup.texts.screen import wrapped
 
 SCHEMA: Final = "pedsup-doctor/1"
 DEADLINE_S: Final = 1.5
-"""For all probes; a probe that hangs is given up and said to."""
+"""Seconds for all probes; a probe that hangs is given up and reported."""
 MODEL_S: Final = 30.0
 """For the model: reading a header with 262144 token texts takes a phone some seconds."""
+NARROW: Final = 72
+"""Below this many columns the findings are not set in columns of their own."""
 LEVELS: Final[tuple[Level, ...]] = ("ok", "note", "problem")
 MARKS: Final[dict[Level, Message]] = {
     "ok": message("ok"),
@@ -42,7 +45,7 @@ class Examination:
 
     @property
     def level(self) -> Level:
-        """The worst."""
+        """The worst level."""
         return max((f.level for f in self.findings), key=LEVELS.index, default="ok")
 
     def document(self, language: Language) -> dict[str, object]:
@@ -55,16 +58,19 @@ class Examination:
             "findings": [finding.describe(language) for finding in self.findings],
         }
 
-    def text(self, language: Language) -> str:
-        """One line per finding, its remedy below."""
-        width = max(len(f.label(language)) for f in self.findings)
+    def text(self, language: Language, columns: int | None = None) -> str:
+        """One line per finding, its remedy below; both broken where a screen has `columns`."""
+        label_width = max(len(f.label(language)) for f in self.findings)
+        narrow = columns is not None and columns < NARROW
+        indent = " " * (6 if narrow else label_width + 8)
         lines = []
         for finding in self.findings:
             label = finding.label(language)
             mark = translated(MARKS[finding.level], language)
-            lines.append(f"{mark:>4}  {label:<{width}}  {finding.found(language)}")
+            start = f"{mark:>4}  {label}: " if narrow else f"{mark:>4}  {label:<{label_width}}  "
+            lines.append(wrapped(start + finding.found(language), columns, indent))
             if remedy := finding.remedy(language):
-                lines.append(" " * (width + 8) + "-> " + remedy)
+                lines.append(wrapped(f"{indent}-> {remedy}", columns, indent + "   "))
         return "\n".join(lines)
 
 
@@ -117,12 +123,14 @@ class _Running:
         try:
             self._findings = self._probe()
         except Exception as error:
-            # A doctor that dies of what it examines is of no use: said, never hidden.
+            # A doctor that crashes on what it examines would be useless: report it, never hide it.
             reason = f"{type(error).__name__}: {error}"[:200]
             self._findings = [Finding(self._topic, "note", "probe_failed", {"reason": reason})]
 
 
-def _patient(ask: Callable[[], dict[str, str]], default: dict[str, str], s: float) -> Any:
+def _patient(
+    ask: Callable[[], dict[str, str]], default: dict[str, str], s: float
+) -> dict[str, str]:
     answers: list[dict[str, str]] = []
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()

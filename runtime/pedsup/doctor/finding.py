@@ -17,7 +17,7 @@ Level = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, how bad it is, and the values that fill its words."""
+    """What was found, how bad it is, and the values that fill its text."""
 
     topic: str
     """A key of `texts.TOPICS`."""
@@ -35,7 +35,7 @@ class Finding:
         return self._fill(TEXTS[self.key].found, language)
 
     def remedy(self, language: Language) -> str | None:
-        """What to do; None where nothing needs doing."""
+        """What to do; None if nothing needs to be done."""
         remedy = TEXTS[self.key].remedy
         return self._fill(remedy, language) if remedy else None
 

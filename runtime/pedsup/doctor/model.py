@@ -15,7 +15,7 @@ from pedsup.errors import PedsupError, ResourceError
 from pedsup.memory import available_memory, require_fit
 from pedsup.messages import joined, message
 from pedsup.progress import human_bytes
-from pedsup.run.load import LaunchPlan, plan_launch
+from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.settings.schema import Settings
 
 MODELS: Final = "pedsup"

@@ -25,7 +25,7 @@ NAME_LENGTH: Final = 80
 
 
 def chip(device: Device) -> list[Finding]:
-    """The system on chip by name, from whatever tells it."""
+    """The name of the system on chip, from whatever source has it."""
     properties = device.properties
     maker = properties.get("ro.soc.manufacturer", "")
     names = [

@@ -23,7 +23,7 @@ FULL_SWAP: Final = 0.1
 SLOW_READ: Final = 100e6
 """Bytes per second: a slow SD card."""
 READ_S: Final = 0.25
-"""Bytes of a file whose reading tells a speed."""
+"""Seconds of reading a file whose speed is measured."""
 SHARED_KINDS: Final = ("fuse", "sdcardfs", "esdfs", "exfat", "vfat")
 
 
@@ -111,7 +111,7 @@ def _room(folder: Path) -> Finding:
 
 
 def _largest(folder: Path) -> Path | None:
-    """The largest file of a folder of ours."""
+    """The largest file in one of our folders."""
     try:
         files = [path for path in folder.iterdir() if path.is_file()]
         return max(files, key=lambda path: path.stat().st_size, default=None)

@@ -1,4 +1,4 @@
-"""The doctor's words, by code."""
+"""The doctor's texts, by code."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ TOPICS: Final[dict[str, Message]] = {
     "tuning": message("tuning"),
 }
 
+_PHANTOM: Final = message(
+    "Android {version} ends child processes above {limit} of all apps together, and busy ones in "
+    "the background (signal 9). An app can rarely see whether that was switched off"
+)
 TEXTS: Final[dict[str, Text]] = {
     "probe_failed": Text(message("this could not be examined: {reason}")),
     "probe_slow": Text(message("the system did not answer in time")),
@@ -145,11 +149,7 @@ TEXTS: Final[dict[str, Text]] = {
     "phantom_off": Text(message("Android {version}: child processes are not limited")),
     "phantom_none": Text(message("Android {version} has no limit on child processes")),
     "phantom_14": Text(
-        message(
-            "Android {version} ends child processes above {limit} of all apps together, "
-            "and busy ones in the background (signal 9). An app can rarely see whether "
-            "that was switched off"
-        ),
+        _PHANTOM,
         message(
             "Settings, System, Developer options, Disable child process restrictions: on "
             "(Developer options appear after 7 taps on the build number). Or from a "
@@ -158,11 +158,7 @@ TEXTS: Final[dict[str, Text]] = {
         ),
     ),
     "phantom_12": Text(
-        message(
-            "Android {version} ends child processes above {limit} of all apps together, "
-            "and busy ones in the background (signal 9). An app can rarely see whether "
-            "that was switched off"
-        ),
+        _PHANTOM,
         message(
             'from a computer: adb shell "settings put global '
             'settings_enable_monitor_phantom_procs false" (Android 12 without L: adb shell '

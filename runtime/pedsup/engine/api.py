@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 from pedsup.engine.vector_units import Build
+from pedsup.gguf_file.projector import DEFAULT_TOKENS
+from pedsup.pictures.picture import Picture
 
 DEFAULT_DRAFT_MAX: Final = 6
 """Tokens drafted at once. With the token before them that is a batch of 7: from 8 on, llama.cpp's
@@ -50,6 +52,10 @@ class EngineConfig:
     """Bytes of the mapped file that fit into memory, if not all do (see `engine.streaming`)."""
     adapter: Path | None = None
     """The GGUF of a LoRA adapter to apply."""
+    projector: Path | None = None
+    """The GGUF with the towers through which the model sees pictures."""
+    picture_tokens: int = DEFAULT_TOKENS
+    """Tokens that a picture may take where its size decides (Gemma 4)."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,10 @@ class GenerationStats:
     prompt_s: float
     decode_s: float
     drafts: DraftStats = NO_DRAFTS
+    n_pictures: int = 0
+    """Of the prompt tokens that were read, those of pictures."""
+    pictures_s: float = 0.0
+    """Of `prompt_s`, what looking at pictures and reading them took; 0 where it is not told."""
 
 
 PromptProgress = Callable[[int, int], None]
@@ -157,6 +167,21 @@ class Engine(Protocol):
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token, special tokens rendered as their text."""
+
+    @property
+    def can_see(self) -> bool:
+        """Whether it takes pictures."""
+
+    def see(self, picture: Picture) -> list[int]:
+        """What stands for a picture in a prompt: tokens, and negative ids, one for each embedding.
+
+        The ids follow from the picture's content (`pedsup.engine.picture_ids`), so that prompts
+        with the same picture begin alike. The picture is looked at when it is read.
+
+        Raises:
+            UnsupportedError: there is no projector.
+            BadFileError: the picture cannot be decoded.
+        """
 
     def generate(
         self,

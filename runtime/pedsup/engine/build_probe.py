@@ -1,4 +1,4 @@
-"""Asks an engine's library how it was built, in a child: a wrong build dies when it is loaded."""
+"""Asks an engine's library how it was built, in a child: a wrong build crashes when loaded."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import functools
 import importlib.util
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from pedsup.child.bounded import run_bounded
 from pedsup.engine.llama_server.process import find_program
 from pedsup.engine.vector_units import Build, judge
 
 LIBRARY_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
-"""Where llama-cpp-python looks for libllama instead of in its own folder."""
+"""The variable that makes llama-cpp-python look for libllama outside of its own folder."""
 TIMEOUT_S: Final = 20.0
 """A phone may read the library from slow storage."""
 LIBRARY_CODE: Final = (
@@ -34,7 +34,7 @@ LIBRARY_CODE: Final = (
 """Prints two lines; a library that does not match the bindings is refused by `load`."""
 NO_MODEL: Final = "/nonexistent/pedsup.gguf"
 TRACE: Final = "4"
-"""llama.cpp's level of talk at which the server tells its features."""
+"""llama.cpp's log level at which the server prints its features."""
 
 
 def library_command() -> list[str]:
@@ -55,7 +55,7 @@ def server_command(program: Path) -> list[str]:
 
 
 def system_info(text: str) -> str:
-    """The line of features in what an engine printed; '' where there is none."""
+    """The line of features in an engine's output; '' if there is none."""
     for line in text.splitlines():
         _, mark, rest = line.partition("system_info: ")
         if mark:
@@ -65,7 +65,7 @@ def system_info(text: str) -> str:
 
 @functools.cache
 def library_build() -> Build | None:
-    """How llama-cpp-python's library was built; None when it is absent or does not tell."""
+    """How llama-cpp-python's library was built; None if it is absent or does not report it."""
     if importlib.util.find_spec("llama_cpp") is None:
         return None
     return judge(system_info(_output(library_command())), packaged=library_is_packaged())
@@ -73,18 +73,18 @@ def library_build() -> Build | None:
 
 @functools.cache
 def server_build(program: Path) -> Build | None:
-    """How a llama-server was built; None when it does not tell."""
+    """How a llama-server was built; None if it does not report it."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_ARG_")}
     return judge(system_info(_output(server_command(program), clean)), packaged=True)
 
 
 def library_is_packaged() -> bool:
-    """Whether the library is another than the one inside llama-cpp-python."""
+    """Whether the library comes from outside of llama-cpp-python."""
     return LIBRARY_VARIABLE in os.environ
 
 
 def engine_build(kind: Literal["inprocess", "server"]) -> Build | None:
-    """How the library of an engine was built; None when the engine is absent or does not tell."""
+    """How an engine's library was built; None if it is absent or does not report it."""
     if kind == "inprocess":
         return library_build()
     program = find_program()
@@ -92,16 +92,5 @@ def engine_build(kind: Literal["inprocess", "server"]) -> Build | None:
 
 
 def _output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=TIMEOUT_S,
-            env=environment,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
+    ran = run_bounded(command, TIMEOUT_S, env=environment)
+    return ran.text if ran is not None else ""

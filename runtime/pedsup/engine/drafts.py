@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.engine.api import DraftConfig
 from pedsup.errors import MismatchError, UsageError
@@ -33,8 +33,8 @@ def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
         asked: 'off', 'lookup' or the path of a draft model.
 
     Raises:
-        UsageError: it is none of these, or there is no such file.
-        BadFileError, UnsupportedError: the file is no model that can draft.
+        UsageError: it is something else, or the file does not exist.
+        BadFileError, UnsupportedError: the file is not a model that can draft.
         MismatchError: the draft model does not belong to `model`.
     """
     if asked == "off":
@@ -122,7 +122,7 @@ def _require_same_shape(model: GGUFHeader, draft: GGUFHeader) -> None:
 
 def _last(header: GGUFHeader, key: str) -> int:
     """A number for all layers, or the last layer's."""
-    value: Any = header.get(f"%s.attention.{key}")
+    value = header.get(f"%s.attention.{key}")
     if isinstance(value, ArrayValue):
         value = value.values()[-1] if len(value) else 0
     return value if isinstance(value, int) else 0

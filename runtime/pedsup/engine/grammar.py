@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from pedsup.engine.llama_cpp.bindings import import_submodule
 from pedsup.errors import BadFileError, MissingFileError, UsageError
 from pedsup.files.json_file import read_bounded
 from pedsup.messages import message, reason_of
@@ -66,8 +67,6 @@ def to_gbnf(schema: str) -> str:
     Raises:
         UsageError: the schema uses something that the converter does not know.
     """
-    from pedsup.engine.llama_cpp.bindings import import_submodule
-
     converter = import_submodule("llama_grammar").SchemaConverter(
         prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False
     )
@@ -96,13 +95,13 @@ def _read(path: Path) -> str:
         raise BadFileError("the file is not UTF-8 text", where=path) from error
 
 
-def _empty_choice(schema: Any) -> str | None:
+def _empty_choice(schema: object) -> str | None:
     """The first choice among nothing; llama.cpp prints the whole grammar of such a schema."""
     todo = [schema]
     while todo:
         at = todo.pop()
         if isinstance(at, dict):
-            # The keys of `properties` and the like are names, and values are no schemas.
+            # The keys of `properties` and the like are names, and their values are not schemas.
             named = [at[key] for key in _NAMED if isinstance(at.get(key), dict)]
             todo += [value for names in named for value in names.values()]
             todo += [v for key, v in at.items() if key not in (*_NAMED, *_VALUES)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pedsup.engine.api import EngineConfig
-from pedsup.errors import UsageError
+from pedsup.errors import UnsupportedError, UsageError
 from pedsup.messages import message
 
 
@@ -32,9 +32,20 @@ def check_prompt(prompt: Sequence[int], n_ctx: int) -> None:
     """
     if not prompt:
         raise UsageError("the prompt is empty", wanted="at least one token")
+    if prompt[-1] < 0:
+        raise UsageError("the prompt ends with a picture", wanted="a text after it")
     if len(prompt) >= n_ctx:
         raise UsageError(
             message("the prompt has {n} tokens", n=len(prompt)),
             wanted=message("fewer than the context's {n}", n=n_ctx),
             remedy="shorten the text, start a new session, or give a larger --ctx",
         )
+
+
+def cannot_see() -> UnsupportedError:
+    """The error for a picture that is given to a model without a projector."""
+    return UnsupportedError(
+        "this model runs without a projector and cannot see pictures",
+        wanted="its projector: mmproj-MODEL.gguf beside MODEL.gguf, or --mmproj FILE",
+        remedy="export the model with --mmproj auto, or ask without a picture",
+    )

@@ -14,6 +14,7 @@ from pedsup.engine.api import (
     Token,
 )
 from pedsup.engine.vector_units import Build
+from pedsup.pictures.picture import Picture
 
 
 class EngineProxy:
@@ -51,6 +52,13 @@ class EngineProxy:
 
     def piece(self, token: int) -> bytes:
         return self.inner.piece(token)
+
+    @property
+    def can_see(self) -> bool:
+        return self.inner.can_see
+
+    def see(self, picture: Picture) -> list[int]:
+        return self.inner.see(picture)
 
     def generate(
         self,

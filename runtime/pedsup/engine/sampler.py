@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Final
 
 from pedsup.engine.api import SamplingConfig
+from pedsup.engine.grammar import to_gbnf
+from pedsup.engine.llama_cpp.bindings import log_tail
 from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.messages import message
@@ -30,7 +32,7 @@ _BY_ARCHITECTURE: Final = {
     "qwen3": SamplingConfig(temperature=0.6, top_k=20, top_p=0.95),
 }
 _FALLBACK: Final = SamplingConfig(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
-"""llama.cpp's own defaults, for a model that recommends nothing."""
+"""llama.cpp's own defaults, for a model without recommendations."""
 
 _KEYS: Final = {
     "temp": "temperature",
@@ -48,7 +50,7 @@ def recommended_sampling(header: GGUFHeader) -> SamplingConfig:
         value = header.metadata.get(f"general.sampling.{key}")
         # A forged or absent value falls back to the family's: it may be a string or NaN.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            kind = type(getattr(config, field))
+            kind = type(vars(config)[field])
             config = replace(config, **{field: kind(value)})
     return config
 
@@ -64,7 +66,7 @@ def check_sampling(config: SamplingConfig) -> None:
     )
     for name, good, wanted in checks:
         if not good:
-            value = getattr(config, name)
+            value = vars(config)[name]
             raise UsageError(
                 message("the sampling option {name} is {value}", name=name, value=value),
                 wanted=wanted,
@@ -89,8 +91,6 @@ class SamplerChain:
         self._strict: int | None = None
         grammar = config.grammar
         if grammar is None and config.json_schema is not None:
-            from pedsup.engine.grammar import to_gbnf
-
             grammar = to_gbnf(config.json_schema)
         if grammar is not None:
             self._grammar = _grammar(lib, vocab, grammar)
@@ -167,8 +167,6 @@ def _suppressed(lib: ModuleType, vocab: int) -> tuple[int, ...]:
 def _grammar(lib: ModuleType, vocab: int, text: str) -> int:
     sampler: int | None = lib.llama_sampler_init_grammar(vocab, text.encode("utf-8"), b"root")
     if not sampler:
-        from pedsup.engine.llama_cpp.bindings import log_tail
-
         raise UsageError(
             "the grammar cannot be parsed",
             where=log_tail() or None,

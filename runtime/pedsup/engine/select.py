@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pedsup.engine.api import Engine, EngineConfig
 from pedsup.engine.build_probe import LIBRARY_VARIABLE
+from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.llama_server.process import PROGRAM_VARIABLE, find_program
 from pedsup.errors import EngineError, MissingDependencyError, UsageError
 from pedsup.messages import message
@@ -54,11 +54,6 @@ def extra_buffers_policy(
     if available_bytes < needed:
         return ExtraBuffers(False, "off: the repacked copy of the weights would not fit")
     return ExtraBuffers(True, "on: repacked weights read prompts faster, and there is memory")
-
-
-def this_machine() -> str:
-    """The processor family, as `extra_buffers_policy` wants it."""
-    return platform.machine()
 
 
 def engine_kind(choice: EngineChoice = "auto", *, drafts: bool = False) -> EngineKind:
@@ -109,8 +104,6 @@ def _require_server(choice: EngineChoice) -> None:
 
 @functools.cache
 def _checked() -> EngineKind:
-    from pedsup.engine.llama_cpp import bindings
-
     try:
         bindings.load()
     except (EngineError, MissingDependencyError) as error:
@@ -131,16 +124,11 @@ def open_engine(config: EngineConfig, choice: EngineChoice = "auto") -> Engine:
     kind = engine_kind(choice, drafts=config.draft.kind != "off")
     if choice == "auto" and kind == "inprocess":
         kind = _checked()
-    return _open_server(config) if kind == "server" else _open_inprocess(config)
+    # Only the engine that runs is imported: a phone starts faster.
+    if kind == "server":
+        from pedsup.engine.llama_server.engine import ServerEngine
 
-
-def _open_inprocess(config: EngineConfig) -> Engine:
+        return ServerEngine(config)
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     return InProcessEngine(config)
-
-
-def _open_server(config: EngineConfig) -> Engine:
-    from pedsup.engine.llama_server.engine import ServerEngine
-
-    return ServerEngine(config)

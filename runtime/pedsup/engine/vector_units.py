@@ -1,4 +1,4 @@
-"""Whether llama.cpp was built for this processor's vector units: the library is asked itself.
+"""Whether llama.cpp was built for this processor's vector units, according to the library itself.
 
 A build without them works, gives the same text and is many times slower; nothing else shows it.
 ggml's CMake leaves them out where the environment holds SOURCE_DATE_EPOCH, as packagers set it.
@@ -15,7 +15,7 @@ from pedsup.device.cores import cpu_features
 from pedsup.messages import Message, message
 
 VERSION: Final = "0.3.36"
-"""Of llama-cpp-python, which pyproject.toml pins."""
+"""The version of llama-cpp-python that pyproject.toml pins."""
 X86_OPTIONS: Final = (
     "-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON",
     "-DGGML_BMI2=ON",
@@ -41,9 +41,9 @@ class Unit:
     """A vector unit that decides the speed."""
 
     name: str
-    """As ggml's list of features names it."""
+    """Its name in ggml's list of features."""
     flag: str
-    """As /proc/cpuinfo names it."""
+    """Its name in /proc/cpuinfo."""
     factor: float
     """About how many times longer a prompt takes without it."""
 
@@ -69,7 +69,7 @@ class BuildFacts(TypedDict):
     missing: list[str]
     """Vector units that the processor has and the build lacks."""
     times_slower: float
-    """About, for reading prompts."""
+    """Approximate factor for reading prompts."""
     remedy: str | None
 
 
@@ -78,15 +78,15 @@ class Build:
     """A build of llama.cpp beside the processor that it runs on."""
 
     features: tuple[str, ...]
-    """What the library says that it was built with, vector units and others."""
+    """The features that the library reports, vector units and others."""
     missing: tuple[Unit, ...]
     """What the processor has and the build lacks, the costliest first."""
     remedy: Message
-    """How to get a build that has them."""
+    """How to get a build with them."""
 
     @property
     def factor(self) -> float:
-        """About how many times longer a prompt takes than it need; 1 where nothing is missing."""
+        """About how many times longer a prompt takes than necessary; 1 if nothing is missing."""
         return max((unit.factor for unit in self.missing), default=1.0)
 
     @property
@@ -104,7 +104,7 @@ class Build:
         }
 
     def warning(self) -> Message | None:
-        """One line for whoever starts a model; None where nothing is missing."""
+        """One line for whoever starts a model; None if nothing is missing."""
         if not self.missing:
             return None
         return message(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 from pedsup.messages import message
 
 V = TypeVar("V")
+MAX_NAME: Final = 200
+"""Bytes of a file's name: file systems take 255, and the partial file has a longer one."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,20 @@ def matching(pattern: str, wanted: str) -> Check[str]:
     return Check(lambda value: compiled.fullmatch(value) is not None, wanted)
 
 
+def file_name(suffix: str = "") -> Check[str]:
+    """A name that stays in its folder, hides nothing, and leaves room for a partial file's."""
+    plain = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*" + re.escape(suffix))
+    return Check(
+        lambda name: plain.fullmatch(name) is not None and len(os.fsencode(name)) <= MAX_NAME,
+        message("the name of a file, without a folder"),
+    )
+
+
 Sha256 = Annotated[str, matching("[0-9a-f]{64}", message("a SHA-256: 64 hex digits in lower case"))]
 Count = Annotated[int, at_least(0)]
+Size = Annotated[int, within(0, 1 << 62)]
+"""Bytes of a file or a part of one: sums of a few of them still have 64 bits."""
+FileName = Annotated[str, file_name()]
 NotEmpty = Annotated[
     str, Check[str](lambda value: bool(value.strip()), message("text that is not empty"))
 ]

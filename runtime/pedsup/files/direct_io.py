@@ -62,7 +62,7 @@ class DirectFile:
         return os.fstat(self._fd)
 
     def sync(self) -> None:
-        """Have what mappings wrote to the file written out first, where that can be asked for."""
+        """Have the system write out changes made through mappings first, if it can."""
         with suppress(OSError):
             os.fsync(self._fd)
 

@@ -20,7 +20,7 @@ class Program(TypedDict):
 
 
 class Envelope(TypedDict):
-    """Which document it is. `schema` is 'pedsup-KIND/VERSION' in one word."""
+    """The kind of document. `schema` is 'pedsup-KIND/VERSION' in one word."""
 
     schema: str
     kind: str

@@ -18,7 +18,7 @@ CHUNK = 1 << 22
 UNSUPPORTED: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTTY}
 )
-"""What a file system answers that has no locks, or no fsync of folders."""
+"""Error numbers of file systems without locks, or without fsync of folders."""
 
 
 def partial_path(final: Path) -> Path:
@@ -37,7 +37,7 @@ def open_partial(partial: Path, flags: int, mode: int = 0o666) -> int:
     A link that somebody put there would have another file overwritten; a pipe would wait.
 
     Raises:
-        OutputError: what has the name is a link, has a second name, or is no regular file.
+        OutputError: the name belongs to a link, to a file with a second name, or to a special file.
     """
     try:
         own = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -86,7 +86,7 @@ def lock_or_refuse(file: BinaryIO, path: Path) -> None:
 
 
 def try_lock(fd: int) -> bool | None:
-    """Lock a file for this process: False if another one holds it, None where nothing can lock."""
+    """Lock a file for this process: False if another one holds it, None without locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -99,7 +99,7 @@ def try_lock(fd: int) -> bool | None:
 
 
 def sync_file(fd: int) -> None:
-    """fsync, where the file system has it.
+    """fsync, if the file system supports it.
 
     Raises:
         OSError: the data did not reach the disk.
@@ -112,7 +112,7 @@ def sync_file(fd: int) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the file system can: shared storage cannot."""
+    """Make a rename in `folder` durable, if the file system can: shared storage cannot."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:

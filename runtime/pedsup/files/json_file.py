@@ -84,11 +84,11 @@ def _parts(value: object) -> Iterable[object]:
     return value if isinstance(value, list) else ()
 
 
-def read_bounded(path: Path, what: str, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
+def read_first(path: Path, what: str, n: int) -> bytes:
+    """The first `n` bytes of a regular file, or all of a shorter one.
 
     Raises:
-        BadFileError: it is missing, no regular file, too large, or cannot be read.
+        BadFileError: it is missing, no regular file, or cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -99,7 +99,7 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
                     where=path,
                     remedy=_REMEDY,
                 )
-            data = file.read(limit + 1)
+            return file.read(n)
     except (OSError, ValueError) as error:
         raise BadFileError(
             message(
@@ -108,6 +108,15 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
             where=path,
             remedy="check the path and its permissions",
         ) from error
+
+
+def read_bounded(path: Path, what: str, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        BadFileError: it is missing, no regular file, too large, or cannot be read.
+    """
+    data = read_first(path, what, limit + 1)
     if len(data) > limit:
         raise BadFileError(
             message("{what} is larger than {n} bytes", what=as_message(what), n=limit),

@@ -1,4 +1,4 @@
-"""Where pedsup keeps what it must remember, by the XDG base directory specification."""
+"""Where pedsup keeps its files, following the XDG base directory specification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def config_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """States that can be made again."""
+    """Cached data that can be recreated."""
     return _base("XDG_CACHE_HOME", ".cache") / "pedsup"
 
 

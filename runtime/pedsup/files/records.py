@@ -10,7 +10,6 @@ A record whose `__post_init__` raises `ValueError` is refused with those words.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -37,7 +36,7 @@ from pedsup.messages import Message, as_message, joined, message, reason_of
 
 T = TypeVar("T")
 MAX_SHOWN: Final = 60
-"""Characters of a wrong value that an error shows."""
+"""How many characters of a wrong value an error shows."""
 _WANTED: Final[dict[object, Message]] = {
     bool: message("true or false"),
     int: message("a whole number"),
@@ -98,9 +97,11 @@ def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
 
 
 def unknown(name: str, known: Collection[str], source: Source, prefix: str = "") -> PedsupError:
-    """The error about a key that there is not, with the nearest one that there is."""
+    """The error for an unknown key, with the nearest known one."""
+    from difflib import get_close_matches  # not for --version
+
     folded = {n.casefold(): n for n in sorted(known)}
-    near = [prefix + folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1)]
+    near = [prefix + folded[n] for n in get_close_matches(name.casefold(), folded, n=1)]
     every = ", ".join(prefix + n for n in sorted(known))
     full = prefix + name
     return source.problem(
@@ -197,7 +198,7 @@ def _typed(hint: object, value: object, source: Source, key: str) -> object:
 def _sequence(
     kind: object, arguments: tuple[object, ...], value: list[object], source: Source, key: str
 ) -> object:
-    """A list as a tuple or a frozenset of one kind, or as a tuple of so many values."""
+    """A list as a tuple or frozenset of one kind, or as a tuple of fixed length."""
     inner = arguments
     if kind is not tuple or arguments[-1] is Ellipsis:
         inner = (arguments[0],) * len(value)
@@ -236,7 +237,7 @@ def _finite(value: object) -> float | None:
 
 
 def _wrong(hint: object, value: object, source: Source, key: str) -> PedsupError:
-    """The error about a value of another type."""
+    """The error for a value of the wrong type."""
     if key:
         return source.problem(_is(key, value), key=key, wanted=_wanted(hint))
     found = message("{what} holds {value}", what=source.what, value=shown(value))
@@ -248,7 +249,7 @@ def _is(key: str, value: object) -> Message:
 
 
 def _wanted(hint: object) -> Message:
-    """What a value of this annotation is called."""
+    """What a message calls a value of this annotation."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         checks = [a.wanted for a in arguments[1:] if isinstance(a, Check)]

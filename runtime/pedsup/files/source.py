@@ -1,4 +1,4 @@
-"""Where a record comes from: its bytes, its parsed TOML or JSON, and how its errors are said."""
+"""Where a record comes from: its bytes, its parsed TOML or JSON, and the wording of errors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pedsup.messages import message, reason_of
 
 @dataclass(frozen=True)
 class Source:
-    """Where a record comes from, and how its errors are said."""
+    """Where a record comes from, and how its errors are worded."""
 
     what: str
-    """As a message names it: 'the settings file'."""
+    """What a message calls it: 'the settings file'."""
     where: object
-    """The file, for people."""
+    """The file, as shown to people."""
     error: type[PedsupError] = BadFileError
     remedy: str | None = None
     only_known: bool = True
-    """A key that is no field is an error; otherwise it is left alone, as in files that another
+    """An unknown key is an error; otherwise it is ignored, as in files that another
     version may have written."""
     text: str | None = None
-    """The TOML, for the line of an error."""
+    """The TOML text, to find the line of an error."""
 
     def problem(
         self, found: str, *, key: str = "", wanted: str | list[str] | None = None
     ) -> PedsupError:
-        """The error of this source about `key`."""
+        """An error about `key` in this source."""
         line = line_of(self.text, key) if self.text is not None and key else None
         where = (
             self.where
@@ -99,7 +99,15 @@ def read_json(path: Path, source: Source, limit: int) -> object:
     Raises:
         PedsupError: `source.error`; missing, too large, or not JSON.
     """
-    data = read_bytes(path, source, limit)
+    return parsed_json(read_bytes(path, source, limit), source)
+
+
+def parsed_json(data: bytes, source: Source) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        PedsupError: `source.error`; not JSON, or nested too deep.
+    """
     try:
         return parse_json(data)
     except ValueError as error:

@@ -52,7 +52,7 @@ def prepare() -> None:
     sys.stdout = sys.stdout or null.open("w", encoding="utf-8")
     codecs.register_error(HANDLER, _readable)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # A byte that is no text is kept as half a surrogate, for `require_text` to find.
+        # A byte that is not text is kept as half a surrogate, for `require_text` to find.
         sys.stdin.reconfigure(errors="surrogateescape")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=HANDLER)
@@ -61,7 +61,7 @@ def prepare() -> None:
 
 
 def require_stdout() -> None:
-    """Raise `OutputError` where the result would have nowhere to go."""
+    """Raise `OutputError` if there is nowhere to write the result."""
     if _Streams.stdout_closed:
         raise OutputError(
             "standard output is closed: there is nowhere to write the answer",
@@ -112,7 +112,7 @@ def read_all() -> str:
     its mark, and else the encoding of the locale.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is in another encoding.
     """
     if not isinstance(sys.stdin, io.TextIOWrapper):
         return str(sys.stdin.read())
@@ -139,7 +139,7 @@ def require_text(text: str) -> str:
     """`text` itself.
 
     Raises:
-        UsageError: it has bytes that were no text in the terminal's encoding.
+        UsageError: it has bytes that are not text in the terminal's encoding.
     """
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise UsageError(

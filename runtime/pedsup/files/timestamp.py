@@ -1,4 +1,4 @@
-"""The time as it stands in our files."""
+"""Times as they are written in our files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On which line of a TOML text a key stands; Python's parser does not say."""
+"""Finds the line of a key in a TOML text; Python's parser does not tell."""
 
 from __future__ import annotations
 

@@ -11,20 +11,16 @@ from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.gguf_file.rules import (
     ASSISTANT,
-    MAX_LAYERS,
     SUPPORTED,
     bad_field,
     check_rules,
     per_layer,
 )
+from pedsup.gguf_file.sliding import PATTERN, gemma3_sliding, sliding_layers
 from pedsup.gguf_file.tensor_table import TensorInfo
-from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
-_PATTERN: Final = "%s.attention.sliding_window_pattern"
-FULL_EVERY: Final = 6
-"""Of Gemma 3: the last of so many layers sees the whole context, unless the file says otherwise."""
 _WHOLE_HEADS: Final = frozenset({"llama", "qwen2", "qwen3"})
 """Architectures whose graphs assert that the whole head is rotated."""
 _NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
@@ -35,7 +31,7 @@ _VECTOR: Final = re.compile(r"(?:_norm\.weight|\.bias|\.scale|^rope_[a-z_]+\.wei
 
 
 def require_supported(header: GGUFHeader) -> None:
-    """Raise `UnsupportedError` for a GGUF that is no language model pedsup runs."""
+    """Raise `UnsupportedError` for a GGUF that is not a language model that pedsup runs."""
     if header.architecture not in SUPPORTED:
         raise UnsupportedError(
             message(
@@ -58,7 +54,7 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
 
     Raises:
         UnsupportedError: another architecture.
-        BadFileError: a field or a tensor cannot be right.
+        BadFileError: a field or a tensor is impossible.
     """
     if header.get("general.type") == "adapter":
         raise UnsupportedError(
@@ -88,7 +84,7 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
 
 
 def _check_foreign(header: GGUFHeader) -> None:
-    """What is true of any architecture: the rest is left to llama.cpp."""
+    """Check what holds for any architecture: the rest is left to llama.cpp."""
     check_rules(header)
     for tensor in header.tensors.values():
         _check_layer_and_type(header, tensor)
@@ -151,7 +147,7 @@ def _check_head(
     exact: bool,
     rotated: int | None = None,
 ) -> None:
-    """One head size: keys as long as values, and no more of it rotated than there is."""
+    """Check one head size: keys as long as values, and no more rotated than the whole head."""
     value_key, rope_key = (
         f"%s.attention.value_length{suffix}",
         f"%s.rope.dimension_count{suffix}",
@@ -195,8 +191,8 @@ def _check_experts(header: GGUFHeader) -> None:
 
 
 def _check_assistant(header: GGUFHeader) -> None:
-    """Every layer drafts, and the hidden size that comes and goes is the target's."""
-    _sliding_layers(header)
+    """Check that every layer drafts, and that the hidden size at both ends is the target's."""
+    sliding_layers(header)
     layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
     if header.get(layers_key) != n_layer:
         raise bad_field(
@@ -210,44 +206,13 @@ def _check_assistant(header: GGUFHeader) -> None:
         raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")
 
 
-def gemma3_sliding(header: GGUFHeader) -> list[bool]:
-    """Which layers of a Gemma 3 slide: `load_swa_pattern` and `set_swa_pattern` of llama.cpp.
-
-    Raises:
-        BadFileError: a pattern of another type, length or range.
-    """
-    n_layer, pattern = header.get("%s.block_count"), header.get(_PATTERN)
-    if not header.get("%s.attention.sliding_window"):
-        return [False] * n_layer
-    if isinstance(pattern, ArrayValue):
-        kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
-        return [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
-    every = FULL_EVERY if pattern is None else pattern
-    if not isinstance(every, int) or isinstance(every, bool) or not 0 <= every <= MAX_LAYERS:
-        raise bad_field(
-            header,
-            _PATTERN,
-            message("is {value}", value=f"{pattern!r:.60}"),
-            message("a number from {low} to {high}", low=0, high=MAX_LAYERS),
-        )
-    return [every == 0 or i % every < every - 1 for i in range(n_layer)]
-
-
-def _sliding_layers(header: GGUFHeader) -> list[bool]:
-    kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
-    sliding = [bool(v) for v in per_layer(header, _PATTERN, element=kinds)]
-    if not any(sliding) or header.value_types[header.full_key(_PATTERN)] is not ValueType.ARRAY:
-        raise bad_field(header, _PATTERN, "has no sliding layer", "an array with sliding layers")
-    return sliding
-
-
 def _check_gemma4(header: GGUFHeader) -> None:
     """Which layers slide and which reuse an earlier layer's cache.
 
     llama.cpp (llama_model::create_memory) takes the last two layers with a cache of their own
     for reuse: the one before last by sliding layers, the last by full ones.
     """
-    sliding = _sliding_layers(header)
+    sliding = sliding_layers(header)
     shared_key = "%s.attention.shared_kv_layers"
     own = len(sliding) - header.get(shared_key, 0)
     if own < 2:
@@ -262,7 +227,7 @@ def _check_gemma4(header: GGUFHeader) -> None:
         if sliding[source] != sliding[layer]:
             raise bad_field(
                 header,
-                _PATTERN,
+                PATTERN,
                 message("lets layer {n} reuse the cache of layer {m}", n=layer, m=source),
                 "a layer of the same kind",
             )
@@ -278,7 +243,7 @@ def _bad_tensor(header: GGUFHeader, tensor: TensorInfo, found: str, wanted: str)
 
 
 def _check_layer_and_type(header: GGUFHeader, tensor: TensorInfo) -> None:
-    """A layer that there is, and a type that has a matrix product."""
+    """Check that the layer exists and that its type has a matrix product."""
     block, n_layer = _BLOCK.match(tensor.name), header.get("%s.block_count")
     if block and int(block[1]) >= n_layer:
         raise _bad_tensor(
@@ -293,7 +258,7 @@ def _of_type(tensor: TensorInfo) -> str:
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo) -> None:
-    """A type and a number of dimensions that llama.cpp can compute with."""
+    """Check that llama.cpp can compute with the type and the number of dimensions."""
     _check_layer_and_type(header, tensor)
     flat = len(tensor.shape) == 1 or _VECTOR.search(tensor.name)
     if flat and tensor.type.name != "F32":

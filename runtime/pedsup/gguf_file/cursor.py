@@ -25,12 +25,12 @@ class Cursor:
     def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
         self.path, self.size, self.at = path, size, 0
         self.data = bytearray()
-        """The header as far as it was read; it only grows."""
+        """The header as read so far; it only grows."""
         self._texts_left = MAX_TEXTS
         self._file = file
 
     def bad(self, found: str, wanted: str, *, at: int | None = None) -> BadFileError:
-        """The error for what stands at byte `at` (the present position when None)."""
+        """An error about the bytes at `at` (None: the current position)."""
         return BadFileError(
             found,
             where=message("{place}, byte {n}", place=self.path, n=self.at if at is None else at),
@@ -39,10 +39,10 @@ class Cursor:
         )
 
     def need(self, end: int) -> None:
-        """Have the bytes up to `end` in `data`.
+        """Read the bytes up to `end` into `data`.
 
         Raises:
-            BadFileError: the file ends before, or the header would be larger than any is.
+            BadFileError: the file ends before, or the header would be too large.
         """
         if end <= len(self.data):
             return
@@ -85,20 +85,17 @@ class Cursor:
         llama.cpp compares names as C strings: after a zero byte it would read another name
         than this reader.
         """
-        start = self.at
+        start, named = self.at, as_message(what)
         length = self.u64()
         if length > limit:
-            raise self.bad(
-                message("{what} of {n} bytes", what=as_message(what), n=length),
-                message("at most {n} bytes", n=limit),
-                at=start,
-            )
+            found = message("{what} of {n} bytes", what=named, n=length)
+            raise self.bad(found, message("at most {n} bytes", n=limit), at=start)
         self._texts_left -= length
         if self._texts_left < 0:
             raise self.bad(
                 message(
                     "with {what} there are more than {n} bytes of keys, names and texts",
-                    what=as_message(what),
+                    what=named,
                     n=MAX_TEXTS,
                 ),
                 message("at most {n} bytes", n=MAX_TEXTS),
@@ -107,16 +104,13 @@ class Cursor:
         at = self.skip(length)
         raw = bytes(self.data[at : self.at])
         if 0 in raw:
-            raise self.bad(
-                message("a zero byte in {what}", what=as_message(what)),
-                "text without zero bytes",
-                at=start,
-            )
+            found = message("a zero byte in {what}", what=named)
+            raise self.bad(found, "text without zero bytes", at=start)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.bad(
-                message("{what} is not UTF-8", what=as_message(what)),
+                message("{what} is not UTF-8", what=named),
                 "UTF-8 text",
                 at=at + error.start,
             ) from error

@@ -1,4 +1,4 @@
-"""The mark of a file whose vocabulary was cut: for each of its tokens the id in the full model."""
+"""Marks a file whose vocabulary was cut: for each of its tokens the id in the full model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Models of other architectures: llama.cpp runs them, and pedsup does not know their parts.
+"""Models of other architectures, which llama.cpp runs and whose parts pedsup does not know.
 
-Their files pass the checks that are true of any language model. What is not checked is said.
+Their files pass the checks that hold for any language model. The user is told what was not checked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_foreign(header: GGUFHeader) -> bool:
 
 
 def unchecked(header: GGUFHeader) -> Message | None:
-    """What nobody checked of a foreign model, for its user; None for a model that pedsup knows."""
+    """What was not checked in a foreign model, for its user; None for a model that pedsup knows."""
     if not is_foreign(header):
         return None
     return message(

@@ -92,7 +92,7 @@ def read_header(path: str | Path) -> GGUFHeader:
     """Read and check the header of a GGUF file; tensor data is not touched.
 
     Raises:
-        BadFileError: it is no GGUF, it is truncated, or a count, length, type, dimension,
+        BadFileError: it is not a GGUF, it is truncated, or a count, length, type, dimension,
             alignment or offset in it cannot be right.
     """
     path = Path(path)
@@ -105,7 +105,7 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
 
     Raises:
         MissingFileError: it does not exist.
-        BadFileError: it is no regular file, or cannot be opened.
+        BadFileError: it is not a regular file, or cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -142,6 +142,20 @@ def parse_header(file: BinaryIO, size: int, path: Path) -> GGUFHeader:
     )
 
 
+def _require_magic(cursor: Cursor) -> None:
+    start = bytes(cursor.data[:MIN_SIZE])
+    if start.startswith(MAGIC):
+        return
+    shown = repr(start[:4])
+    what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
+    found = (
+        message("the file starts with {bytes}, it is {what}", bytes=shown, what=what)
+        if what
+        else message("the file starts with {bytes}", bytes=shown)
+    )
+    raise cursor.bad(found, "a GGUF model (b'GGUF')")
+
+
 def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
     """Version, number of tensors, number of keys."""
     if cursor.size < MIN_SIZE:
@@ -152,17 +166,7 @@ def _read_prefix(cursor: Cursor) -> tuple[int, int, int]:
             remedy=AGAIN,
         )
     cursor.need(MIN_SIZE)
-    start = bytes(cursor.data[:MIN_SIZE])
-    if not start.startswith(MAGIC):
-        what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
-        found = message("the file starts with {bytes}", bytes=repr(start[:4]))
-        if what:
-            found = message(
-                "the file starts with {bytes}, it is {what}",
-                bytes=repr(start[:4]),
-                what=what,
-            )
-        raise cursor.bad(found, "a GGUF model (b'GGUF')")
+    _require_magic(cursor)
     cursor.skip(4)
     version = cursor.u32()
     if not version & 0xFFFF:

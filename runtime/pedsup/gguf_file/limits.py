@@ -1,4 +1,4 @@
-"""How large a GGUF header may be: above what any model has, below what hurts a phone.
+"""How large a GGUF header may be: more than any model has, less than what hurts a phone.
 
 The largest real case is Gemma 4: 262144 tokens and 514906 merges, a header of 16 MB. A file
 within these limits is read in bounded memory and time; docs/threat-model.md has the figures.

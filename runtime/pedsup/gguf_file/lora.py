@@ -69,7 +69,7 @@ def validate_adapter(path: str | Path) -> GGUFHeader:
 
     Raises:
         BadFileError: it is damaged or forged.
-        UnsupportedError: it is well-formed, but no LoRA adapter that pedsup runs.
+        UnsupportedError: it is well-formed, but not a LoRA adapter that pedsup runs.
     """
     path = Path(path)
     with open_regular(path, message("a GGUF adapter file")) as file:

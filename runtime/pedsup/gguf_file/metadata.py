@@ -149,7 +149,7 @@ class MetadataReader:
         """
         cursor = self._cursor
         at = plain = cursor.at
-        # The least that they take; what is there may size nothing before this.
+        # Their least size, checked before the count sizes anything.
         cursor.need(at + 8 * length)
         data, unpack, have = cursor.data, _U64.unpack_from, len(cursor.data) - 8
         for _ in range(length):
@@ -206,7 +206,7 @@ def alignment_of(cursor: Cursor, reader: MetadataReader) -> int:
     """`general.alignment`, or the default.
 
     Raises:
-        BadFileError: no uint32, no power of two, or out of any sane range.
+        BadFileError: not a uint32, not a power of two, or out of any sane range.
     """
     value = reader.values.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
     kind = reader.types.get(ALIGNMENT_KEY, ValueType.UINT32)

@@ -8,7 +8,7 @@ process. The ranges here leave it nothing to assert on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN
@@ -46,10 +46,10 @@ class Real:
 
 @dataclass(frozen=True)
 class Fixed:
-    """One of some values of a type."""
+    """One of several values of a type."""
 
     kind: ValueType
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
 
 Rule = Whole | Real | Fixed
@@ -102,7 +102,7 @@ _GEMMA3: Final[dict[str, Rule]] = {
     "%s.final_logit_softcapping": Real(0.0, 1e6),
 }
 ASSISTANT: Final = "gemma4-assistant"
-"""Gemma 4's drafter models, which are no models by themselves."""
+"""Gemma 4's drafter models, which cannot run alone."""
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "llama": _COMMON,
     "qwen2": _COMMON,
@@ -122,7 +122,7 @@ FOREIGN_RULES: Final[dict[str, Rule]] = {
     "split.count": Fixed(ValueType.UINT16, (0, 1)),
     "general.type": Fixed(ValueType.STRING, ("model",)),
 }
-"""What is true of a language model of any architecture."""
+"""Rules for a language model of any architecture."""
 SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 """The architectures that pedsup runs."""
 
@@ -201,7 +201,7 @@ def per_layer(
     """A field that is one number for all layers or an array with one for each.
 
     Raises:
-        BadFileError: missing, or an array of another length or type.
+        BadFileError: it is missing, or is an array of another length or type.
     """
     value, n_layer = header.get(key), header.get("%s.block_count")
     if isinstance(value, ArrayValue):

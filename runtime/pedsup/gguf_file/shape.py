@@ -1,4 +1,4 @@
-"""The sizes of a model that its memory follows from, read from a checked GGUF header.
+"""The sizes that determine a model's memory, read from a checked GGUF header.
 
 Field names and their defaults: `llama_model::load_hparams` in llama-model.cpp and
 `llama_model_gemma4::load_arch_hparams` in models/gemma4.cpp, llama.cpp 0c1e57098.
@@ -11,9 +11,10 @@ from typing import Final
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
-from pedsup.gguf_file.architecture import gemma3_sliding, require_supported
+from pedsup.gguf_file.architecture import require_supported
 from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH
+from pedsup.gguf_file.sliding import gemma3_sliding
 from pedsup.messages import message
 
 PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
@@ -42,9 +43,9 @@ class ModelShape:
     n_merges: int
     n_ctx_train: int
     n_swa: int
-    """Sliding window in tokens, 0 without one."""
+    """Sliding window in tokens; 0 if there is none."""
     n_embd_per_layer: int
-    """Width of the per-layer embeddings of all layers together, 0 without them."""
+    """Width of the per-layer embeddings of all layers together; 0 if there are none."""
     layers: tuple[LayerShape, ...]
 
 
@@ -53,7 +54,7 @@ def model_shape(header: GGUFHeader) -> ModelShape:
 
     Raises:
         UnsupportedError: another architecture than those that pedsup runs.
-        BadFileError: a needed field is missing or cannot be right.
+        BadFileError: a needed field is missing or impossible.
     """
     foreign = is_foreign(header)
     if not foreign:

@@ -81,13 +81,20 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
             "a tensor type that this version knows",
             at=type_at,
         )
-    offset = cursor.u64()
+    tensor = TensorInfo(name, shape, kind, cursor.u64())
+    _require_possible(cursor, tensor, at)
+    return tensor
+
+
+def _require_possible(cursor: Cursor, tensor: TensorInfo, at: int) -> None:
+    """Raise `BadFileError` if the dimensions, which are at byte `at`, are impossible."""
+    shape, kind = tensor.shape, tensor.type
     # Python's integers do not overflow, so the products themselves are the test.
     if not all(shape) or prod(shape) > MAX_SIGNED or shape[0] % kind.block_size:
         raise cursor.bad(
             message(
                 "tensor '{name}' of type {type} has the dimensions {shape}",
-                name=name,
+                name=tensor.name,
                 type=kind.name,
                 shape=list(shape),
             ),
@@ -97,12 +104,11 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
             ),
             at=at,
         )
-    tensor = TensorInfo(name, shape, kind, offset)
     if tensor.n_bytes > MAX_SIGNED:
         raise cursor.bad(
             message(
                 "tensor '{name}' of type {type} with the dimensions {shape} has {n} bytes",
-                name=name,
+                name=tensor.name,
                 type=kind.name,
                 shape=list(shape),
                 n=tensor.n_bytes,
@@ -110,13 +116,12 @@ def _read_row(cursor: Cursor, name: str) -> TensorInfo:
             "fewer than 2^63 bytes",
             at=at,
         )
-    return tensor
 
 
 def check_layout(cursor: Cursor, tensors: dict[str, TensorInfo], alignment: int) -> int:
     """Check that tensor data fills the rest of the file, in the order of the table.
 
-    llama.cpp asks for that order, so nothing overlaps and there is no hole. The padding after
+    llama.cpp requires that order, so nothing overlaps and no gap is left. The padding after
     the last tensor may be missing.
 
     Returns:

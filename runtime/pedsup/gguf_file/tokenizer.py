@@ -31,7 +31,7 @@ _ADDED: Final = {
     "tokenizer.ggml.add_sep_token": "tokenizer.ggml.seperator_token_id",
 }
 _DEFAULTS: Final = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
-"""Tokens that have a default number with sentencepiece."""
+"""Tokens that have a default id in sentencepiece."""
 _ADD_BOS_NAMES: Final = """
     llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano chameleon tekken
 """

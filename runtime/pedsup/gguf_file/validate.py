@@ -31,7 +31,7 @@ def validate_model(path: str | Path) -> GGUFHeader:
 
     Raises:
         BadFileError: it is damaged or forged; the message says what, where and what to do.
-        UnsupportedError: it is well-formed, but no model that pedsup runs.
+        UnsupportedError: it is well-formed, but not a model that pedsup runs.
     """
     return _validate(Path(path), drafter=False)
 

@@ -19,7 +19,7 @@ from pedsup.texts.notices import NOTICES
 
 WINDOW_TOKENS: Final = 16
 WINDOW_S: Final = 2.0
-"""A sample has at least so many tokens and takes at least so long."""
+"""A sample has at least this many tokens and lasts at least this long."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -107,7 +107,7 @@ class Governor:
 
 
 def _busy(before: float | None, after: float | None, thread_s: float) -> float | None:
-    """CPU seconds over the seconds that the threads could have had; None where not known.
+    """CPU seconds over the seconds that the threads could have had; None if unknown.
 
     Over the whole window and not only over the waits: a `llama-server` decodes ahead of its
     reader.

@@ -19,9 +19,9 @@ from typing import Final, Literal
 from pedsup.device.noise import MAD_TO_SIGMA
 
 SLOW: Final = 1.25
-"""Decoding is slow with so many times the seconds per token of the best sustained stretch."""
+"""Decoding is slow at this multiple of the best sustained stretch's seconds per token."""
 SPREADS: Final = 3.0
-"""Or, where speed varies much from window to window, with so many standard deviations more."""
+"""If speed varies much between windows: slow at this many standard deviations more."""
 RECENT: Final = 7
 """Windows whose median is the speed now, and evaluations in a row that must find it slow."""
 SUSTAINED: Final = 16
@@ -33,7 +33,7 @@ SUSTAIN_S: Final = 15.0
 SUSTAIN_BLIND_S: Final = 60.0
 """How long slowness must last; longer where it is not known who had the cores."""
 SETTLE_S: Final = 30.0
-"""After a change nothing is judged for so long: clocks and temperature follow slowly."""
+"""Seconds after a change in which nothing is judged: clocks and heat follow slowly."""
 WORTH: Final = 0.7
 """Fewer threads must keep this share of the speed that they were taken for."""
 KNOWN_GAIN: Final = 1.1
@@ -50,7 +50,7 @@ Reason = Literal["heat", "cooled", "rested", "not worth it", "slower than fewer 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the governor may do."""
+    """What the governor is allowed to do."""
 
     most: int
     """Threads of the launch plan; never more."""
@@ -58,7 +58,7 @@ class Limits:
     adjustable: bool = True
     """False for `llama-server`, whose threads are fixed at its start: then only reports come."""
     guessing: bool = False
-    """Tokens are guessed ahead: nothing but sensors that say hot tells heat then."""
+    """Tokens are guessed ahead: then only hot sensors are evidence of heat."""
     depth_share: float = 0.0
     """Seconds that each token of context adds to a decode step, over those of an empty context."""
 
@@ -77,7 +77,7 @@ class Sample:
     busy: float | None = None
     """CPU time of the engine over the wall time of its threads; None where it cannot be read."""
     hot: bool | None = None
-    """Whether the sensors call the device hot; None where none can be read, or in between."""
+    """Whether the sensors call the device hot; None if unknown or in between."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def observe(state: State, sample: Sample, limits: Limits) -> tuple[State, Action
 def _suspect(
     state: State, sample: Sample, limits: Limits, reason: Reason
 ) -> tuple[State, Action | None]:
-    """Slow: act when it lasts and when it is heat."""
+    """Decoding is slow: act if that lasts and if heat is the cause."""
     recent = state.recent[-RECENT:]
     busy = [s.busy for s in recent if s.busy is not None]
     if (busy and median(busy) < BUSY) or sample.hot is False:

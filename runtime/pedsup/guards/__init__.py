@@ -5,6 +5,6 @@ answer and put a visible line beside them; the same text gives the same line eve
 that stays silent is no sign of safety: it knows a list of phrases in English and Spanish.
 """
 
-from pedsup.guards.check import Finding, check_answer, check_question, notices
+from pedsup.guards.check import Finding, check_answer, check_picture, check_question, notices
 
-__all__ = ["Finding", "check_answer", "check_question", "notices"]
+__all__ = ["Finding", "check_answer", "check_picture", "check_question", "notices"]

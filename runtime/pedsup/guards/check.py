@@ -39,6 +39,11 @@ def check_answer(answer: str, question: str, earlier: Sequence[str] = ()) -> lis
     return [Finding("guard_dose_in_answer", tuple(doses[:5]))] if doses else []
 
 
+def check_picture(n: int) -> list[Finding]:
+    """What is said whenever pictures, so many of them, come with a question."""
+    return [Finding("guard_picture", ())] if n else []
+
+
 def notices(findings: Sequence[Finding]) -> list[Notice]:
     """The findings as notices of the turn."""
     return [Notice(finding.code, GUARDS[finding.code]) for finding in findings]

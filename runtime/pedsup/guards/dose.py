@@ -1,4 +1,4 @@
-"""Doses: is one asked for without a weight, and does an answer name one."""
+"""Doses: whether one is asked for without a weight, and whether an answer names one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def asks_for_a_dose(text: str) -> bool:
 
 def has_weight(text: str) -> bool:
     """Whether plain text says how heavy someone is."""
-    # 15 mg/kg is no weight: no number stands before its 'kg'.
+    # 15 mg/kg is not a weight: no number stands before its 'kg'.
     return _WEIGHT.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Signs in a question that want help now, not a language model.
+"""Signs in a question that call for help now, not for a language model.
 
 The list follows the general danger signs and emergency signs of the WHO's IMCI chart booklet
 (2014) and ETAT guideline (2016): not able to drink, vomits everything, convulsions, lethargic or
@@ -32,7 +32,7 @@ _SOMEONE: Final = re.compile(
     rf"|\b(?:a|an|un|una)\s+(?:\w+\s+){{0,3}}?{_CHILD}\s+(?:who\s+|que\s+)?"
     r"(?:is|has|had|can|cannot|came|presents|esta|tiene|presenta|no puede|llego|ingreso)\b"
 )
-"""Someone is meant, not a textbook question: a definite child, an age, 'now', a verb, a
+"""The question is about someone, not from a textbook: a definite child, an age, 'now', a verb, a
 sentence that begins with the child, or the asker who has to act."""
 
 _TOXIC: Final = (

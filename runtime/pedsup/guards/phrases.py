@@ -1,4 +1,4 @@
-"""Text made comparable, and whether a found phrase is denied where it stands."""
+"""Text made comparable, and whether a phrase found in it is negated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HYPOTHETICAL: Final = re.compile(
     r"previ[oa]s?|deberia)\b"
 )
 WINDOW: Final = 60
-"""Characters before a phrase in which a denial counts."""
+"""How many characters before a phrase a negation counts."""
 
 
 _WRAPPED: Final = re.compile(r"(?<![.:;!?\n])\r?\n(?=[^\W\d_A-Z])")

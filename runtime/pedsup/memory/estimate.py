@@ -15,8 +15,10 @@ from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.engine.llama_server.process import full_window
 from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, read_header
 from pedsup.gguf_file.lora import adapter_bytes
+from pedsup.gguf_file.projector import validate_projector
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.shape import PER_LAYER_TABLE, ModelShape, model_shape
+from pedsup.memory.picture import projector_bytes
 
 F32, F16 = 4, 2
 CELL_PAD: Final = 256
@@ -62,12 +64,14 @@ class MemoryEstimate:
     """Of `weights`, those of the largest layer."""
     adapter: int = 0
     """Of a LoRA adapter: llama.cpp copies it into memory of its own."""
+    projector: int = 0
+    """Of towers, buffers and a picture, taken when the first picture is seen."""
 
     @property
     def anonymous(self) -> int:
         """Bytes that must stay in memory (RssAnon)."""
         own = self.kv_cache + self.checkpoints + self.compute + self.output + self.vocabulary
-        own += self.repacked + self.program + self.draft + self.adapter
+        own += self.repacked + self.program + self.draft + self.adapter + self.projector
         return own + (0 if self.mapped else self.weights + self.draft_weights)
 
     @property
@@ -128,6 +132,9 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         draft=draft,
         largest_layer=_largest_layer(header),
         adapter=_adapter_bytes(config.adapter) if config.adapter else 0,
+        projector=_projector_bytes(config.projector, config.picture_tokens)
+        if config.projector
+        else 0,
     )
 
 
@@ -152,6 +159,12 @@ def draft_bytes(shape: ModelShape, config: EngineConfig, host: Host) -> tuple[in
 def _adapter_bytes(path: Path) -> int:
     """Read once: an estimate is made for each context that might fit."""
     return adapter_bytes(read_header(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _projector_bytes(path: Path, picture_tokens: int) -> int:
+    """Read once: an estimate is made for each context that might fit."""
+    return projector_bytes(validate_projector(path), picture_tokens)
 
 
 @functools.lru_cache(maxsize=1)

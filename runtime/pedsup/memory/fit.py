@@ -1,4 +1,4 @@
-"""Whether a model fits, the largest context that does, and the refusal of what cannot."""
+"""Whether a model fits, the largest context that does, and the refusal if it does not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fit:
     need: MemoryEstimate
     available: Available | None
     paging: Paging | None = None
-    """What running from storage costs, where the verdict is 'pages'."""
+    """What running from storage costs, if the verdict is 'pages'."""
 
 
 def assess(
@@ -85,8 +85,8 @@ def require_fit(
 ) -> Fit:
     """The fit of a model that may be loaded.
 
-    A model that does not fit runs from storage without being asked for where nothing smaller is
-    to be had and `rate`, the storage's bytes per second, makes it bearable; `allow_paging`
+    A model that does not fit runs from storage without being asked to if no smaller option is
+    available and `rate`, the storage's bytes per second, makes it bearable; `allow_paging`
     lets it run below that. It never runs where the memory it must keep does not fit.
 
     Raises:
@@ -98,10 +98,14 @@ def require_fit(
     smaller = _smaller_option(header, config, fit, host)
     if fit.paging is not None and (allow_paging or (fit.paging.bearable and smaller is None)):
         return fit
+    raise _too_large(header, fit, smaller or _no_smaller(header, config, fit, host))
+
+
+def _too_large(header: GGUFHeader, fit: Fit, remedy: str) -> ResourceError:
     assert fit.available is not None
     need = fit.need
     cost = message("; {cost}", cost=fit.paging.text) if fit.paging is not None else ""
-    raise ResourceError(
+    return ResourceError(
         message(
             "a context of {n} tokens needs {need} of memory ({fixed} of it "
             "cannot be paged out){cost}",
@@ -116,12 +120,12 @@ def require_fit(
             size=human_bytes(fit.available.bytes),
             source=fit.available.source,
         ),
-        remedy=smaller or _no_smaller(header, config, fit, host),
+        remedy=remedy,
     )
 
 
 def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
-    """What is left when nothing fits whole."""
+    """What remains to suggest if nothing fits whole."""
     slowly = message("")
     if fit.paging is not None:
         slowly = message(", or give --allow-paging to run this slowly")
@@ -133,7 +137,7 @@ def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) 
 
 
 def _smallest(config: EngineConfig) -> EngineConfig:
-    """What `SMALLEST` stands for."""
+    """What `SMALLEST` means."""
     return replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
 
 

@@ -24,9 +24,9 @@ from pedsup.messages import message
 from pedsup.progress import human_bytes
 
 SLACK: Final = 24 << 20
-"""Bytes left to what no estimate names: page tables, readahead, other pages of this process."""
+"""Bytes kept for what no estimate covers: page tables, readahead, other pages of the process."""
 LEAST_PAGES: Final = 24 << 20
-"""Bytes of mapped pages without which nothing goes: program, libraries, the pages in use."""
+"""Bytes of mapped pages that are indispensable: program, libraries, the pages in use."""
 CROWDED: Final = 90 << 20
 """Bytes of mapped pages below which some are read again within one token."""
 PATIENCE: Final = 0.5
@@ -38,7 +38,7 @@ class Paging:
     """Running from storage. Bytes, bytes per second, tokens per second."""
 
     missing: int
-    """Weights that find no room."""
+    """Bytes of weights that do not fit."""
     read_per_token: int
     """Weights read from storage again for each token."""
     resident: int
@@ -53,7 +53,7 @@ class Paging:
 
     @property
     def bearable(self) -> bool:
-        """Whether it may start without being asked for."""
+        """Whether it may start without the user asking for it."""
         return self.speed is not None and self.speed >= PATIENCE
 
     @property

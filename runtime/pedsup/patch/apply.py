@@ -9,11 +9,7 @@ name, and is known and trusted as after a first `verify`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from pedsup.errors import (
     BadFileError,
@@ -23,13 +19,11 @@ from pedsup.errors import (
     UntrustedError,
     UsageError,
 )
-from pedsup.files.fsio import refuse_existing
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.messages import message
 from pedsup.patch.copying import Copying
 from pedsup.patch.in_place import HEADER, InPlace
-from pedsup.patch.index import PatchIndex, read_index
-from pedsup.patch.payload import Payload
+from pedsup.patch.plan import ApplyPlan
 from pedsup.patch.target import (
     OldModel,
     Target,
@@ -40,10 +34,11 @@ from pedsup.patch.target import (
     require_trusted,
 )
 from pedsup.patch.work import Work, open_work
-from pedsup.trust.assess import Policy, Trust, assess, verify_weights
+from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import header_digest, identify
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 from pedsup.trust.verified import (
     FileState,
     Reading,
@@ -51,76 +46,6 @@ from pedsup.trust.verified import (
     record_reading,
     recorded_reading,
 )
-
-
-@dataclass(frozen=True)
-class ApplyRequest:
-    """The command line."""
-
-    old: Path
-    patch: Path
-    out: Path | None = None
-    in_place: bool = False
-    undo: bool = False
-    require_signature: bool = False
-
-
-@dataclass(frozen=True)
-class ApplyPlan:
-    """What is going to be made, decided before anything is written."""
-
-    request: ApplyRequest
-    payload: Payload
-    final: Path
-    in_place: bool
-
-    @property
-    def index(self) -> PatchIndex:
-        return self.payload.index
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        index = self.index
-        hows = [entry.how for entry in index.tensors]
-        return {
-            "old": str(self.request.old),
-            "patch": index.digest,
-            "new": str(self.final),
-            "in_place": self.in_place,
-            "new_bytes": index.new_size,
-            "patch_bytes": sum(entry.packed for entry in index.tensors),
-            "signed": index.signature is not None,
-            "tensors": {how: hows.count(how) for how in ("same", "delta", "whole")},
-        }
-
-
-@contextmanager
-def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
-    """The plan of a request.
-
-    Raises:
-        UsageError: options that exclude each other.
-        BadFileError: the patch is damaged.
-        OutputError: the new file exists.
-    """
-    in_place = request.in_place or request.undo
-    if in_place and request.out is not None:
-        raise UsageError(
-            "--in-place keeps the file's name: --out has no place there", remedy="give one of them"
-        )
-    index, file = read_index(request.patch)
-    with file:
-        final = request.old if in_place else request.out or request.old.with_name(index.new_name)
-        if not in_place:
-            if final.resolve() == request.old.resolve():
-                raise UsageError(
-                    "the new file would have the old one's name",
-                    where=final,
-                    wanted="another --out, or --in-place",
-                    remedy=f"pedsup-run patch {request.old} {request.patch} --in-place",
-                )
-            refuse_existing(final, force=False)
-        yield ApplyPlan(request, Payload(file, index), final, in_place)
 
 
 def check(plan: ApplyPlan) -> None:
@@ -166,7 +91,7 @@ def _beside(plan: ApplyPlan, work: Work) -> Trust:
     try:
         copying.run()
     except (MismatchError, BadFileError):
-        work.clear()  # the same inputs would end the same way
+        work.clear()  # the same inputs would fail again
         raise
     try:
         checked = _require_right(plan, work, expected)
@@ -219,12 +144,12 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
 
 
 def _is_new(plan: ApplyPlan) -> bool:
-    """Whether the file is the new version already."""
+    """Whether the file is already the new version."""
     path = plan.final
     if not path.exists():
         return False
     header = validate_drafter(path)
-    return header_digest(header) == plan.index.new_header_sha256
+    return header_digest(header) == plan.index.new.header_sha256
 
 
 def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:

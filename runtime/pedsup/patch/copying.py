@@ -1,12 +1,13 @@
-"""Make the new file beside the old one, which stays as it is."""
+"""Makes the new file beside the old one, which stays as it is."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import MismatchError, ResourceError
 from pedsup.files.direct_io import DirectFile
@@ -20,7 +21,7 @@ from pedsup.patch.work import Work
 from pedsup.progress import byte_bar, human_bytes
 
 SPARE: Final = 64 << 20
-"""Bytes left free on the disk."""
+"""Bytes that stay free on the disk."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Copying:
             )
 
     def run(self) -> None:
-        """Write the file; what an interrupted run made is kept where it is right.
+        """Write the file; correct parts of an interrupted run are kept.
 
         Raises:
             MismatchError: the old file is not what it was, tensor by tensor.
@@ -65,7 +66,7 @@ class Copying:
                     if there >= end and _digest(fd, steps) == entry.sha256:
                         bar.update(steps[-1].tensor.n_bytes)
                     else:
-                        self._tensor(fd, source, entry, steps, bar)
+                        self._tensor(fd, source, entry, steps, bar.update)
             # Padding between tensors was never written, or is zero by now.
             os.ftruncate(fd, header.file_size)
             sync_file(fd)
@@ -73,7 +74,12 @@ class Copying:
             os.close(fd)
 
     def _tensor(
-        self, fd: int, source: DirectFile, entry: TensorPatch, steps: list[Step], bar: Any
+        self,
+        fd: int,
+        source: DirectFile,
+        entry: TensorPatch,
+        steps: list[Step],
+        advance: Callable[[int], object],
     ) -> None:
         before, after = hashlib.sha256(), hashlib.sha256()
         for step in steps:
@@ -86,7 +92,7 @@ class Copying:
             if entry.how != "same":
                 after.update(new)
             write_at(fd, new, step.new_at)
-            bar.update(step.n_bytes)
+            advance(step.n_bytes)
         if entry.old_sha256 not in (None, before.hexdigest()):
             raise _changed(self.old, entry)
         if entry.how != "same" and after.hexdigest() != entry.sha256:

@@ -1,4 +1,4 @@
-"""Make the new file out of the old one, where there is no room for both.
+"""Turns the old file into the new one, if the disk cannot hold both.
 
 The model leaves its name first, so that nobody opens it half-made. Then each step keeps what it
 overwrites (`pedsup.patch.undo`) and writes. Where the new header is longer than the old one, all

@@ -1,4 +1,4 @@
-"""The index of a patch file: of which file it makes which, and where what changed lies.
+"""The index of a patch file: which file it turns into which, and where the changes are.
 
     magic 16 | u32 index, packed | u32 index, unpacked | u64 size of the file | SHA-256 of the index
     payload | index: JSON, deflated
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, Literal
 
 from pedsup.errors import BadFileError
-from pedsup.files.json_file import parse_json
+from pedsup.files.checks import Sha256, Size, file_name, within
+from pedsup.files.records import record
+from pedsup.files.source import Source, parsed_json
 from pedsup.gguf_file.header import open_regular
 from pedsup.gguf_file.limits import MAX_HEADER, MAX_NAME, MAX_TENSORS
 from pedsup.messages import message, reason_of
@@ -35,19 +36,18 @@ MAX_COPIES: Final = 1 << 16
 PIECE: Final = 1 << 20
 """Bytes of tensor data that are changed at a time: as many whole blocks as fit."""
 AGAIN: Final = message("the patch is damaged: copy it again from where it came from")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_NAME: Final = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*\.gguf")
-HOWS: Final = ("same", "delta", "whole")
+MODEL_NAME: Final = file_name(".gguf")
+ModelName = Annotated[str, MODEL_NAME]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A part of the payload that is unpacked as one."""
+    """A part of the payload that is unpacked as a whole."""
 
     packed: int
     unpacked: int
     at: int = 0
-    """Byte of the file where it starts."""
+    """The byte of the file at which it starts."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class TensorPatch:
     how: str
     """'same': copied; 'delta': differences of its blocks; 'whole': its new bytes."""
     sha256: str
-    """Of its new bytes."""
+    """SHA-256 of its new bytes."""
     old_sha256: str | None
-    """Of the bytes that it is made from."""
+    """SHA-256 of the bytes that it is made from."""
     packed: int = 0
     at: int = 0
 
@@ -69,11 +69,39 @@ class TensorPatch:
 class OldFile:
     """The file that the patch is for."""
 
-    name: str
-    size: int
-    header_sha256: str
+    name: ModelName
+    size: Size
+    header_sha256: Sha256
     """`pedsup.trust.identity.header_digest`: the manifest's digest is in it, and so every byte."""
-    sha256: str
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """The file that the patch makes."""
+
+    name: ModelName
+    size: Size
+    header_sha256: Sha256
+
+
+Row = tuple[str, Literal["same", "delta", "whole"], Sha256, Sha256 | None, Size]
+"""Of a tensor: name, how, new digest, old digest, packed bytes."""
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The JSON of an index. Sizes of payloads are pairs: packed, unpacked."""
+
+    schema: Literal["pedsup-patch/1"]
+    old: OldFile
+    new: NewFile
+    payload_sha256: Sha256
+    header: tuple[tuple[Annotated[int, within(-1, MAX_HEADER)], Size], ...]
+    literal: tuple[Size, Size]
+    manifest: tuple[Size, Size]
+    signature: tuple[Size, Size] | None
+    tensors: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -84,9 +112,7 @@ class PatchIndex:
     digest: str
     """SHA-256 of the index, which holds that of the payload: the identity of the patch."""
     old: OldFile
-    new_name: str
-    new_size: int
-    new_header_sha256: str
+    new: NewFile
     payload_sha256: str
     payload_end: int
     copies: tuple[tuple[int, int], ...]
@@ -107,7 +133,7 @@ def read_index(path: Path) -> tuple[PatchIndex, BinaryIO]:
 
     Raises:
         MissingFileError: it does not exist.
-        BadFileError: it is no patch, cut, damaged, or forged in a way that shows here.
+        BadFileError: it is not a patch, or it is cut, damaged, or forged in a way that shows here.
     """
     file = open_regular(path, message("a patch of pedsup-export"))
     try:
@@ -143,111 +169,95 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
     raw = file.read(packed)
     if hashlib.sha256(raw).digest() != digest:
         raise damaged(path, "the index is not the one that was written")
+    source = Source(message("the index of the patch"), path, remedy=AGAIN, only_known=False)
     try:
-        document = parse_json(inflated(raw, unpacked))
+        unpacked_index = inflated(raw, unpacked)
+        document = record(_Document, parsed_json(unpacked_index, source), source)
         return _index(document, path, digest.hex(), size - packed)
-    except (ValueError, LookupError, TypeError) as error:
+    except ValueError as error:
         raise damaged(
             path, message("the index cannot be used: {reason}", reason=reason_of(error))
         ) from error
 
 
 def damaged(path: Path, found: str) -> BadFileError:
-    """The error for bytes of a patch that cannot be."""
+    """The error for impossible bytes in a patch."""
     return BadFileError(found, where=path, wanted="a whole patch", remedy=AGAIN)
 
 
-def _index(document: Any, path: Path, digest: str, size: int) -> PatchIndex:
+def _index(document: _Document, path: Path, digest: str, size: int) -> PatchIndex:
     """The document, checked: the sizes of the payload's parts add up to `size`, where it ends."""
-    old, new = document["old"], document["new"]
-    if document["schema"] != MAGIC.decode().strip():
-        raise ValueError("another schema")
-    at = PREFIX.size
-
-    def part(entry: Any, limit: int) -> Packed:
-        nonlocal at
-        unpacked = _count(entry[1], limit)
-        found = Packed(_count(entry[0], min(size, unpacked + SPARE)), unpacked, at)
-        at += found.packed
-        return found
-
-    copies = tuple((_offset(a), _count(n, MAX_HEADER)) for a, n in document["header"])
-    if len(copies) > MAX_COPIES or sum(n for _, n in copies) > MAX_HEADER:
+    copies = document.header
+    if len(copies) > MAX_COPIES or sum(length for _, length in copies) > MAX_HEADER:
         raise ValueError("the header is larger than any")
-    literal = part(document["literal"], MAX_HEADER)
-    if literal.unpacked != sum(n for a, n in copies if a < 0):
+    layout = _Layout(size)
+    literal = layout.part(document.literal, MAX_HEADER)
+    if literal.unpacked != sum(length for at, length in copies if at < 0):
         raise ValueError("the header's new bytes do not add up")
-    described = part(document["manifest"], manifest.MAX_BYTES)
-    signature = document["signature"] and part(document["signature"], bundle.MAX_BYTES)
-    tensors = []
-    for entry in document["tensors"]:
-        tensors.append(_tensor(entry, at, size))
-        at += tensors[-1].packed
-    if at != size:
-        raise ValueError(message("its parts end at byte {at} of {size}", at=at, size=size))
+    described = layout.part(document.manifest, manifest.MAX_BYTES)
+    signature = document.signature and layout.part(document.signature, bundle.MAX_BYTES)
+    tensors = tuple(layout.tensor(row) for row in document.tensors)
+    if layout.at != size:
+        raise ValueError(message("its parts end at byte {at} of {size}", at=layout.at, size=size))
     names = {tensor.name for tensor in tensors}
     if len(names) != len(tensors) or len(names) > MAX_TENSORS:
         raise ValueError("a tensor stands twice, or too many")
     return PatchIndex(
         path=path,
         digest=digest,
-        payload_sha256=_sha256(document["payload_sha256"]),
-        old=OldFile(
-            checked_name(old["name"]),
-            _count(old["size"], 1 << 62),
-            _sha256(old["header_sha256"]),
-            _sha256(old["sha256"]),
-        ),
-        new_name=checked_name(new["name"]),
-        new_size=_count(new["size"], 1 << 62),
+        old=document.old,
+        new=document.new,
+        payload_sha256=document.payload_sha256,
         payload_end=size,
-        new_header_sha256=_sha256(new["header_sha256"]),
         copies=copies,
         literal=literal,
         manifest=described,
-        signature=signature or None,
-        tensors=tuple(tensors),
+        signature=signature,
+        tensors=tensors,
     )
 
 
-def _tensor(entry: Any, at: int, size: int) -> TensorPatch:
-    name, how, new, old, packed = entry
-    if how not in HOWS or not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_NAME:
-        raise ValueError(
-            message("a tensor {name} of kind {kind}", name=f"{name!r:.80}", kind=f"{how!r:.20}")
-        )
-    if (how == "whole") != (old is None) or (how == "same" and (packed or old != new)):
-        raise ValueError(
-            message("a tensor of kind '{kind}' with other fields than it has", kind=how)
-        )
-    made = old if old is None else _sha256(old)
-    return TensorPatch(name, how, _sha256(new), made, _count(packed, size), at)
+@dataclass
+class _Layout:
+    """Where the parts of a payload of `size` bytes lie, one behind the other."""
 
+    size: int
+    at: int = PREFIX.size
 
-def _count(value: Any, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise ValueError(
-            message(
-                "a number of {value}, where at most {most} can be",
-                value=f"{value!r:.40}",
-                most=limit,
+    def part(self, sizes: tuple[int, int], limit: int) -> Packed:
+        unpacked = _count(sizes[1], limit)
+        packed = _count(sizes[0], min(self.size, unpacked + SPARE))
+        self.at += packed
+        return Packed(packed, unpacked, self.at - packed)
+
+    def tensor(self, row: Row) -> TensorPatch:
+        name, how, new, old, packed = row
+        if not 0 < len(name.encode()) <= MAX_NAME:
+            raise ValueError(
+                message("a tensor {name} of kind {kind}", name=f"{name!r:.80}", kind=how)
             )
+        if (how == "whole") != (old is None) or (how == "same" and (packed or old != new)):
+            raise ValueError(
+                message("a tensor of kind '{kind}' with other fields than it has", kind=how)
+            )
+        self.at += _count(packed, self.size)
+        return TensorPatch(name, how, new, old, packed, self.at - packed)
+
+
+def _count(value: int, limit: int) -> int:
+    if value > limit:
+        raise ValueError(
+            message("a number of {value}, where at most {most} can be", value=value, most=limit)
         )
     return value
 
 
-def _offset(value: Any) -> int:
-    return -1 if value == -1 else _count(value, MAX_HEADER)
+def checked_name(value: str) -> str:
+    """A file's name that names nothing but a model file of its folder.
 
-
-def _sha256(value: Any) -> str:
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise ValueError("a SHA-256 that is none")
-    return value
-
-
-def checked_name(value: Any) -> str:
-    """A file's name that names nothing but a file of its folder. Raises ValueError otherwise."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value) or len(value.encode()) > 200:
+    Raises:
+        ValueError: it is another name.
+    """
+    if not MODEL_NAME.holds(value):
         raise ValueError(message("a file named {name}", name=f"{value!r:.80}"))
     return value

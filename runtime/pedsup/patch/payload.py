@@ -41,7 +41,7 @@ class Payload:
         self._file, self.index = file, index
 
     def require_whole(self) -> None:
-        """Read all of it once. Raises `BadFileError` if a byte is not as it was written."""
+        """Read all of it once. Raises `BadFileError` if a byte differs from what was written."""
         end = self.index.payload_end
         digest, at = hashlib.sha256(), PREFIX.size
         self._file.seek(at)

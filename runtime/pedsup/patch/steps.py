@@ -18,7 +18,7 @@ class Step:
     tensor: TensorInfo
     piece: Piece
     old_at: int
-    """Byte of the old file; of no meaning for a tensor of kind 'whole'."""
+    """Byte of the old file; meaningless for a tensor of kind 'whole'."""
     new_at: int
 
     @property

@@ -55,7 +55,7 @@ def open_old(path: Path, index: PatchIndex) -> OldModel:
     """The file that a patch is for, recognised by its header.
 
     Raises:
-        MissingFileError, BadFileError: it does not exist, or is no model.
+        MissingFileError, BadFileError: it does not exist, or is not a model.
         MismatchError: it is another one.
     """
     with open_regular(path) as file:
@@ -104,7 +104,7 @@ def make_target(payload: Payload, old: OldModel, model: Path) -> Target:
     index = payload.index
     header_raw = _header(payload, old.header_raw)
     try:
-        header = parse_header(io.BytesIO(header_raw), index.new_size, model)
+        header = parse_header(io.BytesIO(header_raw), index.new.size, model)
     except BadFileError as error:
         raise damaged(
             index.path, message("the header that it makes is damaged: {reason}", reason=error.found)
@@ -147,7 +147,7 @@ def _check_tensors(index: PatchIndex, old: GGUFHeader, new: GGUFHeader) -> None:
 
 @dataclass(frozen=True)
 class TrustQuestion:
-    """What `require_trusted` judges by."""
+    """What `require_trusted` bases its decision on."""
 
     index: PatchIndex
     old: OldModel

@@ -57,7 +57,7 @@ class UndoJournal:
                 sync_file(fd)
 
     def last(self) -> Record | None:
-        """The record of the step that was begun last; None where none was."""
+        """The record of the step that was begun last; None if none was begun."""
         found = [record for fd in self._fds if (record := _read(fd)) is not None]
         if not found:
             return None
@@ -76,7 +76,7 @@ class UndoJournal:
 
 @contextmanager
 def open_journal(folder: Path) -> Iterator[UndoJournal]:
-    """The journal of a folder, made where it is missing."""
+    """The journal of a folder, created if missing."""
     first = open_partial(folder / "undo.0", os.O_RDWR)
     try:
         second = open_partial(folder / "undo.1", os.O_RDWR)

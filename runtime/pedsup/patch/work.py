@@ -1,4 +1,4 @@
-"""The folder beside the new file in which it is made, and how what is in it takes its names.
+"""The folder in which the new file is made, beside its place, and how its files get their names.
 
     .NAME.gguf.patch/
         job.json                what is done here, by which patch
@@ -68,7 +68,7 @@ class Work:
         write_whole(self.job, json.dumps(record).encode())
 
     def read_job(self) -> tuple[str, bool] | None:
-        """The patch and whether it works in place; None where no job got so far."""
+        """The patch, and whether it works in place; None if no job got that far."""
         if not self.job.exists():
             return None
         try:

@@ -1,1 +1,1 @@
-"""Phones we do not have: profiles, and what a file would do on them."""
+"""Phones that we do not have: their profiles, and predictions for a file on them."""

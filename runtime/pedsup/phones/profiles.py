@@ -1,4 +1,4 @@
-"""Phone profiles from `phones.toml`: every figure carries where it is from."""
+"""Phone profiles from `phones.toml`: every figure carries its source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and its source; `unverified` stands in the source where nobody measured it."""
+    """A number and its source; the source says `unverified` if nobody measured it."""
 
     value: float
     source: NotEmpty
@@ -49,7 +49,7 @@ class Features:
 
 @dataclass(frozen=True)
 class CoreKind:
-    """Cores of one kind."""
+    """The cores of one kind."""
 
     model: str
     count: Annotated[int, at_least(1)]
@@ -71,7 +71,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A profile as it stands in the file."""
+    """A profile as the file has it."""
 
     name: str
     chip: str
@@ -82,7 +82,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Phone:
-    """One profile."""
+    """One phone."""
 
     id: str
     name: str
@@ -94,10 +94,6 @@ class Phone:
     @property
     def big_cores(self) -> int:
         return sum(kind.count for kind in self.cores if kind.big)
-
-    @property
-    def n_cores(self) -> int:
-        return sum(kind.count for kind in self.cores)
 
     @property
     def features(self) -> frozenset[str]:
@@ -130,7 +126,7 @@ def read_profiles(path: Path) -> dict[str, Phone]:
 
 @cache
 def shipped_profiles() -> dict[str, Phone]:
-    """The profiles of this package."""
+    """The profiles shipped with this package."""
     file = resources.files("pedsup.phones") / "phones.toml"
     return _parse(file.read_bytes(), Source("the file of phone profiles", file.name))
 

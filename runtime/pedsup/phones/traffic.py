@@ -1,4 +1,4 @@
-"""Bytes a token reads from memory, from the file's header alone.
+"""How many bytes of memory a token reads, from the file's header alone.
 
 Decoding one token reads every weight that is multiplied once, the keys and values of all
 positions before it, and single rows of the tables that are only looked up. Bandwidth over these

@@ -35,7 +35,7 @@ class Dialogue:
 
     @property
     def words(self) -> str:
-        """All that is said in it."""
+        """Everything said in it."""
         said = [turn["content"] for turn in self.before]
         return "\n".join(part for part in (*said, self.thought, self.answer) if part)
 

@@ -30,7 +30,7 @@ ENOUGH_SAID: Final = 10
 
 
 class BadRowError(Exception):
-    """Raised by a row parser: this row is not a question, and why."""
+    """Raised by a row parser: why this row is not a question."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Choice:
     """One question, checked; `answer` is the index of the right option. Texts are NFC, stripped."""
 
     id: str
-    """'' where the row has none."""
+    """Empty if the row has no explanation."""
     language: str
     """As the row says it, or ''."""
     question: str

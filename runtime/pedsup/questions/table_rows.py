@@ -1,6 +1,6 @@
 """Rows of a data file (JSON lines, JSON, CSV), each with its place; shared by training and bench.
 
-A byte order mark, which Windows programs write, is no part of the text; CRLF ends a line like LF.
+A byte order mark, which Windows programs write, is not part of the text; CRLF ends a line like LF.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pedsup.errors import BadFileError, MissingFileError
 
 MAX_BYTES: Final = 64 << 20
 SHINGLE: Final = 12
-"""A run of so many words in both texts is an overlap."""
+"""A run of this many words in both texts is an overlap."""
 DIGEST: Final = 8
 """Bytes of a run's digest."""
 SKETCH: Final = 2048
@@ -37,12 +37,12 @@ class Text:
 
     @property
     def sha256(self) -> str:
-        """Of the text in UTF-8."""
+        """SHA-256 of the text in UTF-8."""
         return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
 
 
 def read_text(path: Path, option: str, most: int = MAX_BYTES) -> str:
-    """The text of a file; a byte order mark is no part of it.
+    """The text of a file; a byte order mark is not part of it.
 
     Args:
         option: what named the file, for the message.

@@ -1,1 +1,1 @@
-"""From settings to a loaded model: the plan, the loading, the preview, the figures, the end."""
+"""From settings to a loaded model: plan, loading, preview, figures and cleaning up."""

@@ -1,4 +1,4 @@
-"""Erase what this device remembers of conversations: transcripts and caches. A plan, then the deed.
+"""Erases what this device keeps of conversations (transcripts and caches): a plan, then the act.
 
 Erasing is unlinking. Flash storage and copy-on-write file systems may keep old blocks for a
 while, whatever a program writes over them: what protects those is the encryption of the device.
@@ -62,7 +62,7 @@ class ForgetPlan:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was erased, and what was not with the reason."""
+    """What was erased, and what was not and why."""
 
     removed: tuple[Item, ...]
     left: tuple[tuple[Item, Message], ...] = ()

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
-from pedsup.chat.turn import TurnSettings
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.proxy import CheckedEngine
@@ -19,24 +19,14 @@ from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
 from pedsup.messages import Message, message
 from pedsup.progress import say
-from pedsup.run.plan import DEFAULT_CTX, FALLBACK_CTX, LaunchPlan, plan_launch
+from pedsup.run.plan import LaunchPlan
 from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings.load import Origin
 from pedsup.settings.schema import Settings
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust, confirm_loaded, verify_weights, watch
+from pedsup.trust.assess import confirm_loaded, verify_weights, watch
 from pedsup.trust.identity import ModelIdentity
-
-__all__ = [
-    "DEFAULT_CTX",
-    "FALLBACK_CTX",
-    "LaunchPlan",
-    "LoadedModel",
-    "check_fit",
-    "load",
-    "plan_launch",
-    "turn_settings",
-]
+from pedsup.trust.verdict import Trust
 
 
 @dataclass(frozen=True)
@@ -54,11 +44,11 @@ class LoadedModel:
     governor: Governor | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
     trust: Trust | None = None
-    """None for a model that came by another way than `load`."""
+    """None for a model that was not loaded by `load`."""
 
     @property
     def build(self) -> Build | None:
-        """How the engine's library was built; None where it does not say."""
+        """How the engine's library was built; None if it does not tell."""
         return self.engine.build
 
     def lines(self) -> list[Message]:
@@ -83,17 +73,12 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         say(plan.fit.paging.text)
     source = plan.header.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
-        # Before the minutes of loading, not after.
+        # Refuse it before the minutes of loading.
         ChatTemplate.from_model(None)
     trust = verify_weights(plan.trust)
     confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
     started = time.monotonic()
-    engine: Engine = open_engine(plan.config, settings.engine)
-    governor = None
-    if plan.governed and plan.config.n_threads > 1:
-        drafts = plan.config.draft.kind != "off"
-        governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
-        engine, governor = governed, governed.governor
+    engine, governor = _governed(open_engine(plan.config, settings.engine), plan)
     try:
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
@@ -153,6 +138,15 @@ def turn_settings(
     )
 
 
+def _governed(engine: Engine, plan: LaunchPlan) -> tuple[Engine, Governor | None]:
+    """The engine, under a governor where the plan wants one."""
+    if not plan.governed or plan.config.n_threads == 1:
+        return engine, None
+    drafts = plan.config.draft.kind != "off"
+    governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
+    return governed, governed.governor
+
+
 def _watched(engine: Engine, trust: Trust) -> Engine:
     """The engine, which ends when a byte of the model turns out to be another one."""
     watches = watch(
@@ -173,7 +167,7 @@ def _watched(engine: Engine, trust: Trust) -> Engine:
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
-    """What must leave no trace leaves none here either."""
+    """The cache of the system prompt; None if the session must leave no trace."""
     if not (settings.cache and settings.history):
         return None
     key = StateKey.of(plan.header, plan.identity.digest)

@@ -34,13 +34,15 @@ from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
 from pedsup.messages import Message, message
+from pedsup.run.sight import NO_ROOM, Sight, find_sight, with_sight
 from pedsup.settings.load import Origin, given_names
 from pedsup.settings.schema import Settings
-from pedsup.trust.assess import Policy, Trust
+from pedsup.trust.assess import Policy
 from pedsup.trust.assess import assess as assess_trust
 from pedsup.trust.identity import ModelIdentity, identify
 from pedsup.trust.pair import assess_pair
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 from pedsup.tuning.apply import Applied, apply_tuned
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.store import Lookup, Tuned, look_up
@@ -69,6 +71,8 @@ class LaunchPlan:
     """Where the settings came from that are no defaults."""
     lookup: Lookup = field(default_factory=Lookup)
     """What `pedsup-run tune` left for this model."""
+    sight: Sight | None = None
+    """The projector that was found, in use or not."""
     governed: bool = False
     """Whether threads are lowered when the device gets hot."""
 
@@ -76,6 +80,11 @@ class LaunchPlan:
     def unchecked(self) -> Message | None:
         """What nobody checked of a model of an unknown architecture."""
         return unchecked(self.header)
+
+    @property
+    def blind(self) -> Message | None:
+        """Why the model does not see although it has a projector."""
+        return NO_ROOM if self.sight is not None and self.config.projector is None else None
 
     @property
     def tuned(self) -> Tuned | None:
@@ -89,12 +98,14 @@ def plan_launch(
     *,
     available: Available | None,
     origins: Mapping[str, Origin] | None = None,
+    seeing: bool = False,
 ) -> LaunchPlan:
     """Check the file and decide threads, context and sampling; nothing is loaded.
 
     Args:
         origins: which settings were given, and where (None: those that are no default). What was
             not given is taken from what `pedsup-run tune` measured.
+        seeing: a picture was given: the projector is needed.
 
     Raises:
         BadFileError, UnsupportedError: the file is no model that pedsup runs.
@@ -111,6 +122,7 @@ def plan_launch(
     adapter = _adapter_path(settings)
     checked = assess_pair(header, adapter, policy)
     identity, trust = checked.identity, checked.trust
+    sight = find_sight(header, checked.model, trust, settings, seeing=seeing)
     shape = model_shape(header)
     _check_ctx(settings, shape, model)
     draft = draft_config(settings.draft, settings.draft_max, header)
@@ -133,6 +145,9 @@ def plan_launch(
     )
     trust = replace(trust, drafter=_drafter_trust(config.draft.model, policy))
     config = _memory_use(applied, header, config, available, host)
+    config = _seeing(config, sight, settings, header, available, host)
+    if config.projector is not None and sight is not None:
+        trust = replace(trust, projector=sight.trust)
     largest = largest_context(header, config, available, host)
     n_ctx = settings.ctx or min(largest or FALLBACK_CTX, DEFAULT_CTX, shape.n_ctx_train)
     config = replace(config, n_ctx=n_ctx)
@@ -152,8 +167,28 @@ def plan_launch(
         host=host,
         origins=applied.origins,
         lookup=applied.lookup,
+        sight=sight,
         governed=_governed(settings),
     )
+
+
+def _seeing(
+    config: EngineConfig,
+    sight: Sight | None,
+    settings: Settings,
+    header: GGUFHeader,
+    available: Available | None,
+    host: Host,
+) -> EngineConfig:
+    """With the projector; one that nobody asked for must not cost any context."""
+    seeing = with_sight(config, sight, settings)
+    if sight is None or sight.asked:
+        return seeing
+    wanted = settings.ctx or DEFAULT_CTX
+    alone, both = (
+        largest_context(header, one, available, host, at_most=wanted) for one in (config, seeing)
+    )
+    return seeing if both is not None and both == alone else config
 
 
 def _adapter_path(settings: Settings) -> Path | None:

@@ -12,7 +12,7 @@ from pedsup.memory import MemoryEstimate
 from pedsup.memory.fit import Verdict
 from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes
-from pedsup.run.load import LaunchPlan
+from pedsup.run.plan import LaunchPlan
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.tuning.apply import origin_text
@@ -52,6 +52,7 @@ def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, ob
         "tuned": plan.tuned.measured if plan.tuned else None,
         "tuned_problem": plan.lookup.problem or plan.lookup.stale,
         "governor": plan.governed,
+        "sight": _sight_document(plan),
         "build": build.describe() if build else None,
     }
 
@@ -84,12 +85,49 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
         *([joined("", ["  ", plan.fit.paging.text])] if plan.fit.paging else []),
         message("Largest context that fits: {n}", n=plan.largest_ctx or message("none")),
         _threads(plan.threads),
+        *_sight(plan),
         message("Drafts: {how}", how=clean(draft_text(plan.config.draft))),
         message("Settings from: {origins}", origins=origin_text(plan.origins)),
         *_tuning(plan),
         *_built(build),
     ]
     return joined("\n", lines)
+
+
+def _sight(plan: LaunchPlan) -> list[str]:
+    """Whether it sees, and what a picture costs."""
+    if plan.sight is None:
+        return [message("Pictures: no, there is no projector")]
+    if plan.blind is not None:
+        return [message("Pictures: no, {reason}", reason=plan.blind)]
+    projector = plan.sight.projector
+    name = clean(projector.header.path.name)
+    if not projector.known:
+        return [message("Pictures: yes, through {name}; their cost is not known", name=name)]
+    tokens = projector.most_tokens(plan.config.picture_tokens)
+    return [
+        message(
+            "Pictures: yes, through {name}; each takes up to {n} tokens of the context; its time "
+            "is not predicted",
+            name=name,
+            n=tokens,
+        )
+    ]
+
+
+def _sight_document(plan: LaunchPlan) -> dict[str, object] | None:
+    if plan.sight is None:
+        return None
+    projector = plan.sight.projector
+    return {
+        "projector": projector.header.path.name,
+        "kind": projector.kind,
+        "in_use": plan.config.projector is not None,
+        "reason": plan.blind,
+        "tokens": projector.most_tokens(plan.config.picture_tokens) if projector.known else None,
+        "bytes": plan.fit.need.projector,
+        "audio_unused": projector.audio,
+    }
 
 
 def _threads(threads: ThreadPlan) -> Message:
@@ -161,6 +199,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         (message("vocabulary"), need.vocabulary),
         (message("repacked copies"), need.repacked),
         (message("adapter"), need.adapter),
+        (message("projector, with the first picture"), need.projector),
         (message("draft model"), need.draft_weights + need.draft),
         (message("this program"), need.program),
         (message("total"), need.total),

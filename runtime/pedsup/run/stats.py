@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from pedsup.chat.turn import TurnResult
+from pedsup.chat.events import TurnResult
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts import draft_text
 from pedsup.governor.policy import Reason
@@ -20,7 +20,7 @@ from pedsup.tuning.apply import origin_text
 
 
 def resident_memory() -> dict[str, int]:
-    """RssAnon and RssFile of this process in bytes; empty where they cannot be read."""
+    """RssAnon and RssFile of this process in bytes; empty if they cannot be read."""
     sizes = {}
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
@@ -100,6 +100,8 @@ def _turn_lines(loaded: LoadedModel, last: TurnResult | None) -> list[str]:
             reason=STOPS[last.stop_reason],
         ),
     ]
+    if last.n_pictures:
+        lines.append(_pictures(last))
     return [*lines, _drafts(last.drafts)] if last.drafts.n_drafted else lines
 
 
@@ -176,6 +178,16 @@ _CHANGES: Final[dict[Reason, Message]] = {
     "not worth it": message("not worth it"),
     "slower than fewer threads": message("slower than with fewer threads"),
 }
+
+
+def _pictures(last: TurnResult) -> Message:
+    if not last.timings.pictures_s:
+        return message("pictures: {n} tokens of the prompt", n=last.n_pictures)
+    return message(
+        "pictures: {n} tokens of the prompt, seen and read in {s} s",
+        n=last.n_pictures,
+        s=f"{last.timings.pictures_s:.1f}",
+    )
 
 
 def _drafts(drafts: DraftStats) -> str:

@@ -13,11 +13,11 @@ from pedsup.crash.marker import MARKS, RunFacts, RunMarker
 from pedsup.crash.report import aftermath_text, present, take_sudden_ends
 from pedsup.files.paths import data_folder
 from pedsup.progress import say
-from pedsup.run.load import LaunchPlan
+from pedsup.run.plan import LaunchPlan
 from pedsup.settings.schema import Settings
 
 ORDERLY: Final = (signal.SIGTERM, signal.SIGHUP)
-"""What a closing terminal and a polite system send."""
+"""The signals that a closing terminal and an orderly shutdown send."""
 
 
 def say_aftermath(*, resuming: bool) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import Message
-from pedsup.chat.turn import TurnSettings
 from pedsup.engine.grammar import check_json_schema
 from pedsup.errors import UsageError
-from pedsup.serve.faults import Document, bad_value, unsupported
+from pedsup.pictures.picture import Picture
+from pedsup.serve.content import content_of
+from pedsup.serve.faults import Document, bad_value
 from pedsup.serve.fields import Fields
+from pedsup.serve.pictures import Pictures
 
 MAX_MESSAGES: Final = 512
 MAX_STOPS: Final = 4
@@ -39,6 +42,8 @@ class ChatRequest:
     """All messages but the last."""
     question: str
     """The last message, the user's."""
+    pictures: tuple[Picture, ...]
+    """Of the last message."""
     settings: TurnSettings
     stream: bool
     include_usage: bool
@@ -46,12 +51,15 @@ class ChatRequest:
     """Whether the client chose the seed."""
 
 
-def parse_chat(document: Document, default: TurnSettings, *, thinks: bool) -> ChatRequest:
+def parse_chat(
+    document: Document, default: TurnSettings, *, thinks: bool, sees: bool
+) -> ChatRequest:
     """Read a request body.
 
     Args:
         default: how turns are generated where the request says nothing.
         thinks: whether the model has a channel for reasoning.
+        sees: whether it takes pictures.
 
     Raises:
         ApiError: a field is unknown, unsupported or has a bad value.
@@ -60,7 +68,7 @@ def parse_chat(document: Document, default: TurnSettings, *, thinks: bool) -> Ch
     model = fields.text("model")
     if not model:
         raise bad_value("model", "'model' must name the model: GET /v1/models lists it")
-    messages = _messages(fields.take("messages"))
+    messages = _messages(fields.take("messages"), Pictures(sees=sees))
     stream = fields.flag("stream")
     options = Fields(fields.mapping("stream_options") or {}, "stream_options")
     include_usage = options.flag("include_usage")
@@ -75,6 +83,7 @@ def parse_chat(document: Document, default: TurnSettings, *, thinks: bool) -> Ch
         model=model,
         history=tuple(messages[:-1]),
         question=messages[-1]["content"],
+        pictures=messages[-1].get("pictures", ()),
         settings=settings,
         stream=stream,
         include_usage=include_usage,
@@ -131,23 +140,25 @@ def _thinking(fields: Fields, default: TurnSettings, *, thinks: bool) -> bool:
     return wanted and thinks
 
 
-def _messages(found: object) -> list[Message]:
+def _messages(found: object, pictures: Pictures) -> list[Message]:
     if not isinstance(found, list) or not 1 <= len(found) <= MAX_MESSAGES:
         raise bad_value("messages", f"'messages' must be a list of 1 to {MAX_MESSAGES} messages")
-    messages = [_message(message, f"messages[{i}]") for i, message in enumerate(found)]
+    messages = [_message(one, f"messages[{i}]", pictures) for i, one in enumerate(found)]
     if messages[-1]["role"] != "user":
         raise bad_value("messages", "the last message must be the user's")
     return messages
 
 
-def _message(found: object, where: str) -> Message:
+def _message(found: object, where: str, pictures: Pictures) -> Message:
     if not isinstance(found, dict):
         raise bad_value(where, f"'{where}' must be an object with 'role' and 'content'")
     fields = Fields(found, where)
     role = fields.choice("role", "system", "developer", "user", "assistant")
     if role is None:
         raise bad_value(f"{where}.role", f"'{where}.role' is missing")
-    content = _content(fields.take("content"), f"{where}.content")
+    content, seen = content_of(fields.take("content"), f"{where}.content", pictures)
+    if seen and role != "user":
+        raise bad_value(f"{where}.content", "pictures belong into the user's messages")
     fields.text("name", longest=512)  # who of several people speaks: the template has no place
     if role == "assistant":
         # What replies carry, for clients that send a reply back as it is. Reasoning never goes
@@ -163,23 +174,10 @@ def _message(found: object, where: str) -> Message:
             return {"role": "system", "content": content}
         case "assistant":
             return {"role": "assistant", "content": content}
-    return {"role": "user", "content": content}
-
-
-def _content(found: object, where: str) -> str:
-    if isinstance(found, str):
-        return found
-    if not isinstance(found, list) or not found:
-        raise bad_value(where, f"'{where}' must be a text or a list of text parts")
-    texts = []
-    for i, part in enumerate(found):
-        fields = Fields(part if isinstance(part, dict) else {}, f"{where}[{i}]")
-        if fields.take("type") != "text":
-            raise unsupported(f"{where}[{i}]", "only parts of type 'text' are supported")
-        text = fields.text("text", longest=1 << 22)
-        fields.end()
-        texts.append(text or "")
-    return "\n".join(texts)
+    asked: Message = {"role": "user", "content": content}
+    if seen:
+        asked["pictures"] = seen
+    return asked
 
 
 def _stops(found: object) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Final
 from waitress import wasyncore
 
 from pedsup import __version__
-from pedsup.chat.turn import TurnSettings
+from pedsup.chat.events import TurnSettings
 from pedsup.files.envelope import enveloped
 from pedsup.messages import message
 from pedsup.progress import say
@@ -109,10 +109,10 @@ def routes(page: PageApi, listed: ConversationList, completions: Completions) ->
         Route("/openapi.json", {"GET": openapi_reply()}, open=True),
         Route("/v1/models", {"GET": completions.models}),
         Route("/v1/models/*", {"GET": completions.model}),
-        Route("/v1/chat/completions", {"POST": completions.create}),
+        Route("/v1/chat/completions", {"POST": completions.create}, pictures=True),
         Route("/page/state", {"GET": page.state}, private=True),
         Route("/page/acknowledge", {"POST": page.acknowledge}, private=True),
-        Route("/page/ask", {"POST": page.ask}, private=True),
+        Route("/page/ask", {"POST": page.ask}, private=True, pictures=True),
         Route("/page/stop", {"POST": page.stop}, private=True),
         Route("/page/conversations", {"GET": listed.index}, private=True),
         Route("/page/conversations/*", {"GET": page.conversation}, private=True),

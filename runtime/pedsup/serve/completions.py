@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pedsup.chat.turn import AnswerText, Done, ReasoningText, StopReason, TurnResult
+from pedsup.chat.events import AnswerText, Done, ReasoningText, StopReason, TurnResult
 from pedsup.serve.chat_request import ChatRequest, parse_chat
 from pedsup.serve.faults import ApiError, Document
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue
@@ -49,7 +49,8 @@ class Completions:
         """POST /v1/chat/completions"""
         served = self.served
         thinks = served.loaded.template.supports_thinking
-        chat = parse_chat(request.document(), served.settings, thinks=thinks)
+        document = request.document()
+        chat = parse_chat(document, served.settings, thinks=thinks, sees=served.sees)
         self._require_model(chat.model)
         served.require_acknowledged()
         job = Job(lambda job: self._ask(chat, job))
@@ -72,7 +73,7 @@ class Completions:
             governor=loaded.governor,
         )
         settings = served.with_seed(chat.settings, seeded=chat.seeded)
-        return conversation.ask(chat.question, settings)
+        return conversation.ask(chat.question, settings, chat.pictures)
 
     def _require_model(self, name: str) -> None:
         if name not in (self.served.model_id, ALIAS):

@@ -14,9 +14,10 @@ from pedsup.messages import message
 from pedsup.run.forget import execute, plan_session
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import WAITING, Job
-from pedsup.session.history import Session, read_records, replay, resume_session
+from pedsup.session.files import resume_session
+from pedsup.session.history import Session, replay
 from pedsup.session.listing import kept_path, summary
-from pedsup.session.transcript import Transcript
+from pedsup.session.transcript import Transcript, read_records
 
 MAX_OPEN: Final = 2 * WAITING
 """Conversations in memory; the one that was used longest ago is closed for a new one."""

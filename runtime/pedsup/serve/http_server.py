@@ -7,22 +7,26 @@ a client that sends a byte now and then, or that stops reading: those are closed
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import socket
 import time
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.utilities import Error, RequestEntityTooLarge
 
 from pedsup.errors import OutputError, UsageError
 from pedsup.messages import message, reason_of
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import WAITING
-from pedsup.serve.web import JSON, MAX_BODY, SECURITY, WebApp
+from pedsup.serve.web import JSON, MAX_BODY, MAX_PICTURE_BODY, SECURITY, WebApp
 
 HOST: Final = "127.0.0.1"
 """The only address: pedsup serves this device and nobody else."""
@@ -34,10 +38,21 @@ STALLED_S: Final = 20
 MAX_HEADERS: Final = 16 << 10
 MAX_UNREAD: Final = 1 << 20
 """Bytes that wait for one slow reader before its thread waits with them."""
+MAX_LARGE: Final = 4
+"""Requests with pictures in memory at a time; the next is refused."""
+MAX_PASSED_OVER: Final = 4 * MAX_PICTURE_BODY
+"""Bytes of a refused body that are read and thrown away, so that its sender reads why."""
 CONNECTIONS: Final = 128
 THREADS: Final = WAITING + 1 + 7
 """One for each question that waits or is answered, and some for everything quick."""
 SWEEP_S: Final = 1
+
+
+class TooManyPicturesError(Error):
+    """More requests with pictures than memory is kept for."""
+
+    code = 429
+    reason = "Too Many Requests"
 
 
 class JsonErrorTask(ErrorTask):
@@ -45,13 +60,60 @@ class JsonErrorTask(ErrorTask):
 
     def execute(self) -> None:
         found = self.request.error
-        error = ApiError(found.code, f"{found.reason}: {found.body}", "bad_http")
+        busy = isinstance(found, TooManyPicturesError)
+        code = "queue_full" if busy else "bad_http"
+        error = ApiError(found.code, f"{found.reason}: {found.body}", code)
         body = json.dumps(error.document).encode() + b"\n"
         self.status = f"{found.code} {found.reason}"
         self.response_headers.extend([("Content-Type", JSON), *SECURITY])
+        if busy:
+            self.response_headers.append(("Retry-After", "5"))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
+
+
+class RequestParser(HTTPRequestParser):
+    """Lets a large body in where pictures may come, from who has the token, a few at a time."""
+
+    adj: Adjustments
+    large = False
+    _refused: Error | None = None
+    _left = 0
+    """Bytes of the refused body that are still to come."""
+
+    def __init__(self, adj: Adjustments, server: LoopbackServer) -> None:
+        super().__init__(adj)
+        self.server = server
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if not self.chunked and self.content_length < MAX_BODY:
+            return
+        headers = {name.replace("_", "-").lower(): text for name, text in self.headers.items()}
+        if not self.server.takes_pictures(self.path, headers):
+            return
+        self.adj = copy.copy(self.adj)
+        self.adj.max_request_body_size = MAX_PICTURE_BODY
+        if self.content_length >= MAX_PICTURE_BODY:
+            self._refused = RequestEntityTooLarge(f"exceeds max_body of {MAX_PICTURE_BODY}")
+        elif self.server.count_large() >= MAX_LARGE:
+            self._refused = TooManyPicturesError(
+                message("other requests with pictures are on their way")
+            )
+        self.large = self._refused is None
+        if not self.large and not self.chunked:
+            self._left = min(self.content_length, MAX_PASSED_OVER)
+
+    def received(self, data: bytes) -> int:
+        if self._refused is None or not self.headers_finished:
+            consumed = int(super().received(data))
+        else:
+            consumed = min(len(data), self._left)
+            self._left -= consumed
+        if self._refused is not None and self.headers_finished:
+            self.error, self.completed = self._refused, self._left == 0
+        return consumed
 
 
 class Channel(HTTPChannel):
@@ -59,6 +121,9 @@ class Channel(HTTPChannel):
 
     error_task_class = JsonErrorTask
     receiving_since: float | None = None
+
+    def parser_class(self, adj: Adjustments) -> RequestParser:
+        return RequestParser(adj, self.server)
 
     def received(self, data: bytes) -> bool:
         before = self.request
@@ -80,6 +145,16 @@ class LoopbackServer(TcpWSGIServer):
     """waitress's server with the channel above."""
 
     channel_class = Channel
+    takes_pictures: Callable[[str, Mapping[str, str]], bool]
+    """By path and headers; waitress wraps the application itself."""
+
+    def count_large(self) -> int:
+        """Requests with pictures that are coming in, wait, or are being answered."""
+        return sum(
+            request is not None and request.large
+            for channel in list(self.active_channels.values())
+            for request in (channel.request, *channel.requests)
+        )
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -138,7 +213,7 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
         "max_request_header_size": MAX_HEADERS,
         "max_request_body_size": MAX_BODY,
         # Above what can occur: nothing that was asked or answered lands in a temporary file.
-        "inbuf_overflow": 4 * MAX_BODY,
+        "inbuf_overflow": 4 * MAX_PICTURE_BODY,
         "outbuf_overflow": 4 * MAX_UNREAD,
         "outbuf_high_watermark": MAX_UNREAD,
         "log_socket_errors": False,
@@ -148,7 +223,7 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
     adjustments = Adjustments(**settings)
     dispatcher = ThreadedTaskDispatcher()
     dispatcher.set_thread_count(THREADS)
-    return LoopbackServer(
+    server = LoopbackServer(
         app,
         _sock=sock,
         dispatcher=dispatcher,
@@ -156,3 +231,5 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
         sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         bind_socket=False,
     )
+    server.takes_pictures = app.takes_pictures
+    return server

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
 from pedsup.errors import EngineError, PedsupError, UntrustedError
 from pedsup.messages import message
+from pedsup.progress import say
 from pedsup.serve.faults import ApiError, from_pedsup, shutting_down
 
 WAITING: Final = 16
@@ -263,8 +264,6 @@ class JobQueue:
 
 def internal_error(error: BaseException) -> ApiError:
     """Report a bug by its kind and place: the text of an exception may quote the request."""
-    from pedsup.progress import say
-
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import Message
-from pedsup.chat.turn import TurnSettings
 from pedsup.errors import EngineError
 from pedsup.run.load import LoadedModel
 from pedsup.serve.faults import ApiError
@@ -41,6 +41,11 @@ class Served:
         """The file's name, as far as it can stand in a path."""
         stem = self.loaded.identity.file.removesuffix(".gguf")
         return re.sub(r"[^A-Za-z0-9._-]", "_", stem) or ALIAS
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.loaded.engine.can_see
 
     @property
     def acknowledged(self) -> bool:
@@ -101,6 +106,7 @@ def model_document(served: Served) -> dict[str, object]:
             "context": served.loaded.engine.n_ctx,
             "engine": served.loaded.engine.name,
             "reasoning": served.loaded.template.supports_thinking,
+            "vision": served.sees,
             "identity": served.loaded.identity.describe(),
             "intended_use": SHORT,
         },

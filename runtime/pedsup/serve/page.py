@@ -18,7 +18,7 @@ from pedsup.texts.intended_use import FULL, SHORT
 
 MANIFEST: Final = "application/manifest+json"
 SCRIPTS: Final = (
-    "words", "server", "markdown", "scroll", "turn", "ask", "list", "more", "main",
+    "words", "server", "markdown", "scroll", "turn", "photo", "ask", "list", "more", "main",
 )  # fmt: skip
 """In the order in which they stand in the page."""
 _ICON: Final = (

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pedsup import __version__
-from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult
-from pedsup.guards import check_answer, check_question, notices
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult
+from pedsup.guards import check_answer, check_picture, check_question, notices
 from pedsup.messages import Message, joined
+from pedsup.pictures.limits import MAX_PICTURES
 from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held, read
 from pedsup.serve.faults import ApiError, Document, without_commands
@@ -20,12 +21,13 @@ from pedsup.serve.model import Served
 from pedsup.serve.page_request import PageQuestion, language_of, parse_question
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
 from pedsup.session.conversation import Conversation, turn_facts
-from pedsup.session.history import Session
+from pedsup.session.history import Exchange, Session
 from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import translated
+from pedsup.texts.notices import GUARDS
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust
+from pedsup.trust.verdict import Trust
 
 
 @dataclass
@@ -52,6 +54,8 @@ class PageApi:
                 "acknowledged": self.served.acknowledged,
                 "thinks": loaded.template.supports_thinking,
                 "think": settings.think,
+                "pictures": MAX_PICTURES if self.served.sees else 0,
+                "picture_rule": _both(GUARDS["guard_picture"]),
                 "history": self.conversations.folder is not None,
                 "conversation": self.conversations.resumed,
                 "defaults": {
@@ -80,13 +84,16 @@ class PageApi:
             if past.forgotten:
                 continue
             # The guards say the same of the same text each time: no need to have kept it.
-            found = check_question(past.user, earlier) + check_answer(
-                past.answer, past.user, earlier
-            )
+            found = [
+                *check_question(past.user, earlier),
+                *check_picture(len(past.picture_notes)),
+                *check_answer(past.answer, past.user, earlier),
+            ]
             exchanges.append(
                 {
                     "turn": past.turn,
                     "question": clean(past.user),
+                    "pictures": _pictures(past),
                     "reasoning": clean(past.reasoning),
                     "answer": clean(past.answer),
                     "stop_reason": past.stop_reason,
@@ -115,14 +122,17 @@ class PageApi:
 
     def ask(self, request: Request, _rest: str) -> Reply:
         """POST /page/ask"""
-        question = parse_question(
-            request.document(),
-            self.served.settings,
-            thinks=self.served.loaded.template.supports_thinking,
-        )
-        name, language = question.conversation, question.language
+        document = request.document()
+        language: Language = "es" if document.get("language") == "es" else "en"
         try:
+            question = parse_question(
+                document,
+                self.served.settings,
+                thinks=self.served.loaded.template.supports_thinking,
+                sees=self.served.sees,
+            )
             self.served.require_acknowledged()
+            name = question.conversation
             held = self.conversations.get(name) if name else self.conversations.new()
             job = Job(lambda job: self._run(held, question, job))
             self._submit(held, job)
@@ -155,7 +165,7 @@ class PageApi:
                 governor=loaded.governor,
                 warm_for=held.warm_for,
             )
-            result = conversation.ask(question.text, question.settings)
+            result = conversation.ask(question.text, question.settings, question.pictures)
             held.warm_for = conversation.warm_for
             return result
         finally:
@@ -223,6 +233,12 @@ def _facts(result: TurnResult) -> Document:
 
 def _event(name: str, data: dict[str, object]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _pictures(past: Exchange) -> list[Document]:
+    """That there were pictures, and whether the model still sees them; never the pictures."""
+    seen = bool(past.pictures)
+    return [{"width": n.width, "height": n.height, "seen": seen} for n in past.picture_notes]
 
 
 def _lines(served: Served, language: Language) -> list[str]:

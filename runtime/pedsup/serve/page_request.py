@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pedsup.chat.turn import TurnSettings
+from pedsup.chat.events import TurnSettings
+from pedsup.pictures.picture import Picture
 from pedsup.serve.chat_request import MAX_TOKENS
 from pedsup.serve.faults import Document, bad_value
 from pedsup.serve.fields import Fields
+from pedsup.serve.pictures import Pictures
 from pedsup.texts.intended_use import Language
 
 MAX_QUESTION: Final = 200_000
@@ -29,7 +31,7 @@ class PageQuestion:
     system: str | None
     """The system prompt from now on; None leaves it as it is."""
     settings: TurnSettings
-    language: Language
+    pictures: tuple[Picture, ...] = ()
 
     def changes(self, default: TurnSettings) -> dict[str, Any]:
         """What the transcript says of the settings, where they are not those of its first line."""
@@ -46,7 +48,9 @@ class PageQuestion:
         return mine if mine != theirs else {}
 
 
-def parse_question(document: Document, default: TurnSettings, *, thinks: bool) -> PageQuestion:
+def parse_question(
+    document: Document, default: TurnSettings, *, thinks: bool, sees: bool
+) -> PageQuestion:
     """A question of the page.
 
     Raises:
@@ -56,16 +60,24 @@ def parse_question(document: Document, default: TurnSettings, *, thinks: bool) -
     text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
     if not text:
         raise bad_value("text", "'text' must contain a question")
+    language_of(fields)  # of the errors: whoever reads the request has taken it already
     question = PageQuestion(
         text=text,
         conversation=fields.text("conversation"),
         from_turn=fields.whole("from_turn", 1, MAX_TURN),
         system=fields.text("system", longest=MAX_SYSTEM),
         settings=_settings(fields, default, thinks=thinks),
-        language=language_of(fields),
+        pictures=_pictures(fields.take("pictures"), Pictures(sees=sees)),
     )
     fields.end()
     return question
+
+
+def _pictures(found: object, pictures: Pictures) -> tuple[Picture, ...]:
+    """Data URLs, as in the protocol for programs."""
+    if not isinstance(found, list | None):
+        raise bad_value("pictures", "'pictures' must be a list")
+    return tuple(pictures.take(url, f"pictures[{i}]") for i, url in enumerate(found or []))
 
 
 def language_of(fields: Fields) -> Language:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,11 +23,16 @@ from pedsup.serve.jobs import internal_error
 
 MAX_BODY: Final = 1 << 19
 """Bytes of a request's body: far more than fits into a phone's context."""
+MAX_PICTURE_BODY: Final = 16 << 20
+"""Bytes where pictures may come: a photo as the camera wrote it has 3 to 10 MB, and base64 makes
+four bytes of three."""
 MAX_DEPTH: Final = 32
 JSON: Final = "application/json"
 HTML: Final = "text/html; charset=utf-8"
 EVENTS: Final = "text/event-stream"
 Header: TypeAlias = tuple[str, str]
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+"""Halves of surrogate pairs."""
 
 SECURITY: Final[tuple[Header, ...]] = (
     ("Cache-Control", "no-store"),
@@ -93,6 +99,8 @@ class Route:
     """Whether it may be read without the token."""
     private: bool = False
     """Only with the page's own token: a program that has the other one reads no conversation."""
+    pictures: bool = False
+    """Whether its requests may carry pictures, and so be large."""
 
 
 @dataclass
@@ -151,10 +159,19 @@ class WebApp:
             method=method,
             path=route.path,
             headers=headers,
-            body=environ["wsgi.input"].read(MAX_BODY + 1) if method == "POST" else b"",
+            body=environ["wsgi.input"].read(MAX_PICTURE_BODY + 1) if method == "POST" else b"",
             gone=environ.get("waitress.client_disconnected", lambda: False),
         )
         return handler(request, rest)
+
+    def takes_pictures(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether a request may be large: asked by who reads it, before its body is read."""
+        try:
+            route, _ = self._route(path)
+            self._check_token(headers, private=route.private)
+        except ApiError:
+            return False
+        return route.pictures
 
     def _check_origin(self, headers: Mapping[str, str]) -> None:
         if headers.get("host", "").lower() not in self._hosts:
@@ -225,7 +242,7 @@ def _check_tree(document: Document) -> None:
                 following += [*node, *node.values()]
             elif isinstance(node, list):
                 following += node
-            elif isinstance(node, str) and any("\ud800" <= c <= "\udfff" for c in node):
+            elif isinstance(node, str) and not node.isascii() and _HALVES.search(node):
                 raise ApiError(400, "a text holds half of a surrogate pair", "invalid_json")
         level = following
     raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels", "invalid_json")

@@ -28,7 +28,7 @@ YES: Final = frozenset({"yes", "y", "sí", "si", "s"})
 
 
 def text_digest() -> str:
-    """Of the full text in all languages: when it changes, it is shown again."""
+    """SHA-256 of the full text in all languages: if it changes, the text is shown again."""
     joined = "\0".join(FULL[language] for language in sorted(FULL))
     return hashlib.sha256(joined.encode()).hexdigest()
 
@@ -51,7 +51,7 @@ def accepted_by_environment() -> bool:
 def require_consent(
     language: Language, *, accepted: bool, ask: Callable[[str], str] | None
 ) -> None:
-    """Go on only when the intended use was acknowledged, now or before.
+    """Go on only if the intended use is acknowledged, now or earlier.
 
     Args:
         accepted: `--accept-intended-use` was given.
@@ -86,7 +86,7 @@ def require_consent(
 
 
 def record_consent(language: Language, how: str) -> None:
-    """Remember it; a home that cannot be written must not stop someone who has just agreed."""
+    """Remember it; a read-only home must not stop someone who has just agreed."""
     record = {
         "text_sha256": text_digest(),
         "acknowledged": now(),

@@ -7,22 +7,17 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Generic, TypedDict, TypeVar
 
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
-from pedsup.chat.turn import (
-    AnswerText,
-    Done,
-    Notice,
-    ReasoningText,
-    Turn,
-    TurnResult,
-    TurnSettings,
-)
+from pedsup.chat.turn import Turn
 from pedsup.crash.marker import RunMarker
 from pedsup.device.interrupts import Interrupts
 from pedsup.engine.api import Engine
+from pedsup.engine.limits import cannot_see
 from pedsup.errors import PedsupError
 from pedsup.governor.engine import Governor
-from pedsup.guards import Finding, check_answer, check_question, notices
+from pedsup.guards import Finding, check_answer, check_picture, check_question, notices
+from pedsup.pictures.picture import Picture
 from pedsup.session.history import Session
 from pedsup.session.prefix_cache import PrefixCache, Warmed
 from pedsup.session.view import TurnView
@@ -50,16 +45,21 @@ class Conversation(Generic[View]):
     warm_for: tuple[str, bool] | None = None
     """The system prompt, and whether to reason, that `prefix` was last asked for."""
 
-    def ask(self, text: str, settings: TurnSettings) -> TurnResult:
+    def ask(
+        self, text: str, settings: TurnSettings, pictures: tuple[Picture, ...] = ()
+    ) -> TurnResult:
         """Ask, show the answer as it comes, and return when the turn is on the disk.
 
         Ctrl-C ends the answer: the result is then partial, with stop reason 'interrupted'.
 
         Raises:
+            UnsupportedError: there are pictures, and the model cannot see; nothing was written.
             PedsupError: the engine refused or died; what came before is in the transcript.
         """
+        if pictures and not self.engine.can_see:
+            raise cannot_see()
         with self.marker.answering() if self.marker is not None else nullcontext():
-            return self._ask(text, settings)
+            return self._ask(text, settings, pictures)
 
     def restart_engine(self) -> None:
         """Bring an engine that died back.
@@ -70,7 +70,7 @@ class Conversation(Generic[View]):
         self.warm_for = None
         self.engine.restart()
 
-    def _ask(self, text: str, settings: TurnSettings) -> TurnResult:
+    def _ask(self, text: str, settings: TurnSettings, pictures: tuple[Picture, ...]) -> TurnResult:
         interrupts = Interrupts()
         earlier = [m["content"] for m in self.session.messages() if m["role"] == "user"]
         self.findings = []
@@ -79,9 +79,9 @@ class Conversation(Generic[View]):
         with interrupts.listening():
             try:
                 with interrupts.shielded():
-                    turn = self._begin(text, settings)
+                    turn = self._begin(text, settings, pictures)
                     # Before the model: an emergency does not wait for a prompt to be read.
-                    self._warn(check_question(text, earlier))
+                    self._warn([*check_question(text, earlier), *check_picture(len(pictures))])
                 self._warm(think=settings.think)
                 self._follow(turn, interrupts)
             except KeyboardInterrupt:
@@ -105,8 +105,8 @@ class Conversation(Generic[View]):
         for found in notices(findings):
             self.renderer.notice(found)
 
-    def _begin(self, text: str, settings: TurnSettings) -> Turn:
-        self.session.ask(text)
+    def _begin(self, text: str, settings: TurnSettings, pictures: tuple[Picture, ...]) -> Turn:
+        self.session.ask(text, pictures)
         return Turn(
             self.engine,
             self.template,
@@ -189,6 +189,7 @@ def turn_facts(result: TurnResult, findings: Sequence[Finding] = ()) -> TurnFact
         "tokens": {
             "prompt": result.n_prompt,
             "cached": result.n_cached,
+            "pictures": result.n_pictures,
             "reasoning": result.n_reasoning,
             "answer": result.n_answer,
         },

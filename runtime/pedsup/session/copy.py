@@ -67,7 +67,8 @@ def as_text(session: Session, language: Language = "en", *, whole: bool = True) 
         if exchange.forgotten and not whole:
             continue
         question = said(message("## Question {n}", n=exchange.turn))
-        parts.append(f"{question}\n\n{exchange.user}\n")
+        shown = "".join(f"[{said(note.text())}]\n\n" for note in exchange.picture_notes)
+        parts.append(f"{question}\n\n{shown}{exchange.user}\n")
         if exchange.reasoning:
             parts.append(f"{said(message('### Reasoning'))}\n\n{exchange.reasoning.strip()}\n")
         parts.append(f"{said(_answer(exchange.stop_reason))}\n\n{exchange.answer.strip()}\n")
@@ -83,7 +84,10 @@ def as_plain(session: Session, language: Language = "en") -> str:
     parts = [SHORT[language]]
     for exchange in session.exchanges:
         if not exchange.forgotten:
-            parts.append(f"{question}\n{exchange.user}")
+            shown = "".join(
+                f"[{translated(note.text(), language)}]\n" for note in exchange.picture_notes
+            )
+            parts.append(f"{question}\n{shown}{exchange.user}")
             parts.append(f"{answer}\n{exchange.answer.strip()}")
             parts += [f"[{translated(notice, language)}]" for notice in exchange.notices]
     return "\n\n".join(parts) + "\n"

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from pedsup.chat.templates.template import Message
-from pedsup.errors import MismatchError, PedsupError, UsageError
+from pedsup.errors import PedsupError
 from pedsup.files.timestamp import now
 from pedsup.messages import Message as Notified
-from pedsup.messages import message
-from pedsup.session.copy import as_text, save_copy
-from pedsup.session.transcript import MAX_LINE, SUFFIX, Record, Transcript, read_records
+from pedsup.pictures.picture import Picture
+from pedsup.session.picture_notes import PICTURE_GONE, PictureNote, picture_notes
+from pedsup.session.transcript import Record, Transcript
 from pedsup.texts.notices import kept_notice
 
 PARTIAL_EVERY_S: Final = 0.5
@@ -40,6 +37,10 @@ class Exchange:
     """Before a `/reset`, or replaced by `rewind`: kept in the file, not shown to the model."""
     notices: tuple[Notified, ...] = ()
     """What was said beside the answer, by the guards too."""
+    pictures: tuple[Picture, ...] = ()
+    """What was shown with the question; gone when the session is resumed."""
+    picture_notes: tuple[PictureNote, ...] = ()
+    """What the transcript keeps of them."""
 
 
 @dataclass
@@ -73,17 +74,27 @@ class Session:
         for exchange in self.exchanges:
             if exchange.forgotten or not (exchange.answer or exchange is self._open):
                 continue
-            messages.append({"role": "user", "content": exchange.user})
+            messages.append(_question(exchange))
             if exchange is not self._open:
                 messages.append({"role": "assistant", "content": exchange.answer})
         return messages
 
     # ---- one turn -----------------------------------------------------------------------
 
-    def ask(self, text: str) -> None:
-        """Start a turn; the question is on the disk when this returns."""
-        exchange = Exchange(turn=len(self.exchanges) + 1, user=text)
-        self._append({"type": "user", "turn": exchange.turn, "time": now(), "text": text})
+    def ask(self, text: str, pictures: tuple[Picture, ...] = ()) -> None:
+        """Start a turn; the question is on the disk when this returns.
+
+        Of the pictures the transcript keeps digest and size, nothing that can be seen.
+        """
+        exchange = Exchange(
+            turn=len(self.exchanges) + 1,
+            user=text,
+            pictures=pictures,
+            picture_notes=tuple(map(PictureNote.of, pictures)),
+        )
+        kept = [asdict(note) for note in exchange.picture_notes]
+        record = {"type": "user", "turn": exchange.turn, "time": now(), "text": text}
+        self._append({**record, "pictures": kept} if kept else record)
         self.exchanges.append(exchange)
         self._open = exchange
         self._saved_at = self._durable_at = time.monotonic()
@@ -135,6 +146,11 @@ class Session:
         """End a turn that an error cut off, with what there is of its answer."""
         if (exchange := self._open) is not None:
             self.finish(exchange.answer, exchange.reasoning, "failed", {"error": error})
+
+    def close_killed(self) -> None:
+        """End a turn that was open when the program died, with its partial answer."""
+        if (lost := self._open) is not None:
+            self.finish(lost.answer, lost.reasoning, "killed", {"partial": True})
 
     # ---- commands -----------------------------------------------------------------------
 
@@ -190,40 +206,6 @@ class Session:
 # ---- files of sessions --------------------------------------------------------------------
 
 
-def new_session(folder: Path, header: Mapping[str, object], *, system: str = "") -> Session:
-    """Start a session with a transcript in `folder`; `header` fills its first line."""
-    identity = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    first = {"id": identity, "created": now(), **header}
-    session = Session(
-        id=identity, transcript=Transcript.create(folder / (identity + SUFFIX), first)
-    )
-    if system:
-        session.set_system(system)
-    return session
-
-
-def resume_session(path: Path, *, model_digest: str | None = None) -> Session:
-    """Open a session again; an unfinished answer is closed as 'killed' with its partial text.
-
-    Raises:
-        OutputError: another session has it open.
-        BadFileError: the transcript is damaged before its last line.
-        MismatchError: it was held with another model.
-    """
-    transcript, records = Transcript.reopen(path)
-    try:
-        _check_model(path, records[0], model_digest)
-        session = replay(records)
-    except BaseException:
-        transcript.close()
-        raise
-    # A copy of a transcript says the id of the first: what is asked for by name is this file.
-    session.id, session.transcript = path.stem, transcript
-    if (lost := session._open) is not None:
-        session.finish(lost.answer, lost.reasoning, "killed", {"partial": True})
-    return session
-
-
 def replay(records: list[Record]) -> Session:
     """The state that the records of a transcript lead to."""
     session = Session(id=str(records[0].get("id", "")))
@@ -232,7 +214,11 @@ def replay(records: list[Record]) -> Session:
             case "system":
                 session.system = _text(record, "text")
             case "user":
-                session._open = Exchange(len(session.exchanges) + 1, _text(record, "text"))
+                session._open = Exchange(
+                    len(session.exchanges) + 1,
+                    _text(record, "text"),
+                    picture_notes=picture_notes(record.get("pictures")),
+                )
                 session.exchanges.append(session._open)
             case "partial" if session._open is not None:
                 session._open.reasoning += _text(record, "reasoning")
@@ -256,63 +242,17 @@ def replay(records: list[Record]) -> Session:
     return session
 
 
-def find_session(folder: Path, wanted: str) -> Path:
-    """The transcript that `--resume` means: 'last', an id or its beginning, or a path.
-
-    Raises:
-        UsageError: there is none, or the beginning fits several.
-    """
-    if "/" in wanted or wanted.endswith(SUFFIX):
-        return Path(wanted)
-    found = sorted(folder.glob("*" + SUFFIX)) if folder.is_dir() else []
-    # A kill in the first write leaves an empty file, or one without a whole line: no session yet.
-    found = [path for path in found if _has_begun(path)]
-    if wanted == "last":
-        if found:
-            return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
-        raise UsageError("there is no session to resume", where=folder, remedy="leave --resume out")
-    matches = [path for path in found if path.name.startswith(wanted)]
-    if len(matches) != 1:
-        raise UsageError(
-            message("no session is named '{id}'", id=wanted)
-            if not matches
-            else message("{n} sessions are named '{id}...'", n=len(matches), id=wanted),
-            where=folder,
-            wanted=message(
-                "the beginning of one id: {ids}", ids=", ".join(p.stem for p in found[-5:])
-            )
-            if found
-            else "the beginning of one id",
-            remedy="give --resume without an id for the last session",
-        )
-    return matches[0]
-
-
-def _has_begun(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline(MAX_LINE).endswith(b"\n")
-
-
-def _check_model(path: Path, first: Record, digest: str | None) -> None:
-    model = first.get("model")
-    recorded = model.get("digest") if isinstance(model, dict) else None
-    if digest is not None and recorded is not None and recorded != digest:
-        name = model.get("name") if isinstance(model, dict) else None
-        raise MismatchError(
-            "this conversation was held with another model",
-            where=path,
-            wanted=message(
-                "{who} ({digest}...)",
-                who=name if isinstance(name, str) and name else message("the model"),
-                digest=str(recorded)[:16],
-            ),
-            remedy="run it with that model file, or start a new session without --resume",
-        )
-
-
 def _forget_from(exchanges: Iterable[Exchange], turn: int) -> None:
     for exchange in exchanges:
         exchange.forgotten = exchange.forgotten or exchange.turn >= turn
+
+
+def _question(exchange: Exchange) -> Message:
+    """What the model sees of a question; a picture that is gone is said to be."""
+    if exchange.pictures:
+        return {"role": "user", "content": exchange.user, "pictures": exchange.pictures}
+    gone = f"{PICTURE_GONE}\n" * len(exchange.picture_notes)
+    return {"role": "user", "content": gone + exchange.user}
 
 
 def _notices(record: Mapping[str, object]) -> tuple[Notified, ...]:
@@ -326,16 +266,3 @@ def _notices(record: Mapping[str, object]) -> tuple[Notified, ...]:
 def _text(record: Record, key: str) -> str:
     value = record.get(key, "")
     return value if isinstance(value, str) else ""
-
-
-__all__ = [
-    "Exchange",
-    "Session",
-    "as_text",
-    "find_session",
-    "new_session",
-    "read_records",
-    "replay",
-    "resume_session",
-    "save_copy",
-]

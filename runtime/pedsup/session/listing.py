@@ -10,12 +10,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import PedsupError
 from pedsup.files.json_file import parse_json
@@ -30,7 +30,7 @@ MAX_SEARCHED: Final = 64 << 20
 EXCERPT: Final = 60
 """Characters on each side of what was found."""
 _LONG: Final = (b'{"type": "partial"', b'{"type": "assistant"')
-"""How lines begin that say nothing for a list."""
+"""The beginnings of lines that a list does not need."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Summary:
     """Questions, without those that were replaced."""
     model: str = ""
     digest: str | None = None
-    """Of the model's header, as its transcript has it."""
+    """Digest of the model's header, from the transcript."""
     readable: bool = True
     size: int = 0
 
@@ -61,7 +61,7 @@ class Hit:
 
 
 def kept_path(folder: Path, identity: str) -> Path | None:
-    """The transcript of an id in a folder; None where there is none, or something else."""
+    """The transcript of an id in a folder; None if there is none."""
     if not SESSION_ID.fullmatch(identity):
         return None
     path = folder / (identity + SUFFIX)
@@ -79,7 +79,7 @@ def summaries(folder: Path, limit: int) -> tuple[list[Summary], bool]:
             try:
                 found.append((path.stat().st_mtime_ns, path))
             except OSError:
-                continue  # erased just now
+                continue  # erased meanwhile
     found.sort(reverse=True)
     listed = filter(None, (summary(path) for _, path in found))
     rows = list(islice(listed, limit))
@@ -146,7 +146,7 @@ def _utc(seconds: float) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def _short_records(readline: Any, size: int) -> Iterator[dict[str, object]]:
+def _short_records(readline: Callable[[int], bytes], size: int) -> Iterator[dict[str, object]]:
     """The records without answers; a torn last line is not there yet."""
     n = 0
     while (line := readline(size)).endswith(b"\n"):
@@ -180,7 +180,7 @@ def _told(records: list[dict[str, object]]) -> tuple[str, dict[int, str]]:
 
 
 def _excerpt(row: Summary, words: list[str]) -> str | None:
-    """Where the words stand in a conversation; None where one of them does not."""
+    """Where the words are in a conversation; None if one of them is missing."""
     try:
         session = replay(read_records(row.path))
     except PedsupError:
@@ -208,5 +208,5 @@ _BARE: Final = _Bare()
 
 
 def _folded(text: str) -> str:
-    """Without accents and capitals, of the same length, so that places stay what they are."""
+    """Without accents and capitals, but of the same length, so that positions stay valid."""
     return text.translate(_BARE)

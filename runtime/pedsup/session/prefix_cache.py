@@ -34,7 +34,7 @@ from pedsup.trust.identity import content_sample, header_digest
 FORMAT: Final = 1
 DEFAULT_MAX_BYTES: Final = 1 << 29
 MAX_NOTE: Final = 1 << 24
-"""Bytes; the list of a long prompt's tokens takes a hundredth."""
+"""Bytes that are read at most; the tokens of a long prompt take a hundredth of it."""
 MIN_TOKENS: Final = 32
 """A shorter prompt is read faster than a file is checked."""
 
@@ -127,7 +127,7 @@ class PrefixCache:
             document = read_json_object(note, "the note of a saved state", MAX_NOTE)
             good = _fits(document, key, tokens, state) and engine.load_state(state) == tokens
         except (OSError, ValueError, PedsupError) as error:
-            # A dead engine is no damaged file.
+            # A dead engine does not mean a damaged file.
             if isinstance(error, EngineError):
                 raise
             good = False

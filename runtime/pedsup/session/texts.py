@@ -1,4 +1,4 @@
-"""What is said of a session in more than one place."""
+"""Texts about a session that are used in several places."""
 
 from __future__ import annotations
 

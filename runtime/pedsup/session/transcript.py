@@ -2,7 +2,7 @@
 
     {"type": "session", "schema": 1, "id": ..., "model": {...}, "template": ..., "settings": {...}}
     {"type": "system", "text": ...}
-    {"type": "user", "turn": 1, "text": ...}
+    {"type": "user", "turn": 1, "text": ..., "pictures": [{"sha256": ..., "width": ..., ...}]}
     {"type": "partial", "turn": 1, "reasoning": ..., "answer": ...}     pieces since the last one
     {"type": "assistant", "turn": 1, "answer": ..., "reasoning": ..., "stop_reason": ...}
     {"type": "reset"}                                          later turns do not see earlier ones

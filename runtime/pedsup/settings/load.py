@@ -1,9 +1,8 @@
-"""From a settings file and the command line to settings, and where each came from."""
+"""Reads settings from a file and the command line, and notes where each came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -17,7 +16,7 @@ from pedsup.settings.schema import Settings
 FILE: Final = "settings.toml"
 MAX_BYTES: Final = 1 << 20
 Origin: TypeAlias = Literal["command line", "settings file", "a program", "tuned", "default"]
-"""Where a value came from; the earlier wins."""
+"""Where a value came from; earlier ones win."""
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, object]) -> Settings:
@@ -64,7 +63,6 @@ def with_values(settings: Settings, values: Mapping[str, object], *, where: Mess
 
 
 def given_names(settings: Settings) -> dict[str, Origin]:
-    """What was given, for settings made in a program: the values that are not the default."""
-    default = Settings()
-    names = (field.name for field in fields(Settings))
-    return {n: "a program" for n in names if getattr(settings, n) != getattr(default, n)}
+    """The values that differ from the default, for settings made by a program."""
+    default = vars(Settings())
+    return {name: "a program" for name, value in vars(settings).items() if value != default[name]}

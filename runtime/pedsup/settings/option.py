@@ -19,7 +19,7 @@ class Option:
     default: str
     """The default as the table names it."""
     metavar: str | None = None
-    """What its value is called where its type does not say it."""
+    """The name of its value in the help, if its type does not give one."""
 
 
 _KEY: Final = "option"

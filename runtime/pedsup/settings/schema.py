@@ -149,6 +149,19 @@ class Settings:
         meaning="apply a LoRA adapter (GGUF) to the model as it runs: [adapter.md](adapter.md)",
         metavar="FILE",
     )
+    mmproj: PathText | None = option(
+        None,
+        help="The projector that lets MODEL see pictures (a GGUF file), or off.",
+        meaning="the projector (GGUF) through which the model sees: [pictures.md](pictures.md); "
+        "`off`: none",
+        default="a `mmproj-MODEL.gguf` beside MODEL",
+        metavar="FILE|off",
+    )
+    picture_tokens: Annotated[int, within(16, 1120)] = option(
+        280,
+        help="Limit on tokens of one picture (Gemma 4).",
+        meaning="maximum tokens of one picture, for models that can choose (Gemma 4)",
+    )
     draft: Text = option(
         "off",
         help="Guess tokens ahead in llama-server: off, lookup, or a draft model's GGUF.",

@@ -76,6 +76,10 @@ COMMANDS: Final = (
     Command(
         "system", "sistema", message("show or set the system prompt"), (), message("[TEXT]")
     ),
+    Command(
+        "image", "imagen", message("show a photo (JPEG or PNG) with your next question"),
+        (Value("none", "ninguna"),), message("[FILE]"),
+    ),
     Command("reset", "reiniciar", message("start afresh (the transcript keeps everything)")),
     Command(
         "save", "guardar", message("write the conversation to a file: .md, .txt or .jsonl"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pedsup import __version__
-from pedsup.chat.turn import TurnResult
+from pedsup.chat.events import TurnResult
 from pedsup.errors import EngineError, UsageError
 from pedsup.exit_codes import ExitCode
 from pedsup.files.standard_streams import read_all, require_text
@@ -24,7 +24,7 @@ def read_question(prompt: str | None) -> str:
     With `-p` standard input is left alone: it may be the list that a shell loop reads from.
 
     Raises:
-        UsageError: there is no text, or it is not text in a known encoding.
+        UsageError: the text is missing, or is in an unknown encoding.
     """
     text = prompt if prompt is not None else read_all()
     if not text or not text.strip():

@@ -1,4 +1,4 @@
-"""What `pedsup-run` alone says: the models it knows here, the last conversation, what to do."""
+"""What `pedsup-run` alone shows: the models on this device, the last conversation, what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pedsup.session.transcript import read_records
 from pedsup.texts.safe import clean, label
 
 RECENT: Final = 20
-"""Conversations that are looked at for their models."""
+"""How many conversations are searched for their models."""
 SHOWN: Final = 5
 BEGINNING: Final = 1 << 16
 MAGIC: Final = b"GGUF"
@@ -26,14 +26,14 @@ MAGIC: Final = b"GGUF"
 
 @dataclass(frozen=True)
 class Overview:
-    """What there is on this device to go on with."""
+    """The models and conversations on this device."""
 
     models: tuple[Path, ...]
     """Those of the last conversations first, then those of the folders."""
     last: Summary | None
 
     def lines(self) -> Iterator[Message]:
-        """For people."""
+        """The overview in lines, for people."""
         if self.models:
             yield message("Hold a conversation:")
             for path in self.models:

@@ -1,4 +1,4 @@
-"""What a resumed conversation shows of itself: its last turns, shortened."""
+"""What a resumed conversation shows: its last turns, shortened."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pedsup.texts.safe import clean
 SHOWN_TURNS: Final = 2
 MAX_QUESTION: Final = 200
 MAX_ANSWER: Final = 600
-"""Characters: two turns fit on a phone's screen."""
+"""Characters of a turn: two turns fit on a phone's screen."""
 MARK: Final = "  > "
-"""Set in, so that nobody takes it for the prompt of now."""
+"""Indented, so that nobody takes it for the current prompt."""
 CUT: Final = " [...]"
 
 

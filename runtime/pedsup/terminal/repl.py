@@ -9,95 +9,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pedsup.chat.turn import TurnResult, TurnSettings
+from pedsup.chat.events import TurnResult, TurnSettings
+from pedsup.engine.limits import cannot_see
 from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
 from pedsup.files.standard_streams import require_text
 from pedsup.messages import Message, message, reason_of
+from pedsup.pictures.limits import MAX_PICTURES
+from pedsup.pictures.picture import Picture
+from pedsup.pictures.read import read_picture
 from pedsup.progress import report
 from pedsup.run.load import LoadedModel
 from pedsup.run.stats import stats_text
 from pedsup.session.consent import YES
 from pedsup.session.conversation import Conversation
-from pedsup.session.history import save_copy
+from pedsup.session.copy import save_copy
 from pedsup.session.texts import CUT, STILL_THERE
-from pedsup.terminal.commands import LEAVING, completions, find, help_text, nearest
+from pedsup.terminal.commands import LEAVING, find, help_text, nearest
+from pedsup.terminal.reading import read_message
 from pedsup.terminal.recap import recap
 from pedsup.terminal.render import Renderer, ThinkView
 from pedsup.texts.intended_use import BRIEF, SHORT, Language
-from pedsup.texts.language import current_language, set_language, translated
+from pedsup.texts.language import set_language, translated
 from pedsup.texts.safe import clean
-from pedsup.texts.screen import Screen, Style, screen_of
+from pedsup.texts.screen import Screen, Style
 
-PROMPT: Final = "> "
-MORE: Final = ". "
-FENCE: Final = '"""'
 _VIEWS: Final[dict[ThinkView, Message]] = {
     "shown": message("shown"),
     "hidden": message("hidden"),
     "off": message("off"),
 }
-
-
-def read_message(read_line: Callable[[str], str]) -> str:
-    """One message: a line, lines joined by trailing backslashes, or a block between triple quotes.
-
-    Raises:
-        EOFError: the input ended before a message began.
-    """
-    line = read_line(PROMPT)
-    if line.lstrip().startswith(FENCE):
-        return _read_block(line.lstrip()[len(FENCE) :], read_line)
-    lines = []
-    while line.endswith("\\"):
-        lines.append(line[:-1])
-        try:
-            line = read_line(MORE)
-        except EOFError:
-            line = ""
-    return "\n".join([*lines, line]).strip()
-
-
-def _read_block(line: str, read_line: Callable[[str], str]) -> str:
-    lines = []
-    while not line.rstrip().endswith(FENCE):
-        lines.append(line)
-        try:
-            line = read_line(MORE)
-        except EOFError:
-            return "\n".join(lines).strip()
-    lines.append(line.rstrip()[: -len(FENCE)])
-    return "\n".join(lines).strip()
-
-
-def terminal_reader(earlier: list[str]) -> Callable[[str], str]:
-    """`input`, with line editing, Tab and the session's earlier questions where readline exists.
-
-    The history lives in memory only: what was asked is in the transcript, if anywhere.
-    """
-    screen = screen_of(sys.stdout)
-    try:
-        import readline
-    except ImportError:  # Python builds without it
-        return lambda prompt: input(screen.styled(prompt, "prompt"))
-    for question in earlier:
-        readline.add_history(question.replace("\n", " "))
-    readline.set_completer(lambda _, n: _completion(readline.get_line_buffer(), n))
-    readline.set_completer_delims(" ")
-    libedit = "libedit" in (readline.__doc__ or "")
-    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
-
-    def read(prompt: str) -> str:
-        # What takes no room on the screen is marked, or readline breaks lines at the wrong place.
-        codes = (f"\x01{code}\x02" if code else "" for code in
-                 (screen.begin("prompt"), screen.end()))  # fmt: skip
-        return input(prompt.join(codes))
-
-    return read
-
-
-def _completion(line: str, n: int) -> str | None:
-    found = completions(line, current_language())
-    return found[n] if n < len(found) else None
 
 
 @dataclass
@@ -110,6 +50,8 @@ class Repl:
     read_line: Callable[[str], str]
     last: TurnResult | None = None
     leaving: bool = False
+    pictures: tuple[Picture, ...] = ()
+    """To be shown with the next question."""
     engine_gone: bool = False
     """The engine failed; it is started again with the next question."""
 
@@ -162,7 +104,8 @@ class Repl:
             self._tell(message("[starting the model again]"))
             self.conversation.restart_engine()
             self.engine_gone = False
-        result = self.conversation.ask(question, self.settings)
+        pictures, self.pictures = self.pictures, ()
+        result = self.conversation.ask(question, self.settings, pictures)
         if result.stop_reason == "interrupted":
             self._tell(message("[stopped]"))
         elif result.stop_reason in ("length", "context"):
@@ -193,6 +136,7 @@ class Repl:
             "budget": self._budget,
             "reasoning": self._reasoning,
             "system": self._system,
+            "image": self._image,
             "reset": self._reset,
             "save": self._save,
             "stats": self._stats,
@@ -268,6 +212,23 @@ class Repl:
             else message("System prompt: (none)")
         )
 
+    def _image(self, argument: str) -> None:
+        if argument == "none":
+            self.pictures = ()
+        elif argument:
+            if not self.conversation.engine.can_see:
+                raise cannot_see()
+            if len(self.pictures) == MAX_PICTURES:
+                self._tell(message("No more than {n} photos go with a question.", n=MAX_PICTURES))
+                return
+            self.pictures += (read_picture(Path(argument).expanduser()),)
+        n = len(self.pictures)
+        self._tell(
+            message("Photos for the next question: {n}.", n=n)
+            if n
+            else message("No photo goes with the next question.")
+        )
+
     def _reset(self, _argument: str) -> None:
         self.conversation.session.reset()
         self._tell(message("The conversation starts afresh."))
@@ -331,6 +292,8 @@ class Repl:
             if n == 1
             else message("Resumed session {id} with {n} turns.", id=session.id, n=n)
         )
+        if any(exchange.picture_notes for exchange in session.exchanges):
+            self._tell(message("Its photos were not kept: the model no longer sees them."))
         for shown in recap(session, self._language):
             self._say(shown)
 

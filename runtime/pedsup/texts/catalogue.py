@@ -1,4 +1,4 @@
-"""The catalogue of a language: English text to its translation. Read when first needed."""
+"""The catalogue of a language maps English text to its translation. Loaded on first use."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ FULL: Final[dict[Language, str]] = {
         "- Do not use them to diagnose or to choose a treatment or a dose.\n"
         "- Do not put them, or their output, in front of patients or carers.\n"
         "- A qualified health professional must review every output.\n"
+        "- A picture changes none of this: what a model says of one is no finding.\n"
         "- A model can be wrong, invent facts and sound certain. In an emergency follow your\n"
         "  local protocol and call for help."
     ),
@@ -35,6 +36,7 @@ FULL: Final[dict[Language, str]] = {
         "- No los use para diagnosticar ni para elegir un tratamiento o una dosis.\n"
         "- No los muestre, ni sus respuestas, a pacientes o cuidadores.\n"
         "- Un profesional de salud calificado debe revisar cada respuesta.\n"
+        "- Una imagen no cambia nada de esto: lo que un modelo diga de ella no es un hallazgo.\n"
         "- Un modelo puede equivocarse, inventar datos y sonar seguro. En una urgencia siga su\n"
         "  protocolo local y pida ayuda."
     ),

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pedsup.errors import PedsupError
+from pedsup.files.paths import config_folder
 from pedsup.messages import as_message
 from pedsup.texts.intended_use import Language
 
 
 class _Current:
-    """What `pedsup-run` was told. Other programs tell nothing, and stay English."""
+    """The language `pedsup-run` was told to use. Other programs stay English."""
 
     words: Sequence[str] | None = None
     language: Language | None = None
@@ -72,8 +73,6 @@ def _option(words: Sequence[str], name: str) -> str | None:
 
 def _kept(words: Sequence[str]) -> Language | None:
     """`lang` of the settings file, even where another line of it is wrong."""
-    from pedsup.files.paths import config_folder
-
     given = _option(words, "--settings")
     try:
         file = Path(given) if given else config_folder() / "settings.toml"

@@ -7,7 +7,9 @@ from typing import Final, Literal
 
 from pedsup.messages import Message, from_document, message
 
-GuardCode = Literal["guard_emergency", "guard_dose_no_weight", "guard_dose_in_answer"]
+GuardCode = Literal[
+    "guard_emergency", "guard_dose_no_weight", "guard_dose_in_answer", "guard_picture"
+]
 
 NOTICES: Final[dict[str, Message]] = {
     # of a turn
@@ -54,6 +56,10 @@ GUARDS: Final[dict[GuardCode, Message]] = {
     "guard_dose_in_answer": message(
         "the answer names an amount to give, and no weight was given: do not use it; work out the "
         "dose from the weight and your formulary"
+    ),
+    "guard_picture": message(
+        "a picture changes nothing: no diagnosis comes from it; look at the patient yourself and "
+        "review the answer"
     ),
 }
 """Every guard's line. They stand beside the model's text, never in it."""

@@ -1,4 +1,4 @@
-"""Text from models and files, made safe to print."""
+"""Makes text from models and files safe to print."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 MAX_LABEL: Final = 120
-"""Characters of a name from a file, where it is shown."""
+"""How many characters of a name from a file are shown."""
 # C0 and C1 controls (a model could otherwise move the cursor or set the window's title) and the
 # marks that reorder text. Newline and tab stay.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -1,4 +1,4 @@
-"""What a stream can show: how wide it is, and whether it has colour and weight."""
+"""What a stream can show: its width, and whether it supports colour and bold."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ _CODES: Final[dict[Style, str]] = {
 }
 PLAIN: Final = "\x1b[0m"
 FALLBACK: Final = 80
-"""Columns of a terminal that does not say."""
+"""Columns assumed for a terminal that does not tell its width."""
 LEAST: Final = 20
 """Below this many columns words are not wrapped: most would not fit."""
+ITEM, ITEM_INDENT = "- ", "  "
+_ITEM_GOES_ON: Final = re.compile(r"^(- .*)\n {2}(?=\S)", re.MULTILINE)
 _PARTS: Final = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 @dataclass(frozen=True)
 class Screen:
-    """A stream as those see it who read it."""
+    """A stream as its reader sees it."""
 
     stream: TextIO
     terminal: bool
@@ -41,15 +43,15 @@ class Screen:
     colour: bool
 
     def width(self) -> int | None:
-        """Columns, as they are now (a phone is turned); None where lines have no end."""
+        """The current number of columns (a phone may be turned); None if lines are unlimited."""
         return _width(self.stream) if self.terminal else None
 
     def begin(self, style: Style) -> str:
-        """What switches a style on; nothing where there are none."""
+        """The code that switches a style on; empty if styles are not supported."""
         return _CODES[style] if self.colour else ""
 
     def end(self) -> str:
-        """What switches every style off."""
+        """The code that switches every style off."""
         return PLAIN if self.colour else ""
 
     def styled(self, text: str, style: Style) -> str:
@@ -71,9 +73,10 @@ def screen_of(stream: TextIO) -> Screen:
 def wrapped(text: str, width: int | None, indent: str = "") -> str:
     """Each line of a text broken between words; `indent` begins what follows a break.
 
-    A word that is too long (a path, an address) stays whole, so that it can be copied.
+    A word that is too long (a path, an address) stays whole, so that it can be copied. An item of
+    a list ("- ...") is broken as a whole, and what follows a break is indented below its words.
     """
-    if width is None or width < LEAST:
+    if width is None or width < LEAST or all(len(line) <= width for line in text.split("\n")):
         return text
     return "\n".join(
         line
@@ -81,12 +84,12 @@ def wrapped(text: str, width: int | None, indent: str = "") -> str:
         else textwrap.fill(
             line,
             width,
-            subsequent_indent=indent,
+            subsequent_indent=indent + ITEM_INDENT * line.startswith(ITEM),
             break_long_words=False,
             break_on_hyphens=False,
             replace_whitespace=False,
         )
-        for line in text.split("\n")
+        for line in _ITEM_GOES_ON.sub(r"\1 ", text).split("\n")
     )
 
 

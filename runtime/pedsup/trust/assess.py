@@ -11,13 +11,11 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
 
 from pedsup.errors import PedsupError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.messages import Message, joined, message, reason_of
+from pedsup.messages import message, reason_of
 from pedsup.progress import say
-from pedsup.texts.safe import label
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
 from pedsup.trust.bundle import (
@@ -30,6 +28,7 @@ from pedsup.trust.bundle import (
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
+from pedsup.trust.verdict import Signed, Trust, Weights
 from pedsup.trust.verified import (
     FileState,
     Reading,
@@ -38,10 +37,6 @@ from pedsup.trust.verified import (
     recorded_reading,
     require_same,
 )
-
-Signed = Literal["signed", "by-adapter", "unsigned", "unknown-key"]
-"""'by-adapter': it is not signed itself, and a signed adapter names it by its digest."""
-Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 
 _HOW_TO_TRUST = message(
     "get the signer's .pub file, compare its words with the signer, then: "
@@ -60,110 +55,6 @@ class Policy:
     """The signature must be by the one key in the store, which the user named for this check."""
     as_before: bool = True
     """Refuse a model that came signed before and does not now."""
-
-
-@dataclass(frozen=True)
-class Trust:
-    """What is known of a file; `weights` is 'unread' or 'earlier' until `verify_weights`."""
-
-    path: Path
-    name: str
-    header_sha256: str
-    state: FileState
-    signed: Signed
-    key: TrustedKey | None
-    """The trusted key that signed it."""
-    hint: str | None
-    """How the signature names its key."""
-    expected_sha256: str | None
-    """Of the whole file, by the signature or else by the manifest."""
-    weights: Weights
-    store: TrustStore
-    blocks: tuple[bytes, ...] | None = None
-    """Digests of the file's blocks, to compare again; None where its times are proof enough."""
-    drafter: Trust | None = None
-    """Of the draft model that llama.cpp loads beside it."""
-    adapter: Trust | None = None
-    """Of the adapter that llama.cpp applies to it."""
-    unbound: bool = False
-    """Of an adapter: nothing says which model it was made for."""
-
-    @property
-    def companions(self) -> tuple[Trust, ...]:
-        """Of the files that llama.cpp loads beside it."""
-        return tuple(one for one in (self.drafter, self.adapter) if one is not None)
-
-    def describe(self) -> dict[str, object]:
-        """For JSON and for a transcript's first line."""
-        return {
-            "signed": self.signed,
-            "key": self.key.key.fingerprint if self.key else None,
-            "key_name": self.key.name if self.key else None,
-            "sha256": self.expected_sha256,
-            "weights": self.weights,
-            "warning": " ".join(self.lines()) if self.warns else None,
-            "drafter": self.drafter.describe() if self.drafter else None,
-            "adapter": self.adapter.describe() if self.adapter else None,
-        }
-
-    def lines(self) -> list[Message]:
-        """For people; the first line says who vouches for the file, or warns that nobody does."""
-        if self.signed == "signed" and self.key is not None:
-            first = message("Signed by {name}.", name=self.key.name)
-        elif self.signed == "by-adapter" and self.key is not None:
-            first = message(
-                "Named by its digest in the adapter that {name} signed.", name=self.key.name
-            )
-        elif self.signed == "unknown-key":
-            first = message(
-                "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
-                "signature cannot be checked (pedsup-run trust add KEY.pub).",
-                hint=(self.hint or "")[:16],
-            )
-        else:
-            first = message(
-                "WARNING: this model is not signed: nobody vouches for where it comes from."
-            )
-        lines = [joined(" ", [first, _READ[self.weights]])]
-        if self.unbound:
-            lines.append(
-                message("WARNING: nothing says that this adapter was made for this model.")
-            )
-        if self.drafter is not None:
-            prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
-            lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
-        if self.adapter is not None:
-            prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
-            lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
-        return lines
-
-    def brief(self) -> Message:
-        """One line of 40 columns: who vouches, or the first warning; `lines` says all."""
-        if self.signed == "unknown-key":
-            return message("WARNING: signed by an unknown key (/model).")
-        if self.signed == "unsigned":
-            return message("WARNING: not signed (/model).")
-        if self.unbound:
-            return message("WARNING: adapter of another model? (/model)")
-        if self.warns:
-            return message("WARNING: a second file is not signed (/model).")
-        if self.signed == "signed" and self.key is not None:
-            return message("Signed by {name}.", name=self.key.name)
-        return message("Named in a signed adapter (/model).")
-
-    @property
-    def warns(self) -> bool:
-        """Whether a session must begin with a warning."""
-        vouched = self.signed in ("signed", "by-adapter") and not self.unbound
-        return not vouched or any(one.warns for one in self.companions)
-
-
-_READ: Final[dict[Weights, Message]] = {
-    "unread": message("Its bytes are compared before it is loaded."),
-    "read": message("All its bytes were read and are as exported."),
-    "earlier": message("It was read in full earlier and has not changed since."),
-    "nothing-to-compare": message("It has no manifest: nothing says what its bytes should be."),
-}
 
 
 @dataclass(frozen=True)
@@ -255,6 +146,8 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
     if trust.adapter is not None:
         trust = replace(trust, adapter=verify_weights(trust.adapter, remember=remember))
+    if trust.projector is not None:
+        trust = replace(trust, projector=verify_weights(trust.projector, remember=remember))
     if trust.key is not None and trust.signed == "signed" and remember:
         _remember(trust, trust.key)
     return trust

@@ -1,4 +1,4 @@
-"""A model file on a file system whose times prove nothing: its blocks, checked again each start.
+"""Checks the blocks of a model file at each start, on file systems whose times prove nothing.
 
 A write through a mapping that was there before changes neither size nor, on tmpfs, FAT or many
 FUSE file systems (Android's shared storage), any time. So a full reading there keeps a digest of
@@ -26,12 +26,12 @@ from pedsup.messages import message
 
 BLOCK: Final = 1 << 20
 DIGEST_BYTES: Final = 16
-"""Of SHA-256: 128 bits against a second block with the same digest."""
+"""Bytes of SHA-256 that are kept: 128 bits against a second block with the same digest."""
 SAMPLED: Final = 64
 """Blocks compared before loading: a file changed in one of a hundred is found in every other start,
 one changed in one of ten in 999 of 1000."""
 SHARE: Final = 0.25
-"""Of the time, for the reading beside a session."""
+"""Share of the time for the reading beside a session."""
 PROVING: Final = frozenset({"ext4", "f2fs", "xfs", "btrfs"})
 """Where a write through a mapping changes ctime: `file_update_time` in their `page_mkwrite`. ext4
 is tested (`test_trust_blocks.py`)."""
@@ -176,5 +176,5 @@ class Watch:
             self.failure = error
             self._tell(error)
         except OSError:
-            pass  # the card was taken out: llama.cpp notices by itself
+            pass  # the card was taken out: llama.cpp notices that as well
         self.done.set()

@@ -65,7 +65,7 @@ class SignedFiles:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature file that was read, and believed in nothing yet."""
+    """A signature file that was read, but not verified."""
 
     path: Path
     hint: str
@@ -92,7 +92,7 @@ class Signature:
         """The signed statement, checked for its shape.
 
         Raises:
-            UntrustedError: it is no statement about one model and its manifest.
+            UntrustedError: it is not a statement about one model and its manifest.
         """
         try:
             return _files(parse_json(self.payload))
@@ -112,7 +112,7 @@ def pre_authentication(payload: bytes) -> bytes:
 
 
 def read_signature(path: Path) -> Signature:
-    """Read a signature file; nothing in it is believed yet.
+    """Read a signature file without verifying it.
 
     Raises:
         UntrustedError: it cannot be read, is too large, or no bundle of the kind above.

@@ -1,4 +1,4 @@
-"""What model a file is: its name, a digest that costs no reading, and its manifest."""
+"""Which model a file is: its name, a digest that needs no full reading, and its manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE: Final = 4096
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Who a model file says it is."""
+    """What a model file says about itself."""
 
     name: str
     """One short line, whatever the file says."""
@@ -30,7 +30,7 @@ class ModelIdentity:
     table and, in pedsup's own files, the digest of every tensor through the manifest's."""
     manifest: Manifest | None
     problem: str | None = None
-    """Why a manifest that lies there was not believed."""
+    """Why the manifest beside the file was rejected."""
 
     adapter: ModelIdentity | None = None
     """The adapter that runs beside the model; `digest` is then that of the pair."""

@@ -78,7 +78,7 @@ def read_public_key(path: Path) -> PublicKey:
     Raises:
         UsageError: it is a private key.
         MissingFileError: it is not there.
-        BadFileError: it cannot be read, or is no public key on P-256.
+        BadFileError: it cannot be read, or is not a public key on P-256.
     """
     if not path.exists():
         raise MissingFileError("no such file", where=path, remedy="check the path of the key")

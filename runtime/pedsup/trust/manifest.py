@@ -6,6 +6,9 @@
 `core_sha256` is the SHA-256 of `core` in canonical JSON, and it is the digest that stands in
 the GGUF. `core` names base, adapter, recipe and each tensor's SHA-256; `file` (the digest of the
 whole GGUF, which contains the former) stands beside it.
+
+A projector, `mmproj-model.gguf`, has no manifest of its own. `core.mmproj` names it by the digest
+of all its bytes, and its metadata name the model by the digest of `core.tensors` (`MMPROJ_KEY`).
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from pedsup.messages import message
 SCHEMA: Final = "pedsup-manifest/1"
 DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
+MMPROJ_KEY: Final = "pedsup.mmproj.model"
+"""A projector's metadata key that holds `model_tensors_digest` of the model it was made with."""
 MAX_BYTES: Final = 8 << 20
-"""E4B's has 0.3 MB."""
+"""E4B's has 0.4 MB, its projector included."""
 _AGAIN: Final = message("copy the manifest again from where the model came from")
 
 
@@ -37,10 +42,24 @@ def manifest_path(model: Path) -> Path:
     return model.with_name(model.name + ".manifest.json")
 
 
+def mmproj_path(model: Path) -> Path:
+    """Where the projector of a model lies."""
+    return model.with_name(f"mmproj-{model.stem}.gguf")
+
+
 def core_digest(core: Mapping[str, object]) -> str:
     """SHA-256 of `core` as canonical JSON: sorted keys, no spaces, UTF-8."""
     text = json.dumps(core, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def model_tensors_digest(core: Mapping[str, object]) -> str:
+    """What a projector knows its model by: SHA-256 of the core's table of tensors.
+
+    Not the model's own digest, which depends on the projector's.
+    """
+    tensors = core["tensors"]
+    return core_digest(tensors if isinstance(tensors, Mapping) else {})
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,19 @@ class TensorFacts:
     type: str = ""
     shape: object = None
     bytes: Count = 0
+
+
+@dataclass(frozen=True)
+class MmprojFacts:
+    """The projector beside a model: the file with its vision and audio towers."""
+
+    name: str
+    size: Count
+    """Bytes."""
+    sha256: Sha256
+    header: Sha256
+    """`pedsup.trust.identity.header_digest`: known before its weights are read."""
+    tensors: Mapping[str, TensorFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +135,7 @@ class CoreFacts:
     tokenizer: Mapping[str, object] | None = None
     vocabulary: Mapping[str, object] | None = None
     chat_template_sha256: object = None
+    mmproj: MmprojFacts | None = None
 
 
 @dataclass(frozen=True)

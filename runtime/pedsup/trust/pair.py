@@ -16,11 +16,12 @@ from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.messages import message
 from pedsup.texts.safe import label
-from pedsup.trust.assess import Bound, Policy, Trust, assess
+from pedsup.trust.assess import Bound, Policy, assess
 from pedsup.trust.bundle import COPY
 from pedsup.trust.identity import ModelIdentity, identify, paired
 from pedsup.trust.manifest import Manifest
 from pedsup.trust.store import load_store
+from pedsup.trust.verdict import Trust
 
 FITS: Final = "fits"
 """The entry of an adapter's manifest that names its models."""
@@ -35,6 +36,8 @@ class Checked:
     """Of the model, or of the pair."""
     trust: Trust
     adapter: GGUFHeader | None
+    model: ModelIdentity
+    """Of the model alone."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def assess_pair(header: GGUFHeader, adapter: Path | None, policy: Policy) -> Che
     """
     store, own = load_store(), identify(header)
     if adapter is None:
-        return Checked(own, assess(header, own, store, policy), None)
+        return Checked(own, assess(header, own, store, policy), None, own)
     its = validate_adapter(adapter)
     require_fits(its, header)
     identity = identify(its)
@@ -65,7 +68,7 @@ def assess_pair(header: GGUFHeader, adapter: Path | None, policy: Policy) -> Che
     bound = _bound(identity, own, trust)
     trust = replace(trust, unbound=bound is None)
     model = assess(header, own, store, policy, bound)
-    return Checked(paired(own, identity, its), replace(model, adapter=trust), its)
+    return Checked(paired(own, identity, its), replace(model, adapter=trust), its, own)
 
 
 def fits(manifest: Manifest) -> tuple[Fit, ...]:

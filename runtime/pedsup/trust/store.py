@@ -111,7 +111,7 @@ class TrustStore:
         """The store without the key of this name, or whose fingerprint begins so.
 
         Raises:
-            UsageError: no key, or more than one, is meant.
+            UsageError: no key, or more than one, matches.
         """
         found = [k for k in self.keys if k.name == wanted] or [
             k for k in self.keys if len(wanted) >= 8 and k.key.fingerprint.startswith(wanted)
@@ -134,7 +134,7 @@ class TrustStore:
         return self if model in self.models else replace(self, models=(*self.models, model))
 
     def without_model(self, name: str) -> TrustStore:
-        """The store that expects nothing of models of this name any more.
+        """The store without expectations about models of this name.
 
         Raises:
             UsageError: there is none.

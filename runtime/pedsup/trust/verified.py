@@ -41,7 +41,7 @@ SAY_ABOVE: Final = 1 << 30
 
 @dataclass(frozen=True)
 class FileState:
-    """What `stat` says of a file: enough to see that it was replaced or written to."""
+    """What `stat` reports about a file: enough to see that it was replaced or written to."""
 
     size: int
     mtime_ns: int
@@ -164,7 +164,7 @@ def require_same(path: Path, state: FileState) -> None:
 
 
 def _blocks(text: str | None, size: int) -> tuple[bytes, ...] | None:
-    """The block digests of a record; None where it has none that fit the file."""
+    """The block digests of a record; None if they are absent or do not fit the file."""
     try:
         raw = bytes.fromhex(text or "")
     except ValueError:

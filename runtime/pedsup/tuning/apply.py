@@ -1,4 +1,4 @@
-"""Fill what the user did not give with what was measured."""
+"""Uses measured values for the settings that the user did not give."""
 
 from __future__ import annotations
 

@@ -1,28 +1,22 @@
-"""The children that measure: one loaded model each, kept while memory allows."""
+"""The child processes that measure: one loaded model each, kept while memory allows."""
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import signal
-import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
+from pedsup.child.lines import LineChild, NoAnswerError, error_in
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.llama_server.death import how_it_died
 from pedsup.engine.select import EngineChoice
 from pedsup.files.records import record
 from pedsup.gguf_file import GGUFHeader
 from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
-from pedsup.messages import Message, from_document, joined, message
+from pedsup.messages import Message, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
 from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
 from pedsup.tuning.speed import Failure, Speed
@@ -34,73 +28,7 @@ FIRST_LOAD_S: Final = 600.0
 POLITE_S: Final = 3.0
 PROBE_DECODE: Final = 4
 WARM_UP_SHARE: Final = 0.03
-"""Of the time: a first measurement that took longer is not repeated."""
-
-
-class _DeadError(Exception):
-    """The child is gone or was ended; says why, and whether it was only too slow."""
-
-    def __init__(self, why: Message, *, slow: bool = False) -> None:
-        super().__init__(why)
-        self.why, self.slow = why, slow
-
-
-@dataclass
-class Child:
-    """One worker process."""
-
-    process: subprocess.Popen[bytes]
-    stuck: bool = False
-    _rest: bytes = b""
-
-    def ask(self, document: dict[str, object], timeout_s: float) -> dict[str, object]:
-        """Send one line, get one.
-
-        Raises:
-            _DeadError: it died, was too slow, or took the last memory.
-        """
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(document).encode() + b"\n")
-            self.process.stdin.flush()
-        answer: dict[str, object] = json.loads(self._line(timeout_s))
-        if "error" in answer:
-            raise _DeadError(_refusal(answer["error"]))
-        return answer
-
-    def close(self) -> None:
-        """End it, and the `llama-server` that it may have."""
-        # At the end of its input it leaves nothing behind; one that is stuck is killed.
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.0 if self.stuck else POLITE_S)
-        with suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-    def _line(self, timeout_s: float) -> bytes:
-        out, deadline = self.process.stdout, time.monotonic() + timeout_s
-        assert out is not None
-        while b"\n" not in self._rest:
-            if time.monotonic() > deadline:
-                self.stuck = True
-                raise _DeadError(message("no result within {s} s", s=f"{timeout_s:.0f}"), slow=True)
-            if not select.select([out], [], [], 0.1)[0]:
-                left = available_memory()
-                if left is not None and left.bytes < FLOOR:
-                    self.stuck = True
-                    raise _DeadError(message("memory ran out"))
-                continue
-            block = os.read(out.fileno(), 1 << 16)
-            if not block:
-                raise _DeadError(_death(self.process.wait()))
-            self._rest += block
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
+"""Share of the time: a longer first measurement is not repeated."""
 
 
 @dataclass
@@ -117,7 +45,7 @@ class ChildBench:
     seconds: float
     engine_name: str = ""
     n_loads: int = 0
-    _children: OrderedDict[Hashable, Child] = field(default_factory=OrderedDict)
+    _children: OrderedDict[Hashable, LineChild] = field(default_factory=OrderedDict)
     _broken: dict[Hashable, Message] = field(default_factory=dict)
     _lengths: Lengths | None = None
     _usual: Speed | None = None
@@ -135,12 +63,12 @@ class ChildBench:
                 usual = self._warm_up(child, candidate)
                 self.start_stage(lengths_for(usual, self.seconds), usual)
             return self._timed(child, candidate, metric)
-        except _DeadError as death:
-            self._drop(key)
+        except NoAnswerError as gone:
+            self._drop(key, stuck=gone.code is None)
             # Too slow with this many threads does not mean that it cannot be loaded.
-            if key not in self._children and not death.slow:
-                self._broken[key] = death.why
-            return Failure(death.why)
+            if key not in self._children and not gone.slow:
+                self._broken[key] = gone.why
+            return Failure(gone.why)
 
     def start_stage(self, lengths: Lengths, usual: Speed) -> None:
         """How many tokens a measurement has from now on, and how fast they usually are."""
@@ -183,25 +111,17 @@ class ChildBench:
             extra_buffers=candidate.extra_buffers,
         )
 
-    def _child(self, key: Hashable, candidate: Candidate) -> Child:
+    def _child(self, key: Hashable, candidate: Candidate) -> LineChild:
         if key in self._children:
             self._children.move_to_end(key)
             return self._children[key]
         config = self._config(candidate)
         self._make_room(config)
-        child = Child(
-            subprocess.Popen(
-                [sys.executable, "-m", "pedsup.tuning.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
+        child = LineChild([sys.executable, "-m", "pedsup.tuning.worker"])
         self._children[key] = child
         self.n_loads += 1
         limit = FIRST_LOAD_S if not self._loads_s else 4 * max(self._loads_s) + 10
-        ready = child.ask({"config": config_to_json(config), "engine": self.engine}, limit)
+        ready = _ask(child, {"config": config_to_json(config), "engine": self.engine}, limit)
         loaded = record(Ready, ready, FROM_CHILD)
         self.engine_name = loaded.engine
         self._loads_s.append(loaded.load_s)
@@ -217,10 +137,10 @@ class ChildBench:
             if available is None or available.bytes >= wanted + FLOOR:
                 return
             if not self._children:
-                raise _DeadError(message("it does not fit into the available memory"))
+                raise NoAnswerError(message("it does not fit into the available memory"))
             self._drop(next(iter(self._children)))
 
-    def _warm_up(self, child: Child, candidate: Candidate) -> Speed:
+    def _warm_up(self, child: LineChild, candidate: Candidate) -> Speed:
         """The first measurement reads the file's pages: a second one tells the speed."""
         started = time.monotonic()
         speed = self._speed(self._task(candidate, PROBE_PROMPT, PROBE_DECODE), child, FIRST_LOAD_S)
@@ -228,7 +148,7 @@ class ChildBench:
             return speed
         return self._speed(self._task(candidate, PROBE_PROMPT, PROBE_DECODE), child, FIRST_LOAD_S)
 
-    def _timed(self, child: Child, candidate: Candidate, metric: Metric) -> Speed:
+    def _timed(self, child: LineChild, candidate: Candidate, metric: Metric) -> Speed:
         lengths = self._lengths
         assert lengths is not None
         n_prompt, n_decode = lengths.n_prompt, lengths.n_decode
@@ -245,27 +165,32 @@ class ChildBench:
         self._seed += 1
         return Task(candidate.threads, candidate.threads_batch, n_prompt, n_decode, seed=self._seed)
 
-    def _speed(self, task: Task, child: Child, limit: float) -> Speed:
-        result = record(Seconds, child.ask(asdict(task), limit), FROM_CHILD)
+    def _speed(self, task: Task, child: LineChild, limit: float) -> Speed:
+        result = record(Seconds, _ask(child, asdict(task), limit), FROM_CHILD)
         n_decode = max(1, result.n_decode)
         return Speed(task.n_prompt / result.prompt_s, n_decode / result.decode_s)
 
-    def _drop(self, key: Hashable) -> None:
+    def _drop(self, key: Hashable, *, stuck: bool = False) -> None:
         child = self._children.pop(key, None)
         if child is not None:
-            child.close()
+            # One that is stuck, or takes the last memory, is not asked to leave.
+            child.close(0.0 if stuck else POLITE_S)
 
 
-def _refusal(error: object) -> Message:
-    """What an error of the child's (`PedsupError.document`) says, and where."""
-    said = error if isinstance(error, dict) else {}
-    parts = (from_document(said.get(name)) for name in ("found", "where"))
-    return joined(": ", filter(None, parts))
+def _ask(child: LineChild, request: Mapping[str, object], seconds: float) -> dict[str, Any]:
+    """Send a request and wait for its answer, unless memory runs out before.
+
+    Raises:
+        NoAnswerError: there is none.
+    """
+    answer = child.ask(request, seconds, watch=_require_memory)
+    if (error := error_in(answer)) is not None:
+        parts = (error.found, error.where)
+        raise NoAnswerError(joined(": ", filter(None, parts)), code=0)  # it is leaving
+    return answer
 
 
-def _death(code: int) -> Message:
-    """How a child ended, in words."""
-    if code >= 0:
-        return message("the engine ended (exit code {code})", code=code)
-    death = how_it_died(code)
-    return message("it {death} ({name})", death=death.what, name=death.name)
+def _require_memory() -> None:
+    left = available_memory()
+    if left is not None and left.bytes < FLOOR:
+        raise NoAnswerError(message("memory ran out"))

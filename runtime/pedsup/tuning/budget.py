@@ -1,4 +1,4 @@
-"""How long measurements are, and what it takes to decide a question by them: no clock in here."""
+"""How long measurements are, and how many decide a question. This module reads no clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE_PROMPT: Final = 16
 SHORTEST: Final = 4
 LONGEST_DECODE: Final = 64
 MOST_SURVIVORS: Final = 3
-"""Of a screening, by each measure."""
+"""How many candidates survive a screening, by each measure."""
 SLACK: Final = 1.15
 """Alternatives are often somewhat slower than what is usual."""
 ADVISED: Final = 1.25

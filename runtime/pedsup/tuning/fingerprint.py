@@ -1,4 +1,4 @@
-"""What a measurement belongs to: the device's cores, and the engine as it is installed now."""
+"""What a measurement is valid for: the device's cores, and the engine as installed now."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypedDict
 
@@ -68,7 +69,7 @@ class Candidate:
 
 
 class Change(TypedDict, total=False):
-    """Fields of `Candidate` that an alternative has otherwise."""
+    """The fields of `Candidate` in which an alternative differs."""
 
     threads: int
     threads_batch: int
@@ -141,9 +142,45 @@ def _value(value: object) -> str:
 
 
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
-    """Coarse on both sides of the big cores, which are the likely best."""
+    """Candidate numbers around the number of big cores, which is likely the best."""
     counts = {n_big // 2, n_big - 1, n_big, n_big + 1, n_big + 2, (n_big + n_all) // 2, n_all}
     return tuple(sorted(n for n in counts if 1 <= n <= n_all))
+
+
+def _offers(
+    base: EngineConfig, start: Candidate, counts: Sequence[int], memory: MemoryQuestion
+) -> list[tuple[Stage, Message | None]]:
+    """Every question, and why it is not asked here."""
+    others = tuple(
+        Change(threads=n, threads_batch=n, pin=start.pin and n <= start.threads)
+        for n in counts
+        if n != start.threads
+    )
+    unpinned: tuple[Change, ...] = ({"pin": False},) if start.pin else ()
+    buffers, mmap = not base.extra_buffers, not base.use_mmap
+    toggled: tuple[Change, ...] = ({"extra_buffers": buffers},)
+    mapped: tuple[Change, ...] = ({"mmap": mmap},)
+    smaller = tuple(Change(ubatch=n) for n in UBATCHES if n != start.ubatch and n <= start.batch)
+    return [
+        (Stage("threads", "turn", others), None if others else message("there is one core")),
+        (
+            Stage("pin", "turn", unpinned),
+            None if unpinned else message("there are no little cores to avoid"),
+        ),
+        (
+            Stage("extra_buffers", "turn", toggled),
+            None
+            if memory.fits(replace(base, extra_buffers=buffers))
+            else message("the repacked copy of the weights would not fit"),
+        ),
+        (Stage("ubatch", "prompt", smaller), None),
+        (
+            Stage("mmap", "turn", mapped),
+            None
+            if memory.fits(replace(base, use_mmap=mmap))
+            else message("the weights would not fit into the program's own memory"),
+        ),
+    ]
 
 
 def make_plan(
@@ -168,34 +205,10 @@ def make_plan(
         extra_buffers=base.extra_buffers,
         mmap=base.use_mmap,
     )
-    stages: list[Stage] = []
-    skipped: list[tuple[str, Message]] = []
-    counts = thread_counts(threads.n_threads, len(cores))
-    others = tuple(
-        Change(threads=n, threads_batch=n, pin=start.pin and n <= threads.n_threads)
-        for n in counts
-        if n != threads.n_threads
-    )
-    if others:
-        stages.append(Stage("threads", "turn", others))
-    else:
-        skipped.append(("threads", message("there is one core")))
-    if start.pin:
-        stages.append(Stage("pin", "turn", ({"pin": False},)))
-    else:
-        skipped.append(("pin", message("there are no little cores to avoid")))
-    toggled = replace(base, extra_buffers=not base.extra_buffers)
-    if memory.fits(toggled):
-        stages.append(Stage("extra_buffers", "turn", ({"extra_buffers": not base.extra_buffers},)))
-    else:
-        skipped.append(("extra_buffers", message("the repacked copy of the weights would not fit")))
-    smaller = tuple(Change(ubatch=n) for n in UBATCHES if n != start.ubatch and n <= start.batch)
-    stages.append(Stage("ubatch", "prompt", smaller))
-    if memory.fits(replace(base, use_mmap=not base.use_mmap)):
-        stages.append(Stage("mmap", "turn", ({"mmap": not base.use_mmap},)))
-    else:
-        skipped.append(("mmap", message("the weights would not fit into the program's own memory")))
-    return TunePlan(start, threads.n_threads, threads.cpus, seconds, tuple(stages), tuple(skipped))
+    offers = _offers(base, start, thread_counts(threads.n_threads, len(cores)), memory)
+    stages = tuple(stage for stage, why_not in offers if why_not is None)
+    skipped = tuple((stage.name, why) for stage, why in offers if why is not None)
+    return TunePlan(start, threads.n_threads, threads.cpus, seconds, stages, skipped)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pedsup.tuning.speed import Speed
 
 @dataclass
 class Row:
-    """All that was measured of a candidate in a stage."""
+    """Everything measured about a candidate in a stage."""
 
     candidate: Candidate
     speeds: list[Speed] = field(default_factory=list)
@@ -21,9 +21,9 @@ class Row:
     dropped: bool = False
     """Clearly slower at first, or more threads than a number that was."""
     seconds: float = 0.0
-    """What the last measurement took."""
+    """Seconds that the last measurement took."""
     untried: bool = False
-    """The time was over."""
+    """The time ran out."""
 
     def series(self, metric: Metric) -> Series:
         """Its speeds, one per round."""

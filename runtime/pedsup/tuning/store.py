@@ -125,10 +125,10 @@ def keep(entry: Tuned, file: Path | None = None) -> Path:
 
 
 def read_entries(path: Path) -> list[Tuned]:
-    """The entries of the file; none where there is no file.
+    """The entries of the file; none if it does not exist.
 
     Raises:
-        BadFileError: it is no such file, or a value in it is none that the setting may have.
+        BadFileError: it is not such a file, or a value in it is not one that the setting may have.
     """
     if not path.exists():
         return []
@@ -152,5 +152,5 @@ def _checked(entry: Tuned, source: Source) -> Tuned:
     given = {name: v for name, v in entry.settings.items() if name not in FORMER}
     if not set(given) <= set(NAMES):
         raise source.problem("an entry has a setting that is not tuned")
-    settings = record(Settings, given, source)
-    return replace(entry, settings={name: getattr(settings, name) for name in given})
+    checked = vars(record(Settings, given, source))
+    return replace(entry, settings={name: checked[name] for name in given})

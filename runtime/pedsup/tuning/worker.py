@@ -6,14 +6,13 @@ death, by an instruction that the processor lacks or by lack of memory, is a res
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
+from pedsup.child.lines import answer, requests
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup.errors import EngineError, PedsupError
@@ -89,26 +88,22 @@ def measure(engine: Engine, task: Task) -> Seconds:
 
 def main() -> None:
     """Serve until standard input ends."""
-    lines = (json.loads(line) for line in sys.stdin)
-    first = record(_First, next(lines), FROM_PARENT)
+    asked = requests()
+    first = record(_First, next(asked), FROM_PARENT)
     started = time.perf_counter()
     try:
         engine = open_engine(config_from_json(first.config), first.engine)
-        _say(Ready(engine.name, time.perf_counter() - started))
+        answer(asdict(Ready(engine.name, time.perf_counter() - started)))
         try:
-            for line in lines:
-                task = record(Task, line, FROM_PARENT)
+            for request in asked:
+                task = record(Task, request, FROM_PARENT)
                 if engine.adjustable:
                     engine.set_threads(task.threads, task.threads_batch)
-                _say(measure(engine, task))
+                answer(asdict(measure(engine, task)))
         finally:
             engine.close()
     except PedsupError as error:
-        print(json.dumps({"error": error.document()}), flush=True)
-
-
-def _say(answer: Ready | Seconds) -> None:
-    print(json.dumps(asdict(answer)), flush=True)
+        answer({"error": error.document()})
 
 
 if __name__ == "__main__":

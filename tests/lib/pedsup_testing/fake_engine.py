@@ -14,7 +14,9 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.picture_ids import picture_id
 from pedsup.engine.vector_units import Build
+from pedsup.pictures.picture import Picture
 
 SPECIALS = (
     "<eos>", "<bos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<unused49>",
@@ -52,9 +54,11 @@ class FakeEngine:
     restarts: int = 0
     adjustable: bool = False
     child_pid: int | None = None
+    can_see: bool = False
 
     def __post_init__(self) -> None:
         self.last_stats = GenerationStats(0, 0, 0, 0.0, 0.0)
+        self.shown: dict[int, bytes] = {}
         self._ids: dict[bytes, int] = {s.encode(): i for i, s in enumerate(SPECIALS)}
         self._pieces = [s.encode() for s in SPECIALS]
         ends = frozenset({self._id(b"<eos>"), self._id(END.encode())})
@@ -73,8 +77,14 @@ class FakeEngine:
         return self._pieces[token]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, for assertions."""
-        return b"".join(self.piece(t) for t in tokens).decode("utf-8", "replace")
+        """The text of tokens, for assertions; a picture is `[SHA-256, its first eight digits]`."""
+        pieces = (self.shown[t] if t < 0 else self.piece(t) for t in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def see(self, picture: Picture) -> list[int]:
+        found = picture_id(picture)
+        self.shown[found] = f"[{picture.sha256[:8]}]".encode()
+        return [found]
 
     def generate(
         self,

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pedsup.session.history
-from pedsup.session.history import find_session, new_session, resume_session
+from pedsup.errors import UsageError
+from pedsup.session.files import find_session, new_session, resume_session
 
 
 def answer(turn: int) -> str:
@@ -24,7 +25,7 @@ def main(folder: Path) -> None:
     print("start", flush=True)
     try:
         session = resume_session(find_session(folder, "last"))
-    except pedsup.session.history.UsageError:
+    except UsageError:
         session = new_session(folder, {"model": {"digest": "d"}})
     print(f"open {len(session.exchanges)}", flush=True)
     while True:

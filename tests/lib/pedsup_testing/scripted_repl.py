@@ -19,10 +19,11 @@ from pedsup.engine.api import EngineConfig, SamplingConfig, Token
 from pedsup.errors import EngineError
 from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.session.conversation import Conversation
-from pedsup.session.history import find_session, new_session, resume_session
+from pedsup.session.files import find_session, new_session, resume_session
 from pedsup.settings.schema import Settings
+from pedsup.terminal.reading import terminal_reader
 from pedsup.terminal.render import terminal_renderer
-from pedsup.terminal.repl import Repl, terminal_reader
+from pedsup.terminal.repl import Repl
 from pedsup.trust.identity import ModelIdentity
 from pedsup_testing.fake_engine import FakeEngine
 

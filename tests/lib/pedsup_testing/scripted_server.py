@@ -1,7 +1,8 @@
 """The real server on a scripted engine: `python scripted_server.py CONFIG.json`.
 
 The configuration holds the template, the script, a delay per token and the transcripts' folder; a
-question 'echo TEXT' is answered with its text, whatever the script says.
+question 'echo TEXT' is answered with its text, whatever the script says. With `sees`, one that
+comes with pictures is answered with the beginnings of their digests.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from pedsup.run.load import LoadedModel, turn_settings
 from pedsup.serve.command import ServeRequest, serve
 from pedsup.serve.http_server import reserve_port
 from pedsup.session.consent import accepted_by_environment, require_consent
-from pedsup.session.history import Session, new_session
+from pedsup.session.files import new_session
+from pedsup.session.history import Session
 from pedsup.settings.schema import Settings
-from pedsup.trust.assess import Trust
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.store import TrustStore
+from pedsup.trust.verdict import Trust
 from pedsup.trust.verified import FileState
 from pedsup_testing.fake_engine import END
 from pedsup_testing.scripted_repl import SlowEngine
 
 ECHO = re.compile(r"echo ([^<]*)<turn\|>\n<\|turn>model\n\Z")
+SEEN = re.compile(r"((?:\s*\[[0-9a-f]{8}\]\s*)+)[^<]*<turn\|>\n<\|turn>model\n\Z")
 
 
 class EchoEngine(SlowEngine):
@@ -48,7 +51,7 @@ class EchoEngine(SlowEngine):
 
     def generate(self, *args: Any, **kwargs: Any) -> Iterator[Token]:  # type: ignore[override]
         prompt = self.text(args[0])
-        if found := ECHO.search(prompt):
+        if found := ECHO.search(prompt) or SEEN.search(prompt):
             self.script.insert(0, [*found[1], END])
         if kwargs.get("on_prompt") is not None:
             kwargs["on_prompt"](1, 2)
@@ -85,6 +88,7 @@ def main() -> int:
     engine.dies = config.get("dies", False)
     engine.reading_s = config.get("reading", 0.0)
     engine.n_ctx = config.get("ctx", engine.n_ctx)
+    engine.can_see = config.get("sees", False)
     loaded = LoadedModel(
         engine=engine,
         template=ChatTemplate.from_model(config["template"], bos="<bos>"),

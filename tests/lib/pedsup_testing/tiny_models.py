@@ -41,8 +41,13 @@ def write_tokenizer(
     text: str = TEXT,
     n_merges: int = N_MERGES,
     vocab_size: int = VOCAB_SIZE,
+    more: dict[int, str] | None = None,
 ) -> None:
-    """Byte-fallback BPE with Gemma 4's control token ids, learned from `text`."""
+    """Byte-fallback BPE with Gemma 4's control token ids, learned from `text`.
+
+    Args:
+        more: further control tokens.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
@@ -57,7 +62,8 @@ def write_tokenizer(
         ),
     )
     learned = json.loads(trained.to_str())["model"]
-    names = {**_CONTROL, **_VISIBLE}
+    control = {**_CONTROL, **(more or {})}
+    names = {**control, **_VISIBLE}
     tokens = [names.get(i, f"<unused{i}>") for i in range(107)] + ["\n"]
     tokens += [f"<0x{i:02X}>" for i in range(256)]
     tokens += sorted(learned["vocab"], key=learned["vocab"].get)
@@ -70,7 +76,7 @@ def write_tokenizer(
         "padding": None,
         "added_tokens": [
             {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": i in _CONTROL}
+             "normalized": False, "special": i in control}
             for i, text in sorted(names.items())
         ],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
@@ -102,7 +108,7 @@ def write_tokenizer(
         "pad_token": "<pad>",
         "mask_token": "<mask>",
         "model_max_length": 131072,
-        "extra_special_tokens": [text for i, text in sorted(_CONTROL.items()) if i > 4],
+        "extra_special_tokens": [text for i, text in sorted(control.items()) if i > 4],
         "chat_template": chat_template,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@ from pedsup.errors import BadFileError
 from pedsup.serve.conversations import MAX_OPEN, Conversations
 from pedsup.serve.faults import ApiError, from_pedsup, without_commands
 from pedsup.session import listing, transcript
-from pedsup.session.history import Session, find_session, new_session, replay, resume_session
+from pedsup.session.files import find_session, new_session, resume_session
+from pedsup.session.history import Session, replay
 from pedsup.session.listing import kept_path, search, summaries
 from pedsup.session.transcript import Transcript, read_records
 from pedsup.texts.language import translated

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pedsup.chat.turn import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnTimings
+from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnTimings
 from pedsup.errors import ContextFullError, EngineError
 from pedsup.serve.faults import ApiError
 from pedsup.serve.jobs import Failed, Job, JobQueue, Progress, Started

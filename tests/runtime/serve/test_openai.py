@@ -166,7 +166,10 @@ def test_the_whole_dialogue_comes_from_the_client(client: Any) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "x"}]}, "messages",
          "invalid_value"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {
+            "url": "data:image/png;base64,AAAA"}}]}]},
+         "messages[0].content[0].image_url.url", "unsupported_parameter"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
          "messages[0].content[0]", "unsupported_parameter"),
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),

@@ -24,7 +24,8 @@ from pedsup_testing.page_pictures import ANSWERS
 
 from pedsup.guards import check_question
 from pedsup.serve import page
-from pedsup.session.history import find_session, new_session, replay
+from pedsup.session.files import find_session, new_session
+from pedsup.session.history import replay
 from pedsup.session.transcript import read_records
 from pedsup.texts.intended_use import SHORT
 

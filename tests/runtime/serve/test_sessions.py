@@ -14,7 +14,8 @@ import pytest
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served, environment, events
 
-from pedsup.session.history import find_session, replay
+from pedsup.session.files import find_session
+from pedsup.session.history import replay
 from pedsup.session.transcript import read_records
 from pedsup.texts.intended_use import SHORT
 

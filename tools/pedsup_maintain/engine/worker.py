@@ -102,8 +102,9 @@ def speed(task: dict[str, Any]) -> dict[str, float]:
 
 def startup(task: dict[str, Any]) -> dict[str, float]:
     """Seconds from the process's start to the first prompt, and the model load inside them."""
+    from pedsup.chat.events import TurnSettings
     from pedsup.chat.templates.template import ChatTemplate
-    from pedsup.chat.turn import Turn, TurnSettings
+    from pedsup.chat.turn import Turn
     from pedsup.gguf_file import read_header
 
     before = status_bytes("VmRSS")
@@ -123,8 +124,9 @@ def startup(task: dict[str, Any]) -> dict[str, float]:
 
 def first_token(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds from a loaded model to the first token of an answer after a long system prompt."""
+    from pedsup.chat.events import TurnSettings
     from pedsup.chat.templates.template import ChatTemplate, Message
-    from pedsup.chat.turn import Turn, TurnSettings
+    from pedsup.chat.turn import Turn
     from pedsup.engine.api import EngineConfig
     from pedsup.gguf_file import read_header
     from pedsup.session.prefix_cache import PrefixCache, StateKey

@@ -68,7 +68,7 @@ class Comparison:
     """All runs on one checkpoint.
 
     Attributes:
-        made: sizes of the made checkpoint (`gemma4_shapes.describe`).
+        made: sizes of the made checkpoint (`synthetic.sizes.describe`).
         cache: what left the page cache before each step ('inputs', 'all' or 'none').
         same_tensors: both results have the same tensors, shapes and types; None if not compared.
     """

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from pedsup.errors import OutputError
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup_bench.speed.process_memory import Memory
-from pedsup_export.phone.gemma4_shapes import SIZES, describe, model_bytes
 from pedsup_maintain.exporting import report
 from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor
 from pedsup_maintain.exporting.steps import (
@@ -31,6 +30,7 @@ from pedsup_maintain.exporting.steps import (
     vocabulary_file,
 )
 from pedsup_maintain.exporting.usage import measure
+from pedsup_maintain.synthetic.sizes import SIZES, describe, model_bytes
 
 MADE: Final = "made.json"
 PACKAGES: Final = ("pedsup", "torch", "transformers", "peft", "numpy", "numba", "llama-cpp-python")

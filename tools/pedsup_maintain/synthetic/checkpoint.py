@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from pedsup_export.phone.gemma4_shapes import (
     Shape,
     TensorSpec,
-    model_bytes,
     model_tensors,
     projections,
     text_config,
 )
+from pedsup_maintain.synthetic.sizes import model_bytes
 from pedsup_maintain.synthetic.tokenizer import vocabulary, write_tokenizer
 
 WEIGHT_SCALE: Final = 0.02

@@ -11,13 +11,30 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pedsup.errors import UsageError
 from pedsup.progress import say
+from pedsup_export.phone.gemma4_shapes import E4B, Shape, text_config
 from pedsup_train.data.render import Rendered
-from pedsup_train.model.gemma4_shapes import SHAPES
+from pedsup_train.model import backends
+from pedsup_train.model.backends import Loaded, Runtime
+from pedsup_train.model.targets import check_adapted
 from pedsup_train.recipe.schema import LoraConfig, ModelConfig, Recipe, read_recipe
+from pedsup_train.run.loop import fit
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Gemma4TextConfig, PreTrainedModel
+
+SHAPES: Final = {
+    "e4b": E4B,
+    # The same structure in a few hundred thousand parameters, for the CPU and the tests.
+    "tiny": Shape(
+        n_layers=8, n_shared=4, full_every=4, vocab=512, hidden=64, feed_forward=128, n_heads=4,
+        head_dim=16, global_head_dim=32, per_layer=16, sliding_window=16, context=512,
+    ),
+}  # fmt: skip
 
 WARM_UP: Final = 3
 """Steps left out of the figures: allocation, kernel selection, compilation."""
@@ -52,13 +69,12 @@ class Cell:
 def cell_recipe(cell: Cell) -> Recipe:
     """Recipe v0.1 with the cell's model, precision, steps and sizes."""
     recipe = read_recipe("v0.1")
-    dtype: Any = "float32" if cell.precision == "fp32" else "bfloat16"
     return dataclasses.replace(
         recipe,
         model=ModelConfig(
             base=cell.model,
             quantization="nf4" if cell.precision == "nf4" else "none",
-            dtype=dtype,
+            dtype="float32" if cell.precision == "fp32" else "bfloat16",
             backend=cell.backend,  # type: ignore[arg-type]
         ),
         lora=LoraConfig(),
@@ -86,12 +102,17 @@ def random_examples(n: int, *, max_length: int, vocab: int, seed: int = 0) -> li
     return items
 
 
-def build_random(shape: str, recipe: Recipe, device: str) -> Any:
+def gemma4_config(shape: str) -> Gemma4TextConfig:
+    """The configuration of a shape in `SHAPES`."""
+    from transformers import Gemma4TextConfig
+
+    return Gemma4TextConfig.from_dict(text_config(SHAPES[shape]))
+
+
+def build_random(shape: str, recipe: Recipe, device: str) -> PreTrainedModel:
     """A Gemma 4 with random weights, made on the device; its linear layers in NF4 if asked for."""
     import torch
     from transformers import AutoModelForCausalLM
-
-    from pedsup_train.model.gemma4_shapes import gemma4_config
 
     dtype = getattr(torch, recipe.model.dtype)
     with torch.device(device):
@@ -101,7 +122,7 @@ def build_random(shape: str, recipe: Recipe, device: str) -> Any:
     return model
 
 
-def quantize_in_place(model: Any, dtype: Any, device: str) -> None:
+def quantize_in_place(model: PreTrainedModel, dtype: torch.dtype, device: str) -> None:
     """Replace the decoder's linear layers by bitsandbytes' 4-bit ones (double quantization)."""
     import bitsandbytes as bnb
     import torch
@@ -130,15 +151,12 @@ def quantize_in_place(model: Any, dtype: Any, device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def load_cell(cell: Cell, recipe: Recipe, runtime: Any) -> Any:
+def load_cell(cell: Cell, recipe: Recipe, runtime: Runtime) -> Loaded:
     """The cell's model with LoRA on it.
 
     Raises:
         UsageError: unsloth, which loads from a folder only, and none is named.
     """
-    from pedsup_train.model import backends
-    from pedsup_train.model.targets import check_adapted
-
     if cell.folder or cell.model not in SHAPES:
         base = dataclasses.replace(recipe.model, base=cell.folder or cell.model)
         return backends.load(dataclasses.replace(recipe, model=base), runtime)
@@ -171,9 +189,6 @@ def save_random(shape: str, folder: Path) -> None:
 def measure(cell: Cell) -> dict[str, Any]:
     """Run one cell in this process; stages are said on stderr as they begin."""
     import torch
-
-    from pedsup_train.model import backends
-    from pedsup_train.run.loop import fit
 
     recipe = cell_recipe(cell)
     began = time.monotonic()

@@ -19,7 +19,7 @@ import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pedsup.errors import BadFileError, MissingDependencyError, UnsupportedError
 from pedsup.files.fsio import sha256_file
@@ -27,6 +27,11 @@ from pedsup.gguf_file import GGUFHeader, TensorInfo, read_header
 from pedsup.optional import require
 from pedsup_train.base.smollm2_tokenizer import need, write_json, write_tokenizer
 from pedsup_train.folders import atomic_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -134,7 +139,7 @@ def _shortest(value: float) -> float:
     return float(str(numpy.float32(value)))
 
 
-def model_config(header: GGUFHeader, dtype: Dtype) -> dict[str, Any]:
+def model_config(header: GGUFHeader, dtype: Dtype) -> dict[str, object]:
     """`config.json` of a `LlamaForCausalLM`, rope in both spellings that transformers has used."""
     n_heads = int(need(header, "%s.attention.head_count"))
     hidden = int(need(header, "%s.embedding_length"))
@@ -167,7 +172,7 @@ def model_config(header: GGUFHeader, dtype: Dtype) -> dict[str, Any]:
     }
 
 
-def generation_config(header: GGUFHeader) -> dict[str, Any]:
+def generation_config(header: GGUFHeader) -> dict[str, object]:
     """`generation_config.json`: the token ids only, greedy unless asked otherwise."""
     return {
         "bos_token_id": int(need(header, "tokenizer.ggml.bos_token_id")),
@@ -210,7 +215,7 @@ def _write_weights(header: GGUFHeader, path: Path, dtype: Dtype) -> tuple[int, i
     n_kv_heads = int(header.get("%s.attention.head_count_kv", n_heads))
     numpy = require("numpy", extra="train")
     data = numpy.memmap(header.path, dtype=numpy.uint8, mode="r")
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for theirs, ours in tensor_names(header).items():
         weight = _dequantize(data, header, header.tensors[theirs])
         if theirs.endswith("attn_q.weight"):
@@ -225,18 +230,20 @@ def _write_weights(header: GGUFHeader, path: Path, dtype: Dtype) -> tuple[int, i
     return sum(tensor.numel() for tensor in tensors.values()), len(tensors)
 
 
-def _dequantize(data: Any, header: GGUFHeader, tensor: TensorInfo) -> Any:
+def _dequantize(
+    data: NDArray[np.uint8], header: GGUFHeader, tensor: TensorInfo
+) -> NDArray[np.float32]:
     """One tensor as float32, in the Hugging Face shape (rows first)."""
     gguf = require("gguf", extra="train")
     start = header.data_offset + tensor.offset
     kind = gguf.GGMLQuantizationType[tensor.type.name]
     rows = data[start : start + tensor.n_bytes].reshape(*tensor.shape[:0:-1], -1)
     # A copy where gguf returns a view of the read-only map (float32 tensors).
-    weight = gguf.dequantize(rows, kind).reshape(tensor.shape[::-1])
+    weight: NDArray[np.float32] = gguf.dequantize(rows, kind).reshape(tensor.shape[::-1])
     return weight if weight.flags.writeable else weight.copy()
 
 
-def unpermute_rope(weight: Any, n_heads: int) -> Any:
+def unpermute_rope(weight: NDArray[np.float32], n_heads: int) -> NDArray[np.float32]:
     """Undo the row order that llama.cpp's converter gives Q and K of llama models.
 
     Hugging Face rotates the halves of a head, llama.cpp rotates neighbours: the converter
@@ -248,7 +255,8 @@ def unpermute_rope(weight: Any, n_heads: int) -> Any:
     numpy = require("numpy", extra="train")
     rows = weight.shape[0] // n_heads
     split = weight.reshape(n_heads, rows // 2, 2, weight.shape[1])
-    return numpy.ascontiguousarray(split.swapaxes(1, 2).reshape(weight.shape))
+    undone: NDArray[np.float32] = numpy.ascontiguousarray(split.swapaxes(1, 2))
+    return undone.reshape(weight.shape)
 
 
 def _package_version(source: Path) -> str:

@@ -23,7 +23,7 @@ def need(header: GGUFHeader, key: str) -> Any:
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -64,7 +64,7 @@ def write_tokenizer(header: GGUFHeader, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", _tokenizer_config(header, tokens, template))
 
 
-def _tokenizer_config(header: GGUFHeader, tokens: list[str], template: str) -> dict[str, Any]:
+def _tokenizer_config(header: GGUFHeader, tokens: list[str], template: str) -> dict[str, object]:
     def token(kind: str) -> str:
         return tokens[int(need(header, f"tokenizer.ggml.{kind}_token_id"))]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pedsup_train.data.render import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def epoch_order(
@@ -71,7 +74,7 @@ class Collator:
 
         longest = max(len(feature["input_ids"]) for feature in features)
 
-        def padded(key: str, fill: int) -> Any:
+        def padded(key: str, fill: int) -> Tensor:
             rows = [feature[key] + [fill] * (longest - len(feature[key])) for feature in features]
             return torch.tensor(rows, dtype=torch.long)
 

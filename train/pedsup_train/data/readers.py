@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.questions.multiple_choice import (
@@ -30,6 +30,7 @@ from pedsup_train.data.examples import BadRow, Example, ReadResult, place
 from pedsup_train.data.rows import Row, read_rows, source_name
 from pedsup_train.recipe.schema import SourceConfig
 
+Fields = dict[str, object]
 SUBJECT_FIELDS: Final = ("subject_name", "subject", "specialty", "especialidad", "area", "type")
 
 
@@ -78,8 +79,8 @@ def limit(result: ReadResult, n: int, *, seed: int) -> None:
 
 def _filter_subject(
     source: SourceConfig, rows: Iterable[Row], result: ReadResult
-) -> list[tuple[str, dict[str, Any]]]:
-    kept: list[tuple[str, dict[str, Any]]] = []
+) -> list[tuple[str, Fields]]:
+    kept: list[tuple[str, Fields]] = []
     seen: Counter[str] = Counter()
     wanted = fold(source.subject)
     for where, row in rows:
@@ -104,7 +105,7 @@ def _filter_subject(
     return kept
 
 
-def _subject(row: dict[str, Any]) -> str | None:
+def _subject(row: Fields) -> str | None:
     for name in SUBJECT_FIELDS:
         if row.get(name):
             return str(row[name])
@@ -115,8 +116,8 @@ def _subject(row: dict[str, Any]) -> str | None:
 
 
 def _parser(
-    source: SourceConfig, rows: list[tuple[str, dict[str, Any]]], result: ReadResult
-) -> Callable[[str, dict[str, Any]], Example]:
+    source: SourceConfig, rows: list[tuple[str, Fields]], result: ReadResult
+) -> Callable[[str, Fields], Example]:
     if source.format == "medmcqa":
         first = _key_base(source, [row for _, row in rows], result)
         return lambda where, row: _medmcqa(source, where, row, first)
@@ -135,7 +136,7 @@ def _check(example: Example) -> None:
     require_choice(example.question, example.options, example.answer)
 
 
-def _pair(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
+def _pair(source: SourceConfig, where: str, row: Fields) -> Example:
     missing = [name for name in ("question", "answer") if name not in row]
     if missing:
         raise BadRowError(f"no field '{missing[0]}'")
@@ -149,11 +150,11 @@ def _pair(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
     )
 
 
-def _medmcqa(source: SourceConfig, where: str, row: dict[str, Any], first: int) -> Example:
+def _medmcqa(source: SourceConfig, where: str, row: Fields, first: int) -> Example:
     return _example(source, where, read_medmcqa(row, first), source.lang or "en")
 
 
-def _perumedqa(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
+def _perumedqa(source: SourceConfig, where: str, row: Fields) -> Example:
     found = read_perumedqa(row)
     found = replace(found, question=re.sub(r"\s*\n\s*", " ", found.question))
     return _example(source, where, found, found.language or source.lang or "es")
@@ -171,7 +172,7 @@ def _example(source: SourceConfig, where: str, found: Choice, lang: str) -> Exam
     )
 
 
-def _key_base(source: SourceConfig, rows: list[dict[str, Any]], result: ReadResult) -> int:
+def _key_base(source: SourceConfig, rows: list[Fields], result: ReadResult) -> int:
     """The number that `cop` gives the first option."""
     given = None if source.answer_base == "auto" else int(source.answer_base)
     base = find_key_base(rows, given, where=result.name, option='answer_base = "{}"')
@@ -192,7 +193,7 @@ _CASE = re.compile(
 _OPTION = re.compile(r"^(\d)-\s*(.*?)(?=\n\d-\s|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def _casimedicos(source: SourceConfig, where: str, row: dict[str, Any]) -> Example:
+def _casimedicos(source: SourceConfig, where: str, row: Fields) -> Example:
     """The data set's text form, or its structured one (full_question, options, correct_option)."""
     if "text" in row:
         match = _CASE.search(clean_text(row["text"]))
@@ -201,10 +202,11 @@ def _casimedicos(source: SourceConfig, where: str, row: dict[str, Any]) -> Examp
         question, key, explanation = match["case"], match["key"], match["exp"]
         options = dict(_OPTION.findall(match["options"]))
     else:
-        if "full_question" not in row or not isinstance(row.get("options"), dict):
+        given = row.get("options")
+        if "full_question" not in row or not isinstance(given, dict):
             raise BadRowError("neither 'text' nor 'full_question' with 'options'")
         question, key = field_text(row, "full_question"), str(row.get("correct_option"))
-        texts = {str(k): field_text(row["options"], k) for k in row["options"]}
+        texts = {str(k): field_text(given, k) for k in given}
         options = {k: text for k, text in texts.items() if text}
         explanation = field_text(row, "full_answer")
     if list(options) != [str(i + 1) for i in range(len(options))]:

@@ -10,19 +10,22 @@ memory.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.optional import require
 from pedsup_train.data.render import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutputWithPast
 
 CHUNK_BYTES: Final = 1 << 28
 """Of float32 logits at a time: 256 tokens of Gemma 4's vocabulary."""
 
 
-def use_answer_loss(model: Any) -> None:
+def use_answer_loss(model: PreTrainedModel) -> None:
     """Let `model(..., labels=...)` return the loss alone, computed in pieces.
 
     Calls without labels are left as they are. `probe.check_loss` compares the two.
@@ -37,8 +40,11 @@ def use_answer_loss(model: Any) -> None:
 
     @functools.wraps(original)
     def forward(
-        *args: Any, labels: Any = None, num_items_in_batch: Any = None, **kwargs: Any
-    ) -> Any:
+        *args: object,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: object,
+    ) -> CausalLMOutputWithPast:
         if labels is None:
             return original(*args, **kwargs)
         hidden = body(*args, **kwargs).last_hidden_state
@@ -48,7 +54,11 @@ def use_answer_loss(model: Any) -> None:
 
 
 def answer_loss(
-    hidden: Tensor, labels: Tensor, head: Any, softcap: float | None, count: Any = None
+    hidden: Tensor,
+    labels: Tensor,
+    head: Module,
+    softcap: float | None,
+    count: Tensor | int | None = None,
 ) -> Tensor:
     """Cross-entropy of the labelled tokens, summed and divided by `count`.
 

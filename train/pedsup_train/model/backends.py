@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pedsup.errors import (
     BadFileError,
@@ -32,6 +32,10 @@ from pedsup_train.model.sharding import is_sharded, refuse_unfit
 from pedsup_train.model.targets import TargetPlan, check_adapted, plan_targets
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Backend = Literal["unsloth", "transformers"]
 USED_PACKAGES: Final[dict[Backend, tuple[str, ...]]] = {
@@ -55,9 +59,8 @@ class Runtime:
 class Loaded:
     """A model ready to train."""
 
-    model: Any
-    """A `peft.PeftModel`."""
-    tokenizer: Any
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
     targets: TargetPlan
     n_trainable: int
     grids: GridLayers | None = None
@@ -102,11 +105,16 @@ def choose_runtime(recipe: Recipe) -> Runtime:
             "accelerate shares weights out over GPUs only: each process has the whole model"
         )
     fits = eight_bit and cuda and not sharded
-    optimizer: Any = "adamw_bnb_8bit" if fits else "adamw_torch"
-    return Runtime(backend, "cuda" if cuda else "cpu", dtype, optimizer, tuple(notes))
+    return Runtime(
+        backend,
+        "cuda" if cuda else "cpu",
+        dtype,
+        "adamw_bnb_8bit" if fits else "adamw_torch",
+        tuple(notes),
+    )
 
 
-def load_config(recipe: Recipe) -> Any:
+def load_config(recipe: Recipe) -> PretrainedConfig:
     """The base's config; a clear error when there is no such base or no connection.
 
     Raises:
@@ -122,7 +130,7 @@ def load_config(recipe: Recipe) -> Any:
         raise _no_base(recipe, error) from error
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     """The base's tokenizer.
 
     Raises:
@@ -150,7 +158,7 @@ def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
     )
 
 
-def is_prequantized(config: Any) -> bool:
+def is_prequantized(config: PretrainedConfig) -> bool:
     """Whether the checkpoint itself is stored in 4 bit (as unsloth's `bnb-4bit` ones)."""
     return getattr(config, "quantization_config", None) is not None
 
@@ -185,10 +193,12 @@ def _attention(recipe: Recipe) -> dict[str, str]:
     return {} if kind == "auto" else {"attn_implementation": kind}
 
 
-def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, TargetPlan]:
+def _transformers(
+    recipe: Recipe, runtime: Runtime, config: PretrainedConfig
+) -> tuple[PeftModel, TargetPlan]:
     torch = require("torch", extra="train")
     transformers = require("transformers", extra="train")
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "dtype": getattr(torch, runtime.dtype),
         "revision": recipe.model.revision or None,
         **_attention(recipe),
@@ -210,14 +220,14 @@ def _transformers(recipe: Recipe, runtime: Runtime, config: Any) -> tuple[Any, T
     return add_lora(model, recipe)
 
 
-def save_memory(model: Any, runtime: Runtime) -> None:
+def save_memory(model: PreTrainedModel, runtime: Runtime) -> None:
     """Leave out what training needs no GPU memory for: logits of prompts, the per-layer table."""
     if runtime.device == "cuda":
         move_table_to_host(model)
     use_answer_loss(model)
 
 
-def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
+def add_lora(model: PreTrainedModel, recipe: Recipe) -> tuple[PeftModel, TargetPlan]:
     """Freeze `model` and put the recipe's LoRA on it, with adapter weights in float32.
 
     peft's `prepare_model_for_kbit_training` is not used: it turns every 16-bit tensor into
@@ -252,7 +262,7 @@ def add_lora(model: Any, recipe: Recipe) -> tuple[Any, TargetPlan]:
         return peft.get_peft_model(model, lora), targets
 
 
-def enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: PreTrainedModel) -> None:
     """Recompute activations in the backward pass, under the name that this transformers has."""
     new = getattr(model, "activation_checkpointing_enable", None)
     if new is not None:
@@ -261,7 +271,7 @@ def enable_checkpointing(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def base_commit(config: Any, recipe: Recipe) -> str:
+def base_commit(config: PretrainedConfig, recipe: Recipe) -> str:
     """What identifies the base: the hub's commit, or 'local'."""
     commit = getattr(config, "_commit_hash", None)
     return str(commit) if commit and not Path(recipe.model.base).exists() else "local"

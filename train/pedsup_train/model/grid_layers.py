@@ -9,11 +9,12 @@ an ordinary one.
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file.ggml_types import BY_NAME
@@ -22,7 +23,13 @@ from pedsup_train.model.shipped_types import checkpoint_shapes, gguf_name, shipp
 from pedsup_train.model.targets import TargetPlan, is_tower
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peft import PeftModel
+    from peft.tuners.lora import Linear
     from torch import Tensor
+    from torch.autograd.function import FunctionCtx
+    from torch.nn import Module
 
 ADAPTER: Final = "default"
 
@@ -31,7 +38,7 @@ ADAPTER: Final = "default"
 class GridLayers:
     """The adapted projections of a model whose forward passes round, by module name."""
 
-    layers: dict[str, Any]
+    layers: dict[str, Linear]
     kinds: dict[str, GridType]
 
     def refit(self) -> None:
@@ -58,7 +65,7 @@ class GridLayers:
             yield kind, group
 
 
-def train_on_grids(model: Any, targets: TargetPlan, base: Path, quant: str) -> GridLayers:
+def train_on_grids(model: PeftModel, targets: TargetPlan, base: Path, quant: str) -> GridLayers:
     """Round a PEFT model as a file of the type `quant` will hold it; its adapted layers anew.
 
     Frozen matrices, the tables among them, are rounded once, in place. Tensors that the file
@@ -90,7 +97,7 @@ def train_on_grids(model: Any, targets: TargetPlan, base: Path, quant: str) -> G
     return put_on_grids(model, kinds)
 
 
-def _matrices(model: Any) -> Iterator[tuple[str, Tensor]]:
+def _matrices(model: Module) -> Iterator[tuple[str, Tensor]]:
     """Frozen two-dimensional weights by name; a table in the computer's memory is one too."""
     seen: set[int] = set()
     for name, module in model.named_modules():
@@ -101,7 +108,7 @@ def _matrices(model: Any) -> Iterator[tuple[str, Tensor]]:
         yield f"{name}.weight", weight
 
 
-def put_on_grids(model: Any, kinds: Mapping[str, GridType]) -> GridLayers:
+def put_on_grids(model: PeftModel, kinds: Mapping[str, GridType]) -> GridLayers:
     """Let the named LoRA layers of a PEFT model compute with rounded weights.
 
     Args:
@@ -128,7 +135,7 @@ def round_in_place(weight: Tensor, kind: GridType) -> None:
             piece.copy_(snap(values, fit(values, kind)))
 
 
-def merged_weight(layer: Any) -> Tensor:
+def merged_weight(layer: Linear) -> Tensor:
     """Base weight plus the adapter's change, float32 [n_out, n_in], as the exporter adds them."""
     import torch
 
@@ -157,7 +164,7 @@ def _split(grid: Grid, counts: list[int]) -> list[Grid]:
     return [Grid(grid.kind, *parts) for parts in zip(*fields, strict=True)]
 
 
-def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _forward(layer: Linear, x: Tensor, *args: object, **kwargs: object) -> Tensor:
     """The forward pass of a LoRA layer on its grid; x [..., n_in] -> [..., n_out]."""
     import torch
 
@@ -171,24 +178,20 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return _through()(out, change)
 
 
-def _through() -> Any:
+@functools.cache
+def _through() -> Callable[[Tensor, Tensor], Tensor]:
     """`(out, change) -> out`, whose gradient goes to both."""
-    global _THROUGH
-    if _THROUGH is None:
-        import torch
+    import torch
 
-        class Through(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, out: Tensor, change: Tensor) -> Tensor:
-                ctx.change_dtype = change.dtype
-                return out.view_as(out)
+    class Through(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: FunctionCtx, out: Tensor, change: Tensor) -> Tensor:
+            ctx.change_dtype = change.dtype
+            return out.view_as(out)
 
-            @staticmethod
-            def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-                return gradients[0], gradients[0].to(ctx.change_dtype)
+        @staticmethod
+        def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+            return gradients[0], gradients[0].to(ctx.change_dtype)
 
-        _THROUGH = Through.apply
-    return _THROUGH
-
-
-_THROUGH: Any = None
+    apply: Callable[[Tensor, Tensor], Tensor] = Through.apply
+    return apply

@@ -6,14 +6,18 @@ It is 5.3 GiB of an E4B, and a batch reads a few hundred of its 262,144 rows.
 from __future__ import annotations
 
 import types
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.optional import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Embedding, Module
 
 NAME: Final = "embed_tokens_per_layer"
 
 
-def move_table_to_host(model: Any) -> int:
+def move_table_to_host(model: Module) -> int:
     """Move the per-layer table of a Gemma 4 model off the GPU; the bytes that it has (0: no table).
 
     The weight becomes a plain attribute. It is no longer a parameter, so neither `model.to` nor
@@ -29,8 +33,9 @@ def move_table_to_host(model: Any) -> int:
     return 0
 
 
-def _look_up(table: Any, ids: Any) -> Any:
+def _look_up(table: Embedding, ids: Tensor) -> Tensor:
     """`Gemma4TextScaledWordEmbedding.forward`, with the rows fetched by the processor."""
     torch = require("torch", extra="train")
     rows = torch.nn.functional.embedding(ids.cpu(), table.weight).to(ids.device)
-    return rows * table.embed_scale.to(rows.dtype)
+    scaled: Tensor = rows * table.embed_scale.to(rows.dtype)
+    return scaled

@@ -1,17 +1,23 @@
 """Before the first step: does this library compute what inference computes, and its gradients?
 
-Versions known to be wrong are refused by name (`versions.py`); these two probes find the ones that
-not yet known. Both were silent in the wild: the loss looked fine.
+Versions known to be wrong are refused by name (`versions.py`); these two probes find
+those that are not known yet. Both were silent in the wild: the loss looked fine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import UnsupportedError
 from pedsup.optional import require
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
 FORWARD_TOLERANCE: Final = 0.1
 """Root mean square of a difference of logits, as a share of their spread: about 1 where the logits
@@ -22,7 +28,9 @@ TEXT: Final = "The child has fever and cough. El niño tiene fiebre y tos."
 N_TOKENS: Final = 32
 
 
-def check_forward(model: Any, tokenizer: Any, dtype: str = "float32") -> float:
+def check_forward(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32"
+) -> float:
     """Compare the logits of training (no cache, checkpointing on) with those of inference (cache).
 
     A library that trains KV-shared layers on other projections than inference uses shows here,
@@ -61,7 +69,9 @@ def check_forward(model: Any, tokenizer: Any, dtype: str = "float32") -> float:
     return difference
 
 
-def check_gradients(model: Any, tokenizer: Any, dtype: str = "float32") -> float | None:
+def check_gradients(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, dtype: str = "float32"
+) -> float | None:
     """Compare the adapters' gradients with checkpointing with those without.
 
     Checkpointing must not change them. Where layers read the K/V of an earlier one, re-entrant
@@ -75,7 +85,6 @@ def check_gradients(model: Any, tokenizer: Any, dtype: str = "float32") -> float
     Raises:
         UnsupportedError: it is below `GRADIENT_COSINE`.
     """
-    torch = require("torch", extra="train")
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     if not layers:
         return None
@@ -93,19 +102,7 @@ def check_gradients(model: Any, tokenizer: Any, dtype: str = "float32") -> float
             layer.gradient_checkpointing = True
         model.train(was_training)
         model.zero_grad(set_to_none=True)
-    worst, name = 1.0, ""
-    for key, wanted in without.items():
-        found = with_it.get(key)
-        norm = float(wanted.norm())
-        if norm == 0.0:
-            continue
-        cosine = (
-            0.0
-            if found is None
-            else float(torch.nn.functional.cosine_similarity(found, wanted, dim=0))
-        )
-        if not cosine >= worst:
-            worst, name = cosine, key
+    worst, name = _lowest_cosine(with_it, without)
     if not worst >= GRADIENT_COSINE:
         raise UnsupportedError(
             "gradient checkpointing changes the gradients: those of"
@@ -118,16 +115,32 @@ def check_gradients(model: Any, tokenizer: Any, dtype: str = "float32") -> float
     return worst
 
 
-def _ids(model: Any, tokenizer: Any) -> Any:
+def _lowest_cosine(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The lowest cosine of two gradients of one parameter, and its name; 1 where all agree."""
+    cosine_similarity = require("torch.nn.functional", extra="train").cosine_similarity
+    worst, worst_name = 1.0, ""
+    for name, right in wanted.items():
+        if float(right.norm()) == 0.0:
+            continue
+        ours = found.get(name)
+        cosine = 0.0 if ours is None else float(cosine_similarity(ours, right, dim=0))
+        if not cosine >= worst:
+            worst, worst_name = cosine, name
+    return worst, worst_name
+
+
+def _ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     torch = require("torch", extra="train")
-    return torch.tensor([tokenizer(TEXT)["input_ids"][:N_TOKENS]], device=model.device)
+    ids: Tensor = torch.tensor([tokenizer(TEXT)["input_ids"][:N_TOKENS]], device=model.device)
+    return ids
 
 
-def _logits(model: Any, ids: Any, *, use_cache: bool) -> Any:
-    return model(input_ids=ids, use_cache=use_cache).logits.float()
+def _logits(model: PeftModel, ids: Tensor, *, use_cache: bool) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=use_cache).logits
+    return logits.float()
 
 
-def _gradients(model: Any, ids: Any, dtype: str) -> dict[str, Any]:
+def _gradients(model: PeftModel, ids: Tensor, dtype: str) -> dict[str, Tensor]:
     """Gradients of all lora_B as float32 vectors."""
     model.zero_grad(set_to_none=True)
     with _autocast(model, dtype):
@@ -140,19 +153,19 @@ def _gradients(model: Any, ids: Any, dtype: str) -> dict[str, Any]:
     }
 
 
-def _autocast(model: Any, dtype: str) -> AbstractContextManager[Any]:
+def _autocast(model: PeftModel, dtype: str) -> AbstractContextManager[object]:
     """What `Trainer` computes in: 16 bit by autocast, 32 bit without."""
     if dtype == "float32":
         return nullcontext()
     torch = require("torch", extra="train")
-    context: AbstractContextManager[Any] = torch.autocast(
+    context: AbstractContextManager[object] = torch.autocast(
         model.device.type, dtype=getattr(torch, dtype)
     )
     return context
 
 
 @contextmanager
-def _no_dropout(model: Any) -> Iterator[None]:
+def _no_dropout(model: Module) -> Iterator[None]:
     torch = require("torch", extra="train")
     dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
     rates = [module.p for module in dropouts]

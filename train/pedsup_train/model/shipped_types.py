@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file.file_types import FILE_TYPES
@@ -19,6 +19,9 @@ from pedsup.gguf_file.type_mixture import StoredTensor, choose_types
 from pedsup.gguf_file.type_recipes import ModelShape
 from pedsup.optional import require
 from pedsup_train.model.targets import is_tower, text_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _LAYER_PARTS: Final = {
     "self_attn.q_proj": "attn_q",
@@ -51,7 +54,9 @@ def gguf_name(weight: str) -> str | None:
     return f"{top}.weight" if top else None
 
 
-def shipped_types(config: Any, shapes: Mapping[str, tuple[int, ...]], quant: str) -> dict[str, str]:
+def shipped_types(
+    config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], quant: str
+) -> dict[str, str]:
     """The ggml type of each matrix of the file, by its GGUF name.
 
     Args:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import MismatchError, UnsupportedError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _TOWERS: Final = re.compile(
@@ -25,7 +29,7 @@ class TargetPlan:
     """Vision and audio: the text file that is exported has no place for them."""
 
 
-def text_config(config: Any) -> Any:
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The language model's part of a config."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
@@ -35,13 +39,13 @@ def is_tower(name: str) -> bool:
     return _TOWERS.search(name) is not None
 
 
-def first_shared_layer(config: Any) -> int:
+def first_shared_layer(config: PretrainedConfig) -> int:
     """Number of the first layer that reuses K/V (the number of layers when none does)."""
     text = text_config(config)
     return int(text.num_hidden_layers) - int(getattr(text, "num_kv_shared_layers", 0) or 0)
 
 
-def plan_targets(model: Any, suffixes: tuple[str, ...]) -> TargetPlan:
+def plan_targets(model: PreTrainedModel, suffixes: tuple[str, ...]) -> TargetPlan:
     """Walk the modules of a model (weights may be on the meta device).
 
     Raises:
@@ -75,7 +79,7 @@ def plan_targets(model: Any, suffixes: tuple[str, ...]) -> TargetPlan:
     return TargetPlan(tuple(names), tuple(dead), tuple(towers))
 
 
-def check_adapted(model: Any, plan: TargetPlan) -> int:
+def check_adapted(model: Module, plan: TargetPlan) -> int:
     """Assert that exactly the LoRA weights of the plan are trainable; their number.
 
     Raises:

@@ -6,12 +6,16 @@ import contextlib
 import importlib.util
 import os
 import sys
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pedsup.files.paths import cache_folder
 from pedsup.optional import require
 from pedsup_train.model.targets import TargetPlan, plan_targets
 from pedsup_train.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def is_installed() -> bool:
@@ -19,7 +23,7 @@ def is_installed() -> bool:
     return importlib.util.find_spec("unsloth") is not None
 
 
-def load_library() -> Any:
+def load_library() -> ModuleType:
     """Import unsloth, with its habits set before (it reads most of them at import).
 
     Each can be set otherwise in the environment:
@@ -43,7 +47,7 @@ def compiles() -> bool:
     return os.environ.get("UNSLOTH_COMPILE_DISABLE", "0") not in ("1", "partial")
 
 
-def load_model(recipe: Recipe, dtype: str) -> tuple[Any, TargetPlan]:
+def load_model(recipe: Recipe, dtype: str) -> tuple[PeftModel, TargetPlan]:
     """The recipe's base with LoRA on it.
 
     Args:

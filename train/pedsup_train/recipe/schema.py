@@ -7,6 +7,7 @@ The resolved recipe is saved beside the adapter and can be given to `--recipe` a
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -154,7 +155,7 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe by name, or a TOML file by path, with `section.key=value` overrides.
 
     Raises:
-        UsageError: no such recipe, no TOML, an unknown key, a wrong type or a bad value.
+        UsageError: no such recipe, not valid TOML, an unknown key, a wrong type or a bad value.
     """
     path, source = Path(name_or_path), Source("the recipe", name_or_path, UsageError)
     if name_or_path in builtin_names():
@@ -162,8 +163,9 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     elif path.is_file():
         data = read_bytes(path, source, MAX_BYTES)
     else:
+        near = difflib.get_close_matches(name_or_path, builtin_names(), n=1)
         raise UsageError(
-            f"no recipe '{name_or_path}'",
+            f"no recipe '{name_or_path}'" + (f": did you mean '{near[0]}'?" if near else ""),
             wanted=f"a TOML file, or one of: {', '.join(builtin_names())}",
         )
     tree, in_file = parse_toml(data, source)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pedsup.progress import human_bytes
 from pedsup.texts.intended_use import FULL
 from pedsup_train.recipe.schema import Recipe
+from pedsup_train.run.facts import Facts
 
 
-def write_card(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+def write_card(path: Path, recipe: Recipe, facts: Facts) -> None:
     """Write `adapter_card.md` from the facts that `result_facts` collected."""
     sections = [
         _front(facts),
@@ -28,11 +27,11 @@ def write_card(path: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _front(facts: Mapping[str, Any]) -> str:
+def _front(facts: Facts) -> str:
     return f"---\nbase_model: {facts['base']}\nlibrary_name: peft\ntags: [lora, research-only]\n---"
 
 
-def _table(rows: list[tuple[str, Any]]) -> str:
+def _table(rows: list[tuple[str, object]]) -> str:
     lines = ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows if value not in (None, "")]
     return "\n".join(lines)
@@ -46,7 +45,7 @@ def _cosine(value: float | None) -> str | None:
     return None if value is None else f"lowest cosine {value:.5f}"
 
 
-def _training(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _training(recipe: Recipe, facts: Facts) -> list[tuple[str, object]]:
     train, lora = recipe.train, recipe.lora
     seconds = facts["seconds"]
     gpu = facts["peak_gpu_bytes"]
@@ -79,7 +78,7 @@ def _training(recipe: Recipe, facts: Mapping[str, Any]) -> list[tuple[str, Any]]
     ]
 
 
-def _data(data: Mapping[str, Any]) -> str:
+def _data(data: Facts) -> str:
     lines = [
         "| source | rows | used | other subject | bad | over the limit | digest |",
         "|---|---|---|---|---|---|---|",

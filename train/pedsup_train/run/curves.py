@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from pedsup.optional import require
 
+History: TypeAlias = Sequence[Mapping[str, float]]
+"""Rows of a log; `FIELDS` are their keys."""
 FIELDS: Final = ("step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate", "elapsed_s")
 BLUE, ORANGE, GREY = "#1f5fa8", "#c8551b", "#6b6b6b"
 
 
-def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, history: History) -> None:
     """One line per row of the log; fields that a row does not have stay empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
@@ -21,13 +23,13 @@ def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
         writer.writerows(history)
 
 
-def series(history: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+def series(history: History, key: str) -> tuple[list[int], list[float]]:
     """Steps and values of one quantity."""
     rows = [row for row in history if key in row]
     return [int(row["step"]) for row in rows], [float(row[key]) for row in rows]
 
 
-def write_png(path: Path, history: Sequence[dict[str, Any]], title: str) -> None:
+def write_png(path: Path, history: History, title: str) -> None:
     """Three panels over the optimizer steps; drawn without a display."""
     require("matplotlib", extra="train")
     figures = require("matplotlib.figure", extra="train")

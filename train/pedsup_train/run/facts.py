@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from pedsup_train.data.examples import ReadResult
 from pedsup_train.model import backends
 from pedsup_train.model.versions import recorded
 from pedsup_train.run.loop import Outcome
 from pedsup_train.run.plan import Data, Plan
+
+Facts: TypeAlias = Mapping[str, Any]
+"""The document of `result_facts`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Result:
     """Of a base in a local folder; the hub's have a commit."""
 
 
-def _part(result: Any) -> dict[str, object]:
+def _part(result: ReadResult) -> dict[str, object]:
     return {
         "name": result.name,
         "digest": result.digest,

@@ -19,6 +19,10 @@ GROUP_MAX_EPS: Final = np.float32(1e-15)
 """A block whose largest magnitude is below is a block of zeros."""
 RETRIES: Final = 5
 """Passes in which single weights may move to a better level."""
+IQ4_VALUES: Final = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
+)
+"""`kvalues_iq4nl` of ggml-common.h."""
 
 
 def step_table(first: float, step: float, last: int, nmax: int) -> Steps:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, NotRequired, TypedDict
+
+from pedsup.pictures.picture import Picture
 
 
 class Message(TypedDict):
@@ -23,6 +25,9 @@ class Message(TypedDict):
 
     role: Literal["system", "user", "assistant"]
     content: str
+    pictures: NotRequired[tuple[Picture, ...]]
+    """Of a user's message; they stand before its text. No renderer sees them: `chat.prompt`
+    puts them where they belong."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def call_binop(
-        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
+        self, context: jinja2.runtime.Context, operator: str, left: object, right: object
     ) -> Any:
         if operator == "**" or (operator == "%" and not isinstance(left, int)):
             raise SecurityError(f"the operator {operator} is not for templates")
@@ -47,7 +47,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             raise SecurityError("a product that is too large")
         return super().call_binop(context, operator, left, right)
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: object) -> bool:
+    def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
         # A format string reaches attributes by itself; jinja2 guards that, transformers'
         # templates have no use for it.
         unwanted = isinstance(obj, str) and attr in ("format", "format_map")
@@ -58,7 +58,7 @@ def compile_template(source: str) -> jinja2.Template:
     """A template that can be given to `render`.
 
     Raises:
-        Exception: of any kind; it is no valid template.
+        Exception: of any kind; it is not a valid template.
     """
     environment = _Sandbox(
         trim_blocks=True,

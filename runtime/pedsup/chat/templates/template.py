@@ -30,6 +30,7 @@ class ChatTemplate:
         self._bos, self._eos = bos, eos
         self.digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         self.thought: ThoughtMarkers | None = _guess_thought(source)
+        self.around_picture = _around_picture(source)
         self._set_family(family)
 
     def _set_family(self, family: Family | None) -> None:
@@ -57,21 +58,9 @@ class ChatTemplate:
 
         Raises:
             UnsupportedError: there is none, or it is not one of the known ones.
-            BadFileError: it is no valid template.
+            BadFileError: it is not a valid template.
         """
-        if not source:
-            raise UnsupportedError(
-                "the model has no chat template",
-                wanted="an instruction-tuned model with tokenizer.chat_template",
-                remedy="export it again from a base whose tokenizer has one",
-            )
-        if len(source) > MAX_SOURCE:
-            raise BadFileError(
-                message("the chat template has {n} characters", n=len(source)),
-                where="tokenizer.chat_template",
-                wanted=message("at most {n}", n=MAX_SOURCE),
-                remedy="export the model again from a base with its own template",
-            )
+        source = _required(source)
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         known = next((family for family in FAMILIES if digest in family.digests), None)
         template = cls(source, known, bos=bos, eos=eos)
@@ -150,7 +139,7 @@ class ChatTemplate:
         self, messages: Sequence[Message], think: bool, prompt: bool
     ) -> dict[str, object]:
         return {
-            "messages": [dict(message) for message in messages],
+            "messages": [{"role": m["role"], "content": m["content"]} for m in messages],
             "add_generation_prompt": prompt,
             "enable_thinking": think,
             "bos_token": self._bos,
@@ -163,3 +152,31 @@ def _guess_thought(source: str) -> ThoughtMarkers | None:
     """An allowed, unknown template that names a known model's channel gets its parser."""
     known = (family.thought for family in FAMILIES if family.thought and family.asks)
     return next((markers for markers in known if markers.opening in source), None)
+
+
+def _required(source: str | None) -> str:
+    """The template of a model that has one."""
+    if not source:
+        raise UnsupportedError(
+            "the model has no chat template",
+            wanted="an instruction-tuned model with tokenizer.chat_template",
+            remedy="export it again from a base whose tokenizer has one",
+        )
+    if len(source) > MAX_SOURCE:
+        raise BadFileError(
+            message("the chat template has {n} characters", n=len(source)),
+            where="tokenizer.chat_template",
+            wanted=message("at most {n}", n=MAX_SOURCE),
+            remedy="export the model again from a base with its own template",
+        )
+    return source
+
+
+def _around_picture(source: str) -> str:
+    """What stands before and behind a picture.
+
+    The first templates of Gemma 4 E2B and E4B write empty lines, the larger models' do not. For
+    Gemma 3, whose template writes <start_of_image> alone, its processor adds them.
+    """
+    separate = r"\n\n<|image|>\n\n" in source or "<start_of_image>" in source
+    return "\n\n" if separate else ""

@@ -1,10 +1,10 @@
-"""Render a template that nobody knows, in a process that can do nothing else.
+"""Renders an unknown template in a process that can do nothing else.
 
     python -P -m pedsup.chat.templates.worker
 
 Lines of JSON on standard input and output; the parent is `pedsup.chat.templates.process`. Three
 walls stand behind jinja2's sandbox, should a template break out of it: an audit hook that ends
-the process at the first operation that is no computation (open, import, exec, socket, ...),
+the process at the first operation that is not a computation (open, import, exec, socket, ...),
 resource limits (memory, processor time, no new file descriptors, no file sizes), and the
 parent's clock.
 """
@@ -40,7 +40,7 @@ class _Guard:
     def __init__(self) -> None:
         self.allowed: frozenset[str] | None = None
 
-    def __call__(self, event: str, _arguments: tuple[Any, ...]) -> None:
+    def __call__(self, event: str, _arguments: tuple[object, ...]) -> None:
         allowed = self.allowed
         if allowed is None or event in allowed:
             return
@@ -107,7 +107,7 @@ def _answer(document: dict[str, object]) -> None:
 
 
 def _warm_up() -> None:
-    """Use everything once that is imported or opened at its first use."""
+    """Use once everything that is imported or opened on its first use."""
     warm = "{% for m in messages %}{{ m.content | trim | tojson }}{% endfor %}{{ x.y }}"
     date = "{{ strftime_now('%d %b %Y') }}"
     for source in (warm, date, "{% for %}", "{{ a | no_such_filter }}"):
@@ -124,11 +124,11 @@ def _limit() -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
-        # Descriptors 0 to 2 are open; there is no number left for another one.
+        # Descriptors 0 to 2 are open: none is left for another file.
         resource.RLIMIT_NOFILE: 3,
     }
     for what, most in limits.items():
-        # A system that does not take a limit still has the other walls.
+        # If the system does not support a limit, the other walls still stand.
         with suppress(OSError, ValueError):
             hard = resource.getrlimit(what)[1]
             if hard != resource.RLIM_INFINITY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pedsup.settings.load import FILE, load_settings
 from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
 from pedsup.texts.language import set_language
+from pedsup.texts.screen import screen_of
 
 PROBLEM: int = 1
 
@@ -36,7 +38,7 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     try:
         settings = load_settings(None, {"lang": lang})
     except UsageError as error:
-        # A doctor that refuses to look because of a typing error is of no use.
+        # A doctor that refuses to look because of a typing error would be useless.
         settings = Settings(lang=lang)
         values = {"reason": error.found, "file": str(config_folder() / FILE)}
         bad = (Finding("settings", "problem", "settings_bad", values),)
@@ -46,5 +48,5 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     if as_json:
         print(json_text(enveloped(found.document(language), "pedsup-run")), flush=True)
     else:
-        print(found.text(language), flush=True)
+        print(found.text(language, screen_of(sys.stdout).width()), flush=True)
     return PROBLEM if found.level == "problem" else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pedsup.cli.app import history_folder
+from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.errors import OutputError, UsageError
 from pedsup.files.envelope import enveloped
@@ -15,7 +15,7 @@ from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes, say
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
-from pedsup.session.history import find_session
+from pedsup.session.files import find_session
 from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
 

@@ -8,7 +8,7 @@ import click
 
 from pedsup.cli.verbs import LANG
 from pedsup.files.envelope import enveloped
-from pedsup.files.parts import join, plan_join
+from pedsup.files.parts.join import join, plan_join
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import message
 from pedsup.progress import byte_bar, human_bytes

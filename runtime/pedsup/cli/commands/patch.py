@@ -11,12 +11,13 @@ from pedsup.cli.verbs import LANG
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
-from pedsup.patch.apply import ApplyPlan, ApplyRequest, apply, check, open_plan
+from pedsup.patch.apply import apply, check
+from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
-from pedsup.trust.assess import Trust
+from pedsup.trust.verdict import Trust
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,7 +54,7 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> int:
 
 def _plan_text(plan: ApplyPlan) -> list[Message]:
     counts = plan.as_dict()["tensors"]
-    size = human_bytes(plan.index.new_size)
+    size = human_bytes(plan.index.new.size)
     return [
         message("the patch fits: {path}, {size}", path=clean(str(plan.final)), size=size),
         message(

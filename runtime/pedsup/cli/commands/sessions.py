@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from pedsup.cli.app import history_folder
+from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
@@ -82,7 +82,7 @@ def _show(screen: Screen, row: Summary, excerpt: str) -> None:
     print(screen.wrapped(line, "  "))
 
 
-def _described(row: Summary, excerpt: str) -> dict[str, Any]:
+def _described(row: Summary, excerpt: str) -> dict[str, object]:
     document = {
         "id": row.id,
         "changed": row.changed,

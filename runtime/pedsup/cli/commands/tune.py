@@ -17,7 +17,7 @@ from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
 from pedsup.progress import say
-from pedsup.run.load import LaunchPlan, plan_launch
+from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.settings.load import load_settings
 from pedsup.settings.schema import Settings
 from pedsup.texts.language import set_language, translated

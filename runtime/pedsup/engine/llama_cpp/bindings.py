@@ -83,7 +83,7 @@ def package_version() -> str:
 
 
 def version(lib: ModuleType) -> str:
-    """llama.cpp's own version text, or '?' from a library too old to say."""
+    """llama.cpp's own version text, or '?' if the library is too old to tell."""
     try:
         return str(lib.llama_version().decode("utf-8", "replace"))
     except (AttributeError, ValueError):
@@ -91,7 +91,7 @@ def version(lib: ModuleType) -> str:
 
 
 def system_info(lib: ModuleType) -> str:
-    """What the library was built with, as `vector_units.judge` reads it; '' if it cannot say."""
+    """What the library was built with, as `vector_units.judge` reads it; '' if it cannot tell."""
     try:
         return str(lib.llama_print_system_info().decode("utf-8", "replace"))
     except (AttributeError, ValueError):

@@ -65,7 +65,7 @@ class EvaluatedModel:
     """A loaded model with one context, one sequence and no sampling.
 
     Raises:
-        BadFileError, UnsupportedError: it is no model that pedsup runs.
+        BadFileError, UnsupportedError: it is not a model that pedsup runs.
         MismatchError: the adapter does not belong to it.
         EngineError: llama.cpp cannot load the file.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -19,16 +19,19 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
-from pedsup.engine.limits import check_prompt
+from pedsup.engine.limits import cannot_see, check_prompt
 from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_cpp.eyes import Eyes
 from pedsup.engine.llama_cpp.kv_cache import KVCache, common_prefix
 from pedsup.engine.llama_cpp.loading import load
 from pedsup.engine.llama_cpp.native import decode
+from pedsup.engine.picture_ids import spans, uncut, without_pictures
 from pedsup.engine.sampler import SamplerChain
 from pedsup.engine.vector_units import Build, judge
 from pedsup.errors import BadFileError, EngineError
 from pedsup.files.fsio import partial_path, publish
 from pedsup.gguf_file.validate import validate_model
+from pedsup.pictures.picture import Picture
 
 
 class InProcessEngine:
@@ -40,6 +43,8 @@ class InProcessEngine:
         self._loaded = load(lib, header, config)
         self._ctx = self._loaded.native.ctx
         self._vocabulary = self._loaded.vocabulary
+        self._eyes: Eyes | None = None  # loaded with the first picture
+        self._config = config
         self._stats = GenerationStats(0, 0, 0, 0.0, 0.0)
         self._most_threads = config.n_threads, config.n_threads_batch
         try:
@@ -92,6 +97,17 @@ class InProcessEngine:
     def piece(self, token: int) -> bytes:
         return self._vocabulary.piece(token)
 
+    @property
+    def can_see(self) -> bool:
+        return self._loaded.projector is not None
+
+    def see(self, picture: Picture) -> list[int]:
+        if self._eyes is None:
+            if self._loaded.projector is None:
+                raise cannot_see()
+            self._eyes = Eyes(self._loaded.native, self._loaded.projector, self._config)
+        return self._eyes.see(picture)
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -102,7 +118,8 @@ class InProcessEngine:
         on_prompt: PromptProgress | None = None,
     ) -> Generator[Token, None, None]:
         check_prompt(prompt, self._n_ctx)
-        sampler = SamplerChain(self._lib, self._vocabulary.native, sampling, prompt)
+        text = without_pictures(prompt)
+        sampler = SamplerChain(self._lib, self._vocabulary.native, sampling, text)
         try:
             self._read(prompt, len(prompt) if keep is None else keep, on_prompt)
             yield from self._decode(sampler, max_tokens)
@@ -126,7 +143,12 @@ class InProcessEngine:
         return None
 
     def save_state(self, path: Path) -> None:
-        """Write the cached tokens and their state; the file is llama.cpp's own format."""
+        """Write the cached tokens and their state; the file is llama.cpp's own format.
+
+        It has no room for pictures: they are refused.
+        """
+        if len(without_pictures(self._cache.tokens)) < len(self._cache.tokens):
+            raise EngineError("a state with pictures cannot be saved", where=path)
         tokens = (self._lib.llama_token * len(self._cache.tokens))(*self._cache.tokens)
         partial = partial_path(path)
         try:
@@ -167,6 +189,9 @@ class InProcessEngine:
         raise EngineError("an engine in this process cannot be started again")
 
     def close(self) -> None:
+        if self._eyes is not None:
+            self._eyes.close()
+            self._eyes = None
         self._loaded.close()
         self._ctx = 0  # NULL
 
@@ -175,23 +200,52 @@ class InProcessEngine:
     def _read(self, prompt: Sequence[int], keep: int, on_prompt: PromptProgress | None) -> None:
         """Bring the cache to `prompt`, with a checkpoint at `keep` if it is read on the way."""
         started = perf_counter()
-        cached = self._cache.rewind(min(common_prefix(self._cache.tokens, prompt), len(prompt) - 1))
+        pictures = list(spans(prompt, self._eyes.sizes if self._eyes else {}))
+        keep = uncut(keep, pictures)
+        cached = self._rewind(prompt, pictures)
         at, total = cached, len(prompt) - cached
         # Only models with a sliding window need the stop at `keep`: it costs a pass over the
         # weights of its own.
         stops = [keep, len(prompt)] if self._cache.n_swa and at < keep else [len(prompt)]
+        ends, looking = dict(pictures), 0.0
         for stop in stops:
             while at < stop:
-                chunk = prompt[at : min(at + self._n_batch, stop)]
-                self._buffer[: len(chunk)] = array("i", chunk)
-                self._step(len(chunk))
-                self._cache.tokens.extend(chunk)
-                at += len(chunk)
+                if at in ends:
+                    before = perf_counter()
+                    at = self._read_picture(prompt[at], at, ends[at])
+                    looking += perf_counter() - before
+                else:
+                    at = self._read_text(prompt, at, _next(at, stop, ends))
                 if on_prompt is not None:
                     on_prompt(at - cached, total)
             if stop == keep:
                 self._cache.checkpoint()
-        self._stats = GenerationStats(len(prompt), cached, 0, perf_counter() - started, 0.0)
+        n_pictures = sum(end - begin for begin, end in pictures if begin >= cached)
+        self._stats = GenerationStats(
+            len(prompt), cached, 0, perf_counter() - started, 0.0,
+            n_pictures=n_pictures, pictures_s=looking,
+        )  # fmt: skip
+
+    def _rewind(self, prompt: Sequence[int], pictures: Sequence[tuple[int, int]]) -> int:
+        """Keep of the cache what the prompt begins with, and no part of a picture."""
+        wanted = min(common_prefix(self._cache.tokens, prompt), len(prompt) - 1)
+        kept = self._cache.rewind(uncut(wanted, pictures))
+        whole = uncut(kept, pictures)
+        return kept if whole == kept else self._cache.rewind(whole)
+
+    def _read_text(self, prompt: Sequence[int], at: int, stop: int) -> int:
+        """Read a batch of tokens; where the next one begins."""
+        chunk = prompt[at : min(at + self._n_batch, stop)]
+        self._buffer[: len(chunk)] = array("i", chunk)
+        self._step(len(chunk))
+        self._cache.tokens.extend(chunk)
+        return at + len(chunk)
+
+    def _read_picture(self, id: int, at: int, end: int) -> int:
+        assert self._eyes is not None
+        self._eyes.read(id, at)
+        self._cache.tokens.extend([id] * (end - at))
+        return end
 
     def _decode(self, sampler: SamplerChain, max_tokens: int) -> Generator[Token, None, None]:
         """The loop that runs once per token: everything it needs is a local name."""
@@ -222,3 +276,8 @@ class InProcessEngine:
     def _step(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
         decode(self._lib, self._ctx, self._batch)
+
+
+def _next(at: int, stop: int, pictures: Mapping[int, int]) -> int:
+    """Where the text from `at` on ends: at a picture, or at `stop`."""
+    return min((begin for begin in pictures if at < begin < stop), default=stop)

@@ -17,7 +17,7 @@ from typing import Final
 PARTIAL_ONLY: Final = 1
 """LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the window layers' state without the full-attention one."""
 MAX_CHECKPOINTS: Final = 2
-"""Besides the pinned one: the last two prompts' ends."""
+"""Besides the pinned one: the ends of the last two prompts."""
 
 
 @dataclass(frozen=True)

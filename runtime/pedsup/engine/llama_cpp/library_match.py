@@ -26,7 +26,7 @@ ROOM: Final = 4096
 
 @dataclass(frozen=True)
 class LibraryIdentity:
-    """How a build of llama.cpp names itself; '' where it is too old to say."""
+    """How a build of llama.cpp names itself; '' if it is too old to tell."""
 
     llama: str
     ggml: str
@@ -106,7 +106,7 @@ def library_identity(handle: ctypes.CDLL) -> LibraryIdentity:
 
 
 def identity_mismatch(found: LibraryIdentity, wanted: LibraryIdentity | None) -> Message | None:
-    """Why a library is another one than was wanted; None if it is the same.
+    """Why a library is not the wanted one; None if it is.
 
     The commit decides where it is known. Versions stand for many commits each, so that an
     unknown commit needs both of them, and the structures after that.

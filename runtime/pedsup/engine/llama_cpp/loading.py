@@ -23,6 +23,7 @@ from pedsup.engine.llama_cpp.streaming import LayerStreamer, plan_stream
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 
 
@@ -35,6 +36,8 @@ class Loaded:
     info: ModelInfo
     streamer: LayerStreamer | None
     """Lets layers go when the file does not fit; None when it does."""
+    projector: Projector | None
+    """What pictures are seen through, checked and not yet loaded."""
     resources: ExitStack
     """What `close` frees: context, thread pool, streamer, model, in this order."""
 
@@ -48,12 +51,13 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
 
     Raises:
         UsageError: the context asked for is larger than the model's.
-        MismatchError: the adapter does not belong to the model.
+        MismatchError: the adapter or the projector does not belong to the model.
         EngineError: llama.cpp refuses the model, the adapter or the context.
     """
     bindings.clear_log()
     if config.adapter is not None:
         require_fits(validate_adapter(config.adapter), header)
+    projector = _projector(header, config)
     if config.cpus:
         # Before any thread starts: llama.cpp's threads inherit the mask.
         os.sched_setaffinity(0, config.cpus)
@@ -80,7 +84,16 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
         if pool is not None:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
         native = Native(lib, model, ctx, pool)
-        return Loaded(native, vocabulary, info, streamer, resources=stack.pop_all())
+        return Loaded(native, vocabulary, info, streamer, projector, resources=stack.pop_all())
+
+
+def _projector(header: GGUFHeader, config: EngineConfig) -> Projector | None:
+    """The checked projector of a configuration; None without one."""
+    if config.projector is None:
+        return None
+    projector = validate_projector(config.projector)
+    require_belongs(projector, header)
+    return projector
 
 
 def _params(

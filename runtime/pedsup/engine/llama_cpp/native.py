@@ -25,7 +25,7 @@ class Native(NamedTuple):
     model: int
     ctx: int
     pool: ctypes.c_void_p | None
-    """Its thread pool, None where it has none of its own."""
+    """Its own thread pool, or None."""
 
 
 def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:

@@ -28,6 +28,7 @@ from pedsup.engine.drafts import require_drafter
 from pedsup.engine.ends import DECLARED_ENDS, end_tokens
 from pedsup.engine.limits import check_context, check_prompt
 from pedsup.engine.llama_server.client import ServerClient
+from pedsup.engine.llama_server.pictures import DEFAULT_MARKER, ShownPictures
 from pedsup.engine.llama_server.process import ServerProcess, require_program
 from pedsup.engine.llama_server.state_file import bad_state, pack_state, unpack_state
 from pedsup.engine.llama_server.wire import (
@@ -40,9 +41,11 @@ from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.gguf_file.projector import require_belongs, validate_projector
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.gguf_file.values import ArrayValue
 from pedsup.messages import message
+from pedsup.pictures.picture import Picture
 
 SLOT_FILE: Final = "slot.state"
 
@@ -66,6 +69,11 @@ class ServerEngine:
                 require_fits(validate_adapter(config.adapter), header)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
+            projector = None
+            if config.projector is not None:
+                projector = validate_projector(config.projector)
+                require_belongs(projector, header)
+            self._pictures = ShownPictures(projector, config.picture_tokens, self._special_tokens)
             self._start()
             self._properties = self._client().post("GET", "/props")
             self._info = self._read_info(header)
@@ -129,6 +137,13 @@ class ServerEngine:
             found = self._pieces[token] = str(content).encode("utf-8")
         return found
 
+    @property
+    def can_see(self) -> bool:
+        return self._pictures.projector is not None
+
+    def see(self, picture: Picture) -> list[int]:
+        return self._pictures.see(picture)
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -139,8 +154,9 @@ class ServerEngine:
         on_prompt: PromptProgress | None = None,
     ) -> Generator[Token, None, None]:
         check_prompt(prompt, self._n_ctx)
-        request = completion_request(prompt, sampling, max_tokens)
-        self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0)
+        request = completion_request(self._prompt(prompt), sampling, max_tokens)
+        n_pictures = sum(token < 0 for token in prompt)
+        self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0, n_pictures=n_pictures)
         self._cached = list(prompt)
         n, last, waited = 0, -1, perf_counter()
         for event in self._client().stream("/completion", request):
@@ -238,6 +254,29 @@ class ServerEngine:
             self._stats = replace(stats, n_generated=n, decode_s=stats.decode_s + seconds)
         else:
             self._stats = replace(stats, prompt_s=stats.prompt_s + seconds)
+
+    def _prompt(self, tokens: Sequence[int]) -> object:
+        """The prompt as the server takes it."""
+        marker = self._properties.get("media_marker")
+        marker = marker if isinstance(marker, str) and marker else DEFAULT_MARKER
+        if all(token >= 0 for token in tokens):
+            return list(tokens)
+        # It puts the first token before a text by itself.
+        begins = tokens[:1] == self._own_beginning()
+        return self._pictures.prompt(tokens[1:] if begins else tokens, marker, self._text)
+
+    def _own_beginning(self) -> list[int]:
+        """What the server puts before each text."""
+        body = {"content": "", "add_special": True}
+        tokens = self._client().post("POST", "/tokenize", body).get("tokens")
+        return [int(token) for token in tokens] if isinstance(tokens, list) else []
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        answer = self._client().post("POST", "/detokenize", {"tokens": list(tokens)})
+        return str(answer["content"])
+
+    def _special_tokens(self, text: str) -> list[int]:
+        return self.tokenize(text, parse_special=True)
 
     def _plain_tokens(self, text: str) -> list[int]:
         return self.tokenize(text, parse_special=False)

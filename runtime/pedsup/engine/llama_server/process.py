@@ -18,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from pedsup.child.death import ended, how_it_died
 from pedsup.engine.api import DraftConfig, EngineConfig
-from pedsup.engine.llama_server.death import explain_death
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.projector import MIN_TOKENS
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.messages import message
 
@@ -78,11 +79,13 @@ class ServerProcess:
 
     def __init__(self, program: Path, config: EngineConfig, *, state_folder: Path) -> None:
         self.key = secrets.token_urlsafe(24)
+        self.marker = f"<__media_{secrets.token_hex(8)}__>"
+        """Stands for a picture in a prompt; drawn anew, so that no text holds it."""
         self.port = _free_port()
         self._log: deque[str] = deque(maxlen=30)
         self._child = subprocess.Popen(
             _arguments(program, config, self.port, state_folder),
-            env=_environment(config, self.key),
+            env=_environment(config, self.key, self.marker),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,6 +167,32 @@ class ServerProcess:
             self._log.append(line.decode("utf-8", "replace").rstrip())
 
 
+def explain_death(code: int, log: str) -> EngineError:
+    """The error for a llama-server that ended with `code` (negative: by that signal)."""
+    where = log or None
+    if code >= 0 and "invalid argument: --spec" in log:
+        return EngineError(
+            "this llama-server does not know the options that --draft needs",
+            where=where,
+            wanted="a llama.cpp with --spec-type",
+            remedy="update it (in Termux: pkg upgrade), or give --draft off",
+        )
+    if code >= 0:
+        return EngineError(
+            message("llama-server {how}", how=ended(code)),
+            where=where,
+            remedy="the lines above say why; the transcript is kept",
+        )
+    helps = how_it_died(code).helps
+    return EngineError(
+        message("llama-server {how}", how=ended(code)),
+        where=where,
+        remedy=message("{remedy}; the transcript is kept", remedy=helps)
+        if helps
+        else "the transcript is kept",
+    )
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
@@ -186,6 +215,10 @@ def _arguments(program: Path, config: EngineConfig, port: int, states: Path) -> 
     }
     if config.adapter is not None:
         options["--lora"] = _adapter_name(config.adapter, states)
+    if config.projector is not None:
+        options["--mmproj"] = config.projector
+        options["--image-max-tokens"] = config.picture_tokens
+        options["--image-min-tokens"] = min(MIN_TOKENS, config.picture_tokens)
     options |= _draft_options(config.draft)
     flat = [str(part) for pair in options.items() for part in pair]
     return [str(program), *flat, "--no-warmup"]
@@ -201,7 +234,7 @@ def _adapter_name(adapter: Path, states: Path) -> Path:
     return link
 
 
-def _environment(config: EngineConfig, key: str) -> dict[str, str]:
+def _environment(config: EngineConfig, key: str, marker: str) -> dict[str, str]:
     """Newer and renamed options go by environment variable: an unknown one is ignored.
 
     The key is not an argument, so that it shows in no process list.
@@ -218,6 +251,7 @@ def _environment(config: EngineConfig, key: str) -> dict[str, str]:
         "LLAMA_ARG_LAZY_MODE": "on",  # see InProcessEngine: the per-layer table stays in the file
         "LLAMA_ARG_OFFLINE": "1",
         "LLAMA_ARG_UI": "0",
+        "LLAMA_MEDIA_MARKER": marker,
         # The server need not parse the model's template: prompts come as tokens.
         "LLAMA_ARG_CHAT_TEMPLATE": "chatml",
     }

@@ -6,7 +6,7 @@ Another version of the server may leave a field of an event out: each has a fall
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -27,15 +27,18 @@ Event = dict[str, object]
 
 
 def completion_request(
-    prompt: Sequence[int], sampling: SamplingConfig, max_tokens: int
+    prompt: object, sampling: SamplingConfig, max_tokens: int
 ) -> dict[str, object]:
     """The body that asks for a stream of at most `max_tokens` tokens after `prompt`.
+
+    Args:
+        prompt: a list of tokens, or a text with pictures.
 
     Raises:
         UsageError: the sampling makes no sense.
     """
     return {
-        "prompt": list(prompt),
+        "prompt": prompt,
         "n_predict": max_tokens,
         "stream": True,
         "cache_prompt": True,

@@ -6,6 +6,7 @@ function status(key, more) {
   if (status.said !== key) { status.said = key; if (key) announce(say(key)); }
   if (key !== "reading") $("bar").hidden = true;
 }
+function statusText(text) { status.said = ""; $("status").textContent = text; $("bar").hidden = true; }
 /* On a phone the keyboard would cover the answer: there only a tap opens it. */
 const touch = () => matchMedia("(pointer: coarse)").matches;
 function focusQuestion() { if (!touch()) $("question").focus({preventScroll: true}); }
@@ -14,23 +15,24 @@ function setBusy(busy) {
   page.busy = busy;
   document.body.classList.toggle("busy-page", busy);
   $("send").hidden = busy; $("stop").hidden = !busy; $("stop").disabled = false;
-  $("new").disabled = $("list-new").disabled = busy; $("think").disabled = busy;
+  $("new").disabled = $("list-new").disabled = busy; $("think").disabled = $("add-photo").disabled = busy;
 }
-function requestBody(text, fromTurn) {
+function requestBody(text, fromTurn, photos) {
   const body = {text, language: page.lang, ...chosenSettings()};
   if (page.conversation) body.conversation = page.conversation;
   if (page.system !== null) body.system = page.system;
+  if (photos.length) body.pictures = photos.map((photo) => photo.url);
   if (page.conversation && fromTurn) body.from_turn = fromTurn;
   return body;
 }
 /* `fromTurn`: this turn and what follows it are replaced. `failed`: what is asked again. */
-async function ask(text, fromTurn = null, failed = null) {
+async function ask(text, fromTurn = null, failed = null, photos = []) {
   if (page.busy) return;
   const index = page.exchanges.findIndex((one) => one === failed || (fromTurn && (one.turn ?? one.replaces) === fromTurn));
   /* A new conversation knows nothing of what stood here. */
   if (!page.conversation) dropFrom(0); else if (index >= 0) dropFrom(index);
   setBusy(true);
-  const one = newExchange(text);
+  const one = newExchange(text, null, photos);
   one.replaces = fromTurn;
   one.live = true;
   one.box.classList.add("busy");
@@ -40,7 +42,7 @@ async function ask(text, fromTurn = null, failed = null) {
   page.abort = new AbortController();
   let last = "lost";
   try {
-    last = await send(one, requestBody(text, fromTurn));
+    last = await send(one, requestBody(text, fromTurn, photos));
   } catch {
     last = page.abort.signal.aborted ? "interrupted" : "lost";
     note(one, say(last), last === "lost");

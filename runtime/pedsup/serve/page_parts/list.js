@@ -58,7 +58,7 @@ async function openConversation(id) {
   return null;
 }
 function showPast(past) {
-  const one = newExchange(past.question, past.turn);
+  const one = newExchange(past.question, past.turn, [], past.pictures);
   one.reasoning = past.reasoning; one.text = past.answer;
   draw(one);
   one.read = Infinity;

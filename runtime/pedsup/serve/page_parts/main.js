@@ -38,6 +38,7 @@ async function start() {
 }
 function useState() {
   const kept = keptSettings();
+  $("add-photo").hidden = !page.state.pictures;
   $("thinking").hidden = $("think-set").hidden = $("budget-set").hidden = !page.state.thinks;
   $("think").checked = page.state.thinks && (kept.think ?? page.state.think);
   setLanguage(stored(localStorage, "lang") ? page.lang : page.state.language ?? page.lang);
@@ -48,7 +49,7 @@ function showProblem(key) {
   announce(say(key));
 }
 function ready() {
-  $("question").disabled = $("send").disabled = $("new").disabled = false;
+  $("question").disabled = $("send").disabled = $("new").disabled = $("add-photo").disabled = false;
   focusQuestion();
 }
 function grow() {
@@ -59,11 +60,11 @@ function grow() {
 }
 function submit(event) {
   event.preventDefault();
-  const text = $("question").value.trim(), edited = page.edited;
+  const text = $("question").value.trim(), edited = page.edited, photos = page.photos;
   if (!text || page.busy || !page.state) return;
   endEdit();
   if (touch()) $("question").blur();
-  ask(text, edited ? edited.turn ?? edited.replaces : null, edited);
+  ask(text, edited ? edited.turn ?? edited.replaces : null, edited, photos);
 }
 function keyPressed(event) {
   /* On a phone Enter makes a line, as in its other apps. */
@@ -95,5 +96,6 @@ function watchPage() {
 watchPage();
 watchList();
 watchMore();
+watchPhotos();
 watchReading();
 start();

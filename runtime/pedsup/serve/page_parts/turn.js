@@ -3,14 +3,15 @@ function countWords(summary, n) {
   summary.dataset.count = n;
   summary.textContent = say("reasoning") + " (" + n + " " + say(+n === 1 ? "word" : "words") + ")";
 }
-function newExchange(question, turn = null) {
+function newExchange(question, turn = null, photos = [], lost = []) {
   $("log").querySelector(".empty")?.remove();
   const box = add($("log"), "div", "exchange");
   const asked = add(box, "div", "asked");
   asked.setAttribute("role", "article");
   addWords(asked, "h2", "who", "you");
+  const one = {box, question, turn, photos, lost, replaces: null, reasoning: "", text: "", due: false, read: 0, live: false};
+  if (photos.length || lost.length) showAsked(one, asked);
   add(asked, "div", "said", question);
-  const one = {box, question, turn, replaces: null, reasoning: "", text: "", due: false, read: 0, live: false};
   button(add(asked, "div", "actions last-only"), "", "edit", () => startEdit(one));
   addAnswer(one);
   page.exchanges.push(one);
@@ -70,12 +71,12 @@ function addActions(one) {
     button(row, "", "copy", () => copy(one.text));
     if (navigator.share) button(row, "", "share", () => shareText(one.text));
   }
-  button(row, "last-only", "again", () => ask(one.question, one.turn ?? one.replaces));
+  button(row, "last-only", "again", () => askAgain(one));
 }
 /* After an error: the question stays, and may be asked again or changed. */
 function offerRetry(one) {
   const row = add(one.view, "div", "mend");
-  const again = button(row, "main", "retry", () => ask(one.question, one.turn ?? one.replaces, one));
+  const again = button(row, "main", "retry", () => askAgain(one, one));
   button(row, "", "edit", () => startEdit(one));
   follow(one.box);
   again.focus({preventScroll: true});
@@ -99,12 +100,14 @@ function startEdit(one) {
   page.edited = one;
   $("question").value = one.question;
   $("editing").hidden = false;
+  setPhotos(one.photos);
   grow();
   $("question").focus();
 }
 function endEdit() {
   page.edited = null;
   $("editing").hidden = true;
+  setPhotos([]);
   $("question").value = "";
   grow();
 }

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const page = {
   lang: "en", token: "", state: null, fresh: false,
   conversation: null, exchanges: [], edited: null, system: null,
-  busy: false, abort: null,
+  busy: false, abort: null, photos: [],
 };
 
 function say(key, values = {}) {
@@ -15,6 +15,7 @@ function fillWords() {
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
   for (const node of document.querySelectorAll("[data-label]")) label(node, node.dataset.label);
   for (const node of document.querySelectorAll("[data-hint]")) node.placeholder = say(node.dataset.hint);
+  for (const node of document.querySelectorAll("[data-photo]")) node.alt = say("photoNumber", {n: node.dataset.photo});
   for (const node of document.querySelectorAll("[data-count]")) countWords(node, node.dataset.count);
   for (const node of document.querySelectorAll("[data-full]")) node.textContent = GIVEN.full[page.lang].replace(/\n +/g, " ");
 }
@@ -32,7 +33,8 @@ function setLanguage(lang, keep) {
   $("notice").setAttribute("aria-label", say("purpose") + ": " + GIVEN.short[lang]);
   for (const one of ["es", "en"]) $(one).setAttribute("aria-pressed", String(one === lang));
   showTrust();
-  if (page.state) { showAbout(); fillSettings(); }
+  showPhotos();
+  if (page.state) { showAbout(); fillSettings(); $("photo-rule").textContent = page.state.picture_rule[lang]; }
 }
 function showTrust() {
   const warning = page.state?.warning;

@@ -1,19 +1,18 @@
-"""How a native program of ours ended, in words, and what helps."""
+"""How a child process ended, in words, and what helps."""
 
 from __future__ import annotations
 
 import signal
 from typing import Final, NamedTuple
 
-from pedsup.errors import EngineError
 from pedsup.messages import Message, message
 
 
 class Death(NamedTuple):
-    """How a native program of ours ended, and what helps."""
+    """How a child ended by a signal, and what helps."""
 
     name: str
-    """Of the signal."""
+    """Name of the signal."""
     what: Message
     """Without its subject: 'crashed (invalid memory access)'."""
     helps: Message | None = None
@@ -46,34 +45,20 @@ _DEATHS: Final = {
 }
 
 
-def explain_death(code: int, log: str) -> EngineError:
-    """The error for a child that ended with `code` (negative: by that signal)."""
-    where = log or None
-    if code >= 0 and "invalid argument: --spec" in log:
-        return EngineError(
-            "this llama-server does not know the options that --draft needs",
-            where=where,
-            wanted="a llama.cpp with --spec-type",
-            remedy="update it (in Termux: pkg upgrade), or give --draft off",
-        )
+def ended(code: int) -> Message:
+    """How a child ended, without its subject: 'ended by itself (exit code 1)'.
+
+    Args:
+        code: its exit code, or the number of a signal below zero.
+    """
     if code >= 0:
-        return EngineError(
-            message("llama-server ended by itself (exit code {code})", code=code),
-            where=where,
-            remedy="the lines above say why; the transcript is kept",
-        )
+        return message("ended by itself (exit code {code})", code=code)
     death = how_it_died(code)
-    return EngineError(
-        message("llama-server {what} ({name})", what=death.what, name=death.name),
-        where=where,
-        remedy=message("{remedy}; the transcript is kept", remedy=death.helps)
-        if death.helps
-        else "the transcript is kept",
-    )
+    return message("{what} ({name})", what=death.what, name=death.name)
 
 
 def how_it_died(code: int) -> Death:
-    """In words, for a child that ended with `code`, a signal's number below zero."""
+    """For a child that ended by a signal; `code` is its number below zero."""
     try:
         number = signal.Signals(-code)
     except ValueError:

@@ -1,0 +1,1 @@
+"""The gate: figures of a file against thresholds, publish or refuse."""

@@ -1,0 +1,89 @@
+"""Limits of the figures, by file type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+from pedsup.errors import MissingFileError
+from pedsup.files.checks import at_least, within
+from pedsup.files.records import record, unknown
+from pedsup.files.source import Source, parse_toml, read_bytes
+from pedsup.gguf_file import read_header
+
+FILE_TYPES: Final = {
+    0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 10: "Q2_K", 12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M",
+    17: "Q5_K_M", 18: "Q6_K", 30: "IQ4_XS", 32: "BF16",
+}  # fmt: skip
+"""`general.file_type` (llama.cpp's `enum llama_ftype`) of the types pedsup exports."""
+
+
+MAX_BYTES: Final = 1 << 20
+
+
+Limit: TypeAlias = Annotated[float, at_least(0)]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits of one file type; None does not limit. See thresholds.toml for the units."""
+
+    kld_mean: Limit | None = None
+    kld_p99: Limit | None = None
+    same_top: Annotated[float, within(0, 1)] | None = None
+    ppl_ratio: Limit | None = None
+    accuracy_drop: Limit | None = None
+    task_loss_rise: Limit | None = None
+    task_drop: Limit | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that are set, by figure."""
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
+
+
+ASKED_FOR: Final = {
+    "questions": ("accuracy_drop",), "examples": ("task_loss_rise", "task_drop"),
+}  # fmt: skip
+"""Figures that are measured only where their input is given."""
+
+
+def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
+    """Thresholds by file type from a TOML file, or the shipped ones.
+
+    Raises:
+        MissingFileError: no such file.
+        BadFileError: not TOML, no limit at all, an unknown table or figure, or a limit that is
+            not a finite number in the figure's range.
+    """
+    source = Source("the thresholds file", path or "thresholds.toml")
+    if path is None:
+        file = resources.files("pedsup_bench") / "thresholds.toml"
+        return _parse(file.read_bytes(), source)
+    if not path.is_file():
+        raise MissingFileError("no such file", where=path, remedy="check --thresholds")
+    return _parse(read_bytes(path, source, MAX_BYTES), source)
+
+
+def thresholds_for(model: Path, table: Mapping[str, Thresholds]) -> tuple[str, Thresholds]:
+    """The file type of a model and its limits, with [default] for what it does not name."""
+    number = read_header(model).metadata.get("general.file_type")
+    name = FILE_TYPES.get(number, str(number)) if isinstance(number, int) else "unknown"
+    default, own = table.get("default", Thresholds()), table.get(name, Thresholds())
+    return name, Thresholds(**{**default.given, **own.given})
+
+
+def _parse(data: bytes, source: Source) -> dict[str, Thresholds]:
+    table, source = parse_toml(data, source)
+    known = ["default", *FILE_TYPES.values()]
+    for name in table:
+        if name not in known:
+            raise unknown(name, known, source)
+    parsed = {name: record(Thresholds, limits, source, name) for name, limits in table.items()}
+    if all(limits == Thresholds() for limits in parsed.values()):
+        figures = ", ".join(f.name for f in fields(Thresholds))
+        raise source.problem("the thresholds hold no limit", wanted=f"tables with {figures}")
+    return parsed

@@ -1,0 +1,145 @@
+"""Where an output goes: what is there already, whether there is room, how it gets its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from pedsup.errors import OutputError, PedsupError, ResourceError
+from pedsup.files import fsio
+from pedsup.files.fsio import atomic_file, lock_or_refuse, publish, refuse_existing, sync_file
+from pedsup.gguf_file import read_header
+from pedsup.progress import human_bytes
+from pedsup.trust.bundle import read_signature, signature_path
+from pedsup.trust.manifest import DIGEST_KEY, manifest_path, read_manifest
+
+SPARE: Final = 64 << 20
+"""Bytes left free on the output disk: manifest, journal, file system."""
+
+
+def require_output(out: Path, needed: int, *, force: bool, replace_foreign: bool = False) -> None:
+    """Refuse before the first byte: output exists or is not ours, folder not writable, disk full.
+
+    Args:
+        needed: bytes that will be written, without those that an interrupted run left.
+
+    Raises:
+        OutputError, ResourceError: with what to do.
+    """
+    if out.is_dir():
+        raise OutputError(
+            "the output is a folder",
+            where=out,
+            wanted="the name of a file",
+            remedy=f"give --out {out / 'model.gguf'}",
+        )
+    refuse_existing(out, force=force)
+    if not replace_foreign:
+        refuse_foreign(out)
+    folder = out.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder cannot be made: {error.strerror}", where=folder
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            "the output folder is not writable",
+            where=folder,
+            remedy="choose another --out, or change the folder's permissions",
+        )
+    wanted, free = needed + SPARE, shutil.disk_usage(folder).free
+    if wanted > free:
+        raise ResourceError(
+            f"the disk has {human_bytes(free)} free",
+            where=folder,
+            wanted=f"{human_bytes(wanted)} for the export",
+            remedy="free space, choose another --out, or a smaller type",
+        )
+
+
+def foreign_files(out: Path) -> tuple[Path, ...]:
+    """The files that an export to `out` would replace and that pedsup did not write."""
+    return tuple(_foreign(out))
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise `OutputError` where an export would replace a file that pedsup did not write."""
+    for path in _foreign(out):
+        raise OutputError(
+            "pedsup did not write the file that would be replaced",
+            where=path,
+            wanted="a name of its own for the export",
+            remedy="choose another --out, or move that file away; --force replaces it only after "
+            "a question on a terminal",
+        )
+
+
+def _foreign(out: Path) -> Iterator[Path]:
+    # A dangling link is something that somebody made, too.
+    if (out.exists() or out.is_symlink()) and not _is_export(out):
+        yield out
+    for path, read in ((manifest_path(out), read_manifest), (signature_path(out), read_signature)):
+        if path.exists() or path.is_symlink():
+            try:
+                read(path)
+            except PedsupError:
+                yield path
+
+
+def _is_export(path: Path) -> bool:
+    """Whether the header names a manifest, as each file of an export does."""
+    try:
+        return DIGEST_KEY in read_header(path).metadata
+    except (PedsupError, OSError):
+        return False
+
+
+def _create(path: str, _flags: int) -> int:
+    return fsio.open_partial(Path(path), os.O_RDWR, 0o644)
+
+
+def open_partial(partial: Path, out: Path) -> BinaryIO:
+    """Open the partial file for reading and writing without truncating it, and lock it."""
+    # By name, so that the file knows its path: what is there already is read past the cache.
+    file = open(partial, "r+b", opener=_create)  # noqa: SIM115 - the caller's, locked
+    try:
+        lock_or_refuse(file, out)
+        # The holder of the lock may have published and renamed it meanwhile.
+        if not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat()):
+            raise OutputError(
+                "another process has just written this output",
+                where=out,
+                remedy="look at it; start again if it is not what you want",
+            )
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def write_at(fd: int, octets: bytes | memoryview, at: int) -> None:
+    """Write all bytes at a position of a file."""
+    view = memoryview(octets)
+    while view:
+        n = os.pwrite(fd, view, at)
+        view, at = view[n:], at + n
+
+
+def publish_both(partial: Path, out: Path, manifest: dict[str, object]) -> None:
+    """Give the file its name, then the manifest.
+
+    The manifest is on the disk before the old file is replaced: a disk that is full by then
+    leaves the old pair, and a kill between the two renames leaves whole files.
+    """
+    with atomic_file(manifest_path(out)) as file:
+        file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
+        file.flush()
+        sync_file(file.fileno())
+        publish(partial, out)
+        signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before

@@ -1,0 +1,1 @@
+"""Child processes: how one is asked, and how it ended."""

@@ -1,0 +1,1 @@
+"""Files split into parts that messengers carry."""

@@ -1,0 +1,86 @@
+"""What a patch is going to make, decided before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pedsup.errors import (
+    UsageError,
+)
+from pedsup.files.fsio import refuse_existing
+from pedsup.patch.index import PatchIndex, read_index
+from pedsup.patch.payload import Payload
+
+
+@dataclass(frozen=True)
+class ApplyRequest:
+    """The command line."""
+
+    old: Path
+    patch: Path
+    out: Path | None = None
+    in_place: bool = False
+    undo: bool = False
+    require_signature: bool = False
+
+
+@dataclass(frozen=True)
+class ApplyPlan:
+    """What is going to be made, decided before anything is written."""
+
+    request: ApplyRequest
+    payload: Payload
+    final: Path
+    in_place: bool
+
+    @property
+    def index(self) -> PatchIndex:
+        return self.payload.index
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        index = self.index
+        hows = [entry.how for entry in index.tensors]
+        return {
+            "old": str(self.request.old),
+            "patch": index.digest,
+            "new": str(self.final),
+            "in_place": self.in_place,
+            "new_bytes": index.new.size,
+            "patch_bytes": sum(entry.packed for entry in index.tensors),
+            "signed": index.signature is not None,
+            "tensors": {how: hows.count(how) for how in ("same", "delta", "whole")},
+        }
+
+
+@contextmanager
+def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
+    """The plan of a request.
+
+    Raises:
+        UsageError: options that exclude each other.
+        BadFileError: the patch is damaged.
+        OutputError: the new file exists.
+    """
+    in_place = request.in_place or request.undo
+    if in_place and request.out is not None:
+        raise UsageError(
+            "--in-place keeps the file's name: --out has no place there", remedy="give one of them"
+        )
+    index, file = read_index(request.patch)
+    with file:
+        final = request.old if in_place else request.out or request.old.with_name(index.new.name)
+        if not in_place:
+            if final.resolve() == request.old.resolve():
+                raise UsageError(
+                    "the new file would have the old one's name",
+                    where=final,
+                    wanted="another --out, or --in-place",
+                    remedy=f"pedsup-run patch {request.old} {request.patch} --in-place",
+                )
+            refuse_existing(final, force=False)
+        yield ApplyPlan(request, Payload(file, index), final, in_place)

@@ -1,0 +1,78 @@
+"""A model and its projector: whether the file with the towers is the one made with the model.
+
+The manifest of a model names its projector by the digest of its header and of all its bytes
+(`core.mmproj`), so that the model's signature vouches for both. A projector names its model by the
+digest of its tensors (`MMPROJ_KEY`). One without that key, as llama.cpp's converter writes it, runs
+with a warning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pedsup.errors import MismatchError, UnsupportedError, UntrustedError
+from pedsup.gguf_file import GGUFHeader
+from pedsup.messages import message
+from pedsup.trust.assess import Bound, Policy, assess
+from pedsup.trust.bundle import COPY
+from pedsup.trust.identity import ModelIdentity, identify
+from pedsup.trust.manifest import MMPROJ_KEY, Manifest, model_tensors_digest
+from pedsup.trust.verdict import Trust
+
+_EXPORT = message("export the model and its projector together: pedsup-export run --mmproj auto")
+
+
+def assess_projector(
+    header: GGUFHeader, model: ModelIdentity, trust: Trust, policy: Policy, *, strict: bool
+) -> Trust:
+    """Every check of a projector that reads no weights.
+
+    Args:
+        header: the projector's, checked.
+        model: the model that it is used with, with `trust`, what is known of it.
+        strict: refuse a projector that nothing ties to the model.
+
+    Raises:
+        MismatchError: it was made with another model.
+        UntrustedError: it is not the file that the model's manifest names.
+        UnsupportedError: nothing ties it to the model, and `strict`.
+    """
+    identity = identify(header)
+    bound = _bound(header, identity.digest, model.manifest, trust)
+    if bound is None and strict:
+        raise UnsupportedError(
+            "nothing says that this projector was made for this model",
+            where=header.path,
+            wanted="a projector that the model's manifest names (--strict)",
+            remedy=_EXPORT,
+        )
+    # The model's own name stands in its projector too, and was perhaps signed.
+    found = assess(header, identity, trust.store, replace(policy, as_before=False), bound)
+    if found.signed == "by-adapter":
+        return replace(found, signed="by-model")
+    return replace(found, unbound=bound is None)
+
+
+def _bound(
+    header: GGUFHeader, digest: str, manifest: Manifest | None, trust: Trust
+) -> Bound | None:
+    """What the model's manifest says of the projector; None where it names none."""
+    key = header.get(MMPROJ_KEY)
+    if manifest is not None and key is not None and key != model_tensors_digest(manifest.core):
+        raise MismatchError(
+            "the projector was made with another model",
+            where=header.path,
+            wanted="the projector that was exported with this model",
+            remedy=_EXPORT,
+        )
+    named = manifest.facts.mmproj if manifest is not None else None
+    if named is None:
+        return None
+    if named.header != digest:
+        raise UntrustedError(
+            "this is not the projector that the model's manifest names",
+            where=header.path,
+            wanted=message("a file with the digest {digest}", digest=named.header[:12]),
+            remedy=COPY,
+        )
+    return Bound(named.sha256, trust.key if trust.signed == "signed" else None)

@@ -1,0 +1,137 @@
+"""What is known of a model file and who vouches for it, as data and in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pedsup.messages import Message, joined, message
+from pedsup.texts.safe import label
+from pedsup.trust.store import TrustedKey, TrustStore
+from pedsup.trust.verified import (
+    FileState,
+)
+
+Signed = Literal["signed", "by-adapter", "by-model", "unsigned", "unknown-key"]
+"""'by-adapter', 'by-model': not signed itself, and named by its digest in what is signed."""
+
+
+Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
+UNBOUND: Final = message("WARNING: nothing says that this projector was made for this model.")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of a file; `weights` is 'unread' or 'earlier' until `verify_weights`."""
+
+    path: Path
+    name: str
+    header_sha256: str
+    state: FileState
+    signed: Signed
+    key: TrustedKey | None
+    """The trusted key that signed it."""
+    hint: str | None
+    """How the signature names its key."""
+    expected_sha256: str | None
+    """SHA-256 of the whole file, from the signature or else from the manifest."""
+    weights: Weights
+    store: TrustStore
+    blocks: tuple[bytes, ...] | None = None
+    """Digests of the file's blocks, to compare again; None where its times are proof enough."""
+    drafter: Trust | None = None
+    """What is known of the draft model that llama.cpp loads beside it."""
+    adapter: Trust | None = None
+    """What is known of the adapter that llama.cpp applies to it."""
+    projector: Trust | None = None
+    """What is known of the projector through which it sees."""
+    unbound: bool = False
+    """For an adapter or a projector: nothing tells which model it was made for."""
+
+    @property
+    def companions(self) -> tuple[Trust, ...]:
+        """What is known of the files that llama.cpp loads beside it."""
+        beside = (self.drafter, self.adapter, self.projector)
+        return tuple(one for one in beside if one is not None)
+
+    def describe(self) -> dict[str, object]:
+        """For JSON and for a transcript's first line."""
+        return {
+            "signed": self.signed,
+            "key": self.key.key.fingerprint if self.key else None,
+            "key_name": self.key.name if self.key else None,
+            "sha256": self.expected_sha256,
+            "weights": self.weights,
+            "warning": " ".join(self.lines()) if self.warns else None,
+            "drafter": self.drafter.describe() if self.drafter else None,
+            "adapter": self.adapter.describe() if self.adapter else None,
+            "projector": self.projector.describe() if self.projector else None,
+        }
+
+    def lines(self) -> list[Message]:
+        """For people; the first line says who vouches for the file, or warns that nobody does."""
+        if self.signed == "signed" and self.key is not None:
+            first = message("Signed by {name}.", name=self.key.name)
+        elif self.signed == "by-adapter" and self.key is not None:
+            first = message(
+                "Named by its digest in the adapter that {name} signed.", name=self.key.name
+            )
+        elif self.signed == "by-model" and self.key is not None:
+            first = message(
+                "Named by its digest in the model that {name} signed.", name=self.key.name
+            )
+        elif self.signed == "unknown-key":
+            first = message(
+                "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+                "signature cannot be checked (pedsup-run trust add KEY.pub).",
+                hint=(self.hint or "")[:16],
+            )
+        else:
+            first = message(
+                "WARNING: this model is not signed: nobody vouches for where it comes from."
+            )
+        lines = [joined(" ", [first, _READ[self.weights]])]
+        if self.unbound:
+            lines.append(
+                message("WARNING: nothing says that this adapter was made for this model.")
+            )
+        if self.drafter is not None:
+            prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
+        if self.adapter is not None:
+            prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
+            lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
+        if self.projector is not None:
+            prefix = message("Its projector, {name}:", name=label(self.projector.path.name))
+            said = self.projector.lines()[0] if not self.projector.unbound else UNBOUND
+            lines.append(joined(" ", [prefix, said]))
+        return lines
+
+    def brief(self) -> Message:
+        """One line of 40 columns: who vouches, or the first warning; `lines` says all."""
+        if self.signed == "unknown-key":
+            return message("WARNING: signed by an unknown key (/model).")
+        if self.signed == "unsigned":
+            return message("WARNING: not signed (/model).")
+        if self.unbound:
+            return message("WARNING: adapter of another model? (/model)")
+        if self.warns:
+            return message("WARNING: a second file is not signed (/model).")
+        if self.signed == "signed" and self.key is not None:
+            return message("Signed by {name}.", name=self.key.name)
+        return message("Named in a signed adapter (/model).")
+
+    @property
+    def warns(self) -> bool:
+        """Whether a session must begin with a warning."""
+        vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
+        return not vouched or any(one.warns for one in self.companions)
+
+
+_READ: Final[dict[Weights, Message]] = {
+    "unread": message("Its bytes are compared before it is loaded."),
+    "read": message("All its bytes were read and are as exported."),
+    "earlier": message("It was read in full earlier and has not changed since."),
+    "nothing-to-compare": message("It has no manifest: nothing says what its bytes should be."),
+}

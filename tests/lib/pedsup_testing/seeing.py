@@ -1,0 +1,148 @@
+"""Tiny random models that see, as transformers saves them, and what it makes of a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_cpp.eyes import load_mtmd
+from pedsup.errors import PedsupError
+from pedsup.pictures.picture import Picture
+from pedsup_testing import tiny_models
+
+BEGIN, PLACE, END = 60, 61, 62
+PATCH, MERGE = 4, 3
+UNIT = PATCH * MERGE
+"""Pixels on each side of what becomes one token."""
+MARKS = {BEGIN: "<|image>", PLACE: "<|image|>", END: "<image|>"}
+
+
+def require_mtmd() -> None:
+    """Skip where llama-cpp-python was built without the pictures' library."""
+    try:
+        load_mtmd(bindings.load())
+    except PedsupError as error:
+        pytest.skip(str(error.found))
+
+
+def gemma4(folder: Path, *, width: int, template: str, **text: Any) -> Path:
+    """Write a tiny Gemma 4 with a vision tower and no audio.
+
+    Args:
+        width: of its embeddings. llama.cpp tells E2B by 1536: its pictures are read from left to
+            right, those of the large models as a whole.
+    """
+    from transformers import (
+        Gemma4Config,
+        Gemma4ForConditionalGeneration,
+        Gemma4VisionConfig,
+    )
+
+    vision = Gemma4VisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16, patch_size=PATCH, initializer_range=0.2,
+    )  # fmt: skip
+    text_config = tiny_models.gemma4_text_config(
+        hidden_size=width, num_hidden_layers=4, num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2, **text,
+    )  # fmt: skip
+    config = Gemma4Config(
+        text_config=text_config, vision_config=vision, audio_config=None,
+        image_token_id=PLACE, boi_token_id=BEGIN, eoi_token_id=END,
+    )  # fmt: skip
+    tiny_models._save(folder, Gemma4ForConditionalGeneration, config, 0)
+    tiny_models.write_tokenizer(folder, chat_template=template, more=MARKS)
+    processor = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "patch_size": PATCH}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def convert(folder: Path, source: Path) -> tuple[Path, Path]:
+    """llama.cpp's own converter: the model and its projector, in float32."""
+    model, projector = folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
+    for out, more in ((model, []), (projector, ["--mmproj"])):
+        subprocess.run(
+            [sys.executable, source / "convert_hf_to_gguf.py", folder, "--outtype", "f32",
+             "--outfile", out, *more],
+            check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )  # fmt: skip
+    return model, projector
+
+
+def pixels(columns: int, rows: int, seed: int = 0) -> np.ndarray:
+    """A random picture of so many tokens: uint8 [height, width, 3]."""
+    shape = rows * UNIT, columns * UNIT, 3
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def png(image: np.ndarray, orientation: int = 1) -> Picture:
+    """A picture with exactly these pixels."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    data = file.getvalue()
+    height, width, _ = image.shape
+    digest = hashlib.sha256(data).hexdigest()
+    return Picture(data, "image/png", width, height, digest, orientation)
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A tiny Gemma 4 in transformers, float32."""
+
+    model: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Oracle:
+        import torch
+        from transformers import Gemma4ForConditionalGeneration
+
+        model = Gemma4ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        return cls(model.eval())
+
+    def embeddings(self, image: np.ndarray) -> np.ndarray:
+        """What stands in the prompt for a picture: float32 [tokens, width]."""
+        import torch
+
+        with torch.no_grad():
+            found = self.model.get_image_features(*_patches(image)).pooler_output
+        return torch.cat(list(found)).numpy()
+
+    def logits(self, prompt: list[int], image: np.ndarray) -> np.ndarray:
+        """Of the token after a prompt whose picture stands where ids are negative."""
+        import torch
+
+        values, positions = _patches(image)
+        with torch.no_grad():
+            out = self.model(
+                input_ids=torch.tensor([[PLACE if t < 0 else t for t in prompt]]),
+                pixel_values=values,
+                image_position_ids=positions,
+                mm_token_type_ids=torch.tensor([[int(t < 0) for t in prompt]]),
+            )
+        return out.logits[0, -1].numpy()
+
+
+def _patches(image: np.ndarray) -> tuple[Any, Any]:
+    """Patches [1, n, 3 x area] in [0, 1], and their columns and rows, as Gemma 4's processor
+    makes them of a picture that needs no resizing."""
+    import torch
+
+    height, width, _ = image.shape
+    rows, columns = height // PATCH, width // PATCH
+    cut = (image.astype(np.float32) / 255).reshape(rows, PATCH, columns, PATCH, 3)
+    values = cut.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
+    grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
+    return torch.tensor(values)[None], torch.tensor(grid)[None]
