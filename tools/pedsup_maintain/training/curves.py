@@ -24,7 +24,8 @@ def smoothed(values: list[float], width: int = 5) -> list[float]:
 
 def draw(out: Path, runs: dict[str, Path]) -> None:
     """Training loss (mean of five steps, thin) and held-out loss (dots) of each run."""
-    require("matplotlib", extra="train").rcParams["svg.hashsalt"] = "pedsup"
+    settings = require("matplotlib", extra="train").rcParams
+    settings["svg.hashsalt"], settings["svg.fonttype"] = "pedsup", "none"  # small, and the same
     figure = require("matplotlib.figure", extra="train").Figure((6.4, 3.4), layout="constrained")
     axis = figure.subplots()
     for colour, (name, folder) in zip(COLOURS, runs.items(), strict=False):
