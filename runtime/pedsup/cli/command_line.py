@@ -111,7 +111,7 @@ def _first_sentence(module: str, function: str) -> str:
             first = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
             sentence, stop, _ = first.partition(". ")
             return sentence + stop.rstrip()
-    raise LookupError(f"{module} defines no {function}")
+    raise AssertionError(f"{module} does not define {function}")
 
 
 def readable(error: click.ClickException) -> click.ClickException:
