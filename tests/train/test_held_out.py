@@ -15,7 +15,7 @@ from pedsup.chat.templates.template import ChatTemplate
 from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.mcqa.questions import read_questions
 from pedsup_train.data.examples import Example
-from pedsup_train.data.held_out import held_out_row, write_held_out
+from pedsup_train.data.held_out import held_out_bytes, held_out_row
 from pedsup_train.data.render import Renderer
 from pedsup_train.model import backends
 from pedsup_train.recipe.schema import DataConfig, read_recipe
@@ -90,9 +90,11 @@ def test_the_gate_reads_the_file_as_training_rendered_it(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gemma)
+    # The tiny template has no thoughts; by this the gate knows a Gemma 4, as training does.
+    tokenizer.chat_template = "{# <|channel> #}" + tokenizer.chat_template
     renderer = Renderer(tokenizer, DataConfig(style=style, system_prompt=system))
     path = tmp_path / "held_out.jsonl"
-    write_held_out(path, [held_out_row(example, renderer) for example in (FREE, CHOICE)])
+    path.write_bytes(held_out_bytes([held_out_row(e, renderer) for e in (FREE, CHOICE)]))
     template = ChatTemplate.from_model(
         str(tokenizer.chat_template), allow_unknown=True, bos=tokenizer.bos_token
     )
@@ -106,7 +108,7 @@ def test_the_multiple_choice_test_reads_the_same_file(gemma: Path, tmp_path: Pat
 
     renderer = Renderer(AutoTokenizer.from_pretrained(gemma), DataConfig())
     path = tmp_path / "held_out.jsonl"
-    write_held_out(path, [held_out_row(example, renderer) for example in (FREE, CHOICE)])
+    path.write_bytes(held_out_bytes([held_out_row(e, renderer) for e in (FREE, CHOICE)]))
     found = read_questions(path)
     assert [n for n, _ in found.rejected] == [1], "an answer in free text is no question for it"
     (question,) = found.questions

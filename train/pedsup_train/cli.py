@@ -19,15 +19,18 @@ from pedsup.cli.border import border
 from pedsup.cli.command_line import Commands
 from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
+from pedsup.files.fsio import atomic_file
 from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
 from pedsup_train.base.smollm2 import make_base
+from pedsup_train.data.held_out import held_out_bytes
 from pedsup_train.model import backends
 from pedsup_train.model.base_source import find_base
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe.toml import to_toml
 from pedsup_train.run import report, work
 from pedsup_train.run.facts import data_facts, result_facts
+from pedsup_train.run.memory_report import find_card, memory_document, memory_lines, plan_memory
 from pedsup_train.run.plan import is_main, load_data, make_plan
 from pedsup_train.run.runner import run
 
@@ -79,20 +82,36 @@ def resolve(options: dict[str, Any]) -> Recipe:
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--force", is_flag=True, help="Replace an existing adapter.")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep OUT.run with checkpoints and log.")
-@click.option("--dry-run", is_flag=True, help="Print plan, token statistics and three examples.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print plan, token statistics, GPU memory and three examples."
+)
+@click.option(
+    "--gpu-memory",
+    metavar="SIZE",
+    help="With --dry-run: will it fit a card of this size? (12GiB; default: the one here)",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")  # fmt: skip
 def run_command(
     out: Path, resume: bool, force: bool, keep_checkpoints: bool, **options: Any
 ) -> None:
     """Train an adapter."""
     dry, as_json = options.pop("dry_run"), options.pop("as_json")
+    gpu_memory = options.pop("gpu_memory")
     recipe = resolve(options)
     _quiet()
+    if gpu_memory is not None and not dry:
+        raise UsageError("--gpu-memory without --dry-run", remedy="add --dry-run")
     plan = make_plan(recipe, out)
     for text in report.plan_lines(plan) if is_main() else ():
         say(text)
     if dry:
-        document = data_facts(plan.data)
+        card, predicted = find_card(gpu_memory), plan_memory(plan)
+        for text in memory_lines(predicted, card) if is_main() else ():
+            say(text)
+        document = {
+            **data_facts(plan.data),
+            "memory": memory_document(predicted, card),
+        }
         _print("data", document, as_json, lambda: report.preview(plan.data))
         return
     try:
@@ -112,8 +131,14 @@ def run_command(
 @program.command("data")
 @recipe_options
 @click.option("--examples", default=3, show_default=True, help="Rendered examples to show.")
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the held-out examples, as a run does beside its adapter.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def data_command(examples: int, as_json: bool, **options: Any) -> None:
+def data_command(examples: int, held_out: Path | None, as_json: bool, **options: Any) -> None:
     """Read and render the data of a recipe: counts, bad rows, token statistics, a preview."""
     recipe = resolve(options)
     _quiet()
@@ -121,6 +146,9 @@ def data_command(examples: int, as_json: bool, **options: Any) -> None:
     data = load_data(recipe, backends.load_tokenizer(recipe))
     for text in report.data_lines(data):
         say(text)
+    if held_out is not None:
+        with atomic_file(held_out) as file:
+            file.write(held_out_bytes(data.held_out))
     _print("data", data_facts(data), as_json, lambda: report.preview(data, examples))
 
 
@@ -162,9 +190,11 @@ def default_base_command(
 
 
 @program.command("accelerate-config")
-def accelerate_config_command() -> None:
+@click.option("--fsdp", is_flag=True, help="The one that shares out 16-bit weights (FSDP2).")
+def accelerate_config_command(fsdp: bool) -> None:
     """Print the path of the shipped configuration for `accelerate launch` on several GPUs."""
-    click.echo(resources.files("pedsup_train") / "accelerate" / "multi-gpu.yaml")
+    name = "fsdp2.yaml" if fsdp else "multi-gpu.yaml"
+    click.echo(resources.files("pedsup_train") / "accelerate" / name)
 
 
 def _quiet() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from pedsup.questions.multiple_choice import LETTERS
@@ -42,7 +41,6 @@ def held_out_row(example: Example, renderer: Renderer) -> dict[str, object]:
     return row
 
 
-def write_held_out(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Write the rows as JSON lines in UTF-8."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
+def held_out_bytes(rows: Sequence[dict[str, object]]) -> bytes:
+    """The file: the rows as JSON lines in UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -28,6 +28,7 @@ from pedsup_train.model.answer_loss import use_answer_loss
 from pedsup_train.model.base_source import REMEDY
 from pedsup_train.model.grid_layers import GridLayers, train_on_grids
 from pedsup_train.model.host_table import move_table_to_host
+from pedsup_train.model.sharding import is_sharded, refuse_unfit
 from pedsup_train.model.targets import TargetPlan, check_adapted, plan_targets
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
@@ -76,7 +77,8 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     notes: list[str] = []
     cuda = bool(torch.cuda.is_available())
     on_grid = recipe.train.quantize != "none"
-    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid
+    sharded = is_sharded()
+    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid and not sharded
     asked = recipe.model.backend
     if asked == "unsloth" and not has_unsloth:
         raise UnsupportedError(
@@ -96,11 +98,18 @@ def choose_runtime(recipe: Recipe) -> Runtime:
     eight_bit = recipe.train.optimizer == "adamw_8bit"
     if eight_bit and not cuda:
         notes.append("8-bit AdamW needs a GPU: the 32-bit one is used")
+    elif eight_bit and sharded:
+        notes.append("8-bit AdamW does not take weights in pieces: the 32-bit one is used")
+    if sharded and not cuda:
+        notes.append(
+            "accelerate shares weights out over GPUs only: each process has the whole model"
+        )
+    fits = eight_bit and cuda and not sharded
     return Runtime(
         backend,
         "cuda" if cuda else "cpu",
         dtype,
-        "adamw_bnb_8bit" if eight_bit and cuda else "adamw_torch",
+        "adamw_bnb_8bit" if fits else "adamw_torch",
         tuple(notes),
     )
 
@@ -163,6 +172,7 @@ def load(recipe: Recipe, runtime: Runtime) -> Loaded:
     """
     config = load_config(recipe)
     refuse_known_bad(config.model_type, USED_PACKAGES[runtime.backend])
+    refuse_unfit(recipe, prequantized=is_prequantized(config))
     tokenizer = load_tokenizer(recipe)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -201,8 +211,9 @@ def _transformers(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, runtime.dtype),
         )
-    if runtime.device == "cuda":
-        # One process per GPU under `accelerate launch`; each holds the whole model.
+    if runtime.device == "cuda" and not is_sharded():
+        # One process per GPU under `accelerate launch`; each holds the whole model. FSDP takes
+        # its pieces from the computer's memory.
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     model = transformers.AutoModelForCausalLM.from_pretrained(recipe.model.base, **options)
     save_memory(model, runtime)

@@ -16,6 +16,7 @@ from pedsup.errors import PedsupError, ResourceError, UnsupportedError
 from pedsup.optional import require
 from pedsup_train.data.render import Rendered
 from pedsup_train.model.backends import Loaded, Runtime
+from pedsup_train.model.sharding import whole_adapter
 from pedsup_train.recipe.schema import Recipe
 from pedsup_train.run.trainer import make_trainer
 from pedsup_train.run.work import checkpoint_state
@@ -32,6 +33,8 @@ class Outcome:
     seconds: float
     """Of training and evaluation, over all sessions of a resumed run."""
     peak_gpu_bytes: int | None
+    adapter: dict[str, Any] | None = None
+    """Under FSDP: the whole adapter by parameter name, gathered from all processes."""
 
 
 def fit(
@@ -81,6 +84,7 @@ def fit(
         tokens_seen=int(trainer.state.num_input_tokens_seen),
         seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
+        adapter=whole_adapter(loaded.model),
     )
 
 

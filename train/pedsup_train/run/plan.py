@@ -15,6 +15,7 @@ from pedsup_train.data.render import Rendered, Renderer, TokenStats, render_all
 from pedsup_train.model import backends
 from pedsup_train.model.backends import Runtime
 from pedsup_train.model.base_source import find_base
+from pedsup_train.model.sharding import refuse_unfit
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
 
@@ -98,9 +99,11 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
         PedsupError: anything that would stop the run later is reported here.
     """
     backends.refuse_missing()
+    refuse_unfit(recipe, prequantized=False)
     find_base(recipe)
     runtime = backends.choose_runtime(recipe)
     config = backends.load_config(recipe)
+    refuse_unfit(recipe, prequantized=backends.is_prequantized(config))
     refuse_known_bad(config.model_type, backends.USED_PACKAGES[runtime.backend])
     data = load_data(recipe, backends.load_tokenizer(recipe))
     steps = count_steps(recipe, len(data.train), n_processes())

@@ -12,7 +12,7 @@ from pedsup.files.fsio import sha256_file
 from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_train.data.held_out import NAME as HELD_OUT
-from pedsup_train.data.held_out import write_held_out
+from pedsup_train.data.held_out import held_out_bytes
 from pedsup_train.folders import atomic_folder, refuse_filled
 from pedsup_train.model import backends, probe
 from pedsup_train.model.backends import Loaded, Runtime
@@ -122,7 +122,9 @@ def _publish(
 ) -> Result:
     recipe = plan.recipe
     with atomic_folder(plan.out, force=force) as folder:
-        loaded.model.save_pretrained(folder, save_embedding_layers=False)
+        loaded.model.save_pretrained(
+            folder, save_embedding_layers=False, state_dict=outcome.adapter
+        )
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours has facts
         check_adapter_file(folder / ADAPTER_FILES[1])
         # safetensors makes its file for the owner only; the folder is to be copied and shared.
@@ -132,7 +134,7 @@ def _publish(
         write_csv(folder / "training_log.csv", outcome.history)
         write_png(folder / "training_curves.png", outcome.history, f"{recipe.name}: training")
         if plan.data.held_out:
-            write_held_out(folder / HELD_OUT, plan.data.held_out)
+            (folder / HELD_OUT).write_bytes(held_out_bytes(plan.data.held_out))
         digests = {
             name: sha256_file(folder / name)
             for name in (*ADAPTER_FILES, HELD_OUT)

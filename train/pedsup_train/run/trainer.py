@@ -16,6 +16,7 @@ from pedsup_train.data.batches import Collator, EpochSampler
 from pedsup_train.data.render import IGNORE, Rendered
 from pedsup_train.model.backends import Loaded, Runtime
 from pedsup_train.model.grid_layers import GridLayers
+from pedsup_train.model.sharding import name_units
 from pedsup_train.recipe.schema import Recipe
 
 LIVE_LOG = "log.jsonl"
@@ -69,6 +70,7 @@ def make_trainer(
     work: Path,
 ) -> Any:
     transformers: Any = require("transformers", extra="train")
+    name_units(loaded.model)
     train, evaluation = ([item.feature() for item in part] for part in parts)
     arguments = training_arguments(recipe, runtime, work, evaluate=bool(evaluation))
     sampler = EpochSampler(

@@ -13,8 +13,9 @@ from typing import Any, Final
 from pedsup.errors import MismatchError, OutputError, PedsupError, ResourceError
 from pedsup.optional import require
 from pedsup.progress import say
+from pedsup_train.model.sharding import is_sharded
 from pedsup_train.recipe.toml import to_toml
-from pedsup_train.run.plan import Plan
+from pedsup_train.run.plan import Plan, n_processes
 
 _WRITING_FAILED: Final = (
     "no space left", "i/o error", "input/output error", "disk quota", "read-only file system",
@@ -31,6 +32,8 @@ def _identity(plan: Plan) -> dict[str, str]:
         "data": plan.data.prepared.digest,
         "backend": plan.runtime.backend,
         "dtype": plan.runtime.dtype,
+        "processes": f"processes = {n_processes()}",
+        "sharding": f"FSDP = {str(is_sharded()).lower()}",
     }
 
 
@@ -131,5 +134,13 @@ def _whole(folder: Path) -> bool:
                 pass
     except Exception:  # safetensors has an error class of its own, and raises OSError too
         return False
+    # Each process writes its random state, beside the first one's files and after some of them.
+    processes = n_processes()
+    states = (
+        ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
+    )
+    if any(folder.glob("rng_state*.pth")) and not all((folder / name).exists() for name in states):
+        return False
     # torch.save writes a zip, whose directory is at the end.
-    return all(zipfile.is_zipfile(path) for path in (*folder.glob("*.pt"), *folder.glob("*.pth")))
+    kinds = ("*.pt", "*.pth", "*.bin")
+    return all(zipfile.is_zipfile(path) for kind in kinds for path in folder.glob(kind))
