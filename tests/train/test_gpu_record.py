@@ -12,6 +12,7 @@ import pytest
 
 from pedsup_maintain import child_environment
 from pedsup_maintain.training.gpu_cell import (
+    SHAPES,
     Cell,
     cell_recipe,
     gemma4_config,
@@ -59,7 +60,7 @@ def test_e4b_has_the_published_size() -> None:
     from pedsup_train.model.targets import plan_targets
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(gemma4_config("e4b"))
+        model = AutoModelForCausalLM.from_config(gemma4_config(SHAPES["e4b"]))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(7.46e9, rel=0.002)
     plan = plan_targets(
         model, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -28,9 +28,9 @@ from pedsup_train.model import backends
 from pedsup_train.model.base_source import find_base
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe.toml import to_toml
-from pedsup_train.run import memory_report as memory
 from pedsup_train.run import report, work
 from pedsup_train.run.facts import data_facts, result_facts
+from pedsup_train.run.memory_report import find_card, memory_document, memory_lines, plan_memory
 from pedsup_train.run.plan import is_main, load_data, make_plan
 from pedsup_train.run.runner import run
 
@@ -105,12 +105,12 @@ def run_command(
     for text in report.plan_lines(plan) if is_main() else ():
         say(text)
     if dry:
-        card, predicted = memory.find_card(gpu_memory), memory.plan_memory(plan)
-        for text in memory.memory_lines(predicted, card) if is_main() else ():
+        card, predicted = find_card(gpu_memory), plan_memory(plan)
+        for text in memory_lines(predicted, card) if is_main() else ():
             say(text)
         document = {
             **data_facts(plan.data),
-            "memory": memory.memory_document(predicted, card),
+            "memory": memory_document(predicted, card),
         }
         _print("data", document, as_json, lambda: report.preview(plan.data))
         return

@@ -102,11 +102,11 @@ def random_examples(n: int, *, max_length: int, vocab: int, seed: int = 0) -> li
     return items
 
 
-def gemma4_config(shape: str) -> Gemma4TextConfig:
-    """The configuration of a shape in `SHAPES`."""
+def gemma4_config(shape: Shape) -> Gemma4TextConfig:
+    """The configuration of a Gemma 4 of these sizes, as transformers takes it."""
     from transformers import Gemma4TextConfig
 
-    return Gemma4TextConfig.from_dict(text_config(SHAPES[shape]))
+    return Gemma4TextConfig.from_dict(text_config(shape))
 
 
 def build_random(shape: str, recipe: Recipe, device: str) -> PreTrainedModel:
@@ -116,7 +116,7 @@ def build_random(shape: str, recipe: Recipe, device: str) -> PreTrainedModel:
 
     dtype = getattr(torch, recipe.model.dtype)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(gemma4_config(shape), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(gemma4_config(SHAPES[shape]), dtype=dtype)
     if recipe.model.quantization == "nf4":
         quantize_in_place(model, dtype, device)
     return model

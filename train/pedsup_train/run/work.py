@@ -141,6 +141,6 @@ def _whole(folder: Path) -> bool:
     )
     if any(folder.glob("rng_state*.pth")) and not all((folder / name).exists() for name in states):
         return False
-    # torch.save writes a zip, whose directory stands at the end.
+    # torch.save writes a zip, whose directory is at the end.
     kinds = ("*.pt", "*.pth", "*.bin")
     return all(zipfile.is_zipfile(path) for kind in kinds for path in folder.glob(kind))
