@@ -30,7 +30,7 @@ from pedsup_bench.report import overlap
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import save as save_allocation
-from pedsup_export.calibration import collect, command, sensitivity, store, text
+from pedsup_export.calibration import collect, command, sensitivity, store, text, work
 from pedsup_export.cli import cli
 from pedsup_export.plan.calibrated import make_plan
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
@@ -161,7 +161,7 @@ def test_little_memory_and_a_killed_run_give_the_same_file(
     before = calls[0]
     command.execute(command.make_plan(small))
     first, second = store.read(stats), store.read(out)
-    parts = len(collect.ranges(first.groups, small.memory))
+    parts = len(work.ranges(first.groups, small.memory))
     windows = first.record.n_tokens // WINDOW
     assert parts > 1
     assert calls[0] - before == parts * windows - 6

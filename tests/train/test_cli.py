@@ -112,9 +112,10 @@ def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> N
 def test_dry_run_prints_the_plan_and_writes_nothing(gemma: Path, tmp_path: Path) -> None:
     done = pedsup_train(
         "run", "--recipe", "demo", "--base", gemma, "--out", tmp_path / "a", "--dry-run",
-        "--set", "data.max_length=700",
+        "--set", "data.max_length=700", "--gpu-memory", "12GiB",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "fits a card of 12GiB" in done.stderr and "checkpoints" not in done.stdout
     assert "44 steps of 4 x 1" in done.stderr and "(gemma4_text)" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -152,3 +153,7 @@ def test_accelerate_config_is_a_file_accelerate_reads() -> None:
     assert yaml.safe_load(path.read_text())["distributed_type"] == "MULTI_GPU"
     config = load_config_from_file(str(path))
     assert config.num_processes == 2 and not config.use_cpu
+    sharded = load_config_from_file(pedsup_train("accelerate-config", "--fsdp").stdout.strip())
+    assert str(sharded.distributed_type).endswith("FSDP") and not sharded.use_cpu
+    assert sharded.fsdp_config["fsdp_version"] == 2
+    assert sharded.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"

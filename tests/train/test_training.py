@@ -190,6 +190,7 @@ def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
     assert {path.name for path in out.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "adapter_card.md", "recipe.toml",
         "training.json", "training_log.jsonl", "training_log.csv", "training_curves.png",
+        "held_out.jsonl",
     }  # fmt: skip
     assert read_recipe(str(out / "recipe.toml")) == trained.plan.recipe
     rows = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]

@@ -29,6 +29,9 @@ class Converter:
     def __call__(self, folder: Path, out: Path, outtype: str = "f32", *options: str) -> Path:
         """Convert a Hugging Face folder.
 
+        Args:
+            options: more of the script's, such as `--mmproj`.
+
         Raises:
             AssertionError: the converter failed; what it wrote is the message.
         """

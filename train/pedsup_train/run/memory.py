@@ -27,6 +27,7 @@ from pedsup_train.model.layer_memory import (
     layer_shapes,
     meta_model,
 )
+from pedsup_train.model.sharding import is_sharded
 from pedsup_train.model.targets import plan_targets, text_config
 from pedsup_train.recipe.schema import Recipe
 
@@ -198,6 +199,8 @@ def _notes(recipe: Recipe, runtime: Runtime) -> tuple[str, ...]:
         notes.append(
             "unsloth has a loss of its own: close for Gemma 4 in the record, not for others"
         )
+    if is_sharded():
+        notes.append("under FSDP: this is one whole model, the shares are not predicted")
     if recipe.train.quantize != "none":
         notes.append("the scales of train.quantize are not counted (1 to 3 % in the record)")
     if recipe.model.attention == "eager":
