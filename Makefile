@@ -186,14 +186,16 @@ test: source  ## the fast tests; those that need llama.cpp's programs are skippe
 test-all: setup native  ## every test but the huge ones
 	$(TESTS) --slow
 
+ALONE := --ignore tests/bench/test_latency_suite.py
+
 check: lint native browser  ## what CI runs: lint, types, all tests; no skip but for a known reason
 	# The latency suite judges times: alone, and first, while the machine is quiet.
 	$(BIN)/pytest -q --slow --strict-skips tests/bench/test_latency_suite.py
-	$(TESTS) --slow --strict-skips --ignore tests/bench/test_latency_suite.py
+	$(TESTS) --slow --strict-skips $(ALONE)
 
 # Tracing makes Python up to five times as slow, and no figure of it decides anything: not in CI.
 coverage: setup native  ## branch coverage of all tests, children included (an hour)
-	$(TESTS) --slow --ignore tests/bench/test_latency_suite.py --cov --cov-report=term:skip-covered
+	$(TESTS) --slow $(ALONE) --cov --cov-report=term:skip-covered
 
 FUZZ_RUNS ?= 100000
 

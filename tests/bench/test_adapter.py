@@ -34,6 +34,7 @@ def files(
     return {"base": base, "merged": merged, "adapter": write_adapter_file(plan).path}
 
 
+@pytest.mark.slow
 def test_quality_of_base_and_adapter_is_that_of_the_merge(bench, files, tmp_path) -> None:  # type: ignore[no-untyped-def]
     text = tmp_path / "text.txt"
     text.write_text("The child has a fever and a cough. El niño tiene fiebre y tos. " * 40)
@@ -60,6 +61,7 @@ def test_another_adapter_is_not_measured(bench, files, tiny_ggufs, tmp_path) -> 
     assert "the adapter does not belong to the model" in done.stderr
 
 
+@pytest.mark.slow
 def test_speed_is_measured_with_it(bench, files) -> None:  # type: ignore[no-untyped-def]
     done = bench(
         "run", files["base"], "--adapter", files["adapter"], "--quick", "--prompts", "8",

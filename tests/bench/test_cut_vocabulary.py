@@ -28,6 +28,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return export_pair(cut_models.gemma4(folder / "base"), folder, quant="Q8_0")
 
 
+@pytest.mark.slow
 def test_the_cut_costs_nothing_in_what_is_kept(pair: Pair) -> None:
     plan = QualityPlan(pair.cut, pair.full, default_texts(), n_ctx=64, n_chunks=1, n_threads=1)
     for figures in measure(plan).values():
@@ -70,6 +71,7 @@ def test_passages_hold_every_byte_once(pair: Pair) -> None:
                 assert len(model.tokenize(part, add_special=False, parse_special=False)) < 64
 
 
+@pytest.mark.slow
 def test_gate_and_questions_take_a_cut_file(pair: Pair, tmp_path: Path) -> None:
     out = tmp_path / "gate.json"
     run = CliRunner().invoke(

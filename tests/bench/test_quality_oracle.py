@@ -92,6 +92,7 @@ def check(mine: dict, said: str, rel: float) -> None:  # type: ignore[type-arg]
         ), label
 
 
+@pytest.mark.slow
 def test_equal_to_llama_perplexity(oracle, bench, native_libraries, text_file, tmp_path) -> None:
     """Both models run by us: three digits."""
     reference, model, _, said = oracle

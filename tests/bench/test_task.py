@@ -167,6 +167,7 @@ def test_the_digest_is_of_the_examples_that_were_scored(tmp_path: Path) -> None:
         measure(tmp_path / "none.gguf", tmp_path / "none either.gguf", examples, plan)
 
 
+@pytest.mark.slow
 def test_the_gate_and_the_quality_command_score_the_task(
     examples: Path, tiny_ggufs: dict[str, Path], tiny_quantized: dict[str, Path], bench: Any,
     tmp_path: Path,

@@ -84,6 +84,7 @@ def rows_of(path: Path, name: str) -> np.ndarray:
     return np.array(data).reshape(-1, info.type.row_bytes(info.shape[0]))
 
 
+@pytest.mark.slow
 def test_every_row_is_that_of_the_full_calibrated_file(made: Made) -> None:
     names = list(read_header(made.full).tensors)
     assert names == list(read_header(made.cut).tensors)
@@ -95,6 +96,7 @@ def test_every_row_is_that_of_the_full_calibrated_file(made: Made) -> None:
         assert np.array_equal(rows_of(made.cut, name), wanted), name
 
 
+@pytest.mark.slow
 def test_statistics_of_the_cut_merge_give_the_same_bytes(made: Made) -> None:
     """The text uses kept tokens only: every activation is the same."""
     other = made.request("other.gguf", cut=True, calibrated=made.statistics["cut"])
@@ -111,6 +113,7 @@ def test_logits_of_kept_tokens_are_those_of_the_full_calibrated_file(made: Made)
         assert found.flips == 0 and found.kld.max < 1e-12
 
 
+@pytest.mark.slow
 def test_it_is_proved_with_the_statistics(made: Made) -> None:
     report = verify(made.cut, base=made.base,
                     made_with=MadeWith(calibrated=made.statistics["full"]))  # fmt: skip
@@ -120,6 +123,7 @@ def test_it_is_proved_with_the_statistics(made: Made) -> None:
     assert not verify(made.cut, base=made.base).remade
 
 
+@pytest.mark.slow
 def test_a_budget_counts_the_rows_that_are_kept(made: Made) -> None:
     size = made.cut.stat().st_size
     wanted = made.request("budget.gguf", cut=True, calibrated=made.statistics["full"],

@@ -84,6 +84,7 @@ def run(*arguments: object, home: Path, **extra: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_only_the_needed_files_are_fetched_and_the_commit_is_pinned(
     hub: tuple[str, list[str]], tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ print(json.dumps(peak() - before), "numpy" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_numpy_is_not_needed(tmp_path: Path) -> None:
     """A model of 65 MB, in full pieces of a MiB."""
     old, new = (

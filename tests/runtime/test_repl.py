@@ -284,6 +284,7 @@ def test_a_killed_session_resumes_with_its_partial_answer(start: Any) -> None:
     assert second.answer == "sigo"
 
 
+@pytest.mark.slow
 def test_a_resumed_session_shows_its_last_two_turns_shortened(start: Any) -> None:
     long = " ".join(str(n * n) for n in range(300))
     with start([["uno", END], ["dos", END], [*long, END]], think="off") as terminal:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pedsup_testing import seeing
+from pedsup_testing.converter import Converter
 from pedsup_testing.pictures import undecodable_jpeg
 from pedsup_testing.seeing import BEGIN, END, Oracle, pixels, png
 from pedsup_testing.served import Served, environment
@@ -39,12 +40,12 @@ Open = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, edge_template: str, llama_cpp_source: Path
+    tmp_path_factory: pytest.TempPathFactory, edge_template: str, converter: Converter
 ) -> Path:
     """A model as wide as E2B: its pictures are read from left to right."""
     pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
     made = seeing.gemma4(tmp_path_factory.mktemp("edge"), width=1536, template=edge_template)
-    seeing.convert(made, llama_cpp_source)
+    seeing.convert(made, converter)
     return made
 
 
@@ -106,7 +107,7 @@ def test_a_picture_is_seen_as_transformers_sees_it(oracle: Oracle, engine: Engin
 
 @pytest.mark.slow
 def test_pictures_of_the_large_models_are_seen_as_a_whole(
-    tmp_path: Path, large_template: str, llama_cpp_source: Path
+    tmp_path: Path, large_template: str, converter: Converter
 ) -> None:
     """Their tokens all see each other: one compute step must hold them."""
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
@@ -116,7 +117,7 @@ def test_pictures_of_the_large_models_are_seen_as_a_whole(
     made = seeing.gemma4(
         tmp_path, width=256, template=large_template, use_bidirectional_attention="vision"
     )
-    seeing.convert(made, llama_cpp_source)
+    seeing.convert(made, converter)
     with closing(InProcessEngine(_config(made))) as opened:
         _check_against(Oracle.load(made), opened)
     with closing(InProcessEngine(_config(made, n_ubatch=64))) as opened:

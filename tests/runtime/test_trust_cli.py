@@ -172,6 +172,7 @@ def server(tmp_path: Path) -> tuple[dict[str, str], Path]:
     return {"PEDSUP_LLAMA_SERVER": str(program)}, mark
 
 
+@pytest.mark.slow
 def test_tune_hands_no_changed_or_unsigned_file_to_llama_cpp(
     run: Run, env: dict[str, str], model: Path, server: tuple[dict[str, str], Path], smollm2: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_an_e4b_reads_an_eighth_less() -> None:
     assert read("--languages", "es,en") < 0.89 * read()
 
 
+@pytest.mark.slow
 def test_the_planned_file_is_the_exported_one_but_for_its_metadata(pair: Pair) -> None:
     model = model_of_folder(pair.base, "tiny")
     cut = cut_model(model, VocabularyRequest(size=pair.vocabulary.n_tokens))
@@ -72,6 +73,7 @@ def test_the_cost_for_each_language_falls_with_the_size() -> None:
     assert language_costs(VocabularyRequest(languages, 10), None)[0].share is None
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_base_is_that_of_its_export(pair: Pair) -> None:
     """A folder's own tokenizer; a language without a word list says so."""
     request = VocabularyRequest(parse_languages("es,qu"), pair.vocabulary.n_tokens + 256)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from pedsup.engine.llama_cpp.eyes import load_mtmd
 from pedsup.errors import PedsupError
 from pedsup.pictures.picture import Picture
 from pedsup_testing import tiny_models
+from pedsup_testing.converter import Converter
 
 BEGIN, PLACE, END = 60, 61, 62
 PATCH, MERGE = 4, 3
@@ -68,16 +66,10 @@ def gemma4(folder: Path, *, width: int, template: str, **text: Any) -> Path:
     return folder
 
 
-def convert(folder: Path, source: Path) -> tuple[Path, Path]:
+def convert(folder: Path, converter: Converter) -> tuple[Path, Path]:
     """llama.cpp's own converter: the model and its projector, in float32."""
     model, projector = folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
-    for out, more in ((model, []), (projector, ["--mmproj"])):
-        subprocess.run(
-            [sys.executable, source / "convert_hf_to_gguf.py", folder, "--outtype", "f32",
-             "--outfile", out, *more],
-            check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
-    return model, projector
+    return converter(folder, model), converter(folder, projector, "f32", "--mmproj")
 
 
 def pixels(columns: int, rows: int, seed: int = 0) -> np.ndarray:
