@@ -20,8 +20,8 @@ GEMMA3_PROCESSOR = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
 def gemma4(folder: Path, *, seed: int = 7) -> Path:
     """A Gemma 4 whose two towers have two layers each and clip what goes in and comes out.
 
-    Some bounds are finite, others infinite; the audio tower's scales are not all the same. The table
-    of positions is as long as the largest picture needs.
+    Some bounds are finite, others infinite; the audio tower's scales are not all the same. The
+    table of positions is as long as the largest picture needs.
     """
     import torch
     from transformers import Gemma4AudioConfig, Gemma4Config, Gemma4VisionConfig
