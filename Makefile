@@ -63,7 +63,7 @@ lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constra
 # Values reach the command as they were typed, by the environment: $(value) keeps what Make would
 # expand (a `$` in a path), and no shell reads them. What is up to date is decided there by contents.
 GGUF_VARIABLES := BASE ADAPTER QUANT PHONE OUT LANGUAGES VOCABULARY EXPORT_OPTIONS GATE \
-  CALIBRATE CALIBRATION_TEXT BUDGET SIGN_KEY SIGN_OPTIONS MODEL PATCH DEBS BUNDLE
+  CALIBRATE CALIBRATION_TEXT BUDGET MMPROJ SIGN_KEY SIGN_OPTIONS MODEL PATCH DEBS BUNDLE
 $(foreach name,$(GGUF_VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(GGUF_VARIABLES)
 MAKE_GGUF := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.gguf
@@ -74,6 +74,8 @@ DEFAULT_BASE := out/smollm2-base
 # CALIBRATE=1 rounds with error feedback by statistics of that merge (docs/calibration.md), as the
 # default does unless CALIBRATE=0;
 # CALIBRATION_TEXT=FILE names the text, BUDGET=Q4_K_M (3.5GB, 4.5bpw) chooses types by them.
+# MMPROJ=off leaves the projector out, with which Gemma 4 and MedGemma see (auto, the default: written
+# beside the model where the base has towers).
 # EXPORT_OPTIONS= takes any other option of `pedsup-export run`.
 .PHONY: gguf
 gguf: $(VENV)/.installed  ## a phone-ready file (BASE= ADAPTER= QUANT= or PHONE=, OUT= SIGN_KEY= for your own)

@@ -14,9 +14,10 @@ from pedsup_export import arch
 from pedsup_export.adapter.embeddings import adapt_embeddings
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.match import MatchReport, match
-from pedsup_export.arch import Architecture, ModelTensors
+from pedsup_export.arch import Architecture, Dropped, ModelTensors, OutputTensor
 from pedsup_export.arch.embeddings import PER_LAYER, Resolved, find_module, resolve, with_rows
 from pedsup_export.gguf.header import KV
+from pedsup_export.projector import Towers, find_towers, flattened
 from pedsup_export.source.checkpoint import Checkpoint
 from pedsup_export.tokenizer.beside_adapter import choose_vocabulary
 from pedsup_export.tokenizer.files import Tokenizer, load_tokenizer
@@ -31,6 +32,7 @@ class Model:
         checkpoint: the base; its tensors are those that the exported model has.
         matches: the adapter's changes by tensor name, None without an adapter.
         notes: what the user should know of the inputs.
+        towers: what goes into a projector file, where one is wanted and the base has towers.
     """
 
     architecture: Architecture
@@ -42,10 +44,16 @@ class Model:
     tensors: ModelTensors
     hyper: tuple[KV, ...]
     notes: tuple[str, ...]
+    towers: Towers | None = None
 
 
 def open_model(
-    weights: Path, tokenizer: Path, adapter: Path | None = None, *, adapter_tokenizer: bool = True
+    weights: Path,
+    tokenizer: Path,
+    adapter: Path | None = None,
+    *,
+    adapter_tokenizer: bool = True,
+    projector: bool = False,
 ) -> Model:
     """Open a base and, when given, an adapter, and bring them together.
 
@@ -54,6 +62,7 @@ def open_model(
         tokenizer: folder of the tokenizer files (of the 16-bit base, when there are two).
         adapter: folder of the adapter.
         adapter_tokenizer: take tokenizer files from the adapter's folder where they differ.
+        projector: place the towers too.
 
     Raises:
         PedsupError: an input is damaged, unsupported, or does not belong to the others.
@@ -65,35 +74,52 @@ def open_model(
     if opened is not None:
         found, opened = adapt_embeddings(found, opened)
     n_tokens = found.embeddings.n_rows
-    files = load_tokenizer(tokenizer)
-    if adapter is not None and adapter_tokenizer:
-        files, vocabulary = choose_vocabulary(architecture.vocabulary, files, adapter, n_tokens)
-    else:
-        vocabulary = architecture.vocabulary(files, n_tokens)
+    beside = adapter if adapter_tokenizer else None
+    files, vocabulary = choose_vocabulary(
+        architecture.vocabulary, load_tokenizer(tokenizer), beside, n_tokens
+    )
     found = _per_layer_rows(found, files)
-    config = {**found.checkpoint.config}
-    if "vocab_size" in config:
-        config["vocab_size"] = n_tokens
+    config = dict(found.checkpoint.config)
+    config |= {"vocab_size": n_tokens} if "vocab_size" in config else {}
     shapes = {name: source.shape for name, source in found.checkpoint.tensors.items()}
     tensors = architecture.tensors(config, shapes, n_tokens)
     tensors = replace(tensors, dropped=(*tensors.dropped, *found.dropped))
+    checkpoint, towers, notes = found.checkpoint, None, (*found.notes, *vocabulary.notes)
+    if projector:
+        towers, more = find_towers(architecture.name, config, shapes, (tokenizer, weights))
+        notes = (*notes, *more)
+    if towers is not None:
+        tensors = replace(tensors, dropped=_still_dropped(tensors, towers))
+        checkpoint = flattened(checkpoint, towers.tensors)
+    outputs = (*tensors.outputs, *(towers.tensors if towers else ()))
     return Model(
         architecture,
-        found.checkpoint,
+        checkpoint,
         opened,
-        _match(opened, found.checkpoint, architecture, tensors) if opened else None,
+        _match(opened, checkpoint, architecture, outputs) if opened else None,
         files,
         vocabulary,
         tensors,
         tuple(architecture.metadata(config)),
-        (*found.notes, *vocabulary.notes),
+        notes,
+        towers,
     )
 
 
+def _still_dropped(tensors: ModelTensors, towers: Towers) -> tuple[Dropped, ...]:
+    """What neither the model nor its projector holds, and why."""
+    placed = {t.source for t in towers.tensors}
+    reasons = {d.source: d for d in towers.left_out}
+    return tuple(reasons.get(d.source, d) for d in tensors.dropped if d.source not in placed)
+
+
 def _match(
-    adapter: Adapter, checkpoint: Checkpoint, architecture: Architecture, tensors: ModelTensors
+    adapter: Adapter,
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    outputs: tuple[OutputTensor, ...],
 ) -> MatchReport:
-    placed = {o.source for o in tensors.outputs if o.source}
+    placed = {o.source for o in outputs if o.source}
     config: dict[str, object] = dict(checkpoint.config)
     return match(
         adapter,

@@ -486,6 +486,30 @@ copy_beside() {
     done
 }
 
+# The projector, with which a model sees, goes beside it under a name that follows the model's.
+install_projector() {
+    [ "$source" = bundle ] && [ -f "$here/models/MMPROJ" ] && [ "$with_model" = yes ] || return 0
+    name=$(sed -n 's/^name=//p' "$here/models/MMPROJ")
+    sha256=$(sed -n 's/^sha256=//p' "$here/models/MMPROJ")
+    case $name in '' | */* | .*) fail 3 "models/MMPROJ is damaged" "models/MMPROJ está dañado" ;; esac
+    [ -f "$here/models/$name" ] || fail 3 "files of the projector are missing; copy the whole folder again: $name" \
+        "faltan archivos del proyector; copie de nuevo la carpeta entera: $name"
+    step "The projector, for pictures: $name" "El proyector, para imágenes: $name"
+    if [ -f "$model_dir/$name" ] && [ "$(sha_of "$model_dir/$name")" = "$sha256" ]; then
+        say "  there already" "  ya está"
+        return 0
+    fi
+    need_room "$model_dir" "$(($(size_of "$here/models/$name") + COPY_BLOCK))"
+    if ! cp "$here/models/$name" "$model_dir/.$name.partial"; then
+        fail 6 "cannot copy $name" "no se puede copiar $name"
+    fi
+    [ "$(sha_of "$model_dir/.$name.partial")" = "$sha256" ] || fail 3 \
+        "the projector is damaged: copy the folder again" "el proyector está dañado: copie de nuevo la carpeta"
+    sync
+    mv "$model_dir/.$name.partial" "$model_dir/$name" || fail 6 "cannot rename $name" "no se puede renombrar $name"
+    say "  installed: $model_dir/$name" "  instalado: $model_dir/$name"
+}
+
 # An adapter goes beside its base, which may be on the phone already.
 install_adapter() {
     [ "$source" = bundle ] && [ -f "$here/models/ADAPTER" ] && [ "$with_model" = yes ] || return 0
@@ -632,6 +656,7 @@ main() {
     install_app
     write_settings
     install_model
+    install_projector
     install_adapter
     apply_patch
     choose_model

@@ -150,6 +150,7 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
         assert LlamaFileType(number).name == names.get(name, f"MOSTLY_{name}")
 
 
+@pytest.mark.slow
 def test_the_command_passes_and_refuses(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
     model, reference = tiny_quantized["llama"], tiny_ggufs["llama"]
     loose, tight = tmp_path / "loose.toml", tmp_path / "tight.toml"

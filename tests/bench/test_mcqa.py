@@ -168,6 +168,7 @@ def test_prefix_reuse_does_not_change_logits(tiny_ggufs) -> None:
     assert np.abs(first - fresh).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_command_prints_a_document(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
     out = tmp_path / "mcqa.json"
     done = bench("mcqa", tiny_quantized["llama"], "--reference", tiny_ggufs["llama"], "--limit", 4,
@@ -180,6 +181,7 @@ def test_command_prints_a_document(tiny_ggufs, tiny_quantized, bench, tmp_path) 
     assert again.returncode == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(tiny_ggufs, tmp_path, monkeypatch) -> None:
     """Stop after two questions; the second run answers the other two and gives the same."""
     from pedsup_bench.mcqa import score as module

@@ -205,11 +205,12 @@ def test_damaged_model_gives_no_traceback(bench, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_side_by_side_with_llama_bench(smollm2, native_tool, bench, tmp_path) -> None:
-    native_tool("llama-bench")
+def test_side_by_side_with_llama_bench(tiny_quantized, native_tool, bench, tmp_path) -> None:
     out = tmp_path / "run.json"
-    bench("run", smollm2, "--quick", "--threads", 1, "--against", "llama-bench", "--out", out,
-          PEDSUP_LLAMA_BENCH=str(native_tool("llama-bench")))  # fmt: skip
+    bench(
+        "run", tiny_quantized["llama"], "--quick", "--threads", 1, "--against", "llama-bench",
+        "--out", out, PEDSUP_LLAMA_BENCH=str(native_tool("llama-bench")),
+    )  # fmt: skip
     rows = json.loads(out.read_text("utf-8"))["against"]
     assert {row["test"] for row in rows} == {"prompt_32", "prompt_128", "decode_0"}
     assert all(row["ratio"] > 0 and row["ratio_same_build"] > 0 for row in rows)

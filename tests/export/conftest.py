@@ -60,18 +60,16 @@ def adapters(
 
 
 @pytest.fixture(scope="session")
-def convert(
-    converter: Converter, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Path, str], Path]:
-    """llama.cpp's own converter: (checkpoint folder, outtype) -> GGUF."""
+def convert(converter: Converter, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """llama.cpp's own converter: (checkpoint folder, outtype, more options) -> GGUF."""
     root = tmp_path_factory.mktemp("converted")
-    made: dict[tuple[Path, str], Path] = {}
+    made: dict[tuple[object, ...], Path] = {}
 
-    def run(folder: Path, outtype: str) -> Path:
-        key = (folder, outtype)
+    def run(folder: Path, outtype: str, *options: str) -> Path:
+        key = (folder, outtype, *options)
         if key not in made:
             out = root / f"{len(made)}-{folder.name}-{outtype}.gguf"
-            made[key] = converter(folder, out, outtype)
+            made[key] = converter(folder, out, outtype, *options)
         return made[key]
 
     return run

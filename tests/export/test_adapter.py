@@ -253,7 +253,7 @@ def test_folders_that_are_no_adapter(plain: Path, tmp_path: Path) -> None:
         assert caught.value.remedy
 
     refused(tmp_path / "nowhere", BadFileError, "no such folder")
-    refused(tmp_path, BadFileError, "no PEFT adapter")
+    refused(tmp_path, BadFileError, "not a PEFT adapter")
     (plain / WEIGHTS).rename(plain / "aside")
     refused(plain, BadFileError, "is missing")
     (plain / "adapter_model.bin").write_bytes(b"\x80\x02")

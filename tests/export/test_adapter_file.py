@@ -83,6 +83,7 @@ def tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("outtype", ["F16", "F32", "Q8_0"])
 def test_every_tensor_is_the_converter_s(

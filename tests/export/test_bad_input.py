@@ -72,6 +72,7 @@ def test_index_naming_a_missing_shard(base: Path, tmp_path: Path) -> None:
     refused(tmp_path / "m.gguf", "model-00002-of-00002.safetensors", code=3, base=base)
 
 
+@pytest.mark.slow
 def test_adapter_of_another_model(base: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
     refused(tmp_path / "m.gguf", "another model", code=5, base=base, adapter=adapters["e4b"])
 
@@ -142,6 +143,7 @@ def test_tokenizer_missing(base: Path, tmp_path: Path) -> None:
     refused(tmp_path / "m.gguf", "tokenizer.json", code=3, base=base)
 
 
+@pytest.mark.slow
 def test_output_exists(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
     assert run("run", "--base", base, "--out", out).returncode == 0
@@ -228,6 +230,7 @@ def test_disk_too_small_is_seen_before_the_first_byte(base: Path, small_disk: Pa
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_disk_full_while_writing(base: Path, small_disk: Path) -> None:
     """Another program fills the disk after the check (made so by switching the check off)."""
     old = small_disk / "m.gguf"
@@ -313,6 +316,7 @@ def test_verify_names_the_damaged_tensor(base: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_verify_with_the_manifest_of_another_file(base: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "a.gguf", tmp_path / "b.gguf"
     assert run("run", "--base", base, "--out", one).returncode == 0

@@ -30,7 +30,7 @@ from pedsup_bench.report import overlap
 from pedsup_export.allocation.budget import Budget
 from pedsup_export.allocation.choose import Allocation
 from pedsup_export.allocation.command import save as save_allocation
-from pedsup_export.calibration import collect, command, sensitivity, store, text
+from pedsup_export.calibration import collect, command, sensitivity, store, text, work
 from pedsup_export.cli import cli
 from pedsup_export.plan.calibrated import make_plan
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
@@ -86,6 +86,7 @@ def asked(merge: Path, out: Path, words: Path, **options: Any) -> command.Calibr
     return replace(plain, **options)
 
 
+@pytest.mark.slow
 def test_importances_are_those_of_llama_imatrix(
     calibrated: tuple[Path, Path], merge: Path, native_tool: Any, tmp_path: Path
 ) -> None:
@@ -160,7 +161,7 @@ def test_little_memory_and_a_killed_run_give_the_same_file(
     before = calls[0]
     command.execute(command.make_plan(small))
     first, second = store.read(stats), store.read(out)
-    parts = len(collect.ranges(first.groups, small.memory))
+    parts = len(work.ranges(first.groups, small.memory))
     windows = first.record.n_tokens // WINDOW
     assert parts > 1
     assert calls[0] - before == parts * windows - 6
@@ -168,6 +169,7 @@ def test_little_memory_and_a_killed_run_give_the_same_file(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.gguf"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dies_at", "later"), [(2, 6 << 20), (9, 1 << 20), (9, 1 << 30)])
 def test_a_killed_run_goes_on_where_more_or_less_memory_is_free_now(
     calibrated: tuple[Path, Path], merge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -211,6 +213,7 @@ def test_a_killed_run_goes_on_where_more_or_less_memory_is_free_now(
     assert again.count(under_way) == (whole + windows - len(done) if kept else 0)
 
 
+@pytest.mark.slow
 def test_an_export_is_rounded_with_them_and_says_so(
     calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
     tmp_path: Path,
@@ -256,6 +259,7 @@ def test_an_export_is_rounded_with_them_and_says_so(
     assert plain.stat().st_size == pytest.approx(files[0].stat().st_size, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_saved_and_given_again(
     calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
     tmp_path: Path,
@@ -282,6 +286,7 @@ def test_a_budget_is_kept_saved_and_given_again(
         make_plan(replace(wanted, budget=Budget(n_bytes=100_000)))
 
 
+@pytest.mark.slow
 def test_a_phone_is_a_budget_of_what_is_read(
     calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
     tmp_path: Path,
@@ -336,6 +341,7 @@ def test_weights_that_change_after_the_first_check_are_noticed(
         inputs.calibrated.identify(rows, "blk.7.ffn_up.weight", 0, 512)
 
 
+@pytest.mark.slow
 def test_the_statistics_that_the_manifest_names_are_those_that_were_used(
     calibrated: tuple[Path, Path], models: dict[str, Path], adapters: dict[str, Path],
     tmp_path: Path,

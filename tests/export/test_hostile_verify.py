@@ -57,6 +57,7 @@ def test_a_truncated_file(where: str, model: Path) -> None:
         assert "copy it again and compare its SHA-256" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_anywhere(model: Path) -> None:
     """In the header the validator or the manifest refuses it, in the data the digest does; the
     phone's `verify` ends with the same code as the exporter's."""

@@ -115,6 +115,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(variables: dict[str, 
 # ---- the same, or not -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_another_adapter_of_the_same_name_and_age_is_another_file(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -262,6 +263,7 @@ def test_on_a_terminal_it_asks(
     assert (out.read_bytes() == b"mine") is (code != 0)
 
 
+@pytest.mark.slow
 def test_an_older_export_is_ours(models: dict[str, Path], tmp_path: Path) -> None:
     for run in ("v0.1", "v0.2"):
         done = export(tmp_path, "--force", base=models["base"], adapter=models[run])

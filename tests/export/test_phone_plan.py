@@ -159,6 +159,7 @@ def test_more_memory_never_gives_a_worse_choice(
         assert preference(more.chosen, found) <= preference(less.chosen, found)
 
 
+@pytest.mark.slow
 @given(phone=st.sampled_from(sorted(shipped_profiles())), memory=st.lists(
     st.floats(1, 24), min_size=2, max_size=2))  # fmt: skip
 @settings(max_examples=5, deadline=None)

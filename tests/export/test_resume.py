@@ -22,8 +22,8 @@ from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write import publish as export_module
 from pedsup_export.write import stream as stream_module
+from pedsup_export.write.journal import Entry, Journal
 from pedsup_export.write.publish import execute
-from pedsup_export.write.stream import Entry, Journal
 
 WEIGHTS = "adapter_model.safetensors"
 BASE = "model.safetensors"
@@ -134,7 +134,7 @@ def test_a_base_that_differs_where_it_was_read_starts_the_resume_anew(
             execute(*make_plan(made))
     other_weights(inputs["base"] / BASE)
     assert len(resumed(monkeypatch, made)) == n_tensors
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
 
 
 def test_the_manifest_names_the_adapter_that_was_merged(

@@ -156,6 +156,7 @@ def test_the_commands_from_key_to_verdict(model: Path, tmp_path: Path) -> None:
     assert json.loads(run("verify", model, "--json").stdout)["signed_by"] is None
 
 
+@pytest.mark.slow
 def test_a_passphrase_is_asked_for_on_the_terminal(model: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "pedsup_export"]
     with Terminal([*program, "keygen", str(tmp_path / "lab")], {}) as terminal:

@@ -117,7 +117,8 @@ def test_a_required_signature_is_required_of_the_new_version(tmp_path: Path) -> 
 
 PROBE = """import json, resource, sys
 from pathlib import Path
-from pedsup.patch.apply import ApplyRequest, apply, open_plan
+from pedsup.patch.apply import apply
+from pedsup.patch.plan import ApplyRequest, open_plan
 import pedsup.trust.assess, pedsup.gguf_file.validate
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 before = peak()

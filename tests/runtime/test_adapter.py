@@ -290,6 +290,7 @@ def test_the_setting(tmp_path: Path) -> None:
 # ---- llama.cpp ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_engines_apply_it(
     smollm2: Path, tmp_path: Path, native_tool: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,

@@ -317,6 +317,7 @@ def test_no_question(run: Run, smollm2: Path) -> None:
     refused(run(smollm2, stdin="  \n"), "there is no question")
 
 
+@pytest.mark.slow
 def test_the_intended_use_must_be_acknowledged(run: Run, smollm2: Path, tmp_path: Path) -> None:
     refused(run(smollm2, "-p", "x", *QUICK, PEDSUP_ACCEPT_INTENDED_USE=""), "--accept-intended-use")
     done = run(smollm2, "-p", "x", "--accept-intended-use", *QUICK, PEDSUP_ACCEPT_INTENDED_USE="")
@@ -347,6 +348,7 @@ def test_a_broken_pipe_is_quiet(env: dict[str, str], smollm2: Path) -> None:
 # ---- a session on a terminal ----
 
 
+@pytest.mark.slow
 def test_a_session_with_smollm2(env: dict[str, str], smollm2: Path, tmp_path: Path) -> None:
     """First run: the intended use; then a question, Ctrl-C, a second session, resuming."""
     env["PEDSUP_ACCEPT_INTENDED_USE"] = ""
@@ -421,6 +423,7 @@ def read_only(tmp_path: Path):  # type: ignore[no-untyped-def]
         folder.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_read_only_home_is_said_before_the_first_question(
     env: dict[str, str], run: Run, smollm2: Path, read_only: Path
 ) -> None:

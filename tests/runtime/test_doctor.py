@@ -455,6 +455,7 @@ def test_a_model_that_is_not_there_and_one_that_may_be_meant(
     assert broken.key == "model_bad"  # it is there
 
 
+@pytest.mark.slow
 def test_the_command_with_a_model_and_without(smollm2: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CONFIG_HOME": str(tmp_path)}
 

@@ -38,6 +38,7 @@ def test_a_follow_up_reads_only_what_is_new(open_engine, smollm2):
     assert engine.last_stats.n_prompt == len(prompt)
 
 
+@pytest.mark.slow
 def test_going_back_behind_the_window_rereads_nothing(open_engine, open_inprocess, gemma4_gguf):
     """The window is 16: after 60 tokens of 'reasoning' the prompt's end left it long ago."""
     engine = open_engine(gemma4_gguf, n_batch=64, n_ubatch=64)

@@ -106,6 +106,7 @@ def test_both_engines_know_the_same_ends(open_inprocess, open_server, smollm2, g
         assert child.info.end_of_generation == here.info.end_of_generation
 
 
+@pytest.mark.slow
 def test_same_seed_same_text(open_any, smollm2):
     engine = open_any(smollm2)
     prompt = engine.tokenize("Once upon a time", parse_special=False)
@@ -182,6 +183,7 @@ def test_an_emoji_has_all_its_tokens(open_any, smollm2):
     assert engine.last_stats.n_generated >= len(tokens)
 
 
+@pytest.mark.slow
 def test_prompt_progress_reaches_the_end(open_any, smollm2):
     engine = open_any(smollm2, n_batch=64, n_ubatch=64)
     seen = []

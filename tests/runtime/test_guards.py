@@ -307,6 +307,7 @@ def test_invisible_characters_and_wide_letters_hide_nothing() -> None:
     assert absolute_doses(plain("Give 500 \u338e every 8 hours")) == ["500 mg"]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400))
 def test_any_text_is_read_and_gives_the_same_again(text: str) -> None:
     assert check_question(text) == check_question(text)

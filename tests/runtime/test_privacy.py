@@ -115,6 +115,7 @@ def test_all_that_is_written_is_for_its_owner_only(
     assert left == ["data/pedsup/intended-use.json"]
 
 
+@pytest.mark.slow
 def test_no_history_leaves_nothing_of_what_was_said(
     env: dict[str, str], model: Path, tmp_path: Path, engine: str
 ) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pedsup_testing import seeing
+from pedsup_testing.pictures import undecodable_jpeg
 from pedsup_testing.seeing import BEGIN, END, Oracle, pixels, png
+from pedsup_testing.served import Served, environment
 
 from pedsup.chat.events import TurnSettings
 from pedsup.chat.prompt import build_prompt
@@ -18,6 +24,7 @@ from pedsup.chat.templates.template import ChatTemplate
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.picture_ids import without_pictures
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError, UsageError
+from pedsup.pictures.read import picture_from_bytes
 from pedsup.session.conversation import Conversation
 from pedsup.session.files import new_session, resume_session
 from pedsup.session.history import Session
@@ -271,3 +278,84 @@ def test_what_cannot_be_decoded_is_told(engine: Engine) -> None:
     broken = replace(good, data=good.data[: len(good.data) // 2], sha256="0" * 64)
     with pytest.raises(BadFileError, match="the picture cannot be decoded"):
         engine.see(broken)
+
+
+def test_no_program_is_started_on_a_picture_that_llama_cpp_refuses(
+    engine: Engine, folder: Path, open_server: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp tries ffmpeg where its own decoder fails: on bytes that anybody may have made."""
+    mark = tmp_path / "started"
+    for name in ("ffprobe", "ffmpeg"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\ntouch {mark}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    picture = picture_from_bytes(undecodable_jpeg(), where="photo")
+    with pytest.raises(BadFileError, match="the picture cannot be decoded"):
+        engine.see(picture)
+    assert not mark.exists()
+    fields = {"n_ctx": 768, "projector": folder / "mmproj-tiny.gguf"}
+    server = open_server(folder / "tiny.gguf", **fields)
+    prompt = [*server.see(picture), *server.tokenize("Hi", parse_special=True)]
+    with pytest.raises(PedsupError):
+        list(server.generate(prompt, GREEDY, max_tokens=1))
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_the_server_shows_the_model_what_a_program_sends(
+    engine: Engine, folder: Path, tmp_path: Path
+) -> None:
+    """The whole program: a data URL becomes as many tokens as the engine gives the picture."""
+    picture = png(pixels(5, 4))
+    url = f"data:image/png;base64,{base64.b64encode(picture.data).decode()}"
+    text, shown = {"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": url}}
+    command = ["-m", "pedsup", str(folder / "tiny.gguf"), "--serve", "--json", "--port", "0"]
+    server = Served(
+        [*command, "--temp", "0", "--max-tokens", "2", "--ctx", "768", "--threads", "1",
+         "--engine", "inprocess"],
+        environment(tmp_path),
+    )  # fmt: skip
+    try:
+        assert server.call("GET", "/v1/models/pedsup")[2]["meta"]["vision"] is True
+        counts = []
+        for content in ([text], [shown, text], [shown, text, shown]):
+            body = {"model": "pedsup", "messages": [{"role": "user", "content": content}]}
+            status, _, found = server.call("POST", "/v1/chat/completions", body)
+            assert status == 200, found
+            counts.append(found["usage"]["prompt_tokens"])
+            notices = [notice["code"] for notice in found["pedsup"]["notices"]]
+            assert ("guard_picture" in notices) == (len(content) > 1)
+    finally:
+        server.finish()
+    places = engine.see(picture)
+    newlines = engine.tokenize("\n\n", parse_special=True)
+    assert counts[1] - counts[0] >= len(places)
+    assert 0 <= counts[2] - counts[1] - len(places) <= 2 * len(newlines)
+
+
+def test_one_question_about_a_photo_on_the_command_line(
+    engine: Engine, folder: Path, tmp_path: Path
+) -> None:
+    """The projector that lies beside the model is found, and nobody vouches for it."""
+    del engine  # skips where there is no libmtmd
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(png(pixels(10, 8)).data)
+    command = [sys.executable, "-m", "pedsup", folder / "tiny.gguf", "--image", photo, "-p", "?",
+               "--json", "--ctx", "768", "--threads", "1", "--temp", "0", "--max-tokens", "4",
+               "--think", "off", "--engine", "inprocess", "--accept-intended-use"]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(tmp_path)
+    )
+    document = json.loads(done.stdout)
+    assert document["tokens"]["pictures"] == 80
+    assert document["timings"]["pictures_s"] > 0
+    assert [g["code"] for g in document["guards"]] == ["guard_picture"]
+    assert "nothing says that this projector" in document["trust"]["warning"]
+    assert "a picture changes nothing" in done.stderr
+    photo.write_bytes(b"GIF89a" + bytes(20))
+    refused = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(tmp_path)
+    )
+    assert refused.returncode != 0
+    assert "GIF" in refused.stderr

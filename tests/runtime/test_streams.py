@@ -71,6 +71,7 @@ def test_a_locale_that_is_not_installed_is_no_obstacle(ask: Shell) -> None:
     assert done.stdout.decode().strip() == ANSWER
 
 
+@pytest.mark.slow
 def test_closed_and_full_streams(ask: Shell) -> None:
     closed = ask(">&-")
     assert closed.returncode == ExitCode.OUTPUT

@@ -217,6 +217,36 @@ def test_with_the_real_pip(model, termux, tmp_path):
     assert (app / "pedsup-9.9.dist-info/INSTALLER").read_text().strip() == "pip"
 
 
+def with_projector(bundle: Path, octets: bytes) -> str:
+    """Put a projector into a bundle, as `phone-bundle` does; its SHA-256."""
+    name, digest = "mmproj-m.gguf", hashlib.sha256(octets).hexdigest()
+    entry = f"name={name}\nsize={len(octets)}\nsha256={digest}\n"
+    (bundle / "models" / name).write_bytes(octets)
+    (bundle / "models" / "MMPROJ").write_text(entry)
+    with (bundle / "SHA256SUMS").open("a", encoding="ascii") as sums:
+        sums.write(f"{digest}  models/{name}\n")
+        sums.write(f"{hashlib.sha256(entry.encode()).hexdigest()}  models/MMPROJ\n")
+    return digest
+
+
+def test_the_projector_goes_beside_its_model(bundle, model, termux):
+    """A damaged one is refused, a whole one copied once."""
+    digest = with_projector(bundle, b"towers" * 1000)
+    there, on_card = termux.models / "mmproj-m.gguf", bundle / "models" / "mmproj-m.gguf"
+    damage(on_card, 100)
+    refused(termux.install(bundle), 3, "the projector is damaged")
+    assert not there.exists()
+    on_card.write_bytes(b"towers" * 1000)
+    assert termux.install(bundle).returncode == 0
+    installed(termux, model)
+    assert sha256(there) == digest
+    before = there.stat().st_mtime_ns
+    assert termux.install(bundle).returncode == 0
+    assert there.stat().st_mtime_ns == before
+    on_card.unlink()
+    refused(termux.install(bundle), 3, "files of the projector are missing")
+
+
 def test_arguments_reach_the_program_unchanged(bundle, termux):
     assert termux.install(bundle, "--no-model").returncode == 0
     words = ["-p", '¿Qué es «esto»? it\'s $HOME \\ "x"', ""]

@@ -27,6 +27,7 @@ def play(engine, messages, **settings):
     return turn.result
 
 
+@pytest.mark.slow
 def test_follow_up_turns_read_only_the_new_message(open_any, smollm2):
     engine = open_any(smollm2, n_ctx=1024)
     messages = list(ASK)
@@ -42,6 +43,7 @@ def test_follow_up_turns_read_only_the_new_message(open_any, smollm2):
         ]
 
 
+@pytest.mark.slow
 def test_a_tiny_gemma_reasons_within_its_budget_and_answers_by_the_grammar(open_any, gemma4_gguf):
     engine = open_any(gemma4_gguf)
     grammar = 'root ::= "yes" | "no"'

@@ -77,13 +77,13 @@ def test_a_failing_cell_is_a_result() -> None:
 @pytest.mark.slow
 def test_a_cell_that_takes_too_long_says_where_it_stood() -> None:
     endless = Cell("tiny", "fp32", "transformers", 10**6, max_length=24)
-    # Long enough for a busy machine to import torch and begin.
-    result = run_cell(endless, timeout=45)
-    assert result["error"] == "longer than 45 s"
+    # Long enough for a busy machine to begin to import torch.
+    result = run_cell(endless, timeout=20)
+    assert result["error"] == "longer than 20 s"
     assert result["stages"][0] == "cell: importing"
-    assert "Timeout (0:00:40)!" in result["stderr"], "the stacks, five seconds before the end"
+    assert "Timeout (0:00:15)!" in result["stderr"], "the stacks, five seconds before the end"
     assert "training/gpu_cell.py" in result["stderr"]
-    assert "longer than 45 s" in markdown([result])
+    assert "longer than 20 s" in markdown([result])
 
 
 @pytest.mark.slow

@@ -158,6 +158,7 @@ def test_the_types_are_the_exporter_s(gemma: Path, tmp_path: Path, quant: str, d
     assert packed <= found.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["Q4_0", "Q4_K_M"])
 def test_training_evaluates_the_file_that_ships(gemma: Path, tmp_path: Path, quant: str) -> None:
     """The trained model's own logits, rounded in torch, against those of a model made of the

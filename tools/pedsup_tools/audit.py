@@ -64,7 +64,7 @@ def check_minimums(installed: Mapping[str, str], policy: Mapping[str, Any]) -> l
     for name, (least, advisory) in policy["minimum"].items():
         version = installed.get(name)
         if version is not None and Version(version) < Version(least):
-            found.append(Finding(name, f"{version} has {advisory}: {least} or later mends it"))
+            found.append(Finding(name, f"{version} has {advisory}: {least} or later fixes it"))
     return found + [
         Finding(name, text, note=True)
         for name, text in policy["accepted"].items()

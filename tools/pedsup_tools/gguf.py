@@ -44,7 +44,7 @@ NOT_OF_A_REFERENCE: Final = {
 OF_A_VARIABLE: Final = {
     "--base": "BASE", "--adapter": "ADAPTER", "--out": "OUT", "--quant": "QUANT",
     "--phone": "PHONE", "--languages": "LANGUAGES", "--vocabulary": "VOCABULARY",
-    "--budget": "BUDGET",
+    "--budget": "BUDGET", "--mmproj": "MMPROJ",
 }  # fmt: skip
 """Options that decide names, reference and signature here, too: the second one given would win."""
 OWN_ROUNDING: Final = frozenset({"--imatrix", "--calibrated"})
@@ -110,6 +110,8 @@ def job_from(environment: Mapping[str, str]) -> Job:
             raise UsageError(
                 f"{word} makes no file", where="EXPORT_OPTIONS", remedy="pedsup-export run --help"
             )
+    if projector := get("MMPROJ", ""):
+        options = ("--mmproj", projector, *options)
     if not base:
         options = (*DEFAULT_TYPES.get(quant, ()), "--license", "apache-2.0", *options)
     used = adapter or ("" if base else DEFAULT_ADAPTER)

@@ -12,7 +12,7 @@ from pedsup.files.fsio import fsync_folder, lock_or_refuse, partial_path, sync_f
 
 
 def is_filled(folder: Path) -> bool:
-    """Whether something stands at `folder` that a rename would replace."""
+    """Whether there is something at `folder` that a rename would replace."""
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
@@ -29,7 +29,7 @@ def refuse_filled(folder: Path, *, force: bool) -> None:
 
 
 def publish_folder(partial: Path, final: Path) -> None:
-    """fsync every file of `partial` and rename it to `final`, replacing what stands there.
+    """fsync every file of `partial` and rename it to `final`, replacing what is there.
 
     POSIX has no atomic exchange of two full folders: the old one is first renamed aside
     (`.NAME.old`), so that a kill in between leaves both whole, only under other names.

@@ -47,7 +47,7 @@ _PROMPTS: Final = (
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE",
     "ADAPTION_PROMPT", "XLORA", "CPT",
 )  # fmt: skip
-"""Methods that add inputs or routers: there is no merge of them at all."""
+"""Methods that add inputs or routers: they cannot be merged at all."""
 
 _CHANGES_BASE: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initialisations that subtract from the base weights; the adapter alone does not say what."""
@@ -232,7 +232,7 @@ def _patterns(config: Mapping[str, object], name: str, path: Path) -> Mapping[st
 def _check_pattern(name: str, pattern: str, path: Path) -> None:
     """Refuse what `re` may need exponential or high polynomial time for.
 
-    Without a repeated group no repetition stands in another one; what is left are a few runs of
+    Without a repeated group no repetition is nested in another; what is left are a few runs of
     `.*`, over names of bounded length.
     """
     repeated = len(_REPETITION.findall(pattern))

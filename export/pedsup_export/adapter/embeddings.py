@@ -62,8 +62,7 @@ def adapt_embeddings(found: Resolved, adapter: Adapter) -> tuple[Resolved, Adapt
                 remedy="save it again from the training run; set ensure_weight_tying to false in "
                 "adapter_config.json if both were trained apart",
             )
-        one = table if table.changed else head
-        table = head = one
+        table = head = table if table.changed else head
     if found.embeddings.head is None and _same(table, head):
         return found, _with_head(adapter, Side())
     if found.embeddings.head is None:
@@ -141,7 +140,7 @@ def _same_rows(a: TokenRows, b: TokenRows) -> bool:
 
 
 def _resized(found: Resolved, adapter: Adapter) -> Resolved:
-    """The base with the rows of the adapter's own tables, where they are others."""
+    """The base with the rows of the adapter's own tables, where their number differs."""
     table, head = _side(adapter, TABLE), _side(adapter, HEAD)
     names = found.embeddings
     sizes = {

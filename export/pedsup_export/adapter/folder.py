@@ -99,7 +99,7 @@ def _check_files(folder: Path) -> None:
         raise BadFileError(f"{WEIGHTS} is missing", where=folder, remedy=AGAIN)
     if not (folder / CONFIG).exists():
         raise BadFileError(
-            f"{CONFIG} is missing: this is no PEFT adapter",
+            f"{CONFIG} is missing: this is not a PEFT adapter",
             where=folder,
             wanted=f"{CONFIG} and {WEIGHTS}",
             remedy=AGAIN,

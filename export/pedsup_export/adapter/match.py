@@ -47,7 +47,7 @@ T = TypeVar("T")
 Kind = Literal["tower", "dead_kv", "unknown", "beside"]
 
 REASONS: Final[Mapping[Kind, str]] = {
-    "tower": "part of the vision or audio tower, which the text model does not have",
+    "tower": "part of a vision or audio tower that this export does not have",
     "dead_kv": "K or V projection of a layer that shares the K/V of an earlier one: "
     "never used in the forward pass",
     "unknown": "the base has no such module",
@@ -109,8 +109,16 @@ def candidates(name: str) -> list[str]:
     for prefix in PREFIXES:
         if path.startswith(prefix):
             paths += [other + path.removeprefix(prefix) for other in PREFIXES]
+    paths += [_other_siglip(p) for p in paths]
     paths += [p.removesuffix(".linear") if p.endswith(".linear") else f"{p}.linear" for p in paths]
     return [f"{p}.{kind}" for p in dict.fromkeys(paths)]
+
+
+def _other_siglip(path: str) -> str:
+    """SigLIP's tower with or without the class around it."""
+    if "vision_tower.vision_model." in path:
+        return path.replace("vision_tower.vision_model.", "vision_tower.")
+    return path.replace("vision_tower.", "vision_tower.vision_model.")
 
 
 def find(name: str, base: Mapping[str, object]) -> str | None:
@@ -152,7 +160,7 @@ def match(
         """The base tensor that takes `name`; what has none goes to `unused`."""
         target = find(name, base)
         kind: Kind | None = None
-        if not TOWERS.isdisjoint(name.split(".")):
+        if target is None and not TOWERS.isdisjoint(name.split(".")):
             kind = "tower"
         elif any(map(is_dead, candidates(name))):
             kind = "dead_kv"

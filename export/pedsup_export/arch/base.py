@@ -33,6 +33,10 @@ class OutputTensor:
     """Added to every value in float32 (Gemma 3's norms, stored as what they differ from one)."""
     kept_rows: np.ndarray | None = field(default=None, compare=False)
     """int64, ascending: the source's rows that the tensor has, where its vocabulary is cut."""
+    arrange: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
+    """From the whole source in float32 to the whole tensor; for small tensors only."""
+    may_be_infinite: bool = False
+    """A bound: an infinite one bounds nothing."""
 
     @property
     def ggml_shape(self) -> Shape:
@@ -139,14 +143,16 @@ class Config:
         )
 
 
-def name_map(architecture: str, n_layers: int) -> Callable[[str], str | None]:
+def name_map(
+    architecture: str, n_layers: int, suffixes: tuple[str, ...] = (".weight", ".bias")
+) -> Callable[[str], str | None]:
     """gguf-py's table from Hugging Face names to GGUF names for one architecture."""
     gguf = require("gguf", extra="export")
     arch = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == architecture)
     table = gguf.get_tensor_name_map(arch, n_layers)
 
     def look_up(name: str) -> str | None:
-        found = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        found = table.get_name(name, try_suffixes=suffixes)
         return None if found is None else str(found)
 
     return look_up

@@ -111,7 +111,7 @@ def _check_scale(h: Hparams) -> None:
 
 
 def _rope(h: Hparams, kind: str) -> Config:
-    """Rope settings of one kind of layer, with `rope_theta` and `rope_type` in any case."""
+    """Rope settings of one kind of layer, always with `rope_theta` and `rope_type`."""
     text = h.config
     parameters = text.mapping("rope_parameters")
     if parameters and not {FULL, SLIDING} & parameters.keys():

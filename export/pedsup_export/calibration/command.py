@@ -26,7 +26,7 @@ from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.optional import require
 from pedsup.progress import human_bytes, say
 from pedsup.questions.texts import sketch
-from pedsup_export.calibration import collect, fingerprint, sensitivity, store
+from pedsup_export.calibration import collect, fingerprint, sensitivity, store, work
 from pedsup_export.calibration import text as texts
 from pedsup_export.calibration.forward import ForwardPass
 from pedsup_export.calibration.record import InputGroup, Record
@@ -138,7 +138,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
         per_text, windows = _windows(plan, model)
         groups = collect.find_groups(model, windows[0])
         _check_space(request, groups)
-        folder = collect.Folder(_work(request.out), _job(plan, groups, windows))
+        folder = work.Folder(_work(request.out), _job(plan, groups, windows))
         memory = request.memory or _half_of_free_memory()
         turns = folder.turns(groups, memory, request.memory or memory * 3 // 2)
         _announce(groups, turns, windows)
@@ -157,7 +157,7 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
         sensitivities=sensitivities,
         versions={"pedsup": pedsup.__version__, "python": platform.python_version()},
     )
-    store.write(request.out, record, groups, collect.sums_in(folder, turns), force=request.force)
+    store.write(request.out, record, groups, work.sums_in(folder, turns), force=request.force)
     folder.remove()
     size = request.out.stat().st_size
     seconds = time.monotonic() - start
@@ -202,12 +202,12 @@ def _template(model: ForwardPass) -> ChatTemplate | None:
 
 def _job(
     plan: CalibrationPlan, groups: Sequence[InputGroup], windows: Sequence[Sequence[int]]
-) -> collect.Job:
+) -> work.Job:
     names = {name for group in groups for name in group.names}
     _, prints = _fingerprints(plan.header, groups)
     model = hashlib.sha256(json.dumps([sorted(names), prints], sort_keys=True).encode())
     digest = hashlib.sha256(np.array(windows, "<i4").tobytes()).hexdigest()
-    return collect.Job(model.hexdigest(), digest, plan.request.window, tuple(groups))
+    return work.Job(model.hexdigest(), digest, plan.request.window, tuple(groups))
 
 
 def _fingerprints(
@@ -231,7 +231,7 @@ def _sensitivities(
     model: ForwardPass,
     windows: Sequence[Sequence[int]],
     request: CalibrationRequest,
-    folder: collect.Folder,
+    folder: work.Folder,
 ) -> dict[str, float]:
     if not request.sensitivity_windows:
         return {}
@@ -277,7 +277,7 @@ def _work(out: Path) -> Path:
 
 def _announce(
     groups: Sequence[InputGroup],
-    turns: Sequence[collect.Turn],
+    turns: Sequence[work.Turn],
     windows: Sequence[Sequence[int]],
 ) -> None:
     size = sum(g.n_bytes for g in groups)

@@ -56,16 +56,8 @@ def write(
     force: bool,
 ) -> None:
     """Write the file; `sums` maps a group's owner to its squares [n] and products [n/b, b, b]."""
-    listed: list[tuple[str, tuple[int, ...]]] = []
-    for group in groups:
-        if group.run:
-            shape = (group.run, group.run, group.n_columns // group.run)
-            listed.append((group.owner + PRODUCTS, shape))
     owner = {name: g for g in groups for name in g.names}
-    importances = sorted(n for n in owner if n.startswith("blk."))
-    for name in importances:
-        listed += [(name + ".in_sum2", (owner[name].n_columns, 1)), (name + ".counts", (1, 1))]
-    slots = lay_out((name, shape, BY_NAME["F32"]) for name, shape in listed)
+    slots = lay_out((name, shape, BY_NAME["F32"]) for name, shape in _listed(groups))
 
     def data(name: str) -> Floats:
         stem, _, what = name.rpartition(".")
@@ -90,6 +82,19 @@ def write(
         entries = _metadata(record, groups, digest.hexdigest())
         with partial_path(path).open("r+b") as head:  # `file` itself only appends
             head.write(header_bytes(entries, slots))
+
+
+def _listed(groups: Sequence[InputGroup]) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the file's tensors."""
+    listed: list[tuple[str, tuple[int, ...]]] = []
+    for group in groups:
+        if group.run:
+            shape = (group.run, group.run, group.n_columns // group.run)
+            listed.append((group.owner + PRODUCTS, shape))
+    columns = {name: g.n_columns for g in groups for name in g.names if name.startswith("blk.")}
+    for name in sorted(columns):
+        listed += [(name + ".in_sum2", (columns[name], 1)), (name + ".counts", (1, 1))]
+    return listed
 
 
 def _metadata(record: Record, groups: Sequence[InputGroup], digest: str) -> list[KV]:
@@ -167,7 +172,7 @@ class Statistics:
         now = file_state(self.file.stat())
         if now in self.states:
             return
-        # A file that has lost its name has another change time, too: it is read again.
+        # Losing its name changes a file's change time too: it is then read again.
         same = any(now[:-1] == state[:-1] for state in self.states)
         if not same or _digests(self.file, self.header.data_offset)[0] != self.sha256:
             raise _changed(self.path)

@@ -101,7 +101,7 @@ def refuse_overlap(texts: Iterable[CalibrationText], judged: Iterable[tuple[str,
     """Refuse text that files are judged on.
 
     Raises:
-        UsageError: a run of `SHINGLE` words stands in both.
+        UsageError: a run of `SHINGLE` words is in both.
     """
     tests = [(name, shingles(content)) for name, content in judged]
     for text in texts:

@@ -35,7 +35,7 @@ def patch(dry_run: bool, as_json: bool, **options: Any) -> None:
         return
     made = make_patch(plan)
     document = {**plan.as_dict(), **made.as_dict()}
-    show("patch", document, _made_text(made), as_json)
+    show("patch", document, "\n".join([_made_text(made), *_projector_lines(plan)]), as_json)
 
 
 def _plan_text(plan: PatchPlan) -> str:
@@ -45,7 +45,13 @@ def _plan_text(plan: PatchPlan) -> str:
         for how, name in (("same", "the same"), ("delta", "changed"), ("whole", "new"))
     ]
     signed = "signed" if plan.signature else "not signed"
-    return "\n".join([*lines, f"the new file is {signed}"])
+    return "\n".join([*lines, f"the new file is {signed}", *_projector_lines(plan)])
+
+
+def _projector_lines(plan: PatchPlan) -> list[str]:
+    if plan.projector is None:
+        return []
+    return [f"the patch does not carry its projector: send {clean(plan.projector)} too"]
 
 
 def _made_text(made: PatchMade) -> str:

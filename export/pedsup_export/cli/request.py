@@ -44,6 +44,10 @@ def refuse_without_effect(options: dict[str, Any]) -> None:
             "--save-allocation has no effect without --budget",
             remedy="give a --budget, or --phone with --calibrated",
         )
+    if options["mmproj"] == "off" and _explicit("mmproj_type"):
+        raise UsageError(
+            "--mmproj-type has no effect with --mmproj off", remedy="leave one of them out"
+        )
     for name, needed, option in pairs:
         if options[name] is not None and options[needed] is None:
             given = "--" + name.replace("_", "-")
@@ -79,6 +83,7 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
         gate_thresholds=options["thresholds"],
         gate_examples=options["gate_examples"],
         vocabulary=vocabulary,
+        mmproj=options["mmproj_type"] if options["mmproj"] == "auto" else None,
         **{name: options[name] for name in _AS_GIVEN},
     )
 
@@ -129,4 +134,4 @@ def choose_merge_base(
 
 def _split(text: str) -> tuple[str, str]:
     pattern, equals, kind = text.rpartition("=")
-    return (pattern, kind) if equals else (text, "")  # what is missing is said by the plan
+    return (pattern, kind) if equals else (text, "")  # the plan reports what is missing

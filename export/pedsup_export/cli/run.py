@@ -93,6 +93,20 @@ from pedsup_export.write.unchanged import unchanged
     "--keep-text", "keep_texts", multiple=True, type=FILE,
     help="Keep every token that this text uses; can be repeated.",
 )  # fmt: skip
+@click.option(
+    "--mmproj",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Write the towers that see and hear to mmproj-NAME.gguf beside the model, or leave them.",
+)
+@click.option(
+    "--mmproj-type",
+    type=click.Choice(["BF16", "F16", "Q8_0"]),
+    default="BF16",
+    show_default=True,
+    help="Type of the projector's matrices.",
+)
 @click.option("--allow-unused", is_flag=True, help="Export although deltas have no tensor.")
 @click.option(
     "--allow-no-effect", is_flag=True, help="Export although the adapter changes nothing."
@@ -110,7 +124,7 @@ from pedsup_export.write.unchanged import unchanged
     help="Do nothing where the output is what the same inputs, options and version make.",
 )  # fmt: skip
 @dry_run_option
-@click.option("-v", "--verbose", is_flag=True, help="Print the plan of each tensor, too.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the plan of each tensor.")
 @threads_option
 @click.option("--name", help="Name shown in the file; default: adapter on base.")
 @click.option("--license", help="Licence shown in the file; default: the base's card.")
@@ -124,8 +138,10 @@ def run(**options: Any) -> None:
     plan, inputs = make_plan(request)
     text = render.plan_text(plan, tensors=options["verbose"])
     if options["dry_run"]:
-        if request.out.exists() and not request.force:
-            say(f"note: {request.out} exists: the export itself will want --force")
+        beside = plan.projector.path if plan.projector else request.out
+        for path in dict.fromkeys((request.out, beside)):
+            if path.exists() and not request.force:
+                say(f"note: {path} exists: the export itself will want --force")
         show("plan", render.plan_json(plan), text, options["as_json"])
         return
     if options["if_changed"] and (same := unchanged(plan, inputs)) is not None:
@@ -152,7 +168,8 @@ def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
 
     Where there is nobody to ask, the plan stays as it is, and its execution refuses.
     """
-    foreign = foreign_files(plan.request.out) if plan.request.force else ()
+    beside = plan.projector.path if plan.projector else None
+    foreign = foreign_files(plan.request.out, beside) if plan.request.force else ()
     if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return plan
     names = ", ".join(clean(str(path)) for path in foreign)

@@ -55,6 +55,12 @@ class PatchPlan:
     how: dict[str, str]
     """Each tensor of the new file: 'same', 'delta', 'whole'."""
 
+    @property
+    def projector(self) -> str | None:
+        """Name of the new file's projector, which no patch carries."""
+        facts = self.new.manifest.facts.mmproj
+        return facts.name if facts is not None else None
+
     def bytes_of(self, how: str) -> int:
         """Bytes of the new file's tensors of a kind."""
         tensors = self.new.header.tensors
@@ -67,6 +73,7 @@ class PatchPlan:
             "new": str(self.request.new),
             "new_bytes": self.new.header.file_size,
             "signed": self.signature is not None,
+            "mmproj": self.projector,
             "tensors": {kind: sum(1 for h in self.how.values() if h == kind) for kind in KINDS},
             "tensor_bytes": {kind: self.bytes_of(kind) for kind in KINDS},
         }

@@ -6,9 +6,11 @@
     models/MODEL                         name, size, SHA-256 and number of parts of the model
     models/NAME.gguf[.partNN]            the model; in parts below FAT32's limit of 4 GiB
     models/NAME.gguf.*                   its manifest and signature
+    models/MMPROJ                        name, size and SHA-256 of the model's projector
+    models/mmproj-NAME.gguf              the projector, for pictures
     models/ADAPTER                       name, size and SHA-256 of an adapter for it
     models/NAME.gguf, NAME.gguf.*        the adapter, its manifest and signature
-    patches/PATCH, patches/NAME          a patch, and which model it makes of which
+    patches/PATCH, patches/NAME          a patch, and which model it turns into which
     debs/                                Termux's packages, where a folder of them was given
 
 Written under a partial name, read back, and renamed when whole.
@@ -29,6 +31,7 @@ from pedsup_export.phone.bundle_adapter import plan_adapter, write_adapter
 from pedsup_export.phone.bundle_model import BLOCK, ModelFiles, plan_model, write_model
 from pedsup_export.phone.bundle_patch import FOLDER as PATCHES
 from pedsup_export.phone.bundle_patch import check_patch, write_patch
+from pedsup_export.phone.bundle_projector import ProjectorFile, plan_projector, write_projector
 from pedsup_export.phone.card import FAT32_LIMIT, FAT_FORBIDDEN
 from pedsup_export.phone.wheels import phone_wheels
 
@@ -76,6 +79,13 @@ class BundlePlan:
     adapter: tuple[Path, ...] = ()
     """The adapter, its manifest and signature."""
     patch_bytes: int = 0
+    projector: ProjectorFile | None = None
+
+    @property
+    def beside_bytes(self) -> int:
+        """Of what the phone keeps beside the model."""
+        adapter = sum(path.stat().st_size for path in self.adapter)
+        return adapter + (self.projector.size if self.projector else 0) + self.patch_bytes
 
     @property
     def partial(self) -> Path:
@@ -86,8 +96,8 @@ class BundlePlan:
     def bytes(self) -> int:
         """Upper bound of what it will take."""
         beside, size = (self.model.beside, self.model.size) if self.model else ((), 0)
-        extra = sum(p.stat().st_size for p in (*beside, *self.debs, *self.adapter))
-        return size + self.patch_bytes + extra + PROGRAM_ROOM
+        extra = sum(p.stat().st_size for p in (*beside, *self.debs))
+        return size + self.beside_bytes + extra + PROGRAM_ROOM
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
     """Check everything that can be checked before writing.
 
     Raises:
-        BadFileError: the model is no GGUF, or no checkout of pedsup is there.
+        BadFileError: the model is not a GGUF file, or this is not a checkout of pedsup.
         UntrustedError: the manifest beside the model belongs to another file.
         OutputError: the folder exists and `force` is false.
         ResourceError: the disk has too little room.
@@ -146,6 +156,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
         _debs(request.debs),
         plan_adapter(request.adapter, request.model),
         check_patch(request.patch),
+        plan_projector(request.model, request.largest_file),
     )
     _require_room(plan)
     return plan
@@ -164,6 +175,7 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
     # First what may be refused: gigabytes of a damaged model are not left behind either.
     try:
         whole = write_model(plan.model, partial / "models", sums) if plan.model else None
+        write_projector(plan.projector, partial / "models")
         write_adapter(plan.adapter, partial / "models")
     except UntrustedError:
         shutil.rmtree(partial, ignore_errors=True)
@@ -192,8 +204,7 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
 
 def _free(plan: BundlePlan) -> str:
     """The free storage that an installation needs, rounded up, e.g. '6.3 GB'."""
-    files = plan.patch_bytes + sum(path.stat().st_size for path in plan.adapter)
-    files += plan.model.size if plan.model else 0
+    files = plan.beside_bytes + (plan.model.size if plan.model else 0)
     tenths = -(-(files + PHONE_ROOM) // 10**8)
     return f"{tenths / 10:.1f} GB"
 
@@ -228,11 +239,13 @@ def _debs(folder: Path | None) -> tuple[Path, ...]:
         return ()
     found = tuple(sorted(folder.glob("*.deb")))
     if not found:
-        raise UsageError("no .deb files there", where=folder, remedy="see docs/phone.md")
+        raise UsageError(
+            "there are no .deb files in this folder", where=folder, remedy="see docs/phone.md"
+        )
     bad = next((p for p in found if set(p.name) & FAT_FORBIDDEN), None)
     if bad is not None:
         # apt writes the colon of an epoch as %3a; anything else was renamed by hand.
-        raise UsageError(f"the name {bad.name!r} cannot stand on an SD card", remedy="rename it")
+        raise UsageError(f"an SD card cannot hold the name {bad.name!r}", remedy="rename it")
     return found
 
 
@@ -258,7 +271,7 @@ def _read_back(folder: Path, sums: dict[str, str]) -> None:
     for name, digest in sums.items():
         if sha256_file(folder / name) != digest:
             raise OutputError(
-                "the disk gave back other bytes than were written",
+                "the disk returned bytes other than those written",
                 where=folder / name,
                 remedy="use another card or disk",
             )

@@ -36,7 +36,7 @@ def plan_adapter(adapter: Path | None, model: Path | None) -> tuple[Path, ...]:
 
 
 def write_adapter(files: tuple[Path, ...], folder: Path) -> None:
-    """Copy the adapter and what stands beside it, and say what it is."""
+    """Copy the adapter and the files beside it, and write down what it is."""
     if not files:
         return
     folder.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """How a model goes along: its file or parts, and what stands beside it."""
+    """How a model is packed: its file or parts, and the files beside it."""
 
     path: Path
     size: int
@@ -41,7 +41,7 @@ def plan_model(model: Path | None, largest_file: int, part_bytes: int) -> ModelF
     Raises:
         BadFileError: it is not a GGUF file, or not there.
         UntrustedError: the manifest beside it belongs to another file.
-        UsageError: a name that cannot stand on a card.
+        UsageError: a name that a card cannot hold.
     """
     if model is None:
         return None

@@ -20,7 +20,7 @@ def check_patch(path: Path | None) -> int:
 
     Raises:
         MissingFileError, BadFileError: it is not there, or damaged.
-        UsageError: a name in it cannot stand on an SD card.
+        UsageError: it has a name that an SD card cannot hold.
     """
     if path is None:
         return 0
@@ -33,7 +33,7 @@ def check_patch(path: Path | None) -> int:
 
 
 def write_patch(path: Path | None, folder: Path) -> None:
-    """Copy the patch and say what it is for."""
+    """Copy the patch and write down what it is for."""
     if path is None:
         return
     index, file = read_index(path)

@@ -15,7 +15,7 @@ def require_name(name: str, remedy: str) -> None:
     """Raise `UsageError` for a name that not every card can hold."""
     if set(name) & FAT_FORBIDDEN or not name.isascii():
         raise UsageError(
-            f"the name {name!r} cannot stand on every SD card",
+            f"not every SD card can hold the name {name!r}",
             wanted="letters without accents, digits, '-', '_' and '.'",
             remedy=remedy,
         )

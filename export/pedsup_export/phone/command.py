@@ -89,7 +89,7 @@ def print_plan(
 def quant_for(
     phone: Phone, base: ModelRef, asked: str | None, vocabulary: VocabularyRequest | None = None
 ) -> str:
-    """The type for a base on a phone; a base that does not suit it is said, not refused.
+    """The type for a base on a phone; an unsuitable base gets a warning, not a refusal.
 
     Args:
         asked: an explicit `--quant`, which wins.

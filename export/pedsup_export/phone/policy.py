@@ -112,7 +112,7 @@ def choose(candidates: Sequence[Candidate], means: Means) -> Choice:
     reasons: dict[tuple[str, str], tuple[Reason, ...]] = {}
     for candidate in candidates:
         if (why := _unsuitable(candidate, means)) is not None:
-            # Both reasons, where there are two: memory can be had more easily than speed.
+            # Both reasons, where there are two: memory is easier to come by than speed.
             small = candidate.need[SMALL_CONTEXT] > means.available
             room = (_too_large(candidate, SMALL_CONTEXT, means),) if small else ()
             reasons[candidate.model, candidate.quant] = (*room, why)

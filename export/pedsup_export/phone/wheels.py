@@ -60,7 +60,7 @@ def phone_wheels(project: Path, out: Path, constraints: Path | None = None) -> l
 
     Raises:
         MissingDependencyError: pip could not fetch or build a wheel.
-        UnsupportedError: a package cannot be had as pure Python.
+        UnsupportedError: a package is not available as pure Python.
     """
     pip = _Pip(out, constraints)
     own = pip.build([str(project)], "pedsup")
@@ -171,6 +171,6 @@ class _Pip:
             )
         if not new[0].name.endswith(PURE):
             raise UnsupportedError(
-                f"{name} cannot be had as pure Python", where=new[0].name, wanted=f"*{PURE}"
+                f"{name} is not available as pure Python", where=new[0].name, wanted=f"*{PURE}"
             )
         return read_wheel(new[0])

@@ -1,7 +1,7 @@
 """The plan of an adapter as a file of its own: which matrices it changes, in which types.
 
 The format is llama.cpp's (`pedsup.gguf_file.lora`). The file has one alpha for all its matrices,
-and llama.cpp multiplies by alpha / r. Where a module's own scaling is another, as with
+and llama.cpp multiplies by alpha / r. Where a module has a scaling of its own, as with
 `alpha_pattern`, its ratio is multiplied into `lora_b`.
 """
 
@@ -291,7 +291,7 @@ def _tokenizer_notes(folder: Path, base: BaseFile) -> list[str]:
         ]
         if other:
             notes.append(
-                f"{len(other)} tokens of the adapter's folder are others in the base file "
+                f"{len(other)} tokens of the adapter's folder differ from the base file's "
                 f"({other[0]!r:.40}): the base file's are used"
             )
     return notes

@@ -94,10 +94,10 @@ def _check_weights(made: ExportPlan, inputs: Inputs, calibrated: Calibrated) -> 
 
 
 def _check_cut_tables(made: ExportPlan, inputs: Inputs) -> set[str]:
-    """Compare the tables of which rows are cut, with all their rows, as they were calibrated.
+    """Compare the tables whose rows are cut, with all their rows, as they were calibrated.
 
     Statistics may be of the full merge or of one with the same cut. What is rounded later are the
-    kept rows, of which the full merge's fingerprint could not be made.
+    kept rows, which do not give the full merge's fingerprint.
 
     Returns:
         The names of the tables that are the full merge's.

@@ -15,10 +15,12 @@ from pedsup.gguf_file.architecture import EMBEDDING
 from pedsup.gguf_file.file_types import FileType
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 from pedsup.gguf_file.type_mixture import TypeChoice
+from pedsup.trust.manifest import MMPROJ_KEY
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.match import MatchReport, UnusedDelta
 from pedsup_export.arch import Dropped, OutputTensor
-from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, mixture
+from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, mixture, string
+from pedsup_export.plan.general import DIGEST_PLACEHOLDER
 from pedsup_export.plan.provenance import Digests
 from pedsup_export.plan.qat import Grid
 from pedsup_export.plan.request import ExportRequest
@@ -40,6 +42,8 @@ class TensorPlan:
     rows_per_block: int
     on_grid: bool = False
     """Whether its weights lie on a Q4_0 grid, which Q4_0 then keeps exactly."""
+    in_projector: bool = False
+    """Of the projector file: no importances and no statistics are for it."""
 
     @property
     def n_rows(self) -> int:
@@ -60,6 +64,40 @@ class Calibration:
     """Of types chosen for a budget: nats per token."""
     predicted_share: float | None = None
     """That, over what is predicted of llama.cpp's own types for `--quant`."""
+
+
+@dataclass(frozen=True)
+class ProjectorPlan:
+    """The file beside the model that holds its towers."""
+
+    path: Path
+    kind: str
+    """Type of its matrices."""
+    metadata: tuple[KV, ...] = field(repr=False)
+    tensors: tuple[TensorPlan, ...] = field(repr=False)
+    vision: bool
+    audio: bool
+
+    @cached_property
+    def header(self) -> bytes:
+        """The GGUF's header; the digest of its model's tensors is still blank."""
+        return self.header_for(DIGEST_PLACEHOLDER)
+
+    def header_for(self, model: str) -> bytes:
+        """The header with the digest of the model's tensors (`model_tensors_digest`)."""
+        entries = [string(MMPROJ_KEY, model) if e.key == MMPROJ_KEY else e for e in self.metadata]
+        return header_bytes(entries, [t.slot for t in self.tensors])
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of the file."""
+        last = self.tensors[-1].slot
+        return len(self.header) + last.offset + last.n_bytes
+
+    def facts(self) -> dict[str, object]:
+        """What it is, for the manifest and for programs."""
+        return {"name": self.path.name, "quant": self.kind, "vision": self.vision,
+                "audio": self.audio}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +125,17 @@ class ExportPlan:
     calibration: Calibration | None = None
     grid: Grid = field(default_factory=Grid)
     """Whether the base comes from quantization-aware training."""
+    projector: ProjectorPlan | None = None
+
+    @property
+    def all_tensors(self) -> tuple[TensorPlan, ...]:
+        """Those of the model, then those of its projector."""
+        return (*self.tensors, *(self.projector.tensors if self.projector else ()))
+
+    @property
+    def all_bytes(self) -> int:
+        """Size of both files."""
+        return self.output_bytes + (self.projector.output_bytes if self.projector else 0)
 
     @property
     def slots(self) -> list[TensorSlot]:
@@ -123,6 +172,8 @@ class ExportPlan:
             facts.append(exact)
         text = hashlib.sha256(json.dumps(facts).encode())
         text.update(self.header)
+        if self.projector is not None:
+            text.update(self.projector.header)
         return text.hexdigest()
 
     @property

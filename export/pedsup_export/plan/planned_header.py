@@ -1,4 +1,4 @@
-"""The header of a planned file through the door that every model file passes, before it is written.
+"""Check the header of a planned file before it is written, as every model file is checked.
 
 What llama.cpp would not load is refused while it is still a plan, by the inputs' names.
 """
@@ -11,7 +11,26 @@ from pathlib import Path
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.architecture import check_architecture
 from pedsup.gguf_file.header import parse_header
+from pedsup.gguf_file.projector import validate_projector
 from pedsup.gguf_file.tokenizer import check_tokenizer
+
+
+def check_planned_projector(header: bytes, size: int) -> None:
+    """Check the header of a planned projector as `validate_projector` does.
+
+    Raises:
+        BadFileError, UnsupportedError: llama.cpp could not use it.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".gguf-header") as file:
+            file.write(header)
+            file.truncate(size)  # a hole where the tensors will be
+            file.flush()
+            validate_projector(file.name)
+    except (BadFileError, UnsupportedError) as error:
+        error.where = "the header of the planned projector, made from config.json of the base"
+        error.remedy = "correct config.json, or give --mmproj off: nothing has been written"
+        raise
 
 
 def check_planned(header: bytes, size: int) -> None:
@@ -22,7 +41,8 @@ def check_planned(header: bytes, size: int) -> None:
         size: bytes of the whole file.
 
     Raises:
-        BadFileError, UnsupportedError: llama.cpp could not use such a file; which inputs to mend.
+        BadFileError, UnsupportedError: llama.cpp could not use such a file; the error names
+            the inputs to correct.
     """
     try:
         # In a file, because the arrays of a header are read again by its name.

@@ -7,7 +7,6 @@ be decided before the first byte is written. Nothing below it makes choices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import lcm
 
 from pedsup.errors import MismatchError
 from pedsup.gguf_file.file_types import FileType
@@ -19,20 +18,19 @@ from pedsup.gguf_file.type_mixture import (
 )
 from pedsup_export.adapter.effect import Effect, check_effect
 from pedsup_export.adapter.folder import Adapter
-from pedsup_export.adapter.lora import rows_at_once
 from pedsup_export.adapter.match import (
     DEAD_KV_NOTE,
     MatchReport,
-    TensorChange,
     UnusedDelta,
     base_name_warning,
 )
 from pedsup_export.arch import ModelTensors, OutputTensor
-from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, string, u32
+from pedsup_export.gguf.header import KV, header_bytes, lay_out, string, u32
 from pedsup_export.model import Model, open_model
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
-from pedsup_export.plan.planned_header import check_planned
+from pedsup_export.plan.planned_header import check_planned, check_planned_projector
+from pedsup_export.plan.projector import plan_projector, rows_per_block
 from pedsup_export.plan.provenance import Digests, held, small_inputs
 from pedsup_export.plan.qat import Grid, find_grid, grid_notes
 from pedsup_export.plan.request import ExportRequest
@@ -42,9 +40,6 @@ from pedsup_export.types.ftypes import file_type
 from pedsup_export.types.imatrix import Imatrix, ImatrixReport, read_imatrix
 from pedsup_export.types.mixture import choose_types, parse_override
 from pedsup_export.vocabulary_cut.plan import cut_model
-
-BLOCK_FLOATS = 1 << 20
-"""Weights worked on at once by one thread: 4 MiB in float32."""
 
 CUT_BYTES = 400 << 20
 """More memory while a vocabulary is chosen and proved: two tokenizers of Gemma 4's size."""
@@ -67,6 +62,7 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         request.base.folder,
         request.adapter.folder if request.adapter else None,
         adapter_tokenizer=request.tokenizer == "adapter",
+        projector=request.mmproj is not None,
     )
     model, cut = cut_model(request.vocabulary, model)
     reference, adapter = model.checkpoint, model.adapter
@@ -78,6 +74,8 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
     tensors = _tensor_plans(model.tensors, choices, reference, matches, grid)
     metadata = _metadata(request, kind, model, tensors, imatrix)
     header = header_bytes(metadata, [t.slot for t in tensors])
+    projector = plan_projector(request, model, matches)
+    every = (*tensors, *(projector.tensors if projector else ()))
     plan = ExportPlan(
         request=request,
         architecture=model.architecture.name,
@@ -90,12 +88,15 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         warnings=(*_warnings(request, model, effect), *_grid_notes(grid, kind, tensors)),
         input_bytes=reference.n_bytes,
         output_bytes=len(header) + tensors[-1].slot.offset + tensors[-1].slot.n_bytes,
-        memory_bytes=_memory(tensors, request.threads, adapter) + (CUT_BYTES if cut else 0),
+        memory_bytes=_memory(every, request.threads, adapter) + (CUT_BYTES if cut else 0),
         sources={**sources, "tokenizer": model.tokenizer.digests},
         cut=cut,
         grid=grid,
+        projector=projector,
     )
     check_planned(header, plan.output_bytes)
+    if projector is not None:
+        check_planned_projector(projector.header, projector.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
 
 
@@ -228,21 +229,13 @@ def _tensor_plans(
     for slot in slots:
         origin = by_name[slot.name]
         source = origin.source
-        rows = _rows_per_block(slot, origin, adapted.get(source) if source else None)
+        rows = rows_per_block(slot, origin, adapted.get(source) if source else None)
         dtype = reference.tensors[source].dtype_name if source else "computed"
         kept = grid.kept(source, adapted=source in adapted)
         plans.append(
             TensorPlan(slot, origin, choices[slot.name], dtype, source in adapted, rows, kept)
         )
     return tuple(plans)
-
-
-def _rows_per_block(slot: TensorSlot, origin: OutputTensor, change: TensorChange | None) -> int:
-    """Whole heads, and whole products of the adapter's halves."""
-    unit = origin.head_rows or 1
-    if change is not None and change.lora is not None:
-        unit = lcm(unit, rows_at_once(slot.shape[0]))
-    return max(1, BLOCK_FLOATS // slot.shape[0] // unit) * unit
 
 
 def _imatrix_report(

@@ -16,11 +16,13 @@ from pedsup.files.direct_io import DirectFile, sha256_range
 from pedsup_export.adapter.folder import CONFIG, WEIGHTS
 from pedsup_export.plan.general import chosen_base
 from pedsup_export.plan.request import ExportRequest
+from pedsup_export.projector.processor import FILES
 from pedsup_export.source.checkpoint import INDEX, SINGLE
 from pedsup_export.source.safetensors_file import State, file_state
 
 Digests = Mapping[str, Mapping[str, str]]
-"""Role ('base', 'adapter', 'tokenizer', 'imatrix', 'calibrated') -> file name -> hex SHA-256."""
+"""Role ('base', 'adapter', 'tokenizer', 'processor', 'imatrix', 'calibrated') -> file name -> hex
+SHA-256."""
 
 
 def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
@@ -34,16 +36,26 @@ def small_inputs(request: ExportRequest) -> dict[str, list[Path]]:
     found = {"base": [base / "config.json", *index]}
     if request.adapter is not None:
         found["adapter"] = [request.adapter.folder / name for name in (CONFIG, WEIGHTS)]
+    if request.mmproj is not None:
+        found["processor"] = [folder / n for folder in processor_folders(request) for n in FILES]
     if request.imatrix is not None:
         found["imatrix"] = [request.imatrix]
     return found
+
+
+def processor_folders(request: ExportRequest) -> list[Path]:
+    """Where the processor's configuration is looked for: the first folder that has one."""
+    for folder in (request.base.folder, chosen_base(request).folder):
+        if any((folder / name).is_file() for name in FILES):
+            return [folder]
+    return []
 
 
 @contextmanager
 def held(files: Mapping[str, list[Path]]) -> Iterator[Digests]:
     """Open and digest files; at the end of the context their names must lead to the same state.
 
-    Missing files are left out: whoever needs one says so.
+    Missing files are left out: the reader that needs one reports it.
 
     Raises:
         MismatchError: a file was changed or replaced meanwhile.

@@ -1,4 +1,4 @@
-"""Whether a base comes from quantization-aware training: told by its weights, by nothing else.
+"""Whether a base comes from quantization-aware training: judged by its weights alone.
 
 Such a base is stored in 16 bits, and its weights lie on a Q4_0 grid. A name proves nothing, nor do
 the missing K and V of KV-shared layers. A few rows of each matrix are looked at.
@@ -109,7 +109,7 @@ def grid_notes(
     if left:
         notes.append(
             f"merging takes {len(left)} of the {len(grid.sources)} matrices off the Q4_0 grid of "
-            "the base: they are rounded anew. pedsup-export adapter writes the adapter as a file "
+            "the base: they are rounded again. pedsup-export adapter writes the adapter as a file "
             "of its own, and the base stays exact"
         )
     if kind.name == "Q4_0":
@@ -126,7 +126,7 @@ def _notes_on_types(
     if matrices:
         yield (
             f"{len(matrices)} matrices of the Q4_0 grid get another type, by --imatrix or "
-            f"--tensor-type, and are rounded anew ({matrices[0]})"
+            f"--tensor-type, and are rounded again ({matrices[0]})"
         )
     for name in TABLES:
         if name in elsewhere:

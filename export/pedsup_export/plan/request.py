@@ -28,6 +28,7 @@ class ExportRequest:
         gate_reference: the same merge in 16 or 32 bits; the file must come close enough to it.
         gate_examples: held-out examples of the adapter's task that the gate scores too.
         vocabulary: which tokens to keep; None keeps them all.
+        mmproj: type of the projector's matrices; None writes no projector.
         calibrated: statistics of `calibrate`: matrices are rounded with error feedback.
         budget, allocation: choose each tensor's type by the statistics, or take a saved choice.
         save_allocation: where to keep the choice.
@@ -60,3 +61,4 @@ class ExportRequest:
     name: str | None = None
     license: str | None = None
     vocabulary: VocabularyRequest | None = None
+    mmproj: str | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from pedsup_export.adapter.lora import interleaved, merged
 from pedsup_export.plan.export_plan import Inputs, TensorPlan
 from pedsup_export.source.floats import RoundTo
-from pedsup_export.source.tensor_source import TensorSource
+from pedsup_export.source.tensor_source import TensorSource, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +70,9 @@ def _rows(
         # A 16-bit intermediate file keeps vectors and norms in float32.
         plain = not is_matrix or tensor.slot.name.endswith("_norm.weight")
         source = merged(source, change, "float32" if plain else merge_dtype)
+    if tensor.origin.arrange is not None:
+        made = tensor.origin.arrange(whole(source)).reshape(-1, n_per_row)
+        return np.ascontiguousarray(made[lo:hi], np.float32)
     if not is_matrix:
         values = source.rows(0, source.shape[0] if source.shape else 1)
         values = values + np.float32(tensor.origin.shift) if tensor.origin.shift else values

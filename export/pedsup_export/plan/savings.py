@@ -69,7 +69,7 @@ def savings_lines(plan: ExportPlan) -> list[str]:
     ]
     unknown = [c for c in plan.cut.recipe["languages"] if c not in plan.cut.lost]
     if unknown:
-        lines.append(f"  {', '.join(unknown)}: there is no word list to say what it costs")
+        lines.append(f"  {', '.join(unknown)}: no word list shows what it costs")
     return lines
 
 

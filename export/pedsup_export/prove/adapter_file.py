@@ -17,7 +17,7 @@ from pedsup.trust.verified import FileState, read_in_full, record_reading, recor
 from pedsup_export.adapter.base_file import BaseFile
 from pedsup_export.plan.adapter_file import plan_adapter_file
 from pedsup_export.plan.adapter_plan import AdapterFileRequest
-from pedsup_export.prove.differs import require_digests
+from pedsup_export.prove.differs import Wanted, require_digests
 from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.source.hub import ModelRef
 
@@ -66,7 +66,7 @@ def check_adapter_file(
         MismatchError: these are not its base and adapter.
     """
     found = read_finished(DirectFile(header.path), header)
-    require_digests(found, manifest, header.path)
+    require_digests(found, Wanted(manifest.tensors, manifest.file.sha256), header.path)
     if base is not None and adapter is not None:
         _check_base(header, manifest, base)
         _check_tensors(manifest, base, adapter)

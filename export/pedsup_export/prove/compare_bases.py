@@ -187,11 +187,8 @@ def compare_bases(
             total.include(sums)
             if source.dtype_name != partner.dtype_name:
                 quantized.include(sums)
-            tensors.append(
-                TensorDifference(
-                    name, source.shape, source.dtype_name, partner.dtype_name, sums.figures()
-                )
-            )
+            dtypes = source.dtype_name, partner.dtype_name
+            tensors.append(TensorDifference(name, source.shape, *dtypes, sums.figures()))
         on_bytes(source.n_bytes_on_disk + (partner.n_bytes_on_disk if partner else 0))
     on_bytes(sum(source.n_bytes_on_disk for source in left.values()))
     return BaseComparison(

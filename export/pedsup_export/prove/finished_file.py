@@ -1,7 +1,7 @@
 """One reading of a finished file: its digest, every tensor's, and the rows for the proof.
 
-Several threads read the file past the page cache, block after block; whoever has a block passes
-it on in the order of the file, first to the digest of the whole, then to its tensor's.
+Several threads read the file past the page cache, block after block; each passes its
+block on in the order of the file, first to the digest of the whole, then to its tensor's.
 """
 
 from __future__ import annotations

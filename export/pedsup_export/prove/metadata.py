@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -15,13 +16,21 @@ _PREFIXES: Final = ("tokenizer.", "general.sampling.")
 
 
 def check_metadata(header: GGUFHeader, plan: ExportPlan) -> None:
-    """Hold the metadata that decide what the model computes against those planned again.
+    """Compare the metadata that decide what the model computes with those planned again.
 
     Raises:
         MismatchError: a key is missing, additional or has another value.
     """
-    prefixes = (*_PREFIXES, f"{plan.architecture}.")
-    planned = {e.key: e for e in plan.metadata if e.key.startswith(prefixes)}
+    check_entries(header, plan.metadata, (*_PREFIXES, f"{plan.architecture}."))
+
+
+def check_entries(header: GGUFHeader, entries: Iterable[KV], prefixes: tuple[str, ...]) -> None:
+    """Hold the metadata whose keys begin so against those planned again.
+
+    Raises:
+        MismatchError: a key is missing, additional or has another value.
+    """
+    planned = {e.key: e for e in entries if e.key.startswith(prefixes)}
     found = {key for key in header.metadata if key.startswith(prefixes)}
     odd = sorted(planned.keys() ^ found)
     odd += [k for k, e in planned.items() if k in found and not _same(e, header.metadata[k])]

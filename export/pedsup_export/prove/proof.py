@@ -9,8 +9,8 @@ Two questions about sampled rows of each tensor:
   and 0 when it is not, give or take the quantization error, and it is above 1/2 exactly when q is
   nearer to m than to b.
 
-The packed rows are taken from bytes that pass by in any case, when the file is written or read,
-and whose digest is recorded; the file is not read for the proof.
+The packed rows are taken as the file is written, or read for its digests anyway: the proof needs no
+reading of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Packed = NDArray[np.uint8]
+    Rows = NDArray[np.float32]
 
 ReadRows = Callable[[TensorPlan, int, int], "Packed"]
 """Packed rows lo to hi of a tensor of the written file, uint8 [hi - lo, row_bytes]."""
@@ -201,6 +202,8 @@ class Proof:
 def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi: int) -> Packed:
     """Packed rows lo to hi of an output tensor, uint8 [hi - lo, row_bytes]: the export's work."""
     rows = final_rows(tensor, inputs, lo, hi, plan.request.merge_dtype)
+    if tensor.in_projector:
+        return _projector_rows(rows, tensor)
     if tensor.on_grid and tensor.slot.type.name == "Q4_0":
         return quantize_on_grid(rows, tensor.source_dtype, tensor.slot.name)
     if inputs.calibrated is not None:
@@ -214,13 +217,19 @@ def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi:
     return quantize_rows(rows, tensor.slot.type, importance, name=name)
 
 
+def _projector_rows(rows: Rows, tensor: TensorPlan) -> Packed:
+    if tensor.origin.may_be_infinite and not np.isnan(rows).any():
+        return np.ascontiguousarray(rows, "<f4").view(np.uint8)
+    return quantize_rows(rows, tensor.slot.type, name=tensor.slot.name)
+
+
 def require_effect(plan: ExportPlan, shares: Sequence[AdapterShare]) -> None:
     """Refuse an adapter whose change is below the last bit of every weight of every tensor.
 
     Raises:
         MismatchError: the merge is the base.
     """
-    adapted = sum(t.adapted for t in plan.tensors)
+    adapted = sum(t.adapted for t in plan.all_tensors)
     if not adapted or plan.request.allow_no_effect:
         return
     if not shares:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pedsup.errors import BadFileError, UntrustedError
-from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.lora import is_adapter
 from pedsup.gguf_file.validate import validate_any
-from pedsup.optional import require
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.adapter_file import check_adapter_file
-from pedsup_export.prove.differs import COPY, differs, require_digests
-from pedsup_export.prove.finished_file import read_finished
-from pedsup_export.prove.proof import AdapterShare, Proof, Sample, require_present
+from pedsup_export.prove.differs import COPY, Wanted, differs
+from pedsup_export.prove.projector import (
+    ProjectorReport,
+    check_projector,
+    projector_type,
+    refuse_projector,
+)
+from pedsup_export.prove.proof import AdapterShare
+from pedsup_export.prove.reading import check_table, read_and_compare
 from pedsup_export.prove.remake import PLAIN, MadeWith, merge_dtype_of, proof_of, whose_tokenizer
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.proof import check_map
@@ -44,6 +46,9 @@ class VerifyReport:
     """Whose signature was checked."""
     remade: bool = False
     """Whether sampled rows were made again from base and adapter and had the same bytes."""
+
+    projector: ProjectorReport | None = None
+    """Of the projector that the manifest names, or that lies there without being named."""
 
     @property
     def recorded_shares(self) -> dict[str, float]:
@@ -77,12 +82,12 @@ def verify(
             the signature is missing, damaged, by another key, or of other files.
         MismatchError: these are not its base and adapter, or the adapter is not in the file.
     """
+    refuse_projector(path)
     header = validate_any(path)  # a drafter can be verified too, and an adapter
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
-    _check_tensors(header, manifest)
-    shares = None
+    shares, projector = None, None
     if is_adapter(header):
         sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
         remade = adapter is not None
@@ -94,9 +99,13 @@ def verify(
             proof = proof_of(header, manifest, request)
         remade = proof is not None and proof.exact
         if read_sha256 is None or proof is not None:
-            sha256, shares = _read(header, manifest, proof)
+            wanted = Wanted(manifest.tensors, manifest.file.sha256)
+            sha256, shares = read_and_compare(header, wanted, proof)
         else:
             sha256 = read_sha256
+        projector = check_projector(path, manifest, proof)
+        if shares is not None and projector is not None and projector.shares is not None:
+            shares = (*shares, *projector.shares)
     return VerifyReport(
         path=path,
         size=header.file_size,
@@ -107,6 +116,7 @@ def verify(
         shares=shares,
         signer=key,
         remade=remade,
+        projector=projector,
     )
 
 
@@ -129,6 +139,7 @@ def _request(
         allow_no_effect=True,
         tokenizer=whose_tokenizer(manifest),
         vocabulary=VocabularyRequest(file=header.path) if is_cut(header) else None,
+        mmproj=projector_type(manifest),
     )
 
 
@@ -166,72 +177,10 @@ def _check_identity(header: GGUFHeader, manifest: Manifest) -> None:
             else "a model that was exported with a manifest: this one names none",
             remedy=COPY,
         )
-    if header.file_size != manifest.file.size:
-        raise differs("the size", header.file_size, manifest.file.size, header.path)
-    if header.tensors.keys() != manifest.tensors.keys():
-        odd = sorted(header.tensors.keys() ^ manifest.tensors.keys())
-        raise differs("the list of tensors", odd[:5], "the same names", header.path)
+    check_table(header, manifest.file.size, manifest.tensors)
     template = header.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         digest = hashlib.sha256(template.encode()).hexdigest()
         wanted = manifest.facts.chat_template_sha256
         if digest != wanted:
             raise differs("the chat template", digest, wanted, header.path)
-
-
-def _check_tensors(header: GGUFHeader, manifest: Manifest) -> None:
-    for tensor in header.tensors.values():
-        wanted = manifest.tensors[tensor.name]
-        if (tensor.type.name, list(tensor.shape)) != (wanted.type, wanted.shape):
-            found = f"{tensor.type.name} {list(tensor.shape)}"
-            raise differs(f"tensor '{tensor.name}'", found, wanted, header.path)
-
-
-def _read(
-    header: GGUFHeader, manifest: Manifest, proof: Proof | None
-) -> tuple[str, tuple[AdapterShare, ...] | None]:
-    """Read the file once: compare all digests with the manifest, and its rows with the inputs."""
-    file = DirectFile(header.path)
-    # Each thread of the proof multiplies on its own: a BLAS with threads of its own would spin.
-    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
-    with blas, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        samples = _Samples(proof, pool)
-        found = read_finished(file, header, samples.take)
-        require_digests(found, manifest, header.path)
-        if proof is None:
-            return found.whole, None
-        shares = samples.shares()
-    require_present(shares, header.path)
-    return found.whole, shares
-
-
-class _Samples:
-    """The sampled rows of each tensor, proved in the background as soon as they were read."""
-
-    def __init__(self, proof: Proof | None, pool: ThreadPoolExecutor) -> None:
-        self._proof, self._pool = proof, pool
-        tensors = proof.plan.tensors if proof is not None else ()
-        self._tensors = {t.slot.name: t for t in tensors}
-        self._sample: Sample | None = None
-        self._futures: dict[str, Future[AdapterShare | None]] = {}
-
-    def take(self, name: str, at: int, octets: memoryview) -> None:
-        """See `read_finished`."""
-        tensor = self._tensors.get(name)
-        if self._proof is None or tensor is None:
-            return
-        if self._sample is None:
-            self._sample = Sample(tensor, self._proof.inputs)
-        self._sample.take(at, octets)
-        if at + len(octets) == tensor.slot.n_bytes:
-            self._futures[name] = self._pool.submit(self._proof.prove, self._sample)
-            self._sample = None
-
-    def shares(self) -> tuple[AdapterShare, ...]:
-        """The adapter's shares in the order of the file.
-
-        Raises:
-            MismatchError: a tensor is not what the inputs give.
-        """
-        found = [self._futures[name].result() for name in self._tensors]
-        return tuple(share for share in found if share is not None)

@@ -81,7 +81,7 @@ class _Progress:
 
 @dataclass
 class Calibrated:
-    """Statistics and what of them is in use; its methods may be called by several threads."""
+    """Statistics, and those of them in use; several threads may call its methods."""
 
     statistics: Statistics
     effort: Effort
@@ -184,7 +184,7 @@ class Calibrated:
         return None
 
     def identify(self, rows: Floats, name: str, first: int, n_rows: int) -> None:
-        """Hold rows against the statistics; all of a tensor's rows, in any order of blocks.
+        """Compare rows with the statistics; all of a tensor's rows, in any order of blocks.
 
         Raises:
             MismatchError: as `pack`.

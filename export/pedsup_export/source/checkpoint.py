@@ -105,7 +105,7 @@ def read_json(path: Path, what: str) -> dict[str, object]:
     """A JSON object from a file of bounded size.
 
     Raises:
-        BadFileError: missing, too large, not JSON, or no object.
+        BadFileError: missing, too large, not JSON, or not an object.
     """
     if not path.is_file():
         raise BadFileError(

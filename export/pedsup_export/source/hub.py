@@ -17,7 +17,7 @@ TOKENIZER_FILES: Final = (
 )
 BASE_FILES: Final = (
     *("config.json", "generation_config.json", "README.md", "model.safetensors.index.json"),
-    *("*.safetensors", *TOKENIZER_FILES),
+    *("*.safetensors", "preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES),
 )
 ADAPTER_FILES: Final = (
     *("adapter_config.json", "adapter_model.safetensors", "README.md"),
@@ -100,7 +100,7 @@ def _download(
         ) from error
     except (OSError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
         raise HubError(
-            f"there is no folder '{name}' here, and the hub, where it might be, cannot be reached",
+            f"there is no folder '{name}' here, and the hub cannot be reached",
             wanted=f"a local folder or a network (cause: {type(error).__name__})",
             remedy=f"on a machine with a network: hf download {name}; copy the folder and give "
             "its path",

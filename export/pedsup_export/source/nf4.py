@@ -102,9 +102,8 @@ def parse_quant_state(raw: bytes, quant_type: str, where: str) -> QuantState:
     shape = state.get("shape")
     if not isinstance(shape, list) or not 1 <= len(shape) <= 4 or not all(map(_positive, shape)):
         raise bad(f"shape {shape!r}", "a list of one to four sizes")
-    nested = state.get("nested_blocksize")
+    nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if nested is not None:
-        offset = state.get("nested_offset")
         if not _positive(nested) or state.get("nested_dtype") != "float32":
             raise bad("a nested state that bitsandbytes does not write", "nested_dtype float32")
         if not isinstance(offset, float | int) or not isfinite(offset):
@@ -115,7 +114,7 @@ def parse_quant_state(raw: bytes, quant_type: str, where: str) -> QuantState:
         cast(RoundTo, state["dtype"]),
         tuple(shape),
         nested,
-        float(state.get("nested_offset") or 0.0) if nested is not None else 0.0,
+        float(offset or 0.0) if nested is not None else 0.0,
     )
 
 

@@ -78,8 +78,8 @@ class SafetensorsFile:
         """Compare the open file's size and times with those at its opening.
 
         Args:
-            sha256: of what was read. A file that has lost its name or got another has another
-                change time, too: it is then read again and compared.
+            sha256: of what was read. Renaming or unlinking a file changes its change time too:
+                the file is then read again and compared.
 
         Raises:
             MismatchError: it was written to since.
@@ -136,7 +136,13 @@ class SafetensorsFile:
         return np.frombuffer(self._map, numpy_name, count, begin).reshape(shape)
 
     def read_rows(self, name: str, lo: int, hi: int) -> NDArray[np.generic]:
+        """`read_entry` of the tensor `name`."""
+        return self.read_entry(self.entry(name), lo, hi)
+
+    def read_entry(self, entry: TensorEntry, lo: int, hi: int) -> NDArray[np.generic]:
         """Like `rows`, but read into a buffer of the calling thread, valid until its next call.
+
+        The entry may be one of the file's in another shape of as many elements.
 
         For whole blocks this is several times faster than touching the map page by page, and
         threads do not wait for each other in the page tables.
@@ -144,11 +150,10 @@ class SafetensorsFile:
         Raises:
             BadFileError: the file ends before the rows do: it was cut after it was opened.
         """
-        entry = self.entry(name)
         begin, end = self._span(entry, lo, hi)
         numpy_name = DTYPES[entry.dtype][1]
         if not numpy_name or not 0 <= lo <= hi <= entry.n_rows or begin == end:
-            return self.rows(name, lo, hi)  # which says what is wrong
+            return self.rows(entry.name, lo, hi)  # which says what is wrong
         octets = self.read(begin, end)
         return np.frombuffer(octets, numpy_name).reshape(hi - lo, *entry.row_shape)
 

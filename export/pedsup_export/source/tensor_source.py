@@ -83,7 +83,7 @@ class PlainSource:
                 wanted="BF16, F16 or F32, or the 4-bit layout of bitsandbytes",
                 remedy="export from the bf16 checkpoint of this model",
             )
-        return to_float32(self.file.read_rows(self.name, lo, hi), self.entry.dtype, out)
+        return to_float32(self.file.read_entry(self.entry, lo, hi), self.entry.dtype, out)
 
 
 @dataclass(frozen=True)

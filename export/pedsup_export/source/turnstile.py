@@ -7,7 +7,7 @@ from typing import Any
 
 
 class StoppedError(Exception):
-    """The work was given up elsewhere; whoever gave it up has the reason."""
+    """Another thread gave up the work, and reports why."""
 
 
 class Turnstile:

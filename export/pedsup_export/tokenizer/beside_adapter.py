@@ -1,7 +1,7 @@
 """The tokenizer beside an adapter: what a model was trained with is what it must be run with.
 
 Trainers save the tokenizer in the adapter's folder. Where it would change the exported file, it is
-exported in place of the base's, and every difference is said.
+exported in place of the base's, and every difference is reported.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ _FLAGS: Final = ("add_bos_token", "add_eos_token", "add_sep_token", "add_space_p
 
 
 def choose_vocabulary(
-    make: Callable[[Tokenizer, int], Vocabulary], base: Tokenizer, folder: Path, n_tokens: int
+    make: Callable[[Tokenizer, int], Vocabulary],
+    base: Tokenizer,
+    folder: Path | None,
+    n_tokens: int,
 ) -> tuple[Tokenizer, Vocabulary]:
     """The tokenizer to export and its vocabulary: the adapter's where they differ, with a note.
 
     Args:
         make: the architecture's vocabulary.
-        folder: the adapter's folder.
+        folder: the adapter's folder; None takes the base's tokenizer.
 
     Raises:
         BadFileError, UnsupportedError: the adapter's tokenizer cannot be used.
     """
     try:
-        mine = overlay(base, folder)
+        mine = overlay(base, folder) if folder else None
         theirs = make(mine, n_tokens) if mine else None
     except (BadFileError, UnsupportedError) as error:
         error.remedy = f"{BASE_OPTION} takes the base's tokenizer and template instead"

@@ -2,7 +2,7 @@
 
 Trainers save the tokenizer beside the adapter. What a model was trained with is what it must be
 run with: where that tokenizer or its chat template differs from the base's, it is exported, and
-the difference is said.
+the difference is reported.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Reader:
         except ValueError as error:
             raise _unreadable(path, error) from error
         if not isinstance(value, dict):
-            raise _unreadable(path, "no object")
+            raise _unreadable(path, "not an object")
         return value
 
 

@@ -72,10 +72,8 @@ def token_list(tokenizer: Tokenizer, n_tokens: int, kind_of: KindsOf | None = No
         kind_of = _byte_fallback_kinds if fallback else _byte_level_kinds
     known = kind_of(tokenizer, {i: t for i, t in by_id.items() if i < n_tokens}, added)
     notes = []
-    if empty := [i for i in range(n_tokens) if i not in known]:
-        taken = {text for text, _ in known.values()}
-        known.update({i: (_padding(i, taken), UNUSED) for i in empty})
-        notes.append(f"{len(empty)} of {n_tokens} rows of the embeddings have no token in the "
+    if n_empty := _fill(known, n_tokens):
+        notes.append(f"{n_empty} of {n_tokens} rows of the embeddings have no token in the "
                      "tokenizer: written as unused")  # fmt: skip
     if lost:
         listed = ", ".join(repr(by_id[i])[:40] for i in lost[:4])
@@ -86,6 +84,14 @@ def token_list(tokenizer: Tokenizer, n_tokens: int, kind_of: KindsOf | None = No
         [known[i][1] for i in range(n_tokens)],
         tuple(notes),
     )
+
+
+def _fill(known: _Kinds, n_tokens: int) -> int:
+    """Give rows without a token a name of their own; their number."""
+    empty = [i for i in range(n_tokens) if i not in known]
+    taken = {text for text, _ in known.values()}
+    known.update({i: (_padding(i, taken), UNUSED) for i in empty})
+    return len(empty)
 
 
 def _padding(number: int, taken: set[str]) -> str:

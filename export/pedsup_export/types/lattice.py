@@ -1,4 +1,4 @@
-"""Q4_0 of weights that lie on a Q4_0 grid already: the same weights again, not rounded anew."""
+"""Q4_0 for weights that already lie on a Q4_0 grid: they are kept, not rounded again."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def parse_override(text: str) -> TypeOverride:
     but POSIX classes, which are refused.
 
     Raises:
-        UsageError: no `=`, no such type, or no regular expression.
+        UsageError: no `=`, an unknown type, or not a regular expression.
     """
     pattern, _, name = text.partition("=")
     where = f"--tensor-type {text}"
@@ -53,7 +53,7 @@ def parse_override(text: str) -> TypeOverride:
     try:
         compiled = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise UsageError(f"no regular expression: {error}", where=where) from error
+        raise UsageError(f"not a regular expression: {error}", where=where) from error
     return TypeOverride(compiled, BY_NAME[name.upper()])
 
 
@@ -104,7 +104,7 @@ def _check_overrides(
             )
         if override.type.name in REQUIRES_IMATRIX and not has_imatrix:
             raise UsageError(
-                f"{override.type.name} is garbage without an importance matrix",
+                f"{override.type.name} is useless without an importance matrix",
                 where=where,
                 remedy="give --imatrix FILE, or choose a type of 3 bits or more",
             )

@@ -63,7 +63,7 @@ def parse_languages(text: str) -> tuple[Language, ...]:
                 remedy="for example --languages es,en",
             )
     if len(set(codes)) != len(codes):
-        raise UsageError("a language stands twice", where=f"--languages {text}")
+        raise UsageError("a language is given twice", where=f"--languages {text}")
     return tuple(LANGUAGES[code] for code in codes)
 
 

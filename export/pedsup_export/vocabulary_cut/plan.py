@@ -96,7 +96,7 @@ def texts_to_keep(request: VocabularyRequest, vocabulary: Sequence[KV]) -> dict[
 def _in_all_forms(term: str) -> str:
     """A term as it appears in text: at the start of a line, after a space, after a bracket.
 
-    One in small letters stands with a capital, too.
+    A lower-case term is also kept with a capital.
     """
     forms = (term, term.capitalize()) if term.islower() else (term,)
     return "\n".join(f"{form} {form}" for form in forms)

@@ -54,7 +54,7 @@ class CutProof:
 
 
 def check_entries(cut: VocabularyCut, header: GGUFHeader) -> None:
-    """Hold a file's tokenizer metadata against the full model's.
+    """Compare a file's tokenizer metadata with the full model's.
 
     Raises:
         MismatchError: what differs.
@@ -118,7 +118,7 @@ def prove_texts(cut: VocabularyCut, full: Encoder, mine: Encoder, lines: Sequenc
             same += 1
             if back != theirs:
                 raise MismatchError(
-                    "the cut vocabulary tokenizes this text otherwise, although all its tokens "
+                    "the cut vocabulary tokenizes this text differently, although all its tokens "
                     f"were kept: {line[:80]!r}",
                     wanted="the same tokens",
                     remedy="report this: the cut is wrong, not your text",
@@ -194,10 +194,10 @@ def prove_cut(
 
 
 def check_map(header: GGUFHeader, manifest: Manifest) -> None:
-    """Hold the file's map of token ids against its manifest.
+    """Compare the file's map of token ids with its manifest.
 
     Raises:
-        UntrustedError: one has a cut vocabulary and the other not, or another one.
+        UntrustedError: only one of them has a cut vocabulary, or they differ.
     """
     ids = base_ids(header)
     recorded = manifest.facts.vocabulary or {}

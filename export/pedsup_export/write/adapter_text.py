@@ -1,4 +1,4 @@
-"""What is said of an adapter as a file of its own: its plan, and the finished file."""
+"""Texts about an adapter as a file of its own: its plan, and the finished file."""
 
 from __future__ import annotations
 

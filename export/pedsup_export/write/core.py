@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pedsup.trust.pair import FITS
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.gguf.header import TensorSlot, mixture
 from pedsup_export.plan.adapter_plan import AdapterFilePlan
-from pedsup_export.plan.export_plan import ExportPlan, Inputs
+from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.general import chosen_base
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.source.hub import ModelRef
@@ -31,9 +31,6 @@ def export_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> Core:
     request, digests = plan.request, plan.sources
     values = {e.key: e.value for e in plan.metadata}
     template = values.get("tokenizer.chat_template")
-    tensors = {t.slot.name: _tensor(t.slot, done.tensors) for t in plan.tensors}
-    for t in plan.tensors:
-        tensors[t.slot.name] |= {"source": t.origin.source, "adapted": t.adapted}
     core: Core = {
         "architecture": plan.architecture,
         "license": values["general.license"],
@@ -46,8 +43,14 @@ def export_core(plan: ExportPlan, inputs: Inputs, done: Streamed) -> Core:
         "mixture": plan.mixture(),
         "dropped": [asdict(d) for d in plan.dropped],
         "warnings": list(plan.warnings),
-        "tensors": tensors,
+        "tensors": _tensors(plan.tensors, done.tensors),
     }
+    if plan.projector is not None:
+        core["mmproj"] = {
+            **plan.projector.facts(),
+            "processor": digests["processor"],
+            "tensors": _tensors(plan.projector.tensors, done.tensors),
+        }
     if request.adapter and inputs.adapter:
         core["adapter"] = {
             **_model(request.adapter, digests["adapter"]),
@@ -122,6 +125,17 @@ def _tensor(slot: TensorSlot, digests: Mapping[str, str]) -> dict[str, object]:
         "shape": list(slot.shape),
         "bytes": slot.n_bytes,
         "sha256": digests[slot.name],
+    }
+
+
+def _tensors(plans: Iterable[TensorPlan], digests: Mapping[str, str]) -> dict[str, object]:
+    return {
+        t.slot.name: {
+            **_tensor(t.slot, digests),
+            "source": t.origin.source,
+            "adapted": t.adapted,
+        }
+        for t in plans
     }
 
 

@@ -106,7 +106,7 @@ def schedule(plan_tensors: Sequence[TensorPlan], inputs: Inputs) -> Schedule:
         for entry in shard.tensors.values():
             begin, place = entry.begin, (number, entry.end)
             if entry.name in direct:
-                begin += _rows_read(direct[entry.name]) * _row_bytes(entry)
+                begin += _bytes_read(direct[entry.name], entry)
                 make(direct[entry.name], (number, begin), None)
             work.extend(_skims(number, begin, entry.end))
             for tensor in later.pop(place, ()):
@@ -125,16 +125,10 @@ def _reads_in_order(name: str, inputs: Inputs) -> bool:
     )
 
 
-def _rows_read(tensor: TensorPlan) -> int:
-    """Rows of the entry up to the last one that the tensor has."""
+def _bytes_read(tensor: TensorPlan, entry: TensorEntry) -> int:
+    """Bytes of the entry up to the last row that the tensor has."""
     kept = tensor.origin.kept_rows
-    return tensor.n_rows if kept is None else int(kept[-1]) + 1
-
-
-def _row_bytes(entry: TensorEntry) -> int:
-    if len(entry.shape) <= 1:
-        return entry.n_bytes  # read whole, as one row
-    return entry.n_bytes // entry.n_rows
+    return entry.n_bytes if kept is None else entry.n_bytes // entry.n_rows * (int(kept[-1]) + 1)
 
 
 def stored_names(source: TensorSource) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The journal of an export: which tensors are complete, so that a killed one can go on."""
+"""The journal of an export: which tensors are complete, so that a killed export can continue."""
 
 from __future__ import annotations
 

@@ -5,27 +5,44 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from pedsup.errors import OutputError, PedsupError, ResourceError
 from pedsup.files import fsio
-from pedsup.files.fsio import atomic_file, lock_or_refuse, publish, refuse_existing, sync_file
-from pedsup.gguf_file import read_header
+from pedsup.files.direct_io import DirectFile
+from pedsup.files.fsio import (
+    atomic_file,
+    lock_or_refuse,
+    partial_path,
+    publish,
+    refuse_existing,
+    sync_file,
+)
+from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.progress import human_bytes
 from pedsup.trust.bundle import read_signature, signature_path
-from pedsup.trust.manifest import DIGEST_KEY, manifest_path, read_manifest
+from pedsup.trust.manifest import DIGEST_KEY, MMPROJ_KEY, manifest_path, read_manifest
+from pedsup_export.prove.finished_file import read_finished
 
 SPARE: Final = 64 << 20
 """Bytes left free on the output disk: manifest, journal, file system."""
 
 
-def require_output(out: Path, needed: int, *, force: bool, replace_foreign: bool = False) -> None:
+def require_output(
+    out: Path,
+    needed: int,
+    *,
+    force: bool,
+    replace_foreign: bool = False,
+    projector: Path | None = None,
+) -> None:
     """Refuse before the first byte: output exists or is not ours, folder not writable, disk full.
 
     Args:
         needed: bytes that will be written, without those that an interrupted run left.
+        projector: the file that will be written beside `out`, if any.
 
     Raises:
         OutputError, ResourceError: with what to do.
@@ -37,9 +54,10 @@ def require_output(out: Path, needed: int, *, force: bool, replace_foreign: bool
             wanted="the name of a file",
             remedy=f"give --out {out / 'model.gguf'}",
         )
-    refuse_existing(out, force=force)
+    for path in (out, *([projector] if projector else ())):
+        refuse_existing(path, force=force)
     if not replace_foreign:
-        refuse_foreign(out)
+        refuse_foreign(out, projector)
     folder = out.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,14 +81,14 @@ def require_output(out: Path, needed: int, *, force: bool, replace_foreign: bool
         )
 
 
-def foreign_files(out: Path) -> tuple[Path, ...]:
+def foreign_files(out: Path, projector: Path | None = None) -> tuple[Path, ...]:
     """The files that an export to `out` would replace and that pedsup did not write."""
-    return tuple(_foreign(out))
+    return tuple(_foreign(out, projector))
 
 
-def refuse_foreign(out: Path) -> None:
+def refuse_foreign(out: Path, projector: Path | None = None) -> None:
     """Raise `OutputError` where an export would replace a file that pedsup did not write."""
-    for path in _foreign(out):
+    for path in _foreign(out, projector):
         raise OutputError(
             "pedsup did not write the file that would be replaced",
             where=path,
@@ -80,10 +98,11 @@ def refuse_foreign(out: Path) -> None:
         )
 
 
-def _foreign(out: Path) -> Iterator[Path]:
-    # A dangling link is something that somebody made, too.
-    if (out.exists() or out.is_symlink()) and not _is_export(out):
-        yield out
+def _foreign(out: Path, projector: Path | None) -> Iterator[Path]:
+    for file, key in ((out, DIGEST_KEY), (projector, MMPROJ_KEY)):
+        # A dangling link is something that somebody made, too.
+        if file and (file.exists() or file.is_symlink()) and not _is_export(file, key):
+            yield file
     for path, read in ((manifest_path(out), read_manifest), (signature_path(out), read_signature)):
         if path.exists() or path.is_symlink():
             try:
@@ -92,10 +111,10 @@ def _foreign(out: Path) -> Iterator[Path]:
                 yield path
 
 
-def _is_export(path: Path) -> bool:
-    """Whether the header names a manifest, as each file of an export does."""
+def _is_export(path: Path, key: str) -> bool:
+    """Whether the header names a manifest, or a projector's the model, as those of an export do."""
     try:
-        return DIGEST_KEY in read_header(path).metadata
+        return key in read_header(path).metadata
     except (PedsupError, OSError):
         return False
 
@@ -131,8 +150,27 @@ def write_at(fd: int, octets: bytes | memoryview, at: int) -> None:
         view, at = view[n:], at + n
 
 
-def publish_both(partial: Path, out: Path, manifest: dict[str, object]) -> None:
-    """Give the file its name, then the manifest.
+def compare_back(partial: Path, header: GGUFHeader, tensors: Mapping[str, str]) -> str:
+    """Read the finished file from disk once, compare every tensor's digest; the file's own.
+
+    Raises:
+        OutputError: what is on the disk is not what was written.
+    """
+    found = read_finished(DirectFile(partial), header)
+    for name, digest in found.tensors.items():
+        if digest != tensors[name]:
+            raise OutputError(
+                f"tensor '{name}' is not on the disk as it was written",
+                where=partial,
+                remedy="the disk is failing or full: export to another one",
+            )
+    return found.whole
+
+
+def publish_both(
+    partial: Path, out: Path, manifest: dict[str, object], projector: Path | None = None
+) -> None:
+    """Give the file its name, the projector's before it, then the manifest.
 
     The manifest is on the disk before the old file is replaced: a disk that is full by then
     leaves the old pair, and a kill between the two renames leaves whole files.
@@ -141,5 +179,7 @@ def publish_both(partial: Path, out: Path, manifest: dict[str, object]) -> None:
         file.write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8"))
         file.flush()
         sync_file(file.fileno())
+        if projector is not None:
+            publish(partial_path(projector), projector)
         publish(partial, out)
         signature_path(out).unlink(missing_ok=True)  # it was of the file that was there before

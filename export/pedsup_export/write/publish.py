@@ -9,10 +9,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from pedsup.errors import MismatchError, OutputError
-from pedsup.files.direct_io import DirectFile
+from pedsup.errors import MismatchError
 from pedsup.files.fsio import partial_path, sync_file
 from pedsup.gguf_file.validate import validate_drafter
 from pedsup.progress import byte_bar
@@ -20,15 +18,21 @@ from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.adapter.folder import WEIGHTS
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.general import finished_header
-from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.prove.proof import AdapterShare, require_effect, require_present
 from pedsup_export.prove.quality_gate import pass_gate
 from pedsup_export.source.tensor_source import PlainSource
 from pedsup_export.vocabulary_cut.proof import prove_vocabulary
 from pedsup_export.write.core import document_of, export_core
 from pedsup_export.write.journal import Journal
-from pedsup_export.write.output import open_partial, publish_both, require_output, write_at
-from pedsup_export.write.stream import Advance, Streamed, stream
+from pedsup_export.write.output import (
+    compare_back,
+    open_partial,
+    publish_both,
+    require_output,
+    write_at,
+)
+from pedsup_export.write.projector import finish_projector, open_projector
+from pedsup_export.write.stream import Advance, Partials, Streamed, stream
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,16 @@ class ExportResult:
 
 def check_output(plan: ExportPlan) -> None:
     """Refuse before the first byte what `require_output` refuses."""
-    request, partial = plan.request, partial_path(plan.request.out)
-    # Blocks, not the size: the file has its full size from the start, with holes.
-    there = partial.stat().st_blocks * 512 if partial.exists() else 0
+    request, beside = plan.request, plan.projector.path if plan.projector else None
+    partials = [partial_path(path) for path in (request.out, *([beside] if beside else ()))]
+    # Blocks, not the size: a file has its full size from the start, with holes.
+    there = sum(p.stat().st_blocks * 512 for p in partials if p.exists())
     require_output(
         request.out,
-        plan.output_bytes - there,
+        plan.all_bytes - there,
         force=request.force,
         replace_foreign=request.replace_foreign,
+        projector=beside,
     )
 
 
@@ -65,9 +71,9 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
     out = plan.request.out
     partial = partial_path(out)
     journal = Journal(partial.with_name(partial.name + ".journal"))
-    with open_partial(partial, out) as file:
-        with byte_bar(plan.output_bytes, "export") as bar:
-            done = _stream(plan, inputs, file, journal, bar.update)
+    with open_partial(partial, out) as file, open_projector(plan) as projector:
+        with byte_bar(plan.all_bytes, "export") as bar:
+            done = _stream(plan, inputs, Partials(file, projector), journal, bar.update)
         require_effect(plan, done.shares)
         require_present(done.shares, partial)
         vocabulary = prove_vocabulary(plan.cut, partial)
@@ -78,19 +84,22 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
             core["vocabulary"] = vocabulary
         if gate is not None:
             core["quality"] = gate
+        if plan.projector is not None and projector is not None:
+            core["mmproj"] = finish_projector(plan.projector, projector, core, done.tensors)
         write_at(file.fileno(), finished_header(plan.metadata, plan.slots, core_digest(core)), 0)
         sync_file(file.fileno())
         size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, done.tensors)
-        publish_both(partial, out, document_of(core, out, size, sha256))
+        beside = plan.projector.path if plan.projector else None
+        publish_both(partial, out, document_of(core, out, size, sha256), beside)
         journal.path.unlink(missing_ok=True)
     return ExportResult(out, manifest_path(out), size, sha256, done.shares)
 
 
 def _stream(
-    plan: ExportPlan, inputs: Inputs, file: BinaryIO, journal: Journal, advance: Advance
+    plan: ExportPlan, inputs: Inputs, files: Partials, journal: Journal, advance: Advance
 ) -> Streamed:
     try:
-        done = stream(plan, inputs, file, journal, advance)
+        done = stream(plan, inputs, files, journal, advance)
         if inputs.adapter is not None:
             for source in inputs.adapter.replacements.values():
                 if isinstance(source, PlainSource):
@@ -103,17 +112,5 @@ def _stream(
 
 
 def read_back(partial: Path, tensors: Mapping[str, str]) -> str:
-    """Read the finished file from disk once, compare every tensor's digest; the file's own.
-
-    Raises:
-        OutputError: what is on the disk is not what was written.
-    """
-    found = read_finished(DirectFile(partial), validate_drafter(partial))  # it may be a drafter
-    for name, digest in found.tensors.items():
-        if digest != tensors[name]:
-            raise OutputError(
-                f"tensor '{name}' is not on the disk as it was written",
-                where=partial,
-                remedy="the disk is failing or full: export to another one",
-            )
-    return found.whole
+    """`compare_back` of a model, which may be a drafter."""
+    return compare_back(partial, validate_drafter(partial), tensors)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
 from pedsup.trust.pair import FITS
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
-from pedsup_export.plan.export_plan import ExportPlan
+from pedsup_export.plan.export_plan import ExportPlan, TensorPlan
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.plan.savings import savings_json, savings_lines
 from pedsup_export.prove.quality_gate import gate_text
@@ -19,18 +20,18 @@ from pedsup_export.write.publish import ExportResult
 
 
 def plan_text(plan: ExportPlan, *, tensors: bool = False) -> str:
-    """What the plan comes to, before it the table of its tensors if it is asked for."""
+    """The plan in short, after the table of its tensors if that is asked for."""
     return "\n\n".join([*([tensor_table(plan)] if tensors else []), summary_text(plan)])
 
 
 def tensor_table(plan: ExportPlan) -> str:
     """One line per tensor: where it comes from, what it becomes, and why."""
-    width = max(len(t.slot.name) for t in plan.tensors)
+    width = max(len(t.slot.name) for t in plan.all_tensors)
     lines = [
         f"{'tensor':<{width}}  {'shape':>15}  {'from':<9} {'adapter':<7} {'type':<6} "
         f"{'size':>11}  why",
     ]
-    for t in plan.tensors:
+    for t in plan.all_tensors:
         shape = "x".join(map(str, t.slot.shape))
         lines.append(
             f"{t.slot.name:<{width}}  {shape:>15}  {t.source_dtype:<9} "
@@ -41,7 +42,7 @@ def tensor_table(plan: ExportPlan) -> str:
 
 
 def summary_text(plan: ExportPlan) -> str:
-    """What the plan comes to: mixture, sizes, and everything that is left out."""
+    """The plan in short: mixture, sizes, and everything that is left out."""
     adapted = sum(t.adapted for t in plan.tensors)
     weights = sum(t.n_rows * t.slot.shape[0] for t in plan.tensors)
     bits = 8 * sum(t.slot.n_bytes for t in plan.tensors) / weights
@@ -59,12 +60,27 @@ def summary_text(plan: ExportPlan) -> str:
         *_grid_lines(plan),
         f"output        {request.out}",
         f"reads         {human_bytes(plan.input_bytes)}",
-        f"disk          {human_bytes(plan.output_bytes)}",
+        *_projector_lines(plan),
+        f"disk          {human_bytes(plan.all_bytes)}",
         f"memory        {human_bytes(plan.memory_bytes)} beside the mapped input",
     ]  # fmt: skip
     lines += savings_lines(plan)
     lines += _left_out(plan)
     return "\n".join(lines)
+
+
+def _projector_lines(plan: ExportPlan) -> list[str]:
+    found = plan.projector
+    if found is None:
+        return []
+    senses = "vision and audio" if found.audio else "vision"
+    adapted = sum(t.adapted for t in found.tensors)
+    changed = f", the adapter in {adapted}" if adapted else ""
+    return [
+        f"projector     {found.path}",
+        f"              {senses}, {found.kind}, {len(found.tensors)} tensors{changed}, "
+        f"{human_bytes(found.output_bytes)}",
+    ]
 
 
 def _rounded(merge_dtype: str) -> str:
@@ -142,23 +158,34 @@ def plan_json(plan: ExportPlan) -> dict[str, object]:
             "read_per_token": plan.read_per_token,
             "read_budget": plan.request.budget.read_bytes if plan.request.budget else None,
         },
-        "tensors": [
-            {
-                "name": t.slot.name,
-                "shape": list(t.slot.shape),
-                "source": t.origin.source,
-                "source_dtype": t.source_dtype,
-                "adapted": t.adapted,
-                "type": t.slot.type.name,
-                "bytes": t.slot.n_bytes,
-                "reason": t.choice.reason,
-            }
-            for t in plan.tensors
-        ],
+        "tensors": _tensors_json(plan.tensors),
+        "mmproj": plan.projector
+        and {
+            **plan.projector.facts(),
+            "output": str(plan.projector.path),
+            "output_bytes": plan.projector.output_bytes,
+            "tensors": _tensors_json(plan.projector.tensors),
+        },
         "dropped": [{"source": d.source, "reason": d.reason} for d in plan.dropped],
         "unused_deltas": [unused_text(u) for u in plan.unused],
         "warnings": list(plan.warnings),
     }
+
+
+def _tensors_json(tensors: Sequence[TensorPlan]) -> list[dict[str, object]]:
+    return [
+        {
+            "name": t.slot.name,
+            "shape": list(t.slot.shape),
+            "source": t.origin.source,
+            "source_dtype": t.source_dtype,
+            "adapted": t.adapted,
+            "type": t.slot.type.name,
+            "bytes": t.slot.n_bytes,
+            "reason": t.choice.reason,
+        }
+        for t in tensors
+    ]
 
 
 def result_text(result: ExportResult, report: VerifyReport) -> str:
@@ -170,6 +197,7 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
         f"size      {human_bytes(result.size)} ({result.size} bytes)",
         f"sha256    {result.sha256}",
         f"manifest  {result.manifest}",
+        *_projector_result(report),
         f"verified  {verified_text(report)}",
         *([f"quality   {gate_text(quality)}"] if quality else []),
         f"run       pedsup-run {draft}{shlex.quote(str(result.path))}",
@@ -177,9 +205,27 @@ def result_text(result: ExportResult, report: VerifyReport) -> str:
     return "\n".join(lines)
 
 
+def _projector_result(report: VerifyReport) -> list[str]:
+    found = report.projector
+    if found is None or not found.checked:
+        return []
+    size = f"{human_bytes(found.size)}, sha256 {found.sha256}"
+    return [f"projector {found.path}", f"          {size}"]
+
+
+def _projector_text(report: VerifyReport) -> str:
+    found = report.projector
+    if found is None:
+        return ""
+    if not found.checked:
+        return f"; projector {found.path.name}: {found.note}"
+    return f"; and the {found.n_tensors} of its projector {found.path.name}"
+
+
 def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
+    text += _projector_text(report)
     if fits := report.manifest.core.get(FITS):
         named = fits if isinstance(fits, list) else []
         text += f"; an adapter for {', '.join(str(fit.get('name')) for fit in named)}"
@@ -225,6 +271,7 @@ def verify_json(report: VerifyReport) -> dict[str, object]:
         "signed_by": report.signer.fingerprint if report.signer else None,
         "adapter_checked": report.shares is not None,
         "rows_made_again": report.remade,
+        "mmproj": report.projector and report.projector.as_dict(),
         "adapter_shares": (
             {s.name: s.share for s in report.shares}
             if report.shares is not None

@@ -1,5 +1,7 @@
 """One pass over the inputs: blocks of rows are made on several threads and written in place.
 
+Model and projector are made in the same pass: each block goes to the file that its tensor is of.
+
 A bounded number of blocks exists at once, so memory does not grow with the model. Workers read,
 digest, merge and quantize (all of which release the interpreter lock); the calling thread writes
 and digests the output. Blocks are made in the order of the input, which is read once, and
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +26,15 @@ import numpy as np
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.optional import require
 from pedsup.progress import say
-from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
-from pedsup_export.prove.proof import AdapterShare, Proof, Sample, make_rows, row_reader
+from pedsup_export.plan.export_plan import ExportPlan, Inputs, ProjectorPlan, TensorPlan
+from pedsup_export.prove.proof import (
+    AdapterShare,
+    Proof,
+    ReadRows,
+    Sample,
+    make_rows,
+    row_reader,
+)
 from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
 from pedsup_export.write.journal import Entry, Journal
 from pedsup_export.write.output import write_at
@@ -49,13 +58,21 @@ class Streamed:
     shares: tuple[AdapterShare, ...]
 
 
+@dataclass(frozen=True)
+class Partials:
+    """The files that grow, open for reading and writing and locked; the projector's if planned."""
+
+    model: BinaryIO
+    projector: BinaryIO | None = None
+
+
 def stream(
-    plan: ExportPlan, inputs: Inputs, file: BinaryIO, journal: Journal, advance: Advance
+    plan: ExportPlan, inputs: Inputs, files: Partials, journal: Journal, advance: Advance
 ) -> Streamed:
-    """Write header and tensors to `file`, and make sampled rows again to compare them.
+    """Write header and tensors of each file, and make sampled rows again to compare them.
 
     Args:
-        file: open for reading and writing, locked by the caller.
+        files: as many as the plan has.
         advance: told how many output bytes were finished.
 
     Raises:
@@ -65,22 +82,21 @@ def stream(
     # One worker more than cores: while one waits for the disk the others compute. Each multiplies
     # on its own, so BLAS must not start threads too.
     workers = plan.request.threads + 1
-    todo = schedule(plan.tensors, inputs)
+    todo = schedule(plan.all_tensors, inputs)
     shards = inputs.checkpoint.shards
     with (
         blas,
         InputPass(shards, [place for _, place in todo.tensors]) as reading,
         ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool,
-        _Flush(file.fileno()) as flush,
+        _Flush() as flush,
     ):
-        writer = _Writer(plan, inputs, file, pool, flush)
+        writer = _Writer(plan, inputs, _targets(plan, files), pool, flush)
         try:
             n_done = _resume(writer, todo, journal, reading)
             if not n_done:
-                os.ftruncate(file.fileno(), 0)
                 journal.start(plan.digest)
-                writer.write(0, memoryview(plan.header))
-            os.ftruncate(file.fileno(), plan.output_bytes)
+                writer.begin()
+            writer.extend()
             advance(sum(t.slot.n_bytes for t, _ in todo.tensors[:n_done]))
             places = {t.slot.name: place for t, place in todo.tensors}
             for rows, packed in _in_order(pool, plan, inputs, todo.after(n_done), reading):
@@ -98,6 +114,34 @@ def stream(
         return Streamed(writer.digests, reading.digests(), shares)
 
 
+@dataclass(frozen=True)
+class _Target:
+    """One of the files: where it is, and where its tensors begin."""
+
+    fd: int
+    written: DirectFile
+    header: bytes
+    output_bytes: int
+
+
+def _targets(plan: ExportPlan, files: Partials) -> dict[bool, _Target]:
+    """By whether a tensor is of the projector."""
+
+    def target(file: BinaryIO, made: ExportPlan | ProjectorPlan) -> _Target:
+        opened = DirectFile(Path(file.name))
+        return _Target(file.fileno(), opened, made.header, made.output_bytes)
+
+    found = {False: target(files.model, plan)}
+    if plan.projector is not None and files.projector is not None:
+        found[True] = target(files.projector, plan.projector)
+    return found
+
+
+def _reader(targets: dict[bool, _Target]) -> ReadRows:
+    readers = {side: row_reader(t.written, len(t.header)) for side, t in targets.items()}
+    return lambda tensor, lo, hi: readers[tensor.in_projector](tensor, lo, hi)
+
+
 class _Writer:
     """Puts packed rows in their places, digests each tensor and starts its proof."""
 
@@ -105,18 +149,28 @@ class _Writer:
         self,
         plan: ExportPlan,
         inputs: Inputs,
-        file: BinaryIO,
+        targets: dict[bool, _Target],
         pool: ThreadPoolExecutor,
         flush: _Flush,
     ) -> None:
-        self.plan, self._inputs, self._fd = plan, inputs, file.fileno()
+        self.plan, self._inputs, self._targets = plan, inputs, targets
         self._pool, self._flush = pool, flush
-        self.written = DirectFile(Path(file.name))
-        self._proof = Proof(plan, inputs, row_reader(self.written, len(plan.header)))
+        self._proof = Proof(plan, inputs, _reader(targets))
         self._proofs: dict[str, Future[AdapterShare | None]] = {}
         self.digests: dict[str, str] = {}
         self._digest = hashlib.sha256()
         self._sample: Sample | None = None
+
+    def begin(self) -> None:
+        """Empty the files and write their headers."""
+        for target in self._targets.values():
+            os.ftruncate(target.fd, 0)
+            self._write(target.fd, 0, memoryview(target.header))
+
+    def extend(self) -> None:
+        """Give the files their full size, with holes."""
+        for target in self._targets.values():
+            os.ftruncate(target.fd, target.output_bytes)
 
     def add(self, rows: Rows, packed: Packed) -> str | None:
         """Write a block; the tensor's digest after its last one."""
@@ -125,7 +179,7 @@ class _Writer:
             self._sample, self._digest = Sample(tensor, self._inputs), hashlib.sha256()
         octets = packed.data.cast("B")
         at = rows.lo * tensor.slot.type.row_bytes(tensor.slot.shape[0])
-        self.write(self._start(tensor) + at, octets)
+        self._write(self._targets[tensor.in_projector].fd, self._start(tensor) + at, octets)
         self._digest.update(octets)
         self._sample.take(at, octets)
         if rows.hi < tensor.n_rows:
@@ -140,37 +194,38 @@ class _Writer:
         self._proofs[name] = self._pool.submit(self._proof.prove, sample)
         return digest
 
-    def write(self, at: int, octets: memoryview) -> None:
-        """Write at a position of the file."""
-        write_at(self._fd, octets, at)
-        self._flush.wrote(len(octets))
+    def _write(self, fd: int, at: int, octets: memoryview) -> None:
+        """Write at a position of a file."""
+        write_at(fd, octets, at)
+        self._flush.wrote(fd, len(octets))
 
     def shares(self) -> tuple[AdapterShare, ...]:
         """Wait for the proofs; the adapter's shares in the order of the file."""
-        found = [self._proofs[t.slot.name].result() for t in self.plan.tensors]
+        found = [self._proofs[t.slot.name].result() for t in self.plan.all_tensors]
         return tuple(share for share in found if share is not None)
 
-    def check(self, tensor: TensorPlan, expected: str, size: int) -> Sample | None:
+    def check(self, tensor: TensorPlan, expected: str) -> Sample | None:
         """The sample of a tensor that an earlier run left, if its bytes have the digest."""
         start, n_bytes = self._start(tensor), tensor.slot.n_bytes
-        if start + n_bytes > size:
+        written = self._targets[tensor.in_projector].written
+        if start + n_bytes > written.stat().st_size:
             return None
         sample, digest, at = Sample(tensor, self._inputs), hashlib.sha256(), 0
-        while at < n_bytes and (block := self.written.read(start + at, min(BLOCK, n_bytes - at))):
+        while at < n_bytes and (block := written.read(start + at, min(BLOCK, n_bytes - at))):
             digest.update(block)
             sample.take(at, block)
             at += len(block)
         return sample if digest.hexdigest() == expected else None
 
     def _start(self, tensor: TensorPlan) -> int:
-        return len(self.plan.header) + tensor.slot.offset
+        return len(self._targets[tensor.in_projector].header) + tensor.slot.offset
 
 
 class _Flush:
     """Brings what was written to the disk in the background, every so often."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd, self._n_bytes = fd, 0
+    def __init__(self) -> None:
+        self._n_bytes: Counter[int] = Counter()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
         self._last: Future[None] | None = None
 
@@ -180,12 +235,12 @@ class _Flush:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
-    def wrote(self, n_bytes: int) -> None:
-        """Note what was written; raises what the disk said of earlier bytes."""
-        self._n_bytes += n_bytes
-        if self._n_bytes >= FLUSH_EVERY and (self._last is None or self._last.done()):
+    def wrote(self, fd: int, n_bytes: int) -> None:
+        """Note what was written to a file; raises what the disk said of earlier bytes."""
+        self._n_bytes[fd] += n_bytes
+        if self._n_bytes[fd] >= FLUSH_EVERY and (self._last is None or self._last.done()):
             self.finish()
-            self._n_bytes, self._last = 0, self._pool.submit(os.fdatasync, self._fd)
+            self._n_bytes[fd], self._last = 0, self._pool.submit(os.fdatasync, fd)
 
     def finish(self) -> None:
         """Wait for the disk; an error that it reports here it reports no second time."""
@@ -201,11 +256,11 @@ def _resume(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPas
     to the last of them, the recorded mark. (They would be read for their digests in any case.)
     """
     recorded = journal.read(writer.plan.digest)
-    size, kept = writer.written.stat().st_size, []
+    kept = []
     for (tensor, _), entry in zip(todo.tensors, recorded, strict=False):
         sample = None
         if entry.tensor == tensor.slot.name:
-            sample = writer.check(tensor, entry.sha256, size)
+            sample = writer.check(tensor, entry.sha256)
         if sample is None:
             break
         kept.append((sample, entry.sha256))

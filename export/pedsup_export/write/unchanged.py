@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 from pedsup.errors import PedsupError
 from pedsup.progress import say
-from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
+from pedsup.trust.manifest import (
+    Manifest,
+    manifest_path,
+    mmproj_path,
+    model_tensors_digest,
+    read_manifest,
+)
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.general import finished_header
 from pedsup_export.prove.quality_gate import same_gate
 from pedsup_export.prove.verify import VerifyReport, verify
 from pedsup_export.write.core import export_core
 from pedsup_export.write.stream import Streamed
+
+_KNOWN_LATER: Final = ("shares", "size", "sha256", "header")
+"""What the proof measured, and the digests of the projector's file."""
 
 
 def unchanged(plan: ExportPlan, inputs: Inputs) -> VerifyReport | None:
@@ -24,7 +34,7 @@ def unchanged(plan: ExportPlan, inputs: Inputs) -> VerifyReport | None:
     passed. The file itself is read and compared with its manifest.
 
     Returns:
-        None when anything differs or is missing; why is said.
+        None when anything differs or is missing; the reason is printed.
     """
     out = plan.request.out
     if not out.exists():
@@ -45,11 +55,15 @@ def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | N
     header = finished_header(plan.metadata, plan.slots, manifest.core_sha256)
     if header != _start(plan.request.out, len(header)):
         return "its metadata, tensors or types would be others"
+    if why := _projector_difference(plan, manifest):
+        return why
     if not same_gate(plan.request, manifest.facts.quality):
         return "it has not passed this quality gate"
     # What the export itself finds out is taken as recorded: the digests of what it writes.
-    written = {name: tensor.sha256 for name, tensor in manifest.tensors.items()}
-    if set(written) != {slot.name for slot in plan.slots}:
+    beside = manifest.facts.mmproj
+    recorded = {**manifest.tensors, **(beside.tensors if beside else {})}
+    written = {name: tensor.sha256 for name, tensor in recorded.items()}
+    if set(written) != {t.slot.name for t in plan.all_tensors}:
         return "its manifest lists other tensors"
     try:
         wanted = export_core(plan, inputs, Streamed(written, inputs.checkpoint.digest(), ()))
@@ -62,10 +76,25 @@ def _difference(plan: ExportPlan, inputs: Inputs, manifest: Manifest) -> str | N
     return None
 
 
+def _projector_difference(plan: ExportPlan, manifest: Manifest) -> str | None:
+    """The same for the projector's metadata and tensors; its bytes are read with the model's."""
+    planned, path = plan.projector, mmproj_path(plan.request.out)
+    if (planned is None) != (manifest.facts.mmproj is None):
+        return "it was exported with a projector" if planned is None else "it has no projector"
+    if planned is None:
+        return None
+    header = planned.header_for(model_tensors_digest(manifest.core))
+    if not path.is_file():
+        return "its projector is not there"
+    if _start(path, len(header)) != header:
+        return "its projector would be another"
+    return None
+
+
 def _comparable(value: object) -> object:
-    """A field of the core without what the proof measured."""
-    if isinstance(value, dict) and "shares" in value:
-        value = {k: v for k, v in value.items() if k != "shares"}
+    """A field of the core without what is only known when the file is complete."""
+    if isinstance(value, dict):
+        value = {k: v for k, v in value.items() if k not in _KNOWN_LATER}
     return json.loads(json.dumps(value))
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import UnsupportedError, UsageError
 from pedsup.messages import message
+
+NO_PROGRAMS: Final = b"/dev/null"
+"""Where llama.cpp is to look for ffmpeg: nowhere. It would start it, from the PATH, on the bytes of
+a picture that its own decoder refuses."""
 
 
 def check_context(config: EngineConfig, n_ctx_train: int) -> None:

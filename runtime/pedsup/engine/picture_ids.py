@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from pedsup.errors import UsageError
 from pedsup.pictures.picture import Picture
+
+MAX_REMEMBERED: Final = 128
+"""Pictures that an engine remembers, those shown last. A prompt is made of them anew for each turn:
+no context that a phone has room for holds more."""
 
 
 def picture_id(picture: Picture, part: int = 0) -> int:

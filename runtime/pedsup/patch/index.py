@@ -169,12 +169,12 @@ def _read(file: BinaryIO, path: Path) -> PatchIndex:
     raw = file.read(packed)
     if hashlib.sha256(raw).digest() != digest:
         raise damaged(path, "the index is not the one that was written")
-    source = Source(message("the index of the patch"), path, remedy=AGAIN, only_known=False)
+    source = Source("the index of the patch", path, only_known=False)
     try:
         unpacked_index = inflated(raw, unpacked)
         document = record(_Document, parsed_json(unpacked_index, source), source)
         return _index(document, path, digest.hex(), size - packed)
-    except ValueError as error:
+    except (ValueError, BadFileError) as error:
         raise damaged(
             path, message("the index cannot be used: {reason}", reason=reason_of(error))
         ) from error

@@ -28,6 +28,7 @@ def config_to_json(config: EngineConfig) -> dict[str, object]:
     values = asdict(config)
     values["model"] = str(config.model)
     values["adapter"] = str(config.adapter) if config.adapter else None
+    values["projector"] = None  # no picture is shown
     del values["draft"]  # none is measured
     values["cpus"] = sorted(config.cpus) if config.cpus else None
     return values

@@ -106,6 +106,7 @@ def test_rarest_leaves_first(tokens: TokenList, data: st.DataObject) -> None:
     assert taken <= kept
 
 
+@pytest.mark.slow
 def test_a_cut_is_closed_and_a_multiple_of_256(pair: Pair) -> None:
     cut = pair.vocabulary
     derivations = Derivations(cut.base)
@@ -279,6 +280,7 @@ def test_a_drafter_of_the_full_vocabulary_is_refused(pair: Pair) -> None:
         require_drafter(full, cut)
 
 
+@pytest.mark.slow
 def test_languages_by_word_list(bases: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("wordfreq", reason="pip install 'pedsup[vocabulary]'")
     request = ExportRequest(
@@ -326,6 +328,7 @@ def test_a_changed_map_is_found(pair: Pair, tmp_path: Path) -> None:
         check_map(read_header(pair.full), manifest)
 
 
+@pytest.mark.slow
 def test_verify_proves_the_vocabulary_again(pair: Pair, tmp_path: Path) -> None:
     from pedsup_export.prove.verify import verify
 

@@ -26,6 +26,7 @@ from pedsup_export.vocabulary_cut.weights import shipped_texts
 from pedsup_export.write.publish import execute
 
 
+@pytest.mark.slow
 def test_text_of_kept_tokens_has_the_same_tokens_in_llama_cpp(pair: Pair) -> None:
     lines = [line for text in shipped_texts().values() for line in text.splitlines(True)]
     lines += generated_lines(pair.vocabulary, 3000, seed=5)
@@ -138,6 +139,7 @@ def test_many_small_blocks_give_the_same_file(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_a_cut_file_that_would_be_made_again_is_left_alone(pair: Pair, tmp_path: Path) -> None:
     out = tmp_path / "cut.gguf"
     run = ["run", "--base", str(pair.base), "--out", str(out), "--vocabulary", str(pair.cut),

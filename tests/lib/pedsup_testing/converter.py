@@ -26,13 +26,16 @@ class Converter:
             env={**env, "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
 
-    def __call__(self, folder: Path, out: Path, outtype: str = "f32") -> Path:
+    def __call__(self, folder: Path, out: Path, outtype: str = "f32", *options: str) -> Path:
         """Convert a Hugging Face folder.
+
+        Args:
+            options: more of the script's, such as `--mmproj`.
 
         Raises:
             AssertionError: the converter failed; what it wrote is the message.
         """
-        arguments = [str(folder), "--outtype", outtype, "--outfile", str(out)]
+        arguments = [str(folder), "--outtype", outtype, "--outfile", str(out), *options]
         with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
             assert self._process.stdin is not None and self._process.stdout is not None
             print(json.dumps([log.name, *arguments]), file=self._process.stdin, flush=True)

@@ -85,3 +85,10 @@ def png(
     first = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
     pixels = chunk(b"IDAT", zlib.compress(rows) if packed is None else packed)
     return b"\x89PNG\r\n\x1a\n" + first + b"".join(others) + pixels + chunk(b"IEND", b"")
+
+
+def undecodable_jpeg() -> bytes:
+    """A JPEG whose segments are sound and whose entropy-coded data are not."""
+    data = saved(pattern(), "JPEG")
+    begin = data.index(b"\xff\xda") + 14
+    return data[:begin] + b"\xff\0" * 400 + b"\xff\xd9"

@@ -302,6 +302,7 @@ def test_the_limit_counts_reasoning_and_leaves_room_for_an_answer(gemma: Any) ->
     assert [notice["code"] for notice in whole.pedsup["notices"]] == ["budget"]
 
 
+@pytest.mark.slow
 def test_a_server_wide_system_prompt_is_for_requests_without_one(gemma: Any) -> None:
     client = gemma(*[["Sí.", END]] * 3, system="Sea breve.")
 

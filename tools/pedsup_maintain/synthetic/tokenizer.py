@@ -47,7 +47,7 @@ def vocabulary(size: int, source: Path | None = None) -> Vocabulary:
         source: a GGUF file with the vocabulary (llama.cpp's models/ggml-vocab-gemma-4.gguf).
 
     Raises:
-        BadFileError: `source` is no GGUF file.
+        BadFileError: `source` is not a GGUF file.
     """
     if source is not None and source.is_file():
         from pedsup.gguf_file import read_header

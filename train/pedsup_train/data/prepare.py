@@ -30,7 +30,7 @@ class Prepared:
     conflicts: int = 0
     """Same question and options, another answer: both are left out."""
     overlap: int = 0
-    """Training examples whose question stands in the evaluation part, word for word."""
+    """Training examples whose question is in the evaluation part, word for word."""
     near_overlap: int = 0
 
     @property
@@ -92,7 +92,7 @@ def _refuse_bad_rows(prepared: Prepared, allowed: int) -> None:
         f"{len(bad)} bad rows",
         where=[*shown, *more],
         wanted=f"at most {allowed} (data.max_bad_rows)",
-        remedy=f"mend the rows, or accept their loss with --set data.max_bad_rows={len(bad)}",
+        remedy=f"correct the rows, or accept their loss with --set data.max_bad_rows={len(bad)}",
     )
 
 

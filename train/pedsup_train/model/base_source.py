@@ -18,7 +18,7 @@ _TIMEOUT_S: Final = 10.0
 
 
 def find_base(recipe: Recipe) -> None:
-    """Fail at once where the base is neither here nor to be reached.
+    """Fail at once where the base is neither here nor on a hub that answers.
 
     transformers asks the hub five times, with pauses, for anything that is not a folder.
 
@@ -66,7 +66,7 @@ def _ask_hub(base: str, revision: str | None) -> None:
                 wanted="a connection, or the base as a folder",
                 remedy=REMEDY,
             ) from error
-        say(f"the hub does not answer: {base} as it is in the cache")
+        say(f"the hub does not answer: taking {base} from the cache")
         vars(constants)["HF_HUB_OFFLINE"] = True
         os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that are started later
 

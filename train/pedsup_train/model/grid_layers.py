@@ -42,7 +42,7 @@ class GridLayers:
     kinds: dict[str, GridType]
 
     def refit(self) -> None:
-        """Choose all block scales anew, from the weights as they are now."""
+        """Choose all block scales again, from the present weights."""
         for kind, names in self._groups():
             block = BY_NAME[kind].block_size
             weights = [merged_weight(self.layers[name]).reshape(-1, block) for name in names]
@@ -66,7 +66,7 @@ class GridLayers:
 
 
 def train_on_grids(model: PeftModel, targets: TargetPlan, base: Path, quant: str) -> GridLayers:
-    """Round a PEFT model as a file of the type `quant` will hold it; its adapted layers anew.
+    """Round a PEFT model as a file of the type `quant` will hold it; adapted layers at each step.
 
     Frozen matrices, the tables among them, are rounded once, in place. Tensors that the file
     keeps in 16 or 32 bit stay as they are.

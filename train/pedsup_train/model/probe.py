@@ -6,7 +6,7 @@ those that are not known yet. Both were silent in the wild: the loss looked fine
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
@@ -88,21 +88,7 @@ def check_gradients(
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     if not layers:
         return None
-    ids = _ids(model, tokenizer)
-    was_training = model.training
-    try:
-        model.train()
-        with _no_dropout(model):
-            with_it = _gradients(model, ids, dtype)
-            for layer in layers:
-                layer.gradient_checkpointing = False
-            without = _gradients(model, ids, dtype)
-    finally:
-        for layer in layers:
-            layer.gradient_checkpointing = True
-        model.train(was_training)
-        model.zero_grad(set_to_none=True)
-    worst, name = _lowest_cosine(with_it, without)
+    worst, name = _lowest_cosine(*_both_gradients(model, layers, _ids(model, tokenizer), dtype))
     if not worst >= GRADIENT_COSINE:
         raise UnsupportedError(
             "gradient checkpointing changes the gradients: those of"
@@ -113,6 +99,25 @@ def check_gradients(
             " or --set train.gradient_checkpointing=false",
         )
     return worst
+
+
+def _both_gradients(
+    model: PeftModel, layers: Sequence[Module], ids: Tensor, dtype: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients with the layers' checkpointing, and without."""
+    was_training = model.training
+    try:
+        model.train()
+        with _no_dropout(model):
+            with_it = _gradients(model, ids, dtype)
+            for layer in layers:
+                layer.gradient_checkpointing = False
+            return with_it, _gradients(model, ids, dtype)
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
 
 
 def _lowest_cosine(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[float, str]:

@@ -31,7 +31,7 @@ _SHARED_KV = (
 )
 KNOWN_BAD: Final = (
     KnownBad("transformers", "5.6.0", "gemma4", f"{_SHARED_KV} (transformers #45242, #45312)"),
-    # The mend is in the wheel of 2026.6.7 (22 June 2026) and not in that of 2026.6.6. It also makes
+    # The fix is in the wheel of 2026.6.7 (22 June 2026) and not in that of 2026.6.6. It also makes
     # checkpointing non-reentrant, without which the layer that the others read got wrong gradients.
     KnownBad("unsloth_zoo", "2026.6.7", "gemma4", f"{_SHARED_KV} (unsloth-zoo #813)"),
 )

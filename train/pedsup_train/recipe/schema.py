@@ -171,7 +171,7 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     tree, in_file = parse_toml(data, source)
     for override in overrides:
         _override(tree, override)
-    # A value of --set stands on no line of the file.
+    # A value of --set is on no line of the file.
     recipe = record(Recipe, tree, source if overrides else in_file)
     check(recipe, where=name_or_path)
     return recipe

@@ -94,7 +94,7 @@ def _data(data: Facts) -> str:
     lines += [
         "",
         f"Removed: {data['duplicates']} duplicates, {data['conflicting_answers']} with conflicting"
-        f" answers, {data['overlap']} that stand in the evaluation part and"
+        f" answers, {data['overlap']} that are in the evaluation part and"
         f" {data['near_overlap']} that nearly do, {len(data['left_out'])} too long or with control"
         " tokens.",
         "",

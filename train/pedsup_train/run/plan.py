@@ -96,7 +96,7 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     """Decide everything that can be decided without the weights.
 
     Raises:
-        PedsupError: anything that would stop the run later is said here.
+        PedsupError: anything that would stop the run later is reported here.
     """
     backends.refuse_missing()
     refuse_unfit(recipe, prequantized=False)

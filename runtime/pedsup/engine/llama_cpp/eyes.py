@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
+from pedsup.engine.limits import NO_PROGRAMS
 from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.llama_cpp.native import Native
-from pedsup.engine.picture_ids import picture_id
+from pedsup.engine.picture_ids import MAX_REMEMBERED, picture_id
 from pedsup.errors import BadFileError, EngineError, MissingDependencyError, UnsupportedError
 from pedsup.gguf_file.projector import MIN_TOKENS, Projector
 from pedsup.messages import message
@@ -106,6 +107,9 @@ class Eyes:
             _make_room(self._waiting, self._mtmd.mtmd_input_chunks_free)
             self._waiting[key] = chunks
             self._places[key] = self._place(picture, chunks)
+        self._places[key] = self._places.pop(key)  # the last one shown
+        while len(self._places) > MAX_REMEMBERED:
+            self._forget(self._places.pop(next(iter(self._places))))
         return list(self._places[key])
 
     def read(self, id: int, position: int) -> None:
@@ -141,6 +145,10 @@ class Eyes:
             _make_room(self._seen)
             self._seen[key] = found
         return self._seen[key][id]
+
+    def _forget(self, place: list[int]) -> None:
+        for id in {token for token in place if token < 0}:
+            self._mtmd.mtmd_input_chunk_free(self._parts.pop(id).chunk)
 
     # ---- inside -------------------------------------------------------------------------
 
@@ -189,7 +197,9 @@ class Eyes:
         """The pixels, upright."""
         lib = self._mtmd
         data = (ctypes.c_uint8 * len(picture.data)).from_buffer_copy(picture.data)
-        bitmap = lib.mtmd_helper_bitmap_init_from_buf(self._ctx, data, len(data), False)
+        options = lib.mtmd_helper_init_opt_default()
+        options.video_params.ffmpeg_bin_dir = NO_PROGRAMS
+        bitmap = lib.mtmd_helper_bitmap_init_from_buf(self._ctx, data, len(data), False, options)
         if not bitmap:
             raise _undecodable()
         if picture.orientation == UPRIGHT:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pedsup.engine.limits import cannot_see
-from pedsup.engine.picture_ids import picture_id, spans
+from pedsup.engine.picture_ids import MAX_REMEMBERED, picture_id, spans
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file.projector import GEMMA3, GEMMA4, Projector
 from pedsup.messages import message
@@ -60,7 +60,10 @@ class ShownPictures:
                     "it: turn it in another program first"
                 )
             )
-        self._shown[id] = picture
+        self._shown.pop(id, None)
+        self._shown[id] = picture  # the last one shown
+        while len(self._shown) > MAX_REMEMBERED:
+            del self._sizes[oldest := next(iter(self._shown))], self._shown[oldest]
         self._sizes[id] = n = self.projector.tokens(picture.width, picture.height, self.most_tokens)
         before, behind = self._around()
         return [*before, *[id] * n, *behind]

@@ -20,6 +20,7 @@ from typing import Final
 
 from pedsup.child.death import ended, how_it_died
 from pedsup.engine.api import DraftConfig, EngineConfig
+from pedsup.engine.limits import NO_PROGRAMS
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.projector import MIN_TOKENS
@@ -252,6 +253,7 @@ def _environment(config: EngineConfig, key: str, marker: str) -> dict[str, str]:
         "LLAMA_ARG_OFFLINE": "1",
         "LLAMA_ARG_UI": "0",
         "LLAMA_MEDIA_MARKER": marker,
+        "LLAMA_ARG_VIDEO_FFMPEG_DIR": os.fsdecode(NO_PROGRAMS),
         # The server need not parse the model's template: prompts come as tokens.
         "LLAMA_ARG_CHAT_TEMPLATE": "chatml",
     }

@@ -80,8 +80,7 @@ def read_part(path: Path) -> Part:
                 remedy="leave it out",
             )
         (length,) = LENGTH.unpack(raw[len(MAGIC) :])
-        source = Source(message("the head of this part"), path, remedy=AGAIN, only_known=False)
-        head = record(PartHead, parsed_json(file.read(min(length, MAX_HEAD)), source), source)
+        head = _head(file.read(min(length, MAX_HEAD)), path)
         size = os.fstat(file.fileno()).st_size
     data_at = len(MAGIC) + LENGTH.size + length
     if size != data_at + head.length:
@@ -97,6 +96,19 @@ def read_part(path: Path) -> Part:
             remedy=AGAIN,
         )
     return Part(path, head, data_at)
+
+
+def _head(raw: bytes, path: Path) -> PartHead:
+    source = Source("the head of this part", path, only_known=False)
+    try:
+        return record(PartHead, parsed_json(raw, source), source)
+    except BadFileError as error:
+        raise BadFileError(
+            message("the head of this part is damaged: {reason}", reason=error.found),
+            where=path,
+            wanted=error.wanted,
+            remedy=AGAIN,
+        ) from error
 
 
 def blocks(file: BinaryIO, begin: int, length: int) -> Iterator[bytes]:

@@ -26,7 +26,8 @@ async function addPhotos(files) {
   }
   showPhotos();
   if (page.photos.length > before) announce(say("photoAdded"));
-  statusText(why);
+  announce(why);
+  if (why || !page.busy) statusText(why);
   $("question").focus({preventScroll: true});
 }
 /* What goes with the next question. */
