@@ -116,6 +116,8 @@ def test_two_processes_of_which_one_is_killed_end_as_one_process_does(
     with pytest.raises(ProcessLookupError):  # all ranks have ended
         os.kill(rank_0, 0)
     assert not out.exists()
+    shares = list(work.glob("checkpoint-*/pytorch_model_fsdp.bin"))
+    assert bool(shares) == (name == "fsdp2.yaml"), "FSDP was on, or off, as it is configured"
     done = subprocess.run(
         launch(name, recipe, out, "--resume"), capture_output=True, text=True, env=env, timeout=500
     )
