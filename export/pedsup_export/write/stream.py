@@ -266,10 +266,10 @@ def _resume(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPas
         kept.append((sample, entry.sha256))
     if not kept:
         return 0
-    say(f"going on after {len(kept)} of {len(todo.tensors)} tensors; reading their inputs again")
+    say(f"continuing after {len(kept)} of {len(todo.tensors)} tensors; reading their inputs again")
     mark = reading.catch_up(todo.tensors[len(kept) - 1][1])
     if mark != recorded[len(kept) - 1].inputs:
-        say("the base is another one than that of the interrupted export: starting over")
+        say("the base is not that of the interrupted export: starting over")
         reading.restart()
         return 0
     for sample, digest in kept:
