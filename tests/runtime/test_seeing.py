@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pedsup_testing import seeing
+from pedsup_testing import mtmd, seeing
 from pedsup_testing.converter import Converter
 from pedsup_testing.pictures import undecodable_jpeg
 from pedsup_testing.seeing import BEGIN, END, Oracle, pixels, png
@@ -58,7 +58,7 @@ def oracle(folder: Path) -> Oracle:
 def engine(folder: Path) -> Iterator[Engine]:
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
-    seeing.require_mtmd()
+    mtmd.require()
     with closing(InProcessEngine(_config(folder))) as opened:
         yield opened
 
@@ -112,7 +112,7 @@ def test_pictures_of_the_large_models_are_seen_as_a_whole(
     """Their tokens all see each other: one compute step must hold them."""
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
-    seeing.require_mtmd()
+    mtmd.require()
     pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
     made = seeing.gemma4(
         tmp_path, width=256, template=large_template, use_bidirectional_attention="vision"
@@ -316,7 +316,7 @@ def test_the_server_shows_the_model_what_a_program_sends(
     server = Served(
         [*command, "--temp", "0", "--max-tokens", "2", "--ctx", "768", "--threads", "1",
          "--engine", "inprocess"],
-        environment(tmp_path),
+        {**environment(tmp_path), **mtmd.libraries()},
     )  # fmt: skip
     try:
         assert server.call("GET", "/v1/models/pedsup")[2]["meta"]["vision"] is True
@@ -341,14 +341,13 @@ def test_one_question_about_a_photo_on_the_command_line(
 ) -> None:
     """The projector that lies beside the model is found, and nobody vouches for it."""
     del engine  # skips where there is no libmtmd
+    sees = {**environment(tmp_path), **mtmd.libraries()}
     photo = tmp_path / "photo.png"
     photo.write_bytes(png(pixels(10, 8)).data)
     command = [sys.executable, "-m", "pedsup", folder / "tiny.gguf", "--image", photo, "-p", "?",
                "--json", "--ctx", "768", "--threads", "1", "--temp", "0", "--max-tokens", "4",
                "--think", "off", "--engine", "inprocess", "--accept-intended-use"]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment(tmp_path)
-    )
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=sees)
     document = json.loads(done.stdout)
     assert document["tokens"]["pictures"] == 80
     assert document["timings"]["pictures_s"] > 0
@@ -356,8 +355,6 @@ def test_one_question_about_a_photo_on_the_command_line(
     assert "nothing says that this projector" in document["trust"]["warning"]
     assert "a picture changes nothing" in done.stderr
     photo.write_bytes(b"GIF89a" + bytes(20))
-    refused = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment(tmp_path)
-    )
+    refused = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=sees)
     assert refused.returncode != 0
     assert "GIF" in refused.stderr

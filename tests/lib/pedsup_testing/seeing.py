@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.eyes import load_mtmd
-from pedsup.errors import PedsupError
 from pedsup.pictures.picture import Picture
 from pedsup_testing import tiny_models
 from pedsup_testing.converter import Converter
@@ -24,14 +20,6 @@ PATCH, MERGE = 4, 3
 UNIT = PATCH * MERGE
 """Pixels on each side of what becomes one token."""
 MARKS = {BEGIN: "<|image>", PLACE: "<|image|>", END: "<image|>"}
-
-
-def require_mtmd() -> None:
-    """Skip where llama-cpp-python was built without the pictures' library."""
-    try:
-        load_mtmd(bindings.load())
-    except PedsupError as error:
-        pytest.skip(str(error.found))
 
 
 def gemma4(folder: Path, *, width: int, template: str, **text: Any) -> Path:

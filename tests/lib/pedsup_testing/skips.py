@@ -17,8 +17,6 @@ ACCEPTED: Final = (
     # Real models and data that are no part of the project.
     r"PEDSUP_REAL_MODELS|PEDSUP_SHARED|\.\./shared|Gemma 4's tokenizer\.json|fact sheet",
     r"no git checkout",
-    # `make setup` builds llama-cpp-python without it; llama-server's pictures are tested.
-    r"has no libmtmd",
 )
 PROGRAMS: Final = r"apt(-get)? install|`make browser`"
 """Programs of the system, which `make check` installs where it can."""
