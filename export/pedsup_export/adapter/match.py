@@ -155,22 +155,7 @@ def match(
         MismatchError: a shape differs, or no part of the adapter fits this base.
     """
     unused: list[UnusedDelta] = []
-
-    def place(name: str, norm: Callable[[], float]) -> str | None:
-        """The base tensor that takes `name`; what has none goes to `unused`."""
-        target = find(name, base)
-        kind: Kind | None = None
-        if target is None and not TOWERS.isdisjoint(name.split(".")):
-            kind = "tower"
-        elif any(map(is_dead, candidates(name))):
-            kind = "dead_kv"
-        elif target is None:
-            kind = "unknown"
-        if kind is None:
-            return target
-        unused.append(UnusedDelta(name.removesuffix(".weight"), kind, norm(), REASONS[kind]))
-        return None
-
+    place = partial(_place, base, is_dead, unused)
     whole: dict[str, TensorSource] = {}
     lora: dict[str, LoraDelta] = {}
     tokens: dict[str, TokenRows] = {}
@@ -193,6 +178,28 @@ def match(
     }
     _check_any(changes, unused, adapter)
     return MatchReport(changes, tuple(unused), adapter.warnings)
+
+
+def _place(
+    base: Mapping[str, object],
+    is_dead: Callable[[str], bool],
+    unused: list[UnusedDelta],
+    name: str,
+    norm: Callable[[], float],
+) -> str | None:
+    """The base tensor that takes `name`; what has none goes to `unused`."""
+    target = find(name, base)
+    kind: Kind | None = None
+    if target is None and not TOWERS.isdisjoint(name.split(".")):
+        kind = "tower"
+    elif any(map(is_dead, candidates(name))):
+        kind = "dead_kv"
+    elif target is None:
+        kind = "unknown"
+    if kind is None:
+        return target
+    unused.append(UnusedDelta(name.removesuffix(".weight"), kind, norm(), REASONS[kind]))
+    return None
 
 
 def _once(changes: dict[str, T], target: str, change: T, name: str) -> None:

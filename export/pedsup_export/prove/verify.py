@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pedsup.errors import BadFileError, UntrustedError
@@ -23,7 +23,7 @@ from pedsup_export.prove.projector import (
     projector_type,
     refuse_projector,
 )
-from pedsup_export.prove.proof import AdapterShare
+from pedsup_export.prove.proof import AdapterShare, Proof
 from pedsup_export.prove.reading import check_table, read_and_compare
 from pedsup_export.prove.remake import PLAIN, MadeWith, merge_dtype_of, proof_of, whose_tokenizer
 from pedsup_export.source.hub import ModelRef
@@ -87,37 +87,38 @@ def verify(
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
-    shares, projector = None, None
-    if is_adapter(header):
-        sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
-        remade = adapter is not None
-    else:
-        check_map(header, manifest)
-        proof = None
-        if base is not None and (adapter is not None or is_cut(header)):
-            request = _request(header, manifest, base, adapter, made_with)
-            proof = proof_of(header, manifest, request)
-        remade = proof is not None and proof.exact
-        if read_sha256 is None or proof is not None:
-            wanted = Wanted(manifest.tensors, manifest.file.sha256)
-            sha256, shares = read_and_compare(header, wanted, proof)
-        else:
-            sha256 = read_sha256
-        projector = check_projector(path, manifest, proof)
-        if shares is not None and projector is not None and projector.shares is not None:
-            shares = (*shares, *projector.shares)
-    return VerifyReport(
+    report = VerifyReport(
         path=path,
         size=header.file_size,
-        sha256=sha256,
+        sha256=read_sha256 or "",
         n_tensors=len(header.tensors),
         architecture=header.architecture,
         manifest=manifest,
-        shares=shares,
+        shares=None,
         signer=key,
-        remade=remade,
-        projector=projector,
     )
+    if is_adapter(header):
+        sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
+        return replace(report, sha256=sha256, remade=adapter is not None)
+    check_map(header, manifest)
+    proof = None
+    if base is not None and (adapter is not None or is_cut(header)):
+        request = _request(header, manifest, base, adapter, made_with)
+        proof = proof_of(header, manifest, request)
+    return _read(report, header, proof)
+
+
+def _read(report: VerifyReport, header: GGUFHeader, proof: Proof | None) -> VerifyReport:
+    """Read the model, unless this process has just done so, and its projector."""
+    manifest, sha256, shares = report.manifest, report.sha256, None
+    if not sha256 or proof is not None:
+        wanted = Wanted(manifest.tensors, manifest.file.sha256)
+        sha256, shares = read_and_compare(header, wanted, proof)
+    projector = check_projector(report.path, manifest, proof)
+    if shares is not None and projector is not None and projector.shares is not None:
+        shares = (*shares, *projector.shares)
+    remade = proof is not None and proof.exact
+    return replace(report, sha256=sha256, shares=shares, remade=remade, projector=projector)
 
 
 def _request(
