@@ -20,7 +20,8 @@ GEMMA3_PROCESSOR = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
 def gemma4(folder: Path, *, seed: int = 7) -> Path:
     """A Gemma 4 whose two towers have two layers each and clip what goes in and comes out.
 
-    Some bounds are finite, others infinite; the audio tower's scales are not all the same.
+    Some bounds are finite, others infinite; the audio tower's scales are not all the same. The
+    table of positions is as long as the largest picture needs.
     """
     import torch
     from transformers import Gemma4AudioConfig, Gemma4Config, Gemma4VisionConfig
@@ -28,7 +29,7 @@ def gemma4(folder: Path, *, seed: int = 7) -> Path:
 
     vision = Gemma4VisionConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=32, patch_size=4, position_embedding_size=48,
+        num_key_value_heads=2, head_dim=32, patch_size=4, position_embedding_size=3392,
         use_clipped_linears=True,
     )  # fmt: skip
     audio = Gemma4AudioConfig(
