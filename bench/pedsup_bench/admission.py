@@ -7,10 +7,12 @@ measured all the same, after a warning, and the document says so.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pedsup.errors import PedsupError
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.projector import require_belongs, validate_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings.load import load_settings
@@ -18,16 +20,23 @@ from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.trust.manifest import PartFacts, manifest_path, read_manifest
 from pedsup.trust.pair import assess_pair
+from pedsup.trust.projector import assess_projector
 from pedsup.trust.verdict import Trust
 
 
 def admit(
-    model: Path, adapter: Path | None = None, *, weights: bool = True, as_before: bool = True
+    model: Path,
+    adapter: Path | None = None,
+    *,
+    projector: Path | None = None,
+    weights: bool = True,
+    as_before: bool = True,
 ) -> Trust:
     """Check a file and warn on stderr if it is unsigned.
 
     Args:
         adapter: the adapter that is applied to it, checked too.
+        projector: through which it sees, checked too.
         weights: read the whole file if that was not done before; without it only its header,
             manifest and signature are looked at.
         as_before: refuse it if a model of its name came signed before. A reference is the same
@@ -35,14 +44,20 @@ def admit(
 
     Raises:
         BadFileError, UnsupportedError: the file is not a model that pedsup runs.
-        MismatchError: the adapter does not belong to it.
+        MismatchError: the adapter or the projector does not belong to it.
         UntrustedError: file, manifest and signature do not fit together, or the user's settings
             require a signature and there is none that is trusted.
     """
     header = validate_model(model)
     required = load_settings(None, {}).require_signature
     policy = Policy(require_signature=required, as_before=as_before)
-    trust = assess_pair(header, adapter, policy).trust
+    checked = assess_pair(header, adapter, policy)
+    trust = checked.trust
+    if projector is not None:
+        seen = validate_projector(projector)
+        require_belongs(seen, header)
+        its = assess_projector(seen.header, checked.model, trust, policy, strict=False)
+        trust = replace(trust, projector=its)
     if weights:
         # Measuring a file does not pin its signer; running it does.
         trust = verify_weights(trust, remember=False)
@@ -53,10 +68,13 @@ def admit(
 
 
 def admit_all(
-    model: Path, reference: Path | None = None, adapter: Path | None = None
+    model: Path,
+    reference: Path | None = None,
+    adapter: Path | None = None,
+    projector: Path | None = None,
 ) -> dict[str, object]:
     """The model and what it is compared with; what the document says of the model."""
-    found = admit(model, adapter).describe()
+    found = admit(model, adapter, projector=projector).describe()
     if reference is not None:
         admit(reference, as_before=False)
     return found

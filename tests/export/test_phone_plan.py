@@ -352,6 +352,7 @@ def test_the_plan_in_words() -> None:
     assert "Take E2B Q4_K_M" in done.output
     assert "PREDICTED" in done.output and "Nothing here was measured on a phone" in done.output
     assert "PHONE=galaxy-a15-5g" in done.output
+    assert "Pictures do not fit" in done.output
     assert len([line for line in done.output.splitlines() if re.match(r"E[24]B ", line)]) == 18
 
 
@@ -383,6 +384,13 @@ def test_the_plan_as_json() -> None:
     assert document["measured"] is False
     assert document["chosen"] == {"model": "E4B", "quant": "Q4_K_M"}
     assert any("FAT32" in note for note in document["notes"])
+    seen = document["pictures"]
+    assert (seen["projector_type"], seen["picture_tokens"], seen["fits"]) == ("Q8_0", 280, True)
+    assert seen["context"] < next(
+        c["largest_context"]
+        for c in document["candidates"]
+        if (c["model"], c["quant"]) == (seen["model"], seen["quant"])
+    )
     rejected = [c for c in document["candidates"] if c["rejected"]]
     assert len(rejected) == len(document["candidates"]) - 1
     assert all(c["reasons"] for c in rejected)

@@ -15,11 +15,14 @@ import click
 
 from pedsup.cli.border import border
 from pedsup.files.fsio import atomic_file
+from pedsup.gguf_file.projector import DEFAULT_TOKENS, Projector
+from pedsup.memory.picture import projector_bytes
 from pedsup.phones.profiles import Phone, shipped_profiles
 from pedsup.phones.traffic import traffic
 from pedsup_export.phone.advise import DEPTH, advise
 from pedsup_export.phone.models import PhoneModel, gemma3_model, gemma4_models, planned_header
 from pedsup_export.phone.policy import CONTEXT, Candidate
+from pedsup_export.phone.sight import KINDS, Sight, planned_projector, sight
 from pedsup_export.types.ftypes import file_type
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "comparison.md"
@@ -37,6 +40,9 @@ Made by `make comparison` from the models' published configurations and the phon
 
 - Sizes follow exactly from the shapes of the tensors.
 - Memory is the estimate of `pedsup-run --check`, which the tests compare with llama.cpp's figures.
+- Pictures count the whole projector, one picture and its buffers. An audio tower in it is loaded,
+  but not used.
+- How long a phone takes to see a picture is not predicted. How well a model sees was not measured.
 - Speed is predicted from memory bandwidth, an unverified figure of each profile.
 - Which model answers better is not known here: `pedsup-bench mcqa` compares two files.
 """
@@ -47,9 +53,10 @@ _FACTS: Final = (
      "yes: that table stays in the file, a few KB are read per token", "as E4B"),
     ("thinking", "not a switch: it reasons at times, unasked; pedsup keeps that out of the answer",
      "on or off by `/think`, with a budget", "as E4B"),
-    ("pictures", "trained on medical ones; needs a projector file, not counted here",
-     "yes; needs a projector file, not counted here", "as E4B"),
-    ("sound", "no", "yes; needs a projector file, not counted here", "as E4B"),
+    ("pictures", "trained on medical ones; needs a projector file", "yes; needs a projector file",
+     "as E4B"),
+    ("sound", "no", "the model hears; pedsup does not use it ([pictures.md](pictures.md#hearing))",
+     "as E4B"),
     ("drafter for `--draft`", "none", "yes, published by Google", "as E4B"),
     ("vocabulary cut (`--languages`)", "yes", "yes, with the per-layer table", "as E4B"),
     ("special training on medical text", "yes, by Google", "none known", "none known"),
@@ -87,8 +94,33 @@ def _models() -> str:
         ["sliding window", *(f"{h['attention.sliding_window']} tokens" for h in hyper)],
         ["trained for a context of", *(f"{h['context_length']} tokens" for h in hyper)],
         *(list(row) for row in _FACTS),
+        *_projectors(),
     ]
     return "## The models\n\n" + _table(["", *(_title(m) for m in models())], rows)
+
+
+def _projectors() -> list[list[str]]:
+    """What seeing takes on any phone."""
+    found = {kind: [_projector(model, kind) for model in models()] for kind in KINDS}
+    tokens = [str(projector.most_tokens()) for projector in found[KINDS[0]]]
+    return [
+        ["tokens of a picture, at most", *tokens],
+        *(
+            [f"projector, {kind}: file; memory with one picture", *map(_projector_sizes, row)]
+            for kind, row in found.items()
+        ),
+    ]
+
+
+def _projector(model: PhoneModel, kind: str) -> Projector:
+    found = planned_projector(model, kind)
+    assert found is not None, "every model of the page sees"
+    return found
+
+
+def _projector_sizes(projector: Projector) -> str:
+    memory = projector_bytes(projector, DEFAULT_TOKENS)
+    return f"{projector.header.file_size / _GIB:.2f} GiB; {memory / _GIB:.2f} GiB"
 
 
 def _sizes() -> str:
@@ -114,11 +146,14 @@ def _phone(phone: Phone) -> str:
         advice = advise(phone, (model,))
         usual = next(c for c in advice.candidates if c.quant == USUAL)
         chosen = advice.choice.chosen
+        seen = sight(model, usual, phone, CONTEXT)
         rows.append([
             _title(model), f"{usual.need[CONTEXT] / _GIB:.2f} GiB", _fit(usual, phone),
-            f"{usual.decode[0]:.1f} to {usual.decode[1]:.1f}", chosen.quant if chosen else "none",
+            _pictures(seen), f"{usual.decode[0]:.1f} to {usual.decode[1]:.1f}",
+            chosen.quant if chosen else "none",
         ])  # fmt: skip
-    heads = ["model", f"memory at {CONTEXT} tokens", "fits", "tokens/s, predicted", "advised type"]
+    heads = ["model", f"memory at {CONTEXT} tokens", "fits", "fits with pictures",
+             "tokens/s, predicted", "advised type"]  # fmt: skip
     return (
         f"## {phone.name}\n\n{phone.chip}; an app may hope for "
         f"{phone.available_bytes / _GIB:.1f} GiB of memory; {low:g} to {high:g} GB/s. "
@@ -134,6 +169,15 @@ def _fit(candidate: Candidate, phone: Phone) -> str:
     if candidate.paging is not None:
         return f"no; from storage at most {candidate.paging:.2g} tokens/s"
     return "no"
+
+
+def _pictures(seen: Sight | None) -> str:
+    if seen is None or seen.context is None:
+        return "no"
+    kind = f"projector {seen.projector_type}"
+    if seen.fits:
+        return f"yes, up to {seen.context} tokens ({kind})"
+    return f"only {seen.context} tokens ({kind})"
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import click
 
+from pedsup.engine.limits import cannot_see
 from pedsup.errors import UsageError
 from pedsup.files.fsio import sha256_file
+from pedsup.gguf_file.projector import require_belongs, validate_projector
 from pedsup.gguf_file.validate import validate_model
+from pedsup.trust.manifest import mmproj_path
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
 from pedsup_bench.report.document import ModelFacts, as_written
@@ -37,6 +41,9 @@ class RunOptions(TypedDict):
     repeats: int | None
     loads: int | None
     sustained: float
+    image: Path | None
+    picture: tuple[int, int] | None
+    mmproj: Path | None
     extra_buffers: bool
     quick: bool
     against: str | None
@@ -58,6 +65,15 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
+def _size(_: object, __: object, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+    if match is None:
+        raise click.BadParameter("width and height in pixels, such as 1024x768")
+    return int(match[1]), int(match[2])
+
+
 @click.command()
 @options.MODEL
 @options.ADAPTER
@@ -68,6 +84,17 @@ def _numbers(_: object, __: object, text: str | None) -> tuple[int, ...] | None:
 @click.option("--repeats", type=click.IntRange(1, MAX_REPEATS), help="Samples per figure [5].")
 @click.option("--loads", type=click.IntRange(1, MAX_LOADS), help="Cold and warm loads each [3].")
 @click.option("--sustained", default=0.0, help="Seconds of decoding without a pause.")
+@click.option(
+    "--image", type=click.Path(dir_okay=False, path_type=Path), help="Measure this picture too."
+)
+@click.option(
+    "--picture", callback=_size, metavar="WxH", help="Measure a picture of noise too: 1024x768."
+)
+@click.option(
+    "--mmproj",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The projector for it [mmproj-MODEL.gguf beside MODEL].",
+)
 @click.option("--extra-buffers", is_flag=True, help="Repacked weights (ARM) or AMX (x86).")
 @click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")
 @click.option("--against", type=click.Choice(["llama-bench"]), help="Run it side by side.")
@@ -93,7 +120,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
         lines.append(f"{'time':14} roughly {human_seconds(seconds)}, guessed from the file's size")
         click.echo("\n".join(lines))
         return
-    trust = admit_all(model, adapter=plan.adapter)
+    trust = admit_all(model, adapter=plan.adapter, projector=plan.projector)
     with _limits(plan, given["phone"]) as limited:
         document = measure(limited.apply(plan) if limited else plan)
         document["trust"] = trust
@@ -128,6 +155,7 @@ def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
     """The plan from the options; what is not given is the plan's own default."""
     if given["adapter"] and given["against"]:
         raise UsageError("llama-bench applies no adapter", remedy="leave --against out")
+    projector = _projector(model, given)
     plan = QUICK if given["quick"] else SpeedPlan(model)
     plan = replace(
         plan,
@@ -137,6 +165,9 @@ def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
         extra_buffers=given["extra_buffers"],
         sustained=given["sustained"],
         adapter=given["adapter"],
+        projector=projector,
+        image=given["image"],
+        noise=_given(given["picture"], plan.noise),
         prompts=_given(given["prompts"], plan.prompts),
         depths=_given(given["depths"], plan.depths),
         n_decode=_given(given["n_decode"], plan.n_decode),
@@ -146,6 +177,33 @@ def make_plan(model: Path, given: RunOptions) -> SpeedPlan:
     if not all(plan.prompts):
         raise UsageError("a prompt of 0 tokens", wanted="1 or more")
     return plan
+
+
+def _projector(model: Path, given: RunOptions) -> Path | None:
+    """The checked projector where a picture is to be measured; None where none is.
+
+    Raises:
+        UsageError: options that exclude or need each other.
+        BadFileError, UnsupportedError, MismatchError: the picture or the projector cannot be used.
+    """
+    image, size = given["image"], given["picture"]
+    if image is None and size is None:
+        if given["mmproj"] is not None:
+            raise UsageError(
+                "--mmproj has no effect without a picture",
+                remedy="give --image FILE or --picture WxH, or leave --mmproj out",
+            )
+        return None
+    if image is not None and size is not None:
+        raise UsageError("--image and --picture exclude each other", remedy="give one of them")
+    from pedsup_bench.speed.picture import check_picture
+
+    check_picture(image, size)
+    path = given["mmproj"] or mmproj_path(model)
+    if not path.exists():
+        raise cannot_see()
+    require_belongs(validate_projector(path), validate_model(model))
+    return path
 
 
 def _given(value: T | None, usual: T) -> T:

@@ -12,7 +12,7 @@ from pedsup.errors import EngineError
 from pedsup.files.records import record
 from pedsup.files.source import Source
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.result import Load, Speed
+from pedsup_bench.speed.result import Load, SeenPicture, Speed
 
 _SOURCE: Final = Source("the answer", "the measured process", error=EngineError)
 
@@ -36,9 +36,14 @@ def measured_speed(
     return record(Speed, _child(plan, "speed", on_step=on_step, env=env), _SOURCE)
 
 
+def measured_picture(plan: SpeedPlan, *, on_step: Callable[[], object]) -> SeenPicture:
+    """Measure pictures in a process of its own. Arguments and errors as `_child`."""
+    return record(SeenPicture, _child(plan, "picture", on_step=on_step), _SOURCE)
+
+
 def _child(
     plan: SpeedPlan,
-    kind: Literal["load", "speed"],
+    kind: Literal["load", "speed", "picture"],
     *,
     on_step: Callable[[], object] = lambda: None,
     env: Mapping[str, str] | None = None,
@@ -46,7 +51,7 @@ def _child(
     """Run one job in a process of its own.
 
     Args:
-        on_step: called for each step of `pedsup_bench.speed.progress.speed_steps` that is done.
+        on_step: called for each step of `pedsup_bench.speed.progress` that is done.
         env: variables to add to ours.
 
     Raises:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
+from pedsup.files.fsio import sha256_file
 from pedsup.gguf_file.validate import validate_model
 from pedsup.phones.traffic import Traffic, traffic
 from pedsup.progress import say
@@ -9,9 +13,16 @@ from pedsup_bench.report import document
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.speed import device
 from pedsup_bench.speed.busy import Busy, Moment, between, warning_before
-from pedsup_bench.speed.child import measured_load, measured_speed
+from pedsup_bench.speed.child import measured_load, measured_picture, measured_speed
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.progress import Work, foresee, load_steps, speed_steps, work_bar
+from pedsup_bench.speed.progress import (
+    Work,
+    foresee,
+    load_steps,
+    picture_steps,
+    speed_steps,
+    work_bar,
+)
 from pedsup_bench.speed.residency import drop_from_cache, resident_share, was_cold
 from pedsup_bench.speed.result import (
     SCHEMA,
@@ -19,11 +30,16 @@ from pedsup_bench.speed.result import (
     Figure,
     Figures,
     Load,
+    PictureEntry,
     RunDocument,
+    SeenPicture,
     Speed,
     Unit,
 )
 from pedsup_bench.stats import summarize
+
+_FILES: Final = ("model", "adapter", "projector", "image")
+"""Settings that are paths: the document names them by their content."""
 
 
 def measure(plan: SpeedPlan) -> RunDocument:
@@ -38,8 +54,24 @@ def measure(plan: SpeedPlan) -> RunDocument:
     began = Moment.now()
     if warning := warning_before(began):
         say(warning)
-    loads, speed = _samples(plan, foresee(header, plan))
-    return _document(plan, bytes_per_token, loads, speed, between(began, Moment.now()))
+    loads, speed, seen = _samples(plan, foresee(header, plan))
+    found = _document(plan, bytes_per_token, loads, speed, between(began, Moment.now()))
+    if plan.projector is None or seen is None:
+        return found
+    samples = entry(seen["samples"], "s")
+    assert samples is not None, "a plan has at least one repeat"
+    found["figures"]["picture"] = samples
+    found["picture"] = _picture_entry(plan.projector, seen)
+    return found
+
+
+def _picture_entry(projector: Path, seen: SeenPicture) -> PictureEntry:
+    return {
+        **seen,
+        "projector": projector.name,
+        "projector_sha256": sha256_file(projector),
+        "projector_bytes": projector.stat().st_size,
+    }
 
 
 def _document(
@@ -62,7 +94,7 @@ def _document(
         "measured": True,
         "model": document.describe_model(plan.model, plan.adapter, digest=False),
         "device": device.describe(),
-        "settings": {k: v for k, v in plan.to_json().items() if k not in ("model", "adapter")},
+        "settings": {k: v for k, v in plan.to_json().items() if k not in _FILES},
         "engine": speed["engine"],
         "build": speed["build"],
         "n_ctx": speed["n_ctx"],
@@ -86,8 +118,10 @@ def _document(
     }
 
 
-def _samples(plan: SpeedPlan, work: Work) -> tuple[dict[str, list[Load]], Speed]:
-    """Each load and all speeds, in processes of their own."""
+def _samples(
+    plan: SpeedPlan, work: Work
+) -> tuple[dict[str, list[Load]], Speed, SeenPicture | None]:
+    """Each load, all speeds and pictures, in processes of their own."""
     loads: dict[str, list[Load]] = {"cold": [], "uncertain": [], "warm": []}
     with work_bar(work, plan.model.name):
         for number in range(2 * plan.loads):
@@ -97,7 +131,12 @@ def _samples(plan: SpeedPlan, work: Work) -> tuple[dict[str, list[Load]], Speed]
             if number == 0:
                 _announce(plan, work, load)
         steps = iter(speed_steps(plan))
-        return loads, measured_speed(plan, on_step=lambda: work.done([next(steps)]))
+        speed = measured_speed(plan, on_step=lambda: work.done([next(steps)]))
+        if plan.projector is None:
+            return loads, speed, None
+        more = iter(picture_steps(plan))
+        seen = measured_picture(plan, on_step=lambda: work.done([next(more)]))
+        return loads, speed, seen
 
 
 def _announce(plan: SpeedPlan, work: Work, first: Load) -> None:

@@ -11,6 +11,9 @@ MAX_REPEATS = 100
 MAX_LOADS = 20
 """Most samples of a speed, and most loads of each kind."""
 
+PICTURE = 512
+"""Tokens of a picture and the text around it, at most."""
+
 
 @dataclass(frozen=True)
 class SpeedPlan:
@@ -33,6 +36,12 @@ class SpeedPlan:
     """Seconds of decoding without a pause; 0: none."""
     adapter: Path | None = None
     """The GGUF of a LoRA adapter to apply."""
+    projector: Path | None = None
+    """Through which the model sees, where a picture is measured."""
+    image: Path | None = None
+    """The picture; without it noise of the size `noise`."""
+    noise: tuple[int, int] = (1024, 768)
+    """Width and height in pixels."""
     cgroups: tuple[str, ...] = field(default=())
     """`cgroup.procs` files that the measured processes join first."""
 
@@ -41,8 +50,13 @@ class SpeedPlan:
         """The context that all parts need, in tokens."""
         deepest = max((*self.depths, 0)) + self.n_decode
         longest = max((*self.prompts, self.first_prompt)) + self.repeats
-        return -(-max(deepest, longest) // 256) * 256 + 256
+        most = max(deepest, longest, PICTURE if self.projector else 0)
+        return -(-most // 256) * 256 + 256
 
     def to_json(self) -> dict[str, object]:
-        adapter = str(self.adapter) if self.adapter else None
-        return {**asdict(self), "model": str(self.model), "adapter": adapter}
+        files = {name: getattr(self, name) for name in ("adapter", "projector", "image")}
+        return {
+            **asdict(self),
+            "model": str(self.model),
+            **{name: str(path) if path else None for name, path in files.items()},
+        }

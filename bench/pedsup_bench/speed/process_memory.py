@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,3 +46,25 @@ def read_memory(pid: int) -> Memory:
     kib = {name: int(value) for name, value in _STATUS.findall(text)}
     anon = kib.get(b"RssAnon", 0) + kib.get(b"RssShmem", 0) + kib.get(b"VmSwap", 0)
     return Memory(anon << 10, kib.get(b"RssFile", 0) << 10, kib.get(b"VmHWM", 0) << 10)
+
+
+def children(parent: int) -> list[int]:
+    """Processes started by `parent`, by the fourth field of /proc/pid/stat."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if (
+            entry.name.isdecimal()
+            and (fields := process_fields(int(entry.name)))
+            and fields[1] == str(parent)
+        ):
+            found.append(int(entry.name))
+    return found
+
+
+def process_fields(pid: int) -> list[str]:
+    """/proc/pid/stat from the state on (the name before it may hold anything)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()

@@ -23,13 +23,15 @@ from pedsup_bench.report.forecast import Rates, human_seconds
 from pedsup_bench.speed.plan import SpeedPlan
 
 BANDWIDTH_S: Final = 0.5
+PICTURE_S: Final = 15.0
+"""To see a picture, until one was seen."""
 PROCESS_S: Final = 0.5
 """Start of a measured process."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """An amount of one kind of work: 'load' 1, 'prompt' or 'decode' tokens, 'seconds'."""
+    """An amount of one kind of work: 'load', 'picture' 1; 'prompt', 'decode' tokens; 'seconds'."""
 
     kind: str
     amount: float
@@ -53,6 +55,13 @@ def speed_steps(plan: SpeedPlan) -> list[Step]:
     return [*steps, Step("seconds", BANDWIDTH_S)]
 
 
+def picture_steps(plan: SpeedPlan) -> list[Step]:
+    """The process that sees pictures; none without a projector."""
+    if plan.projector is None:
+        return []
+    return [Step("load", 1), *[Step("picture", 1)] * (plan.repeats + 1)]
+
+
 class Work:
     """Steps that are done and to do, and the seconds that are left.
 
@@ -67,7 +76,7 @@ class Work:
     ) -> None:
         self._guess = {
             "load": rates.load + PROCESS_S, "prompt": rates.prompt, "decode": rates.decode,
-            "seconds": 1.0,
+            "seconds": 1.0, "picture": PICTURE_S,
         }  # fmt: skip
         self._steps, self._at, self._clock = list(steps), 0, clock
         self._seconds: dict[str, float] = defaultdict(float)
@@ -146,6 +155,8 @@ def work_bar(work: Work, label: str) -> Iterator[None]:
 
 
 def foresee(header: GGUFHeader, plan: SpeedPlan) -> Work:
-    """The whole of `measure`: cold and warm loads, then the speeds."""
+    """The whole of `measure`: cold and warm loads, then the speeds, then pictures."""
     steps = [step for _ in range(2 * plan.loads) for step in load_steps(plan)]
-    return Work([*steps, *speed_steps(plan)], Rates.guess(header, plan.n_threads))
+    return Work(
+        [*steps, *speed_steps(plan), *picture_steps(plan)], Rates.guess(header, plan.n_threads)
+    )

@@ -7,7 +7,7 @@ from typing import Final
 from pedsup.progress import human_bytes
 from pedsup_bench.report.options import table
 from pedsup_bench.speed.busy import told
-from pedsup_bench.speed.result import RunDocument
+from pedsup_bench.speed.result import PictureEntry, RunDocument
 
 _NAMES: Final = {
     "load": "load",
@@ -25,6 +25,8 @@ def figure_name(key: str) -> str:
     kind, _, n = key.rpartition("_")
     if kind in _NAMES and n in _LOADS:
         return f"{_NAMES[kind]}, {_LOADS[n]}"
+    if key == "picture":
+        return "a picture, seen and read"
     return {"prompt": f"prompt of {n}", "decode": f"decode at depth {n}"}.get(kind, key)
 
 
@@ -60,6 +62,8 @@ def notes(document: RunDocument) -> list[str]:
         f"(RssAnon), {human_bytes(document['memory']['rss_file'] or 0)} of the mapped file "
         "(RssFile)",
     ]
+    if seen := document.get("picture"):
+        found.append(_picture(seen))
     if any(key.startswith("prompt_") for key in document["figures"]):
         found.append("a prompt's ceiling is that of memory; arithmetic bounds prompts far below it")
     found += _circumstances(document)
@@ -85,6 +89,17 @@ def notes(document: RunDocument) -> list[str]:
             + (f", {same:.3f} with the same build of llama.cpp" if same else "")
         )
     return found
+
+
+def _picture(seen: PictureEntry) -> str:
+    what = "noise" if seen["image"] == "noise" else seen["image"]
+    return (
+        f"a picture ({what}, {seen['width']} x {seen['height']} pixels) takes {seen['tokens']} "
+        f"tokens of the context; the first took {seen['first_s']:.1f} s; memory with it: "
+        f"{human_bytes(seen['rss_anon'] or 0)} of its own (RssAnon), "
+        f"{human_bytes(seen['peak'] or 0)} of all kinds at the peak; projector "
+        f"{seen['projector']}, {human_bytes(seen['projector_bytes'])}"
+    )
 
 
 def _circumstances(document: RunDocument) -> list[str]:

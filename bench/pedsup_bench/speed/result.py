@@ -99,6 +99,34 @@ class Speed(TypedDict):
     sustained: Sustained | None
 
 
+class SeenPicture(TypedDict):
+    """What one picture costs; seconds, bytes, pixels, tokens of the context."""
+
+    image: str
+    """Name of the file, or 'noise'."""
+    image_sha256: str | None
+    """Of the file without its metadata."""
+    width: int
+    height: int
+    tokens: int
+    first_s: float
+    """Of the first picture; it loads the projector, unless `llama-server` did at its start."""
+    samples: list[float]
+    """Of each later picture: seen, and read with a few tokens of text."""
+    rss_anon: int | None
+    rss_file: int | None
+    peak: int | None
+    """The most that was resident at once, of any kind (VmHWM)."""
+
+
+class PictureEntry(SeenPicture):
+    """The same in the document, with the projector."""
+
+    projector: str
+    projector_sha256: str
+    projector_bytes: int
+
+
 class Against(TypedDict):
     """One test beside llama-bench; its best sample of each round, and the ratio of ours."""
 
@@ -169,3 +197,4 @@ class RunDocument(_Measured, total=False):
     trust: dict[str, object]
     limits: Limits | None
     against: list[Against]
+    picture: PictureEntry | None

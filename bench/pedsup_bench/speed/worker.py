@@ -23,9 +23,17 @@ from pedsup_bench.report.document import describe_build
 from pedsup_bench.report.texts import default_texts
 from pedsup_bench.speed import device
 from pedsup_bench.speed.bandwidth import measure_bandwidth
+from pedsup_bench.speed.picture import see_pictures
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.process_memory import Memory, read_memory
-from pedsup_bench.speed.result import Load, Resources, Speed, State, Sustained
+from pedsup_bench.speed.process_memory import Memory, children, process_fields, read_memory
+from pedsup_bench.speed.result import (
+    Load,
+    Resources,
+    SeenPicture,
+    Speed,
+    State,
+    Sustained,
+)
 
 Step = Callable[[], object]
 """Called when a step of `pedsup_bench.speed.progress.speed_steps` is done."""
@@ -37,7 +45,7 @@ SUSTAINED_STEP: Final = 64
 class Job:
     """What the parent asks for."""
 
-    kind: Literal["load", "speed"]
+    kind: Literal["load", "speed", "picture"]
     plan: SpeedPlan
 
 
@@ -49,6 +57,8 @@ def main() -> None:
     try:
         if job.kind == "load":
             answer({"result": run_load(job.plan)})
+        elif job.kind == "picture":
+            answer({"result": run_picture(job.plan, lambda: answer({"step": 1}))})
         else:
             answer({"result": run_speed(job.plan, lambda: answer({"step": 1}))})
     except PedsupError as error:
@@ -73,6 +83,15 @@ def run_load(plan: SpeedPlan) -> Load:
     }
     engine.close()
     return result
+
+
+def run_picture(plan: SpeedPlan, step: Step) -> SeenPicture:
+    """Load model and projector, and see pictures."""
+    engine = _open(plan, projector=plan.projector)
+    step()
+    found = see_pictures(plan, engine, prompt_tokens(engine, plan.repeats + 16), step)
+    engine.close()
+    return found
 
 
 def run_speed(plan: SpeedPlan, step: Step) -> Speed:
@@ -189,30 +208,8 @@ def resources() -> Resources:
     }
 
 
-def children(parent: int) -> list[int]:
-    """Processes started by `parent`, by the fourth field of /proc/pid/stat."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if (
-            entry.name.isdecimal()
-            and (fields := _stat(int(entry.name)))
-            and fields[1] == str(parent)
-        ):
-            found.append(int(entry.name))
-    return found
-
-
-def _stat(pid: int) -> list[str]:
-    """/proc/pid/stat from the state on (the name before it may hold anything)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
-
-
 def _major_faults(pid: int) -> int | None:
-    fields = _stat(pid)
+    fields = process_fields(pid)
     return int(fields[9]) if len(fields) > 9 else None
 
 
@@ -235,7 +232,7 @@ def _state() -> State:
     return {**resources(), "celsius": device.temperatures(), "battery": device.battery()}
 
 
-def _open(plan: SpeedPlan) -> Engine:
+def _open(plan: SpeedPlan, projector: Path | None = None) -> Engine:
     config = EngineConfig(
         plan.model,
         n_ctx=plan.n_ctx,
@@ -244,6 +241,7 @@ def _open(plan: SpeedPlan) -> Engine:
         n_threads_batch=plan.n_threads,
         extra_buffers=plan.extra_buffers,
         adapter=plan.adapter,
+        projector=projector,
     )
     return open_engine(config, plan.engine)
 

@@ -94,7 +94,9 @@ def _quant(options: dict[str, Any], base: ModelRef, vocabulary: VocabularyReques
     if options["phone"] is None:
         return asked
     phone = find_phone(options["phone"], None, None)
-    return quant_for(phone, base, asked if _explicit("quant") else None, vocabulary)
+    projector = options["mmproj_type"] if options["mmproj"] == "auto" else None
+    given = asked if _explicit("quant") else None
+    return quant_for(phone, base, given, vocabulary, projector)
 
 
 def _explicit(name: str) -> bool:

@@ -23,6 +23,7 @@ from pedsup_export.phone.policy import (
     Means,
     choose,
 )
+from pedsup_export.phone.sight import Sight, sight
 from pedsup_export.types.ftypes import file_type
 
 EFFICIENCY_WITHOUT_DOTPROD: Final = (0.2, 0.5)
@@ -48,6 +49,8 @@ class Advice:
     notes: tuple[str, ...]
     languages: str | None = None
     """Those that the vocabulary is cut to."""
+    sight: Sight | None = None
+    """What seeing takes with the chosen file; None where it sees nothing, or there is none."""
 
     @property
     def second_best(self) -> Candidate | None:
@@ -68,11 +71,19 @@ def advise(phone: Phone, models: Sequence[PhoneModel]) -> Advice:
     )
     choice = choose(candidates, Means(phone.available_bytes, phone.features))
     chosen = choice.chosen
-    context = None
+    context, seen = None, None
     if chosen is not None:
-        context = min(chosen.largest_context or SMALL_CONTEXT, DEFAULT_CONTEXT)
+        context = usual_context(chosen)
+        model = next(m for m in models if m.name == chosen.model)
+        seen = sight(model, chosen, phone, choice.context or SMALL_CONTEXT)
     notes = tuple(_notes(chosen, phone)) if chosen is not None else ()
-    return Advice(phone, tuple(models), candidates, choice, efficiency, context, notes)
+    advice = Advice(phone, tuple(models), candidates, choice, efficiency, context, notes)
+    return replace(advice, sight=seen)
+
+
+def usual_context(candidate: Candidate) -> int:
+    """Tokens of context that `pedsup-run` takes by itself for text."""
+    return min(candidate.largest_context or SMALL_CONTEXT, DEFAULT_CONTEXT)
 
 
 def efficiency_of(phone: Phone) -> tuple[float, float]:

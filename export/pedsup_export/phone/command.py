@@ -13,10 +13,12 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
-from pedsup_export.phone.advise import Advice, advise, with_memory
+from pedsup_export.phone.advise import Advice, advise, usual_context, with_memory
 from pedsup_export.phone.language_cost import language_costs
 from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder, published_model
+from pedsup_export.phone.policy import SMALL_CONTEXT
 from pedsup_export.phone.render import advice_json, advice_text
+from pedsup_export.phone.sight import sight, sight_text
 from pedsup_export.phone.vocabulary import (
     compare,
     comparison_json,
@@ -55,7 +57,7 @@ def models_for(base: str | None) -> tuple[PhoneModel, ...]:
         if known is not None:
             return (known,)
     reference = resolve(base, BASE_FILES)
-    return (model_of_folder(reference.folder, reference.name),)
+    return (model_of_folder(reference.folder, reference.name, projector=True),)
 
 
 def print_plan(
@@ -87,16 +89,23 @@ def print_plan(
 
 
 def quant_for(
-    phone: Phone, base: ModelRef, asked: str | None, vocabulary: VocabularyRequest | None = None
+    phone: Phone,
+    base: ModelRef,
+    asked: str | None,
+    vocabulary: VocabularyRequest | None = None,
+    projector: str | None = None,
 ) -> str:
     """The type for a base on a phone; an unsuitable base gets a warning, not a refusal.
 
     Args:
         asked: an explicit `--quant`, which wins.
+        projector: type of the projector that is written too; None where none is.
     """
-    model = cut_model(model_of_folder(base.folder, base.name), vocabulary)
+    opened = model_of_folder(base.folder, base.name, projector=projector is not None)
+    model = cut_model(opened, vocabulary)
     advice = advise(phone, (model,))
     chosen = advice.choice.chosen
+    _say_sight(advice, model, asked, projector)
     if asked is not None:
         if (why := advice.choice.rejected.get((base.name, asked.upper()))) is not None:
             best = f"; --quant {chosen.quant} is advised" if chosen else ""
@@ -110,6 +119,18 @@ def quant_for(
         )
         return chosen.quant
     return _unsuitable(phone, advice)
+
+
+def _say_sight(advice: Advice, model: PhoneModel, asked: str | None, projector: str | None) -> None:
+    """What the projector that will be written means on the phone."""
+    quant = asked.upper() if asked is not None else None
+    candidate = next((c for c in advice.candidates if c.quant == quant), advice.choice.chosen)
+    if projector is None or model.towers is None or candidate is None:
+        return
+    context = advice.choice.context or SMALL_CONTEXT
+    found = sight(model, candidate, advice.phone, context, (projector,))
+    text = sight_text(found, advice.phone, usual_context(candidate))
+    say(f"{advice.phone.name}: {candidate.quant}. {text}")
 
 
 def _unsuitable(phone: Phone, advice: Advice) -> str:

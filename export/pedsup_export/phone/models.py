@@ -22,8 +22,9 @@ from pedsup_export import arch
 from pedsup_export.arch import ModelTensors, gemma3
 from pedsup_export.gguf.header import KV, header_bytes, lay_out
 from pedsup_export.model import open_model
-from pedsup_export.phone import gemma3_shapes, gemma4_shapes
+from pedsup_export.phone import gemma3_shapes, gemma4_shapes, tower_shapes
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
+from pedsup_export.projector import Towers, place_towers
 from pedsup_export.types.mixture import choose_types
 
 GEMMA4_MERGES: Final = 514906
@@ -53,6 +54,8 @@ class PhoneModel:
     source: str
     folder: Path | None = None
     """Where its tokenizer is; None for a published shape."""
+    towers: Towers | None = field(default=None, repr=False)
+    """What its projector would hold; None where it sees nothing."""
 
     @property
     def n_params(self) -> int:
@@ -61,7 +64,12 @@ class PhoneModel:
 
 
 def model_of_config(
-    name: str, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], *, source: str
+    name: str,
+    config: Mapping[str, object],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    source: str,
+    towers: Towers | None = None,
 ) -> PhoneModel:
     """A Gemma by `config.json` and checkpoint shapes alone, with the vocabulary of its kind."""
     architecture = arch.find(config, source)
@@ -77,6 +85,7 @@ def model_of_config(
         n_merges=0 if third else GEMMA4_MERGES,
         vocabulary_bytes=GEMMA3_VOCABULARY if third else GEMMA4_VOCABULARY,
         source=source,
+        towers=towers,
     )
 
 
@@ -87,19 +96,35 @@ def gemma4_models() -> tuple[PhoneModel, ...]:
     for name, shape in (("E4B", gemma4_shapes.E4B), ("E2B", gemma4_shapes.E2B)):
         shapes = {spec.name: spec.shape for spec in gemma4_shapes.model_tensors(shape)}
         config = gemma4_shapes.text_config(shape)
-        found.append(model_of_config(name, config, shapes, source="Gemma 4's published shape"))
+        towers = place_towers(
+            "gemma4",
+            {**config, **tower_shapes.GEMMA4_CONFIG},
+            tower_shapes.GEMMA4_PROCESSOR,
+            tower_shapes.gemma4_towers(shape.hidden),
+        )
+        source = "Gemma 4's published shape"
+        found.append(model_of_config(name, config, shapes, source=source, towers=towers))
     return tuple(found)
 
 
 @cache
 def gemma3_model(name: str) -> PhoneModel:
     """A Gemma 3 or MedGemma of a published shape, by its name in `GEMMA3`."""
-    shape = GEMMA3[name]
+    shape, towers = GEMMA3[name], None
+    config = gemma3_shapes.text_config(shape)
+    if shape is gemma3_shapes.GEMMA3_4B:  # the smaller ones see nothing
+        towers = place_towers(
+            "gemma3",
+            {**config, **tower_shapes.GEMMA3_CONFIG},
+            tower_shapes.GEMMA3_PROCESSOR,
+            tower_shapes.gemma3_towers(shape.hidden),
+        )
     return model_of_config(
         name,
-        gemma3_shapes.text_config(shape),
+        config,
         gemma3_shapes.tensor_shapes(shape),
         source="Gemma 3's published shape",
+        towers=towers,
     )
 
 
@@ -126,13 +151,16 @@ def published_model(base: str) -> PhoneModel | None:
     return known[0] if len(known) == 1 else None
 
 
-def model_of_folder(folder: Path, name: str) -> PhoneModel:
+def model_of_folder(folder: Path, name: str, *, projector: bool = False) -> PhoneModel:
     """The model of a base folder, from its config, checkpoint headers and tokenizer.
+
+    Args:
+        projector: its towers too.
 
     Raises:
         BadFileError, UnsupportedError: the folder is not a base that can be exported.
     """
-    model = open_model(folder, folder)
+    model = open_model(folder, folder, projector=projector)
     arrays = {e.key: len(e.value) for e in model.vocabulary.entries if e.type is ValueType.ARRAY}
     return PhoneModel(
         name=name,
@@ -144,6 +172,7 @@ def model_of_folder(folder: Path, name: str) -> PhoneModel:
         vocabulary_bytes=len(header_bytes(model.vocabulary.entries, ())),
         source=str(folder),
         folder=folder,
+        towers=model.towers,
     )
 
 
@@ -165,7 +194,7 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
         if name in outputs
     )
     start = len(header_bytes(model.hyper, slots)) + model.vocabulary_bytes
-    metadata = {entry.key: _value(entry) for entry in model.hyper}
+    metadata = {entry.key: entry_value(entry) for entry in model.hyper}
     metadata["general.architecture"] = model.architecture
     # Its length is all that is asked of it.
     path = Path(f"{model.name}-{kind.name}.gguf")
@@ -184,7 +213,7 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
     )
 
 
-def _value(entry: KV) -> Any:
+def entry_value(entry: KV) -> Any:
     """A metadata value as the reader would give it; an array as one in memory."""
     if entry.type is not ValueType.ARRAY:
         return entry.value

@@ -10,6 +10,7 @@ from pedsup.phones.profiles import shipped_profiles
 from pedsup.progress import human_bytes
 from pedsup_export.phone.advise import Advice
 from pedsup_export.phone.policy import CONTEXT, KL_DEFAULT_MODEL, PERPLEXITY, Candidate, Kind
+from pedsup_export.phone.sight import sight_json, sight_text
 
 SCHEMA: Final = "pedsup-export-plan-phone/1"
 CAVEAT: Final = (
@@ -114,6 +115,7 @@ def _choice_lines(advice: Advice, width: int) -> list[str]:
         f"up to {chosen.largest_context} tokens of context fit; pedsup-run takes "
         f"{advice.context} by itself",
         f"{low:.1f} to {high:.1f} tokens/s predicted",
+        sight_text(advice.sight, advice.phone, advice.context),
         *advice.notes,
     )
     lines = [f"Take {chosen.model} {chosen.quant}"]
@@ -213,6 +215,7 @@ def advice_json(advice: Advice) -> dict[str, object]:
         "efficiency": list(advice.efficiency),
         "chosen": {"model": chosen.model, "quant": chosen.quant} if chosen else None,
         "context": advice.context,
+        "pictures": sight_json(advice.sight),
         "notes": list(advice.notes),
         "candidates": [
             {

@@ -13,7 +13,7 @@ from pedsup_export.projector import gemma3, gemma4
 from pedsup_export.projector.base import TYPES, Towers, flattened
 from pedsup_export.projector.processor import read_processor
 
-__all__ = ["TYPES", "Towers", "find_towers", "flattened"]
+__all__ = ["TYPES", "Towers", "find_towers", "flattened", "place_towers"]
 
 _Make = Callable[[Mapping[str, object], Mapping[str, object], Mapping[str, Shape]], Towers]
 _MODULES: Final[Mapping[str, _Make]] = {"gemma3": gemma3.towers, "gemma4": gemma4.towers}
@@ -40,13 +40,28 @@ def find_towers(
     found = [name for name in shapes if is_tower(name)]
     if not found:
         return None, ()
-    make = _MODULES.get(architecture)
     try:
-        if make is None:
-            raise UnsupportedError(f"towers beside a model of the architecture {architecture}")
-        towers = make(config, read_processor(folders), shapes)
+        towers = place_towers(architecture, config, read_processor(folders), shapes)
     except UnsupportedError as error:
         wanted = f" (wanted: {error.wanted})" if error.wanted else ""
         return None, (f"no projector is written for {len(found)} tower tensors: "
                       f"{error.found}{wanted}",)  # fmt: skip
     return towers, towers.notes
+
+
+def place_towers(
+    architecture: str,
+    config: Mapping[str, object],
+    processor: Mapping[str, object],
+    shapes: Mapping[str, Shape],
+) -> Towers:
+    """The towers of a checkpoint, with the merged configuration of its processor.
+
+    Raises:
+        UnsupportedError: no projector is written for them.
+        BadFileError, MismatchError: configuration and tensors do not fit together.
+    """
+    make = _MODULES.get(architecture)
+    if make is None:
+        raise UnsupportedError(f"towers beside a model of the architecture {architecture}")
+    return make(config, processor, shapes)

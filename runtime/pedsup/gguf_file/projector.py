@@ -111,7 +111,15 @@ def validate_projector(path: str | Path) -> Projector:
         BadFileError: it is damaged or forged.
         UnsupportedError: it is no projector, or one without a vision tower.
     """
-    header = read_header(path)
+    return projector_of(read_header(path))
+
+
+def projector_of(header: GGUFHeader) -> Projector:
+    """The same for a header that was read, or planned.
+
+    Raises:
+        BadFileError, UnsupportedError: as `validate_projector`.
+    """
     if not is_projector(header):
         raise UnsupportedError(
             message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pedsup.pictures.picture import Picture
-from pedsup_testing import tiny_models
+from pedsup_testing import tiny_models, towers
 from pedsup_testing.converter import Converter
 
 BEGIN, PLACE, END = 60, 61, 62
@@ -126,3 +126,81 @@ def _patches(image: np.ndarray) -> tuple[Any, Any]:
     values = cut.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
     return torch.tensor(values)[None], torch.tensor(grid)[None]
+
+
+GEMMA3_SIDE = 224
+"""Pixels on each side of what the tiny Gemma 3 sees: 16 patches, of which 4 make a token's side."""
+
+
+def gemma3(folder: Path) -> Path:
+    """Write a tiny Gemma 3 with a vision tower, as MedGemma is.
+
+    A picture is 16 tokens, each of as many patches as in the real one.
+    """
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        image_size=GEMMA3_SIDE, patch_size=14, vision_use_head=False,
+    )  # fmt: skip
+    config = Gemma3Config(
+        text_config=tiny_models.gemma3_text_config(sliding_window=32), vision_config=vision,
+        mm_tokens_per_image=16, image_token_index=PLACE, boi_token_index=BEGIN,
+        eoi_token_index=END, initializer_range=0.2,
+    )  # fmt: skip
+
+    def change(model: Any) -> None:
+        for name, parameter in model.named_parameters():
+            if ("vision_tower" in name or "multi_modal" in name) and "norm" not in name:
+                parameter.normal_(0, 0.2)
+
+    towers._save(folder, Gemma3ForConditionalGeneration, config, 0, change)
+    marks = {BEGIN: "<start_of_image>", PLACE: "<image_soft_token>", END: "<end_of_image>"}
+    tiny_models.write_tokenizer(folder, more=marks)
+    tiny_models.write_tokenizer_model(folder)
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_seq_length": 16}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+@dataclass(frozen=True)
+class Gemma3Oracle:
+    """A tiny Gemma 3 in transformers, float32."""
+
+    model: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Gemma3Oracle:
+        import torch
+        from transformers import Gemma3ForConditionalGeneration
+
+        model = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        return cls(model.eval())
+
+    def embeddings(self, image: np.ndarray) -> np.ndarray:
+        """What stands in the prompt for a picture: float32 [tokens, width]."""
+        import torch
+
+        with torch.no_grad():
+            found = self.model.get_image_features(_planes(image)).pooler_output
+        return found[0].numpy()
+
+    def logits(self, prompt: list[int], image: np.ndarray) -> np.ndarray:
+        """Of the token after a prompt whose picture stands where ids are negative."""
+        import torch
+
+        with torch.no_grad():
+            out = self.model(
+                input_ids=torch.tensor([[PLACE if t < 0 else t for t in prompt]]),
+                pixel_values=_planes(image),
+                token_type_ids=torch.tensor([[int(t < 0) for t in prompt]]),
+            )
+        return out.logits[0, -1].numpy()
+
+
+def _planes(image: np.ndarray) -> Any:
+    """[1, 3, height, width] from -1 to 1, as Gemma 3's processor makes it of a picture that needs
+    no resizing."""
+    import torch
+
+    return torch.tensor((image.astype(np.float32) / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]
