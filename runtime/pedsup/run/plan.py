@@ -25,6 +25,7 @@ from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy
 from pedsup.engine.vector_units import usable
 from pedsup.errors import UsageError
+from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.architecture import require_supported
 from pedsup.gguf_file.foreign import unchecked
@@ -197,7 +198,7 @@ def _seeing(
 
 
 def _adapter_path(settings: Settings) -> Path | None:
-    return Path(settings.adapter).expanduser() if settings.adapter else None
+    return from_user(settings.adapter) if settings.adapter else None
 
 
 def _drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.limits import cannot_see
 from pedsup.errors import PedsupError, ResourceError, UnsupportedError
+from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
 from pedsup.gguf_file.projector_fields import KNOWN
@@ -49,7 +49,7 @@ def find_sight(
     """
     if settings.mmproj == OFF:
         return None
-    path = Path(settings.mmproj).expanduser() if settings.mmproj else mmproj_path(header.path)
+    path = from_user(settings.mmproj) if settings.mmproj else mmproj_path(header.path)
     if settings.mmproj is None and not path.exists():
         return None
     projector = validate_projector(path)
