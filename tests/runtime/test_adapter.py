@@ -24,8 +24,14 @@ from pedsup.cli.run_session import first_line
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.engine.select import open_engine
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UntrustedError
-from pedsup.gguf_file import read_header
-from pedsup.gguf_file.lora import adapter_bytes, require_fits, validate_adapter
+from pedsup.gguf_file import GGUFHeader, read_header
+from pedsup.gguf_file.finite import require_finite
+from pedsup.gguf_file.lora import (
+    adapter_bytes,
+    require_applicable,
+    require_fits,
+    validate_adapter,
+)
 from pedsup.gguf_file.validate import validate_any, validate_model
 from pedsup.memory.estimate import estimate
 from pedsup.run.plan import plan_launch
@@ -158,6 +164,58 @@ def test_what_llama_cpp_would_fail_at_is_refused(
     path = write(tmp_path / "a.gguf", model, **options)  # type: ignore[arg-type]
     with pytest.raises(error, match=said):
         validate_adapter(path)
+
+
+def _weights(path: Path, kind: int, data: bytes, n: int) -> GGUFHeader:
+    """A file with one tensor of these bytes."""
+    keys = (fg.Key("general.architecture", fg.STRING, "llama"),)
+    path.write_bytes(fg.Forged(keys, (fg.Row("w", (n,), kind),), data=data).encode())
+    return read_header(path)
+
+
+def _refuses(header: GGUFHeader) -> bool:
+    try:
+        require_finite(header)
+    except BadFileError as error:
+        assert "not all numbers" in str(error)
+        return True
+    return False
+
+
+def test_weights_that_are_no_numbers_are_found(tmp_path: Path) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    finite = finite[: len(finite) // 32 * 32]
+    path = tmp_path / "w"
+    assert not _refuses(_weights(path, fg.F16_TENSOR, finite.tobytes(), len(finite)))
+    for value in every[~np.isfinite(every)][::31]:
+        data = finite.copy()
+        data[-1] = value
+        assert _refuses(_weights(path, fg.F16_TENSOR, data.tobytes(), len(data)))
+    large = np.array([1e38, -1e38, 0.0, -0.0, 1e-45], np.float32)
+    assert not _refuses(_weights(path, fg.F32_TENSOR, np.resize(large, 64).tobytes(), 64))
+    for value in (np.nan, np.inf, -np.inf):
+        data = np.resize(large, 64)
+        data[17] = value
+        assert _refuses(_weights(path, fg.F32_TENSOR, data.tobytes(), 64))
+        brain = (data.view(np.uint32) >> 16).astype(np.uint16)
+        assert _refuses(_weights(path, fg.BF16_TENSOR, brain.tobytes(), 64))
+        block = np.float16(value).tobytes() + bytes(32)
+        good = np.float16(2).tobytes() + b"\xff" * 32
+        assert _refuses(_weights(path, fg.Q8_0_TENSOR, good + block, 64))
+        assert not _refuses(_weights(path, fg.Q8_0_TENSOR, good * 2, 64))
+
+
+def test_an_adapter_with_nan_is_refused_before_llama_cpp_opens_it(
+    model: Path, tmp_path: Path
+) -> None:
+    def spoil(t: Tensors) -> None:
+        t["blk.0.attn_q.weight.lora_b"][3, 1] = np.nan
+
+    path = write(tmp_path / "a.gguf", model, change=spoil)
+    with pytest.raises(BadFileError, match=r"attn_q\.weight\.lora_b' are not all numbers"):
+        require_applicable(path, validate_model(model))
+    require_applicable(write(tmp_path / "b.gguf", model), validate_model(model))
 
 
 def test_another_model_s_adapter_is_refused(model: Path, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import http.client
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from pedsup_testing.forged_gguf import tiny_llama
 from pedsup_testing.near_ties import require_same_text
 
 from pedsup.chat.prompt import build_prompt
@@ -222,6 +224,22 @@ def test_a_truncated_model_is_refused(open_any, smollm2, tmp_path):
     path.write_bytes(smollm2.read_bytes()[:20_000_000])
     with pytest.raises(BadFileError, match="the file ends inside"):
         open_any(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_model_that_computes_no_numbers_is_told(open_inprocess, tmp_path, value, temperature):
+    """llama.cpp's samplers draw a token all the same: an answer of one word, without a warning."""
+    model = tmp_path / "model.gguf"
+    model.write_bytes(tiny_llama().encode())
+    header = read_header(model)
+    at = header.data_offset + header.tensors["output_norm.weight"].offset
+    with model.open("r+b") as file:
+        file.seek(at)
+        file.write(struct.pack("<32f", *[value] * 32))
+    engine = open_inprocess(model, n_ctx=64)
+    with pytest.raises(EngineError, match="is not a number"):
+        list(engine.generate([1, 5, 6], SamplingConfig(temperature=temperature), max_tokens=3))
 
 
 def test_another_architecture_is_refused_by_name(open_any, smollm2, tmp_path):

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import forged_projector, signed_models
-from pedsup_testing.forged_gguf import ARRAY, F32, I32, I32_TENSOR, STRING, U32, Array, Forged
+from pedsup_testing.forged_gguf import (
+    ARRAY,
+    BOOL,
+    F16_TENSOR,
+    F32,
+    I32,
+    I32_TENSOR,
+    STRING,
+    U32,
+    Array,
+    Forged,
+    Row,
+)
 from pedsup_testing.forged_projector import WIDTH
 
 from pedsup.device.available import Available
@@ -22,7 +34,7 @@ from pedsup.errors import (
     UntrustedError,
 )
 from pedsup.gguf_file import read_header
-from pedsup.gguf_file.projector import validate_projector
+from pedsup.gguf_file.projector import unchecked_projector, validate_projector
 from pedsup.run.plan import plan_launch
 from pedsup.run.preview import check_document, check_text
 from pedsup.run.sight import require_sight
@@ -53,7 +65,49 @@ def _without(row: str) -> Forged:
     return replace(GOOD, rows=tuple(r for r in GOOD.rows if r.name != row))
 
 
+def _more(*rows: Row) -> Forged:
+    return replace(GOOD, rows=GOOD.rows + rows)
+
+
+# Each of these ended the process in llama.cpp 0c1e57098, at loading or at the first picture.
+ASSERTED: dict[str, tuple[Forged, str]] = {
+    **{
+        f"{key} of the type {kind}": (GOOD.with_key(key, kind, value), "the field")
+        for key, kind, value in (
+            ("general.name", U32, 1), ("general.description", U32, 1),
+            ("clip.use_gelu", U32, 1), ("clip.use_silu", STRING, "x"),
+            ("clip.has_audio_encoder", U32, 1), ("clip.has_gen_audio_encoder", U32, 1),
+            ("clip.projector_type", U32, 1), ("clip.minicpmv_version", U32, 7),
+            ("clip.minicpmv_query_num", STRING, "x"),
+            ("clip.vision.mm_patch_merge_type", U32, 1),
+            ("clip.vision.attention.layer_norm_epsilon", U32, 1),
+            ("clip.vision.attention.head_count_kv", STRING, "x"),
+        )
+    },
+    "a negative epsilon": (_key("attention.layer_norm_epsilon", F32, -1.0), "is -1.0"),
+    "other K and V heads": (_key("attention.head_count_kv", U32, 1), "is 1"),
+    "another head size": (_key("attention.head_dim", U32, 8), "is 8"),
+    "a norm in float16": (GOOD.with_row("v.blk.0.ln1.weight", kind=F16_TENSOR), "the type F16"),
+    **{
+        f"{name} that does not fit": (_more(Row(name, (7,))), said)
+        for name, said in (
+            ("v.pre_ln.weight", "does not belong"), ("v.post_ln.weight", "does not belong"),
+            ("v.blk.0.ls1.weight", "does not belong"), ("v.std_bias", "has the shape"),
+            ("v.blk.0.attn_qkv.weight", "does not belong"),
+            ("v.blk.0.ffn_gate_exps.weight", "does not belong"),
+            ("v.blk.0.out_scale.weight", "has the shape"),
+            ("v.blk.0.ffn_gate.bias", "has the shape"),
+        )
+    },
+}  # fmt: skip
+
 BROKEN: dict[str, tuple[Forged, str]] = {
+    **ASSERTED,
+    "a standard deviation of zero": (_key("image_std", ARRAY, Array(F32, [0.0] * 3)), "is [0.0"),
+    "no epsilon": (GOOD.without_key("clip.vision.attention.layer_norm_epsilon"), "is missing"),
+    "heads of two numbers": (_key("attention.head_count", U32, 16), "is 16"),
+    "audio generation": (GOOD.with_key("clip.has_gen_audio_encoder", BOOL, True), "is True"),
+    "two numbers to clamp at": (_more(Row("v.blk.0.attn_q.input_max", (2,))), "has the shape"),
     **{f"{name} of zero": (_key(name, U32, 0), "is 0") for name in SIZES},
     **{f"{name} of 2^31": (_key(name, U32, 1 << 31), "is 2147483648") for name in SIZES},
     **{f"no {name}": (GOOD.without_key(f"clip.vision.{name}"), "is missing") for name in SIZES},
@@ -101,7 +155,18 @@ def test_a_good_one_and_other_kinds(tmp_path: Path) -> None:
     assert (found.kind, found.known, found.n_embd_text, found.merge) == ("gemma4v", True, 32, 3)
     assert found.most_tokens() == 280
     path.write_bytes(_key("projector_type", STRING, "pixtral").encode())
-    assert not validate_projector(path).known
+    other = validate_projector(path)
+    assert not other.known
+    assert "kind 'pixtral'" in translated(str(unchecked_projector(other)), "en")
+    assert unchecked_projector(found) is None
+    path.write_bytes(
+        _more(
+            Row("v.std_bias", (WIDTH,)), Row("v.std_scale", (WIDTH,)),
+            Row("v.blk.1.out_scale.weight", (1,)), Row("v.blk.0.attn_q.input_max", (1,)),
+            Row("mm.input_projection.output_min", (1,)),
+        ).encode()
+    )  # fmt: skip
+    assert validate_projector(path).known
     path.write_bytes(GOOD.with_key("clip.has_vision_encoder", 7, False).encode())
     with pytest.raises(UnsupportedError, match="no vision tower"):
         validate_projector(path)
@@ -225,6 +290,16 @@ def test_a_projector_that_nobody_asked_for_costs_no_context(tmp_path: Path) -> N
     asked = plan_launch(model, Settings(), available=little, seeing=True)
     assert asked.config.projector is not None
     assert asked.fit.verdict != "fits" or asked.config.n_ctx < plan.config.n_ctx
+
+
+def test_a_projector_of_another_kind_runs_with_a_warning(tmp_path: Path) -> None:
+    model = signed_models.tiny(tmp_path / "model.gguf")
+    mmproj_path(model).write_bytes(_key("projector_type", STRING, "mlp").encode())
+    plan = plan_launch(model, Settings(), available=_PLENTY)
+    assert "does not know projectors of the kind 'mlp'" in str(plan.unchecked)
+    assert "does not know projectors" in translated(check_text(plan), "en")
+    with pytest.raises(UnsupportedError, match="a projector of the kind 'mlp'"):
+        plan_launch(model, Settings(strict=True), available=_PLENTY)
 
 
 def test_a_missing_projector_is_an_error_when_it_is_named(tmp_path: Path) -> None:

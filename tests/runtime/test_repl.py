@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pedsup_testing import scripted_repl
 from pedsup_testing.fake_engine import END
+from pedsup_testing.pictures import private_png
 from pedsup_testing.terminal import Terminal
 
 from pedsup.session.files import find_session
@@ -383,3 +384,21 @@ def test_a_question_keeps_its_first_sign_where_the_locale_is_not_installed() -> 
         terminal.line("¿Qué es la fiebre? ñ")
         terminal.expect(re.escape(f"read {'¿Qué es la fiebre? ñ'!a}"))
         assert terminal.wait() == 0
+
+
+def test_a_photo_is_named_as_a_person_types_it(start: Any, tmp_path: Path) -> None:
+    """In quotes, as a shell wants a name with spaces; a `~` of nobody is part of a name."""
+    photo = tmp_path / "la piel.png"
+    photo.write_bytes(private_png())
+    with start([], sees=True) as terminal:
+        terminal.expect(PROMPT)
+        for typed, said in (
+            (str(photo), "next question: 1."),
+            (f"'{photo}'", "next question: 2."),
+            (f'"{photo}"', "next question: 3."),
+            ("~nobody-of-this-name/a.png", "cannot be read"),
+            ("'", "cannot be read"),
+            (str(tmp_path), "cannot be read"),
+        ):
+            terminal.line(f"/image {typed}")
+            assert said in terminal.expect(PROMPT)

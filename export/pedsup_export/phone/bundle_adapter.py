@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pedsup.errors import UntrustedError
 from pedsup.files.fsio import sha256_file
+from pedsup.gguf_file.finite import require_finite
 from pedsup.gguf_file.lora import validate_adapter
 from pedsup.gguf_file.validate import validate_model
 from pedsup.trust.assess import Policy
@@ -20,6 +21,7 @@ def plan_adapter(adapter: Path | None, model: Path | None) -> tuple[Path, ...]:
     if adapter is None:
         return ()
     header = validate_adapter(adapter)
+    require_finite(header)
     require_model_name(adapter)
     identity = identify(header)
     if identity.problem:

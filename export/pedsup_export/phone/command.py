@@ -10,6 +10,7 @@ import click
 
 from pedsup.errors import ResourceError, UsageError
 from pedsup.files.envelope import enveloped
+from pedsup.files.paths import from_user
 from pedsup.files.standard_streams import json_text
 from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
@@ -51,7 +52,7 @@ def models_for(base: str | None) -> tuple[PhoneModel, ...]:
     """The model of a base, or both Gemma 4 models without one."""
     if base is None:
         return gemma4_models()
-    if not Path(base).expanduser().is_dir():
+    if not from_user(base).is_dir():
         # A hub id that says what it is: its gigabytes need not be fetched to plan with.
         known = published_model(base)
         if known is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import HubError, UsageError
+from pedsup.files.paths import from_user
 from pedsup.optional import require
 
 TOKENIZER_FILES: Final = (
@@ -49,7 +50,7 @@ def resolve(reference: str, files: tuple[str, ...], *, revision: str | None = No
         UsageError: neither a folder nor shaped like a hub id; a revision of a folder.
         HubError: offline and not in the cache, no such repository, or no access to it.
     """
-    folder = Path(reference).expanduser()
+    folder = from_user(reference)
     if folder.is_dir():
         if revision is not None:
             raise UsageError(

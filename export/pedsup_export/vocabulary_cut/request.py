@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import UsageError
+from pedsup.files.paths import from_user
 from pedsup_export.vocabulary_cut.languages import Language, parse_languages
 
 DEFAULT_SIZE: Final = 96_000
@@ -59,7 +60,7 @@ def parse_vocabulary(text: str | None) -> tuple[int | None, Path | None]:
     if text is None:
         return None, None
     if (match := _SIZE.fullmatch(text.strip())) is None:
-        path = Path(text).expanduser()
+        path = from_user(text)
         if not path.is_file():
             raise UsageError(
                 f"'{text}' is neither a number of tokens nor a file",

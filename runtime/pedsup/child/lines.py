@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -24,12 +25,14 @@ from pedsup.messages import Message, from_document, message
 
 MAX_ANSWER: Final = 1 << 25
 """Bytes of one answer."""
+LAST_S: Final = 5.0
+"""How long a child that closed its output may take to end."""
 TICK_S: Final = 0.1
 """How often `watch` is called while the child works."""
 
 
 class NoAnswerError(Exception):
-    """The child ended, was too slow, or said too much.
+    """The child ended, was too slow, or said too much or nothing of sense.
 
     Args:
         code: its exit code if it ended, a signal's number below zero.
@@ -65,7 +68,7 @@ class LineChild:
             start_new_session=True,  # Ctrl-C is the parent's
         )
         self._reap = weakref.finalize(self, _end, self.process)
-        self._rest = b""
+        self._rest, self._lines = bytearray(), deque[bytearray]()
         assert self.process.stdin is not None and self.process.stdout is not None
         self._to, self._from = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self._to, False)
@@ -84,11 +87,11 @@ class LineChild:
             watch: called while the child works; what it raises ends the waiting.
 
         Raises:
-            NoAnswerError: the child ended, was too slow, or said too much.
+            NoAnswerError: the child ended, was too slow, or said too much or nothing of sense.
         """
         left = memoryview(b"" if request is None else json.dumps(request).encode() + b"\n")
         deadline = None if seconds is None else monotonic() + seconds
-        while b"\n" not in self._rest:
+        while not self._lines:
             if deadline is not None and monotonic() > deadline:
                 raise NoAnswerError(
                     message("no answer within {s} s", s=f"{seconds:.0f}"), slow=True
@@ -101,10 +104,9 @@ class LineChild:
             if can_read:
                 self._receive()
             elif not can_write:
+                self._require_reachable()
                 watch()
-        line, _, self._rest = self._rest.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return _parsed(self._lines.popleft())
 
     def close(self, patience_s: float = 0.0) -> None:
         """End the child and what it started.
@@ -128,11 +130,36 @@ class LineChild:
     def _receive(self) -> None:
         block = os.read(self._from, 1 << 20)
         if not block:
-            code = self.process.wait()
-            raise NoAnswerError(message("its process {how}", how=ended(code)), code=code)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(LAST_S)
+            self._require_alive()
+            raise NoAnswerError(message("its process closed its output"))
         self._rest += block
-        if len(self._rest) > MAX_ANSWER:
+        if b"\n" in block:
+            *lines, self._rest = self._rest.split(b"\n")
+            self._lines += lines
+        if len(self._rest) + sum(map(len, self._lines)) > MAX_ANSWER:
             raise NoAnswerError(message("the output is too long"))
+
+    def _require_reachable(self) -> None:
+        """A child that ended may have left one of its own, which holds the pipe open."""
+        if self.process.poll() is not None and not select.select([self._from], [], [], 0)[0]:
+            self._require_alive()
+
+    def _require_alive(self) -> None:
+        code = self.process.poll()
+        if code is not None:
+            raise NoAnswerError(message("its process {how}", how=ended(code)), code=code)
+
+
+def _parsed(line: bytes | bytearray) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise NoAnswerError(message("its output cannot be understood"))
+    return answer
 
 
 def requests() -> Iterator[dict[str, Any]]:

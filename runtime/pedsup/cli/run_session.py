@@ -10,7 +10,7 @@ from pathlib import Path
 from pedsup import __version__
 from pedsup.cli.request import RunRequest
 from pedsup.crash.marker import RunMarker
-from pedsup.files.paths import data_folder, make_private
+from pedsup.files.paths import data_folder, from_user, make_private
 from pedsup.messages import message
 from pedsup.run.plan import LaunchPlan
 from pedsup.session.files import find_session, new_session, resume_session
@@ -24,7 +24,7 @@ NO_HISTORY = message("give --no-history to work without a transcript, or --histo
 def history_folder(settings: Settings) -> Path:
     """Where transcripts are kept."""
     if settings.history_dir:
-        return Path(settings.history_dir).expanduser()
+        return from_user(settings.history_dir)
     return data_folder() / "sessions"
 
 

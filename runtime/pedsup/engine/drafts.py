@@ -14,6 +14,7 @@ from typing import Final
 
 from pedsup.engine.api import DraftConfig
 from pedsup.errors import MismatchError, UsageError
+from pedsup.files.paths import from_user
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.rules import ASSISTANT
@@ -41,7 +42,7 @@ def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
         return DraftConfig()
     if asked == "lookup":
         return DraftConfig("lookup", n_max=n_max)
-    path = Path(asked).expanduser()
+    path = from_user(asked)
     if path.suffix != SUFFIX or not path.is_file():
         raise UsageError(
             message("the option 'draft' is {value}", value=repr(asked)),

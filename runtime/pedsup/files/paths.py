@@ -25,6 +25,14 @@ def cache_folder() -> Path:
     return _base("XDG_CACHE_HOME", ".cache") / "pedsup"
 
 
+def from_user(name: str | Path) -> Path:
+    """A path as somebody gave it, with `~` and `~user` as the shell has them.
+
+    A user that does not exist stays in the name, as in the shell; `Path.expanduser` raises.
+    """
+    return Path(os.path.expanduser(name))  # noqa: PTH111
+
+
 def _base(variable: str, default: str) -> Path:
     value = os.environ.get(variable, "")
     # The specification: a relative path in the variable is ignored.

@@ -20,6 +20,7 @@ from typing import Final
 from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup.gguf_file.architecture import EMBEDDING, require_supported
 from pedsup.gguf_file.cursor import AGAIN
+from pedsup.gguf_file.finite import require_finite
 from pedsup.gguf_file.header import GGUFHeader, open_regular, parse_header
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.gguf_file.values import ValueType
@@ -156,6 +157,18 @@ def require_fits(adapter: GGUFHeader, model: GGUFHeader) -> None:
                 message("it changes '{name}' as {shape}", name=pair.target, shape=list(pair.shape)),
                 message("{shape}, the model's shape", shape=list(tensor.shape)),
             )
+
+
+def require_applicable(path: Path, model: GGUFHeader) -> None:
+    """All checks of an adapter file before llama.cpp opens it, weights included.
+
+    Raises:
+        BadFileError, UnsupportedError: as `validate_adapter`, or a weight is not a number.
+        MismatchError: as `require_fits`.
+    """
+    adapter = validate_adapter(path)
+    require_fits(adapter, model)
+    require_finite(adapter)
 
 
 def adapter_bytes(header: GGUFHeader) -> int:

@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, MismatchError, UnsupportedError
-from pedsup.gguf_file.cursor import AGAIN
+from pedsup.errors import MismatchError, UnsupportedError
 from pedsup.gguf_file.header import GGUFHeader, read_header
+from pedsup.gguf_file.projector_fields import (
+    ARCHITECTURE,
+    GEMMA3,
+    GEMMA4,
+    KNOWN,
+    check_known,
+    check_numbers,
+    check_types,
+)
+from pedsup.gguf_file.projector_tensors import check_tensors
 from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field
-from pedsup.gguf_file.values import ArrayValue, ValueType
-from pedsup.messages import message
+from pedsup.gguf_file.values import ValueType
+from pedsup.messages import Message, message
+from pedsup.texts.safe import label
 
-ARCHITECTURE: Final = "clip"
-GEMMA3, GEMMA4 = "gemma3", "gemma4v"
-KNOWN: Final = (GEMMA3, GEMMA4)
-"""The vision towers that pedsup knows."""
 MIN_TOKENS: Final = 70
 """Of a picture for Gemma 4: llama.cpp enlarges smaller ones."""
-MAX_TOKENS: Final = 1120
-"""Tokens of the largest picture that Gemma 4 was trained on."""
 DEFAULT_TOKENS: Final = 280
 """Of a picture for Gemma 4 at most: what its processor takes. llama.cpp alone would take 1120."""
 _MERGE: Final = {GEMMA3: 4, GEMMA4: 3}
@@ -42,8 +45,7 @@ _SIZES: Final = {
     "projection_dim": MAX_WIDTH,
     "attention.head_count": 1 << 16,
 }
-_VISION_SIZES: Final = {**_SIZES, "image_size": 1 << 14, "patch_size": 1 << 10}
-_NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+_VISION_SIZES: Final = {**_SIZES, "image_size": 1 << 13, "patch_size": 1 << 10}
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def projector_of(header: GGUFHeader) -> Projector:
             wanted="a projector (mmproj), the file with a model's vision tower",
             remedy="give --mmproj the file that was exported with the model",
         )
+    check_types(header)
     if header.get("clip.has_vision_encoder") is not True:
         raise UnsupportedError(
             "this projector has no vision tower",
@@ -153,8 +156,20 @@ def projector_of(header: GGUFHeader) -> Projector:
         audio=audio,
     )
     _check_fields(found)
-    _check_tensors(found)
+    check_tensors(header, found.kind, found)
     return found
+
+
+def unchecked_projector(projector: Projector) -> Message | None:
+    """What was not checked in a projector of another kind; None for one that pedsup knows."""
+    if projector.known:
+        return None
+    return message(
+        "WARNING: pedsup does not know projectors of the kind '{name}'. It checked the format and "
+        "the types, not whether sizes and tensors fit together: a damaged file may crash "
+        "llama.cpp. --strict refuses such projectors.",
+        name=label(projector.kind),
+    )
 
 
 def require_belongs(projector: Projector, model: GGUFHeader) -> None:
@@ -200,17 +215,17 @@ def _merge(header: GGUFHeader) -> int:
 
 
 def _check_fields(p: Projector) -> None:
-    """What clip.cpp divides by and takes three of."""
+    """How the fields fit together."""
     header = p.header
-    if p.n_embd % p.n_head:
+    # Gemma 4 rotates two halves of a head, each by pairs.
+    unit = 4 if p.kind == GEMMA4 else 1
+    if p.n_embd % (p.n_head * unit):
         found = message("is {value}", value=p.n_head)
-        wanted = message("a divisor of {n}, the width", n=p.n_embd)
+        wanted = message("a divisor of {n}, the width", n=p.n_embd // unit)
         raise bad_field(header, "clip.vision.attention.head_count", found, wanted)
-    for key in ("clip.vision.image_mean", "clip.vision.image_std"):
-        value = header.get(key)
-        right = isinstance(value, ArrayValue) and value.element is ValueType.FLOAT32
-        if not right or len(value) != 3:
-            raise bad_field(header, key, message("is not three numbers"), message("three FLOAT32"))
+    check_numbers(header)
+    if p.known:
+        check_known(header, p.n_embd, p.n_head)
     if p.kind == GEMMA3 and p.image_size % (p.patch_size * p.merge):
         raise bad_field(
             header,
@@ -218,92 +233,6 @@ def _check_fields(p: Projector) -> None:
             message("is {value}", value=p.image_size),
             message("a multiple of {n}", n=p.patch_size * p.merge),
         )
-
-
-Shapes = dict[str, Callable[[Projector], tuple[int, ...]]]
-
-_LAYER: Final = re.compile(r"v\.blk\.(\d{1,9})\.(.+)")
-_PROJECTION: Final = "mm.input_projection.weight"
-
-
-def _width(p: Projector) -> tuple[int, ...]:
-    return (p.n_embd,)
-
-
-_LAYER_SHAPES: Final[Shapes] = {
-    **{f"attn_{name}.weight": lambda p: (p.n_embd, p.n_embd) for name in ("q", "k", "v", "out")},
-    **{f"attn_{name}_norm.weight": lambda p: (p.n_embd // p.n_head,) for name in ("q", "k")},
-    **{f"attn_{name}.bias": _width for name in ("q", "k", "v", "out")},
-    **{f"{name}.{part}": _width for name in ("ln1", "ln2") for part in ("weight", "bias")},
-    **{f"{name}_post_norm.weight": _width for name in ("attn", "ffn")},
-    "ffn_up.weight": lambda p: (p.n_embd, p.n_ff),
-    "ffn_gate.weight": lambda p: (p.n_embd, p.n_ff),
-    "ffn_down.weight": lambda p: (p.n_ff, p.n_embd),
-    "ffn_up.bias": lambda p: (p.n_ff,),
-    "ffn_down.bias": _width,
-}
-_SHAPES: Final[dict[str, Shapes]] = {
-    GEMMA3: {
-        _PROJECTION: lambda p: (p.n_embd_text, p.n_embd),
-        "mm.soft_emb_norm.weight": _width,
-        "v.patch_embd.weight": lambda p: (p.patch_size, p.patch_size, 3, p.n_embd),
-        "v.patch_embd.bias": _width,
-        "v.position_embd.weight": lambda p: (p.n_embd, (p.image_size // p.patch_size) ** 2),
-        "v.post_ln.weight": _width,
-        "v.post_ln.bias": _width,
-    },
-    GEMMA4: {
-        _PROJECTION: lambda p: (p.n_embd, p.n_embd_text),
-        "v.patch_embd.weight": lambda p: (p.patch_size, p.patch_size, 3, p.n_embd),
-    },
-}
-"""What each tensor of a tower that pedsup knows must look like, in ggml's order."""
-_NEEDED: Final = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_out.weight",
-                  "ln1.weight", "ln2.weight", "ffn_up.weight", "ffn_down.weight")  # fmt: skip
-
-
-def _check_tensors(p: Projector) -> None:
-    shapes = _SHAPES.get(p.kind)
-    for tensor in p.header.tensors.values():
-        if tensor.type.name in _NO_WEIGHTS:
-            raise _bad_tensor(p, tensor.name, message("has the type {type}", type=tensor.type.name))
-        if shapes is None:
-            continue
-        layer = _LAYER.fullmatch(tensor.name)
-        rule = _LAYER_SHAPES.get(layer[2]) if layer else shapes.get(tensor.name)
-        if rule is not None and tensor.shape != rule(p):
-            found = message(
-                "has the shape {shape}, not {wanted}",
-                shape=list(tensor.shape),
-                wanted=list(rule(p)),
-            )
-            raise _bad_tensor(p, tensor.name, found)
-    if shapes is None:
-        return
-    layers = [f"v.blk.{i}.{name}" for i in range(p.n_layer) for name in _NEEDED]
-    for name in (*shapes, "v.position_embd.weight", *layers):
-        if name not in p.header.tensors:
-            raise _bad_tensor(p, name, message("is missing"))
-    if p.kind == GEMMA4:
-        _check_positions(p)
-
-
-def _check_positions(p: Projector) -> None:
-    """Gemma 4 looks rows up in two tables, one for columns and one for rows of patches."""
-    name = "v.position_embd.weight"
-    shape = p.header.tensors[name].shape
-    rows = MAX_TOKENS * p.merge  # a picture of one row of tokens
-    if len(shape) != 3 or shape[0] != p.n_embd or shape[1] < rows or shape[2] != 2:
-        raise _bad_tensor(p, name, message("has the shape {shape}", shape=list(shape)))
-
-
-def _bad_tensor(p: Projector, name: str, problem: str) -> BadFileError:
-    return BadFileError(
-        message("the tensor '{name}' {problem}", name=name, problem=problem),
-        where=p.header.path,
-        wanted=message("the vision tower that the file's fields describe ({kind})", kind=p.kind),
-        remedy=AGAIN,
-    )
 
 
 def _preserved_ratio(width: int, height: int, unit: int, least: int, most: int) -> tuple[int, int]:

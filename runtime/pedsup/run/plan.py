@@ -25,15 +25,17 @@ from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind, extra_buffers_policy
 from pedsup.engine.vector_units import usable
 from pedsup.errors import UsageError
+from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.architecture import require_supported
 from pedsup.gguf_file.foreign import unchecked
+from pedsup.gguf_file.projector import unchecked_projector
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.memory import Available, Fit, Host, largest_context
 from pedsup.memory.estimate import estimate
 from pedsup.memory.fit import assess
-from pedsup.messages import Message, message
+from pedsup.messages import Message, joined, message
 from pedsup.run.sight import NO_ROOM, Sight, find_sight, with_sight
 from pedsup.settings.load import Origin, given_names
 from pedsup.settings.schema import Settings
@@ -78,8 +80,12 @@ class LaunchPlan:
 
     @property
     def unchecked(self) -> Message | None:
-        """What nobody checked of a model of an unknown architecture."""
-        return unchecked(self.header)
+        """What nobody checked of a model, or of a projector, of a kind that is not known."""
+        found = [unchecked(self.header)]
+        if self.sight is not None and self.config.projector is not None:
+            found.append(unchecked_projector(self.sight.projector))
+        said = [line for line in found if line is not None]
+        return joined("\n", said) if said else None
 
     @property
     def blind(self) -> Message | None:
@@ -192,7 +198,7 @@ def _seeing(
 
 
 def _adapter_path(settings: Settings) -> Path | None:
-    return Path(settings.adapter).expanduser() if settings.adapter else None
+    return from_user(settings.adapter) if settings.adapter else None
 
 
 def _drafter_trust(drafter: Path | None, policy: Policy) -> Trust | None:

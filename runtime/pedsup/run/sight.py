@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.limits import cannot_see
-from pedsup.errors import PedsupError, ResourceError
+from pedsup.errors import PedsupError, ResourceError, UnsupportedError
+from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
+from pedsup.gguf_file.projector_fields import KNOWN
 from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
+from pedsup.texts.safe import label
 from pedsup.trust.assess import Policy
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import mmproj_path
@@ -47,11 +49,18 @@ def find_sight(
     """
     if settings.mmproj == OFF:
         return None
-    path = Path(settings.mmproj).expanduser() if settings.mmproj else mmproj_path(header.path)
+    path = from_user(settings.mmproj) if settings.mmproj else mmproj_path(header.path)
     if settings.mmproj is None and not path.exists():
         return None
     projector = validate_projector(path)
     require_belongs(projector, header)
+    if settings.strict and not projector.known:
+        raise UnsupportedError(
+            message("a projector of the kind '{kind}'", kind=label(projector.kind)),
+            where=path,
+            wanted=message("one of: {names}", names=", ".join(KNOWN)),
+            remedy="leave --strict out if you trust the file",
+        )
     policy = Policy(require_signature=settings.require_signature, verify=settings.verify)
     its = assess_projector(projector.header, identity, trust, policy, strict=settings.strict)
     return Sight(projector, its, seeing or settings.mmproj is not None)

@@ -12,6 +12,7 @@ from typing import Final
 from pedsup.chat.events import TurnResult, TurnSettings
 from pedsup.engine.limits import cannot_see
 from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
+from pedsup.files.paths import from_user
 from pedsup.files.standard_streams import require_text
 from pedsup.messages import Message, message, reason_of
 from pedsup.pictures.limits import MAX_PICTURES
@@ -221,7 +222,7 @@ class Repl:
             if len(self.pictures) == MAX_PICTURES:
                 self._tell(message("No more than {n} photos go with a question.", n=MAX_PICTURES))
                 return
-            self.pictures += (read_picture(Path(argument).expanduser()),)
+            self.pictures += (read_picture(_unquoted(argument)),)
         n = len(self.pictures)
         self._tell(
             message("Photos for the next question: {n}.", n=n)
@@ -235,7 +236,7 @@ class Repl:
 
     def _save(self, argument: str) -> None:
         session = self.conversation.session
-        target = Path(argument or f"session-{session.id or 'unnamed'}").expanduser()
+        target = from_user(argument or f"session-{session.id or 'unnamed'}")
         target = target if target.suffix else target.with_name(f"{target.name}.md")
         if target.exists():
             raise OutputError(
@@ -313,3 +314,16 @@ class Repl:
 def shorten(name: str, width: int | None) -> str:
     """A name that fits into a line."""
     return name if width is None or len(name) <= width else name[: width - 1] + "\u2026"
+
+
+def _unquoted(argument: str) -> Path:
+    """A file's name as typed, also in quotes as a shell wants a name with spaces."""
+    path = from_user(argument)
+    if (
+        len(argument) > 2
+        and argument[0] in "'\""
+        and argument[-1] == argument[0]
+        and not path.exists()
+    ):
+        return from_user(argument[1:-1])
+    return path

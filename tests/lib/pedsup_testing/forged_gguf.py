@@ -15,7 +15,9 @@ _CODES = dict(zip(range(13), "BbHhIif?", strict=False)) | {U64: "Q", I64: "q", F
 F32_TENSOR, F16_TENSOR, Q4_0_TENSOR, Q8_0_TENSOR, Q8_1_TENSOR, Q4_K_TENSOR, I32_TENSOR = (
     0, 1, 2, 8, 9, 12, 26,
 )  # fmt: skip
-_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 8: (32, 34), 9: (32, 36), 12: (256, 144), 26: (1, 4)}
+BF16_TENSOR = 30
+_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 8: (32, 34), 9: (32, 36), 12: (256, 144),
+           26: (1, 4), 30: (1, 2)}  # fmt: skip
 
 
 def text(value: str | bytes) -> bytes:

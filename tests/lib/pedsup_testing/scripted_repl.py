@@ -46,6 +46,7 @@ def main() -> int:
     config = json.loads(Path(sys.argv[1]).read_text())
     engine = SlowEngine(config["script"])
     engine.delay_s = config.get("delay_s", 0.0)
+    engine.can_see = config.get("sees", False)
     template = ChatTemplate.from_model(config["template"], bos="<bos>")
     loaded = LoadedModel(
         engine=engine,

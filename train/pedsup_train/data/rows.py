@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pedsup.errors import BadFileError, HubError, PedsupError, UsageError
 from pedsup.files.fsio import sha256_file
+from pedsup.files.paths import from_user
 from pedsup.optional import require
 from pedsup.questions.table_rows import read_table
 from pedsup_train.data.examples import BadRow
@@ -32,7 +33,7 @@ def local_path(source: SourceConfig) -> Path:
         name = source.path.removeprefix(BUILTIN)
         path = Path(str(resources.files("pedsup_train") / "data" / name))
     else:
-        path = Path(source.path).expanduser()
+        path = from_user(source.path)
     if not path.is_file():
         raise UsageError("no such data file", where=path, remedy="check the path in the recipe")
     return path

@@ -27,7 +27,7 @@ from pedsup.engine.llama_cpp.native import (
 )
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.errors import EngineError
-from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.gguf_file.lora import require_applicable
 from pedsup.gguf_file.validate import validate_model
 
 FLASH_ATTENTION_OFF: Final = 0
@@ -73,7 +73,7 @@ class EvaluatedModel:
     def __init__(self, path: Path, how: Evaluation) -> None:
         header = validate_model(path)
         if how.adapter is not None:
-            require_fits(validate_adapter(how.adapter), header)
+            require_applicable(how.adapter, header)
         self.path, self.how = path, how
         self.lib = lib = bindings.load()
         self._model: int | None = None

@@ -22,7 +22,7 @@ from pedsup.engine.llama_cpp.native import (
 from pedsup.engine.llama_cpp.streaming import LayerStreamer, plan_stream
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.gguf_file.lora import require_applicable
 from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 
@@ -56,7 +56,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
     """
     bindings.clear_log()
     if config.adapter is not None:
-        require_fits(validate_adapter(config.adapter), header)
+        require_applicable(config.adapter, header)
     projector = _projector(header, config)
     if config.cpus:
         # Before any thread starts: llama.cpp's threads inherit the mask.

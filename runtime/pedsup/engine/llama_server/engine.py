@@ -40,7 +40,7 @@ from pedsup.engine.llama_server.wire import (
 from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.lora import require_fits, validate_adapter
+from pedsup.gguf_file.lora import require_applicable
 from pedsup.gguf_file.projector import require_belongs, validate_projector
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.gguf_file.values import ArrayValue
@@ -66,7 +66,7 @@ class ServerEngine:
             if isinstance(own, int):
                 check_context(config, own)
             if config.adapter is not None:
-                require_fits(validate_adapter(config.adapter), header)
+                require_applicable(config.adapter, header)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
             projector = None

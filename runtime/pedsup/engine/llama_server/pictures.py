@@ -14,7 +14,8 @@ from typing import Final
 from pedsup.engine.limits import cannot_see
 from pedsup.engine.picture_ids import MAX_REMEMBERED, picture_id, spans
 from pedsup.errors import UnsupportedError
-from pedsup.gguf_file.projector import GEMMA3, GEMMA4, Projector
+from pedsup.gguf_file.projector import Projector
+from pedsup.gguf_file.projector_fields import GEMMA3, GEMMA4
 from pedsup.messages import message
 from pedsup.pictures.picture import UPRIGHT, Picture
 from pedsup.progress import say
