@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pedsup_testing import seeing
+from pedsup_testing import mtmd, seeing
 
 from pedsup.gguf_file.projector import validate_projector
 from pedsup_bench.speed.picture import noise_png, picture_of
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pedsup_export.source.hub import ModelRef
     from pedsup_export.write.publish import execute
 
-    seeing.require_mtmd()
+    mtmd.require()
     folder = tmp_path_factory.mktemp("sees")
     base = seeing.gemma4(folder / "base", width=256, template="{{ messages }}")
     out = folder / "m.gguf"
@@ -58,7 +58,8 @@ def test_a_picture_is_measured_and_reported(bench, model: Path, tmp_path: Path) 
     out, html = tmp_path / "run.json", tmp_path / "run.html"
     done = bench("run", model, "--picture", "120x96", "--prompts", "16", "--depths", "0",
                  "--decode", "2", "--repeats", "2", "--loads", "1", "--threads", "1",
-                 "--engine", "inprocess", "--out", out, "--html", html)  # fmt: skip
+                 "--engine", "inprocess", "--out", out, "--html", html,
+                 **mtmd.libraries())  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text("utf-8"))
     file = resources.files("pedsup_bench") / "schema" / "run.schema.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pedsup_testing import seeing
+from pedsup_testing import mtmd, seeing
 from pedsup_testing.seeing import BEGIN, END, GEMMA3_SIDE, png
 
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pedsup_export.source.hub import ModelRef
     from pedsup_export.write.publish import execute
 
-    seeing.require_mtmd()
+    mtmd.require()
     made = seeing.gemma3(tmp_path_factory.mktemp("gemma3"))
     request = ExportRequest(
         base=ModelRef(made, "tiny"), out=made / "m.gguf", quant="F32", mmproj="F16", threads=1
