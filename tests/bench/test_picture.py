@@ -12,8 +12,10 @@ import pytest
 from pedsup_testing import mtmd, seeing
 
 from pedsup.gguf_file.projector import validate_projector
+from pedsup_bench.speed.child import measured_picture
 from pedsup_bench.speed.picture import noise_png, picture_of
 from pedsup_bench.speed.plan import SpeedPlan
+from pedsup_bench.speed.progress import picture_steps
 
 
 def test_noise_is_a_png_of_its_size_and_another_for_each_sample() -> None:
@@ -97,3 +99,22 @@ def test_what_cannot_be_measured_is_refused_before(  # type: ignore[no-untyped-d
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr and not out.exists()
+
+
+def test_llama_server_is_measured_too(  # type: ignore[no-untyped-def]
+    model: Path, native_tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a file: llama-server sees the same bytes anew for each sample."""
+    monkeypatch.setenv("PEDSUP_LLAMA_SERVER", str(native_tool("llama-server")))
+    photo = tmp_path / "p.png"
+    photo.write_bytes(noise_png(120, 96, 0))
+    plan = SpeedPlan(
+        model, engine="server", n_threads=1, repeats=2, image=photo,
+        projector=model.with_name("mmproj-m.gguf"),
+    )  # fmt: skip
+    steps: list[int] = []
+    seen = measured_picture(plan, on_step=lambda: steps.append(1))
+    assert (seen["tokens"], seen["image"]) == (80, "p.png")
+    assert len(seen["samples"]) == 2
+    assert len(steps) == len(picture_steps(plan))
+    assert (seen["rss_anon"] or 0) > validate_projector(plan.projector or "").header.file_size

@@ -15,6 +15,7 @@ from typing import Final
 
 from pedsup.engine.api import Engine, SamplingConfig
 from pedsup.engine.limits import cannot_see
+from pedsup.errors import EngineError
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import picture_from_bytes, read_picture
 from pedsup_bench.speed.plan import SpeedPlan
@@ -38,6 +39,7 @@ def see_pictures(
 
     Raises:
         BadFileError, UnsupportedError: the picture, or the projector, is not one that is taken.
+        EngineError: the engine did not look at a picture anew.
     """
     if not engine.can_see:
         raise cannot_see()
@@ -50,6 +52,11 @@ def see_pictures(
         for _ in engine.generate(prompt, SamplingConfig(temperature=0.0), max_tokens=0):
             pass
         samples.append(perf_counter() - started)
+        if engine.last_stats.n_cached > WORDS:
+            raise EngineError(
+                f"the engine kept {engine.last_stats.n_cached} tokens of the picture before",
+                wanted="a picture that is seen anew for each sample",
+            )
         n_tokens = sum(token < 0 for token in places)
         step()
     pids = [os.getpid(), *children(os.getpid())]
