@@ -408,7 +408,7 @@ def test_a_session_belongs_to_the_pair(model: Path, tmp_path: Path) -> None:
     request = RunRequest(
         model=None, prompt=None, as_json=False, check=False, resume="last", grammar=None,
         json_schema=None, settings_file=None, accept_intended_use=True, serve=False, port=None,
-        overrides={},
+        overrides={}, images=(),
     )  # fmt: skip
     found, resumed = _with_model(request, Settings(history_dir=str(sessions)))
     assert found.model == model.resolve()
