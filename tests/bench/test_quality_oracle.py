@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pedsup_testing import faults
 
+from pedsup.files.journal import LineJournal
 from pedsup_bench.quality.reference import LogitFile
 from pedsup_bench.report import forecast
 from pedsup_bench.report.texts import default_texts
@@ -154,16 +155,16 @@ def test_interrupted_runs_go_on_to_the_same_figures(
         pass
 
     calls = 0
-    real = m.Journal.append
+    real = LineJournal.append
 
-    def stopping(*arguments):  # type: ignore[no-untyped-def]
+    def stopping(*arguments, **how):  # type: ignore[no-untyped-def]
         nonlocal calls
         calls += 1
         if calls == 3:
             raise StopError
-        return real(*arguments)
+        return real(*arguments, **how)
 
-    monkeypatch.setattr(m.Journal, "append", stopping)
+    monkeypatch.setattr(LineJournal, "append", stopping)
     with pytest.raises(StopError):
         m.measure(plan(tmp_path / "torn", logits=False, chunks=4))
     calls = 10

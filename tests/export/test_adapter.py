@@ -339,8 +339,7 @@ def test_left_over_parts_are_listed_with_norm_and_reason(tmp_path: Path) -> None
     dead = {f"model.layers.{n}.self_attn.{p}_proj.weight" for n in (40, 41) for p in "kv"}
     base = {
         "model.layers.0.self_attn.q_proj.weight": (8, 6),
-        # towers and dead projections are left over even where the checkpoint holds them
-        "model.vision_tower.encoder.layers.0.self_attn.q_proj.linear.weight": (8, 6),
+        # a dead projection is left over even where the checkpoint holds it
         "model.layers.40.self_attn.k_proj.weight": (8, 6),
         "lm_head.weight": (10, 6),
     }
@@ -357,6 +356,9 @@ def test_left_over_parts_are_listed_with_norm_and_reason(tmp_path: Path) -> None
         assert found[module].norm == pytest.approx(float(torch.linalg.norm(b @ a)) * 2, rel=1e-12)
         assert found[module].reason
     assert [u.module for u in report.wrong_forward_pass] == [modules["dead_kv"]]
+    tower = f"{modules['tower']}.weight"
+    with_tower = match(adapter, {**base, tower: (8, 6)}, is_dead=dead.__contains__)
+    assert tower in with_tower.matched, "for the projector"
 
 
 def test_whole_tensors_and_token_rows_that_are_left_over(tmp_path: Path) -> None:

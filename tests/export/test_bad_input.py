@@ -239,7 +239,7 @@ def test_disk_full_while_writing(base: Path, small_disk: Path) -> None:
     shutil.copy(made, old)
     content = old.read_bytes()
     code = (
-        "import sys; from pedsup_export.write import publish as export; export.SPARE = -(1 << 40);"
+        "import sys; from pedsup_export.write import output; output.SPARE = -(1 << 40);"
         "from pedsup_export.cli import main; main()"
     )
     done = subprocess.run(

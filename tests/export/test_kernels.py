@@ -250,9 +250,10 @@ def test_types_without_a_kernel_go_to_ggml() -> None:
 
 def test_midpoints_decide_as_bisection_does() -> None:
     """best_index_int8 compares two float32 differences; near a midpoint they are exact."""
-    from pedsup_export.kernels.iq4 import MIDPOINTS, VALUES
+    from pedsup_export.kernels.iq4 import MIDPOINTS
+    from pedsup_export.kernels.lanes.constants import IQ4_VALUES
 
-    for low, high, middle in zip(VALUES, VALUES[1:], MIDPOINTS, strict=False):
+    for low, high, middle in zip(IQ4_VALUES, IQ4_VALUES[1:], MIDPOINTS, strict=False):
         near = np.float32(middle).view(np.int32) + np.arange(-5000, 5001, dtype=np.int32)
         x = np.concatenate([near.view(np.float32), np.linspace(low, high, 10001, dtype=np.float32)])
         assert np.array_equal(~(x - low < high - x), x >= middle)

@@ -124,7 +124,7 @@ def test_many_small_blocks_give_the_same_file(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of a few rows on several threads, with rows between them that are left out."""
-    monkeypatch.setattr("pedsup_export.plan.planner.BLOCK_FLOATS", 24 * 256)
+    monkeypatch.setattr("pedsup_export.plan.projector.BLOCK_FLOATS", 24 * 256)
     request = ExportRequest(
         base=ModelRef(pair.base, pair.base.name), out=tmp_path / "cut.gguf", threads=4,
         vocabulary=VocabularyRequest(file=pair.cut),
