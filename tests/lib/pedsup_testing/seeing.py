@@ -7,7 +7,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -84,12 +84,15 @@ class Oracle:
 
     model: Any
 
-    @classmethod
-    def load(cls, folder: Path) -> Oracle:
-        import torch
-        from transformers import Gemma4ForConditionalGeneration
+    KINDS: ClassVar = "mm_token_type_ids"
+    """What the model calls the marks of the tokens that are a picture."""
 
-        model = Gemma4ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         return cls(model.eval())
 
     def embeddings(self, image: np.ndarray) -> np.ndarray:
@@ -97,22 +100,24 @@ class Oracle:
         import torch
 
         with torch.no_grad():
-            found = self.model.get_image_features(*_patches(image)).pooler_output
+            found = self.model.get_image_features(**self._seen(image)).pooler_output
         return torch.cat(list(found)).numpy()
 
     def logits(self, prompt: list[int], image: np.ndarray) -> np.ndarray:
         """Of the token after a prompt whose picture stands where ids are negative."""
         import torch
 
-        values, positions = _patches(image)
+        kinds = torch.tensor([[int(t < 0) for t in prompt]])
         with torch.no_grad():
             out = self.model(
                 input_ids=torch.tensor([[PLACE if t < 0 else t for t in prompt]]),
-                pixel_values=values,
-                image_position_ids=positions,
-                mm_token_type_ids=torch.tensor([[int(t < 0) for t in prompt]]),
-            )
+                **self._seen(image), **{self.KINDS: kinds},
+            )  # fmt: skip
         return out.logits[0, -1].numpy()
+
+    def _seen(self, image: np.ndarray) -> dict[str, Any]:
+        values, positions = _patches(image)
+        return {"pixel_values": values, "image_position_ids": positions}
 
 
 def _patches(image: np.ndarray) -> tuple[Any, Any]:
@@ -163,39 +168,13 @@ def gemma3(folder: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Gemma3Oracle:
+class Gemma3Oracle(Oracle):
     """A tiny Gemma 3 in transformers, float32."""
 
-    model: Any
+    KINDS = "token_type_ids"
 
-    @classmethod
-    def load(cls, folder: Path) -> Gemma3Oracle:
-        import torch
-        from transformers import Gemma3ForConditionalGeneration
-
-        model = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        return cls(model.eval())
-
-    def embeddings(self, image: np.ndarray) -> np.ndarray:
-        """What stands in the prompt for a picture: float32 [tokens, width]."""
-        import torch
-
-        with torch.no_grad():
-            found = self.model.get_image_features(_planes(image)).pooler_output
-        return found[0].numpy()
-
-    def logits(self, prompt: list[int], image: np.ndarray) -> np.ndarray:
-        """Of the token after a prompt whose picture stands where ids are negative."""
-        import torch
-
-        with torch.no_grad():
-            out = self.model(
-                input_ids=torch.tensor([[PLACE if t < 0 else t for t in prompt]]),
-                pixel_values=_planes(image),
-                token_type_ids=torch.tensor([[int(t < 0) for t in prompt]]),
-            )
-        return out.logits[0, -1].numpy()
+    def _seen(self, image: np.ndarray) -> dict[str, Any]:
+        return {"pixel_values": _planes(image)}
 
 
 def _planes(image: np.ndarray) -> Any:
