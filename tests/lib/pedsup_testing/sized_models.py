@@ -1,6 +1,7 @@
 """GGUF models of any size that take no disk: real metadata and vocabulary, weights all zero.
 
-llama.cpp loads and runs them like any other, so what it allocates for them can be measured.
+llama.cpp loads and runs them like any other, so what it allocates for them can be measured. Only
+the factors of RoPE are ones: llama.cpp divides by them, and zero would make every logit NaN.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def write(path: Path, sizes: Sizes, vocabulary: Path | None) -> Path:
         writer.add_vocab_size(sizes.n_vocab)
     else:
         _copy_tokenizer(writer, vocabulary)
-    lengths = []
+    lengths: list[int] = []
+    ones: list[tuple[int, int]] = []
     for name, shape in tensors.items():
         kind = sizes.kind if len(shape) == 2 else Kind.F32
         block, size = gguf.GGML_QUANT_SIZES[kind]
@@ -86,6 +88,8 @@ def write(path: Path, sizes: Sizes, vocabulary: Path | None) -> Path:
         else:
             stored = (*shape[:-1], shape[-1] // block * size)
             writer.add_tensor_info(name, stored, np.dtype(np.uint8), n_bytes, raw_dtype=kind)
+        if name == "rope_freqs.weight":
+            ones.append((sum(lengths), prod(shape)))
         lengths.append(gguf.GGUFWriter.ggml_pad(n_bytes, writer.data_alignment))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -94,6 +98,9 @@ def write(path: Path, sizes: Sizes, vocabulary: Path | None) -> Path:
     start = gguf.GGUFWriter.ggml_pad(path.stat().st_size, writer.data_alignment)
     with path.open("r+b") as file:
         file.truncate(start + sum(lengths))
+        for offset, count in ones:
+            file.seek(start + offset)
+            file.write(np.ones(count, np.float32).tobytes())
     return path
 
 
