@@ -78,11 +78,16 @@ def execute(request: RunRequest) -> int:
     )
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
-    constraint = _constraint(request)
-    pictures = _pictures(request, plan)
     if request.serve:
         return _serve(request, settings, plan, language)
+    return _converse(request, settings, plan, language)
+
+
+def _converse(request: RunRequest, settings: Settings, plan: LaunchPlan, language: Language) -> int:
+    """Ask once, or hold a session."""
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
+    constraint = _constraint(request)
+    pictures = _pictures(request, plan)
     require_stdout()
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())

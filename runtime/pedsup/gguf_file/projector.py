@@ -117,26 +117,9 @@ def validate_projector(path: str | Path) -> Projector:
 
 
 def projector_of(header: GGUFHeader) -> Projector:
-    """The same for a header that was read, or planned.
-
-    Raises:
-        BadFileError, UnsupportedError: as `validate_projector`.
-    """
-    if not is_projector(header):
-        raise UnsupportedError(
-            message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),
-            where=header.path,
-            wanted="a projector (mmproj), the file with a model's vision tower",
-            remedy="give --mmproj the file that was exported with the model",
-        )
+    """The same for a header that was read, or planned."""
+    _require_vision(header)
     check_types(header)
-    if header.get("clip.has_vision_encoder") is not True:
-        raise UnsupportedError(
-            "this projector has no vision tower",
-            where=header.path,
-            wanted="a projector for pictures",
-            remedy="export the model again with --mmproj auto",
-        )
     vision = {key: _size(header, f"clip.vision.{key}", most) for key, most in _VISION_SIZES.items()}
     audio = header.get("clip.has_audio_encoder") is True
     if audio:
@@ -158,6 +141,23 @@ def projector_of(header: GGUFHeader) -> Projector:
     _check_fields(found)
     check_tensors(header, found.kind, found)
     return found
+
+
+def _require_vision(header: GGUFHeader) -> None:
+    if not is_projector(header):
+        raise UnsupportedError(
+            message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),
+            where=header.path,
+            wanted="a projector (mmproj), the file with a model's vision tower",
+            remedy="give --mmproj the file that was exported with the model",
+        )
+    if header.get("clip.has_vision_encoder") is not True:
+        raise UnsupportedError(
+            "this projector has no vision tower",
+            where=header.path,
+            wanted="a projector for pictures",
+            remedy="export the model again with --mmproj auto",
+        )
 
 
 def unchecked_projector(projector: Projector) -> Message | None:

@@ -24,7 +24,7 @@ from pedsup.texts.language import set_language, translated
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
-from pedsup.tuning.plan import STAGES, MemoryQuestion, TunePlan, make_plan
+from pedsup.tuning.plan import STAGES, TunePlan, make_plan
 from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
@@ -94,21 +94,19 @@ def _prepare(
         tuned=False,
         require_signature=policy.require_signature,
     )
-    available = available_memory()
-    launch = plan_launch(model, plain, available=available, origins={})
+    launch = plan_launch(model, plain, available=available_memory(), origins={})
     cores = read_cores(allowed_cpus())
     threads = plan_threads(cores)
-    memory = MemoryQuestion(launch.header, launch.host, available)
-    plan = make_plan(launch.config, threads, cores, memory, seconds)
+    plan = make_plan(launch.config, threads, cores, launch.room, seconds)
     most = max(
         plan.base.threads,
         *(change.get("threads", 0) for stage in plan.stages for change in stage.changes),
     )
     bench = ChildBench(
         base=replace(launch.config, n_ctx=0),
-        engine="server" if launch.host.server else "inprocess",
+        engine="server" if launch.room.host.server else "inprocess",
         header=launch.header,
-        host=launch.host,
+        host=launch.room.host,
         cpus=threads.cpus,
         most_threads=most,
         seconds=seconds,
@@ -136,7 +134,7 @@ def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
     return Tuned(
         model=launch.identity.digest,
         device=device_digest(read_cores(allowed_cpus()), cpu_features()),
-        engine=engine_digest(server=launch.host.server),
+        engine=engine_digest(server=launch.room.host.server),
         engine_name=bench.engine_name,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=outcome.best.settings(),
