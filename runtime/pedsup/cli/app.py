@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pedsup.chat.events import TurnResult
+from pedsup.cli.output import print_document, show
 from pedsup.cli.request import RunRequest
 from pedsup.cli.run_session import (
     NO_HISTORY,
@@ -22,9 +23,8 @@ from pedsup.engine.build_probe import engine_build
 from pedsup.engine.grammar import read_grammar, read_json_schema
 from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
-from pedsup.files.envelope import enveloped
 from pedsup.files.paths import make_private
-from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
+from pedsup.files.standard_streams import require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
 from pedsup.messages import message
 from pedsup.pictures.limits import MAX_PICTURES
@@ -133,10 +133,8 @@ def _told(
 ) -> int:
     """What is left to say of one answer; the exit code."""
     if as_json:
-        document = oneshot.one_document(
-            result, conversation, loaded, conversation.renderer.language
-        )
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+        language = conversation.renderer.language
+        print_document(oneshot.one_document(result, conversation, loaded, language))
     if result.stop_reason in ("length", "context"):
         say(CUT)
     return oneshot.exit_code(result)
@@ -188,10 +186,7 @@ def _warn(loaded: LoadedModel) -> None:
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
     build = engine_build(engine_kind(settings.engine))
-    if as_json:
-        print(json_text(enveloped(check_document(plan, build), "pedsup-run")), flush=True)
-    else:
-        print(translated(check_text(plan, build)), flush=True)
+    show(as_json, check_document(plan, build), [check_text(plan, build)])
     check_fit(plan, settings)
     return 0
 

@@ -7,15 +7,13 @@ from typing import Any
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
 from pedsup.patch.apply import apply, check
 from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.verdict import Trust
 
@@ -73,10 +71,5 @@ def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
 
 
 def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
-    if as_json:
-        known = trust.describe() if trust is not None else None
-        document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
-        return
-    for line in lines:
-        print(translated(line), flush=True)
+    known = trust.describe() if trust is not None else None
+    show(as_json, {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}, lines)

@@ -8,10 +8,9 @@ from typing import Final
 
 import click
 
+from pedsup.cli.output import print_document
 from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import local
 from pedsup.messages import message
 from pedsup.session.listing import Summary, search, summaries
@@ -44,7 +43,7 @@ def command(words: tuple[str, ...], limit: int, history_dir: str | None, as_json
             "sessions": [_described(row, excerpt) for row, excerpt in rows],
             "more": more,
         }
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+        print_document(document)
         return 0
     screen = screen_of(sys.stdout)
     for row, excerpt in rows:

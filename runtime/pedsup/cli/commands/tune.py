@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.device.noise import Series
 from pedsup.errors import EngineError
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
 from pedsup.progress import say
@@ -69,17 +68,12 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
         bench.close()
     entry = _entry(launch, bench, outcome)
     path = keep(entry)
-    if more["as_json"]:
-        result = document(plan, outcome, bench.engine_name, str(path))
-        print(json_text(enveloped(result, "pedsup-run")), flush=True)
-        return 0
-    lines = report_lines(plan, outcome)
-    lines.append(translated(message("Best here: {label}", label=outcome.best.label())))
-    kept = message(
-        "Kept in {path}; pedsup-run uses it from now on (not with --no-tuned).", path=path
-    )
-    lines.append(translated(kept))
-    print("\n".join(lines), flush=True)
+    lines: list[str] = [
+        *report_lines(plan, outcome),
+        message("Best here: {label}", label=outcome.best.label()),
+        message("Kept in {path}; pedsup-run uses it from now on (not with --no-tuned).", path=path),
+    ]
+    show(more["as_json"], document(plan, outcome, bench.engine_name, str(path)), lines)
     return 0
 
 
