@@ -14,7 +14,7 @@ import click
 from pedsup.engine.limits import cannot_see
 from pedsup.errors import UsageError
 from pedsup.files.fsio import sha256_file
-from pedsup.gguf_file.projector import require_belongs, validate_projector
+from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.trust.manifest import mmproj_path
 from pedsup_bench.admission import admit_all
@@ -202,7 +202,7 @@ def _projector(model: Path, given: RunOptions) -> Path | None:
     path = given["mmproj"] or mmproj_path(model)
     if not path.exists():
         raise cannot_see()
-    require_belongs(validate_projector(path), validate_model(model))
+    matching_projector(path, validate_model(model))
     return path
 
 

@@ -54,6 +54,6 @@ def picture_notes(rows: object) -> tuple[PictureNote, ...]:
 
 def _note(row: dict[str, object]) -> PictureNote | None:
     try:
-        return record(PictureNote, row, Source("a picture", "a transcript", only_known=False))
+        return record(PictureNote, row, Source("the picture", "a transcript", only_known=False))
     except BadFileError:
         return None

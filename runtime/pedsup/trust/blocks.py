@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pedsup.device.system_files import text_of
+from pedsup.device.storage import file_system
 from pedsup.errors import UntrustedError
 from pedsup.files.direct_io import DirectFile
 from pedsup.messages import message
@@ -40,25 +40,6 @@ is tested (`test_trust_blocks.py`)."""
 def times_prove(path: Path) -> bool:
     """Whether any write to a file is known to show in its change time."""
     return file_system(path) in PROVING
-
-
-def file_system(path: Path, mounts: str | None = None) -> str:
-    """The type of the file system that a file lies on, as the kernel calls it; '' if unknown.
-
-    Args:
-        mounts: what /proc/self/mountinfo says (proc(5)); default: read.
-    """
-    real, best, kind = os.path.realpath(path), -1, ""
-    for line in (text_of(Path("/proc/self/mountinfo")) if mounts is None else mounts).splitlines():
-        fields = line.split(" ")
-        if len(fields) < 9 or "-" not in fields:
-            continue
-        point = fields[4].replace("\\040", " ").replace("\\134", "\\")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        # A later mount on the same place hides the earlier one.
-        if inside and len(point) >= best:
-            best, kind = len(point), fields[fields.index("-") + 1]
-    return kind
 
 
 class BlockDigests:
