@@ -30,7 +30,7 @@ from pedsup.messages import message
 from pedsup.pictures.limits import MAX_PICTURES
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import read_picture
-from pedsup.progress import say
+from pedsup.progress import say, show
 from pedsup.run.load import LoadedModel, check_fit, load, turn_settings
 from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.run.preview import check_document, check_text
@@ -186,7 +186,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     if as_json:
         print(json_text(enveloped(check_document(plan, build), "pedsup-run")), flush=True)
     else:
-        print(translated(check_text(plan, build)), flush=True)
+        show(check_text(plan, build, screen_of(sys.stdout).width()))
     check_fit(plan, settings)
     return 0
 

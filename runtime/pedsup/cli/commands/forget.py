@@ -13,7 +13,7 @@ from pedsup.errors import OutputError, UsageError
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, joined, message
-from pedsup.progress import human_bytes, say
+from pedsup.progress import human_bytes, say, show
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.files import find_session
 from pedsup.settings.load import load_settings
@@ -113,5 +113,7 @@ def _document(done: Forgotten) -> dict[str, object]:
 
 
 def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
-    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
-    print(shown, flush=True)
+    if as_json:
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+    else:
+        show(text)

@@ -11,8 +11,7 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.parts.join import join, plan_join
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import message
-from pedsup.progress import byte_bar, human_bytes
-from pedsup.texts.language import translated
+from pedsup.progress import byte_bar, human_bytes, show
 from pedsup.texts.safe import clean
 
 
@@ -41,5 +40,5 @@ def command(parts: tuple[Path, ...], out: Path | None, force: bool, as_json: boo
         line = message(
             "the file is whole: {path}, {size}", path=clean(str(path)), size=human_bytes(plan.size)
         )
-        print(translated(line), flush=True)
+        show(line)
     return 0

@@ -13,9 +13,8 @@ from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
 from pedsup.patch.apply import apply, check
 from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
-from pedsup.progress import human_bytes
+from pedsup.progress import human_bytes, show
 from pedsup.settings.load import load_settings
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.verdict import Trust
 
@@ -79,4 +78,4 @@ def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Messa
         print(json_text(enveloped(document, "pedsup-run")), flush=True)
         return
     for line in lines:
-        print(translated(line), flush=True)
+        show(line)

@@ -14,6 +14,7 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import local
 from pedsup.messages import message
+from pedsup.progress import show
 from pedsup.session.listing import Summary, search, summaries
 from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
@@ -50,12 +51,12 @@ def command(words: tuple[str, ...], limit: int, history_dir: str | None, as_json
     for row, excerpt in rows:
         _show(screen, row, excerpt)
     if not rows:
-        print(translated(message("No conversation was found.")), flush=True)
+        show(message("No conversation was found."))
         return 0
     if more:
-        print(translated(message("There are more: give words to search for, or a larger -n.")))
+        show(message("There are more: give words to search for, or a larger -n."))
     hint = message("Continue one: pedsup-run --resume ID")
-    print(screen.wrapped(translated(hint)), flush=True)
+    show(hint)
     return 0
 
 

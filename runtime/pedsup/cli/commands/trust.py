@@ -14,7 +14,7 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import now
 from pedsup.messages import Message, joined, message
-from pedsup.progress import say
+from pedsup.progress import say, show
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.keys import fingerprint_lines, read_public_key
@@ -155,8 +155,10 @@ def _text(store: TrustStore) -> Message:
 
 
 def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
-    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
-    print(shown, flush=True)
+    if as_json:
+        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+    else:
+        show(text)
 
 
 LANG(command)  # before the verb of the verb as well as behind it

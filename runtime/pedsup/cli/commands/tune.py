@@ -16,7 +16,7 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
-from pedsup.progress import say
+from pedsup.progress import say, show
 from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.settings.load import load_settings
 from pedsup.settings.schema import Settings
@@ -58,7 +58,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
     set_language(settings.lang)
     launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
-        print(translated(joined("\n", plan.lines())), flush=True)
+        show(joined("\n", plan.lines()))
         return 0
     trust = verify_weights(launch.trust)
     if trust.warns:
@@ -79,7 +79,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
         "Kept in {path}; pedsup-run uses it from now on (not with --no-tuned).", path=path
     )
     lines.append(translated(kept))
-    print("\n".join(lines), flush=True)
+    show("\n".join(lines))
     return 0
 
 

@@ -12,8 +12,8 @@ from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_any
 from pedsup.messages import message
+from pedsup.progress import show
 from pedsup.settings.load import load_settings
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.identity import identify
@@ -56,5 +56,5 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
         print(json_text(enveloped(document, "pedsup-run")), flush=True)
     else:
         for line in (*identity.lines(), *(line.mapped(clean) for line in trust.lines())):
-            print(translated(line), flush=True)
+            show(line)
     return 0
