@@ -15,7 +15,7 @@ from pedsup_testing import tiny_models
 
 from pedsup.errors import UsageError
 from pedsup.trust.manifest import manifest_path, read_manifest
-from pedsup_tools.gguf import job_from, reference_options
+from pedsup_tools.gguf_job import job_from, reference_options
 
 ROOT = Path(__file__).parents[2]
 ODD = ("informe final", 'd\'Ana "x"', "$HOME$(x)", "a#b", "~/niño", "año;ls &")
