@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from pedsup_testing import native, skips
+from pedsup_testing import native, programs, skips
 from pedsup_testing.converter import Converter
 
 # Examples take as long as the machine is busy: 200 ms, the default, is no property of the program.
@@ -60,6 +60,10 @@ def longest_files_first(items: list[pytest.Item]) -> None:
         weight = SLOW_WEIGHT if item.get_closest_marker("slow") else 1
         weights[item.path] = weights.get(item.path, 0) + weight
     items.sort(key=lambda item: (-weights[item.path], str(item.path)))
+
+
+def pytest_sessionfinish() -> None:
+    programs.close()
 
 
 @pytest.hookimpl(wrapper=True)
