@@ -51,6 +51,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="huge: name it with -k to run it"))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: give --slow to run it"))
+        elif item.get_closest_marker("hypothesis") and not config.getoption("--slow"):
+            try_fewer_examples(item)
+
+
+def try_fewer_examples(item: pytest.Item) -> None:
+    """A fast run tries a quarter of a property's examples: CI tries all."""
+    function = getattr(item, "obj", None)
+    function = getattr(function, "__func__", function)
+    # The one place where Hypothesis keeps what `@settings` gave; shared by all parameters.
+    name = "_hypothesis_internal_use_settings"
+    if getattr(function, "pedsup_fewer", False):
+        return
+    own = getattr(function, name, None) or settings.default
+    setattr(function, name, settings(own, max_examples=max(10, own.max_examples // 4)))
+    function.pedsup_fewer = True
 
 
 def longest_files_first(items: list[pytest.Item]) -> None:
