@@ -40,7 +40,6 @@ from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
 from pedsup.session.files import find_session
 from pedsup.session.history import Session
-from pedsup.session.texts import CUT
 from pedsup.session.transcript import read_records
 from pedsup.settings.load import load_with_origins
 from pedsup.settings.schema import Settings
@@ -51,6 +50,7 @@ from pedsup.terminal.render import Renderer, pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import set_language, translated
+from pedsup.texts.notices import CUT
 from pedsup.texts.safe import clean
 from pedsup.texts.screen import screen_of
 

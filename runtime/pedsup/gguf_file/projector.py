@@ -26,7 +26,7 @@ from pedsup.gguf_file.projector_fields import (
     check_types,
 )
 from pedsup.gguf_file.projector_tensors import check_tensors
-from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field
+from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field, wrong_value
 from pedsup.gguf_file.values import ValueType
 from pedsup.messages import Message, message
 from pedsup.texts.safe import label
@@ -139,7 +139,7 @@ def projector_of(header: GGUFHeader) -> Projector:
         audio=audio,
     )
     _check_fields(found)
-    check_tensors(header, found.kind, found)
+    check_tensors(found)
     return found
 
 
@@ -200,10 +200,7 @@ def _size(header: GGUFHeader, key: str, most: int) -> int:
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if header.value_types[key] is not ValueType.UINT32 or not 1 <= value <= most:
-        found = message(
-            "is {value} ({type})", value=f"{value!r:.60}", type=header.value_types[key].name
-        )
-        raise bad_field(header, key, found, wanted)
+        raise wrong_value(header, key, wanted)
     return int(value)
 
 

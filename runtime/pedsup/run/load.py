@@ -11,7 +11,7 @@ from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate, required_source
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
-from pedsup.engine.proxy import CheckedEngine
+from pedsup.engine.proxy import EngineProxy, checked
 from pedsup.engine.select import open_engine
 from pedsup.engine.vector_units import Build
 from pedsup.files.paths import cache_folder
@@ -136,8 +136,7 @@ def _governed(engine: Engine, plan: LaunchPlan) -> tuple[Engine, Governor | None
     if not plan.governed or plan.config.n_threads == 1:
         return engine, None
     drafts = plan.config.draft.kind != "off"
-    governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
-    return governed, governed.governor
+    return govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
 
 
 def _watched(engine: Engine, trust: Trust) -> Engine:
@@ -156,7 +155,7 @@ def _watched(engine: Engine, trust: Trust) -> Engine:
         for one in watches:
             one.close()
 
-    return CheckedEngine(engine, check, close)
+    return EngineProxy(engine, checked(check), close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

@@ -24,13 +24,13 @@ from pedsup.run.stats import stats_text
 from pedsup.session.consent import YES
 from pedsup.session.conversation import Conversation
 from pedsup.session.copy import save_copy
-from pedsup.session.texts import CUT, STILL_THERE
 from pedsup.terminal.commands import LEAVING, find, help_text, nearest
 from pedsup.terminal.reading import read_message
 from pedsup.terminal.recap import recap
 from pedsup.terminal.render import Renderer, ThinkView
 from pedsup.texts.intended_use import BRIEF, SHORT, Language
 from pedsup.texts.language import set_language, translated
+from pedsup.texts.notices import CUT, STILL_THERE
 from pedsup.texts.safe import clean
 from pedsup.texts.screen import Screen, Style
 
