@@ -85,6 +85,8 @@ def _prepare(
     plain = Settings(
         engine=settings.engine,
         adapter=settings.adapter,
+        mmproj=settings.mmproj,
+        picture_tokens=settings.picture_tokens,
         tuned=False,
         require_signature=policy.require_signature,
     )
