@@ -20,7 +20,7 @@ import click
 import pytest
 from pedsup_testing.home import environment
 from pedsup_testing.messages import Found, messages, placeholders
-from pedsup_testing.signed_models import tiny
+from pedsup_testing.signed_models import key_pair, tiny
 from pedsup_testing.terminal import Terminal
 
 from pedsup.child.death import _DEATHS
@@ -60,7 +60,7 @@ OLD_CLICK: Final = "command line of click 8.1"
 """A section of the catalogue: what click said in versions that pedsup still runs with."""
 ENGLISH: Final = re.compile(
     r"\b(?:the|of|and|is|are|was|were|not|with|for|from|this|that|which|by|to|it|its|be|has|have|"
-    r"what|does|can|cannot|give|at|most|than|only|there)\b",
+    r"what|does|can|cannot|give|at|most|than|only|there|none|yes|true|false|unknown)\b",
     re.IGNORECASE,
 )
 NAMES: Final = re.compile(r"--[\w-]+|\[[a-z|]+\]|\S*/\S*|\w+\.(?:gguf|pub|json)\S*|pedsup-run \w+")
@@ -347,6 +347,27 @@ def test_the_verbs_speak_spanish(run: Run, tmp_path: Path, model: Path) -> None:
         done = run(*words)
         assert english_in(done.stdout + done.stderr) == [], words
         assert done.stdout + done.stderr != "", words
+
+
+def test_results_fit_the_terminal_of_a_phone(
+    run: Run, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = key_pair(tmp_path / "lab")
+    assert run("trust", "add", key, "--yes").returncode == 0
+    narrow: dict[str, list[str]] = {}
+    for words in (["--check", model], ["trust", "list"], ["tune", "--dry-run", model],
+                  ["forget", "--yes"], ["sessions"]):  # fmt: skip
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        done = run(*words, COLUMNS="40")
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert [x for x in lines if len(x) > 40 and " " in x.strip()] == [], words
+        narrow[str(words[0])] = done.stdout.split()
+    assert "Borradores: ninguno" in " ".join(narrow["--check"])
+    assert narrow["--check"].count("MiB") >= 2
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    whole = run("--check", model, COLUMNS="40").stdout
+    assert max(map(len, whole.splitlines())) > 60, "a pipe has no width"
 
 
 def test_damaged_files_are_named_in_spanish(run: Run, model: Path) -> None:

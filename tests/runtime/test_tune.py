@@ -334,6 +334,10 @@ def entry(**more: Any) -> Tuned:
     return Tuned(**values)
 
 
+def test_what_was_tuned_is_said_as_on_the_command_line() -> None:
+    assert entry().summary() == "threads 3, pin off, extra-buffers on, mmap off"
+
+
 def test_what_is_kept_is_found_again_and_private(tmp_path: Path) -> None:
     file = tmp_path / "config/tuned.json"
     assert keep(entry(), file) == file

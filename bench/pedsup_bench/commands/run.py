@@ -16,7 +16,8 @@ from pedsup.errors import UsageError
 from pedsup.files.fsio import sha256_file
 from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
-from pedsup.trust.manifest import mmproj_path
+from pedsup.trust.identity import identify
+from pedsup.trust.projector import projector_beside
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
 from pedsup_bench.report.document import ModelFacts, as_written
@@ -199,10 +200,11 @@ def _projector(model: Path, given: RunOptions) -> Path | None:
     from pedsup_bench.speed.picture import check_picture
 
     check_picture(image, size)
-    path = given["mmproj"] or mmproj_path(model)
-    if not path.exists():
+    header = validate_model(model)
+    path = given["mmproj"] or projector_beside(model, identify(header).manifest)
+    if path is None or not path.exists():
         raise cannot_see()
-    matching_projector(path, validate_model(model))
+    matching_projector(path, header)
     return path
 
 

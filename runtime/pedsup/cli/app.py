@@ -186,7 +186,8 @@ def _warn(loaded: LoadedModel) -> None:
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
     build = engine_build(engine_kind(settings.engine))
-    show(as_json, check_document(plan, build), [check_text(plan, build)])
+    text = check_text(plan, build, screen_of(sys.stdout).width())
+    show(as_json, check_document(plan, build), [text])
     check_fit(plan, settings)
     return 0
 

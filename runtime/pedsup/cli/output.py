@@ -9,6 +9,7 @@ from pedsup.errors import UsageError
 from pedsup.files.envelope import enveloped
 from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message
+from pedsup.progress import print_result
 from pedsup.session.consent import YES
 from pedsup.texts.language import translated
 
@@ -24,7 +25,7 @@ def show(as_json: bool, document: Mapping[str, object], lines: Iterable[str]) ->
         print_document(document)
         return
     for line in lines:
-        print(translated(line), flush=True)
+        print_result(line)
 
 
 def confirm(question: Message, *, unasked: UsageError, refused: UsageError) -> None:

@@ -10,6 +10,7 @@ from pedsup.device.cores import Core, ThreadPlan
 from pedsup.engine.api import EngineConfig
 from pedsup.memory import Room
 from pedsup.messages import Message, joined, message
+from pedsup.tuning.store import as_options
 
 Metric = Literal["decode", "prompt", "turn"]
 TURN_PROMPT: Final = 256
@@ -106,7 +107,7 @@ class TunePlan:
             message("time: {s} s", s=f"{self.seconds:.0f}"),
         ]
         for stage in self.stages:
-            tries = "; ".join(map(_change, stage.changes))
+            tries = "; ".join(map(as_options, stage.changes))
             lines.append(_METRICS[stage.metric].filled(stage=STAGES[stage.name], tries=tries))
         lines += [
             message("{stage}: not tried, {reason}", stage=STAGES[name], reason=reason)
@@ -128,15 +129,6 @@ _METRICS: Final[dict[Metric, Message]] = {
     "prompt": message("{stage} (by prompt speed): {tries}"),
     "decode": message("{stage} (by decode speed): {tries}"),
 }
-
-
-def _change(change: Change) -> str:
-    """E.g. 'threads 4, threads-batch 4, pin off', as on the command line."""
-    return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in change.items())
-
-
-def _value(value: object) -> str:
-    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:

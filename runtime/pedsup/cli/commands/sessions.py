@@ -13,6 +13,7 @@ from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.files.timestamp import local
 from pedsup.messages import message
+from pedsup.progress import print_result
 from pedsup.session.listing import Summary, search, summaries
 from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
@@ -49,12 +50,12 @@ def command(words: tuple[str, ...], limit: int, history_dir: str | None, as_json
     for row, excerpt in rows:
         _show(screen, row, excerpt)
     if not rows:
-        print(translated(message("No conversation was found.")), flush=True)
+        print_result(message("No conversation was found."))
         return 0
     if more:
-        print(translated(message("There are more: give words to search for, or a larger -n.")))
+        print_result(message("There are more: give words to search for, or a larger -n."))
     hint = message("Continue one: pedsup-run --resume ID")
-    print(screen.wrapped(translated(hint)), flush=True)
+    print_result(hint)
     return 0
 
 

@@ -15,11 +15,11 @@ from pedsup.device.noise import Series
 from pedsup.errors import EngineError
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
-from pedsup.progress import say
+from pedsup.progress import print_result, say
 from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.settings.load import load_settings
 from pedsup.settings.schema import Settings
-from pedsup.texts.language import set_language, translated
+from pedsup.texts.language import set_language
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
@@ -57,7 +57,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
     set_language(settings.lang)
     launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
-        print(translated(joined("\n", plan.lines())), flush=True)
+        print_result(joined("\n", plan.lines()))
         return 0
     trust = verify_weights(launch.trust)
     if trust.warns:
@@ -85,6 +85,8 @@ def _prepare(
     plain = Settings(
         engine=settings.engine,
         adapter=settings.adapter,
+        mmproj=settings.mmproj,
+        picture_tokens=settings.picture_tokens,
         tuned=False,
         require_signature=policy.require_signature,
     )

@@ -8,9 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from pedsup.engine.build_probe import library_is_packaged
 from pedsup.engine.limits import NO_PROGRAMS
 from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.vector_units import reinstall
 from pedsup.errors import BadFileError, MissingDependencyError
+from pedsup.messages import message
 from pedsup.pictures.picture import UPRIGHT, Picture
 from pedsup.pictures.turn import turned_upright
 
@@ -35,12 +38,7 @@ def load_mtmd(lib: ModuleType) -> ModuleType:
     try:
         mtmd = bindings.import_submodule("mtmd_cpp")
     except (OSError, RuntimeError, AttributeError) as error:
-        raise MissingDependencyError(
-            "this build of llama.cpp cannot see pictures: it has no libmtmd",
-            where=folder,
-            wanted="llama-cpp-python built with it, or a llama-server program",
-            remedy="see docs/pictures.md, or give --engine server",
-        ) from error
+        raise _without_mtmd(folder) from error
     finally:
         if before is None:
             del os.environ[LIBRARY_VARIABLE]
@@ -49,6 +47,22 @@ def load_mtmd(lib: ModuleType) -> ModuleType:
     callback = vars(lib)["pedsup_log_callback"]
     mtmd.mtmd_helper_log_set(callback, ctypes.c_void_p(0))
     return mtmd
+
+
+def _without_mtmd(folder: Path) -> MissingDependencyError:
+    if library_is_packaged():
+        remedy = message("give --engine server")
+    else:
+        remedy = message(
+            "in a checkout of pedsup: make pictures; elsewhere: {command}; or give --engine server",
+            command=reinstall(),  # which leaves nothing out, unlike `make setup`
+        )
+    return MissingDependencyError(
+        "this build of llama.cpp cannot see pictures: it has no libmtmd",
+        where=folder,
+        wanted="llama-cpp-python built with it, or a llama-server program",
+        remedy=remedy,
+    )
 
 
 def chunks(lib: ModuleType, context: Any, picture: Picture) -> Any:
