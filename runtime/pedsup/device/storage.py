@@ -44,9 +44,8 @@ def _drop(path: Path) -> None:
     """Drop the file's cached pages: without direct reads they would be measured instead."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        if hasattr(os, "posix_fadvise"):
-            middle = path.stat().st_size // 2
-            os.posix_fadvise(fd, middle, MOST, os.POSIX_FADV_DONTNEED)
+        middle = path.stat().st_size // 2
+        os.posix_fadvise(fd, middle, MOST, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
 

@@ -131,6 +131,16 @@ class QualityFacts:
 
 
 @dataclass(frozen=True)
+class FitFacts:
+    """A model file that an adapter was made for."""
+
+    name: str
+    header: Sha256
+    """`pedsup.trust.identity.header_digest` of the model alone."""
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
 class CoreFacts:
     """What the core says. Another version may say more."""
 
@@ -143,6 +153,7 @@ class CoreFacts:
     vocabulary: Mapping[str, object] | None = None
     chat_template_sha256: object = None
     mmproj: MmprojFacts | None = None
+    fits: tuple[FitFacts, ...] = ()
 
 
 @dataclass(frozen=True)
