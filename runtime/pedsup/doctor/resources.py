@@ -28,7 +28,6 @@ SHARED_KINDS: Final = ("fuse", "sdcardfs", "esdfs", "exfat", "vfat")
 
 
 def memory(device: Device) -> list[Finding]:
-    """Total and available memory."""
     info, available = memory_info(device.root), available_memory(device.root)
     total = info.get("MemTotal")
     if available is None or total is None:
@@ -83,7 +82,6 @@ def storage(device: Device, model: Path | None) -> list[Finding]:
 
 
 def heat(device: Device) -> list[Finding]:
-    """The hottest sensors that can be read."""
     now = HeatSensors(device.root).read()
     if not now.known:
         return [Finding("heat", "ok", "heat_unknown")]
@@ -111,7 +109,6 @@ def _room(folder: Path) -> Finding:
 
 
 def _largest(folder: Path) -> Path | None:
-    """The largest file in one of our folders."""
     try:
         files = [path for path in folder.iterdir() if path.is_file()]
         return max(files, key=lambda path: path.stat().st_size, default=None)

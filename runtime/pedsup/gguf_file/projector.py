@@ -102,7 +102,6 @@ class Projector:
 
 
 def is_projector(header: GGUFHeader) -> bool:
-    """Whether a GGUF file is a projector."""
     return header.architecture == ARCHITECTURE
 
 

@@ -44,7 +44,6 @@ class Served:
 
     @property
     def sees(self) -> bool:
-        """Whether the model takes pictures."""
         return self.loaded.engine.can_see
 
     @property

@@ -29,13 +29,11 @@ class PictureNote:
 
     @classmethod
     def of(cls, picture: Picture) -> PictureNote:
-        """The note of a picture."""
         return cls(
             picture.sha256, picture.media_type, *picture.upright_size, bytes=len(picture.data)
         )
 
     def text(self) -> Message:
-        """One line for a reader."""
         return message(
             "picture: {width} x {height} pixels, {n} bytes, SHA-256 {digest}",
             width=self.width,

@@ -73,7 +73,6 @@ def option(
 
 
 def option_of(setting: Field[object]) -> Option:
-    """The option of a field of `Settings`."""
     found = setting.metadata[_KEY]
     assert isinstance(found, Option)
     return found

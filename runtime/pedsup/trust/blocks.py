@@ -50,7 +50,6 @@ class BlockDigests:
         self._open, self._room = hashlib.sha256(), BLOCK
 
     def update(self, data: memoryview) -> None:
-        """The next bytes of the file."""
         while data:
             part = data[: self._room]
             self._open.update(part)

@@ -38,12 +38,10 @@ _AGAIN: Final = message("copy the manifest again from where the model came from"
 
 
 def manifest_path(model: Path) -> Path:
-    """Where the manifest of a model lies."""
     return model.with_name(model.name + ".manifest.json")
 
 
 def mmproj_path(model: Path) -> Path:
-    """Where the projector of a model lies."""
     return model.with_name(f"mmproj-{model.stem}.gguf")
 
 
@@ -170,12 +168,10 @@ class Manifest:
 
     @property
     def tensors(self) -> Mapping[str, TensorFacts]:
-        """By name."""
         return self.facts.tensors
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """How it was made."""
         return self.facts.recipe or {}
 
 
