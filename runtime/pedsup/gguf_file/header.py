@@ -88,7 +88,7 @@ class GGUFHeader:
         return self.metadata.get(self.full_key(key), default)
 
 
-def read_header(path: str | Path) -> GGUFHeader:
+def read_header(path: str | Path, wanted: Message = MODEL_FILE) -> GGUFHeader:
     """Read and check the header of a GGUF file; tensor data is not touched.
 
     Raises:
@@ -96,7 +96,7 @@ def read_header(path: str | Path) -> GGUFHeader:
             alignment or offset in it cannot be right.
     """
     path = Path(path)
-    with open_regular(path) as file:
+    with open_regular(path, wanted) as file:
         return parse_header(file, os.fstat(file.fileno()).st_size, path)
 
 
