@@ -24,13 +24,7 @@ from typing import Any, BinaryIO, Final
 from pedsup.errors import BadFileError, MissingFileError
 from pedsup.files.fsio import work_folder
 from pedsup.gguf_file.cursor import AGAIN, Cursor
-from pedsup.gguf_file.limits import (
-    DEFAULT_ALIGNMENT,
-    MAX_KEYS,
-    MAX_NAME,
-    MAX_TENSORS,
-    VERSIONS,
-)
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_KEYS, MAX_NAME, MAX_TENSORS, VERSIONS
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
 from pedsup.gguf_file.values import ArrayValue, ValueType

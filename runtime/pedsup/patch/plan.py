@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pedsup.errors import (
-    UsageError,
-)
+from pedsup.errors import UsageError
 from pedsup.files.fsio import refuse_existing
 from pedsup.patch.index import PatchIndex, read_index
 from pedsup.patch.payload import Payload
