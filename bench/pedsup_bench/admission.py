@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pedsup.errors import PedsupError
 from pedsup.gguf_file import read_header
-from pedsup.gguf_file.projector import require_belongs, validate_projector
+from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings.load import load_settings
@@ -53,8 +53,7 @@ def admit(
     checked = assess_pair(header, adapter, policy)
     trust = checked.trust
     if projector is not None:
-        seen = validate_projector(projector)
-        require_belongs(seen, header)
+        seen = matching_projector(projector, header)
         its = assess_projector(seen.header, checked.model, trust, policy, strict=False)
         trust = trust.beside("projector", its)
     if weights:

@@ -14,7 +14,7 @@ import click
 from pedsup.engine.limits import cannot_see
 from pedsup.errors import UsageError
 from pedsup.files.fsio import sha256_file
-from pedsup.gguf_file.projector import require_belongs, validate_projector
+from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.trust.identity import identify
 from pedsup.trust.projector import projector_beside
@@ -204,7 +204,7 @@ def _projector(model: Path, given: RunOptions) -> Path | None:
     path = given["mmproj"] or projector_beside(model, identify(header).manifest)
     if path is None or not path.exists():
         raise cannot_see()
-    require_belongs(validate_projector(path), header)
+    matching_projector(path, header)
     return path
 
 

@@ -69,7 +69,6 @@ class Turn:
 
     @property
     def result(self) -> TurnResult:
-        """The result so far."""
         return TurnResult(
             answer=self._output.text(Channel.ANSWER),
             reasoning=self._output.text(Channel.REASONING),

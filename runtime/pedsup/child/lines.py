@@ -168,7 +168,6 @@ def requests() -> Iterator[dict[str, Any]]:
 
 
 def answer(document: Mapping[str, object]) -> None:
-    """Tell the parent of this process."""
     print(json.dumps(document), flush=True)
 
 

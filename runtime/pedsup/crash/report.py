@@ -49,7 +49,6 @@ class Present:
 
 
 def present() -> Present:
-    """The current state of this machine."""
     android = sys.platform == "android" or "ANDROID_ROOT" in os.environ  # also in a proot
     return Present(boot_id(), oom_kills(), android)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,6 +82,16 @@ def _parts(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def tables(value: object) -> Iterator[dict[str, Any]]:
+    """Every table (a JSON object) in a value, itself included."""
+    todo = [value]
+    while todo:
+        at = todo.pop()
+        if isinstance(at, dict):
+            yield at
+        todo += _parts(at)
 
 
 def read_first(path: Path, what: str, n: int) -> bytes:

@@ -144,7 +144,6 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
 
 
 def _is_new(plan: ApplyPlan) -> bool:
-    """Whether the file is already the new version."""
     path = plan.final
     if not path.exists():
         return False

@@ -124,7 +124,6 @@ class PatchIndex:
 
     @property
     def header_bytes(self) -> int:
-        """Length of the new header, its padding included."""
         return sum(length for _, length in self.copies)
 
 

@@ -78,7 +78,6 @@ def _require_old(old: OldModel, index: PatchIndex) -> OldModel:
 
 
 def another_file(path: Path, index: PatchIndex) -> MismatchError:
-    """The error for a file that the patch is not for."""
     return MismatchError(
         "the patch is for another file",
         where=path,

@@ -88,7 +88,6 @@ class Work:
                 path.unlink()
 
     def remove(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder)
         fsync_folder(self.final.parent)
 

@@ -55,7 +55,6 @@ class ForgetPlan:
     items: tuple[Item, ...]
 
     def count(self, kind: Kind) -> tuple[int, int]:
-        """Number and bytes of the files of a kind."""
         sizes = [item.size for item in self.items if item.kind == kind]
         return len(sizes), sum(sizes)
 

@@ -10,7 +10,7 @@ from pedsup.engine.limits import cannot_see
 from pedsup.errors import PedsupError, ResourceError, UnsupportedError
 from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
+from pedsup.gguf_file.projector import Projector, matching_projector
 from pedsup.gguf_file.projector_fields import KNOWN
 from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
@@ -55,8 +55,7 @@ def find_sight(
     )
     if path is None:
         return None
-    projector = validate_projector(path)
-    require_belongs(projector, header)
+    projector = matching_projector(path, header)
     if settings.strict and not projector.known:
         raise UnsupportedError(
             message("a projector of the kind '{kind}'", kind=label(projector.kind)),

@@ -51,7 +51,6 @@ class ApiError(Exception):
         self.param, self.headers = param, headers
 
     def said(self, language: Language) -> str:
-        """The message in the reader's language."""
         return without_commands(translated(self.message, language))
 
     @property
@@ -68,7 +67,6 @@ class ApiError(Exception):
 
 
 def bad_value(param: str, message: str) -> ApiError:
-    """A field has a value that cannot be taken."""
     return ApiError(400, message, "invalid_value", param=param)
 
 

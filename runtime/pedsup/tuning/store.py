@@ -70,7 +70,6 @@ class Tuned:
     """Relative spread of repeated decode measurements."""
 
     def summary(self) -> str:
-        """The values in one line."""
         return as_options(self.settings)
 
 
@@ -92,7 +91,6 @@ class Lookup:
 
 
 def tuned_file() -> Path:
-    """Where the choices are kept."""
     return config_folder() / FILE
 
 

@@ -24,7 +24,6 @@ FROM_CHILD: Final = Source("the answer", "tuning.worker", error=EngineError)
 
 
 def config_to_json(config: EngineConfig) -> dict[str, object]:
-    """`EngineConfig` as JSON values."""
     values = asdict(config)
     values["model"] = str(config.model)
     values["adapter"] = str(config.adapter) if config.adapter else None
@@ -35,7 +34,6 @@ def config_to_json(config: EngineConfig) -> dict[str, object]:
 
 
 def config_from_json(values: Mapping[str, object]) -> EngineConfig:
-    """The inverse."""
     return record(EngineConfig, values, FROM_PARENT)
 
 
@@ -88,7 +86,6 @@ def measure(engine: Engine, task: Task) -> Seconds:
 
 
 def main() -> None:
-    """Serve until standard input ends."""
     asked = requests()
     first = record(_First, next(asked), FROM_PARENT)
     started = time.perf_counter()

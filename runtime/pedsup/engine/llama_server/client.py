@@ -18,7 +18,6 @@ class ServerClient:
         self._process = process
 
     def post(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        """One request, its JSON answer."""
         response, connection = self._request(method, path, body)
         try:
             raw = response.read()
