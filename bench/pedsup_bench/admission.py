@@ -7,7 +7,6 @@ measured all the same, after a warning, and the document says so.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pedsup.errors import PedsupError
@@ -57,7 +56,7 @@ def admit(
         seen = validate_projector(projector)
         require_belongs(seen, header)
         its = assess_projector(seen.header, checked.model, trust, policy, strict=False)
-        trust = replace(trust, projector=its)
+        trust = trust.beside("projector", its)
     if weights:
         # Measuring a file does not pin its signer; running it does.
         trust = verify_weights(trust, remember=False)

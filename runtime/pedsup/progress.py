@@ -55,7 +55,7 @@ def say(text: str) -> None:
     print(shown, file=sys.stderr, flush=True)
 
 
-def show(text: str) -> None:
+def print_result(text: str) -> None:
     """Print a result for a person on stdout, no wider than the terminal."""
     print(screen_of(sys.stdout).wrapped(translated(text), CONTINUED), flush=True)
 

@@ -215,11 +215,10 @@ def _pair(folder: Path, forged: Forged = GOOD) -> Path:
 def test_the_model_s_manifest_names_its_projector(tmp_path: Path) -> None:
     model = _pair(tmp_path)
     plan = plan_launch(model, Settings(strict=True), available=_PLENTY)
-    assert plan.trust.projector is not None
-    assert not plan.trust.projector.unbound
+    assert not plan.trust.companions["projector"].unbound
     assert plan.config.projector == mmproj_path(model)
     assert (
-        plan.trust.projector.expected_sha256
+        plan.trust.companions["projector"].expected_sha256
         == hashlib.sha256(mmproj_path(model).read_bytes()).hexdigest()
     )
     # One byte of its weights: found when they are read.
@@ -286,7 +285,7 @@ def test_a_projector_that_nobody_asked_for_costs_no_context(tmp_path: Path) -> N
     little = Available(without + (1 << 20), "a test")
     plan = plan_launch(model, Settings(), available=little)
     assert plan.config.projector is None
-    assert plan.trust.projector is None
+    assert "projector" not in plan.trust.companions
     with pytest.raises(ResourceError, match="no memory for its projector"):
         require_sight(plan.blind, plan.config)
     asked = plan_launch(model, Settings(), available=little, seeing=True)

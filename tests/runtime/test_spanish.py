@@ -31,7 +31,7 @@ from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_server.process import explain_death
 from pedsup.errors import BadFileError, ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.validate import validate_model
-from pedsup.memory import Available, require_fit
+from pedsup.memory import Available, Room
 from pedsup.memory.estimate import IN_PROCESS, estimate
 from pedsup.messages import from_document, joined, message
 from pedsup.progress import report
@@ -288,7 +288,7 @@ def test_too_little_memory_is_said_in_spanish_with_what_it_costs(
     group = message("the memory limit of the group {name}", name="/a b")
     available = Available(need - (1 << 20), group)
     with pytest.raises(ResourceError) as refused:
-        require_fit(header, config, available, rate=rate)
+        Room(header, available).require(config, rate=rate)
     said = error_text(refused.value, "es")
     assert english_in(said) == []
     figures = re.compile(r"--\S+|/a b|[\d.]+ (?:MiB|MB/s|tokens)")

@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
 from pedsup.patch.apply import apply, check
 from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
-from pedsup.progress import human_bytes, show
+from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
 from pedsup.trust.manifest import MmprojFacts, manifest_path, mmproj_path, read_manifest
@@ -102,16 +101,12 @@ def _projector_text(model: Path) -> list[Message]:
 
 
 def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
-    if as_json:
-        known = trust.describe() if trust is not None else None
-        document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
-        if trust is not None and (beside := _projector(plan.final)) is not None:
-            named, found = beside
-            document["projector"] = {
-                "name": named.name, "size": named.size, "sha256": named.sha256,
-                "path": None if found is None else str(found),
-            }  # fmt: skip
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
-        return
-    for line in lines:
-        show(line)
+    known = trust.describe() if trust is not None else None
+    document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
+    if trust is not None and (beside := _projector(plan.final)) is not None:
+        named, found = beside
+        document["projector"] = {
+            "name": named.name, "size": named.size, "sha256": named.sha256,
+            "path": None if found is None else str(found),
+        }  # fmt: skip
+    show(as_json, document, lines)
