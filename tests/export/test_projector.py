@@ -248,6 +248,7 @@ def test_the_command_and_its_plan(cases: dict[str, Case], tmp_path: Path) -> Non
 # ---- one pass, resumed, up to date ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on_and_gives_the_same_files(
     cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_killed_export_goes_on_and_gives_the_same_files(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_up_to_date_is_a_matter_of_both_files(pair: Path, cases: dict[str, Case]) -> None:
     request = replace(cases["gemma3"].request, out=pair, force=True)
     report = unchanged(*make_plan(request))
@@ -319,6 +321,7 @@ def test_each_names_the_other_and_both_are_proved(family: str, cases: dict[str, 
     assert report.projector.shares and report.projector.n_tensors == len(header.tensors)
 
 
+@pytest.mark.slow
 def test_another_adapter_of_the_towers_is_found(cases: dict[str, Case], tmp_path: Path) -> None:
     """Both text models have the same bytes: only the projectors tell the adapters apart."""
     case = cases["gemma3"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 from pedsup_testing import forged_gguf as fg
+from pedsup_testing import programs
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import with_manifest
 
@@ -423,14 +422,11 @@ def test_the_program_answers_with_it(smollm2: Path, tmp_path: Path) -> None:
             t[name] = t[name] * 0.1
 
     adapter = write(tmp_path / "a.gguf", smollm2, change=small)
-    words = [
-        sys.executable, "-m", "pedsup", smollm2, "--adapter", adapter, "--ctx", "256",
-        "--threads", "1", "--temp", "0", "--max-tokens", "4", "-p", "Hello", "--json",
-    ]  # fmt: skip
-    environ = {**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"}
-    done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, env=environ, check=False
-    )
+    done = programs.run(
+        "pedsup", smollm2, "--adapter", adapter, "--ctx", "256", "--threads", "1", "--temp", "0",
+        "--max-tokens", "4", "-p", "Hello", "--json",
+        env={**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["model"]["adapter"]["file"] == "a.gguf"

@@ -115,7 +115,8 @@ def test_the_estimate_for_smollm2(smollm2: Path, n_ctx: int) -> None:
     assert close(need.compute, real["compute"])
 
 
-@pytest.mark.parametrize("n_ctx", [1024, pytest.param(4096, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_ctx", [1024, 4096])
 def test_resident_memory_of_smollm2(smollm2: Path, n_ctx: int) -> None:
     real = probe("measured", smollm2, n_ctx=n_ctx)
     need = estimate(read_header(smollm2), EngineConfig(smollm2, n_ctx=n_ctx))

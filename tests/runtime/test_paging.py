@@ -215,6 +215,7 @@ def test_a_draft_model_s_pages_come_off_what_may_stay(model: Path, smollm2: Path
     assert kernel.read_per_token >= both.weights + weights
 
 
+@pytest.mark.slow
 def test_layers_that_are_let_go_change_no_text(smollm2: Path) -> None:
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 

@@ -47,7 +47,7 @@ def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 
 
-@pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
+@pytest.mark.parametrize("model", [pytest.param("smollm2", marks=pytest.mark.slow), "gemma4_gguf"])
 def test_the_second_start_finds_the_state(open_any, model, request, tmp_path):
     path = request.getfixturevalue(model)
     first = Start(open_any, path, tmp_path / "cache")
