@@ -100,7 +100,7 @@ def _size(_: object, __: object, text: str | None) -> tuple[int, int] | None:
 @click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")
 @click.option("--against", type=click.Choice(["llama-bench"]), help="Run it side by side.")
 @click.option("--phone", help="Limit memory, cores and storage reads as on this phone (cgroups).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
+@options.DRY_RUN
 @options.THREADS
 @options.OUT
 @options.HTML
