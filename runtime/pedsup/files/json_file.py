@@ -35,7 +35,7 @@ def parse_json(data: bytes | str) -> Any:
     """The value of a JSON text whose texts are all encodable. A byte order mark is passed over.
 
     Raises:
-        ValueError: no UTF-8, no JSON, nested too deep, or half of a surrogate pair in a text.
+        ValueError: not UTF-8, not JSON, nested too deep, or half of a surrogate pair in a text.
     """
     text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
     value = loaded(json.loads, text, json.JSONDecodeError)
@@ -98,7 +98,7 @@ def read_first(path: Path, what: str, n: int) -> bytes:
     """The first `n` bytes of a regular file, or all of a shorter one.
 
     Raises:
-        BadFileError: it is missing, no regular file, or cannot be read.
+        BadFileError: it is missing, is not a regular file, or cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -124,7 +124,7 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
     Raises:
-        BadFileError: it is missing, no regular file, too large, or cannot be read.
+        BadFileError: it is missing, not a regular file, too large, or cannot be read.
     """
     data = read_first(path, what, limit + 1)
     if len(data) > limit:
@@ -143,7 +143,7 @@ def read_json_object(
     """A JSON object from a regular file of at most `limit` bytes.
 
     Raises:
-        BadFileError: missing, too large, not JSON, or no object; with `remedy`.
+        BadFileError: missing, too large, not JSON, or not an object; with `remedy`.
     """
     data = read_bounded(path, what, limit)
     try:

@@ -110,7 +110,7 @@ def validate_projector(path: str | Path) -> Projector:
 
     Raises:
         BadFileError: it is damaged or forged.
-        UnsupportedError: it is no projector, or one without a vision tower.
+        UnsupportedError: it is not a projector, or has no vision tower.
     """
     return projector_of(read_header(path))
 

@@ -122,10 +122,6 @@ class PatchIndex:
     signature: Packed | None
     tensors: tuple[TensorPatch, ...]
 
-    @property
-    def header_bytes(self) -> int:
-        return sum(length for _, length in self.copies)
-
 
 def read_index(path: Path) -> tuple[PatchIndex, BinaryIO]:
     """The index of a patch, and the open file.

@@ -167,7 +167,7 @@ def _listening(server: LoopbackServer, queue: JobQueue) -> Iterator[None]:
         queue.close()
         _drain(server)
         server.task_dispatcher.shutdown(timeout=0.5)
-        # In its own thread, which would otherwise wait on sockets that are no more.
+        # In its own thread, which would otherwise wait on sockets that no longer exist.
         server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
         thread.join(timeout=DRAIN_S)
 

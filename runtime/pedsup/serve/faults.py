@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from pedsup.errors import (
-    ContextFullError,
-    MismatchError,
-    PedsupError,
-    UnsupportedError,
-    UsageError,
-)
+from pedsup.errors import ContextFullError, MismatchError, PedsupError, UnsupportedError, UsageError
 from pedsup.messages import joined, message
 from pedsup.session.transcript import InUseError
 from pedsup.texts.intended_use import Language

@@ -18,13 +18,7 @@ from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
-from pedsup.trust.bundle import (
-    COPY,
-    Signature,
-    read_signature,
-    signature_path,
-    signed_files,
-)
+from pedsup.trust.bundle import COPY, Signature, read_signature, signature_path, signed_files
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store

@@ -36,7 +36,7 @@ def assess_pair(header: GGUFHeader, adapter: Path | None, policy: Policy) -> Che
     """Every check of a model, and of the adapter to be applied to it, that reads no weights.
 
     Raises:
-        BadFileError, UnsupportedError: the adapter is no file that llama.cpp applies.
+        BadFileError, UnsupportedError: the adapter is not a file that llama.cpp applies.
         MismatchError: the adapter was made for another model.
         UntrustedError: as `pedsup.trust.assess.assess`, for either file.
     """

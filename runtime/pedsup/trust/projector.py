@@ -17,13 +17,7 @@ from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.messages import message
 from pedsup.trust.assess import Bound, Policy, assess
 from pedsup.trust.identity import ModelIdentity, header_digest, identify
-from pedsup.trust.manifest import (
-    MMPROJ_KEY,
-    Manifest,
-    MmprojFacts,
-    mmproj_path,
-    projector_origin,
-)
+from pedsup.trust.manifest import MMPROJ_KEY, Manifest, MmprojFacts, mmproj_path, projector_origin
 from pedsup.trust.verdict import Trust
 
 PATTERN: Final = "mmproj-*.gguf"

@@ -87,7 +87,7 @@ class Lookup:
     stale: Stale | None = None
     """There is an entry for the model, but of another engine or device."""
     problem: str | None = None
-    """Why the file was not believed."""
+    """Why the file is not used."""
 
 
 def tuned_file() -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
@@ -31,10 +30,6 @@ def config_to_json(config: EngineConfig) -> dict[str, object]:
     del values["draft"]  # none is measured
     values["cpus"] = sorted(config.cpus) if config.cpus else None
     return values
-
-
-def config_from_json(values: Mapping[str, object]) -> EngineConfig:
-    return record(EngineConfig, values, FROM_PARENT)
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,10 @@ class Seconds:
 
 
 @dataclass(frozen=True)
-class _First:
-    config: Mapping[str, object]
+class First:
+    """How the model is loaded."""
+
+    config: EngineConfig
     engine: Literal["auto", "inprocess", "server"]
 
 
@@ -87,10 +84,10 @@ def measure(engine: Engine, task: Task) -> Seconds:
 
 def main() -> None:
     asked = requests()
-    first = record(_First, next(asked), FROM_PARENT)
+    first = record(First, next(asked), FROM_PARENT)
     started = time.perf_counter()
     try:
-        engine = open_engine(config_from_json(first.config), first.engine)
+        engine = open_engine(first.config, first.engine)
         answer(asdict(Ready(engine.name, time.perf_counter() - started)))
         try:
             for request in asked:

@@ -44,10 +44,6 @@ class KVCache:
         self._memory = lib.llama_get_memory(ctx)
         self._checkpoints: list[_Checkpoint] = []
 
-    @property
-    def checkpoint_bytes(self) -> int:
-        return sum(len(c.data) for c in self._checkpoints)
-
     def clear(self) -> None:
         """Forget everything."""
         self._lib.llama_memory_clear(self._memory, False)
