@@ -1,7 +1,7 @@
 """Texts that a file is calibrated or judged on: read, and told apart.
 
 A text that decided how a file was rounded says nothing about how good the file is. So both stages
-read texts with this module, and look for runs of words that stand in both.
+read texts with this module, and look for runs of words that occur in both.
 """
 
 from __future__ import annotations
