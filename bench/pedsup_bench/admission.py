@@ -7,12 +7,11 @@ measured all the same, after a warning, and the document says so.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pedsup.errors import PedsupError
 from pedsup.gguf_file import read_header
-from pedsup.gguf_file.projector import require_belongs, validate_projector
+from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
 from pedsup.settings.load import load_settings
@@ -54,10 +53,9 @@ def admit(
     checked = assess_pair(header, adapter, policy)
     trust = checked.trust
     if projector is not None:
-        seen = validate_projector(projector)
-        require_belongs(seen, header)
+        seen = matching_projector(projector, header)
         its = assess_projector(seen.header, checked.model, trust, policy, strict=False)
-        trust = replace(trust, projector=its)
+        trust = trust.beside("projector", its)
     if weights:
         # Measuring a file does not pin its signer; running it does.
         trust = verify_weights(trust, remember=False)

@@ -71,7 +71,7 @@ def native_libraries() -> dict[str, str]:
 
     Figures are then of the same compiled kernels: another build rounds in another order.
     """
-    folder = native.ROOT / "build" / "bin"
+    folder = native.BIN
     if not (folder / "libllama.so").is_file():
         pytest.skip("llama.cpp's programs are not built: run `make native`")
     return {"LLAMA_CPP_LIB_PATH": str(folder)}

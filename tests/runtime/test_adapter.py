@@ -246,8 +246,7 @@ def test_a_model_is_no_adapter_and_the_reverse(model: Path, tmp_path: Path) -> N
 def test_an_adapter_without_a_manifest_is_warned_of(model: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.gguf", model)
     checked = assess_pair(validate_model(model), path, Policy())
-    assert checked.trust.adapter is not None
-    assert checked.trust.adapter.unbound
+    assert checked.trust.companions["adapter"].unbound
     assert any("was made for this model" in line for line in checked.trust.lines())
     assert checked.trust.describe()["adapter"]["signed"] == "unsigned"
     with pytest.raises(UntrustedError, match="not signed"):
@@ -257,8 +256,7 @@ def test_an_adapter_without_a_manifest_is_warned_of(model: Path, tmp_path: Path)
 def test_a_bound_adapter_says_what_its_base_must_be(model: Path, tmp_path: Path) -> None:
     path = bound(write(tmp_path / "x.gguf", model), model, tmp_path / "a.gguf")
     checked = assess_pair(validate_model(model), path, Policy())
-    assert checked.trust.adapter is not None
-    assert not checked.trust.adapter.unbound
+    assert not checked.trust.companions["adapter"].unbound
     # The base has no manifest of its own: its bytes are compared with the adapter's all the same.
     assert checked.trust.expected_sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert verify_weights(checked.trust).weights == "read"
@@ -291,8 +289,10 @@ def test_changed_adapters_and_forged_manifests_are_refused(model: Path, tmp_path
     path.write_bytes(data)
     with pytest.raises(UntrustedError):
         verify_weights(assess_pair(validate_model(model), path, Policy()).trust)
-    path.write_bytes(whole)
+    manifest = manifest_path(path).read_bytes()
     for changes in ({"sha256": "no digest"}, {"header": "x"}):
+        path.write_bytes(whole)
+        manifest_path(path).write_bytes(manifest)
         rebind(path, model, **changes)
         with pytest.raises(UntrustedError, match="fits"):
             assess_pair(validate_model(model), path, Policy())

@@ -42,7 +42,9 @@ class TestOption:
     def test_a_file(self, smollm2):
         draft = draft_config(str(smollm2), 6, read_header(smollm2))
         assert draft == DraftConfig("model", model=smollm2)
-        assert [draft_text(d) for d in (draft, LOOKUP)] == [str(smollm2), "lookup"]
+        assert [draft_text(d) for d in (draft, LOOKUP, DraftConfig())] == [
+            str(smollm2), "lookup", "none"
+        ]  # fmt: skip
 
     @pytest.mark.parametrize("asked", ["on", "auto", "", "no/such.gguf", "README.md"])
     def test_anything_else_is_refused(self, asked, smollm2):

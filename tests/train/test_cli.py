@@ -110,7 +110,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(gemma: Path, tmp_path: Path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fits a card of 12GiB" in done.stderr and "checkpoints" not in done.stdout
-    assert "44 steps of 4 x 1" in done.stderr and "(gemma4_text)" in done.stderr
+    assert "22 steps of 4 x 1" in done.stderr and "(gemma4_text)" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pedsup.gguf_file import read_header
 from pedsup.optional import require
 from pedsup.progress import say
-from pedsup_bench.admission import admit_all
+from pedsup_bench.admission import admit, admit_all
 from pedsup_bench.mcqa.html import report
 from pedsup_bench.mcqa.result import SCHEMA, McqaFacts, McqaFigures
 from pedsup_bench.report import document, options, overlap
+from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
 
 if TYPE_CHECKING:
+    from pedsup_bench.mcqa.questions import Question
     from pedsup_bench.mcqa.score import Scored
+
+MAX_SAID: Final = 20
+"""Lines of a file that are said to be left out, one by one."""
 
 
 @click.command()
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="Limit on questions.")
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
 @options.ALLOW_TEMPLATE
+@options.DRY_RUN
 @options.THREADS
 @options.OUT
 @options.HTML
@@ -51,9 +60,17 @@ def mcqa(model: Path, **given: Any) -> None:
         )
     else:
         found = default_questions()
-    for line, reason in found.rejected:
+    for line, reason in found.rejected[:MAX_SAID]:
         say(f"line {line} left out: {reason}")
+    if (more := len(found.rejected) - MAX_SAID) > 0:
+        say(f"{more} more lines left out; --json has their number")
     questions = found.questions[: given["limit"]]
+    if given["dry_run"]:
+        files = {model: given["adapter"]}
+        if given["reference"]:
+            files[given["reference"]] = None
+        click.echo(plan_text(files, questions, options.n_threads(given["threads"])))
+        return
     ask = partial(
         score_all, questions=questions, n_ctx=given["n_ctx"],
         n_threads=options.n_threads(given["threads"]), allow_template=given["allow_template"],
@@ -76,6 +93,33 @@ def mcqa(model: Path, **given: Any) -> None:
         shown = document.as_written(McqaFacts, result, model)
         options.save_page(report(shown), given["html"], force=given["force"])
     options.show(result, mcqa_table(figures), as_json=given["as_json"])
+
+
+def plan_text(
+    files: Mapping[Path, Path | None], questions: Sequence[Question], n_threads: int
+) -> str:
+    """What would be asked, after the checks that read no weights.
+
+    Args:
+        files: model and reference, each with its adapter.
+    """
+    languages = Counter(question.language for question in questions)
+    prompts = sum(len(question.options) for question in questions)
+    tokens = sum(len(q.words) * (1 + len(q.options)) / 2 for q in questions) / CHARACTERS_PER_TOKEN
+    lines, seconds = [], 0.0
+    for number, (path, adapter) in enumerate(files.items()):
+        admit(path, adapter, weights=False, as_before=number == 0)
+        rates = Rates.guess(read_header(path), n_threads)
+        seconds += rates.load + rates.prompt * tokens
+        name = ("model", "reference")[number]
+        lines.append(f"{name:<10} {path}{f' with {adapter}' if adapter else ''}")
+    by_language = ", ".join(f"{n} {name}" for name, n in sorted(languages.items()))
+    return "\n".join([
+        *lines,
+        f"questions  {len(questions)} ({by_language}), {prompts} prompts for each file",
+        f"threads    {n_threads}",
+        f"time       roughly {human_seconds(seconds)}, guessed from the files' sizes",
+    ])  # fmt: skip
 
 
 def mcqa_document(

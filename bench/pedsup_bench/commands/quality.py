@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Start over instead of continuing an interrupted run.")
 @options.ALLOW_TEMPLATE
-@click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
+@options.DRY_RUN
 @options.THREADS
 @options.OUT
 @options.HTML

@@ -14,9 +14,10 @@ import click
 from pedsup.engine.limits import cannot_see
 from pedsup.errors import UsageError
 from pedsup.files.fsio import sha256_file
-from pedsup.gguf_file.projector import require_belongs, validate_projector
+from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
-from pedsup.trust.manifest import mmproj_path
+from pedsup.trust.identity import identify
+from pedsup.trust.projector import projector_beside
 from pedsup_bench.admission import admit_all
 from pedsup_bench.report import options
 from pedsup_bench.report.document import ModelFacts, as_written
@@ -99,7 +100,7 @@ def _size(_: object, __: object, text: str | None) -> tuple[int, int] | None:
 @click.option("--quick", is_flag=True, help="Fewer and shorter samples, for a first look.")
 @click.option("--against", type=click.Choice(["llama-bench"]), help="Run it side by side.")
 @click.option("--phone", help="Limit memory, cores and storage reads as on this phone (cgroups).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
+@options.DRY_RUN
 @options.THREADS
 @options.OUT
 @options.HTML
@@ -199,10 +200,11 @@ def _projector(model: Path, given: RunOptions) -> Path | None:
     from pedsup_bench.speed.picture import check_picture
 
     check_picture(image, size)
-    path = given["mmproj"] or mmproj_path(model)
-    if not path.exists():
+    header = validate_model(model)
+    path = given["mmproj"] or projector_beside(model, identify(header).manifest)
+    if path is None or not path.exists():
         raise cannot_see()
-    require_belongs(validate_projector(path), validate_model(model))
+    matching_projector(path, header)
     return path
 
 

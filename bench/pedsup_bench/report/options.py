@@ -22,6 +22,7 @@ THREADS = click.option(
 ALLOW_TEMPLATE = click.option(
     "--allow-template", is_flag=True, help="Use a chat template pedsup does not know."
 )
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the plan and measure nothing.")
 OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON document."
 )

@@ -49,9 +49,14 @@ def _plan_text(plan: PatchPlan) -> str:
 
 
 def _projector_lines(plan: PatchPlan) -> list[str]:
+    if plan.keeps_projector:
+        return ["the projector of the old file is the new one's too: nothing else has to be sent"]
     if plan.projector is None:
         return []
-    return [f"the patch does not carry its projector: send {clean(plan.projector)} too"]
+    return [
+        f"its projector is another one, which the patch does not carry: send "
+        f"{clean(plan.projector)} too"
+    ]
 
 
 def _made_text(made: PatchMade) -> str:

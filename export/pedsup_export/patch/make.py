@@ -57,9 +57,15 @@ class PatchPlan:
 
     @property
     def projector(self) -> str | None:
-        """Name of the new file's projector, which no patch carries."""
+        """Name of the new file's projector, if it is not the old one's; no patch carries it."""
         facts = self.new.manifest.facts.mmproj
-        return facts.name if facts is not None else None
+        return None if facts is None or self.keeps_projector else facts.name
+
+    @property
+    def keeps_projector(self) -> bool:
+        """Whether the old file's projector is the new one's too."""
+        old, new = (side.manifest.facts.mmproj for side in (self.old, self.new))
+        return old is not None and new is not None and old.sha256 == new.sha256
 
     def bytes_of(self, how: str) -> int:
         """Bytes of the new file's tensors of a kind."""
@@ -74,6 +80,7 @@ class PatchPlan:
             "new_bytes": self.new.header.file_size,
             "signed": self.signature is not None,
             "mmproj": self.projector,
+            "keeps_mmproj": self.keeps_projector,
             "tensors": {kind: sum(1 for h in self.how.values() if h == kind) for kind in KINDS},
             "tensor_bytes": {kind: self.bytes_of(kind) for kind in KINDS},
         }

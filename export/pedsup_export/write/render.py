@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from pedsup.progress import human_bytes
 from pedsup.trust.keys import fingerprint_lines
-from pedsup.trust.pair import FITS
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
 from pedsup_export.plan.export_plan import ExportPlan, TensorPlan
@@ -226,9 +225,8 @@ def verified_text(report: VerifyReport) -> str:
     """One line: what was checked."""
     text = f"{report.n_tensors} tensors, their SHA-256 and the whole file's"
     text += _projector_text(report)
-    if fits := report.manifest.core.get(FITS):
-        named = fits if isinstance(fits, list) else []
-        text += f"; an adapter for {', '.join(str(fit.get('name')) for fit in named)}"
+    if fits := report.manifest.facts.fits:
+        text += f"; an adapter for {', '.join(fit.name for fit in fits)}"
         again = "all its tensors made again from the adapter are the same bytes"
         return f"{text}; {again}" if report.remade else text
     if vocabulary := report.manifest.facts.vocabulary:

@@ -178,7 +178,7 @@ def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple
         if a and a == b:
             return i, j
         if len(a) <= len(b):
-            if i == len(ours) or ours[i] < 0:  # a picture is no text
+            if i == len(ours) or ours[i] < 0:  # a picture is not text
                 return None
             piece, i = engine.piece(ours[i]), i + 1
             a += piece

@@ -51,5 +51,4 @@ def uncut(n: int, places: Sequence[tuple[int, int]]) -> int:
 
 
 def without_pictures(prompt: Sequence[int]) -> list[int]:
-    """The tokens of a prompt alone."""
     return [token for token in prompt if token >= 0]

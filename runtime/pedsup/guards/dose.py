@@ -69,7 +69,6 @@ def asks_for_a_dose(text: str) -> bool:
 
 
 def has_weight(text: str) -> bool:
-    """Whether plain text says how heavy someone is."""
     # 15 mg/kg is not a weight: no number stands before its 'kg'.
     return _WEIGHT.search(text) is not None
 

@@ -122,11 +122,6 @@ class PatchIndex:
     signature: Packed | None
     tensors: tuple[TensorPatch, ...]
 
-    @property
-    def header_bytes(self) -> int:
-        """Length of the new header, its padding included."""
-        return sum(length for _, length in self.copies)
-
 
 def read_index(path: Path) -> tuple[PatchIndex, BinaryIO]:
     """The index of a patch, and the open file.

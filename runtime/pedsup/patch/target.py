@@ -73,23 +73,18 @@ def old_of_header(path: Path, raw: bytes, index: PatchIndex) -> OldModel:
 
 def _require_old(old: OldModel, index: PatchIndex) -> OldModel:
     if digest_of(old.header_raw, old.header.file_size) != index.old.header_sha256:
-        raise another_file(old.path, index)
+        raise MismatchError(
+            "the patch is for another file",
+            where=old.path,
+            wanted=message(
+                "{name}, {size} bytes, SHA-256 {digest}",
+                name=index.old.name,
+                size=index.old.size,
+                digest=index.old.sha256,
+            ),
+            remedy="get the patch that is for this version of the model, or the whole new file",
+        )
     return old
-
-
-def another_file(path: Path, index: PatchIndex) -> MismatchError:
-    """The error for a file that the patch is not for."""
-    return MismatchError(
-        "the patch is for another file",
-        where=path,
-        wanted=message(
-            "{name}, {size} bytes, SHA-256 {digest}",
-            name=index.old.name,
-            size=index.old.size,
-            digest=index.old.sha256,
-        ),
-        remedy="get the patch that is for this version of the model, or the whole new file",
-    )
 
 
 def make_target(payload: Payload, old: OldModel, model: Path) -> Target:

@@ -30,14 +30,12 @@ ICON: Final = "data:image/svg+xml," + quote(_ICON, safe="=:/' ")
 
 
 def page_reply() -> Handler:
-    """The handler of `/`."""
     html = page_html()
     reply = Reply(200, HTML, html.encode(), (("Content-Security-Policy", content_policy(html)),))
     return lambda _request, _rest: reply
 
 
 def page_html() -> str:
-    """The whole page."""
     texts = {"short": SHORT, "full": FULL, "page": json.loads(_part("texts.json"))}
     script = '"use strict";\n' + "".join(_part(f"{name}.js") for name in SCRIPTS)
     parts = {
@@ -74,7 +72,6 @@ def manifest_reply() -> Handler:
 
 
 def openapi_reply() -> Handler:
-    """The handler of `/openapi.json`."""
     reply = Reply(200, JSON, (files("pedsup.serve") / "openapi.json").read_bytes())
     return lambda _request, _rest: reply
 

@@ -33,7 +33,6 @@ class Overview:
     last: Summary | None
 
     def lines(self) -> Iterator[Message]:
-        """The overview in lines, for people."""
         if self.models:
             yield message("Hold a conversation:")
             for path in self.models:

@@ -54,7 +54,6 @@ class KnownModel:
 
     @classmethod
     def of(cls, name: str, path: Path, key: PublicKey) -> KnownModel:
-        """The entry for a file."""
         return cls(name, path_digest(path), key.fingerprint)
 
 
@@ -81,7 +80,6 @@ class TrustStore:
     models: tuple[KnownModel, ...] = ()
 
     def by_hint(self, hint: str) -> TrustedKey | None:
-        """The trusted key that a signature names."""
         return next((trusted for trusted in self.keys if trusted.key.hint == hint), None)
 
     def known(self, name: str, path: Path) -> list[KnownModel]:

@@ -44,7 +44,6 @@ class StreamPlan:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the layers that are let go."""
         return sum(end - begin for ranges in self.layers.values() for begin, end in ranges)
 
 

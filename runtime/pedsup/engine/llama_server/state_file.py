@@ -49,7 +49,6 @@ def unpack_state(path: Path, target: Path, limit: int) -> list[int]:
 
 
 def bad_state(path: Path, reason: str) -> BadFileError:
-    """The error for a state that does not fit."""
     return BadFileError(
         message(
             "llama-server does not accept the saved state: {reason}", reason=as_message(reason)
