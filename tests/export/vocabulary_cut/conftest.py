@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from heapq import nlargest
 from pathlib import Path
 
 import pytest
 from pedsup_testing import cut_models
 from pedsup_testing.cut_models import Pair, export_pair
 from pedsup_testing.slowly import slow_but
+
+
+@pytest.fixture
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """wordfreq's lists, cut to their 20,000 most frequent words: all take 12 s a language."""
+    wordfreq = pytest.importorskip("wordfreq", reason="pip install 'pedsup[vocabulary]'")
+    whole = wordfreq.get_frequency_dict
+
+    def cut(*args: object, **options: object) -> dict[str, float]:
+        words = whole(*args, **options)
+        return {word: words[word] for word in nlargest(20_000, words, key=words.__getitem__)}
+
+    monkeypatch.setattr(wordfreq, "get_frequency_dict", cut)
 
 
 @pytest.fixture(scope="session")

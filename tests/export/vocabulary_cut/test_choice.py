@@ -281,8 +281,8 @@ def test_a_drafter_of_the_full_vocabulary_is_refused(pair: Pair) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_words")
 def test_languages_by_word_list(bases: dict[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("wordfreq", reason="pip install 'pedsup[vocabulary]'")
     request = ExportRequest(
         base=ModelRef(bases["gemma4"], "tiny"), out=tmp_path / "out.gguf",
         vocabulary=vocabulary_request("es,en,qu", None),
