@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -93,13 +94,8 @@ KINDS: Final = ("same", "delta", "whole")
 class Tally:
     """Bytes of changed tensors and of what describes their change, by type."""
 
-    changed: dict[str, int] = field(default_factory=dict)
-    packed: dict[str, int] = field(default_factory=dict)
-
-    def add(self, kind: str, changed: int, packed: int) -> None:
-        """Count a tensor."""
-        self.changed[kind] = self.changed.get(kind, 0) + changed
-        self.packed[kind] = self.packed.get(kind, 0) + packed
+    changed: Counter[str] = field(default_factory=Counter)
+    packed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -283,7 +279,8 @@ class _Tensors:
             packed += self.writer.write(data)
         digests = [new.require_digest(), old.require_digest() if old else None]
         if how != "same":
-            tally.add(tensor.type.name, tensor.n_bytes, packed)
+            tally.changed[tensor.type.name] += tensor.n_bytes
+            tally.packed[tensor.type.name] += packed
         return [tensor.name, how, *digests, packed]
 
     def _ahead(
