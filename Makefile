@@ -47,6 +47,13 @@ endif
 
 comma := ,
 
+# libmtmd is left out of the set-up: compiling it takes half as long as all the rest of llama.cpp.
+PROGRAMS := PYTHONPATH=tools $(BIN)/python -m pedsup_tools.llama_cpp_programs
+
+.PHONY: pictures
+pictures: setup  ## photos in `pedsup-run`'s own process: llama.cpp's library for them (once, 2 minutes)
+	$(PROGRAMS) pictures
+
 lock:  ## tests/lock.txt anew, after a change of pyproject.toml or tests/constraints.txt
 	$(PYTHON) -m venv .build/lock
 	.build/lock/bin/pip install --quiet uv
@@ -160,13 +167,11 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-NATIVE := PYTHONPATH=tools:tests/lib $(BIN)/python -m pedsup_testing.native
-
 source: setup  ## llama.cpp's source, where the official converter lives: nothing is compiled
-	$(NATIVE) --source
+	$(PROGRAMS) source
 
 native: setup  ## llama.cpp's own programs, the oracle of the tests (once, then cached)
-	$(NATIVE)
+	$(PROGRAMS) programs
 
 AXE := PYTHONPATH=runtime:tests/lib $(BIN)/python -m pedsup_testing.axe
 

@@ -9,37 +9,44 @@ from typing import Any
 
 import pytest
 
-from pedsup_tools.from_nothing import ROOT, check_gate, measured
+from pedsup_tools.from_nothing import ROOT, check_quality, measured
+
+BUILD: dict[str, Any] = {"features": ["AVX2"], "missing": []}
 
 
-def document(**changes: Any) -> dict[str, Any]:
-    """As `pedsup-bench gate` writes it; figures of SmolLM2 at Q4_K_M."""
+def quality(**changes: Any) -> dict[str, Any]:
+    """As the manifest has it; figures of SmolLM2 at Q4_K_M."""
     return {
-        "passed": True,
         "checks": [{"sentence": f"check {i}", "passed": True} for i in range(4)],
         "figures": {"all": {"kld": {"mean": 0.07}, "same_top": 0.83}},
-        "build": {"features": ["AVX2"], "missing": []},
         **changes,
     }
 
 
 def test_a_good_run_has_nothing_wrong() -> None:
-    assert check_gate(document()) == []
+    assert check_quality(quality(), BUILD) == []
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"passed": False},
+        {"checks": [{"sentence": f"check {i}", "passed": i > 0} for i in range(4)]},
         {"checks": []},
         {"figures": {"all": {"kld": {"mean": 0.0}, "same_top": 1.0}}},
         {"figures": {"all": {"kld": {"mean": float("nan")}, "same_top": 0.83}}},
-        {"build": None},
-        {"build": {"features": ["LLAMAFILE"], "missing": ["AVX2"]}},
     ],
 )
-def test_each_fault_is_said(changes: dict[str, Any]) -> None:
-    assert len(check_gate(document(**changes))) == 1
+def test_each_fault_of_the_file_is_said(changes: dict[str, Any]) -> None:
+    assert len(check_quality(quality(**changes), BUILD)) == 1
+
+
+@pytest.mark.parametrize("build", [None, {"features": ["LLAMAFILE"], "missing": ["AVX2"]}])
+def test_a_build_without_vector_units_is_said(build: dict[str, Any] | None) -> None:
+    assert len(check_quality(quality(), build)) == 1
+
+
+def test_a_file_without_a_gate_is_said() -> None:
+    assert len(check_quality(None, BUILD)) == 1
 
 
 def test_make_through_the_timed_shell_does_and_fails_as_without(tmp_path: Path) -> None:

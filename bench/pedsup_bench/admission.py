@@ -7,7 +7,6 @@ measured all the same, after a warning, and the document says so.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pedsup.errors import PedsupError
@@ -71,7 +70,7 @@ def _with_projector(
     seen = validate_projector(projector)
     require_belongs(seen, header)
     its = assess_projector(seen.header, checked.model, checked.trust, policy, strict=False)
-    return replace(checked.trust, projector=its)
+    return checked.trust.beside("projector", its)
 
 
 def admit_all(

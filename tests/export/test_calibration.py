@@ -139,6 +139,7 @@ def test_second_moments_are_those_of_transformers(
         assert np.abs((found - oracle) / scale).max() < 0.02, name
 
 
+@pytest.mark.slow
 def test_little_memory_and_a_killed_run_give_the_same_file(
     calibrated: tuple[Path, Path], merge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from pedsup_testing import tiny_models
+from pedsup_testing import programs, tiny_models
 
 from pedsup.errors import UsageError
 from pedsup.trust.manifest import manifest_path, read_manifest
-from pedsup_tools.gguf import job_from, reference_options
+from pedsup_tools.gguf_job import job_from, reference_options
 
 ROOT = Path(__file__).parents[2]
 ODD = ("informe final", 'd\'Ana "x"', "$HOME$(x)", "a#b", "~/niño", "año;ls &")
@@ -32,10 +32,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def export(folder: Path, *options: str | Path, **files: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pedsup_export", "run", "--base", files["base"], "--adapter",
-         files["adapter"], "--quant", "Q8_0", "--out", folder / "m.gguf", *options],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    return programs.run(
+        "pedsup_export", "run", "--base", files["base"], "--adapter", files["adapter"],
+        "--quant", "Q8_0", "--out", folder / "m.gguf", *options,
     )  # fmt: skip
 
 
@@ -126,10 +125,9 @@ def test_another_adapter_of_the_same_name_and_age_is_another_file(
             os.utime(path, (1, 1))
         done = make(tmp_path, ADAPTER=models[run], **given)
         assert done.returncode == 0, done.stderr
-        checked = subprocess.run(
-            [sys.executable, "-m", "pedsup_export", "verify", out, "--base", models["base"],
-             "--adapter", models[run]], capture_output=True, text=True,
-        )  # fmt: skip
+        checked = programs.run(
+            "pedsup_export", "verify", out, "--base", models["base"], "--adapter", models[run]
+        )
         assert checked.returncode == 0, checked.stderr
     before = out.stat()
     same = make(tmp_path, ADAPTER=models["v0.2"], **given)

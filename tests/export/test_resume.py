@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import MismatchError
 from pedsup.files.journal import LineJournal
@@ -260,7 +261,7 @@ def test_the_output_is_locked_against_another_plan(
     assert verify(made.out, base=made.base, adapter=made.adapter).remade
 
 
-@pytest.mark.parametrize("which", ["all", "one"])
+@pytest.mark.parametrize("which", slow_but(["one"], ["all", "one"]))
 def test_a_change_below_the_last_bit_is_not_proved(
     which: str, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -33,8 +34,9 @@ from pedsup.patch.index import MAGIC, MAX_INDEX, PREFIX, read_index
 from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.patch import make
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
 from pedsup_export.patch.pack import deflated
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 
 NAMES = {"same": "Tiny", "longer": "Tiny, version two, with a name that moves every tensor"}
 
@@ -65,11 +67,16 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
 
 
 def _make(tmp_path: Path, before: str = "same", after: str = "same") -> Made:
-    (tmp_path / "phone").mkdir()
-    (tmp_path / "lab").mkdir()
-    old = versions.version(tmp_path / "phone/v0.2.gguf", 2, name=NAMES[before])
-    new = versions.version(tmp_path / "lab/v0.3.gguf", 3, name=NAMES[after])
-    return old, new, patch_of(old, new, tmp_path / "v0.3.patch")
+    """Copies of what was made once for all tests."""
+    master = tmp_path.parent / f"versions-{before}-{after}"
+    if not master.exists():
+        for folder in ("phone", "lab"):
+            (master / folder).mkdir(parents=True)
+        old = versions.version(master / "phone/v0.2.gguf", 2, name=NAMES[before])
+        new = versions.version(master / "lab/v0.3.gguf", 3, name=NAMES[after])
+        patch_of(old, new, master / "v0.3.patch")
+    shutil.copytree(master, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "phone/v0.2.gguf", tmp_path / "lab/v0.3.gguf", tmp_path / "v0.3.patch"
 
 
 def run(old: Path, patch: Path, **options: Any) -> None:
@@ -349,7 +356,8 @@ def test_a_header_of_too_many_copies_is_sent_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make, "MAX_COPIES", 1)
-    old, new, patch = _make(tmp_path, after="longer")
+    old, new, _patch = _make(tmp_path, after="longer")
+    patch = patch_of(old, new, tmp_path / "whole.patch")
     index, file = read_index(patch)
     file.close()
     assert [at for at, _ in index.copies] == [-1]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pedsup_testing import sized_models
+from pedsup_testing import programs, sized_models
 from pedsup_testing.terminal import Terminal
 
 from pedsup.cli.verbs import VERBS
@@ -48,10 +48,7 @@ def run(env: dict[str, str]) -> Run:
     """Run the program without a terminal."""
 
     def call(*arguments: object, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pedsup", *map(str, arguments)],
-            input=stdin, capture_output=True, text=True, env={**env, **more}, check=False,
-        )  # fmt: skip
+        return programs.run("pedsup", *arguments, stdin=stdin, env={**env, **more})
 
     return call
 

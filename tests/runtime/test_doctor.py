@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pedsup_testing import programs
 from pedsup_testing.phones import PHONES, n_cores, write_tree
 
 from pedsup.child.bounded import Ran, run_bounded
@@ -460,8 +461,7 @@ def test_the_command_with_a_model_and_without(smollm2: Path, tmp_path: Path) -> 
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CONFIG_HOME": str(tmp_path)}
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "pedsup", "doctor", *map(str, words)],
-                              capture_output=True, text=True, env=env, check=False)  # fmt: skip
+        return programs.run("pedsup", "doctor", *words, env=env)
 
     done = run(smollm2, "--json", "--lang", "es")
     document = json.loads(done.stdout)

@@ -192,7 +192,7 @@ def test_an_engine_ends_when_its_model_changed() -> None:
     from pedsup_testing.fake_engine import FakeEngine
 
     from pedsup.engine.api import SamplingConfig
-    from pedsup.engine.proxy import CheckedEngine
+    from pedsup.engine.proxy import EngineProxy, checked
 
     changed: list[bool] = []
 
@@ -202,7 +202,8 @@ def test_an_engine_ends_when_its_model_changed() -> None:
 
     make: Callable[..., FakeEngine] = FakeEngine
     closed: list[bool] = []
-    engine = CheckedEngine(make([["a", "b", "c"]]), check, lambda: closed.append(True))
+    inner = make([["a", "b", "c"]])
+    engine = EngineProxy(inner, checked(check), lambda: closed.append(True))
     tokens = engine.generate([1], SamplingConfig(), max_tokens=3)
     next(tokens)
     changed.append(True)

@@ -26,7 +26,7 @@ from pedsup.device.noise import Series, beats
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import read_header
-from pedsup.memory import Available, Host
+from pedsup.memory import Available, Host, Room
 from pedsup.messages import message
 from pedsup.run.plan import plan_launch
 from pedsup.settings.load import given_names
@@ -37,7 +37,6 @@ from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.plan import (
     Candidate,
-    MemoryQuestion,
     Metric,
     TunePlan,
     make_plan,
@@ -92,11 +91,9 @@ def phone_plan(
     phone = PHONES[name]
     cores = read_cores(frozenset(range(n_cores(phone))), write_tree(tmp_path / name, phone))
     threads = plan_threads(cores, machine="aarch64")
-    question = MemoryQuestion(
-        read_header(model), Host(frozenset({"asimddp"})), Available(memory, "a test")
-    )
+    room = Room(read_header(model), Available(memory, "a test"), Host(frozenset({"asimddp"})))
     base = EngineConfig(model, n_threads=threads.n_threads, cpus=threads.cpus)
-    return make_plan(base, threads, cores, question, seconds)
+    return make_plan(base, threads, cores, room, seconds)
 
 
 def test_the_plan_of_a_phone(tmp_path: Path, smollm2: Path) -> None:
@@ -335,6 +332,10 @@ def entry(**more: Any) -> Tuned:
         "decode_tps": 9.5, "prompt_tps": 40.0, "noise": 0.02, **more,
     }  # fmt: skip
     return Tuned(**values)
+
+
+def test_what_was_tuned_is_said_as_on_the_command_line() -> None:
+    assert entry().summary() == "threads 3, pin off, extra-buffers on, mmap off"
 
 
 def test_what_is_kept_is_found_again_and_private(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_next_run_gives_the_unbroken_weights(tmp_path: Path) -> None:
             f"data.sources=[{{format='pairs', path={json.dumps(str(data))}}}]",
             "data.eval_examples=0", "data.max_length=96", "train.max_steps=3",
             "train.save_every=1", "lora.r=4", "lora.alpha=8",
-            "lora.targets=['q_proj']"]  # fmt: skip
+            "lora.dropout=0.05", "lora.targets=['q_proj']"]  # fmt: skip
     (tmp_path / "sweep").mkdir()
     config = {"root": str(tmp_path / "sweep"), "sets": json.dumps(sets), "stride": str(STRIDE)}
     driver = Path(__file__).with_name("fault_driver.py")

@@ -89,6 +89,7 @@ def recipe(base: Path, data: Path, *sets: str) -> Recipe:
             "train.learning_rate=0.02",
             "lora.r=4",
             "lora.alpha=8",
+            "lora.dropout=0.05",
             *sets,
         ],
     )

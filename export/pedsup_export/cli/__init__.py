@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import click
@@ -34,4 +35,6 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # Threads of llama.cpp that wait by spinning take the time of those that multiply or round.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     border(lambda: cli.main(standalone_mode=False))

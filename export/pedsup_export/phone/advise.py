@@ -32,7 +32,7 @@ EFFICIENCY_WITHOUT_DOTPROD: Final = (0.2, 0.5)
 arithmetic, not memory, may be the bound: an assumption, not measured on a phone."""
 DEPTH: Final = 512
 DEFAULT_CONTEXT: Final = 8192
-"""What `pedsup-run` takes when it fits (`pedsup.run.plan.DEFAULT_CTX`)."""
+"""What `pedsup-run` takes when it fits (`pedsup.run.memory_use.DEFAULT_CTX`)."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pedsup.device.available import Available
 from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file.projector import DEFAULT_TOKENS, Projector, projector_of
 from pedsup.memory.estimate import Host
-from pedsup.memory.fit import largest_context
+from pedsup.memory.fit import Room
 from pedsup.memory.picture import projector_bytes
 from pedsup.phones.profiles import Phone
 from pedsup.progress import human_bytes
@@ -96,7 +96,7 @@ def _sight(
     header = planned_header(model, file_type(candidate.quant))
     left = Available(max(0, phone.available_bytes - memory), f"the profile {phone.id}")
     config = EngineConfig(header.path, n_threads=phone.big_cores)
-    largest = largest_context(header, config, left, Host(phone.features, server=True))
+    largest = Room(header, left, Host(phone.features, server=True)).largest_context(config)
     return Sight(
         model=candidate.model,
         quant=candidate.quant,

@@ -16,8 +16,9 @@ from pedsup.trust.manifest import (
     Manifest,
     MmprojFacts,
     mmproj_path,
-    model_tensors_digest,
+    projector_origin,
 )
+from pedsup.trust.projector import projector_beside
 from pedsup_export.prove.differs import Wanted
 from pedsup_export.prove.metadata import check_entries
 from pedsup_export.prove.proof import AdapterShare, Proof, as_written, row_reader
@@ -100,7 +101,8 @@ def check_projector(
         UntrustedError: the file beside the model is not the one that was exported with it.
         MismatchError: it is not what base and adapter give.
     """
-    path, facts = _place(model, manifest), manifest.facts.mmproj
+    path = projector_beside(model, manifest) or mmproj_path(model)
+    facts = manifest.facts.mmproj
     if facts is None:
         return _unnamed(path) if path.exists() else None
     if not path.exists():
@@ -116,33 +118,24 @@ def check_projector(
     )  # fmt: skip
 
 
-def _place(model: Path, manifest: Manifest) -> Path:
-    """Beside the model by its name now, or by the one that it was exported under."""
-    now, facts = mmproj_path(model), manifest.facts.mmproj
-    if facts is None or now.exists() or Path(facts.name).name != facts.name:
-        return now
-    then = model.with_name(facts.name)
-    return then if then.exists() else now
-
-
 def _unnamed(path: Path) -> ProjectorReport:
     note = "it does not belong to this model, whose manifest names no projector"
     return ProjectorReport(path, checked=False, note=note)
 
 
 def _check_pair(header: GGUFHeader, facts: MmprojFacts, manifest: Manifest) -> None:
-    """Model and projector name each other.
+    """The manifest names the projector, which has the origin that the model says.
 
     Raises:
         UntrustedError: one of them names another file.
     """
-    model = model_tensors_digest(manifest.core)
+    origin = projector_origin(manifest.core)
     named = header.get(MMPROJ_KEY)
-    if named != model or header_digest(header) != facts.header:
+    if named != origin or header_digest(header) != facts.header:
         other = "names no model" if named is None else "was made with another model"
         raise UntrustedError(
             f"model and projector do not belong together: this projector {other}"
-            if named != model
+            if named != origin
             else "model and projector do not belong together: the manifest of the model names "
             "another projector",
             where=header.path,

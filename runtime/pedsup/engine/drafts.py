@@ -19,7 +19,7 @@ from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.validate import validate_drafter
-from pedsup.messages import as_message, message
+from pedsup.messages import Message, as_message, message
 
 SUFFIX: Final = ".gguf"
 MAX_PADDING: Final = 128
@@ -53,9 +53,11 @@ def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
     return DraftConfig("model", model=path, n_max=n_max)
 
 
-def draft_text(draft: DraftConfig) -> str:
-    """The option that means it; the inverse of `draft_config`."""
-    return draft.kind if draft.model is None else str(draft.model)
+def draft_text(draft: DraftConfig) -> Message:
+    """What drafts, in words: none, the option 'lookup', or the path of a model."""
+    if draft.kind == "off":
+        return message("none")
+    return Message(draft.kind if draft.model is None else str(draft.model))
 
 
 def require_drafter(model: GGUFHeader, draft: GGUFHeader) -> None:

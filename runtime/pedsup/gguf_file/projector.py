@@ -26,7 +26,7 @@ from pedsup.gguf_file.projector_fields import (
     check_types,
 )
 from pedsup.gguf_file.projector_tensors import check_tensors
-from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field
+from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field, wrong_value
 from pedsup.gguf_file.values import ValueType
 from pedsup.messages import Message, message
 from pedsup.texts.safe import label
@@ -117,26 +117,9 @@ def validate_projector(path: str | Path) -> Projector:
 
 
 def projector_of(header: GGUFHeader) -> Projector:
-    """The same for a header that was read, or planned.
-
-    Raises:
-        BadFileError, UnsupportedError: as `validate_projector`.
-    """
-    if not is_projector(header):
-        raise UnsupportedError(
-            message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),
-            where=header.path,
-            wanted="a projector (mmproj), the file with a model's vision tower",
-            remedy="give --mmproj the file that was exported with the model",
-        )
+    """The same for a header that was read, or planned."""
+    _require_vision(header)
     check_types(header)
-    if header.get("clip.has_vision_encoder") is not True:
-        raise UnsupportedError(
-            "this projector has no vision tower",
-            where=header.path,
-            wanted="a projector for pictures",
-            remedy="export the model again with --mmproj auto",
-        )
     vision = {key: _size(header, f"clip.vision.{key}", most) for key, most in _VISION_SIZES.items()}
     audio = header.get("clip.has_audio_encoder") is True
     if audio:
@@ -156,8 +139,25 @@ def projector_of(header: GGUFHeader) -> Projector:
         audio=audio,
     )
     _check_fields(found)
-    check_tensors(header, found.kind, found)
+    check_tensors(found)
     return found
+
+
+def _require_vision(header: GGUFHeader) -> None:
+    if not is_projector(header):
+        raise UnsupportedError(
+            message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),
+            where=header.path,
+            wanted="a projector (mmproj), the file with a model's vision tower",
+            remedy="give --mmproj the file that was exported with the model",
+        )
+    if header.get("clip.has_vision_encoder") is not True:
+        raise UnsupportedError(
+            "this projector has no vision tower",
+            where=header.path,
+            wanted="a projector for pictures",
+            remedy="export the model again with --mmproj auto",
+        )
 
 
 def unchecked_projector(projector: Projector) -> Message | None:
@@ -200,10 +200,7 @@ def _size(header: GGUFHeader, key: str, most: int) -> int:
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if header.value_types[key] is not ValueType.UINT32 or not 1 <= value <= most:
-        found = message(
-            "is {value} ({type})", value=f"{value!r:.60}", type=header.value_types[key].name
-        )
-        raise bad_field(header, key, found, wanted)
+        raise wrong_value(header, key, wanted)
     return int(value)
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import bad_field
+from pedsup.gguf_file.rules import bad_field, wrong_value
 from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import message
 
@@ -52,8 +52,7 @@ def check_types(header: GGUFHeader) -> None:
     for key, kind in header.value_types.items():
         wanted = next((type for type, name in _TYPES if name.fullmatch(key)), kind)
         if kind is not wanted:
-            found = message("is {value} ({type})", value=f"{header.get(key)!r:.60}", type=kind.name)
-            raise bad_field(header, key, found, wanted.name)
+            raise wrong_value(header, key, wanted.name)
 
 
 def check_numbers(header: GGUFHeader) -> None:

@@ -17,8 +17,7 @@ from pedsup.settings.schema import Settings
 from pedsup.texts.safe import label
 from pedsup.trust.assess import Policy
 from pedsup.trust.identity import ModelIdentity
-from pedsup.trust.manifest import mmproj_path
-from pedsup.trust.projector import assess_projector
+from pedsup.trust.projector import assess_projector, projector_beside
 from pedsup.trust.verdict import Trust
 
 OFF: Final = "off"
@@ -49,8 +48,12 @@ def find_sight(
     """
     if settings.mmproj == OFF:
         return None
-    path = from_user(settings.mmproj) if settings.mmproj else mmproj_path(header.path)
-    if settings.mmproj is None and not path.exists():
+    path = (
+        from_user(settings.mmproj)
+        if settings.mmproj
+        else projector_beside(header.path, identity.manifest)
+    )
+    if path is None:
         return None
     projector = validate_projector(path)
     require_belongs(projector, header)

@@ -63,7 +63,7 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Me
             ctx=loaded.engine.n_ctx,
         ),
         *_build_lines(loaded),
-        message("drafts: {how}", how=clean(draft_text(loaded.config.draft))),
+        message("drafts: {how}", how=draft_text(loaded.config.draft).mapped(clean)),
         message("settings from: {origins}", origins=origin_text(loaded.origins)),
         message(
             "sampling: temperature {temp}, top-p {p}, top-k {k}, seed {seed}",

@@ -33,8 +33,8 @@ from pedsup.serve.page import manifest_reply, openapi_reply, page_reply
 from pedsup.serve.page_api import PageApi
 from pedsup.serve.web import Route, WebApp
 from pedsup.session.history import Session
-from pedsup.session.texts import STILL_THERE
 from pedsup.texts.intended_use import SHORT, Language
+from pedsup.texts.notices import STILL_THERE
 
 DEFAULT_PORT: Final = 8765
 TOKEN_BYTES: Final = 24

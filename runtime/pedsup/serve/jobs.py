@@ -62,7 +62,7 @@ class Job:
     """One question on its way to its answer.
 
     Args:
-        ask: asks it; gets the job, which shows the turn (`pedsup.terminal.render.TurnView`).
+        ask: asks it; gets the job, which shows the turn (`pedsup.session.conversation.TurnView`).
     """
 
     def __init__(self, ask: Callable[[Job], TurnResult]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Generic, TypedDict, TypeVar
+from typing import Generic, Protocol, TypedDict, TypeVar
 
 from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
@@ -20,7 +20,29 @@ from pedsup.guards import Finding, check_answer, check_picture, check_question, 
 from pedsup.pictures.picture import Picture
 from pedsup.session.history import Session
 from pedsup.session.prefix_cache import PrefixCache, Warmed
-from pedsup.session.view import TurnView
+
+
+class TurnView(Protocol):
+    """Whoever shows a turn: a terminal, a pipe, or a page."""
+
+    def start(self) -> None:
+        """A turn begins."""
+
+    def prompt_progress(self, done: int, total: int) -> None:
+        """So many tokens of the prompt have been read."""
+
+    def reasoning(self, piece: str) -> None:
+        """A piece of the thought channel."""
+
+    def answer(self, piece: str) -> None:
+        """A piece of the answer."""
+
+    def notice(self, notice: Notice) -> None:
+        """Something the reader must be told."""
+
+    def finish(self) -> None:
+        """The turn is over, and on the disk where there is a transcript."""
+
 
 View = TypeVar("View", bound=TurnView)
 

@@ -15,7 +15,7 @@ class Option:
     help: str
     """A sentence for `--help`."""
     meaning: str
-    """The row of the table in docs/run.md."""
+    """What the table in docs/run.md says."""
     default: str
     """The default as the table names it."""
     metavar: str | None = None
@@ -26,15 +26,22 @@ _KEY: Final = "option"
 
 
 def option(
-    value: V, *, help: str, meaning: str, default: str | None = None, metavar: str | None = None
+    value: V,
+    *,
+    help: str,
+    meaning: str | None = None,
+    default: str | None = None,
+    metavar: str | None = None,
 ) -> V:
     """A field with its default and what an option needs.
 
     Args:
+        meaning: what the table says where that is more than the help; None: the help.
         default: how the table names the default; None: as it is.
     """
     word = {"True": "on", "False": "off", "None": "none"}.get(str(value), str(value))
-    shown = Option(help, meaning, word if default is None else default, metavar)
+    text = meaning or help[0].lower() + help[1:].removesuffix(".")
+    shown = Option(help, text, word if default is None else default, metavar)
     return field(default=value, metadata={_KEY: shown})
 
 

@@ -76,6 +76,11 @@ STOPS: Final[dict[str, Message]] = {
 }
 """How an answer ended, by its stop reason."""
 
+CUT: Final = message(
+    "[cut: the token limit was reached; --max-tokens or a larger --ctx gives more]"
+)
+STILL_THERE: Final = message("The conversation is kept: {id}. Continue with --resume {id}")
+
 
 def kept_notice(row: Mapping[str, object]) -> Message | None:
     """A notice that a transcript keeps: its code, its English text, mostly its id and values.

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -97,13 +97,8 @@ def sample(path: Path, digests: tuple[bytes, ...], n: int = SAMPLED) -> None:
     """
     draw = secrets.SystemRandom()
     ends = {0, len(digests) - 1} if digests else set()
-    compare(path, digests, ends | set(draw.sample(range(len(digests)), min(n, len(digests)))))
-
-
-def compare(path: Path, digests: tuple[bytes, ...], numbers: Iterable[int]) -> None:
-    """Compare some blocks with their digests. Raises as `sample`."""
     file = DirectFile(path)
-    for number in numbers:
+    for number in ends | set(draw.sample(range(len(digests)), min(n, len(digests)))):
         require_block(file, digests, number)
 
 

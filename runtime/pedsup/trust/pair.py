@@ -68,7 +68,7 @@ def assess_pair(header: GGUFHeader, adapter: Path | None, policy: Policy) -> Che
     bound = _bound(identity, own, trust)
     trust = replace(trust, unbound=bound is None)
     model = assess(header, own, store, policy, bound)
-    return Checked(paired(own, identity, its), replace(model, adapter=trust), its, own)
+    return Checked(paired(own, identity, its), model.beside("adapter", trust), its, own)
 
 
 def fits(manifest: Manifest) -> tuple[Fit, ...]:

@@ -40,6 +40,15 @@ MAX_ENTRIES: Final = 64
 Stale = Literal["engine", "device"]
 
 
+def as_options(values: Mapping[str, object]) -> str:
+    """E.g. 'threads 4, threads-batch 4, pin off', as on the command line in every language."""
+    return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in values.items())
+
+
+def _value(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
+
+
 @dataclass(frozen=True)
 class Tuned:
     """One measured choice."""
@@ -62,7 +71,7 @@ class Tuned:
 
     def summary(self) -> str:
         """The values in one line."""
-        return ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        return as_options(self.settings)
 
 
 @dataclass(frozen=True)

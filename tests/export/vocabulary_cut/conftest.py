@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pedsup_testing import cut_models
 from pedsup_testing.cut_models import Pair, export_pair
+from pedsup_testing.slowly import slow_but
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture(scope="session", params=["gemma4", "llama", "gemma3"])
+@pytest.fixture(scope="session", params=slow_but(["gemma4"], ["gemma4", "llama", "gemma3"]))
 def pair(
     request: pytest.FixtureRequest,
     bases: dict[str, Path],

@@ -1,7 +1,7 @@
 """llama.cpp's library for pictures: the package's own, or the one built with the programs.
 
-`make setup` leaves it out of llama-cpp-python, to compile half as much. `make native` builds it
-from the same source, as a part of llama-server.
+`make setup` leaves it out of llama-cpp-python, to compile less. `make native` builds it for the
+package's libraries, as a part of llama-server, and `make pictures` puts it into the package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.eyes import load_mtmd
+from pedsup.engine.llama_cpp.mtmd import load_mtmd
 from pedsup_testing import native
 
 
@@ -23,7 +23,7 @@ def _folder() -> tuple[Path, bool]:
     own = Path(bindings.load()._base_path)
     if any(own.glob("libmtmd.*")):
         return own, True
-    built = native.ROOT / "build" / "bin"
+    built = native.BIN
     if not (built / "libmtmd.so").is_file():
         pytest.skip("llama.cpp's library for pictures is not built: run `make native`")
     return built, False

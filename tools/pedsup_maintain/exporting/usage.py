@@ -125,32 +125,11 @@ def measure(
         EngineError: it ended with an error; the end of the log is in the message.
         UnsupportedError: this system has no /proc.
     """
-    if not Path("/proc/self/status").exists():
-        raise UnsupportedError(
-            "this system has no /proc to measure memory with", wanted="Linux or Android"
-        )
-    peaks, done = _Peaks(), threading.Event()
-    with log.open("wb") as output:
-        cpu_before, start = _children_cpu(), time.perf_counter()
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-        )
-        sampler = threading.Thread(
-            target=_sample, args=(process.pid, watch, peaks, done, on_sample), daemon=True
-        )
-        sampler.start()
-        try:
-            code = process.wait()
-            wall = time.perf_counter() - start
-        finally:
-            _end_session(process)
-            done.set()
-            sampler.join()
+    _require_proc()
+    peaks, cpu_before = _Peaks(), _children_cpu()
+    code, wall = _run_beside(
+        command, log, env, lambda pid, done: _sample(pid, watch, peaks, done, on_sample)
+    )
     if code:
         raise _failed(command, code, log)
     end_disk = folder_bytes(watch)
@@ -165,6 +144,42 @@ def measure(
         written=sum(w for _, w in peaks.io.values()),
         n_samples=peaks.n,
     )
+
+
+def _require_proc() -> None:
+    if not Path("/proc/self/status").exists():
+        raise UnsupportedError(
+            "this system has no /proc to measure memory with", wanted="Linux or Android"
+        )
+
+
+def _run_beside(
+    command: Sequence[str | Path],
+    log: Path,
+    env: Mapping[str, str] | None,
+    sample: Callable[[int, threading.Event], None],
+) -> tuple[int, float]:
+    """Exit code and wall seconds of a command; `sample` looks at it from another thread."""
+    done = threading.Event()
+    with log.open("wb") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+        sampler = threading.Thread(target=sample, args=(process.pid, done), daemon=True)
+        sampler.start()
+        try:
+            code = process.wait()
+            return code, time.perf_counter() - start
+        finally:
+            _end_session(process)
+            done.set()
+            sampler.join()
 
 
 def _children_cpu() -> float:

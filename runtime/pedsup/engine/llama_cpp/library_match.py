@@ -99,9 +99,9 @@ def require_match(lib: ModuleType, *, package: str, own_folder: Path) -> None:
 def library_identity(handle: ctypes.CDLL) -> LibraryIdentity:
     """Ask a library for its versions; these functions take nothing and return a text."""
     return LibraryIdentity(
-        _text(handle, "llama_version").partition("-")[0],
-        _text(handle, "ggml_version").partition("-")[0],
-        _text(handle, "ggml_commit").removesuffix("-dirty"),
+        text_from(handle, "llama_version").partition("-")[0],
+        text_from(handle, "ggml_version").partition("-")[0],
+        text_from(handle, "ggml_commit").removesuffix("-dirty"),
     )
 
 
@@ -168,7 +168,8 @@ def _different(
     ]
 
 
-def _text(handle: ctypes.CDLL, function: str) -> str:
+def text_from(handle: ctypes.CDLL, function: str) -> str:
+    """What a function without arguments says; '' from a library without it."""
     try:
         call = handle[function]
     except AttributeError:

@@ -62,7 +62,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
         # Before any thread starts: llama.cpp's threads inherit the mask.
         os.sched_setaffinity(0, config.cpus)
     with ExitStack() as stack:
-        model = load_model(lib, config.model, config)
+        model = load_model(lib, config)
         stack.callback(lib.llama_model_free, model)
         vocabulary = Vocabulary(lib, model)
         info = read_info(lib, model, vocabulary)

@@ -28,8 +28,8 @@ class Native(NamedTuple):
     """Its own thread pool, or None."""
 
 
-def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:
-    """The model in `path`, loaded as `config` says.
+def load_model(lib: ModuleType, config: EngineConfig) -> int:
+    """The model, loaded as `config` says.
 
     Raises:
         EngineError: llama.cpp refuses it.
@@ -41,9 +41,9 @@ def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:
     # itself llama.cpp does that above 4 GiB only, and E4B's has 2.2.
     params.lazy_mode = LAZY_MODE_ON
     params.use_extra_bufts = config.extra_buffers
-    model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
+    model: int | None = lib.llama_model_load_from_file(os.fsencode(config.model), params)
     if not model:
-        raise load_error("llama.cpp cannot load the model", path)
+        raise load_error("llama.cpp cannot load the model", config.model)
     return model
 
 

@@ -1,0 +1,78 @@
+"""llama.cpp's programs and libmtmd beside the installed llama-cpp-python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from pedsup_testing import native
+from pedsup_testing.home import environment
+
+from pedsup.engine.vector_units import reinstall
+from pedsup_tools.llama_cpp_programs import package_libraries, record_file
+
+FINDS_NO_LIBMTMD = """
+import sys
+from pedsup.engine.llama_cpp import bindings, mtmd
+from pedsup.errors import MissingDependencyError
+lib = bindings.load()
+lib._base_path = sys.argv[1]
+try:
+    mtmd.load_mtmd(lib)
+except MissingDependencyError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("packaged", [False, True])
+def test_where_libmtmd_is_missing_the_advice_can_be_followed(
+    packaged: bool, tmp_path: Path
+) -> None:
+    env = environment(tmp_path)
+    env.pop("LLAMA_CPP_LIB_PATH", None)
+    if packaged:
+        env["LLAMA_CPP_LIB_PATH"] = str(package_libraries())
+    done = subprocess.run(
+        [sys.executable, "-c", FINDS_NO_LIBMTMD, str(tmp_path)],
+        capture_output=True, text=True, check=True, env=env,
+    )  # fmt: skip
+    assert "--engine server" in done.stdout
+    for command in ("make pictures", reinstall()):
+        assert (command in done.stdout) is not packaged
+
+
+def test_pip_removes_a_file_that_was_put_into_a_package(tmp_path: Path) -> None:
+    """pip itself is asked: what its RECORD does not name would outlive the package."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    info, library = site / "thing-1.0.dist-info", site / "thing/lib/libmtmd.so"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+    (info / "INSTALLER").write_text("pip\n")
+    names = [f"{info.name}/{name}" for name in ("METADATA", "INSTALLER", "RECORD")]
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+    library.parent.mkdir(parents=True)
+    for content in (b"an older one", b"\x7fELF"):
+        library.write_bytes(content)
+        record_file(metadata.Distribution.at(info), library)
+    (recorded,) = (f for f in metadata.Distribution.at(info).files or () if f.name == library.name)
+    assert recorded.size == 4
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "uninstall", "--yes", "--quiet", "thing"], check=True)
+    assert not library.exists()
+    assert not info.exists()
+
+
+def test_the_programs_compute_with_the_libraries_of_the_package(native_tool) -> None:  # type: ignore[no-untyped-def]
+    native_tool("llama-server")
+    for name in ("ggml-base", "ggml-cpu", "ggml", "llama"):
+        ours, theirs = (
+            next(folder.glob(f"lib{name}.*")).read_bytes()
+            for folder in (package_libraries(), native.BIN)
+        )
+        assert ours == theirs, f"lib{name}: run `make native`"
