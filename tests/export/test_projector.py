@@ -37,7 +37,8 @@ from pedsup.trust.manifest import (
     read_manifest,
 )
 from pedsup_export.cli import cli
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest

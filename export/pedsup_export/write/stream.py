@@ -17,6 +17,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -77,15 +78,10 @@ def stream(
     Raises:
         PedsupError: an input cannot be read or merged, or was changed while it was read.
     """
-    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
-    # One worker more than cores: while one waits for the disk the others compute. Each multiplies
-    # on its own, so BLAS must not start threads too.
-    workers = plan.request.threads + 1
     todo = schedule(plan.all_tensors, inputs)
     with (
-        blas,
         InputPass(inputs.checkpoint.shards, [*todo.places.values()]) as reading,
-        ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool,
+        _workers(plan.request.threads) as pool,
         Flush() as flush,
     ):
         writer = _Writer(plan, inputs, _targets(plan, files), pool, flush)
@@ -106,6 +102,18 @@ def stream(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return Streamed(writer.digests, reading.digests(), shares)
+
+
+@contextmanager
+def _workers(n_cores: int) -> Iterator[ThreadPoolExecutor]:
+    """The threads that merge and quantize.
+
+    One more than cores: while one waits for the disk the others compute. Each multiplies on its
+    own, so that BLAS must not start threads too.
+    """
+    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
+    with blas, ThreadPoolExecutor(n_cores + 1, thread_name_prefix="quantize") as pool:
+        yield pool
 
 
 @dataclass(frozen=True)
