@@ -185,7 +185,7 @@ def test_statistics_are_made_again_for_another_text(
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text(f"{name} child has a fever and coughs. " * 700)
     # Limits so wide that this random model passes its gate.
-    (tmp_path / "t.toml").write_text("[default]\nkld_mean = 100\n")
+    (tmp_path / "t.toml").write_text("[default]\nkld_mean = 12\n")
     given = {
         "BASE": models["base"], "ADAPTER": models["v0.1"], "OUT": "m.gguf", "CALIBRATE": "1",
         "EXPORT_OPTIONS": "--thresholds t.toml",

@@ -53,6 +53,8 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> int:
 
 
 def _plan_text(plan: ApplyPlan) -> list[Message]:
+    if plan.ready:
+        return [_nothing_to_do(plan)]
     counts = plan.as_dict()["tensors"]
     size = human_bytes(plan.index.new.size)
     return [
@@ -70,7 +72,12 @@ def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
     if trust is None:
         return [message("the old file is back: {path}", path=clean(str(plan.final)))]
     ready = message("the new file is ready: {path}", path=clean(str(plan.final)))
-    return [ready, *_projector_text(plan.final), *trust.lines()]
+    first = _nothing_to_do(plan) if plan.ready else ready
+    return [first, *_projector_text(plan.final), *trust.lines()]
+
+
+def _nothing_to_do(plan: ApplyPlan) -> Message:
+    return message("nothing to do: {path} is the new version already", path=clean(str(plan.final)))
 
 
 def _projector(model: Path) -> tuple[MmprojFacts, Path | None] | None:

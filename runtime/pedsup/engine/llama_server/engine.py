@@ -35,6 +35,7 @@ from pedsup.engine.llama_server.state_file import bad_state, pack_state, unpack_
 from pedsup.engine.llama_server.wire import (
     completion_request,
     report_progress,
+    require_number,
     tokens_of,
     updated_stats,
 )
@@ -162,6 +163,7 @@ class ServerEngine:
             self._add_time(perf_counter() - waited, n)
             if on_prompt is not None:
                 report_progress(event, len(prompt), on_prompt)
+            require_number(event)
             self._stats = updated_stats(self._stats, event)
             if event.get("stop"):
                 return
