@@ -53,7 +53,7 @@ def build_prompt(
 
 
 def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
-    """Whether a message's text could be taken for something else than text."""
+    """Whether a message's text could be mistaken for something other than text."""
     return has_control_text(engine, content) or (pictures and _PICTURE in content)
 
 

@@ -51,7 +51,7 @@ def _drop(path: Path) -> None:
 
 
 def file_system(path: Path, mounts: str | None = None) -> str:
-    """The type of the file system that a file lies on, as the kernel calls it; '' if unknown.
+    """The type of the file system that a file is on, as the kernel calls it; '' if unknown.
 
     Args:
         mounts: what /proc/self/mountinfo says (proc(5)); default: read.

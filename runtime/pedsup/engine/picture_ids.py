@@ -25,7 +25,7 @@ def picture_id(picture: Picture, part: int = 0) -> int:
 
 
 def spans(prompt: Sequence[int], sizes: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Where pictures stand in a prompt: begin and end of each, in order.
+    """Where pictures are in a prompt: begin and end of each, in order.
 
     Args:
         sizes: how many places each id takes.

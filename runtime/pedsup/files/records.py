@@ -66,7 +66,7 @@ def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
     """A record from what a parser gave.
 
     Args:
-        key: where the value stands in its file; empty for the whole of it.
+        key: the value's place in its file; empty for the whole file.
 
     Raises:
         PedsupError: `source.error`; an unknown key, a missing one, or a value that its annotation

@@ -214,7 +214,7 @@ def _index(document: _Document, path: Path, digest: str, size: int) -> PatchInde
 
 @dataclass
 class _Layout:
-    """Where the parts of a payload of `size` bytes lie, one behind the other."""
+    """Where the parts of a payload of `size` bytes are, one after the other."""
 
     size: int
     at: int = PREFIX.size

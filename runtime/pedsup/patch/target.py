@@ -1,4 +1,4 @@
-"""The new file before any of it is written: its header, what lies beside it, who vouches for it."""
+"""The new file before any of it is written: its header, what is beside it, who vouches for it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def make_target(payload: Payload, old: OldModel, model: Path) -> Target:
     """Header, manifest and signature of the new file.
 
     Args:
-        model: where the new file is going to lie.
+        model: where the new file is going to be.
 
     Raises:
         BadFileError: the patch is damaged or forged: what is in it does not fit together.
@@ -151,14 +151,14 @@ class TrustQuestion:
     store: TrustStore
     require_signature: bool
     old_signature: Path
-    """Where the old file's signature lies, if it has one."""
+    """Where the old file's signature is, if it has one."""
 
 
 def require_trusted(target: Target, question: TrustQuestion) -> str:
     """Whether somebody vouches for the new file as for the old one, before a byte of it is made.
 
-    Manifest and signature lie where `target.header.path` says. The new version of a model that
-    came signed is signed by the same key, whatever it is called and wherever it is to lie.
+    Manifest and signature are where `target.header.path` says. The new version of a model that
+    came signed is signed by the same key, whatever its name and place.
 
     Returns:
         SHA-256 that the new file must have.

@@ -35,7 +35,7 @@ CACHES: Final[dict[str, Kind]] = {
     "mcqa": "unfinished measurement",
     "safety": "unfinished measurement",
 }
-"""Folders below `cache_folder()`, and what lies in them."""
+"""Folders below `cache_folder()`, and what is in them."""
 _ENGINE_FOLDER: Final = re.compile(r"pedsup-(\d+)-.*")
 
 

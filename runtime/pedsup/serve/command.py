@@ -183,7 +183,7 @@ def _drain(server: LoopbackServer) -> None:
 
 
 def _announce(request: ServeRequest, served: Served, tokens: Tokens, port: int) -> None:
-    """Where the page is. Its token stands in the fragment, which browsers send to nobody."""
+    """Where the page is. Its token is in the fragment, which browsers send to nobody."""
     base = f"http://{HOST}:{port}"
     url = f"{base}/#{tokens.page}"
     for line in served.loaded.lines():

@@ -38,7 +38,7 @@ class Served:
 
     @property
     def model_id(self) -> str:
-        """The file's name, as far as it can stand in a path."""
+        """The file's name, as far as it can be part of a path."""
         stem = self.loaded.identity.file.removesuffix(".gguf")
         return re.sub(r"[^A-Za-z0-9._-]", "_", stem) or ALIAS
 

@@ -20,7 +20,7 @@ MANIFEST: Final = "application/manifest+json"
 SCRIPTS: Final = (
     "words", "server", "markdown", "scroll", "turn", "photo", "ask", "list", "more", "main",
 )  # fmt: skip
-"""In the order in which they stand in the page."""
+"""In their order in the page."""
 _ICON: Final = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
     "<rect width='16' height='16' fill='#0b6b61'/>"

@@ -116,7 +116,7 @@ class _Vouched:
 def _vouched(
     path: Path, identity: ModelIdentity, store: TrustStore, bound: Bound | None
 ) -> _Vouched:
-    """Read what lies beside the file. Raises `UntrustedError` where it does not fit together."""
+    """Read what is beside the file. Raises `UntrustedError` where it does not fit together."""
     if identity.problem:
         raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
     manifest = identity.manifest

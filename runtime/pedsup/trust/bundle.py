@@ -131,7 +131,7 @@ def read_signature(path: Path) -> Signature:
 def signed_files(
     signature: Signature, manifest: Manifest | None, key: PublicKey | None
 ) -> SignedFiles:
-    """What is signed, compared with the manifest that lies beside the model.
+    """What is signed, compared with the manifest beside the model.
 
     Args:
         key: who must have signed; None finds damage only, and proves nothing.

@@ -27,7 +27,7 @@ _EXPORT: Final = message(
 
 
 def projector_beside(model: Path, manifest: Manifest | None) -> Path | None:
-    """The projector that lies beside a model; None where there is none.
+    """The projector beside a model; None where there is none.
 
     Args:
         manifest: the model's. The file that it names comes first, whatever its name: the projector
@@ -83,7 +83,7 @@ def assess_projector(
             wanted="a projector that the model's manifest names (--strict)",
             remedy=_EXPORT,
         )
-    # The model's own name stands in its projector too, and was perhaps signed.
+    # The projector has the model's own name too, which perhaps came signed before.
     found = assess(header, identity, trust.store, replace(policy, as_before=False), bound)
     if found.signed == "by-adapter":
         return replace(found, signed="by-model")

@@ -48,7 +48,7 @@ class KnownModel:
 
     name: str
     path_sha256: str
-    """Of the resolved path: the store need not say where files lie."""
+    """Of the resolved path: the store need not say where files are."""
     key: str
     """The fingerprint of the key that had signed it."""
 
@@ -166,7 +166,7 @@ def load_store(path: Path | None = None) -> TrustStore:
     """The user's trust store; empty when there is none.
 
     Raises:
-        BadFileError: it is damaged. It is then not taken for empty, which would trust more.
+        BadFileError: it is damaged. It is then not treated as empty, which would trust more.
     """
     path = path or config_folder() / FILE
     if not path.exists():
