@@ -28,13 +28,13 @@ PRELOADED = {
                       "pedsup_export.cli.request", "pedsup_export.plan.calibrated"),
     "pedsup_bench": ("numpy", "pedsup_bench.cli", "pedsup_bench.commands.quality",
                      "pedsup_bench.commands.run", "pedsup_bench.commands.report"),
-    "pedsup_train": ("torch", "transformers", "peft", "pedsup_train.cli"),
+    "pedsup_train": ("pedsup_train.cli",),
 }  # fmt: skip
 """Program -> what it imports sooner or later. Not `llama_cpp`: the environment names its library.
 Nor `pedsup.cli.main`, whose help is in the language that the command line asks for."""
 
 _LINE = 1 << 20
-_servers: dict[str, _Server] = {}
+_servers: dict[tuple[str, ...], _Server] = {}
 
 
 def run(
@@ -43,18 +43,21 @@ def run(
     stdin: str = "",
     env: Mapping[str, str] | None = None,
     timeout: float = 300,
+    preload: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m program arguments` to its end; what it printed, and its exit code.
 
     Args:
         program: a key of `PRELOADED`.
         env: its whole environment; None: that of the tests.
+        preload: more modules than `PRELOADED` names, such as torch.
 
     Raises:
         subprocess.TimeoutExpired: it was killed.
     """
-    if program not in _servers:
-        _servers[program] = _Server(program)
+    server = _servers.get((program, *preload))
+    if server is None:
+        server = _servers[program, *preload] = _Server(program, preload)
     words = [os.fsdecode(a) if isinstance(a, bytes) else str(a) for a in arguments]
     environment = dict(os.environ if env is None else env)
     request = {"argv": words, "env": environment, "cwd": str(Path.cwd())}
@@ -65,7 +68,7 @@ def run(
     ):
         given.write(stdin.encode())
         given.seek(0)
-        code = _servers[program].run(request, (given, out, errors), timeout)
+        code = server.run(request, (given, out, errors), timeout)
         return subprocess.CompletedProcess([program, *words], code, _text(out), _text(errors))
 
 
@@ -81,11 +84,20 @@ def close() -> None:
 
 
 class _Server:
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, more: tuple[str, ...]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", __file__, str(theirs.fileno()), program],
+                [
+                    sys.executable,
+                    "-X",
+                    "faulthandler",
+                    __file__,
+                    str(theirs.fileno()),
+                    program,
+                    *PRELOADED[program],
+                    *more,
+                ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
@@ -113,11 +125,11 @@ class _Server:
         self._process.wait()
 
 
-def _serve(connection: socket.socket, program: str) -> None:
+def _serve(connection: socket.socket, program: str, modules: list[str]) -> None:
     """Fork for each request: its process number is the first answer, its exit code the second."""
     import importlib
 
-    for name in PRELOADED[program]:
+    for name in modules:
         importlib.import_module(name)
     assert not {"llama_cpp", "pedsup.cli.main"} & sys.modules.keys()
     while True:
@@ -179,4 +191,4 @@ def _become(program: str, fds: list[int]) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path.remove(str(Path(__file__).parent))
-    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], sys.argv[3:])
