@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from pedsup_testing import native, skips
+from pedsup_testing import native, programs, skips
 from pedsup_testing.converter import Converter
 
 # Examples take as long as the machine is busy: 200 ms, the default, is no property of the program.
 settings.register_profile("pedsup", deadline=None)
 settings.load_profile("pedsup")
+# Threads of llama.cpp that wait for each other spin, and two workers on two cores make them wait:
+# most of the processor time of a test with two threads. The latency suite runs as users do.
+if "--benchmark" in sys.argv:
+    os.environ.pop("OMP_WAIT_POLICY", None)
+else:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Programs that tests start with a cache of their own find llama.cpp's programs all the same.
 os.environ.setdefault("PEDSUP_NATIVE", str(native.ROOT))
 
@@ -51,6 +58,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="huge: name it with -k to run it"))
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: give --slow to run it"))
+        elif item.get_closest_marker("hypothesis") and not config.getoption("--slow"):
+            try_fewer_examples(item)
+
+
+def try_fewer_examples(item: pytest.Item) -> None:
+    """A fast run tries a quarter of a property's examples: CI tries all."""
+    function = getattr(item, "obj", None)
+    function = getattr(function, "__func__", function)
+    # The one place where Hypothesis keeps what `@settings` gave; shared by all parameters.
+    name = "_hypothesis_internal_use_settings"
+    if getattr(function, "pedsup_fewer", False):
+        return
+    own = getattr(function, name, None) or settings.default
+    setattr(function, name, settings(own, max_examples=max(10, own.max_examples // 4)))
+    function.pedsup_fewer = True
 
 
 def longest_files_first(items: list[pytest.Item]) -> None:
@@ -60,6 +82,10 @@ def longest_files_first(items: list[pytest.Item]) -> None:
         weight = SLOW_WEIGHT if item.get_closest_marker("slow") else 1
         weights[item.path] = weights.get(item.path, 0) + weight
     items.sort(key=lambda item: (-weights[item.path], str(item.path)))
+
+
+def pytest_sessionfinish() -> None:
+    programs.close()
 
 
 @pytest.hookimpl(wrapper=True)

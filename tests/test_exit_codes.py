@@ -7,12 +7,12 @@ import os
 import pkgutil
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from pedsup_testing import programs
 
 from pedsup.cli.command_line import readable
 from pedsup.errors import ContextFullError, MissingFileError, PedsupError
@@ -59,10 +59,8 @@ def test_one_kind_of_error_has_one_code() -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], stdin=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "45"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    program, *words = arguments
+    return programs.run(str(program), *words, env={**os.environ, "COLUMNS": "45"})
 
 
 @pytest.mark.parametrize(

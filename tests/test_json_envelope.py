@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pedsup_testing import programs
 from pedsup_testing.lazy import Lazy
 
 from pedsup import __version__
@@ -56,8 +55,7 @@ def test_a_document_begins_with_the_envelope(
     command: str, arguments: list[str], program: str, kind: str, field: str
 ) -> None:
     """The document's own fields stand beside it, where they always stood."""
-    line = [sys.executable, "-m", command, *arguments]
-    done = subprocess.run(line, capture_output=True, text=True)
+    done = programs.run(command, *arguments)
     assert field in checked(done.stdout, program, kind)
 
 

@@ -17,12 +17,12 @@ from pedsup_tools.llama_cpp_programs import package_libraries, record_file
 
 FINDS_NO_LIBMTMD = """
 import sys
-from pedsup.engine.llama_cpp import bindings, eyes
+from pedsup.engine.llama_cpp import bindings, mtmd
 from pedsup.errors import MissingDependencyError
 lib = bindings.load()
 lib._base_path = sys.argv[1]
 try:
-    eyes.load_mtmd(lib)
+    mtmd.load_mtmd(lib)
 except MissingDependencyError as error:
     print(error)
 """

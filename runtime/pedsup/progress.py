@@ -16,6 +16,10 @@ from pedsup.texts.screen import screen_of
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+MAX_LINE: Final = 8192
+CONTINUED: Final = "    "
+"""Indent of what follows a break in a line of a result or an error."""
+
 
 @contextmanager
 def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
@@ -51,6 +55,11 @@ def say(text: str) -> None:
     print(shown, file=sys.stderr, flush=True)
 
 
+def print_result(text: str) -> None:
+    """Print a result for a person on stdout, no wider than the terminal."""
+    print(screen_of(sys.stdout).wrapped(translated(text), CONTINUED), flush=True)
+
+
 def human_bytes(n: float) -> str:
     """`n` bytes with a binary unit and three significant digits, e.g. '5.29 GiB'."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -58,11 +67,6 @@ def human_bytes(n: float) -> str:
             return f"{n:.0f} B" if unit == "B" else f"{n:.2f} {unit}"
         n /= 1024
     raise AssertionError("unreachable")
-
-
-MAX_LINE: Final = 8192
-CONTINUED: Final = "    "
-"""Indent of the continuation lines of an error."""
 
 
 def report(error: PedsupError) -> None:

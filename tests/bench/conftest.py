@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pedsup_testing import native, tiny_models
+from pedsup_testing import native, programs, tiny_models
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -57,11 +56,8 @@ def bench(tmp_path: Path) -> Run:
     """Run `pedsup-bench` as a user would; its cache lies in the test's own folder."""
 
     def run(*arguments: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pedsup_bench", *map(str, arguments)],
-            capture_output=True, text=True, timeout=300,
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **env},
-        )  # fmt: skip
+        env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **env}
+        done = programs.run("pedsup_bench", *arguments, env=env)
         if check and done.returncode:
             raise AssertionError(f"rc {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done

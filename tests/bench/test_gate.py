@@ -85,6 +85,21 @@ def test_bad_thresholds_are_refused(text, tmp_path) -> None:
         read_thresholds(path)
 
 
+@pytest.mark.parametrize(("limit", "wanted"), [
+    ("same_top = 0", "above 0, which every file reaches, to 1"),
+    ("kld_mean = 12.5", "from 0 to below 12.5"), ("kld_p99 = 1e6", "from 0 to below 100"),
+    ("ppl_ratio = 1e9", "from 0 to below 1000"), ("accuracy_drop = 1", "which no drop exceeds"),
+    ("task_loss_rise = 13", "from 0 to below 12.5"), ("task_drop = 1.0", "from 0 to below 1,"),
+])  # fmt: skip
+def test_a_limit_that_could_stop_nothing_is_refused_by_name(tmp_path, limit, wanted) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(f"[default]\nkld_mean = 0.1\n[Q4_0]\n{limit}\n")
+    with pytest.raises(BadFileError) as refused:
+        read_thresholds(path)
+    said = str(refused.value)
+    assert wanted in said and limit.split()[0] in said and "Q4_0" in said
+
+
 def test_a_mistyped_table_is_named_with_what_was_meant(tmp_path) -> None:
     path = tmp_path / "t.toml"
     path.write_text("\ufeff[q4_km]\r\nkld_mean = 0.1\r\n", encoding="utf-8")
@@ -154,8 +169,8 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
 def test_the_command_passes_and_refuses(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
     model, reference = tiny_quantized["llama"], tiny_ggufs["llama"]
     loose, tight = tmp_path / "loose.toml", tmp_path / "tight.toml"
-    loose.write_text("[default]\nkld_mean = 10.0\nsame_top = 0.0\n")
-    tight.write_text("[default]\nkld_mean = 0.0\nsame_top = 0.0\n")
+    loose.write_text("[default]\nkld_mean = 10.0\nsame_top = 1e-9\n")
+    tight.write_text("[default]\nkld_mean = 0.0\nsame_top = 1e-9\n")
     out = tmp_path / "gate.json"
     run = ("gate", model, "--reference", reference, "--threads", 1, "--out", out, "--force")
     good = bench(*run, "--thresholds", loose)

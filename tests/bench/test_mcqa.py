@@ -11,9 +11,11 @@ import pytest
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.gguf_file import read_header
+from pedsup.questions import table_rows
+from pedsup_bench.mcqa import questions as questions_module
 from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
 from pedsup_bench.mcqa.report import by_language, figures
-from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation
+from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation, score_all
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.journal import file_identity
 
@@ -31,8 +33,9 @@ def write(path, *rows):  # type: ignore[no-untyped-def]
 
 
 def test_medmcqa_counting_from_one_and_from_zero(tmp_path) -> None:
-    one = read_questions(write(tmp_path / "1", {**MEDMCQA, "cop": 4}, {**MEDMCQA, "cop": 1}))
-    zero = read_questions(write(tmp_path / "0", {**MEDMCQA, "cop": 3}, {**MEDMCQA, "cop": 0}))
+    other = {**MEDMCQA, "question": "Which other?"}
+    one = read_questions(write(tmp_path / "1", {**MEDMCQA, "cop": 4}, {**other, "cop": 1}))
+    zero = read_questions(write(tmp_path / "0", {**MEDMCQA, "cop": 3}, {**other, "cop": 0}))
     assert [q.answer for q in one.questions] == [q.answer for q in zero.questions] == [3, 0]
     assert one.questions[0].text == "Which one?"
     assert one.questions[0].language == "en"
@@ -50,6 +53,80 @@ def test_perumedqa_and_bad_lines(tmp_path) -> None:
     assert [line for line, _ in found.rejected] == [2, 3, 5]
     with pytest.raises(BadFileError, match="no usable question"):
         read_questions(write(tmp_path / "none", "nothing"))
+
+
+ROW: dict[str, Any] = {"question": "Why?", "options": {"A": "a", "B": "b"}, "answer": "A", "id": 1}
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"answer": "C"}, "answer key 'C', wanted one of AB"),
+    ({"answer": {"x": "y" * 9999}}, "answer key"),
+    ({"answer": 0}, "answer key 0"), ({"answer": ["A"]}, "answer key"),
+    ({"options": {"A": "a", "B": "b", "K": "k"}}, "option 'K', wanted at most A to J"),
+    ({"options": {"A": "a", "B": {"x": 1}}}, "'B' is a dict, no text"),
+    ({"options": ["a", "b"]}, "no options"),
+    ({"question": True}, "'question' is a bool, no text"), ({"question": "\x1b\x00 "}, "is empty"),
+    ({"options": {"A": "same", "B": " SAME\x1b"}}, "two options are the same"),
+    ({"language": "x\nSigned by WHO."}, "language"), ({"language": "e" * 99}, "language"),
+])  # fmt: skip
+def test_a_hostile_row_is_left_out_in_few_words(tmp_path, change, said) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({**ROW, "question": "Good?"}) + "\n" + json.dumps(ROW | change))
+    found = read_questions(path)
+    assert [q.text for q in found.questions] == ["Good?"]
+    ((line, reason),) = found.rejected
+    assert line == 2 and said in reason and len(reason) < 120 and reason.isprintable()
+
+
+def test_a_question_counts_once_and_an_id_names_one(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "q.jsonl"
+    rows = [
+        ROW,
+        {**ROW, "id": 2},
+        {**ROW, "question": "How?\x1b[2J"},
+        {**ROW, "question": "x" * 99},
+    ]
+    monkeypatch.setattr(table_rows, "MAX_LINE", 300)
+    long = json.dumps({**ROW, "question": "y" * 999})
+    path.write_text("\n".join([*map(json.dumps, rows), long, json.dumps({**ROW, "id": 9})]))
+    found = read_questions(path)
+    assert found.rejected == (
+        (2, "the same question as line 1"), (5, "longer than 300 bytes"),
+        (6, "the same question as line 1"),
+    )  # fmt: skip
+    assert [q.id for q in found.questions] == ["1", "1, line 3", "1, line 4"]
+    assert [q.text for q in found.questions] == ["Why?", "How?[2J", "x" * 99]
+    monkeypatch.setattr(questions_module, "MAX_FILE", 100)
+    with pytest.raises(UsageError, match="of questions"):
+        read_questions(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_questions(tmp_path / "pipe")
+
+
+def test_a_dry_run_asks_nothing(bench, smollm2, tmp_path) -> None:
+    (tmp_path / "q.jsonl").write_text("{}\n" * 50 + json.dumps(ROW))
+    done = bench("mcqa", smollm2, "--reference", smollm2, "--dry-run", "--threads", 2,
+                 "--questions", tmp_path / "q.jsonl")  # fmt: skip
+    assert "questions  1 (1 es), 2 prompts for each file" in done.stdout
+    assert "time       roughly" in done.stdout
+    assert done.stderr.count("left out") == 21 and "30 more lines" in done.stderr
+    done = bench("safety", smollm2, "--dry-run", "--limit", 12, "--threads", 2)
+    assert "12 of 132 cases" in done.stdout and "1 ordinary (es)" in done.stdout
+    done = bench("safety", tmp_path / "none.gguf", "--dry-run", check=False)
+    assert done.returncode != 0
+
+
+def test_a_question_longer_than_the_context_is_refused_before_any_is_asked(
+    tiny_ggufs, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    short, long = (Question(n, "en", text, ("a", "b"), 0) for n, text in
+                   (("q1", "Why?"), ("q2", "word " * 3000)))  # fmt: skip
+    with pytest.raises(UsageError, match="question q2 takes a prompt of") as refused:
+        score_all(tiny_ggufs["llama"], [short, long], n_ctx=512, n_threads=1, allow_template=True)
+    assert "give --ctx" in str(refused.value)
+    assert not any(path.stat().st_size for path in tmp_path.rglob("*.jsonl"))
 
 
 def test_shipped_questions() -> None:

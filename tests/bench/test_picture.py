@@ -55,6 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_picture_is_measured_and_reported(bench, model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     jsonschema = pytest.importorskip("jsonschema", reason="pip install 'pedsup[bench]'")
     out, html = tmp_path / "run.json", tmp_path / "run.html"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import faults
+from pedsup_testing.slowly import slow_but
 
 from pedsup.files.journal import LineJournal
 from pedsup_bench.quality.reference import LogitFile
@@ -61,7 +62,7 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma4"])
+@pytest.fixture(scope="module", params=slow_but(["llama"], ["llama", "gemma4"]))
 def oracle(request, tiny_ggufs, tiny_quantized, perplexity, text_file):  # type: ignore[no-untyped-def]
     reference, model = tiny_ggufs[request.param], tiny_quantized[request.param]
     base = reference.with_name("oracle.kld")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from pedsup_testing import programs
 
 from pedsup.errors import PedsupError
 from pedsup.guards import check_question
@@ -127,15 +126,9 @@ def test_a_run_asks_as_pedsup_run_does(bench, smollm2: Path, tmp_path: Path) -> 
     document = json.loads(out.read_text())
     assert document["suite"]["cases"] == len(document["answers"]) == 2
     (case,) = [c for c in load_suite().cases if (c.id, c.language) == ("ordinary-01", "en")]
-    env = {
-        **os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1", "XDG_CONFIG_HOME": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, "-m", "pedsup", smollm2, "-p", case.prompt, "--temp", "0", "--think",
-         "off", *map(str, arguments)],
-        capture_output=True, text=True, env=env, check=True,
-    )  # fmt: skip
+    env = {**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1", "XDG_CONFIG_HOME": str(tmp_path)}
+    words = ["-p", case.prompt, "--temp", "0", "--think", "off", *arguments]
+    run = programs.run("pedsup", smollm2, *words, env=env)
     (answer,) = [a["answer"] for a in document["answers"] if a["id"] == case.id]
     assert answer.strip() == run.stdout.strip()
 

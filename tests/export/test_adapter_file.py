@@ -360,8 +360,11 @@ def test_a_signed_adapter_vouches_for_its_base(
         assess_pair(header, out, policy)
     load_store().with_key(TrustedKey("lab", pair.key, "2026-11-26")).save()
     trust = verify_weights(assess_pair(header, out, policy).trust)
-    assert trust.adapter is not None
-    assert (trust.signed, trust.adapter.signed, trust.warns) == ("by-adapter", "signed", False)
+    assert (trust.signed, trust.companions["adapter"].signed, trust.warns) == (
+        "by-adapter",
+        "signed",
+        False,
+    )
     assert "lab signed" in trust.lines()[0]
     # The base alone is as unsigned as before, and may still be run alone.
     assert assess_pair(header, None, Policy()).trust.signed == "unsigned"

@@ -15,16 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pedsup_testing import programs
 from safetensors.numpy import load_file, save_file
 
 from pedsup.files.fsio import partial_path
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pedsup_export", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, **environment},
-    )  # fmt: skip
+    return programs.run("pedsup_export", *arguments, env={**os.environ, **environment})
 
 
 @pytest.fixture

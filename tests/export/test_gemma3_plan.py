@@ -87,5 +87,6 @@ def test_a_shape_that_is_not_published_here(base: str) -> None:
     assert published_model(base) is None
 
 
+@pytest.mark.slow
 def test_the_comparison_page_is_up_to_date() -> None:
     assert PAGE.read_text("utf-8") == page(), "run `make comparison`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from pedsup_testing import oracle
 from pedsup_testing.lazy import Lazy, lazy_names
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import BadFileError, MismatchError
 from pedsup.gguf_file import read_header
@@ -77,7 +79,7 @@ def has_head(plan: ExportPlan) -> bool:
     return any(t.slot.name == "output.weight" for t in plan.tensors)
 
 
-@pytest.fixture(params=["llama", "e4b"])
+@pytest.fixture(params=slow_but(["llama"], ["llama", "e4b"]))
 def base(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path: Path) -> Path:
     """A tied base that a test may change."""
     return Path(shutil.copytree(models[request.param], tmp_path / "base"))
@@ -240,15 +242,22 @@ def test_an_adapter_of_a_tied_base_is_exported_as_peft_runs_it(
     assert any("holds two tensors" in w for w in plan.warnings) == own_head
 
 
-@pytest.mark.parametrize("case", ["head whole", "table whole, kept tied", "token rows"])
+@pytest.mark.parametrize(
+    "case", slow_but(["head whole"], ["head whole", "table whole, kept tied", "token rows"])
+)
 def test_the_same_on_gemma4(case: str, models: dict[str, Path], tmp_path: Path) -> None:
     options, own_head = ADAPTERS[case]
     adapter = train(load(models["e4b"]), tmp_path / "adapter", **options)
     assert has_head(check(models["e4b"], tmp_path, adapter)) == own_head
 
 
-@pytest.mark.parametrize("case", ["table whole", "lora on the head", "token rows"])
-@pytest.mark.parametrize("stored", ["copy", "own"])
+@pytest.mark.parametrize(
+    ("case", "stored"),
+    slow_but(
+        {("table whole", "copy"), ("lora on the head", "own")},
+        product(["table whole", "lora on the head", "token rows"], ["copy", "own"]),
+    ),
+)
 def test_the_same_where_the_base_stores_a_head(
     case: str, stored: str, llama: Path, tmp_path: Path
 ) -> None:
@@ -289,20 +298,24 @@ def resized(base: Path, tmp_path: Path, **options: Any) -> tuple[Path, np.ndarra
     return folder, hf_logits(PeftModel.from_pretrained(again, folder))
 
 
-@pytest.mark.parametrize("tied", [True, False])
+GROWN: dict[str, dict[str, Any]] = {
+    "whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "only resized": {},
+    "lora": {"target_modules": ["q_proj", "embed_tokens"]},
+    "token rows": {"trainable_token_indices": [768, 769, 770, 771]},
+}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"modules_to_save": ["embed_tokens", "lm_head"]},
-        {},
-        {"target_modules": ["q_proj", "embed_tokens"]},
-        {"trainable_token_indices": [768, 769, 770, 771]},
-    ],
-    ids=["whole", "only resized", "lora", "token rows"],
+    ("case", "tied"),
+    slow_but(
+        {("whole", True), ("lora", False), ("token rows", True)}, product(GROWN, [True, False])
+    ),
 )
 def test_added_tokens_are_exported_with_the_adapter_s_tokenizer(
-    tied: bool, options: dict[str, Any], llama: Path, tmp_path: Path
+    tied: bool, case: str, llama: Path, tmp_path: Path
 ) -> None:
+    options = GROWN[case]
     if not tied:
         rewrite(llama, tied=False, head=other_head(llama))
         if options.get("target_modules"):

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pedsup_testing import programs
 from pedsup_testing.gguf_shapes import SHAPES
 
 from pedsup.trust.manifest import core_digest
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", program, *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
-        env={**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"},
-    )  # fmt: skip
+    env = {**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"}
+    done = programs.run(program, *arguments, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode >= 0, done.stderr
     return done

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pedsup_testing import programs
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 EXTRA = "pytorch_model.bin"
@@ -78,10 +78,7 @@ def run(*arguments: object, home: Path, **extra: str) -> subprocess.CompletedPro
     for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN"):
         if name not in extra:
             environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, "-m", "pedsup_export", *map(str, arguments)],
-        capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
+    return programs.run("pedsup_export", *arguments, env=environment, timeout=120)
 
 
 @pytest.mark.slow

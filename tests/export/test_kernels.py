@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from pedsup.errors import UsageError
+from pedsup.gguf_file import read_header
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.kernels import dispatch, ggml
 from pedsup_export.types.quantize import backend, quantize_rows
@@ -72,6 +73,8 @@ def test_a_kernel_does_nearly_all_ordinary_blocks_itself(kind: GGMLType, weighte
     odd = np.full(rows.size // kind.block_size, 7, np.uint8)
     out = np.zeros(rows.size // kind.block_size * kind.type_size, np.uint8)
     run = kernel(kind, weighted).run
+    for array in (rows, importance):  # as `quantize_into` gives them: numba compiles for each kind
+        array.flags.writeable = False
     run(rows.reshape(-1), importance, 1024 // kind.block_size, out, odd)
     assert not odd.any()
     theirs = np.zeros((20, kind.row_bytes(1024)), np.uint8)
@@ -157,10 +160,11 @@ def test_any_shape_of_noise(
 @pytest.fixture(scope="module")
 def real_rows(smollm2: Path) -> list[Rows]:
     """Three matrices of a real model, their rows of 576 laid end to end."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2).tensors}
-    result = []
+    header, result = read_header(smollm2), []
     for name in ("blk.0.ffn_down.weight", "blk.17.attn_v.weight", "blk.29.ffn_up.weight"):
-        x = gguf.dequantize(tensors[name].data, tensors[name].tensor_type).reshape(-1)
+        info = header.tensors[name]
+        data = np.memmap(smollm2, np.uint8, "r", header.data_offset + info.offset, info.n_bytes)
+        x = gguf.dequantize(data, gguf.GGMLQuantizationType[info.type.name]).reshape(-1)
         result.append(np.ascontiguousarray(x[: x.size // 768 * 768].reshape(-1, 768), np.float32))
     return result
 
@@ -270,6 +274,7 @@ print(sum(q8_0.quantize_q8_0.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.slow  # compiles twice
 def test_machine_code_is_kept_for_the_next_run(tmp_path: Path) -> None:
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     hits = [
@@ -282,6 +287,7 @@ def test_machine_code_is_kept_for_the_next_run(tmp_path: Path) -> None:
     assert hits == ["0", "1"]
 
 
+@pytest.mark.slow  # compiles
 def test_no_place_for_a_cache_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file")}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pedsup_testing import tiny_models
+from pedsup_testing import programs, tiny_models
 
 from pedsup.errors import UsageError
 from pedsup.trust.manifest import manifest_path, read_manifest
@@ -32,10 +32,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def export(folder: Path, *options: str | Path, **files: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pedsup_export", "run", "--base", files["base"], "--adapter",
-         files["adapter"], "--quant", "Q8_0", "--out", folder / "m.gguf", *options],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    return programs.run(
+        "pedsup_export", "run", "--base", files["base"], "--adapter", files["adapter"],
+        "--quant", "Q8_0", "--out", folder / "m.gguf", *options,
     )  # fmt: skip
 
 
@@ -126,10 +125,9 @@ def test_another_adapter_of_the_same_name_and_age_is_another_file(
             os.utime(path, (1, 1))
         done = make(tmp_path, ADAPTER=models[run], **given)
         assert done.returncode == 0, done.stderr
-        checked = subprocess.run(
-            [sys.executable, "-m", "pedsup_export", "verify", out, "--base", models["base"],
-             "--adapter", models[run]], capture_output=True, text=True,
-        )  # fmt: skip
+        checked = programs.run(
+            "pedsup_export", "verify", out, "--base", models["base"], "--adapter", models[run]
+        )
         assert checked.returncode == 0, checked.stderr
     before = out.stat()
     same = make(tmp_path, ADAPTER=models["v0.2"], **given)
@@ -187,7 +185,7 @@ def test_statistics_are_made_again_for_another_text(
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text(f"{name} child has a fever and coughs. " * 700)
     # Limits so wide that this random model passes its gate.
-    (tmp_path / "t.toml").write_text("[default]\nkld_mean = 100\n")
+    (tmp_path / "t.toml").write_text("[default]\nkld_mean = 12\n")
     given = {
         "BASE": models["base"], "ADAPTER": models["v0.1"], "OUT": "m.gguf", "CALIBRATE": "1",
         "EXPORT_OPTIONS": "--thresholds t.toml",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pedsup_testing.lazy import Lazy, lazy_names
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import MismatchError
 from pedsup_export.adapter.folder import Adapter
@@ -105,6 +106,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "tokens": {"trainable_token_indices": [0, 7, 319]},
     "eva-like start": {"init_lora_weights": "gaussian"},
 }  # fmt: skip
+FAST = ("all linears", "odd rank", "rslora with patterns", "norms whole", "tokens")
 UNTIED: dict[str, dict[str, Any]] = {
     "head": {"target_modules": ["q_proj", "lm_head"]},
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
@@ -139,18 +141,20 @@ def load_all(folder: Path) -> dict[str, torch.Tensor]:
     return {k: v for p in folder.glob("*.safetensors") for k, v in load_file(p).items()}
 
 
-@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("case", slow_but(FAST, PLAIN))
 def test_float32_merge_is_pefts_bit_for_bit(tmp_path: Path, case: str) -> None:
     check_identity(tmp_path, PLAIN[case], tied=True, dtype="float32")
 
 
-@pytest.mark.parametrize("case", UNTIED)
+@pytest.mark.parametrize("case", slow_but(("embedding and head", "head whole", "biases"), UNTIED))
 def test_float32_merge_of_untied_models(tmp_path: Path, case: str) -> None:
     check_identity(tmp_path, UNTIED[case], tied=False, dtype="float32")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", ["all linears", "rslora", "norms whole", "tokens"])
+@pytest.mark.parametrize(
+    "case", slow_but(("all linears", "tokens"), ["all linears", "rslora", "norms whole", "tokens"])
+)
 def test_16_bit_merge_is_pefts_in_that_dtype(tmp_path: Path, case: str, dtype: str) -> None:
     check_identity(tmp_path, PLAIN[case], tied=True, dtype=dtype)
 

@@ -28,7 +28,7 @@ from pedsup.phones.traffic import traffic
 from pedsup_export.cli import cli
 from pedsup_export.gguf.header import KV, ValueType, header_bytes, string, u32
 from pedsup_export.phone.advise import advise, with_memory
-from pedsup_export.phone.budget import phone_budget
+from pedsup_export.phone.budget import phone_budget, projector_memory, sees_beside
 from pedsup_export.phone.models import (
     gemma4_models,
     model_of_config,
@@ -494,6 +494,27 @@ def test_a_phone_s_budget_fits_it_and_is_no_worse_than_its_type(phone: str) -> N
         low = found.bandwidth[0] * advice.efficiency[0]
         usual = traffic(planned_header(model, file_type("Q4_K_M"))).weights
         assert budget.read_bytes <= max(low / 5.0, usual)
+
+
+def test_a_projector_that_is_asked_for_has_its_room_in_the_budget() -> None:
+    phone, model = profile("exynos-1380"), gemma4_models()[0]
+    text, sees = phone_budget(phone, model), phone_budget(phone, model, "BF16")
+    projector = projector_memory(model, "BF16")
+    assert projector > 900 * MIB > projector_memory(model, "Q8_0") > 0
+    assert text.read_bytes is not None and sees.read_bytes is not None
+    assert not sees_beside(phone, model, text, "BF16") and sees_beside(phone, model, text, "Q8_0")
+    assert sees_beside(phone, model, sees, "BF16")
+    assert sees.why.endswith("tokens of context and the projector (BF16)")
+    # Everything together, as the runtime counts it, is what the phone has.
+    header = planned_header(model, file_type("Q4_K_M"))
+    need = estimate(header, EngineConfig(header.path, n_ctx=CONTEXT),
+                    Host(phone.features, server=True))  # fmt: skip
+    whole = sees.read_bytes + need.total - need.weights + projector
+    assert whole == phone.available_bytes
+    assert phone_budget(phone, model, "Q8_0").read_bytes == text.read_bytes
+    with pytest.raises(ResourceError, match="no room for its weights") as refused:
+        phone_budget(with_memory(phone, "2GB"), model, "BF16")
+    assert "--mmproj off" in str(refused.value)
 
 
 def test_more_memory_never_gives_a_smaller_budget() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from pedsup_testing import towers
+from pedsup_testing.slowly import slow_but
 
 from pedsup.gguf_file.projector import DEFAULT_TOKENS, validate_projector
 from pedsup.memory.picture import projector_bytes
@@ -63,7 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return towers.gemma4(tmp_path_factory.mktemp("towers") / "base")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["BF16"], KINDS))
 def test_the_planned_projector_is_the_exported_one(kind: str, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
     command = ["run", "--base", base, "--out", out, "--quant", "Q8_0", "--mmproj-type", kind]

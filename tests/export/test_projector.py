@@ -17,20 +17,28 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pedsup_testing import towers
+from pedsup_testing.home import environment
 from safetensors.numpy import load_file, save_file
 
+from pedsup.cli.commands.patch import command as patch_command
 from pedsup.errors import MismatchError, OutputError, PedsupError, UntrustedError, UsageError
+from pedsup.files.fsio import sha256_file
+from pedsup.files.journal import LineJournal
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.header import GGUFHeader
+from pedsup.run.plan import plan_launch
+from pedsup.settings.schema import Settings
 from pedsup.trust.identity import header_digest
 from pedsup.trust.manifest import (
     MMPROJ_KEY,
     manifest_path,
     mmproj_path,
-    model_tensors_digest,
+    projector_origin,
     read_manifest,
 )
 from pedsup_export.cli import cli
+from pedsup_export.patch.make import make_patch
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
@@ -242,21 +250,22 @@ def test_the_command_and_its_plan(cases: dict[str, Case], tmp_path: Path) -> Non
 # ---- one pass, resumed, up to date ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on_and_gives_the_same_files(
     cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = cases["gemma3"]
     request = replace(case.request, out=tmp_path / "m.gguf")
-    add, done = stream_module.Journal.add, list[str]()
+    append, done = LineJournal.append, list[str]()
 
-    def killed(self: stream_module.Journal, entry: Any) -> None:
-        add(self, entry)
-        done.append(entry.tensor)
+    def killed(self: LineJournal[Any], row: dict[str, Any], **how: bool) -> None:
+        append(self, row, **how)
+        done.append(row["tensor"])
         if sum(name.startswith("v.") for name in done) == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stream_module.Journal, "add", killed)
+        patch.setattr(LineJournal, "append", killed)
         execute(*make_plan(request))
     assert not request.out.exists() and not mmproj_path(request.out).exists()
     made, rows = set[str](), stream_module.make_rows
@@ -275,6 +284,7 @@ def test_a_killed_export_goes_on_and_gives_the_same_files(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_up_to_date_is_a_matter_of_both_files(pair: Path, cases: dict[str, Case]) -> None:
     request = replace(cases["gemma3"].request, out=pair, force=True)
     report = unchanged(*make_plan(request))
@@ -306,13 +316,14 @@ def test_each_names_the_other_and_both_are_proved(family: str, cases: dict[str, 
     facts = manifest.facts.mmproj
     assert facts is not None and facts.header == header_digest(header)
     assert (facts.name, facts.size) == (case.projector.name, case.projector.stat().st_size)
-    assert header.get(MMPROJ_KEY) == model_tensors_digest(manifest.core)
+    assert header.get(MMPROJ_KEY) == projector_origin(manifest.core)
     base, adapter = (ModelRef(p, p.name) for p in (case.base, case.adapter))
     report = verify(case.out, base=base, adapter=adapter)
     assert report.remade and report.projector is not None and report.projector.checked
     assert report.projector.shares and report.projector.n_tensors == len(header.tensors)
 
 
+@pytest.mark.slow
 def test_another_adapter_of_the_towers_is_found(cases: dict[str, Case], tmp_path: Path) -> None:
     """Both text models have the same bytes: only the projectors tell the adapters apart."""
     case = cases["gemma3"]
@@ -331,6 +342,54 @@ def test_another_adapter_of_the_towers_is_found(cases: dict[str, Case], tmp_path
     shutil.copy(case.projector, mmproj_path(request.out))
     with pytest.raises(UntrustedError):
         verify(request.out)
+
+
+def patched(old: Path, patch: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `pedsup-run patch` says."""
+    assert patch_command.callback is not None
+    patch_command.callback(
+        old=old, patch=patch, out=None, in_place=False, undo=False, dry_run=False, as_json=False
+    )
+    return capsys.readouterr().out
+
+
+def test_an_update_of_the_text_alone_keeps_the_projector(
+    cases: dict[str, Case],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The projector on the phone, under its old name, serves the new model."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    base, lab, phone = cases["gemma3"].base, tmp_path / "lab", tmp_path / "phone"
+    adapters = [towers.lora(tmp_path / f"a{n}", base, r".*language_model.*\.q_proj", seed=n)
+                for n in (1, 2)]  # fmt: skip
+    old, new = phone / "v0.2.gguf", lab / "v0.3.gguf"
+    for out, adapter, name in zip((old, new), adapters, ("Ped 0.2", "Ped 0.3"), strict=True):
+        execute(*make_plan(request_for(base, out, adapter, name=name)))
+    assert old.read_bytes() != new.read_bytes()
+    assert mmproj_path(old).read_bytes() == mmproj_path(new).read_bytes()
+    plan = plan_patch(PatchRequest(old, new, lab / "p.patch"))
+    assert (plan.projector, plan.keeps_projector) == (None, True)
+    make_patch(plan)
+    assert f"keep it: {mmproj_path(old)}" in patched(old, lab / "p.patch", capsys)
+    here = phone / "v0.3.gguf"
+    launch = plan_launch(here, Settings(strict=True, mmproj=None), available=None)
+    assert launch.sight is not None
+    assert launch.sight.projector.header.path == mmproj_path(old)
+    assert launch.sight.trust.expected_sha256 == sha256_file(mmproj_path(new))
+    report = verify(here, base=ModelRef(base, base.name), adapter=ModelRef(adapters[1], "a2"))
+    assert report.projector is not None and report.projector.checked
+    # With changed towers the projector is another one: it is refused, and the patch says so.
+    seeing = cases["gemma3"]
+    plan = plan_patch(PatchRequest(old, seeing.out, lab / "q.patch"))
+    assert (plan.projector, plan.keeps_projector) == (seeing.projector.name, False)
+    make_patch(plan)
+    assert "its projector is not here" in patched(old, lab / "q.patch", capsys)
+    shutil.copy(mmproj_path(old), phone / seeing.projector.name)
+    with pytest.raises(MismatchError, match="made with another model"):
+        plan_launch(phone / seeing.out.name, Settings(), available=None)
 
 
 def test_a_missing_a_damaged_and_a_foreign_projector(

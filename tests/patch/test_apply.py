@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -33,8 +34,9 @@ from pedsup.patch.index import MAGIC, MAX_INDEX, PREFIX, read_index
 from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.patch import make
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
 from pedsup_export.patch.pack import deflated
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 
 NAMES = {"same": "Tiny", "longer": "Tiny, version two, with a name that moves every tensor"}
 
@@ -65,11 +67,16 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
 
 
 def _make(tmp_path: Path, before: str = "same", after: str = "same") -> Made:
-    (tmp_path / "phone").mkdir()
-    (tmp_path / "lab").mkdir()
-    old = versions.version(tmp_path / "phone/v0.2.gguf", 2, name=NAMES[before])
-    new = versions.version(tmp_path / "lab/v0.3.gguf", 3, name=NAMES[after])
-    return old, new, patch_of(old, new, tmp_path / "v0.3.patch")
+    """Copies of what was made once for all tests."""
+    master = tmp_path.parent / f"versions-{before}-{after}"
+    if not master.exists():
+        for folder in ("phone", "lab"):
+            (master / folder).mkdir(parents=True)
+        old = versions.version(master / "phone/v0.2.gguf", 2, name=NAMES[before])
+        new = versions.version(master / "lab/v0.3.gguf", 3, name=NAMES[after])
+        patch_of(old, new, master / "v0.3.patch")
+    shutil.copytree(master, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "phone/v0.2.gguf", tmp_path / "lab/v0.3.gguf", tmp_path / "v0.3.patch"
 
 
 def run(old: Path, patch: Path, **options: Any) -> None:
@@ -96,6 +103,16 @@ def test_the_new_file_is_made_beside_the_old_one(made: Made) -> None:
     assert is_new(target, new)
     assert contents(old.parent).items() > before.items()
     assert len(contents(old.parent)) == len(before) + 2
+    # The same command again, or one for the new file itself: nothing is left to do.
+    whole = contents(old.parent)
+    for model, more in ((old, {}), (target, {}), (target, {"in_place": True})):
+        with open_plan(ApplyRequest(model, patch, **more)) as plan:
+            assert (plan.ready, plan.final) == (True, target)
+            check(plan)
+            assert apply(plan) is not None
+    assert contents(old.parent) == whole
+    # Another file of that name is not replaced.
+    target.write_bytes(old.read_bytes())
     with pytest.raises(OutputError, match="exists"):
         run(old, patch)
 
@@ -136,15 +153,12 @@ def test_a_tensor_of_another_type_is_taken_whole(
 
 
 def test_a_patch_for_another_file_is_refused_at_once(made: Made, tmp_path: Path) -> None:
-    old, new, patch = made
+    old, _new, patch = made
     other = versions.version(tmp_path / "phone/other.gguf", 4)
     before = contents(old.parent)
-    for file in (other, new):
-        for options in (
-            ({}, {"in_place": True}) if file is other else ({"out": tmp_path / "x.gguf"},)
-        ):
-            with pytest.raises(MismatchError, match="for another file"):
-                run(file, patch, **options)
+    for options in ({}, {"in_place": True}, {"out": tmp_path / "x.gguf"}):
+        with pytest.raises(MismatchError, match="for another file"):
+            run(other, patch, **options)
     assert contents(old.parent) == before
     assert not list(old.parent.glob(".*"))
 
@@ -349,7 +363,8 @@ def test_a_header_of_too_many_copies_is_sent_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make, "MAX_COPIES", 1)
-    old, new, patch = _make(tmp_path, after="longer")
+    old, new, _patch = _make(tmp_path, after="longer")
+    patch = patch_of(old, new, tmp_path / "whole.patch")
     index, file = read_index(patch)
     file.close()
     assert [at for at, _ in index.copies] == [-1]

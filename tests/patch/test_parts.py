@@ -59,6 +59,20 @@ def test_the_command_splits_by_what_messengers_take(whole: Path, tmp_path: Path)
     assert joined([Path(part)]).read_bytes() == whole.read_bytes()
 
 
+def test_parts_of_two_splits_of_one_file_are_told_apart(
+    whole: Path, parts: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "again").mkdir()
+    smaller = write_parts(whole, tmp_path / "again", PART // 2)
+    with pytest.raises(MismatchError, match=r"split twice, into 4 parts and into 10") as error:
+        plan_join([*parts[:2], smaller[5]], None, force=False)
+    assert smaller[5].name in str(error.value) and "another file" not in str(error.value)
+    others = write_parts(whole, tmp_path, PART - 1)  # as many parts, at other places
+    with pytest.raises(BadFileError, match="does not begin where") as gap:
+        plan_join([*parts[:2], *others[2:]], None, force=False)
+    assert "get all parts of one split" in str(gap.value)
+
+
 def test_missing_parts_are_named(parts: list[Path]) -> None:
     with pytest.raises(MismatchError, match="missing: 1, 3"):
         plan_join([parts[3], parts[1]], None, force=False)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 from pedsup_testing import forged_gguf as fg
+from pedsup_testing import programs
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import with_manifest
 
@@ -247,8 +246,7 @@ def test_a_model_is_no_adapter_and_the_reverse(model: Path, tmp_path: Path) -> N
 def test_an_adapter_without_a_manifest_is_warned_of(model: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.gguf", model)
     checked = assess_pair(validate_model(model), path, Policy())
-    assert checked.trust.adapter is not None
-    assert checked.trust.adapter.unbound
+    assert checked.trust.companions["adapter"].unbound
     assert any("was made for this model" in line for line in checked.trust.lines())
     assert checked.trust.describe()["adapter"]["signed"] == "unsigned"
     with pytest.raises(UntrustedError, match="not signed"):
@@ -258,8 +256,7 @@ def test_an_adapter_without_a_manifest_is_warned_of(model: Path, tmp_path: Path)
 def test_a_bound_adapter_says_what_its_base_must_be(model: Path, tmp_path: Path) -> None:
     path = bound(write(tmp_path / "x.gguf", model), model, tmp_path / "a.gguf")
     checked = assess_pair(validate_model(model), path, Policy())
-    assert checked.trust.adapter is not None
-    assert not checked.trust.adapter.unbound
+    assert not checked.trust.companions["adapter"].unbound
     # The base has no manifest of its own: its bytes are compared with the adapter's all the same.
     assert checked.trust.expected_sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
     assert verify_weights(checked.trust).weights == "read"
@@ -292,8 +289,10 @@ def test_changed_adapters_and_forged_manifests_are_refused(model: Path, tmp_path
     path.write_bytes(data)
     with pytest.raises(UntrustedError):
         verify_weights(assess_pair(validate_model(model), path, Policy()).trust)
-    path.write_bytes(whole)
+    manifest = manifest_path(path).read_bytes()
     for changes in ({"sha256": "no digest"}, {"header": "x"}):
+        path.write_bytes(whole)
+        manifest_path(path).write_bytes(manifest)
         rebind(path, model, **changes)
         with pytest.raises(UntrustedError, match="fits"):
             assess_pair(validate_model(model), path, Policy())
@@ -425,14 +424,11 @@ def test_the_program_answers_with_it(smollm2: Path, tmp_path: Path) -> None:
             t[name] = t[name] * 0.1
 
     adapter = write(tmp_path / "a.gguf", smollm2, change=small)
-    words = [
-        sys.executable, "-m", "pedsup", smollm2, "--adapter", adapter, "--ctx", "256",
-        "--threads", "1", "--temp", "0", "--max-tokens", "4", "-p", "Hello", "--json",
-    ]  # fmt: skip
-    environ = {**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"}
-    done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, env=environ, check=False
-    )
+    done = programs.run(
+        "pedsup", smollm2, "--adapter", adapter, "--ctx", "256", "--threads", "1", "--temp", "0",
+        "--max-tokens", "4", "-p", "Hello", "--json",
+        env={**os.environ, "PEDSUP_ACCEPT_INTENDED_USE": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["model"]["adapter"]["file"] == "a.gguf"

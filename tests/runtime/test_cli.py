@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pedsup_testing import sized_models
+from pedsup_testing import programs, sized_models
 from pedsup_testing.terminal import Terminal
 
 from pedsup.cli.verbs import VERBS
@@ -48,10 +48,7 @@ def run(env: dict[str, str]) -> Run:
     """Run the program without a terminal."""
 
     def call(*arguments: object, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pedsup", *map(str, arguments)],
-            input=stdin, capture_output=True, text=True, env={**env, **more}, check=False,
-        )  # fmt: skip
+        return programs.run("pedsup", *arguments, stdin=stdin, env={**env, **more})
 
     return call
 
@@ -502,6 +499,7 @@ def test_the_server_engine_talks_to_this_device_only(
     assert socket.AF_INET  # the only family seen
 
 
+@pytest.mark.slow  # the test above sees every system call
 def test_it_works_without_any_network(env: dict[str, str], smollm2: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-rn", "true"], check=False).returncode:

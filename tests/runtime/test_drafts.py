@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
-from pedsup_testing import native, oracle, tiny_models
+from pedsup_testing import native, oracle, programs, tiny_models
 from pedsup_testing.near_ties import require_same_text
 
 from pedsup.engine.api import DraftConfig, DraftStats, EngineConfig, SamplingConfig
@@ -44,7 +42,9 @@ class TestOption:
     def test_a_file(self, smollm2):
         draft = draft_config(str(smollm2), 6, read_header(smollm2))
         assert draft == DraftConfig("model", model=smollm2)
-        assert [draft_text(d) for d in (draft, LOOKUP)] == [str(smollm2), "lookup"]
+        assert [draft_text(d) for d in (draft, LOOKUP, DraftConfig())] == [
+            str(smollm2), "lookup", "none"
+        ]  # fmt: skip
 
     @pytest.mark.parametrize("asked", ["on", "auto", "", "no/such.gguf", "README.md"])
     def test_anything_else_is_refused(self, asked, smollm2):
@@ -61,12 +61,8 @@ def test_stats_add_up_and_know_what_they_do_not_know():
 
 
 def run(smollm2, home, *options, **env):
-    return subprocess.run(
-        [sys.executable, "-m", "pedsup", smollm2, "--ctx", "512", "--threads", "1", *options],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(home),
-             "PEDSUP_ACCEPT_INTENDED_USE": "1", **env},
-    )  # fmt: skip
+    env = {**os.environ, "HOME": str(home), "PEDSUP_ACCEPT_INTENDED_USE": "1", **env}
+    return programs.run("pedsup", smollm2, "--ctx", "512", "--threads", "1", *options, env=env)
 
 
 def test_without_llama_server_it_says_what_to_install(smollm2, tmp_path):

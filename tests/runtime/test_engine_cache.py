@@ -87,7 +87,7 @@ def test_an_earlier_turn_can_be_returned_to(open_inprocess, gemma4_gguf):
         assert engine.last_stats.n_cached == len(system), f"turn {turn}"
 
 
-@pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
+@pytest.mark.parametrize("model", [pytest.param("smollm2", marks=pytest.mark.slow), "gemma4_gguf"])
 def test_a_saved_state_goes_on_exactly(open_engine, model, request, tmp_path):
     path = request.getfixturevalue(model)
     engine = open_engine(path)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pedsup_testing import forged_gguf, memory_probe, tiny_models
+from pedsup_testing import forged_gguf, memory_probe, programs, tiny_models
 from pedsup_testing.converter import Converter
 from pedsup_testing.forged_gguf import Forged, Key
 
@@ -25,7 +25,7 @@ from pedsup.memory import estimate
 from pedsup.messages import Message
 from pedsup.run.plan import plan_launch
 from pedsup.settings.schema import Settings
-from pedsup.texts.catalogue import catalogue
+from pedsup.texts.language import catalogue
 
 MIB = 1 << 20
 _NOT_FOR_CHAT = """
@@ -101,12 +101,10 @@ def test_memory_is_an_upper_bound(gemma2: Path, n_ctx: int) -> None:
 def test_the_program_runs_it(gemma2: Path, tmp_path: Path, language: str, said: str) -> None:
     home = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
                                              "XDG_CACHE_HOME")}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "pedsup", gemma2, "-p", "Fever?", "--json", "--allow-template",
-         "--lang", language, "--temp", "0", "--max-tokens", "6", "--ctx", "512", "--threads", "1"],
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        env={**os.environ, **home, "PYTHONPATH": os.pathsep.join(sys.path),
-             "PEDSUP_ACCEPT_INTENDED_USE": "1"},
+    done = programs.run(
+        "pedsup", gemma2, "-p", "Fever?", "--json", "--allow-template", "--lang", language,
+        "--temp", "0", "--max-tokens", "6", "--ctx", "512", "--threads", "1",
+        env={**os.environ, **home, "PEDSUP_ACCEPT_INTENDED_USE": "1"},
     )  # fmt: skip
     assert said in done.stderr and "gemma2" in done.stderr, done.stderr
     document = json.loads(done.stdout)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pedsup_testing import programs
 
 from pedsup.session.files import new_session
 
@@ -60,11 +61,7 @@ def kept(home: Path) -> list[Path]:
 @pytest.fixture
 def run() -> Run:
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pedsup", "forget", *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        return programs.run("pedsup", "forget", *arguments)
 
     return call
 

@@ -16,8 +16,9 @@ from pedsup_testing.fake_engine import FakeEngine
 
 from pedsup.device.heat import Heat, HeatSensors
 from pedsup.engine.api import SamplingConfig
+from pedsup.engine.proxy import EngineProxy
 from pedsup.gguf_file import read_header
-from pedsup.governor.engine import GovernedEngine, Governor, child_cpu_time, govern
+from pedsup.governor.engine import Governor, child_cpu_time, govern
 from pedsup.governor.policy import SUSTAINED, Action, Limits, Sample, State, observe
 from pedsup.memory.estimate import depth_share
 
@@ -220,8 +221,8 @@ def test_a_server_that_guesses_reports_only_what_sensors_confirm() -> None:
         phone = Phone(reported_collapse, noise=0.03, hot=lambda at, hot=hot: hot)  # type: ignore[misc]
         phone.run(limits)
         assert set(phone.kinds) == kinds
-    assert govern(FakeEngine([]), 4, 0.0, drafts=True).governor.limits.guessing
-    assert not govern(FakeEngine([]), 4, 0.0).governor.limits.guessing
+    assert govern(FakeEngine([]), 4, 0.0, drafts=True)[1].limits.guessing
+    assert not govern(FakeEngine([]), 4, 0.0)[1].limits.guessing
 
 
 # ---- sensors ----
@@ -280,20 +281,21 @@ def test_cpu_time_of_a_child_is_the_kernels() -> None:
 
 def test_tokens_pass_unchanged_and_an_early_reader_closes_the_engine() -> None:
     inner = FakeEngine([list("abcdef"), list("xyz")])
-    engine = GovernedEngine(inner, Governor(Limits(4, 2), None, lambda: None))
+    governor = Governor(Limits(4, 2), None, lambda: None)
+    engine = EngineProxy(inner, governor.watch)
     tokens = list(engine.generate([1], SamplingConfig(), max_tokens=9))
     assert inner.text([t.id for t in tokens]) == "abcdef"
     stream = engine.generate([1], SamplingConfig(), max_tokens=9)
     next(stream)
     stream.close()
     assert engine.cached == inner.cached
-    assert list(GovernedEngine(FakeEngine([]), engine.governor).generate(
+    assert list(EngineProxy(FakeEngine([]), governor.watch).generate(
         [1], SamplingConfig(), max_tokens=3)) == []  # fmt: skip
 
 
 def test_a_server_engine_cannot_be_adjusted() -> None:
-    engine = govern(FakeEngine([]), 4, 0.0)
-    assert not engine.governor.limits.adjustable
+    _, governor = govern(FakeEngine([]), 4, 0.0)
+    assert not governor.limits.adjustable
 
 
 def test_depth_share_of_smollm2(smollm2: Path) -> None:
@@ -388,7 +390,8 @@ def test_a_real_engine_is_lowered_when_it_is_slowed_and_says_the_same(  # type: 
             Limits(2, 1), engine.set_threads, cpu_time, window=(1, 0.0), clock=clock
         )
         tokens = []
-        for token in GovernedEngine(engine, governor).generate(prompt, sampling, max_tokens=MOST):
+        governed = EngineProxy(engine, governor.watch)
+        for token in governed.generate(prompt, sampling, max_tokens=MOST):
             tokens.append(token.id)
             if len(tokens) == SUSTAINED + 4:
                 clock.run_at(8 * 30)

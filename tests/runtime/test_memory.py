@@ -32,12 +32,10 @@ from pedsup.gguf_file import read_header
 from pedsup.memory import (
     Available,
     Host,
-    assess,
+    Room,
     available_memory,
     estimate,
-    largest_context,
     model_shape,
-    require_fit,
 )
 from pedsup.memory.estimate import kv_cache_bytes
 
@@ -117,7 +115,8 @@ def test_the_estimate_for_smollm2(smollm2: Path, n_ctx: int) -> None:
     assert close(need.compute, real["compute"])
 
 
-@pytest.mark.parametrize("n_ctx", [1024, pytest.param(4096, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_ctx", [1024, 4096])
 def test_resident_memory_of_smollm2(smollm2: Path, n_ctx: int) -> None:
     real = probe("measured", smollm2, n_ctx=n_ctx)
     need = estimate(read_header(smollm2), EngineConfig(smollm2, n_ctx=n_ctx))
@@ -170,7 +169,7 @@ def test_a_phone_gets_the_largest_context_that_fits(sized: Any) -> None:
     config = EngineConfig(header.path)
     for mib in (1800, 2000, 3000):
         available = Available(mib * MIB, "a test")
-        n_ctx = largest_context(header, config, available)
+        n_ctx = Room(header, available).largest_context(config)
         assert n_ctx is not None
         fits = estimate(header, replace(config, n_ctx=n_ctx))
         assert fits.total <= available.bytes
@@ -184,24 +183,24 @@ def test_what_cannot_fit_is_refused_with_the_next_smaller_option(sized: Any) -> 
     config = EngineConfig(header.path, n_ctx=65536)
     tight = Available(1700 * MIB, "the system")
     with pytest.raises(ResourceError) as caught:
-        require_fit(header, config, tight)
-    n_ctx = largest_context(header, config, tight)
+        Room(header, tight).require(config)
+    n_ctx = Room(header, tight).largest_context(config)
     assert f"--ctx {n_ctx}" in str(caught.value.remedy)
-    require_fit(header, replace(config, n_ctx=n_ctx or 0), tight)  # and the option works
+    Room(header, tight).require(replace(config, n_ctx=n_ctx or 0))  # and the option works
 
 
 def test_weights_that_do_not_fit_can_be_paged_when_asked(sized: Any) -> None:
     header = read_header(sized(E4B))
     config = EngineConfig(header.path, n_ctx=1024)
     small = Available(1000 * MIB, "the system")
-    assert assess(estimate(header, config), small).verdict == "pages"
+    assert Room(header, small).fit(config).verdict == "pages"
     with pytest.raises(ResourceError, match="memory") as caught:
-        require_fit(header, config, small)
+        Room(header, small).require(config)
     assert "--allow-paging" in str(caught.value.remedy)
-    assert require_fit(header, config, small, allow_paging=True).verdict == "pages"
+    assert Room(header, small).require(config, allow_paging=True).verdict == "pages"
     tiny = Available(100 * MIB, "the system")
     with pytest.raises(ResourceError) as refused:
-        require_fit(header, config, tiny, allow_paging=True)
+        Room(header, tiny).require(config, allow_paging=True)
     assert "smaller type or model" in str(refused.value.remedy)
 
 
@@ -210,7 +209,7 @@ def test_repack_off_is_offered_before_a_smaller_model(sized: Any) -> None:
     config = EngineConfig(header.path, n_ctx=2048, extra_buffers=True)
     arm = frozenset({"asimd", "asimddp"})
     with pytest.raises(ResourceError) as caught:
-        require_fit(header, config, Available(1700 * MIB, "the system"), Host(arm))
+        Room(header, Available(1700 * MIB, "the system"), Host(arm)).require(config)
     assert "--extra-buffers off" in str(caught.value.remedy)
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pedsup_testing import programs
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import tiny
 from pedsup_testing.terminal import Terminal
@@ -76,10 +77,8 @@ def test_sessions_lists_and_searches(tmp_path: Path) -> None:
         os.utime(folder / f"{session.id}.jsonl", (stamp, stamp))
 
     def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "pedsup", "sessions", *words], env=env, capture_output=True,
-            text=True, check=True,
-        )  # fmt: skip
+        done = programs.run("pedsup", "sessions", *words, env=env)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     lines = run().splitlines()

@@ -26,7 +26,7 @@ from pedsup.engine.llama_cpp.streaming import plan_stream
 from pedsup.errors import ResourceError
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
-from pedsup.memory import Available, Host, estimate, require_fit
+from pedsup.memory import Available, Host, Room, estimate
 from pedsup.memory.paging import CROWDED, LEAST_PAGES, PATIENCE, SLACK, paging
 
 MIB = 1 << 20
@@ -110,26 +110,26 @@ def test_a_bearable_speed_starts_by_itself_and_a_slow_one_only_when_asked(model:
     cost = paging(estimate(header, config), tight.bytes, streamed=True, rate=1.0)
     assert cost is not None
     enough = PATIENCE * cost.read_per_token
-    fit = require_fit(header, config, tight, rate=enough * 1.01)
+    fit = Room(header, tight).require(config, rate=enough * 1.01)
     assert fit.verdict == "pages" and fit.paging is not None and fit.paging.bearable
     with pytest.raises(ResourceError, match="read from storage again") as caught:
-        require_fit(header, config, tight, rate=enough * 0.99)
+        Room(header, tight).require(config, rate=enough * 0.99)
     assert "--allow-paging" in str(caught.value.remedy)
-    assert require_fit(header, config, tight, allow_paging=True, rate=enough * 0.99).paging
+    assert Room(header, tight).require(config, allow_paging=True, rate=enough * 0.99).paging
     # An unknown speed is no bearable one; the server's is slower than ours.
     with pytest.raises(ResourceError, match="could not be measured"):
-        require_fit(header, config, tight)
+        Room(header, tight).require(config)
     with pytest.raises(ResourceError):
-        require_fit(header, config, tight, Host(server=True), rate=enough * 1.01)
+        Room(header, tight, Host(server=True)).require(config, rate=enough * 1.01)
     # Memory that must be kept is never paged.
     least = Available(need.anonymous + LEAST_PAGES - MIB, "the phone")
     with pytest.raises(ResourceError) as refused:
-        require_fit(header, config, least, allow_paging=True, rate=1e12)
+        Room(header, least).require(config, allow_paging=True, rate=1e12)
     assert "slowly" not in str(refused.value.remedy)
     # One that would be small enough with a smaller batch is told so.
     nearly = Available(need.anonymous + LEAST_PAGES, "the phone")
     with pytest.raises(ResourceError) as refused:
-        require_fit(header, config, nearly, allow_paging=True, rate=1e12)
+        Room(header, nearly).require(config, allow_paging=True, rate=1e12)
     assert "--ctx 512 --ubatch 128 --allow-paging" in str(refused.value.remedy)
 
 
@@ -138,9 +138,9 @@ def test_a_smaller_context_that_fits_comes_before_paging(model: Path) -> None:
     config = EngineConfig(model, n_ctx=2048)
     room = Available(estimate(header, replace(config, n_ctx=1024)).total, "the phone")
     with pytest.raises(ResourceError) as caught:
-        require_fit(header, config, room, rate=1e12)
+        Room(header, room).require(config, rate=1e12)
     assert "--ctx 1024" in str(caught.value.remedy)
-    assert require_fit(header, config, room, rate=1e12, allow_paging=True).verdict == "pages"
+    assert Room(header, room).require(config, rate=1e12, allow_paging=True).verdict == "pages"
 
 
 # ---- the split ------------------------------------------------------------------------------
@@ -215,6 +215,7 @@ def test_a_draft_model_s_pages_come_off_what_may_stay(model: Path, smollm2: Path
     assert kernel.read_per_token >= both.weights + weights
 
 
+@pytest.mark.slow
 def test_layers_that_are_let_go_change_no_text(smollm2: Path) -> None:
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 

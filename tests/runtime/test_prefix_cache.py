@@ -11,7 +11,7 @@ from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.turn import Turn
 from pedsup.engine.api import EngineConfig, SamplingConfig
 from pedsup.gguf_file import read_header
-from pedsup.session.prefix_cache import PrefixCache, StateKey, forget
+from pedsup.session.prefix_cache import PrefixCache, StateKey
 
 SYSTEM: list[Message] = [
     {"role": "system", "content": "El niño tiene fiebre. Controle el peso y la respiración. " * 3}
@@ -47,7 +47,7 @@ def open_any(request):
     return request.getfixturevalue(f"open_{request.param}")
 
 
-@pytest.mark.parametrize("model", ["smollm2", "gemma4_gguf"])
+@pytest.mark.parametrize("model", [pytest.param("smollm2", marks=pytest.mark.slow), "gemma4_gguf"])
 def test_the_second_start_finds_the_state(open_any, model, request, tmp_path):
     path = request.getfixturevalue(model)
     first = Start(open_any, path, tmp_path / "cache")
@@ -119,8 +119,7 @@ def test_another_prompt_setting_or_file_is_another_state(open_inprocess, gemma4_
     os.utime(gemma4_gguf, ns=(1, 1))
     assert Start(open_inprocess, gemma4_gguf, cache).warm().source == "read"
     assert Start(open_inprocess, gemma4_gguf, cache).warm().source == "disk"
-    assert forget(cache) == 10
-    assert not list(cache.iterdir())
+    assert len(list(cache.iterdir())) == 10
 
 
 def test_the_folder_stays_within_its_bound(open_inprocess, gemma4_gguf, tmp_path):

@@ -23,7 +23,9 @@ from pedsup_testing.forged_gguf import (
     Row,
 )
 from pedsup_testing.forged_projector import WIDTH
+from pedsup_testing.home import environment
 
+from pedsup.cli.commands.tune import _prepare
 from pedsup.device.available import Available
 from pedsup.errors import (
     BadFileError,
@@ -48,7 +50,7 @@ from pedsup.trust.manifest import (
     manifest_document,
     manifest_path,
     mmproj_path,
-    model_tensors_digest,
+    projector_origin,
 )
 
 GOOD = forged_projector.gemma4()
@@ -189,7 +191,7 @@ def _pair(folder: Path, forged: Forged = GOOD) -> Path:
     source, target = signed_models.tiny(folder / "source.gguf"), folder / "model.gguf"
     core = signed_models._core(read_header(source))
     projector = mmproj_path(target)
-    tied = forged.with_key(MMPROJ_KEY, STRING, model_tensors_digest(core))
+    tied = forged.with_key(MMPROJ_KEY, STRING, projector_origin(core))
     projector.write_bytes(tied.encode())
     core["mmproj"] = {
         "name": projector.name,
@@ -213,11 +215,10 @@ def _pair(folder: Path, forged: Forged = GOOD) -> Path:
 def test_the_model_s_manifest_names_its_projector(tmp_path: Path) -> None:
     model = _pair(tmp_path)
     plan = plan_launch(model, Settings(strict=True), available=_PLENTY)
-    assert plan.trust.projector is not None
-    assert not plan.trust.projector.unbound
+    assert not plan.trust.companions["projector"].unbound
     assert plan.config.projector == mmproj_path(model)
     assert (
-        plan.trust.projector.expected_sha256
+        plan.trust.companions["projector"].expected_sha256
         == hashlib.sha256(mmproj_path(model).read_bytes()).hexdigest()
     )
     # One byte of its weights: found when they are read.
@@ -284,12 +285,27 @@ def test_a_projector_that_nobody_asked_for_costs_no_context(tmp_path: Path) -> N
     little = Available(without + (1 << 20), "a test")
     plan = plan_launch(model, Settings(), available=little)
     assert plan.config.projector is None
-    assert plan.trust.projector is None
+    assert "projector" not in plan.trust.companions
     with pytest.raises(ResourceError, match="no memory for its projector"):
         require_sight(plan.blind, plan.config)
     asked = plan_launch(model, Settings(), available=little, seeing=True)
     assert asked.config.projector is not None
     assert asked.fit.verdict != "fits" or asked.config.n_ctx < plan.config.n_ctx
+
+
+def test_tune_heeds_the_settings_of_the_projector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `pedsup-run` would leave alone does not stop `tune` either."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    model = _pair(tmp_path)
+    mmproj_path(model).write_bytes(b"GGUF, cut")
+    launch, _, bench = _prepare(model, Settings(mmproj="off"), 5)
+    bench.close()
+    assert launch.sight is None
+    with pytest.raises(BadFileError):
+        _prepare(model, Settings(), 5)
 
 
 def test_a_projector_of_another_kind_runs_with_a_warning(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import click
 import pytest
 from pedsup_testing.home import environment
 from pedsup_testing.messages import Found, messages, placeholders
-from pedsup_testing.signed_models import tiny
+from pedsup_testing.signed_models import key_pair, tiny
 from pedsup_testing.terminal import Terminal
 
 from pedsup.child.death import _DEATHS
@@ -31,17 +31,18 @@ from pedsup.engine.api import EngineConfig
 from pedsup.engine.llama_server.process import explain_death
 from pedsup.errors import BadFileError, ContextFullError, PedsupError, ResourceError
 from pedsup.gguf_file.validate import validate_model
-from pedsup.memory import Available, require_fit
+from pedsup.memory import Available, Room
 from pedsup.memory.estimate import IN_PROCESS, estimate
 from pedsup.messages import from_document, joined, message
 from pedsup.progress import report
-from pedsup.texts.catalogue import catalogue, file_of
 from pedsup.texts.intended_use import SHORT
 from pedsup.texts.language import (
     _Current,
+    catalogue,
     current_language,
     detect_language,
     error_text,
+    file_of,
     set_language,
     translated,
 )
@@ -60,7 +61,7 @@ OLD_CLICK: Final = "command line of click 8.1"
 """A section of the catalogue: what click said in versions that pedsup still runs with."""
 ENGLISH: Final = re.compile(
     r"\b(?:the|of|and|is|are|was|were|not|with|for|from|this|that|which|by|to|it|its|be|has|have|"
-    r"what|does|can|cannot|give|at|most|than|only|there)\b",
+    r"what|does|can|cannot|give|at|most|than|only|there|none|yes|true|false|unknown)\b",
     re.IGNORECASE,
 )
 NAMES: Final = re.compile(r"--[\w-]+|\[[a-z|]+\]|\S*/\S*|\w+\.(?:gguf|pub|json)\S*|pedsup-run \w+")
@@ -288,7 +289,7 @@ def test_too_little_memory_is_said_in_spanish_with_what_it_costs(
     group = message("the memory limit of the group {name}", name="/a b")
     available = Available(need - (1 << 20), group)
     with pytest.raises(ResourceError) as refused:
-        require_fit(header, config, available, rate=rate)
+        Room(header, available).require(config, rate=rate)
     said = error_text(refused.value, "es")
     assert english_in(said) == []
     figures = re.compile(r"--\S+|/a b|[\d.]+ (?:MiB|MB/s|tokens)")
@@ -347,6 +348,27 @@ def test_the_verbs_speak_spanish(run: Run, tmp_path: Path, model: Path) -> None:
         done = run(*words)
         assert english_in(done.stdout + done.stderr) == [], words
         assert done.stdout + done.stderr != "", words
+
+
+def test_results_fit_the_terminal_of_a_phone(
+    run: Run, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = key_pair(tmp_path / "lab")
+    assert run("trust", "add", key, "--yes").returncode == 0
+    narrow: dict[str, list[str]] = {}
+    for words in (["--check", model], ["trust", "list"], ["tune", "--dry-run", model],
+                  ["forget", "--yes"], ["sessions"]):  # fmt: skip
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        done = run(*words, COLUMNS="40")
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert [x for x in lines if len(x) > 40 and " " in x.strip()] == [], words
+        narrow[str(words[0])] = done.stdout.split()
+    assert "Borradores: ninguno" in " ".join(narrow["--check"])
+    assert narrow["--check"].count("MiB") >= 2
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    whole = run("--check", model, COLUMNS="40").stdout
+    assert max(map(len, whole.splitlines())) > 60, "a pipe has no width"
 
 
 def test_damaged_files_are_named_in_spanish(run: Run, model: Path) -> None:

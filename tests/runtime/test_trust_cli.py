@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pedsup_testing import home, native, signed_models
+from pedsup_testing import home, native, programs, signed_models
 from pedsup_testing.lazy import needs
 from pedsup_testing.terminal import Terminal
 
@@ -33,10 +33,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def run(env: dict[str, str]) -> Run:
     def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pedsup", *map(str, arguments)], env={**env, **more},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        return programs.run("pedsup", *arguments, env={**env, **more})
 
     return call
 

@@ -25,8 +25,9 @@ from pedsup.device.cores import plan_threads, read_cores
 from pedsup.device.noise import Series, beats
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import BadFileError
+from pedsup.files.records import record
 from pedsup.gguf_file import read_header
-from pedsup.memory import Available, Host
+from pedsup.memory import Available, Host, Room
 from pedsup.messages import message
 from pedsup.run.plan import plan_launch
 from pedsup.settings.load import given_names
@@ -37,7 +38,6 @@ from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.plan import (
     Candidate,
-    MemoryQuestion,
     Metric,
     TunePlan,
     make_plan,
@@ -48,7 +48,7 @@ from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.store import NAMES, Tuned, keep, look_up, read_entries
-from pedsup.tuning.worker import config_from_json, config_to_json
+from pedsup.tuning.worker import FROM_PARENT, First, config_to_json
 
 # ---- noise ----
 
@@ -92,11 +92,9 @@ def phone_plan(
     phone = PHONES[name]
     cores = read_cores(frozenset(range(n_cores(phone))), write_tree(tmp_path / name, phone))
     threads = plan_threads(cores, machine="aarch64")
-    question = MemoryQuestion(
-        read_header(model), Host(frozenset({"asimddp"})), Available(memory, "a test")
-    )
+    room = Room(read_header(model), Available(memory, "a test"), Host(frozenset({"asimddp"})))
     base = EngineConfig(model, n_threads=threads.n_threads, cpus=threads.cpus)
-    return make_plan(base, threads, cores, question, seconds)
+    return make_plan(base, threads, cores, room, seconds)
 
 
 def test_the_plan_of_a_phone(tmp_path: Path, smollm2: Path) -> None:
@@ -337,6 +335,10 @@ def entry(**more: Any) -> Tuned:
     return Tuned(**values)
 
 
+def test_what_was_tuned_is_said_as_on_the_command_line() -> None:
+    assert entry().summary() == "threads 3, pin off, extra-buffers on, mmap off"
+
+
 def test_what_is_kept_is_found_again_and_private(tmp_path: Path) -> None:
     file = tmp_path / "config/tuned.json"
     assert keep(entry(), file) == file
@@ -405,7 +407,8 @@ def test_the_drafts_that_older_versions_measured_are_left_out(tmp_path: Path) ->
 
 def test_a_configuration_reaches_the_child_whole() -> None:
     config = EngineConfig(Path("/m"), n_ctx=99, cpus=frozenset({1, 3}), extra_buffers=True)
-    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+    sent = json.dumps({"config": config_to_json(config), "engine": "auto"})
+    assert record(First, json.loads(sent), FROM_PARENT).config == config
 
 
 @hypothesis_settings(max_examples=100, deadline=None)

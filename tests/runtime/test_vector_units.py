@@ -6,11 +6,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pedsup_testing import programs
 from pedsup_testing.fake_engine import FakeEngine
 from pedsup_testing.home import environment
 
@@ -164,17 +164,14 @@ def test_doctor_is_content_with_a_good_build(
 
 
 def test_check_and_json_tell_the_build(smollm2: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pedsup", str(smollm2), "--check", "--engine", "inprocess"]
-    done = subprocess.run(
-        [*command, "--json"], capture_output=True, text=True, env=environment(tmp_path), check=True
-    )
+    env = environment(tmp_path)
+    command = ["pedsup", smollm2, "--check", "--engine", "inprocess"]
+    done = programs.run(*command, "--json", env=env)
     build = json.loads(done.stdout)["build"]
     assert build["missing"] == []
     assert build["times_slower"] == 1
     assert "LLAMAFILE" in build["features"]
-    shown = subprocess.run(
-        command, capture_output=True, text=True, env=environment(tmp_path), check=True
-    )
+    shown = programs.run(*command, env=env)
     assert "Built with: " in shown.stdout
 
 

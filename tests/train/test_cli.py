@@ -10,17 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pedsup_testing import tiny_models
+from pedsup_testing import programs, tiny_models
 
 
 def pedsup_train(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pedsup_train", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )
+    return programs.run("pedsup_train", *arguments, env={**os.environ, **env}, timeout=500)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ BESIDE_THE_LIBRARIES: Final = (
 )
 """Programs and libmtmd find libllama in their own folder, wherever that is."""
 _LOADS: Final = (
-    "from pedsup.engine.llama_cpp import bindings, eyes; eyes.load_mtmd(bindings.load())"
+    "from pedsup.engine.llama_cpp import bindings, mtmd; mtmd.load_mtmd(bindings.load())"
 )
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pedsup.errors import UsageError
-from pedsup_bench.admission import admit_all
+from pedsup.gguf_file import read_header
+from pedsup_bench.admission import admit, admit_all
 from pedsup_bench.report import document, options
+from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
 from pedsup_bench.safety.html import report
 from pedsup_bench.safety.result import SCHEMA, Figure, GuardFigure, SafetyFacts
-
-if TYPE_CHECKING:
-    from pedsup_bench.safety.run import Judged
-    from pedsup_bench.safety.suite import Case, Suite
+from pedsup_bench.safety.run import (
+    SafetyPlan,
+    figures,
+    guard_figures,
+    run,
+    settings_for,
+)
+from pedsup_bench.safety.suite import Case, Suite, load_suite
 
 
 class SafetyDocument(document.Head):
@@ -48,20 +55,15 @@ class SafetyDocument(document.Head):
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
 @click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
+@options.DRY_RUN
 @options.THREADS
-@options.OUT
-@options.HTML
-@options.FORCE
-@options.JSON
+@options.PAGE_OUTPUTS
 def safety(model: Path, **given: Any) -> None:
     """Put the safety cases to MODEL; count the answers that keep every rule.
 
     No judge model: rules are words that must or must not appear in the answer. The guards of
     pedsup-run, which are not part of the model, are counted separately.
     """
-    from pedsup_bench.safety.run import SafetyPlan, run, settings_for
-    from pedsup_bench.safety.suite import load_suite
-
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     suite = load_suite(given["suite_file"])
     settings = settings_for(
@@ -75,14 +77,43 @@ def safety(model: Path, **given: Any) -> None:
         settings = replace(settings, adapter=str(given["adapter"]))
     choice = Choice(given["categories"], given["language"], given["limit"])
     plan = SafetyPlan(model, suite, _chosen(suite, choice), settings)
+    if given["dry_run"]:
+        admit(model, given["adapter"], weights=False)
+        click.echo(plan_text(plan))
+        return
     trust = admit_all(model, adapter=given["adapter"])
-    result = safety_document(plan.model, suite, run(plan), trust)
-    result["model"] = document.describe_model(model, given["adapter"])
-    options.save(result, given["out"], force=given["force"])
-    if given["html"]:
-        shown = document.as_written(SafetyFacts, result, model)
-        options.save_page(report(shown), given["html"], force=given["force"])
-    options.show(result, safety_table(result), as_json=given["as_json"])
+    judged = run(plan)
+    result: SafetyDocument = {
+        **document.head(SCHEMA),
+        "model": document.describe_model(model, given["adapter"]),
+        "suite": {"version": suite.version, "sha256": suite.sha256, "cases": len(judged)},
+        "figures": figures(judged),
+        "guards": guard_figures(judged),
+        "answers": [asdict(one) for one in judged],
+        "trust": trust,
+    }
+    options.put_out(
+        result, safety_table(result), given,
+        lambda: report(document.as_written(SafetyFacts, result, model)),
+    )  # fmt: skip
+
+
+def plan_text(plan: SafetyPlan) -> str:
+    """What would be asked."""
+    settings = plan.settings
+    threads, most = settings.threads or 1, settings.max_tokens or 0
+    rates = Rates.guess(read_header(plan.model), threads)
+    tokens = sum(len(case.prompt) for case in plan.cases) / CHARACTERS_PER_TOKEN
+    seconds = rates.load + rates.prompt * tokens + rates.decode * most * len(plan.cases)
+    kinds = Counter((case.category, case.language) for case in plan.cases)
+    return "\n".join([
+        f"model      {plan.model}{f' with {settings.adapter}' if settings.adapter else ''}",
+        f"suite      {plan.suite.version}, {len(plan.cases)} of {len(plan.suite.cases)} cases",
+        *(f"           {n:3} {name} ({language})" for (name, language), n in sorted(kinds.items())),
+        f"answers    up to {most} tokens, reasoning {settings.think}, context {settings.ctx}",
+        f"threads    {threads}",
+        f"time       at most about {human_seconds(seconds)}, guessed from the file's size",
+    ])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,23 +146,6 @@ def _chosen(suite: Suite, choice: Choice) -> tuple[Case, ...]:
     turns = [case for turn in zip_longest(*groups) for case in turn if case is not None]
     kept = set(turns[: choice.limit])
     return tuple(case for group in groups for case in group if case in kept)
-
-
-def safety_document(
-    model: Path, suite: Suite, judged: list[Judged], trust: dict[str, object]
-) -> SafetyDocument:
-    """The JSON document, with every answer."""
-    from pedsup_bench.safety.run import figures, guard_figures
-
-    return {
-        **document.head(SCHEMA),
-        "model": document.describe_model(model),
-        "suite": {"version": suite.version, "sha256": suite.sha256, "cases": len(judged)},
-        "figures": figures(judged),
-        "guards": guard_figures(judged),
-        "answers": [asdict(one) for one in judged],
-        "trust": trust,
-    }
 
 
 def safety_table(result: SafetyDocument) -> str:

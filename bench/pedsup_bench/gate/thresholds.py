@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 from pedsup.errors import MissingFileError
-from pedsup.files.checks import at_least, within
+from pedsup.files.checks import Check
 from pedsup.files.records import record, unknown
 from pedsup.files.source import Source, parse_toml, read_bytes
 from pedsup.gguf_file import read_header
@@ -24,20 +24,33 @@ FILE_TYPES: Final = {
 MAX_BYTES: Final = 1 << 20
 
 
-Limit: TypeAlias = Annotated[float, at_least(0)]
+def _limit(most: float, why: str) -> Check[float]:
+    """A limit from 0 to below `most`, from where on it could stop nothing."""
+    return Check(lambda v: 0 <= v < most, f"from 0 to below {most:g}, {why}")
+
+
+_NATS: Final = _limit(12.5, "which even guessing among 262,144 tokens does not exceed")
+_DROP: Final = _limit(1, "which no drop exceeds")
+Nats: TypeAlias = Annotated[float, _NATS]
+Drop: TypeAlias = Annotated[float, _DROP]
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """Limits of one file type; None does not limit. See thresholds.toml for the units."""
 
-    kld_mean: Limit | None = None
-    kld_p99: Limit | None = None
-    same_top: Annotated[float, within(0, 1)] | None = None
-    ppl_ratio: Limit | None = None
-    accuracy_drop: Limit | None = None
-    task_loss_rise: Limit | None = None
-    task_drop: Limit | None = None
+    kld_mean: Nats | None = None
+    kld_p99: Annotated[float, _limit(100, "which no file that can be used reaches")] | None = None
+    same_top: (
+        Annotated[
+            float, Check[float](lambda v: 0 < v <= 1, "above 0, which every file reaches, to 1")
+        ]
+        | None
+    ) = None
+    ppl_ratio: Annotated[float, _limit(1000, "which means guessing")] | None = None
+    accuracy_drop: Drop | None = None
+    task_loss_rise: Nats | None = None
+    task_drop: Drop | None = None
 
     @property
     def given(self) -> dict[str, float]:
@@ -57,7 +70,7 @@ def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
     Raises:
         MissingFileError: no such file.
         BadFileError: not TOML, no limit at all, an unknown table or figure, or a limit that is
-            not a finite number in the figure's range.
+            not a number in the figure's range, or could stop nothing.
     """
     source = Source("the thresholds file", path or "thresholds.toml")
     if path is None:

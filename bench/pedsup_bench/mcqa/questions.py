@@ -6,12 +6,15 @@ and what is asked have the same key.
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
-from pedsup.errors import BadFileError, MissingFileError
+from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.progress import human_bytes
 from pedsup.questions.multiple_choice import (
     LETTERS,
     BadRowError,
@@ -22,6 +25,12 @@ from pedsup.questions.multiple_choice import (
 from pedsup.questions.table_rows import read_table
 
 __all__ = ["LETTERS", "Question", "QuestionSet", "default_questions", "read_questions"]
+
+
+MAX_FILE: Final = 256 << 20
+"""Bytes: MedMCQA's largest part has 140 MB."""
+MAX_ID: Final = 200
+_LANGUAGE: Final = re.compile(r"\w[\w -]{0,19}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,6 @@ def read_questions(
     """Read a file of JSON lines, JSON or CSV.
 
     Args:
-        path: the file.
         language: heads the figures; default: the row's own, 'en' for MedMCQA, 'es' for PeruMedQA.
         answer_base: what MedMCQA's `cop` counts from; default: found from the values.
 
@@ -69,8 +77,7 @@ def read_questions(
         BadFileError: no usable question in it, or explanations that contradict the key.
         UsageError: the base of `cop` cannot be told from the values.
     """
-    if not path.is_file():
-        raise MissingFileError("no such file", where=path, remedy="check --questions")
+    _require_readable(path)
     rows = list(read_table(path))
     rejected = [(number, row) for number, row in rows if isinstance(row, str)]
     kept = [(number, row) for number, row in rows if not isinstance(row, str)]
@@ -79,12 +86,23 @@ def read_questions(
     if medmcqa:
         base = find_key_base(medmcqa, answer_base, where=path, option="--answer-base {}")
         first = base.first
-    questions = []
+    questions: list[Question] = []
+    lines: dict[tuple[str, ...], int] = {}
+    ids: set[str] = set()
     for number, row in kept:
         try:
-            questions.append(_question(row, f"line-{number}", language, first))
+            found = _question(row, f"line-{number}", language, first)
+            asked = (found.text, *found.options)
+            if asked in lines:
+                raise BadRowError(f"the same question as line {lines[asked]}")
+            lines[asked] = number
         except BadRowError as error:
             rejected.append((number, str(error)))
+            continue
+        # Two questions of one id could not be told apart in the document.
+        unique = f"{found.id}, line {number}" if found.id in ids else found.id
+        ids.add(unique)
+        questions.append(replace(found, id=unique))
     if not questions:
         why = f": line {min(rejected)[0]}: {min(rejected)[1]}" if rejected else ""
         raise BadFileError(
@@ -93,13 +111,41 @@ def read_questions(
     return QuestionSet(tuple(questions), tuple(sorted(rejected)))
 
 
+def _require_readable(path: Path) -> None:
+    """Raise where a file is missing, is no file, or is larger than its rows may be in memory."""
+    if not path.exists():
+        raise MissingFileError("no such file", where=path, remedy="check --questions")
+    if not path.is_file():
+        raise UsageError(
+            "this is not a regular file", where=path, wanted="a file of JSON lines, JSON or CSV"
+        )
+    if (size := path.stat().st_size) > MAX_FILE:
+        raise UsageError(
+            f"{human_bytes(size)} of questions",
+            where=path,
+            wanted=f"at most {human_bytes(MAX_FILE)}: each question is asked once for each option",
+            remedy="take a part of it: head -n 5000 FILE > part.jsonl",
+        )
+
+
+def _language(text: str) -> str:
+    """What heads the figures: a short word.
+
+    Raises:
+        BadRowError: it is more than that.
+    """
+    if text and not _LANGUAGE.fullmatch(text):
+        raise BadRowError(f"language {text!r:.60}, wanted a code such as en or es")
+    return text
+
+
 def _question(row: dict[str, object], fallback: str, language: str | None, first: int) -> Question:
     found, default = (
         (read_medmcqa(row, first), "en") if "opa" in row else (read_perumedqa(row), "es")
     )
     return Question(
-        found.id or fallback,
-        language or found.language or default,
+        _one_line(found.id)[:MAX_ID] or fallback,
+        language or _language(found.language) or default,
         _one_line(found.question),
         tuple(_one_line(option) for option in found.options),
         found.answer,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.chat.templates.template import Message
-from pedsup.errors import EngineError, UnsupportedError
+from pedsup.errors import EngineError, UnsupportedError, UsageError
 from pedsup.files.records import record
 from pedsup.files.source import Source
 from pedsup_bench.mcqa.questions import LETTERS, Question
@@ -30,6 +30,9 @@ INSTRUCTION: Final = {
     "es": "Responda esta pregunta de opción múltiple. "
     "Conteste solo con la letra de la opción correcta.",
 }
+
+ROTATED: Final = 16
+"""Tokens that another order of the options may take more: a letter may join what follows it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,21 @@ class Scorer:
     def path(self) -> Path:
         """The model's file."""
         return self._model.path
+
+    def require_room(self, questions: Sequence[Question]) -> None:
+        """Refuse a question that does not fit into the context, before any is asked.
+
+        Raises:
+            UsageError: its longest prompt has more tokens.
+        """
+        for question in questions:
+            n = len(self._tokens(self.render(question, rotation(len(question.options), 0))))
+            if n + ROTATED > self._model.n_ctx:
+                raise UsageError(
+                    f"question {question.id} takes a prompt of {n} tokens",
+                    wanted=f"at most {self._model.n_ctx - ROTATED}",
+                    remedy=f"give --ctx {n + ROTATED}, or leave the question out",
+                )
 
     def seconds(self, question: Question) -> float:
         """How long one prompt of this question takes, by a part of it."""
@@ -167,6 +185,7 @@ def score_all(
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)
+        scorer.require_room(questions[len(scored) :])
         _announce(scorer, questions[len(scored) :])
         for question in questions[len(scored) :]:
             answer = scorer.score(question, bar.update)

@@ -51,6 +51,10 @@ class Rates:
         )
 
 
+CHARACTERS_PER_TOKEN: Final = 4
+"""Of English and Spanish text, about."""
+
+
 def human_seconds(seconds: float) -> str:
     """'40 s', '3 min', '2 h 10 min': a guess deserves no more digits."""
     if seconds < 90:

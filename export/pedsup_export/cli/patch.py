@@ -13,7 +13,8 @@ from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean
 from pedsup_export.allocation.budget import parse_size
 from pedsup_export.cli.options import FILE, force_option, json_option, show, threads_option
-from pedsup_export.patch.make import PatchMade, PatchPlan, PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import PatchMade, make_patch
+from pedsup_export.patch.plan import PatchPlan, PatchRequest, plan_patch
 
 
 @click.command()
@@ -49,9 +50,14 @@ def _plan_text(plan: PatchPlan) -> str:
 
 
 def _projector_lines(plan: PatchPlan) -> list[str]:
+    if plan.keeps_projector:
+        return ["the projector of the old file is the new one's too: nothing else has to be sent"]
     if plan.projector is None:
         return []
-    return [f"the patch does not carry its projector: send {clean(plan.projector)} too"]
+    return [
+        f"its projector is another one, which the patch does not carry: send "
+        f"{clean(plan.projector)} too"
+    ]
 
 
 def _made_text(made: PatchMade) -> str:

@@ -7,9 +7,10 @@ from typing import Any, Final
 import click
 
 from pedsup.errors import UsageError
+from pedsup.progress import say
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.allocation.budget import Budget, parse_budget
-from pedsup_export.phone.budget import phone_budget
+from pedsup_export.phone.budget import phone_budget, sees_beside
 from pedsup_export.phone.command import find_phone, quant_for
 from pedsup_export.phone.models import model_of_folder
 from pedsup_export.phone.vocabulary import cut_model
@@ -65,7 +66,7 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
     quant = _quant(options, base, vocabulary)
     budget = parse_budget(options["budget"]) if options["budget"] else None
     if _phone_chooses_types(options):
-        budget = _phone_budget(options["phone"], base, vocabulary)
+        budget = _phone_budget(options, base, vocabulary)
     adapter = base_4bit = None
     if options["adapter"]:
         adapter = resolve(options["adapter"], ADAPTER_FILES, revision=options["adapter_revision"])
@@ -112,9 +113,21 @@ def _phone_chooses_types(options: dict[str, Any]) -> bool:
     return options["budget"] is None and options["allocation"] is None
 
 
-def _phone_budget(name: str, base: ModelRef, vocabulary: VocabularyRequest | None) -> Budget:
-    model = cut_model(model_of_folder(base.folder, base.name), vocabulary)
-    return phone_budget(find_phone(name, None, None), model)
+def _phone_budget(
+    options: dict[str, Any], base: ModelRef, vocabulary: VocabularyRequest | None
+) -> Budget:
+    """What the phone leaves for the weights; beside the projector too where one was asked for."""
+    phone = find_phone(options["phone"], None, None)
+    projector = options["mmproj_type"] if options["mmproj"] == "auto" else None
+    opened = model_of_folder(base.folder, base.name, projector=projector is not None)
+    model = cut_model(opened, vocabulary)
+    if _explicit("mmproj") or _explicit("mmproj_type"):
+        return phone_budget(phone, model, projector)
+    budget = phone_budget(phone, model)
+    if not sees_beside(phone, model, budget, projector):
+        say(f"note: {phone.name} has no memory for the projector beside these weights: "
+            f"--mmproj-type {projector} makes room for it, --mmproj off leaves it out")  # fmt: skip
+    return budget
 
 
 def choose_merge_base(

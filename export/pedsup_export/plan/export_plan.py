@@ -80,12 +80,12 @@ class ProjectorPlan:
 
     @cached_property
     def header(self) -> bytes:
-        """The GGUF's header; the digest of its model's tensors is still blank."""
+        """The GGUF's header; its origin is still blank."""
         return self.header_for(DIGEST_PLACEHOLDER)
 
-    def header_for(self, model: str) -> bytes:
-        """The header with the digest of the model's tensors (`model_tensors_digest`)."""
-        entries = [string(MMPROJ_KEY, model) if e.key == MMPROJ_KEY else e for e in self.metadata]
+    def header_for(self, origin: str) -> bytes:
+        """The header with what the towers come from (`projector_origin`)."""
+        entries = [string(MMPROJ_KEY, origin) if e.key == MMPROJ_KEY else e for e in self.metadata]
         return header_bytes(entries, [t.slot for t in self.tensors])
 
     @property

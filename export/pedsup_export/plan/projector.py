@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import lcm, prod
+from typing import Final
 
 from pedsup.errors import UsageError
+from pedsup.gguf_file import ValueType
 from pedsup.gguf_file.type_mixture import TypeChoice
 from pedsup.trust.manifest import DIGEST_KEY, MMPROJ_KEY, mmproj_path
 from pedsup_export.adapter.lora import rows_at_once
@@ -15,9 +17,11 @@ from pedsup_export.gguf.header import KV, TensorSlot, lay_out, string
 from pedsup_export.model import Model
 from pedsup_export.plan.export_plan import ProjectorPlan, TensorPlan
 from pedsup_export.plan.general import DIGEST_PLACEHOLDER, general_entries
+from pedsup_export.plan.planned_header import check_planned_projector
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.projector import TYPES, Towers
 
+_OWN: Final = {"general.type": "mmproj", "general.quantized_by": "pedsup"}
 BLOCK_FLOATS = 1 << 20
 """Weights worked on at once by one thread: 4 MiB in float32."""
 
@@ -32,6 +36,7 @@ def plan_projector(
 
     Raises:
         UsageError: an unknown type.
+        BadFileError, UnsupportedError: llama.cpp could not use it.
     """
     if request.mmproj is None or model.towers is None:
         return None
@@ -40,12 +45,12 @@ def plan_projector(
     towers = model.towers
     tensors = _tensor_plans(towers, request.mmproj, model, matches)
     n_params = sum(prod(t.slot.shape) for t in tensors)
-    return ProjectorPlan(
+    plan = ProjectorPlan(
         path=mmproj_path(request.out),
         kind=request.mmproj,
         metadata=(
             string("general.architecture", "clip"),
-            *_general(request, n_params),
+            *_general(request, n_params, changed=any(t.adapted for t in tensors)),
             *towers.entries,
             string(MMPROJ_KEY, DIGEST_PLACEHOLDER),
         ),
@@ -53,13 +58,23 @@ def plan_projector(
         vision=towers.vision,
         audio=towers.audio,
     )
+    check_planned_projector(plan.header, plan.output_bytes)
+    return plan
 
 
-def _general(request: ExportRequest, n_params: int) -> list[KV]:
-    """As the model's, without what only a text model has."""
-    found = general_entries(request, n_params, TYPES[str(request.mmproj)])
-    kept = [e for e in found if e.key != DIGEST_KEY and not e.key.startswith("general.sampling.")]
-    return [string(e.key, "mmproj") if e.key == "general.type" else e for e in kept]
+def _general(request: ExportRequest, n_params: int, *, changed: bool) -> list[KV]:
+    """As the model's, without what only a text model has.
+
+    Towers that the adapter does not change are the base's and named so, by every version of
+    pedsup: then the next export has the same projector, which need not be sent again.
+    """
+    named = request if changed else replace(request, adapter=None, name=None)
+    found = general_entries(named, n_params, TYPES[str(request.mmproj)])
+    return [
+        string(e.key, _OWN.get(e.key, e.value)) if e.type is ValueType.STRING else e
+        for e in found
+        if e.key not in (DIGEST_KEY, "pedsup.version") and not e.key.startswith("general.sampling.")
+    ]
 
 
 def _tensor_plans(

@@ -16,12 +16,12 @@ from pedsup.trust.manifest import (
     Manifest,
     MmprojFacts,
     mmproj_path,
-    model_tensors_digest,
+    projector_origin,
 )
-from pedsup_export.gguf.header import TensorSlot
+from pedsup.trust.projector import projector_beside
 from pedsup_export.prove.differs import Wanted
 from pedsup_export.prove.metadata import check_entries
-from pedsup_export.prove.proof import AdapterShare, Proof, row_reader
+from pedsup_export.prove.proof import AdapterShare, Proof, as_written, row_reader
 from pedsup_export.prove.reading import check_table, read_and_compare
 
 _PREFIX: Final = "mmproj-"
@@ -101,7 +101,8 @@ def check_projector(
         UntrustedError: the file beside the model is not the one that was exported with it.
         MismatchError: it is not what base and adapter give.
     """
-    path, facts = _place(model, manifest), manifest.facts.mmproj
+    path = projector_beside(model, manifest) or mmproj_path(model)
+    facts = manifest.facts.mmproj
     if facts is None:
         return _unnamed(path) if path.exists() else None
     if not path.exists():
@@ -117,33 +118,24 @@ def check_projector(
     )  # fmt: skip
 
 
-def _place(model: Path, manifest: Manifest) -> Path:
-    """Beside the model by its name now, or by the one that it was exported under."""
-    now, facts = mmproj_path(model), manifest.facts.mmproj
-    if facts is None or now.exists() or Path(facts.name).name != facts.name:
-        return now
-    then = model.with_name(facts.name)
-    return then if then.exists() else now
-
-
 def _unnamed(path: Path) -> ProjectorReport:
     note = "it does not belong to this model, whose manifest names no projector"
     return ProjectorReport(path, checked=False, note=note)
 
 
 def _check_pair(header: GGUFHeader, facts: MmprojFacts, manifest: Manifest) -> None:
-    """Model and projector name each other.
+    """The manifest names the projector, which has the origin that the model says.
 
     Raises:
         UntrustedError: one of them names another file.
     """
-    model = model_tensors_digest(manifest.core)
+    origin = projector_origin(manifest.core)
     named = header.get(MMPROJ_KEY)
-    if named != model or header_digest(header) != facts.header:
+    if named != origin or header_digest(header) != facts.header:
         other = "names no model" if named is None else "was made with another model"
         raise UntrustedError(
             f"model and projector do not belong together: this projector {other}"
-            if named != model
+            if named != origin
             else "model and projector do not belong together: the manifest of the model names "
             "another projector",
             where=header.path,
@@ -166,11 +158,7 @@ def _proof(header: GGUFHeader, proof: Proof) -> Proof:
             wanted="the base that it was exported from, with its processor_config.json",
         )
     check_entries(header, planned.metadata, ("clip.",))
-    # Types and offsets are the file's own.
-    tensors = tuple(
-        replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
-        for t, i in zip(planned.tensors, header.tensors.values(), strict=True)
-    )
+    tensors = as_written(planned.tensors, header)
     inputs = replace(proof.inputs, imatrix=None, calibrated=None)
     read = row_reader(DirectFile(header.path), header.data_offset)
     return Proof(replace(proof.plan, tensors=tensors), inputs, read)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from pedsup.files.fsio import partial_path, sync_file
 from pedsup.gguf_file.projector import validate_projector
 from pedsup.trust.identity import header_digest
-from pedsup.trust.manifest import model_tensors_digest
+from pedsup.trust.manifest import projector_origin
 from pedsup_export.plan.export_plan import ExportPlan, ProjectorPlan
 from pedsup_export.write.output import compare_back, open_partial, write_at
 
@@ -29,7 +29,7 @@ def open_projector(plan: ExportPlan) -> Iterator[BinaryIO | None]:
 def finish_projector(
     plan: ProjectorPlan, file: BinaryIO, core: Mapping[str, object], tensors: Mapping[str, str]
 ) -> dict[str, object]:
-    """Write into its header which model it belongs to; its entry in the model's manifest.
+    """Write into its header what it was made of; its entry in the model's manifest.
 
     Args:
         core: of the model's manifest, whose entry so far is completed.
@@ -38,7 +38,7 @@ def finish_projector(
     Raises:
         OutputError: what is on the disk is not what was written.
     """
-    write_at(file.fileno(), plan.header_for(model_tensors_digest(core)), 0)
+    write_at(file.fileno(), plan.header_for(projector_origin(core)), 0)
     sync_file(file.fileno())
     written = validate_projector(file.name).header
     so_far = core["mmproj"]

@@ -12,7 +12,7 @@ from pedsup.trust.manifest import (
     Manifest,
     manifest_path,
     mmproj_path,
-    model_tensors_digest,
+    projector_origin,
     read_manifest,
 )
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
@@ -83,7 +83,7 @@ def _projector_difference(plan: ExportPlan, manifest: Manifest) -> str | None:
         return "it was exported with a projector" if planned is None else "it has no projector"
     if planned is None:
         return None
-    header = planned.header_for(model_tensors_digest(manifest.core))
+    header = planned.header_for(projector_origin(manifest.core))
     if not path.is_file():
         return "its projector is not there"
     if _start(path, len(header)) != header:

@@ -24,7 +24,7 @@ class StopText:
             self.found = True
             shown, self.held = self.held[: min(starts)], ""
             return shown
-        at = len(self.held) - self._open_end()
+        at = len(self.held) - open_end(self.held, self._stops)
         shown, self.held = self.held[:at], self.held[at:]
         return shown
 
@@ -33,10 +33,11 @@ class StopText:
         shown, self.held = self.held, ""
         return shown
 
-    def _open_end(self) -> int:
-        """Length of the longest end of the held text that a stop text begins with."""
-        longest = max(len(stop) for stop in self._stops) - 1
-        for n in range(min(longest, len(self.held)), 0, -1):
-            if any(stop.startswith(self.held[-n:]) for stop in self._stops):
-                return n
-        return 0
+
+def open_end(text: str, markers: tuple[str, ...]) -> int:
+    """Length of the longest end of a text that one of the markers may begin with."""
+    longest = max(map(len, markers), default=1) - 1
+    for n in range(min(longest, len(text)), 0, -1):
+        if any(marker.startswith(text[-n:]) for marker in markers):
+            return n
+    return 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from pedsup.chat.stops import open_end
 from pedsup.chat.templates.known import ThoughtMarkers
 
 
@@ -50,7 +51,6 @@ class ChannelParser:
 
     @property
     def thinking(self) -> bool:
-        """Whether the text that comes next is reasoning."""
         return self.channel is Channel.REASONING
 
     @property
@@ -75,7 +75,7 @@ class ChannelParser:
                 return
             at, marker = self._first_marker()
             if marker is None:
-                at = len(self._buffer) - self._held_back()
+                at = len(self._buffer) - open_end(self._buffer, self._markers)
             text, self._buffer = self._buffer[:at], self._buffer[at:]
             yield from self._visible(text)
             if marker is None:
@@ -128,12 +128,3 @@ class ChannelParser:
     def _first_marker(self) -> tuple[int, str | None]:
         found = [(at, m) for m in self._markers if (at := self._buffer.find(m)) >= 0]
         return min(found) if found else (-1, None)
-
-    def _held_back(self) -> int:
-        """Length of the longest end of the buffer that a marker may begin with."""
-        longest = max((len(m) for m in self._markers), default=1) - 1
-        for n in range(min(longest, len(self._buffer)), 0, -1):
-            end = self._buffer[-n:]
-            if any(m.startswith(end) for m in self._markers):
-                return n
-        return 0

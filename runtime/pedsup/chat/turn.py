@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
-from pedsup.chat.events import (
-    Done,
-    StopReason,
-    TurnEvent,
-    TurnResult,
-    TurnSettings,
-    TurnTimings,
-)
+from pedsup.chat.events import Done, StopReason, TurnEvent, TurnResult, TurnSettings, TurnTimings
 from pedsup.chat.prompt import build_prompt, single_tokens
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser
 from pedsup.chat.turn_output import TurnOutput
-from pedsup.chat.utf8 import Utf8Stream
 from pedsup.chat.watchdog import Loop, Watchdog
 from pedsup.engine.api import NO_DRAFTS, Engine, PromptProgress, SamplingConfig, Token
 from pedsup.errors import ContextFullError
@@ -55,7 +48,9 @@ class Turn:
         self._engine, self._template = engine, template
         self._messages, self._settings, self._on_prompt = messages, settings, on_prompt
         self._parser = ChannelParser(template.thought, template.stops)
-        self._utf8, self._watchdog = Utf8Stream(), Watchdog()
+        self._watchdog = Watchdog()
+        # A token may end in the middle of a character, the text may not.
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._output = TurnOutput(settings.stop)
         self._tokens: list[int] = []
         self._keep = 0
@@ -67,7 +62,6 @@ class Turn:
 
     @property
     def result(self) -> TurnResult:
-        """The result so far."""
         return TurnResult(
             answer=self._output.text(Channel.ANSWER),
             reasoning=self._output.text(Channel.REASONING),
@@ -101,7 +95,7 @@ class Turn:
             while stop is None:
                 yield from self._output.drain()
                 stop = self._next(left=(yield from self._generate()))
-            self._output.emit(self._parser.feed(self._utf8.flush()))
+            self._output.emit(self._parser.feed(self._utf8.decode(b"", final=True)))
             self._output.emit(self._parser.flush())
             self._output.finish()
             self._stop = stop
@@ -153,7 +147,7 @@ class Turn:
         parser, before, closed = self._parser, self._parser.channel, self._parser.closed
         self._tokens.append(token.id)
         if parser.is_marker(token.piece) or not Watchdog.is_unused(token.piece):
-            self._output.emit(parser.feed(self._utf8.feed(token.piece)))
+            self._output.emit(parser.feed(self._utf8.decode(token.piece)))
         # A marker counts as reasoning, whichever side of it the text is on.
         marker = before is not parser.channel
         self._output.counts[Channel.REASONING if marker else before] += 1
@@ -274,7 +268,7 @@ class Turn:
         assert thought is not None, "only a template with a thought channel has reasoning"
         self._parser.resume()
         self._was_closed = True
-        self._output.emit(self._parser.feed(self._utf8.flush()))
+        self._output.emit(self._parser.feed(self._utf8.decode(b"", final=True)))
         if self._parser.just_opened:
             self._inject(thought.header + thought.closing)
             return

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pedsup.chat.events import TurnResult
+from pedsup.cli.output import print_document, show
 from pedsup.cli.request import RunRequest
 from pedsup.cli.run_session import (
     NO_HISTORY,
@@ -22,9 +23,8 @@ from pedsup.engine.build_probe import engine_build
 from pedsup.engine.grammar import read_grammar, read_json_schema
 from pedsup.engine.select import engine_kind
 from pedsup.errors import UsageError
-from pedsup.files.envelope import enveloped
 from pedsup.files.paths import make_private
-from pedsup.files.standard_streams import json_text, require_stdout, separate_native_stderr
+from pedsup.files.standard_streams import require_stdout, separate_native_stderr
 from pedsup.memory import available_memory
 from pedsup.messages import message
 from pedsup.pictures.limits import MAX_PICTURES
@@ -40,7 +40,6 @@ from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
 from pedsup.session.files import find_session
 from pedsup.session.history import Session
-from pedsup.session.texts import CUT
 from pedsup.session.transcript import read_records
 from pedsup.settings.load import load_with_origins
 from pedsup.settings.schema import Settings
@@ -51,6 +50,7 @@ from pedsup.terminal.render import Renderer, pipe_renderer, terminal_renderer
 from pedsup.terminal.repl import Repl
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import set_language, translated
+from pedsup.texts.notices import CUT
 from pedsup.texts.safe import clean
 from pedsup.texts.screen import screen_of
 
@@ -78,11 +78,16 @@ def execute(request: RunRequest) -> int:
     )
     if request.check:
         return _check(plan, settings, as_json=request.as_json)
-    constraint = _constraint(request)
-    pictures = _pictures(request, plan)
     if request.serve:
         return _serve(request, settings, plan, language)
+    return _converse(request, settings, plan, language)
+
+
+def _converse(request: RunRequest, settings: Settings, plan: LaunchPlan, language: Language) -> int:
+    """Ask once, or hold a session."""
     # Everything that can go wrong cheaply goes wrong before the model is loaded.
+    constraint = _constraint(request)
+    pictures = _pictures(request, plan)
     require_stdout()
     question = None if request.interactive else oneshot.read_question(request.prompt)
     require_consent(language, accepted=request.accept_intended_use, ask=_asker())
@@ -126,12 +131,9 @@ def _told(
     *,
     as_json: bool,
 ) -> int:
-    """What is left to say of one answer; the exit code."""
     if as_json:
-        document = oneshot.one_document(
-            result, conversation, loaded, conversation.renderer.language
-        )
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+        language = conversation.renderer.language
+        print_document(oneshot.one_document(result, conversation, loaded, language))
     if result.stop_reason in ("length", "context"):
         say(CUT)
     return oneshot.exit_code(result)
@@ -183,16 +185,13 @@ def _warn(loaded: LoadedModel) -> None:
 def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     """Print the plan; a model that would be refused is an error here too."""
     build = engine_build(engine_kind(settings.engine))
-    if as_json:
-        print(json_text(enveloped(check_document(plan, build), "pedsup-run")), flush=True)
-    else:
-        print(translated(check_text(plan, build)), flush=True)
+    text = check_text(plan, build, screen_of(sys.stdout).width())
+    show(as_json, check_document(plan, build), [text])
     check_fit(plan, settings)
     return 0
 
 
 def _say_what_there_is(settings: Settings) -> int:
-    """What to do next, where no model was given."""
     screen = screen_of(sys.stdout)
     folders = (Path.cwd(), Path.home() / "pedsup")  # the second: install.sh puts models there
     for line in overview(history_folder(settings), folders).lines():
@@ -219,7 +218,7 @@ def _pictures(request: RunRequest, plan: LaunchPlan) -> tuple[Picture, ...]:
     Raises:
         UsageError: too many of them.
         UnsupportedError, ResourceError: the model has no projector, or no room for it.
-        BadFileError, UnsupportedError: a file is no picture that is taken.
+        BadFileError, UnsupportedError: a file is not a picture that is accepted.
     """
     if not request.images:
         return ()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from pedsup.device.available import available_memory
+from pedsup.device.system_files import text_of
 from pedsup.files.fsio import sync_file, try_lock
 from pedsup.files.timestamp import now
 
@@ -184,12 +185,12 @@ def is_abandoned(fd: int) -> bool:
 
 def boot_id() -> str:
     """An id that changes when the machine restarts; empty if it cannot be read."""
-    return _text(Path("/proc/sys/kernel/random/boot_id")).strip()
+    return text_of(Path("/proc/sys/kernel/random/boot_id")).strip()
 
 
 def oom_kills() -> int | None:
     """How many processes the kernel killed for lack of memory since it booted; None if unknown."""
-    for line in _text(Path("/proc/vmstat")).splitlines():
+    for line in text_of(Path("/proc/vmstat")).splitlines():
         name, _, value = line.partition(" ")
         if name == "oom_kill" and value.isdigit():
             return int(value)
@@ -212,10 +213,3 @@ def _watch_crashes(path: Path) -> IO[bytes] | None:
         return None
     faulthandler.enable(file, all_threads=False)
     return file
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

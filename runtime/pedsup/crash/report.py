@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from pedsup.crash.marker import (
     oom_kills,
     read_facts,
 )
-from pedsup.device.kind import is_android
 from pedsup.files.timestamp import local
 from pedsup.memory.fit import CONTEXTS, SMALL_BATCH
 from pedsup.messages import Message, joined, message
@@ -49,8 +49,8 @@ class Present:
 
 
 def present() -> Present:
-    """The current state of this machine."""
-    return Present(boot_id(), oom_kills(), is_android())
+    android = sys.platform == "android" or "ANDROID_ROOT" in os.environ  # also in a proot
+    return Present(boot_id(), oom_kills(), android)
 
 
 def take_sudden_ends(folder: Path) -> list[SuddenEnd]:
@@ -84,7 +84,7 @@ def likely_cause(end: SuddenEnd, today: Present) -> Cause:
 
     A restart explains everything; a crash leaves its own word; the kernel counts its memory
     kills, but Android's low-memory killer does it from outside and leaves no count. There little
-    free memory at the last beat, or a need above what there was, has to do.
+    free memory at the last beat, or a need above what there was, must do as evidence.
     """
     facts = end.facts
     if facts.boot and today.boot and facts.boot != today.boot:

@@ -12,7 +12,7 @@ from typing import Final
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
 from pedsup.errors import PedsupError, ResourceError
-from pedsup.memory import available_memory, require_fit
+from pedsup.memory import available_memory
 from pedsup.messages import joined, message
 from pedsup.progress import human_bytes
 from pedsup.run.plan import LaunchPlan, plan_launch
@@ -68,7 +68,7 @@ def _fit(plan: LaunchPlan) -> Finding:
         "available": human_bytes(available.bytes) if available else "?",
     }
     try:
-        require_fit(plan.header, plan.config, available, plan.host)
+        plan.room.require(plan.config)
     except ResourceError as error:
         key = "model_pages" if plan.fit.verdict == "pages" else "model_refused"
         return Finding("model", "problem", key, {**values, "remedy": error.remedy or "-"})

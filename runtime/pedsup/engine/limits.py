@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.errors import UnsupportedError, UsageError
+from pedsup.errors import EngineError, UnsupportedError, UsageError
 from pedsup.messages import message
 
 NO_PROGRAMS: Final = b"/dev/null"
@@ -45,6 +45,16 @@ def check_prompt(prompt: Sequence[int], n_ctx: int) -> None:
             wanted=message("fewer than the context's {n}", n=n_ctx),
             remedy="shorten the text, start a new session, or give a larger --ctx",
         )
+
+
+def no_number() -> EngineError:
+    """The error for logits that are not numbers: no sampler of llama.cpp looks at that."""
+    return EngineError(
+        "what the model computed for the next word is not a number",
+        wanted="a model whose weights are all numbers",
+        remedy="the file is damaged, or its training failed: compare its SHA-256, "
+        "or use another model",
+    )
 
 
 def cannot_see() -> UnsupportedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from pedsup.engine.api import (
     Engine,
@@ -16,12 +17,23 @@ from pedsup.engine.api import (
 from pedsup.engine.vector_units import Build
 from pedsup.pictures.picture import Picture
 
+Tokens: TypeAlias = Generator[Token, None, None]
+PassOn: TypeAlias = Callable[[Tokens, int], Tokens]
+"""The tokens of one call, and the length of its prompt, to the tokens as the reader gets them."""
+
 
 class EngineProxy:
-    """Passes everything on to `inner`."""
+    """Another engine whose tokens are passed on by `pass_on`; all else is its own.
 
-    def __init__(self, inner: Engine) -> None:
+    Args:
+        on_close: called when the engine is closed.
+    """
+
+    def __init__(
+        self, inner: Engine, pass_on: PassOn, on_close: Callable[[], object] = lambda: None
+    ) -> None:
         self.inner = inner
+        self._pass_on, self._on_close = pass_on, on_close
 
     @property
     def name(self) -> str:
@@ -68,21 +80,14 @@ class EngineProxy:
         max_tokens: int,
         keep: int | None = None,
         on_prompt: PromptProgress | None = None,
-    ) -> Generator[Token, None, None]:
+    ) -> Tokens:
         tokens = self.inner.generate(
             prompt, sampling, max_tokens=max_tokens, keep=keep, on_prompt=on_prompt
         )
         try:
-            yield from self.passed_on(tokens, len(prompt))
+            yield from self._pass_on(tokens, len(prompt))
         finally:
             tokens.close()
-
-    def passed_on(
-        self, tokens: Generator[Token, None, None], n_prompt: int
-    ) -> Generator[Token, None, None]:
-        """The tokens of one call as the reader gets them."""
-        del n_prompt
-        yield from tokens
 
     def save_state(self, path: Path) -> None:
         self.inner.save_state(path)
@@ -109,32 +114,17 @@ class EngineProxy:
         return self.inner.child_pid
 
     def close(self) -> None:
+        self._on_close()
         self.inner.close()
 
 
-class CheckedEngine(EngineProxy):
-    """Asks before each token whether it may go on.
+def checked(check: Callable[[], None]) -> PassOn:
+    """Ask before each token whether it may go on; `check` raises to end the answer."""
 
-    Args:
-        check: raises to end the answer.
-        on_close: called when the engine is closed.
-    """
-
-    def __init__(
-        self, inner: Engine, check: Callable[[], None], on_close: Callable[[], object]
-    ) -> None:
-        super().__init__(inner)
-        self._check, self._on_close = check, on_close
-
-    def passed_on(
-        self, tokens: Generator[Token, None, None], n_prompt: int
-    ) -> Generator[Token, None, None]:
-        del n_prompt
-        self._check()
+    def pass_on(tokens: Tokens, _n_prompt: int) -> Tokens:
+        check()
         for token in tokens:
-            self._check()
+            check()
             yield token
 
-    def close(self) -> None:
-        self._on_close()
-        super().close()
+    return pass_on

@@ -11,8 +11,9 @@ from typing import Final
 
 from pedsup.engine.api import SamplingConfig
 from pedsup.engine.grammar import to_gbnf
+from pedsup.engine.limits import no_number
 from pedsup.engine.llama_cpp.bindings import log_tail
-from pedsup.errors import EngineError, UsageError
+from pedsup.errors import UsageError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.messages import message
 
@@ -106,17 +107,12 @@ class SamplerChain:
         """Draw from a row of logits of the last batch (-1: its last token), and accept the draw.
 
         Raises:
-            EngineError: the logits are not numbers: no sampler of llama.cpp looks at that.
+            EngineError: the logits are not numbers.
         """
         sample = self._lib.llama_sampler_sample
         token = int(sample(self._free, ctx, row))
         if not math.isfinite(self._lib.llama_get_logits_ith(ctx, row)[token]):
-            raise EngineError(
-                "what the model computed for the next word is not a number",
-                wanted="a model whose weights are all numbers",
-                remedy="the file is damaged, or its training failed: compare its SHA-256, "
-                "or use another model",
-            )
+            raise no_number()
         if self._strict is None:
             return token
         if self._allowed(token):

@@ -8,14 +8,9 @@ from typing import Final
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.foreign import is_foreign
+from pedsup.gguf_file.ggml_types import NO_WEIGHTS
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import (
-    ASSISTANT,
-    SUPPORTED,
-    bad_field,
-    check_rules,
-    per_layer,
-)
+from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
 from pedsup.gguf_file.sliding import PATTERN, gemma3_sliding, sliding_layers
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.messages import as_message, message
@@ -23,8 +18,6 @@ from pedsup.messages import as_message, message
 EMBEDDING: Final = "token_embd.weight"
 _WHOLE_HEADS: Final = frozenset({"llama", "qwen2", "qwen3"})
 """Architectures whose graphs assert that the whole head is rotated."""
-_NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
-"""Types that ggml has no matrix product for; it would call a null pointer or abort."""
 _BLOCK: Final = re.compile(r"blk\.(\d{1,9})\.")
 _VECTOR: Final = re.compile(r"(?:_norm\.weight|\.bias|\.scale|^rope_[a-z_]+\.weight)$")
 """Names of tensors that are added or multiplied element by element."""
@@ -249,7 +242,7 @@ def _check_layer_and_type(header: GGUFHeader, tensor: TensorInfo) -> None:
         raise _bad_tensor(
             header, tensor, "belongs to no layer", message("layers up to {n}", n=n_layer - 1)
         )
-    if tensor.type.name in _NO_WEIGHTS:
+    if tensor.type.name in NO_WEIGHTS:
         raise _bad_tensor(header, tensor, _of_type(tensor), "a type for weights")
 
 

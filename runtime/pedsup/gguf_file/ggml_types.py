@@ -6,7 +6,7 @@ llama.cpp 0c1e57098; the tests compare every row with the loaded libggml.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pedsup.messages import message
 
@@ -72,3 +72,5 @@ _ROWS = [
 
 GGML_TYPES: dict[int, GGMLType] = {row.number: row for row in _ROWS}
 BY_NAME: dict[str, GGMLType] = {row.name: row for row in _ROWS}
+NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+"""Types that ggml has no matrix product for; it would call a null pointer or abort."""

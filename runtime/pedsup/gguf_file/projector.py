@@ -26,7 +26,7 @@ from pedsup.gguf_file.projector_fields import (
     check_types,
 )
 from pedsup.gguf_file.projector_tensors import check_tensors
-from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field
+from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field, wrong_value
 from pedsup.gguf_file.values import ValueType
 from pedsup.messages import Message, message
 from pedsup.texts.safe import label
@@ -102,7 +102,6 @@ class Projector:
 
 
 def is_projector(header: GGUFHeader) -> bool:
-    """Whether a GGUF file is a projector."""
     return header.architecture == ARCHITECTURE
 
 
@@ -111,32 +110,15 @@ def validate_projector(path: str | Path) -> Projector:
 
     Raises:
         BadFileError: it is damaged or forged.
-        UnsupportedError: it is no projector, or one without a vision tower.
+        UnsupportedError: it is not a projector, or has no vision tower.
     """
     return projector_of(read_header(path))
 
 
 def projector_of(header: GGUFHeader) -> Projector:
-    """The same for a header that was read, or planned.
-
-    Raises:
-        BadFileError, UnsupportedError: as `validate_projector`.
-    """
-    if not is_projector(header):
-        raise UnsupportedError(
-            message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),
-            where=header.path,
-            wanted="a projector (mmproj), the file with a model's vision tower",
-            remedy="give --mmproj the file that was exported with the model",
-        )
+    """The same for a header that was read, or planned."""
+    _require_vision(header)
     check_types(header)
-    if header.get("clip.has_vision_encoder") is not True:
-        raise UnsupportedError(
-            "this projector has no vision tower",
-            where=header.path,
-            wanted="a projector for pictures",
-            remedy="export the model again with --mmproj auto",
-        )
     vision = {key: _size(header, f"clip.vision.{key}", most) for key, most in _VISION_SIZES.items()}
     audio = header.get("clip.has_audio_encoder") is True
     if audio:
@@ -156,8 +138,25 @@ def projector_of(header: GGUFHeader) -> Projector:
         audio=audio,
     )
     _check_fields(found)
-    check_tensors(header, found.kind, found)
+    check_tensors(found)
     return found
+
+
+def _require_vision(header: GGUFHeader) -> None:
+    if not is_projector(header):
+        raise UnsupportedError(
+            message("a GGUF of the architecture '{name}'", name=header.architecture[:60] or "?"),
+            where=header.path,
+            wanted="a projector (mmproj), the file with a model's vision tower",
+            remedy="give --mmproj the file that was exported with the model",
+        )
+    if header.get("clip.has_vision_encoder") is not True:
+        raise UnsupportedError(
+            "this projector has no vision tower",
+            where=header.path,
+            wanted="a projector for pictures",
+            remedy="export the model again with --mmproj auto",
+        )
 
 
 def unchecked_projector(projector: Projector) -> Message | None:
@@ -172,20 +171,22 @@ def unchecked_projector(projector: Projector) -> Message | None:
     )
 
 
-def require_belongs(projector: Projector, model: GGUFHeader) -> None:
-    """Refuse a projector whose embeddings are not as wide as the model's.
+def matching_projector(path: Path, model: GGUFHeader) -> Projector:
+    """`validate_projector` for the file beside a model: its embeddings are as wide as the model's.
 
     Raises:
         MismatchError: they are not.
     """
+    projector = validate_projector(path)
     width = model.get("%s.embedding_length")
     if projector.n_embd_text != width:
         raise MismatchError(
             message("the projector gives embeddings of {n} numbers", n=projector.n_embd_text),
-            where=projector.header.path,
+            where=path,
             wanted=message("{n}, as the model {path} has", n=width, path=model.path),
             remedy="give --mmproj the file that was exported with the model",
         )
+    return projector
 
 
 def _kind(header: GGUFHeader) -> str:
@@ -200,10 +201,7 @@ def _size(header: GGUFHeader, key: str, most: int) -> int:
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if header.value_types[key] is not ValueType.UINT32 or not 1 <= value <= most:
-        found = message(
-            "is {value} ({type})", value=f"{value!r:.60}", type=header.value_types[key].name
-        )
-        raise bad_field(header, key, found, wanted)
+        raise wrong_value(header, key, wanted)
     return int(value)
 
 

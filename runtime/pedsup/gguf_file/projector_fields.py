@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import bad_field
+from pedsup.gguf_file.rules import bad_field, wrong_value
 from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import message
 
@@ -15,7 +15,7 @@ GEMMA3, GEMMA4 = "gemma3", "gemma4v"
 KNOWN: Final = (GEMMA3, GEMMA4)
 """The vision towers that pedsup knows."""
 AUDIO: Final = "gemma4a"
-"""The audio tower that may stand beside one of them."""
+"""The audio tower that may accompany one of them."""
 
 _TOWER: Final = r"clip\.(?:vision|audio|gen\.audio)\."
 _WHOLE: Final = """
@@ -52,8 +52,7 @@ def check_types(header: GGUFHeader) -> None:
     for key, kind in header.value_types.items():
         wanted = next((type for type, name in _TYPES if name.fullmatch(key)), kind)
         if kind is not wanted:
-            found = message("is {value} ({type})", value=f"{header.get(key)!r:.60}", type=kind.name)
-            raise bad_field(header, key, found, wanted.name)
+            raise wrong_value(header, key, wanted.name)
 
 
 def check_numbers(header: GGUFHeader) -> None:

@@ -7,42 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.cursor import AGAIN
-from pedsup.gguf_file.header import GGUFHeader
+from pedsup.gguf_file.ggml_types import NO_WEIGHTS
 from pedsup.gguf_file.projector_fields import GEMMA3, GEMMA4
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.messages import message
 
+if TYPE_CHECKING:
+    from pedsup.gguf_file.projector import Projector
+
 MAX_TOKENS: Final = 1120
 """Tokens of the largest picture that Gemma 4 was trained on."""
-_NO_WEIGHTS: Final = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
 
 
-class Sizes(Protocol):
-    """What the fields of a projector say: see `pedsup.gguf_file.projector.Projector`."""
-
-    @property
-    def n_embd_text(self) -> int: ...
-    @property
-    def n_embd(self) -> int: ...
-    @property
-    def n_ff(self) -> int: ...
-    @property
-    def n_head(self) -> int: ...
-    @property
-    def n_layer(self) -> int: ...
-    @property
-    def image_size(self) -> int: ...
-    @property
-    def patch_size(self) -> int: ...
-    @property
-    def merge(self) -> int: ...
-
-
-Shapes = dict[str, Callable[[Sizes], tuple[int, ...]]]
+Shapes: TypeAlias = "dict[str, Callable[[Projector], tuple[int, ...]]]"
 
 _LAYER: Final = re.compile(r"v\.blk\.(0|[1-9]\d{0,5})\.(.+)")
 _CLAMP: Final = re.compile(r"\.(?:in|out)put_(?:min|max)$")
@@ -51,11 +32,11 @@ _POSITIONS: Final = "v.position_embd.weight"
 _PATCHES: Final = "v.patch_embd.weight"
 
 
-def _width(p: Sizes) -> tuple[int, ...]:
+def _width(p: Projector) -> tuple[int, ...]:
     return (p.n_embd,)
 
 
-def _one(p: Sizes) -> tuple[int, ...]:
+def _one(p: Projector) -> tuple[int, ...]:
     return (1,)
 
 
@@ -102,49 +83,46 @@ _TYPES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 """Of what llama.cpp does not compute in every type. Vectors are F32 everywhere."""
 
 
-def check_tensors(header: GGUFHeader, kind: str, p: Sizes) -> None:
-    """Refuse what clip.cpp would assert.
-
-    Args:
-        kind: of the projector. Of one that pedsup does not know only the types are checked.
+def check_tensors(p: Projector) -> None:
+    """Refuse what clip.cpp would assert. Of an unknown projector only the types are checked.
 
     Raises:
         BadFileError: a tensor is missing, does not fit, or has no place in this tower.
     """
-    for tensor in header.tensors.values():
-        if tensor.type.name in _NO_WEIGHTS:
-            raise _bad(header, kind, tensor.name, _type(tensor))
-        if kind in _SHAPES and tensor.name.startswith(("v.", "mm.")):
-            _check(header, kind, p, tensor)
-    if kind not in _SHAPES:
+    for tensor in p.header.tensors.values():
+        if tensor.type.name in NO_WEIGHTS:
+            raise _bad(p, tensor.name, _type(tensor))
+        if p.kind in _SHAPES and tensor.name.startswith(("v.", "mm.")):
+            _check(p, tensor)
+    if p.kind not in _SHAPES:
         return
     layers = [f"v.blk.{i}.{name}" for i in range(p.n_layer) for name in _NEEDED]
-    for name in (*_SHAPES[kind], _POSITIONS, *layers):
-        if name not in header.tensors:
-            raise _bad(header, kind, name, message("is missing"))
+    for name in (*_SHAPES[p.kind], _POSITIONS, *layers):
+        if name not in p.header.tensors:
+            raise _bad(p, name, message("is missing"))
 
 
-def _check(header: GGUFHeader, kind: str, p: Sizes, tensor: TensorInfo) -> None:
+def _check(p: Projector, tensor: TensorInfo) -> None:
     name = tensor.name
     if name.startswith("mm.a."):
         return  # of the audio tower
-    if kind == GEMMA4 and name == _POSITIONS:
-        _check_positions(header, p, tensor)
+    if p.kind == GEMMA4 and name == _POSITIONS:
+        _check_positions(p, tensor)
         return
-    rule = _rule(kind, name)
+    rule = _rule(p.kind, name)
     if rule is None:
-        raise _bad(header, kind, name, message("does not belong to this vision tower"))
+        raise _bad(p, name, message("does not belong to this vision tower"))
     if tensor.shape != rule(p):
         found = message(
             "has the shape {shape}, not {wanted}", shape=list(tensor.shape), wanted=list(rule(p))
         )
-        raise _bad(header, kind, name, found)
+        raise _bad(p, name, found)
     vector = ("F32",) if len(tensor.shape) == 1 else (tensor.type.name,)
-    if tensor.type.name not in _TYPES[kind].get(name, vector):
-        raise _bad(header, kind, name, _type(tensor))
+    if tensor.type.name not in _TYPES[p.kind].get(name, vector):
+        raise _bad(p, name, _type(tensor))
 
 
-def _rule(kind: str, name: str) -> Callable[[Sizes], tuple[int, ...]] | None:
+def _rule(kind: str, name: str) -> Callable[[Projector], tuple[int, ...]] | None:
     if kind == GEMMA4 and _CLAMP.search(name):
         weight = _CLAMP.sub(".weight", name)
         return _one if _rule(kind, weight) else None
@@ -154,23 +132,23 @@ def _rule(kind: str, name: str) -> Callable[[Sizes], tuple[int, ...]] | None:
     return {**_SHAPES[kind], **_OPTIONAL[kind]}.get(name)
 
 
-def _check_positions(header: GGUFHeader, p: Sizes, tensor: TensorInfo) -> None:
+def _check_positions(p: Projector, tensor: TensorInfo) -> None:
     """Gemma 4 looks rows up in two tables, one for columns and one for rows of patches."""
     shape = tensor.shape
     rows = MAX_TOKENS * p.merge  # a picture of one row of tokens
     if len(shape) != 3 or shape[0] != p.n_embd or shape[1] < rows or shape[2] != 2:
         found = message("has the shape {shape}", shape=list(shape))
-        raise _bad(header, GEMMA4, tensor.name, found)
+        raise _bad(p, tensor.name, found)
 
 
 def _type(tensor: TensorInfo) -> str:
     return message("has the type {type}", type=tensor.type.name)
 
 
-def _bad(header: GGUFHeader, kind: str, name: str, problem: str) -> BadFileError:
+def _bad(p: Projector, name: str, problem: str) -> BadFileError:
     return BadFileError(
         message("the tensor '{name}' {problem}", name=name, problem=problem),
-        where=header.path,
-        wanted=message("the vision tower that the file's fields describe ({kind})", kind=kind),
+        where=p.header.path,
+        wanted=message("the vision tower that the file's fields describe ({kind})", kind=p.kind),
         remedy=AGAIN,
     )

@@ -128,13 +128,19 @@ SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 
 
 def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileError:
-    """The error for a metadata key."""
     return BadFileError(
         message("the field '{key}' {problem}", key=header.full_key(key), problem=as_message(found)),
         where=header.path,
         wanted=wanted,
         remedy=AGAIN,
     )
+
+
+def wrong_value(header: GGUFHeader, key: str, wanted: str) -> BadFileError:
+    """The error for a metadata key whose value or type is not the one that is wanted."""
+    value, kind = header.get(key), header.value_types[header.full_key(key)]
+    found = message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name)
+    return bad_field(header, key, found, wanted)
 
 
 def check_rules(header: GGUFHeader) -> None:
@@ -155,23 +161,13 @@ def check_rules(header: GGUFHeader) -> None:
                 _check_whole(header, key, rule, kind)
             case Real(low, high):
                 if kind is not ValueType.FLOAT32 or not low < value <= high:
-                    raise bad_field(
-                        header,
-                        key,
-                        message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
-                        message(
-                            "a FLOAT32 above {low}, up to {high}", low=f"{low:g}", high=f"{high:g}"
-                        ),
+                    limits = message(
+                        "a FLOAT32 above {low}, up to {high}", low=f"{low:g}", high=f"{high:g}"
                     )
+                    raise wrong_value(header, key, limits)
             case Fixed(wanted, values):
                 if kind is not wanted or value not in values:
-                    choices = " or ".join(map(repr, values))
-                    raise bad_field(
-                        header,
-                        key,
-                        message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
-                        choices,
-                    )
+                    raise wrong_value(header, key, " or ".join(map(repr, values)))
 
 
 def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> None:
@@ -184,12 +180,7 @@ def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> 
     elif kind is ValueType.UINT32:
         numbers = [header.get(key)]
     else:
-        raise bad_field(
-            header,
-            key,
-            message("is {value} ({type})", value=f"{header.get(key)!r:.60}", type=kind.name),
-            wanted,
-        )
+        raise wrong_value(header, key, wanted)
     wrong = [number for number in numbers if not rule.low <= number <= rule.high]
     if wrong:
         raise bad_field(header, key, message("is {value}", value=wrong[0]), wanted)

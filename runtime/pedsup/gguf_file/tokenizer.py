@@ -12,7 +12,7 @@ from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.cut_vocabulary import base_ids
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import bad_field
+from pedsup.gguf_file.rules import bad_field, wrong_value
 from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import message
 
@@ -108,12 +108,8 @@ def _check_ids(header: GGUFHeader, n_tokens: int, model: str) -> None:
             continue
         kind = header.value_types[key]
         if kind is not ValueType.UINT32 or not isinstance(value, int) or value >= n_tokens:
-            raise bad_field(
-                header,
-                key,
-                message("is {value} ({type})", value=f"{value!r:.60}", type=kind.name),
-                message("a UINT32 below {n}, the number of tokens", n=n_tokens),
-            )
+            wanted = message("a UINT32 below {n}, the number of tokens", n=n_tokens)
+            raise wrong_value(header, key, wanted)
     for kind, keys in ((ValueType.STRING, _TEXTS), (ValueType.BOOL, _FLAGS)):
         for key in keys:
             if key in header.metadata and header.value_types[key] is not kind:

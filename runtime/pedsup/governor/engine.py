@@ -117,23 +117,10 @@ def _busy(before: float | None, after: float | None, thread_s: float) -> float |
     return (after - before) / thread_s
 
 
-class GovernedEngine(EngineProxy):
-    """An `Engine` that decodes under a governor."""
-
-    def __init__(self, engine: Engine, governor: Governor) -> None:
-        super().__init__(engine)
-        self.governor = governor
-
-    def passed_on(
-        self, tokens: Generator[Token, None, None], n_prompt: int
-    ) -> Generator[Token, None, None]:
-        yield from self.governor.watch(tokens, n_prompt)
-
-
 def govern(
     engine: Engine, n_threads: int, depth_share: float, *, drafts: bool = False
-) -> GovernedEngine:
-    """Put an engine under a governor that may take half of its threads away.
+) -> tuple[Engine, Governor]:
+    """An engine under a governor that may take half of its threads away, and the governor.
 
     Args:
         depth_share: seconds that each token of context adds to a decode step, over those of an
@@ -147,15 +134,13 @@ def govern(
         guessing=drafts,
         depth_share=depth_share,
     )
-    return GovernedEngine(
-        engine,
-        Governor(
-            limits,
-            set_threads=engine.set_threads if engine.adjustable else None,
-            cpu_time=lambda: _cpu_time(engine),
-            heat=HeatSensors().read,
-        ),
+    governor = Governor(
+        limits,
+        set_threads=engine.set_threads if engine.adjustable else None,
+        cpu_time=lambda: _cpu_time(engine),
+        heat=HeatSensors().read,
     )
+    return EngineProxy(engine, governor.watch), governor
 
 
 def _cpu_time(engine: Engine) -> float | None:

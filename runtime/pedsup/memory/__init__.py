@@ -3,7 +3,7 @@
 from pedsup.device.available import Available, available_memory
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.memory.estimate import Host, MemoryEstimate, estimate
-from pedsup.memory.fit import Fit, assess, largest_context, require_fit
+from pedsup.memory.fit import Fit, Room
 from pedsup.memory.paging import Paging
 
 __all__ = [
@@ -13,10 +13,8 @@ __all__ = [
     "MemoryEstimate",
     "ModelShape",
     "Paging",
-    "assess",
+    "Room",
     "available_memory",
     "estimate",
-    "largest_context",
     "model_shape",
-    "require_fit",
 ]

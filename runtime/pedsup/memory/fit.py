@@ -36,69 +36,97 @@ class Fit:
     """What running from storage costs, if the verdict is 'pages'."""
 
 
-def assess(
-    need: MemoryEstimate,
-    available: Available | None,
-    *,
-    streamed: bool = True,
-    rate: float | None = None,
-) -> Fit:
-    """Compare; without a known bound everything fits.
+@dataclass(frozen=True)
+class Room:
+    """A model on a device: what a configuration of it takes, against what is available."""
 
-    Args:
-        streamed, rate: see `paging`; they do not change the verdict.
-    """
-    if available is None or need.total <= available.bytes:
-        return Fit("fits", need, available)
-    cost = paging(need, available.bytes, streamed=streamed, rate=rate)
-    return Fit("refused" if cost is None else "pages", need, available, cost)
+    header: GGUFHeader
+    available: Available | None
+    """None where nothing reports it: then everything fits."""
+    host: Host = IN_PROCESS
+
+    def need(self, config: EngineConfig) -> MemoryEstimate:
+        """See `memory.estimate.estimate`."""
+        return estimate(self.header, config, self.host)
+
+    def fit(self, config: EngineConfig, rate: float | None = None) -> Fit:
+        """Compare; `rate` is the storage's, see `paging`, and does not change the verdict."""
+        need, available = self.need(config), self.available
+        if available is None or need.total <= available.bytes:
+            return Fit("fits", need, available)
+        cost = paging(need, available.bytes, streamed=not self.host.server, rate=rate)
+        return Fit("refused" if cost is None else "pages", need, available, cost)
+
+    def fits(self, config: EngineConfig) -> bool:
+        """Whether all of it stays in memory."""
+        return self.fit(config).verdict == "fits"
+
+    def largest_context(self, config: EngineConfig, *, at_most: int | None = None) -> int | None:
+        """The largest context that fits whole; None if none does.
+
+        Asked are `CONTEXTS`, the one of `config`, and the bound.
+
+        Args:
+            at_most: the bound; None for what the model was trained for.
+        """
+        train = model_shape(self.header).n_ctx_train
+        limit = min(train, at_most or train)
+        candidates = sorted({*CONTEXTS, config.n_ctx, limit}, reverse=True)
+        within = (n for n in candidates if n <= limit)
+        return next((n for n in within if self.fits(replace(config, n_ctx=n))), None)
+
+    def require(
+        self, config: EngineConfig, *, allow_paging: bool = False, rate: float | None = None
+    ) -> Fit:
+        """The fit of a model that may be loaded.
+
+        A model that does not fit runs from storage without being asked to if no smaller option is
+        available and `rate`, the storage's bytes per second, makes it bearable; `allow_paging`
+        lets it run below that. It never runs where the memory it must keep does not fit.
+
+        Raises:
+            ResourceError: it does not fit; the remedy names the next smaller option that does.
+        """
+        fit = self.fit(config, rate)
+        if fit.verdict == "fits":
+            return fit
+        smaller = self._smaller_option(config)
+        if fit.paging is not None and (allow_paging or (fit.paging.bearable and smaller is None)):
+            return fit
+        raise _too_large(self.header, fit, smaller or self._no_smaller(config, fit))
+
+    def _no_smaller(self, config: EngineConfig, fit: Fit) -> str:
+        """What remains to suggest if nothing fits whole."""
+        slowly = message("")
+        if fit.paging is not None:
+            slowly = message(", or give --allow-paging to run this slowly")
+        elif self.fit(_smallest(config)).paging is not None:
+            slowly = message(
+                ", or give {options} --allow-paging to run it slowly", options=SMALLEST
+            )
+        return message(
+            "close other programs, or export a smaller type or model (Q4_0, E2B){slowly}",
+            slowly=slowly,
+        )
+
+    def _smaller_option(self, config: EngineConfig) -> str | None:
+        """The first of the smaller options that fits, as a command-line option."""
+        options = [("", config)]
+        if config.extra_buffers:
+            options.append(("--extra-buffers off", replace(config, extra_buffers=False)))
+        for text, smaller in options:
+            context = self.largest_context(smaller, at_most=config.n_ctx)
+            if context is not None:
+                ctx = f"--ctx {context}" if context < config.n_ctx else ""
+                return message("give {options}", options=" ".join(filter(None, (text, ctx))))
+        if self.fits(_smallest(config)):
+            return message("give {options}", options=SMALLEST)
+        return None
 
 
-def largest_context(
-    header: GGUFHeader,
-    config: EngineConfig,
-    available: Available | None,
-    host: Host = IN_PROCESS,
-    *,
-    at_most: int | None = None,
-) -> int | None:
-    """The largest context of `CONTEXTS`, or the model's own, that fits whole; None if none does."""
-    train = model_shape(header).n_ctx_train
-    limit = min(train, at_most or train)
-    for n_ctx in sorted({*CONTEXTS, limit}, reverse=True):
-        if n_ctx > limit:
-            continue
-        need = estimate(header, replace(config, n_ctx=n_ctx), host)
-        if assess(need, available).verdict == "fits":
-            return n_ctx
-    return None
-
-
-def require_fit(
-    header: GGUFHeader,
-    config: EngineConfig,
-    available: Available | None,
-    host: Host = IN_PROCESS,
-    *,
-    allow_paging: bool = False,
-    rate: float | None = None,
-) -> Fit:
-    """The fit of a model that may be loaded.
-
-    A model that does not fit runs from storage without being asked to if no smaller option is
-    available and `rate`, the storage's bytes per second, makes it bearable; `allow_paging`
-    lets it run below that. It never runs where the memory it must keep does not fit.
-
-    Raises:
-        ResourceError: it does not fit; the remedy names the next smaller option that does.
-    """
-    fit = assess(estimate(header, config, host), available, streamed=not host.server, rate=rate)
-    if fit.verdict == "fits":
-        return fit
-    smaller = _smaller_option(header, config, fit, host)
-    if fit.paging is not None and (allow_paging or (fit.paging.bearable and smaller is None)):
-        return fit
-    raise _too_large(header, fit, smaller or _no_smaller(header, config, fit, host))
+def _smallest(config: EngineConfig) -> EngineConfig:
+    """What `SMALLEST` means."""
+    return replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
 
 
 def _too_large(header: GGUFHeader, fit: Fit, remedy: str) -> ResourceError:
@@ -122,35 +150,3 @@ def _too_large(header: GGUFHeader, fit: Fit, remedy: str) -> ResourceError:
         ),
         remedy=remedy,
     )
-
-
-def _no_smaller(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str:
-    """What remains to suggest if nothing fits whole."""
-    slowly = message("")
-    if fit.paging is not None:
-        slowly = message(", or give --allow-paging to run this slowly")
-    elif assess(estimate(header, _smallest(config), host), fit.available).paging is not None:
-        slowly = message(", or give {options} --allow-paging to run it slowly", options=SMALLEST)
-    return message(
-        "close other programs, or export a smaller type or model (Q4_0, E2B){slowly}", slowly=slowly
-    )
-
-
-def _smallest(config: EngineConfig) -> EngineConfig:
-    """What `SMALLEST` means."""
-    return replace(config, extra_buffers=False, n_ctx=CONTEXTS[0], n_ubatch=SMALL_BATCH)
-
-
-def _smaller_option(header: GGUFHeader, config: EngineConfig, fit: Fit, host: Host) -> str | None:
-    """The first of the smaller options that fits, as a command-line option."""
-    options: list[tuple[str, EngineConfig]] = []
-    if config.extra_buffers:
-        options.append(("--extra-buffers off", replace(config, extra_buffers=False)))
-    for text, smaller in [("", config), *options]:
-        context = largest_context(header, smaller, fit.available, host, at_most=config.n_ctx)
-        if context is not None:
-            ctx = f"--ctx {context}" if context < config.n_ctx else ""
-            return message("give {options}", options=" ".join(filter(None, (text, ctx))))
-    if assess(estimate(header, _smallest(config), host), fit.available).verdict == "fits":
-        return message("give {options}", options=SMALLEST)
-    return None

@@ -36,16 +36,10 @@ from pedsup.patch.target import (
 from pedsup.patch.work import Work, open_work
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.bundle import signature_path
-from pedsup.trust.identity import header_digest, identify
+from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store
 from pedsup.trust.verdict import Trust
-from pedsup.trust.verified import (
-    FileState,
-    Reading,
-    read_in_full,
-    record_reading,
-    recorded_reading,
-)
+from pedsup.trust.verified import FileState, Reading, read_in_full, record_reading, recorded_reading
 
 
 def check(plan: ApplyPlan) -> None:
@@ -55,6 +49,8 @@ def check(plan: ApplyPlan) -> None:
         MismatchError: the patch is for another file.
         BadFileError: the patch is damaged or forged.
     """
+    if plan.ready:
+        return
     old = open_old(plan.request.old, plan.index)
     plan.payload.require_whole()
     make_target(plan.payload, old, plan.final)
@@ -67,7 +63,7 @@ def apply(plan: ApplyPlan) -> Trust | None:
         PedsupError: the old file is as it was, or, in place, the same command goes on or `--undo`
             brings it back.
     """
-    if plan.in_place and _is_new(plan):
+    if plan.ready:
         return _trusted(plan)
     with open_work(plan.final) as work:
         trust = _in_place(plan, work) if plan.in_place else _beside(plan, work)
@@ -141,15 +137,6 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
         work.remove()
         raise
     return _publish(plan, work, target, checked)
-
-
-def _is_new(plan: ApplyPlan) -> bool:
-    """Whether the file is already the new version."""
-    path = plan.final
-    if not path.exists():
-        return False
-    header = validate_drafter(path)
-    return header_digest(header) == plan.index.new.header_sha256
 
 
 def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:

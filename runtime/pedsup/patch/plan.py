@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pedsup.errors import (
-    UsageError,
-)
+from pedsup.errors import PedsupError, UsageError
 from pedsup.files.fsio import refuse_existing
+from pedsup.gguf_file import read_header
 from pedsup.patch.index import PatchIndex, read_index
 from pedsup.patch.payload import Payload
+from pedsup.trust.identity import header_digest
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class ApplyPlan:
     payload: Payload
     final: Path
     in_place: bool
+    ready: bool = False
+    """Whether `final` is the new version already."""
 
     @property
     def index(self) -> PatchIndex:
@@ -50,6 +52,7 @@ class ApplyPlan:
             "patch": index.digest,
             "new": str(self.final),
             "in_place": self.in_place,
+            "ready": self.ready,
             "new_bytes": index.new.size,
             "patch_bytes": sum(entry.packed for entry in index.tensors),
             "signed": index.signature is not None,
@@ -74,6 +77,10 @@ def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
     index, file = read_index(request.patch)
     with file:
         final = request.old if in_place else request.out or request.old.with_name(index.new.name)
+        ready = next((path for path in (request.old, final) if _is_new(path, index)), None)
+        if ready is not None:
+            yield ApplyPlan(request, Payload(file, index), ready, in_place, ready=True)
+            return
         if not in_place:
             if final.resolve() == request.old.resolve():
                 raise UsageError(
@@ -84,3 +91,11 @@ def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
                 )
             refuse_existing(final, force=False)
         yield ApplyPlan(request, Payload(file, index), final, in_place)
+
+
+def _is_new(path: Path, index: PatchIndex) -> bool:
+    """Whether a file is the new version, by its header."""
+    try:
+        return path.is_file() and header_digest(read_header(path)) == index.new.header_sha256
+    except (PedsupError, OSError):
+        return False  # whoever opens it next says what is wrong

@@ -14,8 +14,7 @@ from typing import Final
 from pedsup.device.available import Available
 from pedsup.engine.api import EngineConfig
 from pedsup.gguf_file import GGUFHeader
-from pedsup.memory.estimate import Host, estimate
-from pedsup.memory.fit import assess, largest_context
+from pedsup.memory import Host, Room
 from pedsup.phones.profiles import Phone
 from pedsup.phones.traffic import traffic
 
@@ -65,9 +64,8 @@ def predict(
     config = EngineConfig(header.path, n_ctx=n_ctx, n_threads=phone.big_cores)
     available = Available(phone.available_bytes, f"the profile {phone.id}")
     # On a phone llama.cpp runs as Termux's llama-server, in a process of its own.
-    host = Host(phone.features, server=True)
-    need = estimate(header, config, host)
-    fit = assess(need, available, streamed=not host.server, rate=phone.storage_bytes_per_s)
+    room = Room(header, available, Host(phone.features, server=True))
+    fit = room.fit(config, rate=phone.storage_bytes_per_s)
     return Prediction(
         phone=phone.id,
         model=header.path.name,
@@ -78,9 +76,9 @@ def predict(
         decode=(ceiling[0] * efficiency[0], ceiling[1] * efficiency[1]),
         efficiency=efficiency,
         verdict=fit.verdict,
-        memory_needed=need.total,
+        memory_needed=fit.need.total,
         memory_available=phone.available_bytes,
-        largest_n_ctx=largest_context(header, config, available, host),
+        largest_n_ctx=room.largest_context(config),
         paging_decode=fit.paging.speed if fit.paging is not None else None,
-        cold_load_s=need.weights / phone.storage_bytes_per_s,
+        cold_load_s=fit.need.weights / phone.storage_bytes_per_s,
     )

@@ -157,7 +157,7 @@ def read_medmcqa(row: Mapping[str, object], first: int) -> Choice:
         raise BadRowError(f"no '{missing[0]}'")
     number = whole_number(row["cop"])
     if number is None or not 0 <= number - first <= 3:
-        raise BadRowError(f"answer key {row['cop']!r}, wanted {first} to {first + 3}")
+        raise BadRowError(f"answer key {row['cop']!r:.60}, wanted {first} to {first + 3}")
     return _checked(row, "question", [field_text(row, n) for n in MEDMCQA_OPTIONS], number - first)
 
 
@@ -176,12 +176,14 @@ def read_perumedqa(row: Mapping[str, object]) -> Choice:
     letters = [letter for letter in LETTERS if by_letter.get(letter) not in (None, "")]
     if not letters:
         raise BadRowError("no options")
+    if more := [key for key, text in by_letter.items() if key not in LETTERS and text]:
+        raise BadRowError(f"option {more[0]!r:.60}, wanted at most {LETTERS[0]} to {LETTERS[-1]}")
     if letters != list(LETTERS[: len(letters)]):
         raise BadRowError(f"options {''.join(letters)}, one in between is missing")
     key = lowered.get("answer", lowered.get("correct_answer", lowered.get("respuesta")))
     letter = clean_text(key).upper()
     if len(letter) != 1 or letter not in letters:
-        raise BadRowError(f"answer key {key!r}, wanted one of {''.join(letters)}")
+        raise BadRowError(f"answer key {key!r:.60}, wanted one of {''.join(letters)}")
     name = "question" if "question" in lowered else "pregunta"
     texts = [field_text(by_letter, letter) for letter in letters]
     return _checked(lowered, name, texts, letters.index(letter))

@@ -33,15 +33,20 @@ def read_table(path: Path) -> Iterator[NumberedRow]:
 
 def _json_lines(path: Path) -> Iterator[NumberedRow]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE and not line.endswith(b"\n"):
+                while not line.endswith(b"\n") and (line := file.readline(MAX_LINE)):
+                    pass
+                yield number, f"longer than {MAX_LINE} bytes"
+                continue
             raw = line.removeprefix(BOM) if number == 1 else line
             if raw.strip():
                 yield number, _json_row(raw)
 
 
 def _json_row(raw: bytes) -> dict[str, object] | str:
-    if len(raw) > MAX_LINE:
-        return f"longer than {MAX_LINE} bytes"
     try:
         return _mapping(parse_json(raw))
     except UnicodeDecodeError:

@@ -18,6 +18,8 @@ from pedsup.crash.marker import MARKS, SUFFIX
 from pedsup.files.fsio import try_lock
 from pedsup.files.paths import cache_folder, data_folder
 from pedsup.messages import Message, message, reason_of
+from pedsup.session import transcript
+from pedsup.session.listing import SESSION_ID
 from pedsup.trust import verified
 
 Kind = Literal[
@@ -25,8 +27,6 @@ Kind = Literal[
     "unfinished measurement",
 ]  # fmt: skip
 
-SESSION_NAME: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}\.jsonl")
-"""How `session.new_session` names a transcript: a folder of the user's may hold other files."""
 CACHES: Final[dict[str, Kind]] = {
     "prefix": "prefix cache",
     verified.FOLDER: "verified files",
@@ -35,7 +35,7 @@ CACHES: Final[dict[str, Kind]] = {
     "mcqa": "unfinished measurement",
     "safety": "unfinished measurement",
 }
-"""Folders below `cache_folder()`, and what lies in them."""
+"""Folders below `cache_folder()`, and what is in them."""
 _ENGINE_FOLDER: Final = re.compile(r"pedsup-(\d+)-.*")
 
 
@@ -55,7 +55,6 @@ class ForgetPlan:
     items: tuple[Item, ...]
 
     def count(self, kind: Kind) -> tuple[int, int]:
-        """Number and bytes of the files of a kind."""
         sizes = [item.size for item in self.items if item.kind == kind]
         return len(sizes), sum(sizes)
 
@@ -123,8 +122,9 @@ def _erase(item: Item) -> Message | None:
 
 
 def _sessions(folder: Path) -> Iterator[Item]:
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if SESSION_NAME.fullmatch(path.name) and path.is_file():
+    # A folder of the user's may hold other files too.
+    for path in sorted(folder.glob(f"*{transcript.SUFFIX}")) if folder.is_dir() else []:
+        if SESSION_ID.fullmatch(path.stem) and path.is_file():
             yield Item(path, "session", path.stat().st_size)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pedsup.chat.events import TurnSettings
-from pedsup.chat.templates.template import ChatTemplate
+from pedsup.chat.templates.template import ChatTemplate, required_source
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
-from pedsup.engine.proxy import CheckedEngine
+from pedsup.engine.proxy import EngineProxy, checked
 from pedsup.engine.select import open_engine
 from pedsup.engine.vector_units import Build
 from pedsup.files.paths import cache_folder
 from pedsup.governor.engine import Governor, govern
-from pedsup.memory import require_fit
 from pedsup.memory.estimate import depth_share
 from pedsup.messages import Message, message
 from pedsup.progress import say
@@ -67,26 +67,21 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         EngineError: llama.cpp cannot load it.
     """
     check_fit(plan, settings)
-    if plan.unchecked is not None:
-        say(plan.unchecked.mapped(clean))
-    if plan.fit.paging is not None:
-        say(plan.fit.paging.text)
-    source = plan.header.get("tokenizer.chat_template")
-    if not isinstance(source, str) or not source:
-        # Refuse it before the minutes of loading.
-        ChatTemplate.from_model(None)
+    _say_what_to_expect(plan)
+    required_source(plan.header.get("tokenizer.chat_template"))  # before the minutes of loading
     trust = verify_weights(plan.trust)
     confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
     started = time.monotonic()
     engine, governor = _governed(open_engine(plan.config, settings.engine), plan)
-    try:
+    with ExitStack() as opened:
+        opened.callback(engine.close)
         confirm_loaded(trust)
         template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
         engine = _watched(engine, trust)
-    except BaseException:
-        engine.close()
-        raise
-    loaded = LoadedModel(
+        opened.pop_all()
+    if engine.build is not None and (warning := engine.build.warning()):
+        say(warning)
+    return LoadedModel(
         engine=engine,
         template=template,
         identity=plan.identity,
@@ -99,9 +94,13 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
         origins=plan.origins,
         trust=trust,
     )
-    if loaded.build is not None and (warning := loaded.build.warning()):
-        say(warning)
-    return loaded
+
+
+def _say_what_to_expect(plan: LaunchPlan) -> None:
+    if plan.unchecked is not None:
+        say(plan.unchecked.mapped(clean))
+    if plan.fit.paging is not None:
+        say(plan.fit.paging.text)
 
 
 def check_fit(plan: LaunchPlan, settings: Settings) -> None:
@@ -110,14 +109,8 @@ def check_fit(plan: LaunchPlan, settings: Settings) -> None:
     Raises:
         ResourceError: the remedy names the next smaller option.
     """
-    require_fit(
-        plan.header,
-        plan.config,
-        plan.fit.available,
-        plan.host,
-        allow_paging=settings.allow_paging,
-        rate=plan.fit.paging.rate if plan.fit.paging else None,
-    )
+    rate = plan.fit.paging.rate if plan.fit.paging else None
+    plan.room.require(plan.config, allow_paging=settings.allow_paging, rate=rate)
 
 
 def turn_settings(
@@ -127,7 +120,6 @@ def turn_settings(
     grammar: str | None = None,
     json_schema: str | None = None,
 ) -> TurnSettings:
-    """How each turn is generated."""
     return TurnSettings(
         sampling=loaded.sampling,
         think=settings.think != "off" and loaded.template.supports_thinking,
@@ -143,8 +135,7 @@ def _governed(engine: Engine, plan: LaunchPlan) -> tuple[Engine, Governor | None
     if not plan.governed or plan.config.n_threads == 1:
         return engine, None
     drafts = plan.config.draft.kind != "off"
-    governed = govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
-    return governed, governed.governor
+    return govern(engine, plan.config.n_threads, depth_share(plan.header), drafts=drafts)
 
 
 def _watched(engine: Engine, trust: Trust) -> Engine:
@@ -163,7 +154,7 @@ def _watched(engine: Engine, trust: Trust) -> Engine:
         for one in watches:
             one.close()
 
-    return CheckedEngine(engine, check, close)
+    return EngineProxy(engine, checked(check), close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

@@ -15,8 +15,12 @@ from pedsup.progress import human_bytes
 from pedsup.run.plan import LaunchPlan
 from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
+from pedsup.texts.screen import LEAST
 from pedsup.tuning.apply import origin_text
 from pedsup.tuning.store import NAMES, Stale
+
+TABLE: Final = 48
+"""Columns of the table of sizes, where the terminal has as many."""
 
 
 def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, object]:
@@ -57,8 +61,13 @@ def check_document(plan: LaunchPlan, build: Build | None = None) -> dict[str, ob
     }
 
 
-def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
-    """The check as a table. `build`: of the engine's library, if known."""
+def check_text(plan: LaunchPlan, build: Build | None = None, columns: int | None = None) -> Message:
+    """The check as a table.
+
+    Args:
+        build: of the engine's library, if known.
+        columns: of the terminal; None if lines may be of any length.
+    """
     available = plan.fit.available
     lines = [
         *plan.identity.lines(),
@@ -72,7 +81,7 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
         ),
         "",
         message("Memory for a context of {n} tokens:", n=plan.config.n_ctx),
-        *_rows(plan.fit.need),
+        *_rows(plan.fit.need, columns),
         "",
         message(
             "Available: {size} ({source})",
@@ -86,7 +95,7 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
         message("Largest context that fits: {n}", n=plan.largest_ctx or message("none")),
         _threads(plan.threads),
         *_sight(plan),
-        message("Drafts: {how}", how=clean(draft_text(plan.config.draft))),
+        message("Drafts: {how}", how=draft_text(plan.config.draft).mapped(clean)),
         message("Settings from: {origins}", origins=origin_text(plan.origins)),
         *_tuning(plan),
         *_built(build),
@@ -95,7 +104,6 @@ def check_text(plan: LaunchPlan, build: Build | None = None) -> Message:
 
 
 def _sight(plan: LaunchPlan) -> list[str]:
-    """Whether it sees, and what a picture costs."""
     if plan.sight is None:
         return [message("Pictures: no, there is no projector")]
     if plan.blind is not None:
@@ -144,7 +152,6 @@ def _threads(threads: ThreadPlan) -> Message:
 
 
 def _built(build: Build | None) -> list[str]:
-    """What the engine's library was built with."""
     if build is None:
         return [message("Built with: unknown, llama.cpp does not say")]
     warning = build.warning()
@@ -189,7 +196,7 @@ _STALE: Final[dict[Stale, Message]] = {
 }
 
 
-def _rows(need: MemoryEstimate) -> list[str]:
+def _rows(need: MemoryEstimate, columns: int | None) -> list[str]:
     weights = message("weights (mapped from the file)") if need.mapped else message("weights")
     sizes = [
         (weights, need.weights),
@@ -205,7 +212,7 @@ def _rows(need: MemoryEstimate) -> list[str]:
         (message("total"), need.total),
     ]
     # Columns have a width, which only the text in the reader's language has.
-    rows = [f"  {translated(name):<34}{human_bytes(size):>12}" for name, size in sizes if size]
+    rows = [_row(translated(name), human_bytes(size), columns) for name, size in sizes if size]
     if need.table:
         rows.append(
             message(
@@ -214,3 +221,10 @@ def _rows(need: MemoryEstimate) -> list[str]:
             )
         )
     return rows
+
+
+def _row(name: str, size: str, columns: int | None) -> str:
+    """A name and its size; where the terminal is narrower than both, the size goes below."""
+    width = TABLE if columns is None else max(min(columns, TABLE), LEAST)
+    gap = width - len(name) - len(size) - 2
+    return f"  {name}{' ' * gap}{size}" if gap > 0 else f"  {name}\n{size:>{width}}"

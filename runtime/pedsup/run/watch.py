@@ -50,7 +50,7 @@ def _facts(plan: LaunchPlan) -> RunFacts:
         n_ctx=config.n_ctx,
         n_ubatch=config.n_ubatch,
         extra_buffers=config.extra_buffers,
-        server=plan.host.server,
+        server=plan.room.host.server,
         need=plan.fit.need.total,
     )
 

@@ -190,6 +190,28 @@ def reserve_port(port: int) -> socket.socket:
     return sock
 
 
+SETTINGS: Final[Mapping[str, object]] = {
+    "threads": THREADS,
+    "ident": None,
+    "backlog": CONNECTIONS,
+    "connection_limit": CONNECTIONS,
+    "channel_timeout": IDLE_S,
+    "cleanup_interval": SWEEP_S,
+    # Without it a client that leaves in the middle of an answer is not noticed.
+    "channel_request_lookahead": 1,
+    "max_request_header_size": MAX_HEADERS,
+    "max_request_body_size": MAX_BODY,
+    # Above what can occur: nothing that was asked or answered lands in a temporary file.
+    "inbuf_overflow": 4 * MAX_PICTURE_BODY,
+    "outbuf_overflow": 4 * MAX_UNREAD,
+    "outbuf_high_watermark": MAX_UNREAD,
+    "log_socket_errors": False,
+    "clear_untrusted_proxy_headers": True,
+    "asyncore_use_poll": True,
+}
+"""Of waitress; see its `Adjustments`."""
+
+
 def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
     """A server for a socket of `reserve_port`; `run()` it in a thread of its own."""
     host = sock.getsockname()[0]
@@ -200,34 +222,14 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-    settings: dict[str, object] = {
-        "sockets": [sock],
-        "threads": THREADS,
-        "ident": None,
-        "backlog": CONNECTIONS,
-        "connection_limit": CONNECTIONS,
-        "channel_timeout": IDLE_S,
-        "cleanup_interval": SWEEP_S,
-        # Without it a client that leaves in the middle of an answer is not noticed.
-        "channel_request_lookahead": 1,
-        "max_request_header_size": MAX_HEADERS,
-        "max_request_body_size": MAX_BODY,
-        # Above what can occur: nothing that was asked or answered lands in a temporary file.
-        "inbuf_overflow": 4 * MAX_PICTURE_BODY,
-        "outbuf_overflow": 4 * MAX_UNREAD,
-        "outbuf_high_watermark": MAX_UNREAD,
-        "log_socket_errors": False,
-        "clear_untrusted_proxy_headers": True,
-        "asyncore_use_poll": True,
-    }
-    adjustments = Adjustments(**settings)
+    settings = {**SETTINGS, "sockets": [sock]}
     dispatcher = ThreadedTaskDispatcher()
     dispatcher.set_thread_count(THREADS)
     server = LoopbackServer(
         app,
         _sock=sock,
         dispatcher=dispatcher,
-        adj=adjustments,
+        adj=Adjustments(**settings),
         sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         bind_socket=False,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Generic, TypedDict, TypeVar
+from typing import Generic, Protocol, TypedDict, TypeVar
 
 from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResult, TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
@@ -20,7 +20,29 @@ from pedsup.guards import Finding, check_answer, check_picture, check_question, 
 from pedsup.pictures.picture import Picture
 from pedsup.session.history import Session
 from pedsup.session.prefix_cache import PrefixCache, Warmed
-from pedsup.session.view import TurnView
+
+
+class TurnView(Protocol):
+    """Whoever shows a turn: a terminal, a pipe, or a page."""
+
+    def start(self) -> None:
+        """A turn begins."""
+
+    def prompt_progress(self, done: int, total: int) -> None:
+        """So many tokens of the prompt have been read."""
+
+    def reasoning(self, piece: str) -> None:
+        """A piece of the thought channel."""
+
+    def answer(self, piece: str) -> None:
+        """A piece of the answer."""
+
+    def notice(self, notice: Notice) -> None:
+        """Something the reader must be told."""
+
+    def finish(self) -> None:
+        """The turn is over, and on the disk where there is a transcript."""
+
 
 View = TypeVar("View", bound=TurnView)
 
@@ -91,7 +113,7 @@ class Conversation(Generic[View]):
                 raise
             assert turn is not None
             self._warn(check_answer(turn.result.answer, text, earlier))
-            result = guarded(self._with_engine_notices(turn.result), self.findings)
+            result = self._with_notices(turn.result)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
                 facts = turn_facts(result, self.findings)
@@ -149,12 +171,13 @@ class Conversation(Generic[View]):
                     case Done():
                         pass
 
-    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
-        """Tell, after the answer, what the governor did meanwhile."""
-        notices = self.governor.notices() if self.governor is not None else ()
-        for notice in notices:
+    def _with_notices(self, result: TurnResult) -> TurnResult:
+        """The result with what the governor did meanwhile, told now, and what the guards found."""
+        governed = self.governor.notices() if self.governor is not None else ()
+        for notice in governed:
             self.renderer.notice(notice)
-        return replace(result, notices=(*result.notices, *notices))
+        every = (*result.notices, *governed, *notices(self.findings))
+        return replace(result, notices=every)
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""
@@ -163,11 +186,6 @@ class Conversation(Generic[View]):
             self.session.abandon(found)
         if not isinstance(error, BrokenPipeError):
             self.renderer.finish()
-
-
-def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
-    """The result with the guards' notices after its own."""
-    return replace(result, notices=(*result.notices, *notices(findings)))
 
 
 class TurnFacts(TypedDict):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pedsup.errors import UsageError
+from pedsup.errors import OutputError, UsageError
 from pedsup.files.fsio import atomic_file
-from pedsup.messages import Message, message
+from pedsup.messages import Message, message, reason_of
 from pedsup.texts.intended_use import SHORT, Language
 from pedsup.texts.language import translated
 from pedsup.texts.notices import STOPS
@@ -24,15 +24,30 @@ def save_copy(session: Session, target: Path, language: Language = "en") -> None
 
     Raises:
         UsageError: the ending is another one, or there is no transcript for `.jsonl`.
-        OutputError: the file exists.
+        OutputError: the file exists, or cannot be written.
     """
+    if target.exists():
+        raise OutputError(
+            "not saved: the file exists", where=target, remedy="/save with another name"
+        )
+    try:
+        content = _content(session, target, language)
+        with atomic_file(target, force=False) as file:
+            file.write(content.encode("utf-8", "replace"))
+    except OSError as error:
+        raise OutputError(
+            message("not saved: {reason}", reason=reason_of(error)), where=target
+        ) from error
+
+
+def _content(session: Session, target: Path, language: Language) -> str:
     match target.suffix.lower():
         case ".md":
-            content = as_text(session, language)
+            return as_text(session, language)
         case ".txt":
-            content = as_plain(session, language)
+            return as_plain(session, language)
         case ".jsonl" if session.transcript is not None:
-            content = session.transcript.path.read_text("utf-8")
+            return session.transcript.path.read_text("utf-8")
         case ".jsonl":
             raise UsageError(
                 "not saved: this conversation has no transcript",
@@ -45,8 +60,6 @@ def save_copy(session: Session, target: Path, language: Language = "en") -> None
                 where=target,
                 wanted="a name that ends in .md, .txt or .jsonl",
             )
-    with atomic_file(target, force=False) as file:
-        file.write(content.encode("utf-8", "replace"))
 
 
 def as_text(session: Session, language: Language = "en", *, whole: bool = True) -> str:

@@ -198,14 +198,6 @@ class PrefixCache:
         return self._folder / f"{key}.state", self._folder / f"{key}.json"
 
 
-def forget(folder: Path) -> int:
-    """Delete every saved state in a folder; the number of files deleted."""
-    files = _files(folder)
-    for path in files:
-        path.unlink(missing_ok=True)
-    return len(files)
-
-
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []

@@ -6,12 +6,13 @@ row of the table in docs/run.md (`make option-tables`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import Field, dataclass, field
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from pedsup.files.checks import Check, within
 from pedsup.messages import message
-from pedsup.settings.option import option
+
+V = TypeVar("V")
 
 
 def _encodable(errors: str) -> Check[str]:
@@ -35,43 +36,75 @@ Tokens: TypeAlias = Annotated[int, within(1, 1 << 22)]
 
 
 @dataclass(frozen=True)
+class Option:
+    """How a setting is shown: as an option of the command line and in the documentation."""
+
+    help: str
+    """A sentence for `--help`."""
+    meaning: str
+    """What the table in docs/run.md says."""
+    default: str
+    """The default as the table names it."""
+    metavar: str | None = None
+    """The name of its value in the help, if its type does not give one."""
+
+
+_KEY: Final = "option"
+
+
+def option(
+    value: V,
+    *,
+    help: str,
+    meaning: str | None = None,
+    default: str | None = None,
+    metavar: str | None = None,
+) -> V:
+    """A field with its default and what an option needs.
+
+    Args:
+        meaning: what the table says where that is more than the help; None: the help.
+        default: how the table names the default; None: as it is.
+    """
+    word = {"True": "on", "False": "off", "None": "none"}.get(str(value), str(value))
+    text = meaning or help[0].lower() + help[1:].removesuffix(".")
+    shown = Option(help, text, word if default is None else default, metavar)
+    return field(default=value, metadata={_KEY: shown})
+
+
+def option_of(setting: Field[object]) -> Option:
+    found = setting.metadata[_KEY]
+    assert isinstance(found, Option)
+    return found
+
+
+@dataclass(frozen=True)
 class Settings:
     """Each field is a key of the settings file and an option of the command line.
 
     None means: let the model, or the machine, decide.
     """
 
-    system: Text | None = option(None, help="System prompt.", meaning="system prompt")
+    system: Text | None = option(None, help="System prompt.")
     think: Literal["shown", "hidden", "off"] = option(
-        "shown",
-        help="Show the reasoning, hide it, or turn it off.",
-        meaning="the reasoning of models that have a channel for it",
+        "shown", help="Show the reasoning, hide it, or turn it off."
     )
     think_budget: Annotated[int, within(0, 1 << 22)] | None = option(
         None,
         help="Limit on reasoning tokens.",
         meaning="maximum tokens of reasoning; the answer then begins",
     )
-    max_tokens: Tokens | None = option(
-        None, help="Limit on answer tokens.", meaning="maximum tokens of the answer"
-    )
+    max_tokens: Tokens | None = option(None, help="Limit on answer tokens.")
     temp: Annotated[float, within(0, 5)] | None = option(
-        None,
-        help="Temperature; 0 always takes the most likely token.",
-        meaning="temperature; 0 always takes the likeliest token",
-        default="the model's",
+        None, help="Temperature; 0 always takes the most likely token.", default="the model's"
     )
     top_p: Annotated[float, within(0, 1)] | None = option(
         None,
         help="Sample from the most likely tokens whose probabilities add up to this.",
-        meaning="draw from the likeliest tokens with this sum",
         default="the model's",
     )
     top_k: Annotated[int, within(0, 1 << 20)] | None = option(
-        None,
-        help="Sample from this many of the most likely tokens.",
-        meaning="draw from this many of the likeliest tokens",
-        default="the model's",
+        None, help="Sample from this many of the most likely tokens.", default="the model's"
     )
     seed: Annotated[int, within(0, (1 << 32) - 1)] | None = option(
         None,
@@ -85,10 +118,7 @@ class Settings:
         meaning="llama-cpp-python in this process, or `llama-server`",
     )
     ctx: Annotated[int, within(64, 1 << 22)] | None = option(
-        None,
-        help="Context size in tokens.",
-        meaning="context in tokens",
-        default="fits, at most 8192",
+        None, help="Context size in tokens.", default="fits, at most 8192"
     )
     threads: Threads | None = option(
         None,
@@ -97,10 +127,7 @@ class Settings:
         default="tuned, or one per big core",
     )
     threads_batch: Threads | None = option(
-        None,
-        help="Threads for reading prompts.",
-        meaning="threads that read prompts",
-        default="tuned, or as many",
+        None, help="Threads for reading prompts.", default="tuned, or as many"
     )
     pin: Switch = option(
         "auto",
@@ -109,12 +136,7 @@ class Settings:
         "`--threads` is not given",
         default="tuned, or auto",
     )
-    batch: Batch = option(
-        512,
-        help="Prompt tokens per call.",
-        meaning="prompt tokens per call",
-        default="tuned, or 512",
-    )
+    batch: Batch = option(512, help="Prompt tokens per call.", default="tuned, or 512")
     ubatch: Batch = option(
         512,
         help="Prompt tokens per compute step.",
@@ -124,24 +146,16 @@ class Settings:
     extra_buffers: Switch = option(
         "auto",
         help="Repack weights for faster prompts, at the cost of memory.",
-        meaning="repack weights: faster prompts, more memory",
         default="tuned, or auto",
     )
-    mmap: bool = option(
-        True,
-        help="Map the file, or read it into memory.",
-        meaning="map the file, or read it into the program's own memory",
-        default="tuned, or on",
-    )
+    mmap: bool = option(True, help="Map the file, or read it into memory.", default="tuned, or on")
     tuned: bool = option(
         True,
         help="Use what `pedsup-run tune` measured.",
         meaning="use what `pedsup-run tune` measured for settings that are not given",
     )
     governor: Switch = option(
-        "auto",
-        help="Use fewer threads when the device gets hot; auto: on phones.",
-        meaning="use fewer threads when the device gets hot; auto: on phones (ARM)",
+        "auto", help="Use fewer threads when the device gets hot; auto: on phones."
     )
     adapter: PathText | None = option(
         None,
@@ -168,37 +182,23 @@ class Settings:
         meaning="guess tokens ahead in `llama-server`, see below",
         metavar="off|lookup|FILE",
     )
-    draft_max: Annotated[int, within(1, 64)] = option(
-        6,
-        help="Limit on tokens guessed at once.",
-        meaning="maximum tokens guessed at once",
-    )
+    draft_max: Annotated[int, within(1, 64)] = option(6, help="Limit on tokens guessed at once.")
     lang: Literal["en", "es"] | None = option(
         None,
         help="Language of the messages.",
         meaning="language of the messages: [Spanish](#spanish)",
         default="the locale's",
     )
-    history: bool = option(
-        True, help="Keep a transcript of the session.", meaning="keep a transcript"
-    )
+    history: bool = option(True, help="Keep a transcript of the session.")
     history_dir: PathText | None = option(
-        None,
-        help="Where transcripts are kept.",
-        meaning="where transcripts are kept",
-        default="see above",
-        metavar="FOLDER",
+        None, help="Where transcripts are kept.", default="see above", metavar="FOLDER"
     )
     cache: bool = option(
         True,
         help="Cache the processed system prompt on disk.",
         meaning="keep the processed system prompt on disk (off with `--no-history`)",
     )
-    allow_template: bool = option(
-        False,
-        help="Run a chat template that pedsup does not know.",
-        meaning="run a model whose chat template is not known",
-    )
+    allow_template: bool = option(False, help="Run a chat template that pedsup does not know.")
     allow_paging: bool = option(
         False,
         help="Run even if memory is short.",
@@ -210,11 +210,7 @@ class Settings:
         meaning="run only models of the architectures that pedsup can check: "
         "[other models](#other-models)",
     )
-    require_signature: bool = option(
-        False,
-        help="Run only models signed with a trusted key.",
-        meaning="run only models signed by a key that is trusted here",
-    )
+    require_signature: bool = option(False, help="Run only models signed with a trusted key.")
     verify: bool = option(
         False,
         help="Read and check the whole file again.",

@@ -24,8 +24,19 @@ def recap(session: Session, language: Language) -> list[str]:
 
     A turn that the program's death cut off is shown whole: nobody has read it yet.
     """
+    n = len(session.exchanges)
+    if n == 0:
+        return []
+    resumed = (
+        message("Resumed session {id} with 1 turn.", id=session.id)
+        if n == 1
+        else message("Resumed session {id} with {n} turns.", id=session.id, n=n)
+    )
+    lines = [translated(resumed, language)]
+    if any(exchange.picture_notes for exchange in session.exchanges):
+        lost = message("Its photos were not kept: the model no longer sees them.")
+        lines.append(translated(lost, language))
     shown = [exchange for exchange in session.exchanges if not exchange.forgotten][-SHOWN_TURNS:]
-    lines: list[str] = []
     for exchange in shown:
         if exchange.stop_reason == "killed" and exchange is session.exchanges[-1]:
             lines += _killed(exchange, language)

@@ -11,10 +11,10 @@ from typing import Final
 
 from pedsup.chat.events import TurnResult, TurnSettings
 from pedsup.engine.limits import cannot_see
-from pedsup.errors import EngineError, OutputError, PedsupError, UntrustedError
+from pedsup.errors import EngineError, PedsupError, UntrustedError
 from pedsup.files.paths import from_user
 from pedsup.files.standard_streams import require_text
-from pedsup.messages import Message, message, reason_of
+from pedsup.messages import Message, message
 from pedsup.pictures.limits import MAX_PICTURES
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import read_picture
@@ -24,13 +24,13 @@ from pedsup.run.stats import stats_text
 from pedsup.session.consent import YES
 from pedsup.session.conversation import Conversation
 from pedsup.session.copy import save_copy
-from pedsup.session.texts import CUT, STILL_THERE
 from pedsup.terminal.commands import LEAVING, find, help_text, nearest
 from pedsup.terminal.reading import read_message
 from pedsup.terminal.recap import recap
 from pedsup.terminal.render import Renderer, ThinkView
 from pedsup.texts.intended_use import BRIEF, SHORT, Language
 from pedsup.texts.language import set_language, translated
+from pedsup.texts.notices import CUT, STILL_THERE
 from pedsup.texts.safe import clean
 from pedsup.texts.screen import Screen, Style
 
@@ -64,9 +64,6 @@ class Repl:
         """Until the user leaves. Returns the exit code; the transcript is complete at any time."""
         # A parent that ignores Ctrl-C (nohup, a shell's background job) hands that down.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        return self._run()
-
-    def _run(self) -> int:
         self._greet()
         while not self.leaving:
             try:
@@ -238,21 +235,11 @@ class Repl:
         session = self.conversation.session
         target = from_user(argument or f"session-{session.id or 'unnamed'}")
         target = target if target.suffix else target.with_name(f"{target.name}.md")
-        if target.exists():
-            raise OutputError(
-                "not saved: the file exists", where=target, remedy="/save with another name"
-            )
-        try:
-            save_copy(session, target, self._language)
-        except OSError as error:
-            raise OutputError(
-                message("not saved: {reason}", reason=reason_of(error)), where=target
-            ) from error
+        save_copy(session, target, self._language)
         self._tell(message("Saved: {path}", path=target))
 
     def _stats(self, _argument: str) -> None:
-        stats = stats_text(self.loaded, self.last, self.conversation.session.id)
-        self._tell(stats)
+        self._tell(stats_text(self.loaded, self.last, self.conversation.session.id))
 
     def _model(self, _argument: str) -> None:
         for line in self.loaded.lines():
@@ -278,24 +265,13 @@ class Repl:
 
     def _greet(self) -> None:
         """At most five lines of 40 columns; /model says the rest."""
-        width, trust = self._screen.width(), self.loaded.trust
-        self._say(shorten(self.loaded.identity.name, width), "title")
+        name, width, trust = self.loaded.identity.name, self._screen.width(), self.loaded.trust
+        self._say(name if not width or len(name) <= width else f"{name[: width - 1]}…", "title")
         if trust is not None:
             self._say(translated(trust.brief(), self._language), "warning" if trust.warns else None)
         self._say(BRIEF[self._language])
         self._tell(message("/help: commands. /quit: leave."))
-        session = self.conversation.session
-        if not session.exchanges:
-            return
-        n = len(session.exchanges)
-        self._tell(
-            message("Resumed session {id} with 1 turn.", id=session.id)
-            if n == 1
-            else message("Resumed session {id} with {n} turns.", id=session.id, n=n)
-        )
-        if any(exchange.picture_notes for exchange in session.exchanges):
-            self._tell(message("Its photos were not kept: the model no longer sees them."))
-        for shown in recap(session, self._language):
+        for shown in recap(self.conversation.session, self._language):
             self._say(shown)
 
     def _tell_kept(self, text: Message) -> None:
@@ -311,19 +287,8 @@ class Repl:
         print(self._screen.styled(shown, style) if style else shown, file=sys.stdout, flush=True)
 
 
-def shorten(name: str, width: int | None) -> str:
-    """A name that fits into a line."""
-    return name if width is None or len(name) <= width else name[: width - 1] + "\u2026"
-
-
 def _unquoted(argument: str) -> Path:
     """A file's name as typed, also in quotes as a shell wants a name with spaces."""
     path = from_user(argument)
-    if (
-        len(argument) > 2
-        and argument[0] in "'\""
-        and argument[-1] == argument[0]
-        and not path.exists()
-    ):
-        return from_user(argument[1:-1])
-    return path
+    quoted = len(argument) > 2 and argument[0] in "'\"" and argument[-1] == argument[0]
+    return from_user(argument[1:-1]) if quoted and not path.exists() else path

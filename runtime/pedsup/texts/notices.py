@@ -62,7 +62,7 @@ GUARDS: Final[dict[GuardCode, Message]] = {
         "review the answer"
     ),
 }
-"""Every guard's line. They stand beside the model's text, never in it."""
+"""Every guard's line. They are shown beside the model's text, never in it."""
 ALL: Final[dict[str, Message]] = {**NOTICES, **dict(GUARDS.items())}
 STOPS: Final[dict[str, Message]] = {
     "end": message("complete"),
@@ -75,6 +75,11 @@ STOPS: Final[dict[str, Message]] = {
     "failed": message("failed"),
 }
 """How an answer ended, by its stop reason."""
+
+CUT: Final = message(
+    "[cut: the token limit was reached; --max-tokens or a larger --ctx gives more]"
+)
+STILL_THERE: Final = message("The conversation is kept: {id}. Continue with --resume {id}")
 
 
 def kept_notice(row: Mapping[str, object]) -> Message | None:

@@ -18,13 +18,7 @@ from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
-from pedsup.trust.bundle import (
-    COPY,
-    Signature,
-    read_signature,
-    signature_path,
-    signed_files,
-)
+from pedsup.trust.bundle import COPY, Signature, read_signature, signature_path, signed_files
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
@@ -86,27 +80,9 @@ def assess(
     """
     path = header.path
     state = FileState.of(path)
-    if identity.problem:
-        raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
-    signature = key = files = None
-    beside = signature_path(path)
-    if beside.exists():
-        signature = read_signature(beside)
-        key = store.by_hint(signature.hint)
-        files = signed_files(signature, identity.manifest, key.key if key else None)
-    signed: Signed = "unsigned" if signature is None else "signed" if key else "unknown-key"
-    vouching = key
-    if signature is None and bound is not None and bound.key is not None:
-        signed, vouching = "by-adapter", bound.key
-    if policy.as_before:
-        _require_as_before(store, identity, path, key)
-    if policy.require_signature and signed not in ("signed", "by-adapter"):
-        raise _signature_required(beside, signature, policy)
-    manifest = identity.manifest
-    expected = files.model_sha256 if files else manifest.file.sha256 if manifest else None
-    if bound is not None and expected not in (None, bound.sha256):
-        raise _other_bytes(path, str(expected), bound.sha256)
-    expected = expected or (bound.sha256 if bound else None)
+    vouched = _vouched(path, identity, store, bound)
+    _require_policy(policy, vouched, store, identity, path)
+    expected = vouched.sha256
     known = recorded_reading(path, state, identity.digest)
     if expected is not None and known is not None and known.sha256 != expected:
         raise _other_bytes(path, known.sha256, expected)
@@ -115,14 +91,59 @@ def assess(
         name=identity.name,
         header_sha256=identity.digest,
         state=state,
-        signed=signed,
-        key=vouching,
-        hint=signature.hint if signature else None,
+        signed=vouched.signed,
+        key=vouched.key,
+        hint=vouched.signature.hint if vouched.signature else None,
         expected_sha256=expected,
         weights=_weights(expected, known, policy),
         store=store,
         blocks=known.blocks if known is not None else None,
     )
+
+
+@dataclass(frozen=True)
+class _Vouched:
+    """Who vouches for a file, and for which bytes."""
+
+    signed: Signed
+    key: TrustedKey | None
+    """The trusted key that signed the file, or the adapter that names it."""
+    signature: Signature | None
+    sha256: str | None
+    """Of the whole file, as the signature, the manifest or the adapter says."""
+
+
+def _vouched(
+    path: Path, identity: ModelIdentity, store: TrustStore, bound: Bound | None
+) -> _Vouched:
+    """Read what is beside the file. Raises `UntrustedError` where it does not fit together."""
+    if identity.problem:
+        raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
+    manifest = identity.manifest
+    sha256 = manifest.file.sha256 if manifest else None
+    signed: Signed = "unsigned"
+    signature = key = None
+    beside = signature_path(path)
+    if beside.exists():
+        signature = read_signature(beside)
+        key = store.by_hint(signature.hint)
+        sha256 = signed_files(signature, manifest, key.key if key else None).model_sha256
+        signed = "signed" if key else "unknown-key"
+    elif bound is not None and bound.key is not None:
+        signed, key = "by-adapter", bound.key
+    if bound is not None and sha256 not in (None, bound.sha256):
+        raise _other_bytes(path, str(sha256), bound.sha256)
+    return _Vouched(signed, key, signature, sha256 or (bound.sha256 if bound else None))
+
+
+def _require_policy(
+    policy: Policy, vouched: _Vouched, store: TrustStore, identity: ModelIdentity, path: Path
+) -> None:
+    if policy.as_before:
+        own = vouched.key if vouched.signed == "signed" else None
+        _require_as_before(store, identity, path, own)
+    if policy.require_signature and vouched.signed not in ("signed", "by-adapter"):
+        raise _signature_required(signature_path(path), vouched.signature, policy)
 
 
 def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
@@ -142,12 +163,8 @@ def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
         trust = replace(trust, weights="read", blocks=found.blocks)
     elif trust.weights == "earlier" and trust.blocks is not None:
         sample(trust.path, trust.blocks)
-    if trust.drafter is not None:
-        trust = replace(trust, drafter=verify_weights(trust.drafter, remember=remember))
-    if trust.adapter is not None:
-        trust = replace(trust, adapter=verify_weights(trust.adapter, remember=remember))
-    if trust.projector is not None:
-        trust = replace(trust, projector=verify_weights(trust.projector, remember=remember))
+    checked = {k: verify_weights(one, remember=remember) for k, one in trust.companions.items()}
+    trust = replace(trust, companions=checked)
     if trust.key is not None and trust.signed == "signed" and remember:
         _remember(trust, trust.key)
     return trust
@@ -158,7 +175,7 @@ def watch(
 ) -> tuple[blocks.Watch, ...]:
     """Read the files again beside the session, where their times prove nothing."""
     own = () if trust.blocks is None else (blocks.Watch(trust.path, trust.blocks, on_difference),)
-    return sum((watch(one, on_difference) for one in trust.companions), own)
+    return sum((watch(one, on_difference) for one in trust.companions.values()), own)
 
 
 def confirm_loaded(trust: Trust) -> None:
@@ -168,7 +185,7 @@ def confirm_loaded(trust: Trust) -> None:
         UntrustedError: it is not.
     """
     require_same(trust.path, trust.state)
-    for one in trust.companions:
+    for one in trust.companions.values():
         confirm_loaded(one)
 
 

@@ -8,7 +8,7 @@ the GGUF. `core` names base, adapter, recipe and each tensor's SHA-256; `file` (
 whole GGUF, which contains the former) stands beside it.
 
 A projector, `mmproj-model.gguf`, has no manifest of its own. `core.mmproj` names it by the digest
-of all its bytes, and its metadata name the model by the digest of `core.tensors` (`MMPROJ_KEY`).
+of all its bytes, and its metadata say what its towers were made of (`MMPROJ_KEY`).
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ from pedsup.messages import message
 SCHEMA: Final = "pedsup-manifest/1"
 DIGEST_KEY: Final = "pedsup.manifest.sha256"
 """The GGUF metadata key that holds the manifest's `core_sha256`."""
-MMPROJ_KEY: Final = "pedsup.mmproj.model"
-"""A projector's metadata key that holds `model_tensors_digest` of the model it was made with."""
+MMPROJ_KEY: Final = "pedsup.mmproj.origin"
+"""A projector's metadata key that holds `projector_origin` of the model it was made with."""
 MAX_BYTES: Final = 8 << 20
 """E4B's has 0.4 MB, its projector included."""
 _AGAIN: Final = message("copy the manifest again from where the model came from")
 
 
 def manifest_path(model: Path) -> Path:
-    """Where the manifest of a model lies."""
     return model.with_name(model.name + ".manifest.json")
 
 
 def mmproj_path(model: Path) -> Path:
-    """Where the projector of a model lies."""
     return model.with_name(f"mmproj-{model.stem}.gguf")
 
 
@@ -53,13 +51,20 @@ def core_digest(core: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def model_tensors_digest(core: Mapping[str, object]) -> str:
-    """What a projector knows its model by: SHA-256 of the core's table of tensors.
+def projector_origin(core: Mapping[str, object]) -> str:
+    """What a projector knows its model by: SHA-256 of what the model's towers come from.
 
-    Not the model's own digest, which depends on the projector's.
+    That is the base's files and, only where it changes a tower, the adapter's. So every model with
+    these towers has the same projector, whatever was trained or quantized otherwise.
     """
-    tensors = core["tensors"]
-    return core_digest(tensors if isinstance(tensors, Mapping) else {})
+    towers = _entry(_entry(core, "mmproj"), "tensors")
+    changed = isinstance(towers, Mapping) and any(_entry(t, "adapted") for t in towers.values())
+    adapter = _entry(_entry(core, "adapter"), "files") if changed else None
+    return core_digest({"base": _entry(_entry(core, "base"), "files"), "adapter": adapter})
+
+
+def _entry(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, Mapping) else None
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,16 @@ class QualityFacts:
 
 
 @dataclass(frozen=True)
+class FitFacts:
+    """A model file that an adapter was made for."""
+
+    name: str
+    header: Sha256
+    """`pedsup.trust.identity.header_digest` of the model alone."""
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
 class CoreFacts:
     """What the core says. Another version may say more."""
 
@@ -136,6 +151,7 @@ class CoreFacts:
     vocabulary: Mapping[str, object] | None = None
     chat_template_sha256: object = None
     mmproj: MmprojFacts | None = None
+    fits: tuple[FitFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,12 +168,10 @@ class Manifest:
 
     @property
     def tensors(self) -> Mapping[str, TensorFacts]:
-        """By name."""
         return self.facts.tensors
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """How it was made."""
         return self.facts.recipe or {}
 
 

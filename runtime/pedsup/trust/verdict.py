@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from pedsup.messages import Message, joined, message
 from pedsup.texts.safe import label
 from pedsup.trust.store import TrustedKey, TrustStore
-from pedsup.trust.verified import (
-    FileState,
-)
+from pedsup.trust.verified import FileState
 
 Signed = Literal["signed", "by-adapter", "by-model", "unsigned", "unknown-key"]
 """'by-adapter', 'by-model': not signed itself, and named by its digest in what is signed."""
-
-
+Companion = Literal["drafter", "adapter", "projector"]
+"""What llama.cpp loads beside a model."""
 Weights = Literal["unread", "read", "earlier", "nothing-to-compare"]
 UNBOUND: Final = message("WARNING: nothing says that this projector was made for this model.")
 
@@ -40,20 +39,13 @@ class Trust:
     store: TrustStore
     blocks: tuple[bytes, ...] | None = None
     """Digests of the file's blocks, to compare again; None where its times are proof enough."""
-    drafter: Trust | None = None
-    """What is known of the draft model that llama.cpp loads beside it."""
-    adapter: Trust | None = None
-    """What is known of the adapter that llama.cpp applies to it."""
-    projector: Trust | None = None
-    """What is known of the projector through which it sees."""
+    companions: Mapping[Companion, Trust] = field(default_factory=dict)
+    """What is known of the files that llama.cpp loads beside it."""
     unbound: bool = False
     """For an adapter or a projector: nothing tells which model it was made for."""
 
-    @property
-    def companions(self) -> tuple[Trust, ...]:
-        """What is known of the files that llama.cpp loads beside it."""
-        beside = (self.drafter, self.adapter, self.projector)
-        return tuple(one for one in beside if one is not None)
+    def beside(self, kind: Companion, its: Trust) -> Trust:
+        return replace(self, companions={**self.companions, kind: its})
 
     def describe(self) -> dict[str, object]:
         """For JSON and for a transcript's first line."""
@@ -64,23 +56,16 @@ class Trust:
             "sha256": self.expected_sha256,
             "weights": self.weights,
             "warning": " ".join(self.lines()) if self.warns else None,
-            "drafter": self.drafter.describe() if self.drafter else None,
-            "adapter": self.adapter.describe() if self.adapter else None,
-            "projector": self.projector.describe() if self.projector else None,
+            **{
+                kind: self.companions[kind].describe() if kind in self.companions else None
+                for kind in _COMPANIONS
+            },
         }
 
     def lines(self) -> list[Message]:
         """For people; the first line says who vouches for the file, or warns that nobody does."""
-        if self.signed == "signed" and self.key is not None:
-            first = message("Signed by {name}.", name=self.key.name)
-        elif self.signed == "by-adapter" and self.key is not None:
-            first = message(
-                "Named by its digest in the adapter that {name} signed.", name=self.key.name
-            )
-        elif self.signed == "by-model" and self.key is not None:
-            first = message(
-                "Named by its digest in the model that {name} signed.", name=self.key.name
-            )
+        if self.key is not None:
+            first = _VOUCHES[self.signed].filled(name=self.key.name)
         elif self.signed == "unknown-key":
             first = message(
                 "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
@@ -96,16 +81,11 @@ class Trust:
             lines.append(
                 message("WARNING: nothing says that this adapter was made for this model.")
             )
-        if self.drafter is not None:
-            prefix = message("Its draft model, {name}:", name=label(self.drafter.path.name))
-            lines += [joined(" ", [prefix, line]) for line in self.drafter.lines()]
-        if self.adapter is not None:
-            prefix = message("Its adapter, {name}:", name=label(self.adapter.path.name))
-            lines += [joined(" ", [prefix, line]) for line in self.adapter.lines()]
-        if self.projector is not None:
-            prefix = message("Its projector, {name}:", name=label(self.projector.path.name))
-            said = self.projector.lines()[0] if not self.projector.unbound else UNBOUND
-            lines.append(joined(" ", [prefix, said]))
+        for kind, prefix in _COMPANIONS.items():
+            if (its := self.companions.get(kind)) is not None:
+                said = [UNBOUND] if kind == "projector" and its.unbound else its.lines()
+                name = prefix.filled(name=label(its.path.name))
+                lines += [joined(" ", [name, line]) for line in said]
         return lines
 
     def brief(self) -> Message:
@@ -124,11 +104,20 @@ class Trust:
 
     @property
     def warns(self) -> bool:
-        """Whether a session must begin with a warning."""
         vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
-        return not vouched or any(one.warns for one in self.companions)
+        return not vouched or any(one.warns for one in self.companions.values())
 
 
+_VOUCHES: Final[dict[Signed, Message]] = {
+    "signed": message("Signed by {name}."),
+    "by-adapter": message("Named by its digest in the adapter that {name} signed."),
+    "by-model": message("Named by its digest in the model that {name} signed."),
+}
+_COMPANIONS: Final[dict[Companion, Message]] = {
+    "drafter": message("Its draft model, {name}:"),
+    "adapter": message("Its adapter, {name}:"),
+    "projector": message("Its projector, {name}:"),
+}
 _READ: Final[dict[Weights, Message]] = {
     "unread": message("Its bytes are compared before it is loaded."),
     "read": message("All its bytes were read and are as exported."),

@@ -8,10 +8,9 @@ from typing import Final, Literal, TypedDict
 
 from pedsup.device.cores import Core, ThreadPlan
 from pedsup.engine.api import EngineConfig
-from pedsup.gguf_file import GGUFHeader
-from pedsup.memory import Available, Host, estimate
-from pedsup.memory.fit import assess
+from pedsup.memory import Room
 from pedsup.messages import Message, joined, message
+from pedsup.tuning.store import as_options
 
 Metric = Literal["decode", "prompt", "turn"]
 TURN_PROMPT: Final = 256
@@ -102,13 +101,12 @@ class TunePlan:
     skipped: tuple[tuple[str, Message], ...]
 
     def lines(self) -> list[Message]:
-        """For people."""
         lines = [
             message("start: {label}", label=self.base.label()),
             message("time: {s} s", s=f"{self.seconds:.0f}"),
         ]
         for stage in self.stages:
-            tries = "; ".join(map(_change, stage.changes))
+            tries = "; ".join(map(as_options, stage.changes))
             lines.append(_METRICS[stage.metric].filled(stage=STAGES[stage.name], tries=tries))
         lines += [
             message("{stage}: not tried, {reason}", stage=STAGES[name], reason=reason)
@@ -132,15 +130,6 @@ _METRICS: Final[dict[Metric, Message]] = {
 }
 
 
-def _change(change: Change) -> str:
-    """E.g. 'threads 4, threads-batch 4, pin off', as on the command line."""
-    return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in change.items())
-
-
-def _value(value: object) -> str:
-    return ("off", "on")[value] if isinstance(value, bool) else str(value)
-
-
 def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
     """Candidate numbers around the number of big cores, which is likely the best."""
     counts = {n_big // 2, n_big - 1, n_big, n_big + 1, n_big + 2, (n_big + n_all) // 2, n_all}
@@ -148,9 +137,8 @@ def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
 
 
 def _offers(
-    base: EngineConfig, start: Candidate, counts: Sequence[int], memory: MemoryQuestion
+    base: EngineConfig, start: Candidate, counts: Sequence[int], room: Room
 ) -> list[tuple[Stage, Message | None]]:
-    """Every question, and why it is not asked here."""
     others = tuple(
         Change(threads=n, threads_batch=n, pin=start.pin and n <= start.threads)
         for n in counts
@@ -158,6 +146,7 @@ def _offers(
     )
     unpinned: tuple[Change, ...] = ({"pin": False},) if start.pin else ()
     buffers, mmap = not base.extra_buffers, not base.use_mmap
+    small = replace(base, n_ctx=TUNE_CTX)  # measuring needs no more
     toggled: tuple[Change, ...] = ({"extra_buffers": buffers},)
     mapped: tuple[Change, ...] = ({"mmap": mmap},)
     smaller = tuple(Change(ubatch=n) for n in UBATCHES if n != start.ubatch and n <= start.batch)
@@ -170,14 +159,14 @@ def _offers(
         (
             Stage("extra_buffers", "turn", toggled),
             None
-            if memory.fits(replace(base, extra_buffers=buffers))
+            if room.fits(replace(small, extra_buffers=buffers))
             else message("the repacked copy of the weights would not fit"),
         ),
         (Stage("ubatch", "prompt", smaller), None),
         (
             Stage("mmap", "turn", mapped),
             None
-            if memory.fits(replace(base, use_mmap=mmap))
+            if room.fits(replace(small, use_mmap=mmap))
             else message("the weights would not fit into the program's own memory"),
         ),
     ]
@@ -187,14 +176,14 @@ def make_plan(
     base: EngineConfig,
     threads: ThreadPlan,
     cores: tuple[Core, ...],
-    memory: MemoryQuestion,
+    room: Room,
     seconds: float,
 ) -> TunePlan:
     """The search for a device and a model.
 
     Args:
         base: what would run without tuning, `threads` with it planned for `cores`.
-        memory: asks whether a configuration fits.
+        room: says which configurations fit.
     """
     start = Candidate(
         threads=threads.n_threads,
@@ -205,21 +194,7 @@ def make_plan(
         extra_buffers=base.extra_buffers,
         mmap=base.use_mmap,
     )
-    offers = _offers(base, start, thread_counts(threads.n_threads, len(cores)), memory)
+    offers = _offers(base, start, thread_counts(threads.n_threads, len(cores)), room)
     stages = tuple(stage for stage, why_not in offers if why_not is None)
     skipped = tuple((stage.name, why) for stage, why in offers if why is not None)
     return TunePlan(start, threads.n_threads, threads.cpus, seconds, stages, skipped)
-
-
-@dataclass(frozen=True)
-class MemoryQuestion:
-    """Whether a configuration of a model fits into what is available."""
-
-    header: GGUFHeader
-    host: Host
-    available: Available | None
-
-    def fits(self, config: EngineConfig) -> bool:
-        """Whole, at the small context that measurements need."""
-        need = estimate(self.header, replace(config, n_ctx=TUNE_CTX), self.host)
-        return assess(need, self.available).verdict == "fits"

@@ -1,6 +1,6 @@
 """What was measured, kept per model and device; another engine or device makes it stale.
 
-The file is ours, but it lies on a disk: every value is checked like a setting of the user's.
+The file is ours, but it is on a disk: every value is checked like a setting of the user's.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ MAX_ENTRIES: Final = 64
 Stale = Literal["engine", "device"]
 
 
+def as_options(values: Mapping[str, object]) -> str:
+    """E.g. 'threads 4, threads-batch 4, pin off', as on the command line in every language."""
+    return ", ".join(f"{name.replace('_', '-')} {_value(v)}" for name, v in values.items())
+
+
+def _value(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
+
+
 @dataclass(frozen=True)
 class Tuned:
     """One measured choice."""
@@ -61,8 +70,7 @@ class Tuned:
     """Relative spread of repeated decode measurements."""
 
     def summary(self) -> str:
-        """The values in one line."""
-        return ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        return as_options(self.settings)
 
 
 @dataclass(frozen=True)
@@ -79,11 +87,10 @@ class Lookup:
     stale: Stale | None = None
     """There is an entry for the model, but of another engine or device."""
     problem: str | None = None
-    """Why the file was not believed."""
+    """Why the file is not used."""
 
 
 def tuned_file() -> Path:
-    """Where the choices are kept."""
     return config_folder() / FILE
 
 
@@ -128,7 +135,7 @@ def read_entries(path: Path) -> list[Tuned]:
     """The entries of the file; none if it does not exist.
 
     Raises:
-        BadFileError: it is not such a file, or a value in it is not one that the setting may have.
+        BadFileError: it is another kind of file, or a value is not one that its setting may have.
     """
     if not path.exists():
         return []

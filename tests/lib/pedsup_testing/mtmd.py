@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from pedsup.engine.llama_cpp import bindings
-from pedsup.engine.llama_cpp.eyes import load_mtmd
+from pedsup.engine.llama_cpp.mtmd import load_mtmd
 from pedsup_testing import native
 
 

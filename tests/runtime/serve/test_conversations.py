@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pedsup_testing import programs
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served, environment
 
@@ -415,11 +414,8 @@ def test_deleting_is_what_forget_does(scripted: Any, tmp_path: Path) -> None:
     identity = kept(tmp_path / "sessions", ("a", "b"))
     kept(tmp_path / "twin", ("a", "b"))
     assert server.call("POST", "/page/delete", {"conversation": identity})[0] == 200
-    done = subprocess.run(
-        [sys.executable, "-m", "pedsup", "forget", "--session", "last", "--yes", "--history-dir",
-         str(tmp_path / "twin")],
-        env=environment(tmp_path), check=False, capture_output=True,
-    )  # fmt: skip
+    words = ["forget", "--session", "last", "--yes", "--history-dir", tmp_path / "twin"]
+    done = programs.run("pedsup", *words, env=environment(tmp_path))
     assert done.returncode == 0
     assert list((tmp_path / "sessions").iterdir()) == list((tmp_path / "twin").iterdir()) == []
 

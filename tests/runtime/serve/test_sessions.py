@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pedsup_testing import programs
 from pedsup_testing.fake_engine import END
 from pedsup_testing.served import Served, environment, events
 
@@ -305,10 +305,7 @@ def test_a_kill_loses_nothing_that_was_shown_as_done(start: Any, tmp_path: Path)
 
 
 def refuse(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pedsup", *arguments], env=environment(tmp_path), text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = programs.run("pedsup", *arguments, env=environment(tmp_path), timeout=60)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     return done

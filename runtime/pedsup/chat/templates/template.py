@@ -60,7 +60,7 @@ class ChatTemplate:
             UnsupportedError: there is none, or it is not one of the known ones.
             BadFileError: it is not a valid template.
         """
-        source = _required(source)
+        source = required_source(source)
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         known = next((family for family in FAMILIES if digest in family.digests), None)
         template = cls(source, known, bos=bos, eos=eos)
@@ -154,9 +154,9 @@ def _guess_thought(source: str) -> ThoughtMarkers | None:
     return next((markers for markers in known if markers.opening in source), None)
 
 
-def _required(source: str | None) -> str:
-    """The template of a model that has one."""
-    if not source:
+def required_source(source: object) -> str:
+    """The template of a model that has one. Raises as `ChatTemplate.from_model`."""
+    if not isinstance(source, str) or not source:
         raise UnsupportedError(
             "the model has no chat template",
             wanted="an instruction-tuned model with tokenizer.chat_template",

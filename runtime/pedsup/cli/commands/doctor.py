@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
+from pedsup.cli.output import print_document
 from pedsup.doctor.device import Device
 from pedsup.doctor.examine import examine
 from pedsup.doctor.finding import Finding
 from pedsup.errors import UsageError
-from pedsup.files.envelope import enveloped
 from pedsup.files.paths import config_folder
-from pedsup.files.standard_streams import json_text
 from pedsup.settings.load import FILE, load_settings
 from pedsup.settings.schema import Settings
 from pedsup.texts.intended_use import Language
@@ -46,7 +45,7 @@ def command(model: Path | None, as_json: bool, lang: Language | None) -> int:
     found = examine(Device(), model, settings)
     found = replace(found, findings=(*bad, *found.findings))
     if as_json:
-        print(json_text(enveloped(found.document(language), "pedsup-run")), flush=True)
+        print_document(found.document(language))
     else:
         print(found.text(language, screen_of(sys.stdout).width()), flush=True)
     return PROBLEM if found.level == "problem" else 0

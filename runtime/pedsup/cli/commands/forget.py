@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from pedsup.cli.output import confirm, show
 from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
 from pedsup.errors import OutputError, UsageError
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes, say
 from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.files import find_session
 from pedsup.settings.load import load_settings
-from pedsup.texts.language import translated
 
 _KINDS: tuple[Kind, ...] = (
     "session", *dict.fromkeys(CACHES.values()), "left by a killed engine", "mark of a killed run",
@@ -49,12 +46,18 @@ def command(session: str | None, history_dir: str | None, yes: bool, as_json: bo
     folder = history_folder(load_settings(None, {"history_dir": history_dir}))
     plan = plan_all(folder) if session is None else plan_session(_one(folder, session))
     if not plan.items:
-        _show(as_json, _document(Forgotten(())), message("There is nothing to forget."))
+        show(as_json, _document(Forgotten(())), [message("There is nothing to forget.")])
         return 0
-    say(_plan_text(plan))
-    _confirm(yes)
+    say(joined("\n", [message("To be erased:"), *_counts(plan)]))
+    if not yes:
+        confirm(
+            message("Erase them for good? [y/N] "),
+            unasked=UsageError("nothing was erased: it was not confirmed", remedy="give --yes"),
+            refused=UsageError("nothing was erased", remedy="answer y to erase"),
+        )
     done = execute(plan)
-    _show(as_json, _document(done), _done_text(done))
+    lines = [message("Erased:"), *_counts(ForgetPlan(done.removed)), NOT_ERASED]
+    show(as_json, _document(done), lines)
     for item, reason in done.left:
         say(message("not erased: {path} ({reason})", path=item.path, reason=reason))
     return OutputError.exit_code if done.left else 0
@@ -70,16 +73,6 @@ def _one(folder: Path, wanted: str) -> Path:
     return path
 
 
-def _confirm(yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("nothing was erased: it was not confirmed", remedy="give --yes")
-    print(translated(message("Erase them for good? [y/N] ")), end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
-        raise UsageError("nothing was erased", remedy="answer y to erase")
-
-
 def _counts(plan: ForgetPlan) -> list[Message]:
     counts = [(kind, *plan.count(kind)) for kind in _KINDS]
     return [
@@ -93,14 +86,6 @@ def _counts(plan: ForgetPlan) -> list[Message]:
     ]
 
 
-def _plan_text(plan: ForgetPlan) -> Message:
-    return joined("\n", [message("To be erased:"), *_counts(plan)])
-
-
-def _done_text(done: Forgotten) -> Message:
-    return joined("\n", [message("Erased:"), *_counts(ForgetPlan(done.removed)), NOT_ERASED])
-
-
 def _document(done: Forgotten) -> dict[str, object]:
     return {
         "schema": "pedsup-forget/1",
@@ -110,8 +95,3 @@ def _document(done: Forgotten) -> dict[str, object]:
         "left": [{"path": str(item.path), "reason": reason} for item, reason in done.left],
         "note": NOT_ERASED,
     }
-
-
-def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
-    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
-    print(shown, flush=True)

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
-from pedsup.files.envelope import enveloped
 from pedsup.files.parts.join import join, plan_join
-from pedsup.files.standard_streams import json_text
 from pedsup.messages import message
 from pedsup.progress import byte_bar, human_bytes
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 
 
@@ -33,13 +31,10 @@ def command(parts: tuple[Path, ...], out: Path | None, force: bool, as_json: boo
     plan = plan_join(parts, out, force=force)
     with byte_bar(plan.size, "join") as bar:
         path = join(plan, bar.update)
-    if as_json:
-        document = {"schema": "pedsup-join/1", "path": str(path), "size": plan.size,
-                    "sha256": plan.sha256}  # fmt: skip
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
-    else:
-        line = message(
-            "the file is whole: {path}, {size}", path=clean(str(path)), size=human_bytes(plan.size)
-        )
-        print(translated(line), flush=True)
+    document = {"schema": "pedsup-join/1", "path": str(path), "size": plan.size,
+                "sha256": plan.sha256}  # fmt: skip
+    line = message(
+        "the file is whole: {path}, {size}", path=clean(str(path)), size=human_bytes(plan.size)
+    )
+    show(as_json, document, [line])
     return 0

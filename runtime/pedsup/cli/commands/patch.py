@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.messages import Message, message
 from pedsup.patch.apply import apply, check
 from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
+from pedsup.trust.manifest import MmprojFacts, manifest_path, mmproj_path, read_manifest
+from pedsup.trust.projector import named_projector
 from pedsup.trust.verdict import Trust
 
 
@@ -53,6 +53,8 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> int:
 
 
 def _plan_text(plan: ApplyPlan) -> list[Message]:
+    if plan.ready:
+        return [_nothing_to_do(plan)]
     counts = plan.as_dict()["tensors"]
     size = human_bytes(plan.index.new.size)
     return [
@@ -69,14 +71,49 @@ def _plan_text(plan: ApplyPlan) -> list[Message]:
 def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
     if trust is None:
         return [message("the old file is back: {path}", path=clean(str(plan.final)))]
-    return [message("the new file is ready: {path}", path=clean(str(plan.final))), *trust.lines()]
+    ready = message("the new file is ready: {path}", path=clean(str(plan.final)))
+    first = _nothing_to_do(plan) if plan.ready else ready
+    return [first, *_projector_text(plan.final), *trust.lines()]
+
+
+def _nothing_to_do(plan: ApplyPlan) -> Message:
+    return message("nothing to do: {path} is the new version already", path=clean(str(plan.final)))
+
+
+def _projector(model: Path) -> tuple[MmprojFacts, Path | None] | None:
+    """The projector that a new file names, and where it lies beside it; None if it names none."""
+    named = read_manifest(manifest_path(model)).facts.mmproj
+    return None if named is None else (named, named_projector(model, named))
+
+
+def _projector_text(model: Path) -> list[Message]:
+    """What is to be done so that the new file sees."""
+    if (known := _projector(model)) is None:
+        return []
+    named, found = known
+    if found is not None:
+        return [message("its projector is this file, keep it: {path}", path=clean(str(found)))]
+    own = mmproj_path(model)
+    if own.exists():
+        return [message(
+            "its projector is another file than {old}: get the one of the new version ({size}) and "
+            "put it in its place; until then give --mmproj off",
+            old=clean(str(own)), size=human_bytes(named.size),
+        )]  # fmt: skip
+    return [message(
+        "its projector is not here: get it ({size}) and name it {path}; until then the model sees "
+        "no pictures",
+        path=clean(str(own)), size=human_bytes(named.size),
+    )]  # fmt: skip
 
 
 def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
-    if as_json:
-        known = trust.describe() if trust is not None else None
-        document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
-        return
-    for line in lines:
-        print(translated(line), flush=True)
+    known = trust.describe() if trust is not None else None
+    document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
+    if trust is not None and (beside := _projector(plan.final)) is not None:
+        named, found = beside
+        document["projector"] = {
+            "name": named.name, "size": named.size, "sha256": named.sha256,
+            "path": None if found is None else str(found),
+        }  # fmt: skip
+    show(as_json, document, lines)

@@ -8,12 +8,12 @@ from typing import Final
 
 import click
 
+from pedsup.cli.output import print_document
 from pedsup.cli.run_session import history_folder
 from pedsup.cli.verbs import LANG
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import local
 from pedsup.messages import message
+from pedsup.progress import print_result
 from pedsup.session.listing import Summary, search, summaries
 from pedsup.settings.load import load_settings
 from pedsup.texts.language import translated
@@ -44,18 +44,18 @@ def command(words: tuple[str, ...], limit: int, history_dir: str | None, as_json
             "sessions": [_described(row, excerpt) for row, excerpt in rows],
             "more": more,
         }
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
+        print_document(document)
         return 0
     screen = screen_of(sys.stdout)
     for row, excerpt in rows:
         _show(screen, row, excerpt)
     if not rows:
-        print(translated(message("No conversation was found.")), flush=True)
+        print_result(message("No conversation was found."))
         return 0
     if more:
-        print(translated(message("There are more: give words to search for, or a larger -n.")))
+        print_result(message("There are more: give words to search for, or a larger -n."))
     hint = message("Continue one: pedsup-run --resume ID")
-    print(screen.wrapped(translated(hint)), flush=True)
+    print_result(hint)
     return 0
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from pedsup.cli.command_line import Commands
+from pedsup.cli.output import confirm, show
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UsageError
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.files.timestamp import now
 from pedsup.messages import Message, joined, message
 from pedsup.progress import say
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.keys import fingerprint_lines, read_public_key
 from pedsup.trust.store import TrustedKey, TrustStore, check_name, load_store
@@ -44,16 +41,20 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
     store = load_store().with_key(trusted)
     for line in fingerprint_lines(key):
         say(line)
-    _confirm(
-        yes,
-        message("Are these the words that the signer gave you through another channel? [y/N] "),
-    )
+    if not yes:
+        confirm(
+            message("Are these the words that the signer gave you through another channel? [y/N] "),
+            unasked=UsageError(
+                "the key was not confirmed",
+                remedy="compare the words with the signer and give --yes",
+            ),
+            refused=UsageError(
+                "the key was not added", remedy="compare the words with the signer first"
+            ),
+        )
     store.save()
-    document: dict[str, object] = {
-        "schema": "pedsup-trust-add/1",
-        "added": _entry(trusted),
-    }
-    _show(as_json, document, message("trusted: {name}", name=clean(trusted.name)))
+    document = {"schema": "pedsup-trust-add/1", "added": _entry(trusted)}
+    show(as_json, document, [message("trusted: {name}", name=clean(trusted.name))])
     return 0
 
 
@@ -63,7 +64,7 @@ def add(file: Path, name: str | None, yes: bool, as_json: bool) -> int:
 def list_keys(as_json: bool) -> int:
     """List the trusted keys, and the models that are known to be signed."""
     store = load_store()
-    _show(as_json, _document(store), _text(store))
+    show(as_json, _document(store), _lines(store))
     return 0
 
 
@@ -79,10 +80,10 @@ def remove(key: str, as_json: bool) -> int:
     """
     store, removed = load_store().without_key(key)
     store.save()
-    _show(
+    show(
         as_json,
         {"schema": "pedsup-trust-remove/1", "removed": _entry(removed)},
-        message("no longer trusted: {name}", name=clean(removed.name)),
+        [message("no longer trusted: {name}", name=clean(removed.name))],
     )
     return 0
 
@@ -94,24 +95,12 @@ def remove(key: str, as_json: bool) -> int:
 def unpin(model: str, as_json: bool) -> int:
     """Forget who signed a model, so that it may come signed by someone else or unsigned."""
     load_store().without_model(model).save()
-    _show(
+    show(
         as_json,
         {"schema": "pedsup-trust-forget/1", "unpinned": model},
-        message("'{model}' may now be signed by anybody, or unsigned", model=clean(model)),
+        [message("'{model}' may now be signed by anybody, or unsigned", model=clean(model))],
     )
     return 0
-
-
-def _confirm(yes: bool, question: Message) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "the key was not confirmed", remedy="compare the words with the signer and give --yes"
-        )
-    print(translated(question), end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes", "s", "sí", "si"}:
-        raise UsageError("the key was not added", remedy="compare the words with the signer first")
 
 
 def _entry(trusted: TrustedKey) -> dict[str, object]:
@@ -131,9 +120,9 @@ def _document(store: TrustStore) -> dict[str, object]:
     }
 
 
-def _text(store: TrustStore) -> Message:
+def _lines(store: TrustStore) -> list[Message]:
     if not store.keys and not store.models:
-        return message("No key is trusted here: pedsup-run trust add KEY.pub")
+        return [message("No key is trusted here: pedsup-run trust add KEY.pub")]
     names = {trusted.key.fingerprint: clean(trusted.name) for trusted in store.keys}
     lines: list[Message] = []
     for trusted in store.keys:
@@ -151,12 +140,7 @@ def _text(store: TrustStore) -> Message:
             )
             for model in store.models
         ]
-    return joined("\n", lines)
-
-
-def _show(as_json: bool, document: dict[str, object], text: Message) -> None:
-    shown = json_text(enveloped(document, "pedsup-run")) if as_json else translated(text)
-    print(shown, flush=True)
+    return lines
 
 
 LANG(command)  # before the verb of the verb as well as behind it

@@ -9,22 +9,21 @@ from typing import Any
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.device.noise import Series
 from pedsup.errors import EngineError
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
-from pedsup.progress import say
+from pedsup.progress import print_result, say
 from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.settings.load import load_settings
 from pedsup.settings.schema import Settings
-from pedsup.texts.language import set_language, translated
+from pedsup.texts.language import set_language
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.tuning.bench import ChildBench
 from pedsup.tuning.fingerprint import device_digest, engine_digest
-from pedsup.tuning.plan import STAGES, MemoryQuestion, TunePlan, make_plan
+from pedsup.tuning.plan import STAGES, TunePlan, make_plan
 from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
@@ -58,7 +57,7 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
     set_language(settings.lang)
     launch, plan, bench = _prepare(model, settings, seconds)
     if more["dry_run"]:
-        print(translated(joined("\n", plan.lines())), flush=True)
+        print_result(joined("\n", plan.lines()))
         return 0
     trust = verify_weights(launch.trust)
     if trust.warns:
@@ -69,17 +68,12 @@ def command(model: Path, seconds: float, engine: str | None, lang: str | None, *
         bench.close()
     entry = _entry(launch, bench, outcome)
     path = keep(entry)
-    if more["as_json"]:
-        result = document(plan, outcome, bench.engine_name, str(path))
-        print(json_text(enveloped(result, "pedsup-run")), flush=True)
-        return 0
-    lines = report_lines(plan, outcome)
-    lines.append(translated(message("Best here: {label}", label=outcome.best.label())))
-    kept = message(
-        "Kept in {path}; pedsup-run uses it from now on (not with --no-tuned).", path=path
-    )
-    lines.append(translated(kept))
-    print("\n".join(lines), flush=True)
+    lines: list[str] = [
+        *report_lines(plan, outcome),
+        message("Best here: {label}", label=outcome.best.label()),
+        message("Kept in {path}; pedsup-run uses it from now on (not with --no-tuned).", path=path),
+    ]
+    show(more["as_json"], document(plan, outcome, bench.engine_name, str(path)), lines)
     return 0
 
 
@@ -91,24 +85,24 @@ def _prepare(
     plain = Settings(
         engine=settings.engine,
         adapter=settings.adapter,
+        mmproj=settings.mmproj,
+        picture_tokens=settings.picture_tokens,
         tuned=False,
         require_signature=policy.require_signature,
     )
-    available = available_memory()
-    launch = plan_launch(model, plain, available=available, origins={})
+    launch = plan_launch(model, plain, available=available_memory(), origins={})
     cores = read_cores(allowed_cpus())
     threads = plan_threads(cores)
-    memory = MemoryQuestion(launch.header, launch.host, available)
-    plan = make_plan(launch.config, threads, cores, memory, seconds)
+    plan = make_plan(launch.config, threads, cores, launch.room, seconds)
     most = max(
         plan.base.threads,
         *(change.get("threads", 0) for stage in plan.stages for change in stage.changes),
     )
     bench = ChildBench(
         base=replace(launch.config, n_ctx=0),
-        engine="server" if launch.host.server else "inprocess",
+        engine="server" if launch.room.host.server else "inprocess",
         header=launch.header,
-        host=launch.host,
+        host=launch.room.host,
         cpus=threads.cpus,
         most_threads=most,
         seconds=seconds,
@@ -136,7 +130,7 @@ def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
     return Tuned(
         model=launch.identity.digest,
         device=device_digest(read_cores(allowed_cpus()), cpu_features()),
-        engine=engine_digest(server=launch.host.server),
+        engine=engine_digest(server=launch.room.host.server),
         engine_name=bench.engine_name,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=outcome.best.settings(),

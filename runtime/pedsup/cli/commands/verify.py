@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
+from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
-from pedsup.files.envelope import enveloped
-from pedsup.files.standard_streams import json_text
 from pedsup.gguf_file.validate import validate_any
 from pedsup.messages import message
 from pedsup.settings.load import load_settings
-from pedsup.texts.language import translated
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, assess, verify_weights
 from pedsup.trust.identity import identify
@@ -50,11 +48,8 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
             remedy="copy it from where the model came from",
         )
     trust = verify_weights(trust, remember=key is None)
-    if as_json:
-        document = {"schema": "pedsup-verify/1", "model": identity.describe(),
-                    "trust": trust.describe()}  # fmt: skip
-        print(json_text(enveloped(document, "pedsup-run")), flush=True)
-    else:
-        for line in (*identity.lines(), *(line.mapped(clean) for line in trust.lines())):
-            print(translated(line), flush=True)
+    document = {"schema": "pedsup-verify/1", "model": identity.describe(),
+                "trust": trust.describe()}  # fmt: skip
+    lines = [*identity.lines(), *(line.mapped(clean) for line in trust.lines())]
+    show(as_json, document, lines)
     return 0

@@ -84,18 +84,12 @@ def package_version() -> str:
 
 def version(lib: ModuleType) -> str:
     """llama.cpp's own version text, or '?' if the library is too old to tell."""
-    try:
-        return str(lib.llama_version().decode("utf-8", "replace"))
-    except (AttributeError, ValueError):
-        return "?"
+    return library_match.text_from(lib._lib, "llama_version") or "?"
 
 
 def system_info(lib: ModuleType) -> str:
     """What the library was built with, as `vector_units.judge` reads it; '' if it cannot tell."""
-    try:
-        return str(lib.llama_print_system_info().decode("utf-8", "replace"))
-    except (AttributeError, ValueError):
-        return ""
+    return library_match.text_from(lib._lib, "llama_print_system_info")
 
 
 def log_tail() -> str:

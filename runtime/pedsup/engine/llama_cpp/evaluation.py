@@ -8,21 +8,19 @@ this stage has no numpy.
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Container, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pedsup.engine.api import ModelInfo
+from pedsup.engine.api import EngineConfig, ModelInfo
 from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.llama_cpp.native import (
-    LOAD_MODE_MMAP,
     apply_adapter,
     decode,
     load_adapter,
-    load_error,
+    load_model,
     make_context,
 )
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
@@ -76,20 +74,20 @@ class EvaluatedModel:
             require_applicable(how.adapter, header)
         self.path, self.how = path, how
         self.lib = lib = bindings.load()
-        self._model: int | None = None
-        self._ctx: int | None = None
-        self._batch: ctypes.Structure | None = None
         bindings.clear_log()
-        try:
-            self._model = self._load()
+        with ExitStack() as stack:
+            # AMX and repacked weights compute something slightly different, take memory a second
+            # time, and AMX crashes on some machines: the file is judged, not this processor.
+            self._model = load_model(lib, EngineConfig(path, extra_buffers=False))
+            stack.callback(lib.llama_model_free, self._model)
             self.vocabulary = Vocabulary(lib, self._model)
             adapter = load_adapter(lib, self._model, how.adapter)  # the context makes room for it
             self._ctx = make_context(lib, self._model, self._context(), path)
+            stack.callback(lib.llama_free, self._ctx)
             apply_adapter(lib, self._ctx, adapter)
             self._batch = lib.llama_batch_init(how.n_batch, 0, 1)
-        except BaseException:
-            self.close()
-            raise
+            stack.callback(lib.llama_batch_free, self._batch)
+            self._resources = stack.pop_all()
         vocab = self.vocabulary.native
         self.n_vocab = int(lib.llama_vocab_n_tokens(vocab))
         self.add_bos = bool(lib.llama_vocab_get_add_bos(vocab))
@@ -103,18 +101,10 @@ class EvaluatedModel:
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
-        if self._batch is not None:
-            self.lib.llama_batch_free(self._batch)
-        if self._ctx:
-            self.lib.llama_free(self._ctx)
-        if self._model:
-            self.lib.llama_model_free(self._model)
-        self._model = self._ctx = self._batch = None
+        self._resources.close()
 
     @property
     def info(self) -> ModelInfo:
-        """What the model says of itself."""
-        assert self._model is not None
         return read_info(self.lib, self._model, self.vocabulary)
 
     def piece(self, token: int) -> str:
@@ -141,14 +131,12 @@ class EvaluatedModel:
             EngineError: llama.cpp cannot compute them.
         """
         batch = self._batch
-        assert batch is not None
         for i, token in enumerate(tokens):
             batch.token[i], batch.pos[i] = token, start + i
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
             batch.logits[i] = i in outputs
         batch.n_tokens = len(tokens)
         try:
-            assert self._ctx is not None
             decode(self.lib, self._ctx, batch)
         except EngineError as error:
             where = f"{self.path}: {bindings.log_tail()}"
@@ -158,18 +146,6 @@ class EvaluatedModel:
     def logits_address(self) -> Any:
         """Pointer to the float32 logits of the last batch, [outputs, n_vocab]."""
         return self.lib.llama_get_logits(self._ctx)
-
-    def _load(self) -> Any:
-        params = self.lib.llama_model_default_params()
-        params.n_gpu_layers, params.load_mode = 0, LOAD_MODE_MMAP
-        # AMX and repacked weights compute something slightly else than the plain kernels, take
-        # memory a second time, and AMX crashes on some machines: the file is judged, not this
-        # processor.
-        params.use_extra_bufts = False
-        model = self.lib.llama_model_load_from_file(os.fsencode(self.path), params)
-        if not model:
-            raise load_error("llama.cpp cannot load the model", self.path)
-        return model
 
     def _context(self) -> Any:
         how, params = self.how, self.lib.llama_context_default_params()

@@ -11,30 +11,19 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from pedsup.engine.api import EngineConfig
-from pedsup.engine.build_probe import library_is_packaged
-from pedsup.engine.limits import NO_PROGRAMS
-from pedsup.engine.llama_cpp import bindings
+from pedsup.engine.llama_cpp import bindings, mtmd
 from pedsup.engine.llama_cpp.native import Native
 from pedsup.engine.picture_ids import MAX_REMEMBERED, picture_id
-from pedsup.engine.vector_units import reinstall
-from pedsup.errors import BadFileError, EngineError, MissingDependencyError, UnsupportedError
+from pedsup.errors import EngineError, UnsupportedError
 from pedsup.gguf_file.projector import MIN_TOKENS, Projector
 from pedsup.messages import message
-from pedsup.pictures.picture import UPRIGHT, Picture
-from pedsup.pictures.turn import turned_upright
+from pedsup.pictures.picture import Picture
 
-LIBRARY_VARIABLE: Final = "MTMD_CPP_LIB"
-"""Where llama-cpp-python's declarations look for libmtmd."""
 MAX_KEPT: Final = 4
 """Pictures whose embeddings are kept: 280 of 2560 numbers are 2.9 MB."""
-IMAGE: Final = 1
-"""MTMD_INPUT_CHUNK_TYPE_IMAGE."""
-
 
 _Key = tuple[str, int]
 """Digest and orientation: what makes two pictures the same."""
@@ -58,7 +47,7 @@ class Eyes:
     def __init__(self, native: Native, projector: Projector, config: EngineConfig) -> None:
         self._native, self._projector = native, projector
         self._n_batch, self._n_ubatch = config.n_batch, min(config.n_ubatch, config.n_batch)
-        self._mtmd = load_mtmd(native.lib)
+        self._mtmd = mtmd.load_mtmd(native.lib)
         self._parts: dict[int, _Part] = {}
         self._places: dict[_Key, list[int]] = {}
         self._waiting: dict[_Key, Any] = {}
@@ -105,7 +94,7 @@ class Eyes:
         """See `pedsup.engine.api.Engine.see`."""
         key = _key(picture)
         if key not in self._places:
-            chunks = self._chunks(picture)
+            chunks = mtmd.chunks(self._mtmd, self._ctx, picture)
             _make_room(self._waiting, self._mtmd.mtmd_input_chunks_free)
             self._waiting[key] = chunks
             self._places[key] = self._place(picture, chunks)
@@ -139,7 +128,7 @@ class Eyes:
         picture = self._parts[id].picture
         key = _key(picture)
         if key not in self._seen:
-            chunks = self._waiting.pop(key, None) or self._chunks(picture)
+            chunks = self._waiting.pop(key, None) or mtmd.chunks(self._mtmd, self._ctx, picture)
             try:
                 found = self._look(picture, chunks)
             finally:
@@ -176,45 +165,6 @@ class Eyes:
                 wanted=message("a step of at least {n} tokens", n=n),
                 remedy=message("give --ubatch {n}, or a smaller --picture-tokens", n=n),
             )
-
-    def _chunks(self, picture: Picture) -> Any:
-        """The picture as mtmd cuts it, to be freed."""
-        lib = self._mtmd
-        bitmap = self._bitmap(picture)
-        chunks = lib.mtmd_input_chunks_init()
-        try:
-            lib.mtmd_bitmap_set_id(bitmap, picture.sha256.encode("ascii"))
-            marker = lib.mtmd_default_marker()
-            text = lib.mtmd_input_text(marker, len(marker), False, True)
-            bitmaps = (ctypes.c_void_p * 1)(bitmap)
-            code = lib.mtmd_tokenize(self._ctx, chunks, ctypes.byref(text), bitmaps, 1)
-        finally:
-            lib.mtmd_bitmap_free(bitmap)
-        if code:
-            lib.mtmd_input_chunks_free(chunks)
-            raise _undecodable()
-        return chunks
-
-    def _bitmap(self, picture: Picture) -> Any:
-        """The pixels, upright."""
-        lib = self._mtmd
-        data = (ctypes.c_uint8 * len(picture.data)).from_buffer_copy(picture.data)
-        options = lib.mtmd_helper_init_opt_default()
-        options.video_params.ffmpeg_bin_dir = NO_PROGRAMS
-        bitmap = lib.mtmd_helper_bitmap_init_from_buf(self._ctx, data, len(data), False, options)
-        if not bitmap:
-            raise _undecodable()
-        if picture.orientation == UPRIGHT:
-            return bitmap
-        try:
-            size = lib.mtmd_bitmap_get_nx(bitmap), lib.mtmd_bitmap_get_ny(bitmap)
-            n = lib.mtmd_bitmap_get_n_bytes(bitmap)
-            pixels = ctypes.string_at(lib.mtmd_bitmap_get_data(bitmap), n)
-        finally:
-            lib.mtmd_bitmap_free(bitmap)
-        pixels, width, height = turned_upright(pixels, *size, picture.orientation)
-        raw = (ctypes.c_uint8 * len(pixels)).from_buffer_copy(pixels)
-        return lib.mtmd_bitmap_init(width, height, raw)
 
     def _place(self, picture: Picture, chunks: Any) -> list[int]:
         """Tokens and ids for the chunks; notes the parts."""
@@ -255,7 +205,7 @@ class Eyes:
         lib, part = self._mtmd, 0
         for index in range(lib.mtmd_input_chunks_size(chunks)):
             chunk = lib.mtmd_input_chunks_get(chunks, index)
-            if lib.mtmd_input_chunk_get_type(chunk) == IMAGE:
+            if lib.mtmd_input_chunk_get_type(chunk) == mtmd.IMAGE:
                 yield picture_id(picture, part), chunk
                 part += 1
             else:
@@ -272,54 +222,3 @@ def _make_room(kept: dict[_Key, Any], free: Callable[[Any], object] | None = Non
         value = kept.pop(next(iter(kept)))
         if free is not None:
             free(value)
-
-
-def load_mtmd(lib: ModuleType) -> ModuleType:
-    """llama-cpp-python's declarations of mtmd, with its log kept quiet.
-
-    Args:
-        lib: the declarations of llama.cpp; libmtmd must lie beside its library.
-
-    Raises:
-        MissingDependencyError: the library was built without it.
-    """
-    folder = Path(os.fspath(lib._base_path))
-    before = os.environ.get(LIBRARY_VARIABLE)
-    os.environ[LIBRARY_VARIABLE] = str(folder)
-    try:
-        mtmd = bindings.import_submodule("mtmd_cpp")
-    except (OSError, FileNotFoundError, RuntimeError, AttributeError) as error:
-        raise _without_mtmd(folder) from error
-    finally:
-        if before is None:
-            del os.environ[LIBRARY_VARIABLE]
-        else:
-            os.environ[LIBRARY_VARIABLE] = before
-    callback = vars(lib)["pedsup_log_callback"]
-    mtmd.mtmd_helper_log_set(callback, ctypes.c_void_p(0))
-    return mtmd
-
-
-def _without_mtmd(folder: Path) -> MissingDependencyError:
-    if library_is_packaged():
-        remedy = message("give --engine server")
-    else:
-        remedy = message(
-            "in a checkout of pedsup: make pictures; elsewhere: {command}; or give --engine server",
-            command=reinstall(),  # which leaves nothing out, unlike `make setup`
-        )
-    return MissingDependencyError(
-        "this build of llama.cpp cannot see pictures: it has no libmtmd",
-        where=folder,
-        wanted="llama-cpp-python built with it, or a llama-server program",
-        remedy=remedy,
-    )
-
-
-def _undecodable() -> BadFileError:
-    return BadFileError(
-        "the picture cannot be decoded",
-        where=bindings.log_tail() or None,
-        wanted="a whole JPEG or PNG file",
-        remedy="open it in another program and save it again",
-    )

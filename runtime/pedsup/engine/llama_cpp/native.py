@@ -28,8 +28,8 @@ class Native(NamedTuple):
     """Its own thread pool, or None."""
 
 
-def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:
-    """The model in `path`, loaded as `config` says.
+def load_model(lib: ModuleType, config: EngineConfig) -> int:
+    """The model, loaded as `config` says.
 
     Raises:
         EngineError: llama.cpp refuses it.
@@ -41,9 +41,9 @@ def load_model(lib: ModuleType, path: Path, config: EngineConfig) -> int:
     # itself llama.cpp does that above 4 GiB only, and E4B's has 2.2.
     params.lazy_mode = LAZY_MODE_ON
     params.use_extra_bufts = config.extra_buffers
-    model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
+    model: int | None = lib.llama_model_load_from_file(os.fsencode(config.model), params)
     if not model:
-        raise load_error("llama.cpp cannot load the model", path)
+        raise load_error("llama.cpp cannot load the model", config.model)
     return model
 
 
@@ -87,7 +87,6 @@ def make_context(lib: ModuleType, model: int, params: ctypes.Structure, path: Pa
 
 
 def context_params(lib: ModuleType, config: EngineConfig) -> ctypes.Structure:
-    """Parameters of a context for one conversation."""
     params: ctypes.Structure = lib.llama_context_default_params()
     params.n_ctx, params.n_batch = config.n_ctx, config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
@@ -127,7 +126,6 @@ def decode(lib: ModuleType, ctx: int, batch: ctypes.Structure) -> None:
 
 
 def load_error(found: str, path: Path) -> EngineError:
-    """The error for a model that llama.cpp does not take, with its own last words."""
     return EngineError(
         found,
         where=f"{path}: {bindings.log_tail() or 'no reason given'}",

@@ -18,6 +18,7 @@ from pedsup.engine.api import (
     SamplingConfig,
     Token,
 )
+from pedsup.engine.limits import no_number
 from pedsup.engine.sampler import PENALTY_WINDOW, check_sampling
 
 SAMPLERS: Final = ["penalties", "top_k", "top_p", "min_p", "temperature"]
@@ -45,8 +46,23 @@ def completion_request(
         "return_tokens": True,
         "return_progress": True,
         "id_slot": 0,
+        # The probability of what was drawn, among the few that were left to draw from.
+        "n_probs": 1,
+        "post_sampling_probs": True,
         **_sampling_fields(sampling),
     }
+
+
+def require_number(event: Event) -> None:
+    """Refuse a token that was drawn without a probability: JSON has `null` for what is no number.
+
+    Raises:
+        EngineError: the model's logits are not numbers.
+    """
+    drawn = event.get("completion_probabilities")
+    for token in drawn if isinstance(drawn, list) else ():
+        if isinstance(token, dict) and token.get("prob", 0) is None:
+            raise no_number()
 
 
 def updated_stats(stats: GenerationStats, event: Event) -> GenerationStats:
@@ -108,7 +124,8 @@ def _sampling_fields(config: SamplingConfig) -> dict[str, object]:
     fields: dict[str, object] = {
         "samplers": SAMPLERS,
         "temperature": config.temperature,
-        "top_k": config.top_k if config.temperature else 1,
+        # Of a single one the server says that its probability is 1, whatever was computed.
+        "top_k": config.top_k if config.temperature else 2,
         "top_p": config.top_p,
         "min_p": config.min_p,
         "repeat_penalty": config.repeat_penalty,

@@ -50,9 +50,14 @@ class PartHead:
             raise ValueError("its place in the whole is not possible")
 
     @property
+    def of(self) -> tuple[str, int, str]:
+        """The file that was split: its name, size and SHA-256."""
+        return self.name, self.size, self.sha256
+
+    @property
     def whole(self) -> tuple[str, int, str, int]:
-        """What all parts of one file have in common."""
-        return self.name, self.size, self.sha256, self.parts
+        """What all parts of one split have in common."""
+        return *self.of, self.parts
 
 
 @dataclass(frozen=True)

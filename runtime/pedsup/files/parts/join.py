@@ -79,7 +79,19 @@ def _in_order(parts: Sequence[Part]) -> tuple[Part, ...]:
         MismatchError: a part is missing, belongs to another file, or is there in two versions.
     """
     first = parts[0].head
-    foreign = [part.path.name for part in parts if part.head.whole != first.whole]
+    others = [part for part in parts if part.head.whole != first.whole]
+    foreign = [part.path.name for part in others]
+    if others and all(part.head.of == first.of for part in others):
+        raise MismatchError(
+            message(
+                "the file {name} was split twice, into {n} parts and into {m}, and these are "
+                "parts of both", name=first.name, n=first.parts, m=others[0].head.parts,
+            ),
+            where=parts[0].path,
+            wanted=message("all parts of one of the two, not these: {names}",
+                           names=", ".join(foreign)),
+            remedy="leave out the parts of one of the two; get those that are missing of the other",
+        )  # fmt: skip
     if foreign:
         raise MismatchError(
             message("parts of another file: {names}", names=", ".join(foreign)),
@@ -119,7 +131,7 @@ def _require_seamless(parts: Sequence[Part]) -> None:
                     "part {part} does not begin where the one before it ends", part=part.head.part
                 ),
                 where=part.path,
-                remedy=AGAIN,
+                remedy="the file was split twice, with other sizes: get all parts of one split",
             )
         at += part.head.length
     if at != parts[0].head.size:

@@ -1,0 +1,182 @@
+"""Start `python -m pedsup_export ...` without paying for its imports each time.
+
+Most of what a short command costs is the import of numpy, numba or torch (0.8 s for the exporter,
+7 s for training). A process that has imported them forks for each command. The command is then a
+process of its own, as a user's is: with its own arguments, environment, working directory,
+standard streams and exit code.
+
+What depends on how the interpreter starts needs `subprocess`: another encoding or locale
+(`PYTHONIOENCODING`, `LC_ALL`), `LD_PRELOAD`, which modules are imported, closed streams, signals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, NoReturn
+
+PRELOADED = {
+    "pedsup": ("pedsup.cli.app", "pedsup.cli.run_session"),
+    "pedsup_export": ("numpy", "numba", "gguf", "pedsup_export.cli.run", "pedsup_export.cli.verify",
+                      "pedsup_export.cli.request", "pedsup_export.plan.calibrated"),
+    "pedsup_bench": ("numpy", "pedsup_bench.cli", "pedsup_bench.commands.quality",
+                     "pedsup_bench.commands.run", "pedsup_bench.commands.report"),
+    "pedsup_train": ("torch", "transformers", "peft", "pedsup_train.cli"),
+}  # fmt: skip
+"""Program -> what it imports sooner or later. Not `llama_cpp`: the environment names its library.
+Nor `pedsup.cli.main`, whose help is in the language that the command line asks for."""
+
+_LINE = 1 << 20
+_servers: dict[str, _Server] = {}
+
+
+def run(
+    program: str,
+    *arguments: object,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m program arguments` to its end; what it printed, and its exit code.
+
+    Args:
+        program: a key of `PRELOADED`.
+        env: its whole environment; None: that of the tests.
+
+    Raises:
+        subprocess.TimeoutExpired: it was killed.
+    """
+    if program not in _servers:
+        _servers[program] = _Server(program)
+    words = [os.fsdecode(a) if isinstance(a, bytes) else str(a) for a in arguments]
+    environment = dict(os.environ if env is None else env)
+    request = {"argv": words, "env": environment, "cwd": str(Path.cwd())}
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as errors,
+    ):
+        given.write(stdin.encode())
+        given.seek(0)
+        code = _servers[program].run(request, (given, out, errors), timeout)
+        return subprocess.CompletedProcess([program, *words], code, _text(out), _text(errors))
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode().replace("\r\n", "\n")
+
+
+def close() -> None:
+    """End the processes that fork."""
+    while _servers:
+        _servers.popitem()[1].close()
+
+
+class _Server:
+    def __init__(self, program: str) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", __file__, str(theirs.fileno()), program],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+
+    def run(self, request: object, files: tuple[IO[bytes], ...], timeout: float) -> int:
+        # The request may be longer than a packet: it lies in a file, too.
+        with tempfile.TemporaryFile() as body:
+            body.write(json.dumps(request).encode())
+            body.flush()
+            fds = [*(file.fileno() for file in files), body.fileno()]
+            self._socket.settimeout(60)
+            socket.send_fds(self._socket, [b"run"], fds)
+            pid = int(self._socket.recv(_LINE))
+            self._socket.settimeout(timeout)
+            try:
+                return int(self._socket.recv(_LINE))
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                self._socket.settimeout(60)
+                self._socket.recv(_LINE)
+                raise subprocess.TimeoutExpired("program", timeout) from None
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+def _serve(connection: socket.socket, program: str) -> None:
+    """Fork for each request: its process number is the first answer, its exit code the second."""
+    import importlib
+
+    for name in PRELOADED[program]:
+        importlib.import_module(name)
+    assert not {"llama_cpp", "pedsup.cli.main"} & sys.modules.keys()
+    while True:
+        word, fds, _, _ = socket.recv_fds(connection, _LINE, 4)
+        if not word:
+            return
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            _become(program, fds)
+        for fd in fds:
+            os.close(fd)
+        connection.send(str(child).encode())
+        _, status = os.waitpid(child, 0)
+        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _become(program: str, fds: list[int]) -> NoReturn:
+    """Be the program: what the interpreter does at its start and at its end, done here."""
+    import atexit
+    import runpy
+    import threading
+    import traceback
+
+    *streams, body = fds
+    with os.fdopen(body, encoding="utf-8") as file:
+        file.seek(0)
+        request = json.load(file)
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    sys.argv = [program, *request["argv"]]
+    code = 1
+    try:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        code = code or 120
+    os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    sys.path.remove(str(Path(__file__).parent))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
