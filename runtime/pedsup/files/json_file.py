@@ -94,13 +94,14 @@ def read_first(path: Path, what: str, n: int) -> bytes:
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)  # `fdopen` takes no folder
+            raise BadFileError(
+                message("{what} is not a regular file", what=as_message(what)),
+                where=path,
+                remedy=NO_FILE,
+            )
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise BadFileError(
-                    message("{what} is not a regular file", what=as_message(what)),
-                    where=path,
-                    remedy=NO_FILE,
-                )
             return file.read(n)
     except (OSError, ValueError) as error:
         raise BadFileError(
