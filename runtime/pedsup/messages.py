@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Final
 
 Value = str | int | float
-"""What stands in a message: numbers, text that is the same in every language, or a `Message`."""
+"""A value in a message: numbers, text that is the same in every language, or a `Message`."""
 MAX_SAID: Final = 1 << 16
-"""Characters of a message from a document: two values that stand in it often are more than any
+"""Characters of a message from a document: two values that occur in it often take more than any
 memory holds."""
 NONE: Final[Mapping[str, Value]] = MappingProxyType({})
 MAX_DEPTH: Final = 8

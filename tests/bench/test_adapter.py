@@ -65,7 +65,8 @@ def test_another_adapter_is_not_measured(bench, files, tiny_ggufs, tmp_path) -> 
 def test_speed_is_measured_with_it(bench, files) -> None:  # type: ignore[no-untyped-def]
     done = bench(
         "run", files["base"], "--adapter", files["adapter"], "--quick", "--prompts", "8",
-        "--depths", "0", "--decode", "4", "--repeats", "1", "--loads", "1", "--json",
+        "--depths", "0", "--decode", "4", "--repeats", "1", "--loads", "1", "--threads", "1",
+        "--json",
     )  # fmt: skip
     document = json.loads(done.stdout)
     assert document["model"]["adapter"]["file"] == "a.gguf"

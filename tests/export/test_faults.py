@@ -16,7 +16,7 @@ STRIDE = int(os.environ.get("PEDSUP_FAULT_STRIDE", "4"))
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: apt install gcc")
 def test_the_old_file_or_the_whole_new_one_at_every_point(tmp_path: Path) -> None:
-    base = tiny_models.llama(tmp_path / "base")
+    base = tiny_models.llama(tmp_path / "base", num_hidden_layers=2)
     adapter = tiny_models.lora(tmp_path / "adapter", base)
     config = {"root": str(tmp_path / "sweep"), "base": str(base), "adapter": str(adapter),
               "stride": str(STRIDE)}  # fmt: skip

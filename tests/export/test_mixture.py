@@ -117,7 +117,6 @@ def test_reasons_name_the_rule_and_the_fallback() -> None:
     )
     value = choices["blk.0.attn_v.weight"]
     assert value.type.name == "Q8_0"
-    assert value.fallback_from == BY_NAME["Q6_K"]
     assert "attn_v" in value.reason and "576" in value.reason
     assert choices["blk.0.attn_norm.weight"].reason == "kept: one-dimensional"
     assert choices["blk.29.ffn_down.weight"].reason == "Q4_K_M: ffn_down"

@@ -289,8 +289,10 @@ def test_changed_adapters_and_forged_manifests_are_refused(model: Path, tmp_path
     path.write_bytes(data)
     with pytest.raises(UntrustedError):
         verify_weights(assess_pair(validate_model(model), path, Policy()).trust)
-    path.write_bytes(whole)
+    manifest = manifest_path(path).read_bytes()
     for changes in ({"sha256": "no digest"}, {"header": "x"}):
+        path.write_bytes(whole)
+        manifest_path(path).write_bytes(manifest)
         rebind(path, model, **changes)
         with pytest.raises(UntrustedError, match="fits"):
             assess_pair(validate_model(model), path, Policy())

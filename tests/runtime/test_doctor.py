@@ -29,7 +29,7 @@ from pedsup.doctor.texts import TEXTS, TOPICS
 from pedsup.settings.schema import Settings
 
 PROBED = (
-    "proc/cpuinfo", "proc/meminfo", "proc/swaps", "proc/self/mounts", "proc/self/cgroup",
+    "proc/cpuinfo", "proc/meminfo", "proc/swaps", "proc/self/mountinfo", "proc/self/cgroup",
     "proc/device-tree/model", "sys/firmware/devicetree/base/model",
     "sys/devices/system/cpu/cpu0/cpu_capacity",
     "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",
@@ -154,8 +154,9 @@ def test_memory_of_a_phone(tmp_path: Path, available_kb: int, key: str) -> None:
 def test_a_model_on_shared_storage_is_said(tmp_path: Path) -> None:
     file = tmp_path / "storage/model.gguf"
     put(tmp_path, "storage/model.gguf", os.urandom(5 << 20))
-    put(tmp_path, "proc/self/mounts",
-        f"/dev/a / ext4 rw 0 0\n/dev/fuse {tmp_path}/storage fuse rw 0 0\n")  # fmt: skip
+    put(tmp_path, "proc/self/mountinfo",
+        "22 1 254:0 / / rw - ext4 /dev/a rw\n"
+        f"40 22 0:40 / {tmp_path}/storage rw - fuse /dev/fuse rw\n")  # fmt: skip
     found = {f.key: f for f in resources.storage(device(tmp_path), file)}
     assert found["storage_fuse"].values["kind"] == "fuse"
     assert found.keys() & {"storage_speed", "storage_slow"}

@@ -23,8 +23,8 @@ def test_no_finished_turn_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_prefix_cache_is_read_again(tmp_path: Path, smollm2: Path) -> None:
-    config = {"root": str(tmp_path), "model": str(smollm2)}
+def test_a_damaged_prefix_cache_is_read_again(tmp_path: Path, gemma4_gguf: Path) -> None:
+    config = {"root": str(tmp_path), "model": str(gemma4_gguf)}
     report = faults.drive(
         Path(__file__).with_name("fault_driver.py"), config, faults.build(tmp_path)
     )["prefix cache"]

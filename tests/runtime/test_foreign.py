@@ -25,7 +25,7 @@ from pedsup.memory import estimate
 from pedsup.messages import Message
 from pedsup.run.plan import plan_launch
 from pedsup.settings.schema import Settings
-from pedsup.texts.catalogue import catalogue
+from pedsup.texts.language import catalogue
 
 MIB = 1 << 20
 _NOT_FOR_CHAT = """

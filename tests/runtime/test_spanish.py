@@ -35,13 +35,14 @@ from pedsup.memory import Available, Room
 from pedsup.memory.estimate import IN_PROCESS, estimate
 from pedsup.messages import from_document, joined, message
 from pedsup.progress import report
-from pedsup.texts.catalogue import catalogue, file_of
 from pedsup.texts.intended_use import SHORT
 from pedsup.texts.language import (
     _Current,
+    catalogue,
     current_language,
     detect_language,
     error_text,
+    file_of,
     set_language,
     translated,
 )

@@ -12,11 +12,12 @@ import pytest
 from pedsup_testing import signed_models
 from pedsup_testing.home import environment
 
+from pedsup.device.storage import file_system
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file import read_header
 from pedsup.trust import blocks, verified
 from pedsup.trust.assess import Policy, assess, verify_weights, watch
-from pedsup.trust.blocks import BLOCK, BlockDigests, Watch, file_system, sample
+from pedsup.trust.blocks import BLOCK, BlockDigests, Watch, sample
 from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store
 from pedsup.trust.verdict import Trust
@@ -127,12 +128,16 @@ def test_every_block_is_compared_beside_the_session(tmp_path: Path) -> None:
 def test_the_sample_always_holds_both_ends_and_differs_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[frozenset[int]] = []
-    monkeypatch.setattr(blocks, "compare", lambda _p, _d, numbers: seen.append(frozenset(numbers)))
+    compared: list[int] = []
+    monkeypatch.setattr(blocks, "require_block", lambda _f, _d, number: compared.append(number))
+    path, seen = tmp_path / "m", set()
+    path.write_bytes(b"")
     for _ in range(20):
-        sample(tmp_path, (b"",) * 5000)
-    assert all({0, 4999} <= numbers and len(numbers) <= 66 for numbers in seen)
-    assert len(set(seen)) == 20
+        compared.clear()
+        sample(path, (b"",) * 5000)
+        assert {0, 4999} <= set(compared) and len(compared) <= 66
+        seen.add(frozenset(compared))
+    assert len(seen) == 20
 
 
 def test_a_file_moved_to_another_device_is_read_again(tmp_path: Path) -> None:

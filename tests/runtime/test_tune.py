@@ -25,6 +25,7 @@ from pedsup.device.cores import plan_threads, read_cores
 from pedsup.device.noise import Series, beats
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import BadFileError
+from pedsup.files.records import record
 from pedsup.gguf_file import read_header
 from pedsup.memory import Available, Host, Room
 from pedsup.messages import message
@@ -47,7 +48,7 @@ from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
 from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.store import NAMES, Tuned, keep, look_up, read_entries
-from pedsup.tuning.worker import config_from_json, config_to_json
+from pedsup.tuning.worker import FROM_PARENT, First, config_to_json
 
 # ---- noise ----
 
@@ -406,7 +407,8 @@ def test_the_drafts_that_older_versions_measured_are_left_out(tmp_path: Path) ->
 
 def test_a_configuration_reaches_the_child_whole() -> None:
     config = EngineConfig(Path("/m"), n_ctx=99, cpus=frozenset({1, 3}), extra_buffers=True)
-    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+    sent = json.dumps({"config": config_to_json(config), "engine": "auto"})
+    assert record(First, json.loads(sent), FROM_PARENT).config == config
 
 
 @hypothesis_settings(max_examples=100, deadline=None)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.cli.options import flag_names, metavar, setting_kinds
-from pedsup.settings.option import option_of
-from pedsup.settings.schema import Settings
+from pedsup.settings.schema import Settings, option_of
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 BEGIN: Final = "<!-- begin: make option-tables -->\n"

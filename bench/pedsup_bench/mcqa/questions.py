@@ -70,7 +70,6 @@ def read_questions(
     """Read a file of JSON lines, JSON or CSV.
 
     Args:
-        path: the file.
         language: heads the figures; default: the row's own, 'en' for MedMCQA, 'es' for PeruMedQA.
         answer_base: what MedMCQA's `cop` counts from; default: found from the values.
 

@@ -12,7 +12,6 @@ from pedsup.gguf_file.lora import require_fits
 from pedsup.trust.bundle import COPY
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import Manifest, manifest_path
-from pedsup.trust.pair import fits
 from pedsup.trust.verified import FileState, read_in_full, record_reading, recorded_reading
 from pedsup_export.adapter.base_file import BaseFile
 from pedsup_export.plan.adapter_file import plan_adapter_file
@@ -77,11 +76,11 @@ def _check_base(header: GGUFHeader, manifest: Manifest, path: Path) -> None:
     base = BaseFile.open(path)
     require_fits(header, base.header)
     digest = file_sha256(base.header, base.identity)
-    if digest not in {fit.sha256 for fit in fits(manifest)}:
+    if digest not in {fit.sha256 for fit in manifest.facts.fits}:
         raise MismatchError(
             "the adapter file was made for another base file",
             where=path,
-            wanted=", ".join(f"{fit.name} ({fit.sha256[:12]})" for fit in fits(manifest)),
+            wanted=", ".join(f"{fit.name} ({fit.sha256[:12]})" for fit in manifest.facts.fits),
             remedy="give the base file that it was made for",
         )
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pedsup
 from pedsup.texts.intended_use import FULL
 from pedsup.trust.manifest import manifest_document
-from pedsup.trust.pair import FITS
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.gguf.header import TensorSlot, mixture
 from pedsup_export.plan.adapter_plan import AdapterFilePlan
@@ -77,7 +76,7 @@ def adapter_core(
             "kind": "adapter",
             "license": values["general.license"],
             "base": {"name": plan.bases[0].identity.name},
-            FITS: fits,
+            "fits": fits,
             "adapter": {
                 **_model(request.adapter, plan.sources["adapter"]),
                 "config": _summary(plan.adapter),

@@ -53,7 +53,7 @@ def build_prompt(
 
 
 def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
-    """Whether a message's text could be taken for something else than text."""
+    """Whether a message's text could be mistaken for something other than text."""
     return has_control_text(engine, content) or (pictures and _PICTURE in content)
 
 
@@ -178,7 +178,7 @@ def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple
         if a and a == b:
             return i, j
         if len(a) <= len(b):
-            if i == len(ours) or ours[i] < 0:  # a picture is no text
+            if i == len(ours) or ours[i] < 0:  # a picture is not text
                 return None
             piece, i = engine.piece(ours[i]), i + 1
             a += piece

@@ -51,7 +51,6 @@ class ChannelParser:
 
     @property
     def thinking(self) -> bool:
-        """Whether the text that comes next is reasoning."""
         return self.channel is Channel.REASONING
 
     @property

@@ -9,14 +9,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
-from pedsup.chat.events import (
-    Done,
-    StopReason,
-    TurnEvent,
-    TurnResult,
-    TurnSettings,
-    TurnTimings,
-)
+from pedsup.chat.events import Done, StopReason, TurnEvent, TurnResult, TurnSettings, TurnTimings
 from pedsup.chat.prompt import build_prompt, single_tokens
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.chat.thinking import Channel, ChannelParser
@@ -69,7 +62,6 @@ class Turn:
 
     @property
     def result(self) -> TurnResult:
-        """The result so far."""
         return TurnResult(
             answer=self._output.text(Channel.ANSWER),
             reasoning=self._output.text(Channel.REASONING),

@@ -51,12 +51,10 @@ class TurnOutput:
         return "".join(self._texts[channel])
 
     def last(self, channel: Channel) -> str:
-        """The newest piece of a channel."""
         return "".join(self._texts[channel][-1:])
 
     @property
     def blank(self) -> bool:
-        """Whether the answer has no visible character yet."""
         shown = self._texts[Channel.ANSWER]
         return not any(text.strip() for text in (*shown, self.stop_text.held))
 

@@ -32,7 +32,7 @@ TICK_S: Final = 0.1
 
 
 class NoAnswerError(Exception):
-    """The child ended, was too slow, or said too much or nothing of sense.
+    """The child ended, was too slow, said too much, or made no sense.
 
     Args:
         code: its exit code if it ended, a signal's number below zero.
@@ -87,7 +87,7 @@ class LineChild:
             watch: called while the child works; what it raises ends the waiting.
 
         Raises:
-            NoAnswerError: the child ended, was too slow, or said too much or nothing of sense.
+            NoAnswerError: the child ended, was too slow, said too much, or made no sense.
         """
         left = memoryview(b"" if request is None else json.dumps(request).encode() + b"\n")
         deadline = None if seconds is None else monotonic() + seconds
@@ -168,7 +168,6 @@ def requests() -> Iterator[dict[str, Any]]:
 
 
 def answer(document: Mapping[str, object]) -> None:
-    """Tell the parent of this process."""
     print(json.dumps(document), flush=True)
 
 

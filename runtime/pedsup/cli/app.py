@@ -131,7 +131,6 @@ def _told(
     *,
     as_json: bool,
 ) -> int:
-    """What is left to say of one answer; the exit code."""
     if as_json:
         language = conversation.renderer.language
         print_document(oneshot.one_document(result, conversation, loaded, language))
@@ -193,7 +192,6 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
 
 
 def _say_what_there_is(settings: Settings) -> int:
-    """What to do next, where no model was given."""
     screen = screen_of(sys.stdout)
     folders = (Path.cwd(), Path.home() / "pedsup")  # the second: install.sh puts models there
     for line in overview(history_folder(settings), folders).lines():
@@ -220,7 +218,7 @@ def _pictures(request: RunRequest, plan: LaunchPlan) -> tuple[Picture, ...]:
     Raises:
         UsageError: too many of them.
         UnsupportedError, ResourceError: the model has no projector, or no room for it.
-        BadFileError, UnsupportedError: a file is no picture that is taken.
+        BadFileError, UnsupportedError: a file is not a picture that is accepted.
     """
     if not request.images:
         return ()

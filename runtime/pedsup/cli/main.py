@@ -69,7 +69,6 @@ def run(**options: Any) -> RunRequest:
 
 
 def main() -> NoReturn:
-    """Entry point of the console script."""
     border(_program)
 
 

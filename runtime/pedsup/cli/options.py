@@ -9,8 +9,7 @@ from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin, get
 
 import click
 
-from pedsup.settings.option import option_of
-from pedsup.settings.schema import Settings
+from pedsup.settings.schema import Settings, option_of
 
 F = TypeVar("F", bound=Callable[..., object])
 _METAVARS: dict[object, str] = {int: "N", float: "X", str: "TEXT"}

@@ -15,7 +15,6 @@ from pedsup.texts.language import translated
 
 
 def print_document(document: Mapping[str, object]) -> None:
-    """The document of `--json`, in its envelope."""
     print(json_text(enveloped(document, "pedsup-run")), flush=True)
 
 

@@ -22,7 +22,6 @@ NO_HISTORY = message("give --no-history to work without a transcript, or --histo
 
 
 def history_folder(settings: Settings) -> Path:
-    """Where transcripts are kept."""
     if settings.history_dir:
         return from_user(settings.history_dir)
     return data_folder() / "sessions"

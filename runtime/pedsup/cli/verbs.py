@@ -44,7 +44,6 @@ VERBS: Final[dict[str, Verb]] = {
 
 
 def load_verb(name: str) -> click.Command:
-    """Import the command of a verb."""
     command: click.Command = importlib.import_module(
         f"pedsup.cli.commands.{VERBS[name].module}"
     ).command

@@ -49,7 +49,6 @@ class Present:
 
 
 def present() -> Present:
-    """The current state of this machine."""
     android = sys.platform == "android" or "ANDROID_ROOT" in os.environ  # also in a proot
     return Present(boot_id(), oom_kills(), android)
 
@@ -85,7 +84,7 @@ def likely_cause(end: SuddenEnd, today: Present) -> Cause:
 
     A restart explains everything; a crash leaves its own word; the kernel counts its memory
     kills, but Android's low-memory killer does it from outside and leaves no count. There little
-    free memory at the last beat, or a need above what there was, has to do.
+    free memory at the last beat, or a need above what there was, must do as evidence.
     """
     facts = end.facts
     if facts.boot and today.boot and facts.boot != today.boot:

@@ -11,6 +11,8 @@ from pedsup.messages import message
 
 UNLIMITED: Final = 1 << 60
 """cgroup v1 writes 2^63 - page for 'no limit'."""
+_V2: Final = ("memory.max", "memory.current", "")
+_V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,14 @@ def _cgroups(root: Path) -> list[Available]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            base, read = root / "sys/fs/cgroup", _read_v2
+            base, names = root / "sys/fs/cgroup", _V2
         elif "memory" in controllers.split(","):
-            base, read = root / "sys/fs/cgroup/memory", _read_v1
+            base, names = root / "sys/fs/cgroup/memory", _V1
         else:
             continue
         group = Path(path.strip("/"))
         for folder in (group, *group.parents):
-            if (left := read(base / folder)) is not None:
+            if (left := _left(base / folder, names)) is not None:
                 bounds.append(
                     Available(
                         left, message("the memory limit of the group {name}", name=f"/{folder}")
@@ -79,19 +81,14 @@ def _cgroups(root: Path) -> list[Available]:
     return bounds
 
 
-def _read_v2(folder: Path) -> int | None:
-    limit, used = number_of(folder / "memory.max"), number_of(folder / "memory.current")
-    if limit is None or used is None:
-        return None
-    return max(0, limit - used + _stat(folder, "inactive_file", "active_file"))
-
-
-def _read_v1(folder: Path) -> int | None:
-    limit = number_of(folder / "memory.limit_in_bytes")
-    used = number_of(folder / "memory.usage_in_bytes")
+def _left(folder: Path, names: tuple[str, str, str]) -> int | None:
+    """What a group leaves, by the names of its limit and use, and how its statistics begin."""
+    limit, used = number_of(folder / names[0]), number_of(folder / names[1])
     if limit is None or used is None or limit >= UNLIMITED:
         return None
-    return max(0, limit - used + _stat(folder, "total_inactive_file", "total_active_file"))
+    return max(
+        0, limit - used + _stat(folder, f"{names[2]}inactive_file", f"{names[2]}active_file")
+    )
 
 
 def _stat(folder: Path, *names: str) -> int:

@@ -99,14 +99,12 @@ class ThreadPlan:
 
     @property
     def count(self) -> Message:
-        """`n_threads` in words."""
         if self.n_threads == 1:
             return message("1 thread")
         return message("{n} threads", n=self.n_threads)
 
     @property
     def by(self) -> Message:
-        """`evidence` in words."""
         return EVIDENCE[self.evidence]
 
 

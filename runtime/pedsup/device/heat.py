@@ -40,7 +40,6 @@ class Heat:
 
     @property
     def known(self) -> bool:
-        """Whether any sensor could be read."""
         return self.cpu is not None or self.battery is not None
 
     @property
@@ -75,7 +74,6 @@ class HeatSensors:
                     self._cpu.append(zone / "temp")
 
     def read(self) -> Heat:
-        """The temperatures now."""
         return Heat(_hottest(self._cpu), _hottest(self._battery))
 
 

@@ -1,4 +1,4 @@
-"""How fast the storage under a file delivers what the page cache does not hold."""
+"""The storage under a file: which file system it is, and how fast it is read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from pedsup.device.system_files import text_of
 from pedsup.files.direct_io import DirectFile
 
 BLOCK: Final = 1 << 20
@@ -43,8 +44,26 @@ def _drop(path: Path) -> None:
     """Drop the file's cached pages: without direct reads they would be measured instead."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        if hasattr(os, "posix_fadvise"):
-            middle = path.stat().st_size // 2
-            os.posix_fadvise(fd, middle, MOST, os.POSIX_FADV_DONTNEED)
+        middle = path.stat().st_size // 2
+        os.posix_fadvise(fd, middle, MOST, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """The type of the file system that a file is on, as the kernel calls it; '' if unknown.
+
+    Args:
+        mounts: what /proc/self/mountinfo says (proc(5)); default: read.
+    """
+    real, best, kind = os.path.realpath(path), -1, ""
+    for line in (text_of(Path("/proc/self/mountinfo")) if mounts is None else mounts).splitlines():
+        fields = line.split(" ")
+        if len(fields) < 9 or "-" not in fields:
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\134", "\\")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        # A later mount on the same place hides the earlier one.
+        if inside and len(point) >= best:
+            best, kind = len(point), fields[fields.index("-") + 1]
+    return kind

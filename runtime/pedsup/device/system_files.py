@@ -1,7 +1,7 @@
 """Small files of /proc and /sys, any of which may be missing, denied, empty or garbage.
 
 An unrooted Android app meets all of these. A reader that is not told so must not crash, nor wait
-for a pipe that lies in the file's place, nor read without end.
+for a pipe in the file's place, nor read without end.
 """
 
 from __future__ import annotations

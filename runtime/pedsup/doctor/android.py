@@ -51,7 +51,6 @@ def battery(device: Device) -> list[Finding]:
 
 
 def termux(device: Device) -> list[Finding]:
-    """Which build of Termux this is."""
     if not device.android:
         return []
     environ = device.environ

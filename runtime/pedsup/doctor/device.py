@@ -47,7 +47,6 @@ class Device:
 
     @property
     def arm(self) -> bool:
-        """Whether the processor is an ARM one."""
         return self.machine.lower().startswith(("aarch64", "arm"))
 
     @property

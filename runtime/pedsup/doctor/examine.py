@@ -49,7 +49,6 @@ class Examination:
         return max((f.level for f in self.findings), key=LEVELS.index, default="ok")
 
     def document(self, language: Language) -> dict[str, object]:
-        """As JSON values."""
         return {
             "schema": SCHEMA,
             "pedsup": __version__,

@@ -27,11 +27,9 @@ class Finding:
     values: Mapping[str, object] = field(default_factory=dict)
 
     def label(self, language: Language) -> str:
-        """The topic in words."""
         return translated(TOPICS[self.topic], language)
 
     def found(self, language: Language) -> str:
-        """What was found, free of control characters."""
         return self._fill(TEXTS[self.key].found, language)
 
     def remedy(self, language: Language) -> str | None:

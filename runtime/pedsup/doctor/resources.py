@@ -10,7 +10,7 @@ from typing import Final
 
 from pedsup.device.available import available_memory, memory_info
 from pedsup.device.heat import Heat, HeatSensors
-from pedsup.device.storage import read_rate
+from pedsup.device.storage import file_system, read_rate
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
 from pedsup.files.paths import cache_folder, data_folder
@@ -28,7 +28,6 @@ SHARED_KINDS: Final = ("fuse", "sdcardfs", "esdfs", "exfat", "vfat")
 
 
 def memory(device: Device) -> list[Finding]:
-    """Total and available memory."""
     info, available = memory_info(device.root), available_memory(device.root)
     total = info.get("MemTotal")
     if available is None or total is None:
@@ -65,7 +64,7 @@ def storage(device: Device, model: Path | None) -> list[Finding]:
     file = model if model is not None and model.is_file() else _largest(cache_folder() / "prefix")
     if file is None:
         return findings
-    kind = _file_system(device, file)
+    kind = file_system(file, device.text("proc/self/mountinfo"))
     if kind.startswith(SHARED_KINDS):
         values = {"file": str(file), "kind": kind}
         findings.append(Finding("storage", "note", "storage_fuse", values))
@@ -83,7 +82,6 @@ def storage(device: Device, model: Path | None) -> list[Finding]:
 
 
 def heat(device: Device) -> list[Finding]:
-    """The hottest sensors that can be read."""
     now = HeatSensors(device.root).read()
     if not now.known:
         return [Finding("heat", "ok", "heat_unknown")]
@@ -111,23 +109,8 @@ def _room(folder: Path) -> Finding:
 
 
 def _largest(folder: Path) -> Path | None:
-    """The largest file in one of our folders."""
     try:
         files = [path for path in folder.iterdir() if path.is_file()]
         return max(files, key=lambda path: path.stat().st_size, default=None)
     except OSError:
         return None
-
-
-def _file_system(device: Device, file: Path) -> str:
-    """The kind of file system that holds a file, from /proc/self/mounts; '' when not known."""
-    best, kind = -1, ""
-    target = str(file.resolve())
-    for line in device.text("proc/self/mounts").splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        point = fields[1].replace("\\040", " ").rstrip("/")
-        if (target == point or target.startswith(point + "/")) and len(point) >= best:
-            best, kind = len(point), fields[2]
-    return kind

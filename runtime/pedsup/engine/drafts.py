@@ -7,7 +7,6 @@ here, by what is in the files, before anything is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
@@ -69,7 +68,7 @@ def require_drafter(model: GGUFHeader, draft: GGUFHeader) -> None:
 
 def _require_same_vocabulary(model: GGUFHeader, draft: GGUFHeader) -> None:
     """The same text for the same token, up to padding at the end."""
-    n_model, n_draft = _length(model), _length(draft)
+    theirs, own = _tokens(model), _tokens(draft)
     if is_cut(model) and not is_cut(draft):
         raise MismatchError(
             "the model's vocabulary was cut, and the drafter's was not",
@@ -77,15 +76,15 @@ def _require_same_vocabulary(model: GGUFHeader, draft: GGUFHeader) -> None:
             wanted="a drafter with the same tokens",
             remedy="export the drafter with --vocabulary MODEL.gguf, or give --draft lookup",
         )
-    if not n_model or not n_draft or abs(n_model - n_draft) > MAX_PADDING:
+    if not theirs or not own or abs(len(theirs) - len(own)) > MAX_PADDING:
         raise _mismatch(
             draft.path,
-            message("it has {n} tokens", n=n_draft),
-            message("the model's {n}", n=n_model),
+            message("it has {n} tokens", n=len(own or ())),
+            message("the model's {n}", n=len(theirs or ())),
         )
     if model.get("tokenizer.ggml.model") != draft.get("tokenizer.ggml.model"):
         raise _mismatch(draft.path, "its tokenizer is of another kind", "the model's")
-    pairs = zip_longest(_tokens(model), _tokens(draft))
+    pairs = zip_longest(theirs.raw_strings(), own.raw_strings())
     for number, (mine, its) in enumerate(pairs):
         if mine is None or its is None:
             return
@@ -131,15 +130,9 @@ def _last(header: GGUFHeader, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _length(header: GGUFHeader) -> int:
+def _tokens(header: GGUFHeader) -> ArrayValue | None:
     value = header.get("tokenizer.ggml.tokens")
-    return len(value) if isinstance(value, ArrayValue) else 0
-
-
-def _tokens(header: GGUFHeader) -> Iterator[bytes]:
-    value = header.get("tokenizer.ggml.tokens")
-    assert isinstance(value, ArrayValue)
-    return value.raw_strings()
+    return value if isinstance(value, ArrayValue) else None
 
 
 def _mismatch(path: Path, found: str, wanted: str) -> MismatchError:

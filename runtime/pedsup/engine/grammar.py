@@ -8,7 +8,7 @@ from typing import Final
 
 from pedsup.engine.llama_cpp.bindings import import_submodule
 from pedsup.errors import BadFileError, MissingFileError, UsageError
-from pedsup.files.json_file import read_bounded
+from pedsup.files.json_file import read_bounded, tables
 from pedsup.messages import message, reason_of
 
 MAX_BYTES: Final = 1 << 20
@@ -113,14 +113,6 @@ def _empty_choice(schema: object) -> str | None:
     return None
 
 
-def _references(node: object) -> list[str]:
-    found, todo = [], [node]
-    while todo:
-        at = todo.pop()
-        if isinstance(at, dict):
-            if isinstance(at.get("$ref"), str):
-                found.append(at["$ref"])
-            todo += at.values()
-        elif isinstance(at, list):
-            todo += at
-    return found
+def _references(schema: object) -> list[str]:
+    found = (table.get("$ref") for table in tables(schema))
+    return [reference for reference in found if isinstance(reference, str)]

@@ -25,7 +25,7 @@ def picture_id(picture: Picture, part: int = 0) -> int:
 
 
 def spans(prompt: Sequence[int], sizes: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Where pictures stand in a prompt: begin and end of each, in order.
+    """Where pictures are in a prompt: begin and end of each, in order.
 
     Args:
         sizes: how many places each id takes.
@@ -51,5 +51,4 @@ def uncut(n: int, places: Sequence[tuple[int, int]]) -> int:
 
 
 def without_pictures(prompt: Sequence[int]) -> list[int]:
-    """The tokens of a prompt alone."""
     return [token for token in prompt if token >= 0]

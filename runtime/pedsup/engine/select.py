@@ -84,7 +84,6 @@ def engine_kind(choice: EngineChoice = "auto", *, drafts: bool = False) -> Engin
 
 
 def _require_server(choice: EngineChoice) -> None:
-    """What `--draft` needs."""
     if choice == "inprocess":
         raise UsageError(
             "the engine in this process does not guess tokens ahead",

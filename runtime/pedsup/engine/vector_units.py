@@ -91,7 +91,6 @@ class Build:
 
     @property
     def names(self) -> str:
-        """The missing units, e.g. 'AVX2, FMA, F16C'."""
         return ", ".join(unit.name for unit in self.missing)
 
     def describe(self) -> BuildFacts:

@@ -24,7 +24,6 @@ class Check(Generic[V]):
 
 
 def within(low: float, high: float) -> Check[float]:
-    """From `low` to `high`, both included."""
     return Check(
         lambda value: low <= value <= high,
         message("from {low} to {high}", low=f"{low:.12g}", high=f"{high:.12g}"),

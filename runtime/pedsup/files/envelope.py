@@ -1,6 +1,6 @@
 """What every document of `--json` begins with: see docs/json-envelope.schema.json.
 
-The fields of a document stand beside these, not below them, so that what a script read before is
+The fields of a document are beside these, not below them, so that what a script read before is
 still where it was.
 """
 

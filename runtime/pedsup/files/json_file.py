@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ def parse_json(data: bytes | str) -> Any:
     """The value of a JSON text whose texts are all encodable. A byte order mark is passed over.
 
     Raises:
-        ValueError: no UTF-8, no JSON, nested too deep, or half of a surrogate pair in a text.
+        ValueError: not UTF-8, not JSON, nested too deep, or half of a surrogate pair in a text.
     """
     text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
     value = loaded(json.loads, text, json.JSONDecodeError)
@@ -86,11 +86,21 @@ def _parts(value: object) -> Iterable[object]:
     return value if isinstance(value, list) else ()
 
 
+def tables(value: object) -> Iterator[dict[str, Any]]:
+    """Every table (a JSON object) in a value, itself included."""
+    todo = [value]
+    while todo:
+        at = todo.pop()
+        if isinstance(at, dict):
+            yield at
+        todo += _parts(at)
+
+
 def read_first(path: Path, what: str, n: int) -> bytes:
     """The first `n` bytes of a regular file, or all of a shorter one.
 
     Raises:
-        BadFileError: it is missing, no regular file, or cannot be read.
+        BadFileError: it is missing, is not a regular file, or cannot be read.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,7 +127,7 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes.
 
     Raises:
-        BadFileError: it is missing, no regular file, too large, or cannot be read.
+        BadFileError: it is missing, not a regular file, too large, or cannot be read.
     """
     data = read_first(path, what, limit + 1)
     if len(data) > limit:
@@ -136,7 +146,7 @@ def read_json_object(
     """A JSON object from a regular file of at most `limit` bytes.
 
     Raises:
-        BadFileError: missing, too large, not JSON, or no object; with `remedy`.
+        BadFileError: missing, too large, not JSON, or not an object; with `remedy`.
     """
     data = read_bounded(path, what, limit)
     try:

@@ -66,7 +66,7 @@ def record(cls: type[T], value: object, source: Source, key: str = "") -> T:
     """A record from what a parser gave.
 
     Args:
-        key: where the value stands in its file; empty for the whole of it.
+        key: the value's place in its file; empty for the whole file.
 
     Raises:
         PedsupError: `source.error`; an unknown key, a missing one, or a value that its annotation
@@ -237,7 +237,6 @@ def _finite(value: object) -> float | None:
 
 
 def _wrong(hint: object, value: object, source: Source, key: str) -> PedsupError:
-    """The error for a value of the wrong type."""
     if key:
         return source.problem(_is(key, value), key=key, wanted=_wanted(hint))
     found = message("{what} holds {value}", what=source.what, value=shown(value))
@@ -249,7 +248,6 @@ def _is(key: str, value: object) -> Message:
 
 
 def _wanted(hint: object) -> Message:
-    """What a message calls a value of this annotation."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         checks = [a.wanted for a in arguments[1:] if isinstance(a, Check)]

@@ -32,7 +32,6 @@ class Source:
     def problem(
         self, found: str, *, key: str = "", wanted: str | list[str] | None = None
     ) -> PedsupError:
-        """An error about `key` in this source."""
         line = line_of(self.text, key) if self.text is not None and key else None
         where = (
             self.where

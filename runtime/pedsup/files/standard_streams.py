@@ -85,9 +85,7 @@ def abandon_stdout() -> None:
         finish()
     except OSError:
         with suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
+            _discard(sys.stdout.fileno())
 
 
 def separate_native_stderr() -> None:
@@ -100,9 +98,7 @@ def separate_native_stderr() -> None:
         return
     sys.stderr.flush()
     sys.stderr = _Progress.on(os.dup(2), sys.stderr)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
+    _discard(2)
 
 
 def read_all() -> str:
@@ -188,9 +184,14 @@ class _Progress(io.TextIOWrapper):
 
     def _give_up(self) -> None:
         with suppress(OSError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno())
-            os.close(null)
+            _discard(self.fileno())
+
+
+def _discard(fd: int) -> None:
+    """Let what is written to a file number from now on go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)
 
 
 def _is_open(fd: int) -> bool:

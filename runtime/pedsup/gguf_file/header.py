@@ -25,13 +25,7 @@ from pedsup.errors import BadFileError, MissingFileError
 from pedsup.files.fsio import work_folder
 from pedsup.files.json_file import NO_FILE
 from pedsup.gguf_file.cursor import AGAIN, Cursor
-from pedsup.gguf_file.limits import (
-    DEFAULT_ALIGNMENT,
-    MAX_KEYS,
-    MAX_NAME,
-    MAX_TENSORS,
-    VERSIONS,
-)
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_KEYS, MAX_NAME, MAX_TENSORS, VERSIONS
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
 from pedsup.gguf_file.values import ArrayValue, ValueType
@@ -89,7 +83,7 @@ class GGUFHeader:
         return self.metadata.get(self.full_key(key), default)
 
 
-def read_header(path: str | Path) -> GGUFHeader:
+def read_header(path: str | Path, wanted: Message = MODEL_FILE) -> GGUFHeader:
     """Read and check the header of a GGUF file; tensor data is not touched.
 
     Raises:
@@ -97,7 +91,7 @@ def read_header(path: str | Path) -> GGUFHeader:
             alignment or offset in it cannot be right.
     """
     path = Path(path)
-    with open_regular(path) as file:
+    with open_regular(path, wanted) as file:
         return parse_header(file, os.fstat(file.fileno()).st_size, path)
 
 

@@ -12,7 +12,6 @@ llama-graph.cpp, models/gemma4.cpp; llama.cpp 0c1e57098.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ from pedsup.errors import BadFileError, MismatchError, UnsupportedError
 from pedsup.gguf_file.architecture import EMBEDDING, require_supported
 from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.finite import require_finite
-from pedsup.gguf_file.header import GGUFHeader, open_regular, parse_header
+from pedsup.gguf_file.header import GGUFHeader, read_header
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.gguf_file.values import ValueType
 from pedsup.messages import as_message, message
@@ -72,13 +71,11 @@ def validate_adapter(path: str | Path) -> GGUFHeader:
         BadFileError: it is damaged or forged.
         UnsupportedError: it is well-formed, but not a LoRA adapter that pedsup runs.
     """
-    path = Path(path)
-    with open_regular(path, message("a GGUF adapter file")) as file:
-        header = parse_header(file, os.fstat(file.fileno()).st_size, path)
+    header = read_header(path, message("a GGUF adapter file"))
     if not is_adapter(header):
         raise UnsupportedError(
             "this GGUF file is not an adapter",
-            where=path,
+            where=header.path,
             wanted=_WANTED,
             remedy="give a model as MODEL and its adapter with --adapter; "
             "pedsup-export adapter makes one",

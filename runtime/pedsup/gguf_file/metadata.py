@@ -26,7 +26,7 @@ ALIGNMENT_KEY: Final = "general.alignment"
 _U64 = struct.Struct("<Q")
 _TYPES: Final = frozenset(ValueType)
 _ASCII: Final = 127
-"""A length up to this is eight ASCII bytes: it can stand inside UTF-8 text."""
+"""A length up to this is eight ASCII bytes: it can be inside UTF-8 text."""
 
 
 class MetadataReader:
@@ -192,7 +192,7 @@ class MetadataReader:
             try:
                 decoder.decode(bytes(data[at:stop]), stop == end)
             except UnicodeDecodeError as error:
-                # Up to three bytes of a character may stand in the block before.
+                # Up to three bytes of a character may be in the block before.
                 where = max(start, stop - len(error.object) + error.start)
                 raise self._no_utf8(key, where) from error
 

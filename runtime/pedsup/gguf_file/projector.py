@@ -102,7 +102,6 @@ class Projector:
 
 
 def is_projector(header: GGUFHeader) -> bool:
-    """Whether a GGUF file is a projector."""
     return header.architecture == ARCHITECTURE
 
 
@@ -111,7 +110,7 @@ def validate_projector(path: str | Path) -> Projector:
 
     Raises:
         BadFileError: it is damaged or forged.
-        UnsupportedError: it is no projector, or one without a vision tower.
+        UnsupportedError: it is not a projector, or has no vision tower.
     """
     return projector_of(read_header(path))
 
@@ -172,20 +171,22 @@ def unchecked_projector(projector: Projector) -> Message | None:
     )
 
 
-def require_belongs(projector: Projector, model: GGUFHeader) -> None:
-    """Refuse a projector whose embeddings are not as wide as the model's.
+def matching_projector(path: Path, model: GGUFHeader) -> Projector:
+    """`validate_projector` for the file beside a model: its embeddings are as wide as the model's.
 
     Raises:
         MismatchError: they are not.
     """
+    projector = validate_projector(path)
     width = model.get("%s.embedding_length")
     if projector.n_embd_text != width:
         raise MismatchError(
             message("the projector gives embeddings of {n} numbers", n=projector.n_embd_text),
-            where=projector.header.path,
+            where=path,
             wanted=message("{n}, as the model {path} has", n=width, path=model.path),
             remedy="give --mmproj the file that was exported with the model",
         )
+    return projector
 
 
 def _kind(header: GGUFHeader) -> str:

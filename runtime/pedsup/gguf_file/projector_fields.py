@@ -15,7 +15,7 @@ GEMMA3, GEMMA4 = "gemma3", "gemma4v"
 KNOWN: Final = (GEMMA3, GEMMA4)
 """The vision towers that pedsup knows."""
 AUDIO: Final = "gemma4a"
-"""The audio tower that may stand beside one of them."""
+"""The audio tower that may accompany one of them."""
 
 _TOWER: Final = r"clip\.(?:vision|audio|gen\.audio)\."
 _WHOLE: Final = """

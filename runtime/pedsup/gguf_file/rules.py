@@ -128,7 +128,6 @@ SUPPORTED: Final = ("gemma3", "gemma4", "llama", "qwen2", "qwen3")
 
 
 def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileError:
-    """The error for a metadata key."""
     return BadFileError(
         message("the field '{key}' {problem}", key=header.full_key(key), problem=as_message(found)),
         where=header.path,

@@ -109,20 +109,18 @@ def _gemma4_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
         fields.number("%s.attention.key_length_swa", default=full[0]),
         fields.number("%s.attention.value_length_swa", default=full[1]),
     )
-    layers = []
-    for i in range(n_layer):
-        head_k, head_v = swa if sliding[i] else full
-        layers.append(
-            LayerShape(
-                has_kv=i < n_layer - shared,
-                sliding=bool(sliding[i]),
-                n_embd_q=heads[i] * head_k,
-                n_embd_k=kv_heads[i] * head_k,
-                n_embd_v=kv_heads[i] * head_v,
-                n_ff=n_ff[i],
-            )
+    heads_of = [swa if slides else full for slides in sliding]
+    return tuple(
+        LayerShape(
+            has_kv=i < n_layer - shared,
+            sliding=bool(sliding[i]),
+            n_embd_q=heads[i] * head_k,
+            n_embd_k=kv_heads[i] * head_k,
+            n_embd_v=kv_heads[i] * head_v,
+            n_ff=n_ff[i],
         )
-    return tuple(layers)
+        for i, (head_k, head_v) in enumerate(heads_of)
+    )
 
 
 def _foreign_layers(fields: _Fields, n_layer: int) -> tuple[LayerShape, ...]:
@@ -170,8 +168,7 @@ class _Fields:
     def number(
         self, key: str, *, default: int | None = None, least: int = 1, limit: int = MAX_WIDTH
     ) -> int:
-        value = self.header.get(key, default)
-        return self._checked(key, value, least, limit)
+        return self._checked(key, self.header.get(key, default), least, limit)
 
     def per_layer(
         self, key: str, n_layer: int, *, default: list[int] | None = None, least: int = 1
@@ -184,7 +181,8 @@ class _Fields:
             return [self._checked(key, value, least, MAX_WIDTH)] * n_layer
         if len(value) < n_layer:
             raise self.bad(
-                message("'{key}' has {n} values", key=self._name(key), n=len(value)), f"{n_layer}"
+                message("'{key}' has {n} values", key=self.header.full_key(key), n=len(value)),
+                f"{n_layer}",
             )
         return [self._checked(key, v, least, MAX_WIDTH) for v in value.values()[:n_layer]]
 
@@ -198,11 +196,10 @@ class _Fields:
         if not isinstance(value, int) or not least <= int(value) <= limit:
             raise self.bad(
                 message(
-                    "the field '{key}' is {value}", key=self._name(key), value=f"{value!r:.60}"
+                    "the field '{key}' is {value}",
+                    key=self.header.full_key(key),
+                    value=f"{value!r:.60}",
                 ),
                 message("a number from {low} to {high}", low=least, high=limit),
             )
         return int(value)
-
-    def _name(self, key: str) -> str:
-        return key.replace("%s", self.header.architecture)

@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import (
-    MAX_LAYERS,
-    bad_field,
-    per_layer,
-)
+from pedsup.gguf_file.rules import MAX_LAYERS, bad_field, per_layer
 from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import message
 

@@ -1,4 +1,4 @@
-"""Read and check the tensor table of a GGUF header, and where the tensors lie in the file."""
+"""Read and check the tensor table of a GGUF header, and where the tensors are in the file."""
 
 from __future__ import annotations
 

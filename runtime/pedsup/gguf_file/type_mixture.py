@@ -56,8 +56,6 @@ class TypeChoice:
 
     type: GGMLType
     reason: str
-    fallback_from: GGMLType | None = None
-    """The type that the recipe wanted, when rows of this length cannot have it."""
 
 
 def llama_cpp_order(names: Iterable[str]) -> list[str]:
@@ -150,4 +148,4 @@ def _with_fallback(wanted: GGMLType, reason: str, n_per_row: int) -> TypeChoice:
     smaller = BY_NAME[_FALLBACK.get(wanted.name, wanted.name)]
     chosen = smaller if n_per_row % smaller.block_size == 0 else F16
     reason += f"; rows of {n_per_row} are not a multiple of {wanted.block_size}"
-    return TypeChoice(chosen, reason, fallback_from=wanted)
+    return TypeChoice(chosen, reason)

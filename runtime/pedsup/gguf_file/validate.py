@@ -3,8 +3,8 @@
 llama.cpp checks much of a file and asserts the rest, and an assertion ends the process; older
 versions, and Termux has another one than ours, check less. So a model file is checked here for
 everything that its loader relies on, in pure Python: format (`header`), tokenizer, sizes and
-tensors. A file that passes is not safe to believe, only safe to open: whether it is the file
-that was exported says its digest.
+tensors. A file that passes is safe to open, no more: its digest says whether it is the file that
+was exported.
 """
 
 from __future__ import annotations

@@ -45,7 +45,6 @@ def check_picture(n: int) -> list[Finding]:
 
 
 def notices(findings: Sequence[Finding]) -> list[Notice]:
-    """The findings as notices of the turn."""
     return [Notice(finding.code, GUARDS[finding.code]) for finding in findings]
 
 

@@ -69,7 +69,6 @@ def asks_for_a_dose(text: str) -> bool:
 
 
 def has_weight(text: str) -> bool:
-    """Whether plain text says how heavy someone is."""
     # 15 mg/kg is not a weight: no number stands before its 'kg'.
     return _WEIGHT.search(text) is not None
 
@@ -77,7 +76,7 @@ def has_weight(text: str) -> bool:
 def absolute_doses(text: str) -> list[str]:
     """Amounts to give (`500 mg`) in plain text, without those per kilogram and without values.
 
-    An amount counts when a word of giving stands in its line; 'haemoglobin 9 g' does not.
+    An amount counts when its line has a word of giving; 'haemoglobin 9 g' does not.
     """
     found = []
     for match in _AMOUNT.finditer(text):

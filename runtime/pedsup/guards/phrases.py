@@ -73,7 +73,7 @@ def plain(text: str) -> str:
 def is_meant(text: str, start: int, end: int) -> bool:
     """Whether the phrase at `start:end` of plain text is asserted, not denied and not supposed.
 
-    Looks in the clause it stands in, as NegEx does (Chapman et al., J. Biomed. Inform. 34
+    Looks in its clause, as NegEx does (Chapman et al., J. Biomed. Inform. 34
     (2001) 301): a word of denial up to 60 characters before it, or right after it.
     """
     before = text[max(0, start - WINDOW) : start]

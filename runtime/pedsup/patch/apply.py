@@ -39,13 +39,7 @@ from pedsup.trust.bundle import signature_path
 from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store
 from pedsup.trust.verdict import Trust
-from pedsup.trust.verified import (
-    FileState,
-    Reading,
-    read_in_full,
-    record_reading,
-    recorded_reading,
-)
+from pedsup.trust.verified import FileState, Reading, read_in_full, record_reading, recorded_reading
 
 
 def check(plan: ApplyPlan) -> None:

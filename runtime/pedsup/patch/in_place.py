@@ -128,7 +128,7 @@ class InPlace:
                 left = sum(step.n_bytes for step in self._between(done, goal))
                 with byte_bar(left, "patch") as bar:
                     self._steps(fd, journal, done, goal, bar.update)
-                # A header may lie where tensors were, and what is cut off may be a tensor's old
+                # A header may be where tensors were, and what is cut off may be a tensor's old
                 # end: from here on the last step must not be done again.
                 journal.write(goal, 0, os.pread(fd, self._header_room, 0))
                 write_at(fd, side.header_raw, 0)

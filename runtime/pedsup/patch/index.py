@@ -122,11 +122,6 @@ class PatchIndex:
     signature: Packed | None
     tensors: tuple[TensorPatch, ...]
 
-    @property
-    def header_bytes(self) -> int:
-        """Length of the new header, its padding included."""
-        return sum(length for _, length in self.copies)
-
 
 def read_index(path: Path) -> tuple[PatchIndex, BinaryIO]:
     """The index of a patch, and the open file.
@@ -219,7 +214,7 @@ def _index(document: _Document, path: Path, digest: str, size: int) -> PatchInde
 
 @dataclass
 class _Layout:
-    """Where the parts of a payload of `size` bytes lie, one behind the other."""
+    """Where the parts of a payload of `size` bytes are, one after the other."""
 
     size: int
     at: int = PREFIX.size

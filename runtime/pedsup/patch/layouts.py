@@ -1,4 +1,4 @@
-"""Where the numbers lie in a block of each ggml type, so that differences are taken of numbers.
+"""Where the numbers are in a block of each ggml type, so that differences are taken of numbers.
 
 A code of five bits has four of them in one byte and one in another. As bytes, a code that grows
 by one may change two bytes in any way; as a number it changes by one. So a layout names fields:

@@ -33,7 +33,6 @@ class Step:
 def steps_of(
     entry: TensorPatch, payload: Payload, old: GGUFHeader, new: GGUFHeader
 ) -> Iterator[Step]:
-    """The steps of one tensor."""
     tensor, source = new.tensors[entry.name], old.tensors.get(entry.name)
     old_at = 0 if source is None else old.data_offset + source.offset
     new_at = new.data_offset + tensor.offset

@@ -1,4 +1,4 @@
-"""The new file before any of it is written: its header, what lies beside it, who vouches for it."""
+"""The new file before any of it is written: its header, what is beside it, who vouches for it."""
 
 from __future__ import annotations
 
@@ -73,30 +73,25 @@ def old_of_header(path: Path, raw: bytes, index: PatchIndex) -> OldModel:
 
 def _require_old(old: OldModel, index: PatchIndex) -> OldModel:
     if digest_of(old.header_raw, old.header.file_size) != index.old.header_sha256:
-        raise another_file(old.path, index)
+        raise MismatchError(
+            "the patch is for another file",
+            where=old.path,
+            wanted=message(
+                "{name}, {size} bytes, SHA-256 {digest}",
+                name=index.old.name,
+                size=index.old.size,
+                digest=index.old.sha256,
+            ),
+            remedy="get the patch that is for this version of the model, or the whole new file",
+        )
     return old
-
-
-def another_file(path: Path, index: PatchIndex) -> MismatchError:
-    """The error for a file that the patch is not for."""
-    return MismatchError(
-        "the patch is for another file",
-        where=path,
-        wanted=message(
-            "{name}, {size} bytes, SHA-256 {digest}",
-            name=index.old.name,
-            size=index.old.size,
-            digest=index.old.sha256,
-        ),
-        remedy="get the patch that is for this version of the model, or the whole new file",
-    )
 
 
 def make_target(payload: Payload, old: OldModel, model: Path) -> Target:
     """Header, manifest and signature of the new file.
 
     Args:
-        model: where the new file is going to lie.
+        model: where the new file is going to be.
 
     Raises:
         BadFileError: the patch is damaged or forged: what is in it does not fit together.
@@ -156,14 +151,14 @@ class TrustQuestion:
     store: TrustStore
     require_signature: bool
     old_signature: Path
-    """Where the old file's signature lies, if it has one."""
+    """Where the old file's signature is, if it has one."""
 
 
 def require_trusted(target: Target, question: TrustQuestion) -> str:
     """Whether somebody vouches for the new file as for the old one, before a byte of it is made.
 
-    Manifest and signature lie where `target.header.path` says. The new version of a model that
-    came signed is signed by the same key, whatever it is called and wherever it is to lie.
+    Manifest and signature are where `target.header.path` says. The new version of a model that
+    came signed is signed by the same key, whatever its name and place.
 
     Returns:
         SHA-256 that the new file must have.

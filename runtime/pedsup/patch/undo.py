@@ -76,7 +76,6 @@ class UndoJournal:
 
 @contextmanager
 def open_journal(folder: Path) -> Iterator[UndoJournal]:
-    """The journal of a folder, created if missing."""
     first = open_partial(folder / "undo.0", os.O_RDWR)
     try:
         second = open_partial(folder / "undo.1", os.O_RDWR)

@@ -23,13 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import BadFileError, OutputError
-from pedsup.files.fsio import (
-    atomic_file,
-    fsync_folder,
-    lock_or_refuse,
-    open_partial,
-    work_folder,
-)
+from pedsup.files.fsio import atomic_file, fsync_folder, lock_or_refuse, open_partial, work_folder
 from pedsup.files.json_file import read_json_object
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.manifest import manifest_path
@@ -88,7 +82,6 @@ class Work:
                 path.unlink()
 
     def remove(self) -> None:
-        """Remove the folder."""
         shutil.rmtree(self.folder)
         fsync_folder(self.final.parent)
 

@@ -126,7 +126,6 @@ def read_profiles(path: Path) -> dict[str, Phone]:
 
 @cache
 def shipped_profiles() -> dict[str, Phone]:
-    """The profiles shipped with this package."""
     file = resources.files("pedsup.phones") / "phones.toml"
     return _parse(file.read_bytes(), Source("the file of phone profiles", file.name))
 

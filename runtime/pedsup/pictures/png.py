@@ -262,7 +262,6 @@ class _Rows:
         return bool(piece) or self._at < len(self._packed) or self._stream.eof
 
     def next(self, length: int) -> bytes:
-        """The next `length` bytes."""
         while len(self._rows) < length:
             if not self._unpack():
                 raise damaged(_CUT)

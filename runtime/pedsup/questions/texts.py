@@ -1,7 +1,7 @@
 """Texts that a file is calibrated or judged on: read, and told apart.
 
 A text that decided how a file was rounded says nothing about how good the file is. So both stages
-read texts with this module, and look for runs of words that stand in both.
+read texts with this module, and look for runs of words that occur in both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 import unicodedata
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -71,6 +71,19 @@ def read_text(path: Path, option: str, most: int = MAX_BYTES) -> str:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
+
+
+def windows(tokens: Sequence[int], n_ctx: int, bos: int | None) -> list[list[int]]:
+    """Whole windows of `n_ctx` tokens; the first token of each is replaced by bos.
+
+    As llama.cpp's `llama-perplexity` and `llama-imatrix` cut them; the rest of the text is left
+    out.
+    """
+    cut = [list(tokens[at : at + n_ctx]) for at in range(0, len(tokens) - n_ctx + 1, n_ctx)]
+    for window in cut:
+        if bos is not None:
+            window[0] = bos
+    return cut
 
 
 def folded(text: str) -> str:

@@ -35,7 +35,7 @@ CACHES: Final[dict[str, Kind]] = {
     "mcqa": "unfinished measurement",
     "safety": "unfinished measurement",
 }
-"""Folders below `cache_folder()`, and what lies in them."""
+"""Folders below `cache_folder()`, and what is in them."""
 _ENGINE_FOLDER: Final = re.compile(r"pedsup-(\d+)-.*")
 
 
@@ -55,7 +55,6 @@ class ForgetPlan:
     items: tuple[Item, ...]
 
     def count(self, kind: Kind) -> tuple[int, int]:
-        """Number and bytes of the files of a kind."""
         sizes = [item.size for item in self.items if item.kind == kind]
         return len(sizes), sum(sizes)
 

@@ -120,7 +120,6 @@ def turn_settings(
     grammar: str | None = None,
     json_schema: str | None = None,
 ) -> TurnSettings:
-    """How each turn is generated."""
     return TurnSettings(
         sampling=loaded.sampling,
         think=settings.think != "off" and loaded.template.supports_thinking,

@@ -105,12 +105,12 @@ def plan_launch(
     """Check the file and decide threads, context and sampling; nothing is loaded.
 
     Args:
-        origins: which settings were given, and where (None: those that are no default). What was
-            not given is taken from what `pedsup-run tune` measured.
-        seeing: a picture was given: the projector is needed.
+        origins: which settings were given, and where (None: those that differ from the default).
+            The others are taken from what `pedsup-run tune` measured.
+        seeing: a picture was given, so the projector is needed.
 
     Raises:
-        BadFileError, UnsupportedError: the file is no model that pedsup runs.
+        BadFileError, UnsupportedError: the file is not a model that pedsup runs.
         UntrustedError: its signature or manifest is not good, or a required one is missing; or
             that of its adapter.
         UsageError: the context asked for is larger than the model's, or `--draft` makes no sense.

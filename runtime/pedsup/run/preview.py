@@ -104,7 +104,6 @@ def check_text(plan: LaunchPlan, build: Build | None = None, columns: int | None
 
 
 def _sight(plan: LaunchPlan) -> list[str]:
-    """Whether it sees, and what a picture costs."""
     if plan.sight is None:
         return [message("Pictures: no, there is no projector")]
     if plan.blind is not None:
@@ -153,7 +152,6 @@ def _threads(threads: ThreadPlan) -> Message:
 
 
 def _built(build: Build | None) -> list[str]:
-    """What the engine's library was built with."""
     if build is None:
         return [message("Built with: unknown, llama.cpp does not say")]
     warning = build.warning()

@@ -7,10 +7,10 @@ from typing import Final
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.limits import cannot_see
-from pedsup.errors import PedsupError, ResourceError, UnsupportedError
+from pedsup.errors import ResourceError, UnsupportedError
 from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
-from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
+from pedsup.gguf_file.projector import Projector, matching_projector
 from pedsup.gguf_file.projector_fields import KNOWN
 from pedsup.messages import Message, message
 from pedsup.settings.schema import Settings
@@ -55,8 +55,7 @@ def find_sight(
     )
     if path is None:
         return None
-    projector = validate_projector(path)
-    require_belongs(projector, header)
+    projector = matching_projector(path, header)
     if settings.strict and not projector.known:
         raise UnsupportedError(
             message("a projector of the kind '{kind}'", kind=label(projector.kind)),
@@ -97,9 +96,4 @@ def require_sight(blind: Message | None, config: EngineConfig) -> None:
         return
     if blind is None:
         raise cannot_see()
-    raise no_room(blind)
-
-
-def no_room(blind: Message) -> PedsupError:
-    """The error for a projector that was left out for lack of memory."""
-    return ResourceError(blind, remedy="give a smaller --ctx, or close other programs")
+    raise ResourceError(blind, remedy="give a smaller --ctx, or close other programs")

@@ -78,7 +78,6 @@ def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Me
 
 
 def _turn_lines(loaded: LoadedModel, last: TurnResult | None) -> list[str]:
-    """How fast the last turn was, and what it took."""
     if last is None:
         return [message("speed: no answer yet; loaded in {s} s", s=f"{loaded.load_s:.1f}")]
     facts = turn_facts(last)
@@ -123,7 +122,6 @@ def _memory_lines(loaded: LoadedModel) -> list[str]:
 
 
 def _build_lines(loaded: LoadedModel) -> list[str]:
-    """What the engine's library was built with."""
     build = loaded.build
     if build is None:
         return []

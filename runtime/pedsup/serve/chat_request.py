@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import Message
 from pedsup.engine.grammar import check_json_schema
 from pedsup.errors import UsageError
+from pedsup.files.json_file import tables
 from pedsup.pictures.picture import Picture
 from pedsup.serve.content import content_of
 from pedsup.serve.faults import Document, bad_value
@@ -224,7 +224,7 @@ def _bounded_schema(schema: Document, where: str) -> str:
     text = json.dumps(schema, ensure_ascii=False)
     if len(text) > MAX_SCHEMA:
         raise bad_value(where, f"the schema has more than {MAX_SCHEMA} characters")
-    for name, value in _pairs(schema):
+    for name, value in (pair for table in tables(schema) for pair in table.items()):
         if name in COUNTS and isinstance(value, int | float) and not 0 <= value <= MAX_COUNT:
             raise bad_value(where, f"'{name}' in a schema must be from 0 to {MAX_COUNT}")
         if name == "pattern" and not _takes(value):
@@ -250,17 +250,6 @@ def _takes(pattern: object) -> bool:
         and pattern.startswith("^")
         and pattern.endswith("$")
     )
-
-
-def _pairs(node: object) -> Iterator[tuple[str, Any]]:
-    todo = [node]
-    while todo:
-        at = todo.pop()
-        if isinstance(at, dict):
-            yield from at.items()
-            todo += at.values()
-        elif isinstance(at, list):
-            todo += at
 
 
 def _refuse_rest(fields: Fields) -> None:

@@ -167,7 +167,7 @@ def _listening(server: LoopbackServer, queue: JobQueue) -> Iterator[None]:
         queue.close()
         _drain(server)
         server.task_dispatcher.shutdown(timeout=0.5)
-        # In its own thread, which would otherwise wait on sockets that are no more.
+        # In its own thread, which would otherwise wait on sockets that no longer exist.
         server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
         thread.join(timeout=DRAIN_S)
 
@@ -183,7 +183,7 @@ def _drain(server: LoopbackServer) -> None:
 
 
 def _announce(request: ServeRequest, served: Served, tokens: Tokens, port: int) -> None:
-    """Where the page is. Its token stands in the fragment, which browsers send to nobody."""
+    """Where the page is. Its token is in the fragment, which browsers send to nobody."""
     base = f"http://{HOST}:{port}"
     url = f"{base}/#{tokens.page}"
     for line in served.loaded.lines():

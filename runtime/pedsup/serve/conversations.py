@@ -59,12 +59,10 @@ class Held:
 
     @property
     def opened(self) -> bool:
-        """Whether it has a session that can be written."""
         return self._session is not None
 
     @property
     def busy(self) -> bool:
-        """Whether a question of it is on its way."""
         return self._taken is not None
 
     def begin(self, job: object) -> None:
@@ -104,7 +102,6 @@ class Held:
             job.cancel()
 
     def attach(self, session: Session) -> None:
-        """Give it its session."""
         self._session, self._id = session, session.id or self.name
 
     def rename(self, title: str) -> None:
@@ -198,7 +195,6 @@ class Conversations:
         return held.session
 
     def can_go_on(self, held: Held) -> bool:
-        """Whether the model that is loaded is the one that it was held with."""
         if held.opened or held.path is None or self.digest is None:
             return True
         one = summary(held.path)

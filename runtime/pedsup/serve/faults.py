@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from pedsup.errors import (
-    ContextFullError,
-    MismatchError,
-    PedsupError,
-    UnsupportedError,
-    UsageError,
-)
+from pedsup.errors import ContextFullError, MismatchError, PedsupError, UnsupportedError, UsageError
 from pedsup.messages import joined, message
 from pedsup.session.transcript import InUseError
 from pedsup.texts.intended_use import Language
@@ -51,7 +45,6 @@ class ApiError(Exception):
         self.param, self.headers = param, headers
 
     def said(self, language: Language) -> str:
-        """The message in the reader's language."""
         return without_commands(translated(self.message, language))
 
     @property
@@ -68,7 +61,6 @@ class ApiError(Exception):
 
 
 def bad_value(param: str, message: str) -> ApiError:
-    """A field has a value that cannot be taken."""
     return ApiError(400, message, "invalid_value", param=param)
 
 

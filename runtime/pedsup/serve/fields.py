@@ -21,7 +21,6 @@ class Fields:
         self._where = where
 
     def name(self, field: str) -> str:
-        """How the field is called in messages."""
         return f"{self._where}.{field}" if self._where else field
 
     def take(self, field: str, default: Any = None) -> Any:
@@ -30,14 +29,12 @@ class Fields:
         return default if value is None else value
 
     def text(self, field: str, *, longest: int = 256) -> str | None:
-        """A text of at most `longest` characters."""
         value = self.take(field)
         if value is not None and not (isinstance(value, str) and len(value) <= longest):
             raise self._bad(field, f"a text of at most {longest} characters")
         return value
 
     def flag(self, field: str, default: bool = False) -> bool:
-        """true or false."""
         value = self.take(field, default)
         if not isinstance(value, bool):
             raise self._bad(field, "true or false")
@@ -69,14 +66,12 @@ class Fields:
         return None if value is None else float(value)
 
     def choice(self, field: str, *choices: str) -> str | None:
-        """One of some words."""
         value = self.take(field)
         if value is not None and value not in choices:
             raise self._bad(field, f"one of: {', '.join(choices)}")
         return str(value) if value is not None else None
 
     def mapping(self, field: str) -> Document | None:
-        """A JSON object."""
         value = self.take(field)
         if value is not None and not isinstance(value, dict):
             raise self._bad(field, "an object")

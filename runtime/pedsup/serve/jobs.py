@@ -127,22 +127,18 @@ class Job:
         """A turn begins."""
 
     def prompt_progress(self, done: int, total: int) -> None:
-        """The prompt is being read."""
         self.put(Progress(done, total))
         self._stop_if_cancelled()
 
     def reasoning(self, piece: str) -> None:
-        """A piece of the reasoning."""
         self.put(ReasoningText(piece))
         self._stop_if_cancelled()
 
     def answer(self, piece: str) -> None:
-        """A piece of the answer."""
         self.put(AnswerText(piece))
         self._stop_if_cancelled()
 
     def notice(self, notice: Notice) -> None:
-        """Something the reader must be told."""
         self.put(notice)
 
     def finish(self) -> None:

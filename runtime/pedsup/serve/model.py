@@ -16,7 +16,7 @@ from pedsup.run.load import LoadedModel
 from pedsup.serve.faults import ApiError
 from pedsup.session.consent import is_recorded, record_consent
 from pedsup.session.history import Session
-from pedsup.texts.intended_use import Language
+from pedsup.texts.intended_use import SHORT, Language
 
 ALIAS: Final = "pedsup"
 """A name for the loaded model that scripts can use without asking for the real one."""
@@ -38,13 +38,12 @@ class Served:
 
     @property
     def model_id(self) -> str:
-        """The file's name, as far as it can stand in a path."""
+        """The file's name, as far as it can be part of a path."""
         stem = self.loaded.identity.file.removesuffix(".gguf")
         return re.sub(r"[^A-Za-z0-9._-]", "_", stem) or ALIAS
 
     @property
     def sees(self) -> bool:
-        """Whether the model takes pictures."""
         return self.loaded.engine.can_see
 
     @property
@@ -95,8 +94,6 @@ class RequestSession(Session):
 
 def model_document(served: Served) -> dict[str, object]:
     """An entry of `GET /v1/models`."""
-    from pedsup.texts.intended_use import SHORT
-
     return {
         "id": served.model_id,
         "object": "model",

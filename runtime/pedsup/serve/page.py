@@ -20,7 +20,7 @@ MANIFEST: Final = "application/manifest+json"
 SCRIPTS: Final = (
     "words", "server", "markdown", "scroll", "turn", "photo", "ask", "list", "more", "main",
 )  # fmt: skip
-"""In the order in which they stand in the page."""
+"""In their order in the page."""
 _ICON: Final = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
     "<rect width='16' height='16' fill='#0b6b61'/>"
@@ -30,14 +30,12 @@ ICON: Final = "data:image/svg+xml," + quote(_ICON, safe="=:/' ")
 
 
 def page_reply() -> Handler:
-    """The handler of `/`."""
     html = page_html()
     reply = Reply(200, HTML, html.encode(), (("Content-Security-Policy", content_policy(html)),))
     return lambda _request, _rest: reply
 
 
 def page_html() -> str:
-    """The whole page."""
     texts = {"short": SHORT, "full": FULL, "page": json.loads(_part("texts.json"))}
     script = '"use strict";\n' + "".join(_part(f"{name}.js") for name in SCRIPTS)
     parts = {
@@ -74,7 +72,6 @@ def manifest_reply() -> Handler:
 
 
 def openapi_reply() -> Handler:
-    """The handler of `/openapi.json`."""
     reply = Reply(200, JSON, (files("pedsup.serve") / "openapi.json").read_bytes())
     return lambda _request, _rest: reply
 

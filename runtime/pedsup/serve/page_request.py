@@ -81,7 +81,6 @@ def _pictures(found: object, pictures: Pictures) -> tuple[Picture, ...]:
 
 
 def language_of(fields: Fields) -> Language:
-    """The language of what the page is told."""
     return "es" if fields.choice("language", "en", "es") == "es" else "en"
 
 

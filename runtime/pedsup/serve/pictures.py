@@ -35,7 +35,7 @@ class Pictures:
             where: the field, for the error.
 
         Raises:
-            ApiError: the model sees nothing, there are too many, or it is no picture that is taken.
+            ApiError: the model sees nothing, there are too many, or it is not one that is accepted.
         """
         if not self.sees:
             error = from_pedsup(cannot_see())

@@ -209,7 +209,6 @@ class WebApp:
 
 
 def json_reply(document: object, *, status: int = 200) -> Reply:
-    """A JSON document."""
     return Reply(status, JSON, json.dumps(document, ensure_ascii=False).encode() + b"\n")
 
 

@@ -113,7 +113,7 @@ class Conversation(Generic[View]):
                 raise
             assert turn is not None
             self._warn(check_answer(turn.result.answer, text, earlier))
-            result = guarded(self._with_engine_notices(turn.result), self.findings)
+            result = self._with_notices(turn.result)
             # A second Ctrl-C while the turn is being written has nothing left to stop.
             with suppress(KeyboardInterrupt), interrupts.shielded():
                 facts = turn_facts(result, self.findings)
@@ -171,12 +171,13 @@ class Conversation(Generic[View]):
                     case Done():
                         pass
 
-    def _with_engine_notices(self, result: TurnResult) -> TurnResult:
-        """Tell, after the answer, what the governor did meanwhile."""
-        notices = self.governor.notices() if self.governor is not None else ()
-        for notice in notices:
+    def _with_notices(self, result: TurnResult) -> TurnResult:
+        """The result with what the governor did meanwhile, told now, and what the guards found."""
+        governed = self.governor.notices() if self.governor is not None else ()
+        for notice in governed:
             self.renderer.notice(notice)
-        return replace(result, notices=(*result.notices, *notices))
+        every = (*result.notices, *governed, *notices(self.findings))
+        return replace(result, notices=every)
 
     def _give_up(self, error: BaseException) -> None:
         """Keep what there is of an answer that an error ended."""
@@ -185,11 +186,6 @@ class Conversation(Generic[View]):
             self.session.abandon(found)
         if not isinstance(error, BrokenPipeError):
             self.renderer.finish()
-
-
-def guarded(result: TurnResult, findings: Sequence[Finding]) -> TurnResult:
-    """The result with the guards' notices after its own."""
-    return replace(result, notices=(*result.notices, *notices(findings)))
 
 
 class TurnFacts(TypedDict):

@@ -104,7 +104,6 @@ def search(folder: Path, text: str, limit: int) -> tuple[list[Hit], bool]:
 
 
 def title_of(session: Session) -> str:
-    """The name of a conversation that is open."""
     first = next((e.user for e in session.exchanges if not e.forgotten), "")
     return label(session.title or first)
 

@@ -29,13 +29,11 @@ class PictureNote:
 
     @classmethod
     def of(cls, picture: Picture) -> PictureNote:
-        """The note of a picture."""
         return cls(
             picture.sha256, picture.media_type, *picture.upright_size, bytes=len(picture.data)
         )
 
     def text(self) -> Message:
-        """One line for a reader."""
         return message(
             "picture: {width} x {height} pixels, {n} bytes, SHA-256 {digest}",
             width=self.width,
@@ -54,6 +52,6 @@ def picture_notes(rows: object) -> tuple[PictureNote, ...]:
 
 def _note(row: dict[str, object]) -> PictureNote | None:
     try:
-        return record(PictureNote, row, Source("a picture", "a transcript", only_known=False))
+        return record(PictureNote, row, Source("the picture", "a transcript", only_known=False))
     except BadFileError:
         return None

@@ -75,7 +75,7 @@ class Transcript:
         Raises:
             InUseError: another session has it open.
             OutputError: it cannot be written.
-            BadFileError: a line in it that is not the last is damaged, or it is no transcript.
+            BadFileError: a line before the last one is damaged, or it is not a transcript.
         """
         transcript = cls(path, _open(path, os.O_RDWR | os.O_CLOEXEC))
         try:
@@ -139,7 +139,7 @@ def read_records(path: Path) -> list[Record]:
     """The whole records of a transcript, without a lock and without mending it.
 
     Raises:
-        BadFileError: it is no transcript, or damaged before its last line.
+        BadFileError: it is not a transcript, or is damaged before its last line.
     """
     if not path.exists():
         raise UsageError("there is no such transcript", where=path, remedy="check --resume")

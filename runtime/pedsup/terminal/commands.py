@@ -42,11 +42,9 @@ class Command:
     aliases: tuple[str, ...] = ()
 
     def said(self, language: Language) -> str:
-        """Its name in a language."""
         return self.spanish if language == "es" else self.name
 
     def usage(self, language: Language) -> str:
-        """Its name and what it takes."""
         words = [value.said(language) for value in self.values]
         if self.argument is not None:
             words.insert(0, translated(self.argument, language))

@@ -56,7 +56,6 @@ def one_document(
     loaded: LoadedModel,
     language: Language,
 ) -> dict[str, object]:
-    """All there is to say about one answer."""
     sampling = asdict(loaded.sampling)
     for internal in ("grammar", "json_schema", "banned"):
         sampling.pop(internal, None)

@@ -33,7 +33,6 @@ class Overview:
     last: Summary | None
 
     def lines(self) -> Iterator[Message]:
-        """The overview in lines, for people."""
         if self.models:
             yield message("Hold a conversation:")
             for path in self.models:
@@ -99,7 +98,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _short(path: Path) -> str:
-    """From here where it lies below, else in full: it can be typed as it stands."""
+    """Relative to this folder where it is below it, else in full: it can be typed as it is."""
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve()))
     except (ValueError, OSError):

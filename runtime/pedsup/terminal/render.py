@@ -69,7 +69,6 @@ class Renderer:
             self._draw_folded(final=False)
 
     def answer(self, piece: str) -> None:
-        """A piece of the answer."""
         self._enter("answer")
         self._write("answer", piece)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from pedsup.errors import PedsupError
 from pedsup.files.paths import config_folder
-from pedsup.messages import as_message
+from pedsup.messages import Message, Value, as_message
 from pedsup.texts.intended_use import Language
 
 
@@ -46,9 +48,38 @@ def translated(text: str, language: Language | None = None) -> str:
     language = language or current_language()
     if language == "en":
         return str(text)
-    from pedsup.texts.catalogue import catalogue, rendered  # not for English
-
     return rendered(text, catalogue(language))
+
+
+@cache
+def catalogue(language: Language) -> dict[str, str]:
+    """Every msgid of `<language>.json` with its translation; English has no file."""
+    if language == "en":
+        return {}
+    sections: dict[str, dict[str, str]] = json.loads(file_of(language).read_text("utf-8"))
+    return {msgid: text for section in sections.values() for msgid, text in section.items()}
+
+
+def file_of(language: Language) -> Path:
+    """The file of a language: msgid to text, in sections for those who edit it."""
+    return Path(__file__).with_name(f"{language}.json")
+
+
+def rendered(text: str, known: dict[str, str]) -> str:
+    """A message in the language of a catalogue; what is not in it stays English.
+
+    A value that is a message is translated too; every other value is the user's own.
+    """
+    if not isinstance(text, Message):
+        return known.get(text, text)
+    template = known.get(text.msgid, text.msgid)
+    if not text.values:
+        return template
+    values: dict[str, Value] = {
+        name: rendered(value, known) if isinstance(value, Message) else value
+        for name, value in text.values.items()
+    }
+    return template.format_map(values)
 
 
 def error_text(error: Exception, language: Language | None = None) -> str:

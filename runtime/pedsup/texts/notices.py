@@ -62,7 +62,7 @@ GUARDS: Final[dict[GuardCode, Message]] = {
         "review the answer"
     ),
 }
-"""Every guard's line. They stand beside the model's text, never in it."""
+"""Every guard's line. They are shown beside the model's text, never in it."""
 ALL: Final[dict[str, Message]] = {**NOTICES, **dict(GUARDS.items())}
 STOPS: Final[dict[str, Message]] = {
     "end": message("complete"),

@@ -55,7 +55,6 @@ class Screen:
         return PLAIN if self.colour else ""
 
     def styled(self, text: str, style: Style) -> str:
-        """A text in a style."""
         return f"{self.begin(style)}{text}{self.end()}"
 
     def wrapped(self, text: str, indent: str = "") -> str:
@@ -144,7 +143,6 @@ class Wrapper:
 
 
 def columns(text: str) -> int:
-    """How many cells of a terminal a text takes."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)

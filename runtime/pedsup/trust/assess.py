@@ -18,13 +18,7 @@ from pedsup.messages import message, reason_of
 from pedsup.progress import say
 from pedsup.trust import blocks
 from pedsup.trust.blocks import sample
-from pedsup.trust.bundle import (
-    COPY,
-    Signature,
-    read_signature,
-    signature_path,
-    signed_files,
-)
+from pedsup.trust.bundle import COPY, Signature, read_signature, signature_path, signed_files
 from pedsup.trust.identity import ModelIdentity
 from pedsup.trust.manifest import manifest_path
 from pedsup.trust.store import KnownModel, TrustedKey, TrustStore, load_store
@@ -122,7 +116,7 @@ class _Vouched:
 def _vouched(
     path: Path, identity: ModelIdentity, store: TrustStore, bound: Bound | None
 ) -> _Vouched:
-    """Read what lies beside the file. Raises `UntrustedError` where it does not fit together."""
+    """Read what is beside the file. Raises `UntrustedError` where it does not fit together."""
     if identity.problem:
         raise UntrustedError(identity.problem, where=manifest_path(path), remedy=COPY)
     manifest = identity.manifest

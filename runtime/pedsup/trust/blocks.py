@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pedsup.device.system_files import text_of
+from pedsup.device.storage import file_system
 from pedsup.errors import UntrustedError
 from pedsup.files.direct_io import DirectFile
 from pedsup.messages import message
@@ -42,25 +42,6 @@ def times_prove(path: Path) -> bool:
     return file_system(path) in PROVING
 
 
-def file_system(path: Path, mounts: str | None = None) -> str:
-    """The type of the file system that a file lies on, as the kernel calls it; '' if unknown.
-
-    Args:
-        mounts: what /proc/self/mountinfo says (proc(5)); default: read.
-    """
-    real, best, kind = os.path.realpath(path), -1, ""
-    for line in (text_of(Path("/proc/self/mountinfo")) if mounts is None else mounts).splitlines():
-        fields = line.split(" ")
-        if len(fields) < 9 or "-" not in fields:
-            continue
-        point = fields[4].replace("\\040", " ").replace("\\134", "\\")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        # A later mount on the same place hides the earlier one.
-        if inside and len(point) >= best:
-            best, kind = len(point), fields[fields.index("-") + 1]
-    return kind
-
-
 class BlockDigests:
     """Collects the digest of each block of a file that is read from start to end."""
 
@@ -69,7 +50,6 @@ class BlockDigests:
         self._open, self._room = hashlib.sha256(), BLOCK
 
     def update(self, data: memoryview) -> None:
-        """The next bytes of the file."""
         while data:
             part = data[: self._room]
             self._open.update(part)

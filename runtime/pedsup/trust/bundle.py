@@ -50,7 +50,6 @@ COPY: Final = message("copy the model, its manifest and its .sig again from wher
 
 
 def signature_path(model: Path) -> Path:
-    """Where the signature of a model lies."""
     return model.with_name(model.name + ".sig")
 
 
@@ -73,7 +72,6 @@ class Signature:
     signature: bytes
 
     def is_by(self, key: PublicKey) -> bool:
-        """Whether this key made the signature."""
         return self.hint == key.hint and p256.verify(
             key.point, self.signature, pre_authentication(self.payload)
         )
@@ -133,7 +131,7 @@ def read_signature(path: Path) -> Signature:
 def signed_files(
     signature: Signature, manifest: Manifest | None, key: PublicKey | None
 ) -> SignedFiles:
-    """What is signed, compared with the manifest that lies beside the model.
+    """What is signed, compared with the manifest beside the model.
 
     Args:
         key: who must have signed; None finds damage only, and proves nothing.

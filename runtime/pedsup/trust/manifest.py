@@ -38,12 +38,10 @@ _AGAIN: Final = message("copy the manifest again from where the model came from"
 
 
 def manifest_path(model: Path) -> Path:
-    """Where the manifest of a model lies."""
     return model.with_name(model.name + ".manifest.json")
 
 
 def mmproj_path(model: Path) -> Path:
-    """Where the projector of a model lies."""
     return model.with_name(f"mmproj-{model.stem}.gguf")
 
 
@@ -131,6 +129,16 @@ class QualityFacts:
 
 
 @dataclass(frozen=True)
+class FitFacts:
+    """A model file that an adapter was made for."""
+
+    name: str
+    header: Sha256
+    """`pedsup.trust.identity.header_digest` of the model alone."""
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
 class CoreFacts:
     """What the core says. Another version may say more."""
 
@@ -143,6 +151,7 @@ class CoreFacts:
     vocabulary: Mapping[str, object] | None = None
     chat_template_sha256: object = None
     mmproj: MmprojFacts | None = None
+    fits: tuple[FitFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,12 +168,10 @@ class Manifest:
 
     @property
     def tensors(self) -> Mapping[str, TensorFacts]:
-        """By name."""
         return self.facts.tensors
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        """How it was made."""
         return self.facts.recipe or {}
 
 

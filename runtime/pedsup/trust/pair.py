@@ -6,26 +6,18 @@ of all their bytes (`core.fits`). So a signed adapter vouches for its model too.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
 
-from pedsup.errors import MismatchError, UntrustedError
+from pedsup.errors import MismatchError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_fits, validate_adapter
 from pedsup.messages import message
 from pedsup.texts.safe import label
 from pedsup.trust.assess import Bound, Policy, assess
-from pedsup.trust.bundle import COPY
 from pedsup.trust.identity import ModelIdentity, identify, paired
-from pedsup.trust.manifest import Manifest
 from pedsup.trust.store import load_store
 from pedsup.trust.verdict import Trust
-
-FITS: Final = "fits"
-"""The entry of an adapter's manifest that names its models."""
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -40,21 +32,11 @@ class Checked:
     """Of the model alone."""
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One model file that an adapter was made for."""
-
-    name: str
-    header: str
-    """`ModelIdentity.digest` of the model alone."""
-    sha256: str
-
-
 def assess_pair(header: GGUFHeader, adapter: Path | None, policy: Policy) -> Checked:
     """Every check of a model, and of the adapter to be applied to it, that reads no weights.
 
     Raises:
-        BadFileError, UnsupportedError: the adapter is no file that llama.cpp applies.
+        BadFileError, UnsupportedError: the adapter is not a file that llama.cpp applies.
         MismatchError: the adapter was made for another model.
         UntrustedError: as `pedsup.trust.assess.assess`, for either file.
     """
@@ -71,37 +53,9 @@ def assess_pair(header: GGUFHeader, adapter: Path | None, policy: Policy) -> Che
     return Checked(paired(own, identity, its), model.beside("adapter", trust), its, own)
 
 
-def fits(manifest: Manifest) -> tuple[Fit, ...]:
-    """The models that an adapter's manifest names.
-
-    Raises:
-        UntrustedError: the entry is not valid.
-    """
-    try:
-        entries = manifest.core.get(FITS, [])
-        if not isinstance(entries, list):
-            raise TypeError(FITS)
-        return tuple(_fit(entry) for entry in entries)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UntrustedError(
-            message(
-                "not a pedsup manifest: '{field}' is missing or not valid", field=f"core.{FITS}"
-            ),
-            where=manifest.path,
-            remedy=COPY,
-        ) from error
-
-
-def _fit(entry: Any) -> Fit:
-    fit = Fit(str(entry["name"]), entry["header"], entry["sha256"])
-    if not (_SHA256.fullmatch(fit.header) and _SHA256.fullmatch(fit.sha256)):
-        raise ValueError(fit)
-    return fit
-
-
 def _bound(adapter: ModelIdentity, model: ModelIdentity, trust: Trust) -> Bound | None:
     """What the adapter says of this model; None where it has no manifest, or names no model."""
-    named = fits(adapter.manifest) if adapter.manifest is not None else ()
+    named = adapter.manifest.facts.fits if adapter.manifest is not None else ()
     if not named:
         return None
     found = next((fit for fit in named if fit.header == model.digest), None)

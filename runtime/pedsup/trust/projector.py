@@ -17,13 +17,7 @@ from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.messages import message
 from pedsup.trust.assess import Bound, Policy, assess
 from pedsup.trust.identity import ModelIdentity, header_digest, identify
-from pedsup.trust.manifest import (
-    MMPROJ_KEY,
-    Manifest,
-    MmprojFacts,
-    mmproj_path,
-    projector_origin,
-)
+from pedsup.trust.manifest import MMPROJ_KEY, Manifest, MmprojFacts, mmproj_path, projector_origin
 from pedsup.trust.verdict import Trust
 
 PATTERN: Final = "mmproj-*.gguf"
@@ -33,7 +27,7 @@ _EXPORT: Final = message(
 
 
 def projector_beside(model: Path, manifest: Manifest | None) -> Path | None:
-    """The projector that lies beside a model; None where there is none.
+    """The projector beside a model; None where there is none.
 
     Args:
         manifest: the model's. The file that it names comes first, whatever its name: the projector
@@ -89,7 +83,7 @@ def assess_projector(
             wanted="a projector that the model's manifest names (--strict)",
             remedy=_EXPORT,
         )
-    # The model's own name stands in its projector too, and was perhaps signed.
+    # The projector has the model's own name too, which perhaps came signed before.
     found = assess(header, identity, trust.store, replace(policy, as_before=False), bound)
     if found.signed == "by-adapter":
         return replace(found, signed="by-model")

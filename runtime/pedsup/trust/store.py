@@ -48,13 +48,12 @@ class KnownModel:
 
     name: str
     path_sha256: str
-    """Of the resolved path: the store need not say where files lie."""
+    """Of the resolved path: the store need not say where files are."""
     key: str
     """The fingerprint of the key that had signed it."""
 
     @classmethod
     def of(cls, name: str, path: Path, key: PublicKey) -> KnownModel:
-        """The entry for a file."""
         return cls(name, path_digest(path), key.fingerprint)
 
 
@@ -81,7 +80,6 @@ class TrustStore:
     models: tuple[KnownModel, ...] = ()
 
     def by_hint(self, hint: str) -> TrustedKey | None:
-        """The trusted key that a signature names."""
         return next((trusted for trusted in self.keys if trusted.key.hint == hint), None)
 
     def known(self, name: str, path: Path) -> list[KnownModel]:
@@ -168,7 +166,7 @@ def load_store(path: Path | None = None) -> TrustStore:
     """The user's trust store; empty when there is none.
 
     Raises:
-        BadFileError: it is damaged. It is then not taken for empty, which would trust more.
+        BadFileError: it is damaged. It is then not treated as empty, which would trust more.
     """
     path = path or config_folder() / FILE
     if not path.exists():

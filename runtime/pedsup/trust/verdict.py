@@ -45,7 +45,6 @@ class Trust:
     """For an adapter or a projector: nothing tells which model it was made for."""
 
     def beside(self, kind: Companion, its: Trust) -> Trust:
-        """The same with one more companion."""
         return replace(self, companions={**self.companions, kind: its})
 
     def describe(self) -> dict[str, object]:
@@ -105,7 +104,6 @@ class Trust:
 
     @property
     def warns(self) -> bool:
-        """Whether a session must begin with a warning."""
         vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
         return not vouched or any(one.warns for one in self.companions.values())
 

@@ -80,7 +80,6 @@ class ChildBench:
         return len(missing) * self._loads_s[-1] if self._loads_s else 0.0
 
     def close(self) -> None:
-        """End all children."""
         for key in list(self._children):
             self._drop(key)
 

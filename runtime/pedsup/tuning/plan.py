@@ -101,7 +101,6 @@ class TunePlan:
     skipped: tuple[tuple[str, Message], ...]
 
     def lines(self) -> list[Message]:
-        """For people."""
         lines = [
             message("start: {label}", label=self.base.label()),
             message("time: {s} s", s=f"{self.seconds:.0f}"),
@@ -140,7 +139,6 @@ def thread_counts(n_big: int, n_all: int) -> tuple[int, ...]:
 def _offers(
     base: EngineConfig, start: Candidate, counts: Sequence[int], room: Room
 ) -> list[tuple[Stage, Message | None]]:
-    """Every question, and why it is not asked here."""
     others = tuple(
         Change(threads=n, threads_batch=n, pin=start.pin and n <= start.threads)
         for n in counts

@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pedsup.device.noise import MIN_SAMPLES, beats
-from pedsup.tuning.budget import (
-    MOST_SURVIVORS,
-    Lengths,
-    decision_s,
-    lengths_for,
-    long_prompts,
-)
+from pedsup.tuning.budget import MOST_SURVIVORS, Lengths, decision_s, lengths_for, long_prompts
 from pedsup.tuning.plan import SHARES, Candidate, Change, Metric, Stage, TunePlan
 from pedsup.tuning.results import Outcome, Row, StageResult
 from pedsup.tuning.speed import Failure, Speed
@@ -85,7 +79,7 @@ class Search:
             left = end - self.clock()
             needs = [self._prepare(later, best, usual, 0.0).need_s for later in stages[number:]]
             share = SHARES[stage.name] / sum(SHARES[later.name] for later in stages[number:])
-            # What all the rest needs is left for it; what is over is shared.
+            # What all the others need is left for them; the rest is shared.
             seconds = needs[0] + max(0.0, left - sum(needs)) * share
             result = self._run(self._prepare(stage, best, usual, seconds), usual, seconds, left)
             results.append(result)

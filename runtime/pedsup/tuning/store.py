@@ -1,6 +1,6 @@
 """What was measured, kept per model and device; another engine or device makes it stale.
 
-The file is ours, but it lies on a disk: every value is checked like a setting of the user's.
+The file is ours, but it is on a disk: every value is checked like a setting of the user's.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ class Tuned:
     """Relative spread of repeated decode measurements."""
 
     def summary(self) -> str:
-        """The values in one line."""
         return as_options(self.settings)
 
 
@@ -88,11 +87,10 @@ class Lookup:
     stale: Stale | None = None
     """There is an entry for the model, but of another engine or device."""
     problem: str | None = None
-    """Why the file was not believed."""
+    """Why the file is not used."""
 
 
 def tuned_file() -> Path:
-    """Where the choices are kept."""
     return config_folder() / FILE
 
 
@@ -137,7 +135,7 @@ def read_entries(path: Path) -> list[Tuned]:
     """The entries of the file; none if it does not exist.
 
     Raises:
-        BadFileError: it is not such a file, or a value in it is not one that the setting may have.
+        BadFileError: it is another kind of file, or a value is not one that its setting may have.
     """
     if not path.exists():
         return []

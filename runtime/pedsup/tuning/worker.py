@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
@@ -24,7 +23,6 @@ FROM_CHILD: Final = Source("the answer", "tuning.worker", error=EngineError)
 
 
 def config_to_json(config: EngineConfig) -> dict[str, object]:
-    """`EngineConfig` as JSON values."""
     values = asdict(config)
     values["model"] = str(config.model)
     values["adapter"] = str(config.adapter) if config.adapter else None
@@ -32,11 +30,6 @@ def config_to_json(config: EngineConfig) -> dict[str, object]:
     del values["draft"]  # none is measured
     values["cpus"] = sorted(config.cpus) if config.cpus else None
     return values
-
-
-def config_from_json(values: Mapping[str, object]) -> EngineConfig:
-    """The inverse."""
-    return record(EngineConfig, values, FROM_PARENT)
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,10 @@ class Seconds:
 
 
 @dataclass(frozen=True)
-class _First:
-    config: Mapping[str, object]
+class First:
+    """How the model is loaded."""
+
+    config: EngineConfig
     engine: Literal["auto", "inprocess", "server"]
 
 
@@ -88,12 +83,11 @@ def measure(engine: Engine, task: Task) -> Seconds:
 
 
 def main() -> None:
-    """Serve until standard input ends."""
     asked = requests()
-    first = record(_First, next(asked), FROM_PARENT)
+    first = record(First, next(asked), FROM_PARENT)
     started = time.perf_counter()
     try:
-        engine = open_engine(config_from_json(first.config), first.engine)
+        engine = open_engine(first.config, first.engine)
         answer(asdict(Ready(engine.name, time.perf_counter() - started)))
         try:
             for request in asked:

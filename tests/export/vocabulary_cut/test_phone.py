@@ -74,6 +74,7 @@ def test_the_cost_for_each_language_falls_with_the_size() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pair", ["gemma4"], indirect=True)  # the word list takes 30 s
 def test_the_cost_of_a_base_is_that_of_its_export(pair: Pair) -> None:
     """A folder's own tokenizer; a language without a word list says so."""
     request = VocabularyRequest(parse_languages("es,qu"), pair.vocabulary.n_tokens + 256)

@@ -54,7 +54,7 @@ def mended(body: Any) -> Any:
 
 @schema.parametrize()
 @settings(
-    max_examples=25, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    max_examples=12, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 def test_the_server_does_what_the_document_says(case: Any) -> None:

@@ -18,13 +18,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from pedsup.errors import EngineError, UnsupportedError
-from pedsup_bench.speed.process_memory import Memory, read_memory
+from pedsup_bench.speed.process_memory import Memory, process_fields, read_memory
 
 INTERVAL: Final = 0.1
 """Seconds between two samples."""
@@ -66,6 +66,19 @@ class _Peaks:
     n: int = 0
     io: dict[int, tuple[int, int]] = field(default_factory=dict)
 
+    def usage(self, wall: float, cpu: float, end_disk: int) -> Usage:
+        return Usage(
+            wall=wall,
+            cpu=cpu,
+            peak_anon=self.anon,
+            peak_total=self.total,
+            peak_disk=max(self.disk, end_disk),
+            end_disk=end_disk,
+            read=sum(r for r, _ in self.io.values()),
+            written=sum(w for _, w in self.io.values()),
+            n_samples=self.n,
+        )
+
 
 def _read_io(pid: int) -> tuple[int, int] | None:
     try:
@@ -81,12 +94,8 @@ def session_pids(session: int) -> Iterator[int]:
     for entry in os.scandir("/proc"):
         if not entry.name.isdecimal():
             continue
-        try:
-            stat = Path(entry.path, "stat").read_bytes()
-        except OSError:
-            continue
-        # The command name, in brackets, may hold anything; the fields start after the last one.
-        if int(stat[stat.rindex(b")") + 1 :].split()[3]) == session:
+        fields = process_fields(int(entry.name))
+        if fields and int(fields[3]) == session:
             yield int(entry.name)
 
 
@@ -125,44 +134,12 @@ def measure(
         EngineError: it ended with an error; the end of the log is in the message.
         UnsupportedError: this system has no /proc.
     """
-    _require_proc()
-    peaks, cpu_before = _Peaks(), _children_cpu()
-    code, wall = _run_beside(
-        command, log, env, lambda pid, done: _sample(pid, watch, peaks, done, on_sample)
-    )
-    if code:
-        raise _failed(command, code, log)
-    end_disk = folder_bytes(watch)
-    return Usage(
-        wall=wall,
-        cpu=_children_cpu() - cpu_before,
-        peak_anon=peaks.anon,
-        peak_total=peaks.total,
-        peak_disk=max(peaks.disk, end_disk),
-        end_disk=end_disk,
-        read=sum(r for r, _ in peaks.io.values()),
-        written=sum(w for _, w in peaks.io.values()),
-        n_samples=peaks.n,
-    )
-
-
-def _require_proc() -> None:
     if not Path("/proc/self/status").exists():
         raise UnsupportedError(
             "this system has no /proc to measure memory with", wanted="Linux or Android"
         )
-
-
-def _run_beside(
-    command: Sequence[str | Path],
-    log: Path,
-    env: Mapping[str, str] | None,
-    sample: Callable[[int, threading.Event], None],
-) -> tuple[int, float]:
-    """Exit code and wall seconds of a command; `sample` looks at it from another thread."""
-    done = threading.Event()
     with log.open("wb") as output:
-        start = time.perf_counter()
+        cpu_before, start = _children_cpu(), time.perf_counter()
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -171,15 +148,30 @@ def _run_beside(
             env=env,
             start_new_session=True,
         )
-        sampler = threading.Thread(target=sample, args=(process.pid, done), daemon=True)
-        sampler.start()
-        try:
+        with _sampled(process, watch, on_sample) as peaks:
             code = process.wait()
-            return code, time.perf_counter() - start
-        finally:
-            _end_session(process)
-            done.set()
-            sampler.join()
+            wall = time.perf_counter() - start
+    if code:
+        raise _failed(command, code, log)
+    return peaks.usage(wall, _children_cpu() - cpu_before, folder_bytes(watch))
+
+
+@contextmanager
+def _sampled(
+    process: subprocess.Popen[bytes], watch: Sequence[Path], on_sample: Callable[[Memory], object]
+) -> Iterator[_Peaks]:
+    """The peaks of a command, sampled meanwhile; at the end nothing of it runs any more."""
+    peaks, done = _Peaks(), threading.Event()
+    sampler = threading.Thread(
+        target=_sample, args=(process.pid, watch, peaks, done, on_sample), daemon=True
+    )
+    sampler.start()
+    try:
+        yield peaks
+    finally:
+        _end_session(process)
+        done.set()
+        sampler.join()
 
 
 def _children_cpu() -> float:

@@ -51,7 +51,6 @@ class TemplateProcess:
         ]
 
     def close(self) -> None:
-        """End the process."""
         with self._lock:
             self._end()
 

@@ -105,7 +105,6 @@ class EvaluatedModel:
 
     @property
     def info(self) -> ModelInfo:
-        """What the model says of itself."""
         return read_info(self.lib, self._model, self.vocabulary)
 
     def piece(self, token: int) -> str:

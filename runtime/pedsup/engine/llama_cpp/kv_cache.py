@@ -29,7 +29,6 @@ class _Checkpoint:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
     n = min(len(a), len(b))
     if list(a[:n]) == list(b[:n]):
         return n
@@ -44,11 +43,6 @@ class KVCache:
         self._lib, self._ctx, self.n_swa = lib, ctx, n_swa
         self._memory = lib.llama_get_memory(ctx)
         self._checkpoints: list[_Checkpoint] = []
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Memory held by the copies."""
-        return sum(len(c.data) for c in self._checkpoints)
 
     def clear(self) -> None:
         """Forget everything."""

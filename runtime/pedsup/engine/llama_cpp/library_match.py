@@ -142,7 +142,7 @@ def _call(
     """Call a function that returns a structure, with room for a larger one than ours.
 
     Its caller passes the address where the result goes: too small, and the library would write
-    over what lies behind. (Only so above 16 bytes: smaller ones come back in registers.)
+    over what follows. (Only so above 16 bytes: smaller ones come back in registers.)
     """
     roomy = type(f"_{kind.__name__}", (ctypes.Structure,), {"_fields_": _with_room(kind)})
     call = handle[function]  # a function object of its own: the declared one stays as it is
@@ -158,7 +158,7 @@ def _with_room(kind: type[ctypes.Structure]) -> list[tuple[str, type]]:
 def _different(
     kind: type[ctypes.Structure], found: ctypes.Structure, expected: ctypes.Structure
 ) -> list[str]:
-    """The fields whose bytes differ; what lies between fields has no value."""
+    """The fields whose bytes differ; padding between fields has no value."""
     fields = ((name, getattr(kind, name)) for name, *_ in kind._fields_)
     a, b = bytes(found), bytes(expected)
     return [

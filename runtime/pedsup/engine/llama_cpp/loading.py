@@ -23,7 +23,7 @@ from pedsup.engine.llama_cpp.streaming import LayerStreamer, plan_stream
 from pedsup.engine.llama_cpp.vocabulary import Vocabulary, read_info
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_applicable
-from pedsup.gguf_file.projector import Projector, require_belongs, validate_projector
+from pedsup.gguf_file.projector import Projector, matching_projector
 from pedsup.gguf_file.shape import PER_LAYER_TABLE
 
 
@@ -57,7 +57,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
     bindings.clear_log()
     if config.adapter is not None:
         require_applicable(config.adapter, header)
-    projector = _projector(header, config)
+    projector = matching_projector(config.projector, header) if config.projector else None
     if config.cpus:
         # Before any thread starts: llama.cpp's threads inherit the mask.
         os.sched_setaffinity(0, config.cpus)
@@ -85,15 +85,6 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
         native = Native(lib, model, ctx, pool)
         return Loaded(native, vocabulary, info, streamer, projector, resources=stack.pop_all())
-
-
-def _projector(header: GGUFHeader, config: EngineConfig) -> Projector | None:
-    """The checked projector of a configuration; None without one."""
-    if config.projector is None:
-        return None
-    projector = validate_projector(config.projector)
-    require_belongs(projector, header)
-    return projector
 
 
 def _params(

@@ -27,7 +27,7 @@ def load_mtmd(lib: ModuleType) -> ModuleType:
     """llama-cpp-python's declarations of mtmd, with its log kept quiet.
 
     Args:
-        lib: the declarations of llama.cpp; libmtmd must lie beside its library.
+        lib: the declarations of llama.cpp; libmtmd must be beside its library.
 
     Raises:
         MissingDependencyError: the library was built without it.

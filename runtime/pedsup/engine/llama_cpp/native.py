@@ -87,7 +87,6 @@ def make_context(lib: ModuleType, model: int, params: ctypes.Structure, path: Pa
 
 
 def context_params(lib: ModuleType, config: EngineConfig) -> ctypes.Structure:
-    """Parameters of a context for one conversation."""
     params: ctypes.Structure = lib.llama_context_default_params()
     params.n_ctx, params.n_batch = config.n_ctx, config.n_batch
     params.n_ubatch = min(config.n_ubatch, config.n_batch)
@@ -127,7 +126,6 @@ def decode(lib: ModuleType, ctx: int, batch: ctypes.Structure) -> None:
 
 
 def load_error(found: str, path: Path) -> EngineError:
-    """The error for a model that llama.cpp does not take, with its own last words."""
     return EngineError(
         found,
         where=f"{path}: {bindings.log_tail() or 'no reason given'}",

@@ -37,22 +37,21 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Which layers are read again for each pass over the weights, and where they lie."""
+    """Which layers are read again for each pass over the weights, and where they are."""
 
     layers: dict[int, tuple[Range, ...]]
     n_layers: int
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the layers that are let go."""
         return sum(end - begin for ranges in self.layers.values() for begin, end in ranges)
 
 
 def plan_stream(header: GGUFHeader, resident: int, per_layer_table: str) -> StreamPlan:
     """Split the layers so that `resident` bytes of mapped pages are enough.
 
-    The layers that are let go lie evenly between the others: the next one is read while those
-    between are computed. Everything outside of layers (token embedding, output) stays.
+    The layers that are let go are spread evenly between the others: the next one is read while
+    those between are computed. Everything outside of layers (token embedding, output) stays.
     """
     layers: dict[int, list[Range]] = {}
     fixed = 0
@@ -77,7 +76,7 @@ def _joined(ranges: list[Range]) -> tuple[Range, ...]:
     """Whole pages only, neighbours as one; a page shared with another layer is left alone."""
     found: list[Range] = []
     for begin, end in sorted(ranges):
-        # Tensors are padded to the alignment, less than a page: what lies between belongs to both.
+        # Tensors are padded to the alignment, less than a page: the padding belongs to both.
         if found and begin - found[-1][1] < PAGE:
             found[-1] = found[-1][0], end
         else:

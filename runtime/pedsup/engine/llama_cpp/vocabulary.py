@@ -44,7 +44,6 @@ class Vocabulary:
         return found
 
     def ends(self) -> frozenset[int]:
-        """The tokens that end a generation."""
         lib, vocab = self._lib, self.native
         declared = {lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)}
 
@@ -64,7 +63,6 @@ class Vocabulary:
 
 
 def read_info(lib: ModuleType, model: int, vocabulary: Vocabulary) -> ModelInfo:
-    """What a loaded model says of itself."""
     template = lib.llama_model_chat_template(model, None)
     return ModelInfo(
         architecture=_metadata(lib, model, "general.architecture"),

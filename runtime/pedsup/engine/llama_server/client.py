@@ -18,7 +18,6 @@ class ServerClient:
         self._process = process
 
     def post(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        """One request, its JSON answer."""
         response, connection = self._request(method, path, body)
         try:
             raw = response.read()
@@ -33,9 +32,7 @@ class ServerClient:
                 message("llama-server's answer to {path} is not JSON", path=path)
             ) from error
         if response.status != http.client.OK or not isinstance(answer, dict):
-            raise EngineError(
-                message("llama-server refused {path}: {reason}", path=path, reason=_reason(answer))
-            )
+            raise _refused(path, answer)
         return answer
 
     def stream(self, path: str, body: object) -> Generator[dict[str, object], None, None]:
@@ -43,29 +40,18 @@ class ServerClient:
         response, connection = self._request("POST", path, body)
         try:
             if response.status != http.client.OK:
-                raise EngineError(
-                    message(
-                        "llama-server refused {path}: {reason}",
-                        path=path,
-                        reason=_reason(_json(response.read())),
-                    )
-                )
+                raise _refused(path, _json(response.read()))
             for line in response:
                 kind, _, data = line.partition(b":")
-                if kind == b"data" and data.strip() != b"[DONE]":
-                    event = _json(data)
-                    if isinstance(event, dict) and "error" in event:
-                        raise EngineError(
-                            message("llama-server stopped: {reason}", reason=_reason(event))
-                        )
-                    if isinstance(event, dict):
-                        yield event
-                        if event.get("stop"):
-                            return
-                elif kind == b"error":
+                event = _json(data) if kind in (b"data", b"error") else None
+                if kind == b"error" or (isinstance(event, dict) and "error" in event):
                     raise EngineError(
-                        message("llama-server stopped: {reason}", reason=_reason(_json(data)))
+                        message("llama-server stopped: {reason}", reason=_reason(event))
                     )
+                if isinstance(event, dict):
+                    yield event
+                    if event.get("stop"):
+                        return
             # The stream ended without its last event.
             raise self._process.death()
         except (OSError, http.client.HTTPException) as error:
@@ -87,6 +73,12 @@ class ServerClient:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise process.death() from error
+
+
+def _refused(path: str, answer: object) -> EngineError:
+    return EngineError(
+        message("llama-server refused {path}: {reason}", path=path, reason=_reason(answer))
+    )
 
 
 def _json(raw: bytes) -> object:

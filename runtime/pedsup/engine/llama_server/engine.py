@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -42,7 +43,7 @@ from pedsup.engine.vector_units import Build
 from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_applicable
-from pedsup.gguf_file.projector import require_belongs, validate_projector
+from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_drafter, validate_model
 from pedsup.gguf_file.values import ArrayValue
 from pedsup.messages import message
@@ -70,11 +71,10 @@ class ServerEngine:
                 require_applicable(config.adapter, header)
             if config.draft.model is not None:
                 require_drafter(header, validate_drafter(config.draft.model))
-            projector = None
-            if config.projector is not None:
-                projector = validate_projector(config.projector)
-                require_belongs(projector, header)
-            self._pictures = ShownPictures(projector, config.picture_tokens, self._special_tokens)
+            path = config.projector
+            projector = matching_projector(path, header) if path else None
+            special = partial(self.tokenize, parse_special=True)
+            self._pictures = ShownPictures(projector, config.picture_tokens, special)
             self._start()
             self._properties = self._client().post("GET", "/props")
             self._info = self._read_info(header)
@@ -124,11 +124,7 @@ class ServerEngine:
         raise EngineError("llama-server cannot change its threads")
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        body = {"content": text, "add_special": False, "parse_special": parse_special}
-        tokens = self._client().post("POST", "/tokenize", body).get("tokens")
-        if not isinstance(tokens, list):
-            raise EngineError("llama-server's answer to /tokenize has no tokens")
-        return [int(token) for token in tokens]
+        return self._tokens(text, add_special=False, parse_special=parse_special)
 
     def piece(self, token: int) -> bytes:
         """The token's bytes; a part of a character comes as U+FFFD, JSON cannot hold it."""
@@ -159,6 +155,7 @@ class ServerEngine:
         n_pictures = sum(token < 0 for token in prompt)
         self._stats = GenerationStats(len(prompt), 0, 0, 0.0, 0.0, n_pictures=n_pictures)
         self._cached = list(prompt)
+        plain = partial(self.tokenize, parse_special=False)
         n, last, waited = 0, -1, perf_counter()
         for event in self._client().stream("/completion", request):
             # The server says its times in its last event only, which a reader who leaves
@@ -170,7 +167,7 @@ class ServerEngine:
             self._stats = updated_stats(self._stats, event)
             if event.get("stop"):
                 return
-            for token in tokens_of(event, n + 1, self._plain_tokens):
+            for token in tokens_of(event, n + 1, plain):
                 if n >= max_tokens:
                     return
                 if n:
@@ -264,24 +261,19 @@ class ServerEngine:
         if all(token >= 0 for token in tokens):
             return list(tokens)
         # It puts the first token before a text by itself.
-        begins = tokens[:1] == self._own_beginning()
+        begins = tokens[:1] == self._tokens("", add_special=True)  # what it puts before each text
         return self._pictures.prompt(tokens[1:] if begins else tokens, marker, self._text)
 
-    def _own_beginning(self) -> list[int]:
-        """What the server puts before each text."""
-        body = {"content": "", "add_special": True}
+    def _tokens(self, text: str, **how: bool) -> list[int]:
+        body = {"content": text, **how}
         tokens = self._client().post("POST", "/tokenize", body).get("tokens")
-        return [int(token) for token in tokens] if isinstance(tokens, list) else []
+        if not isinstance(tokens, list):
+            raise EngineError("llama-server's answer to /tokenize has no tokens")
+        return [int(token) for token in tokens]
 
     def _text(self, tokens: Sequence[int]) -> str:
         answer = self._client().post("POST", "/detokenize", {"tokens": list(tokens)})
         return str(answer["content"])
-
-    def _special_tokens(self, text: str) -> list[int]:
-        return self.tokenize(text, parse_special=True)
-
-    def _plain_tokens(self, text: str) -> list[int]:
-        return self.tokenize(text, parse_special=False)
 
     def _slot(self, action: str) -> dict[str, object]:
         try:

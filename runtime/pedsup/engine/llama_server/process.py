@@ -99,12 +99,10 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
         return self._child.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the child still runs."""
         return self._child.poll() is None
 
     def wait_ready(self) -> None:
@@ -123,7 +121,6 @@ class ServerProcess:
         raise EngineError("llama-server did not become ready", where=self.log_tail())
 
     def connect(self, timeout: float | None = None) -> http.client.HTTPConnection:
-        """A new connection to the child."""
         return http.client.HTTPConnection(LOOPBACK, self.port, timeout=timeout)
 
     def death(self) -> EngineError:

@@ -31,7 +31,7 @@ def unpack_state(path: Path, target: Path, limit: int) -> list[int]:
     """Check a state file, put the server's part of it at `target`; its tokens.
 
     Raises:
-        BadFileError: it is not such a file, it is cut, or it has more than `limit` tokens.
+        BadFileError: it is another kind of file, is truncated, or has more than `limit` tokens.
     """
     with path.open("rb") as source:
         head = source.read(len(MAGIC) + _COUNT.size)
@@ -49,7 +49,6 @@ def unpack_state(path: Path, target: Path, limit: int) -> list[int]:
 
 
 def bad_state(path: Path, reason: str) -> BadFileError:
-    """The error for a state that does not fit."""
     return BadFileError(
         message(
             "llama-server does not accept the saved state: {reason}", reason=as_message(reason)
