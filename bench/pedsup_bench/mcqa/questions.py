@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.files.json_file import NO_FILE
 from pedsup.progress import human_bytes
 from pedsup.questions.multiple_choice import (
     LETTERS,
@@ -117,7 +118,10 @@ def _require_readable(path: Path) -> None:
         raise MissingFileError("no such file", where=path, remedy="check --questions")
     if not path.is_file():
         raise UsageError(
-            "this is not a regular file", where=path, wanted="a file of JSON lines, JSON or CSV"
+            "this is not a regular file",
+            where=path,
+            wanted="a file of JSON lines, JSON or CSV",
+            remedy=NO_FILE,
         )
     if (size := path.stat().st_size) > MAX_FILE:
         raise UsageError(

@@ -16,7 +16,7 @@ from pedsup.chat.dialogue_text import prompt_and_answer
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.errors import UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
-from pedsup.questions.texts import SHINGLE, Text, read_text, shingles, windows
+from pedsup.questions.texts import SHINGLE, Text, passages, read_text, shared, windows
 
 MIN_WINDOWS: Final = 4
 
@@ -96,15 +96,16 @@ def refuse_overlap(texts: Iterable[CalibrationText], judged: Iterable[tuple[str,
     """Refuse text that files are judged on.
 
     Raises:
-        UsageError: a run of `SHINGLE` words is in both.
+        UsageError: a run of `SHINGLE` words is in both, or many short lines.
     """
-    tests = [(name, shingles(content)) for name, content in judged]
+    tests = tuple(judged)
     for text in texts:
-        own = shingles(text.words)
-        for name, test in tests:
-            if shared := len(own & test):
+        own = passages(text.words)
+        for name, content in tests:
+            if n := shared(own, content):
                 raise UsageError(
-                    f"'{text.name}' and {name} share {shared} runs of {SHINGLE} words",
+                    f"'{text.name}' and {name} share {n} passages (runs of {SHINGLE} words, or "
+                    "short lines)",
                     where="--text",
                     wanted="calibration text that no file is judged on",
                     remedy="leave those passages out: figures on them would flatter the file",
