@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -55,8 +56,13 @@ def test_pip_removes_a_file_that_was_put_into_a_package(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
     (info / "INSTALLER").write_text("pip\n")
     names = [f"{info.name}/{name}" for name in ("METADATA", "INSTALLER", "RECORD")]
-    (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
-    library.parent.mkdir(parents=True)
+    # As installers may leave it: a name that needs quotes, no end of the last line.
+    odd = site / 'thing/"odd", in part.txt'
+    odd.parent.mkdir()
+    odd.touch()
+    rows = ['"thing/""odd"", in part.txt",,', *(f"{name},," for name in names)]
+    (info / "RECORD").write_text("\n".join(rows))
+    library.parent.mkdir()
     for content in (b"an older one", b"\x7fELF"):
         library.write_bytes(content)
         record_file(metadata.Distribution.at(info), library)
@@ -64,8 +70,45 @@ def test_pip_removes_a_file_that_was_put_into_a_package(tmp_path: Path) -> None:
     assert recorded.size == 4
     pip = [sys.executable, "-m", "pip", "--python", python]
     subprocess.run([*pip, "uninstall", "--yes", "--quiet", "thing"], check=True)
-    assert not library.exists()
-    assert not info.exists()
+    assert not any(path.exists() for path in (library, odd, info))
+
+
+def test_a_package_that_pip_did_not_install_is_not_written_to(tmp_path: Path) -> None:
+    info = tmp_path / "thing-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+    with pytest.raises(SystemExit, match="thing was not installed by pip"):
+        record_file(metadata.Distribution.at(info), tmp_path / "lib.so")
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from pedsup_tools import llama_cpp_programs
+for name in ("src/ggml", "download/llama_cpp_python-0"):  # what a killed one may leave
+    (llama_cpp_programs.ROOT / name).mkdir(parents=True)
+sdist = Path(sys.argv[1])
+def download(command, **_):
+    (Path(command[command.index("-d") + 1]) / sdist.name).write_bytes(sdist.read_bytes())
+llama_cpp_programs.subprocess.run = download
+llama_cpp_programs.main(["source"])
+llama_cpp_programs.main(["source"])
+"""
+"""Only pip is left out: what it downloads is an archive of one file."""
+
+
+def test_an_interrupted_download_is_begun_again(tmp_path: Path) -> None:
+    converter = tmp_path / "convert_hf_to_gguf.py"
+    converter.write_text("# the converter")
+    sdist, root = tmp_path / "llama_cpp_python-0.tar.gz", tmp_path / "a folder"
+    with tarfile.open(sdist, "w:gz") as tar:
+        tar.add(converter, "llama_cpp_python-0/vendor/llama.cpp/convert_hf_to_gguf.py")
+    subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, sdist], check=True,
+        env={**environment(tmp_path), "PEDSUP_NATIVE": str(root)},
+    )  # fmt: skip
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*")}
+    assert found == {"lock", "src", "src/convert_hf_to_gguf.py"}
 
 
 def test_the_programs_compute_with_the_libraries_of_the_package(native_tool) -> None:  # type: ignore[no-untyped-def]

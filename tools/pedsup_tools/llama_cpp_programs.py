@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import base64
 import csv
+import fcntl
 import hashlib
-import io
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -61,23 +61,25 @@ _LOADS: Final = (
 
 def fetch() -> Path:
     """llama.cpp's source tree; the sdist is downloaded with pip where it is not there yet."""
-    tree = ROOT / "src"
+    tree, folder = ROOT / "src", ROOT / "download"
     if (tree / "convert_hf_to_gguf.py").is_file():
         return tree
-    ROOT.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(requirements(LOCK, ["llama-cpp-python"]), encoding="utf-8")
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary",
-             "llama-cpp-python", "--require-hashes", "-d", folder, "-r", wanted],
-            check=True, env=build_environment(os.environ),
-        )  # fmt: skip
-        (archive,) = Path(folder).glob("*.tar.gz")
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        (unpacked,) = Path(folder).glob("llama_cpp_python-*/vendor/llama.cpp")
-        shutil.move(unpacked, tree)
+    for remains in (tree, folder):  # of one that was interrupted
+        shutil.rmtree(remains, ignore_errors=True)
+    folder.mkdir(parents=True)
+    wanted = folder / "wanted.txt"
+    wanted.write_text(requirements(LOCK, ["llama-cpp-python"]), encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary",
+         "llama-cpp-python", "--require-hashes", "-d", folder, "-r", wanted],
+        check=True, env=build_environment(os.environ),
+    )  # fmt: skip
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    (unpacked,) = folder.glob("llama_cpp_python-*/vendor/llama.cpp")
+    unpacked.rename(tree)
+    shutil.rmtree(folder)
     return tree
 
 
@@ -133,49 +135,81 @@ def add_pictures() -> None:
     """Build libmtmd and put it into the package, as one of its files.
 
     Raises:
-        SystemExit: the package cannot load it.
+        SystemExit: the package cannot be written, or cannot load it.
     """
-    libraries = package_libraries()
-    if not (libraries / MTMD).is_file():
+    libraries, package = package_libraries(), metadata.distribution("llama-cpp-python")
+    library = libraries / MTMD
+    if absent := not library.is_file():
+        for folder in (libraries, _record(package).parent):
+            if not os.access(folder, os.W_OK):
+                raise SystemExit(f"{folder} cannot be written: take an environment of your own")
         build(["mtmd"])
-        _copy(BIN / MTMD, libraries / MTMD)
-        record_file(metadata.distribution("llama-cpp-python"), libraries / MTMD)
-    if subprocess.run([sys.executable, "-c", _LOADS], check=False).returncode:
-        raise SystemExit(f"{libraries / MTMD} cannot be loaded (see above)")
+        _copy(BIN / MTMD, library)
+    if not any(library == Path(str(f.locate())) for f in package.files or ()):
+        record_file(package, library)
+    if not _loads():
+        if absent:
+            for damaged in (library, BIN / MTMD):
+                damaged.unlink()
+        remedy = "was removed again" if absent else "remove it, and run `make pictures` again"
+        raise SystemExit(f"{library} cannot be loaded (see above): {remedy}")
+
+
+def _loads() -> bool:
+    """Whether the package's own library and its libmtmd can be loaded."""
+    env = {k: v for k, v in os.environ.items() if k != "LLAMA_CPP_LIB_PATH"}
+    return subprocess.run([sys.executable, "-c", _LOADS], env=env, check=False).returncode == 0
 
 
 def record_file(package: metadata.Distribution, file: Path) -> None:
     """Name a file in the RECORD of an installed package, so that pip removes it with the package.
 
     Raises:
-        FileNotFoundError: the package has no RECORD.
+        SystemExit: the package has no RECORD.
     """
-    (record,) = (f for f in package.files or () if f.name == "RECORD" and f.parent.suffix)
-    path = Path(str(package.locate_file(record)))
+    path = _record(package)
     root, content = Path(str(package.locate_file(""))), file.read_bytes()
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-    row = io.StringIO()
     name = file.relative_to(root).as_posix()
-    csv.writer(row, lineterminator="\n").writerow([name, f"sha256={digest}", len(content)])
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if next(csv.reader([line]))[0] != name]
+    with path.open(encoding="utf-8", newline="") as record:
+        rows = [row for row in csv.reader(record) if row and row[0] != name]
     partial = path.with_name("RECORD.partial")
-    partial.write_text("".join([*kept, row.getvalue()]), encoding="utf-8")
+    with partial.open("w", encoding="utf-8", newline="") as record:
+        written = csv.writer(record, lineterminator="\n")
+        written.writerows([*rows, [name, f"sha256={digest}", len(content)]])
     partial.replace(path)
+
+
+def _record(package: metadata.Distribution) -> Path:
+    """The list of a package's files."""
+    for file in package.files or ():
+        if file.name == "RECORD" and file.parent.suffix == ".dist-info":
+            return Path(str(file.locate()))
+    raise SystemExit(f"{package.name} was not installed by pip: run `make setup`")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for another one: all checkouts of a user share the source and CMake's folder."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with (ROOT / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def main(arguments: Sequence[str]) -> None:
     """Entry point."""
-    match arguments:
-        case ["programs"]:
-            build(PROGRAMS)
-        case ["pictures"]:
-            add_pictures()
-            print("llama-cpp-python sees pictures now: pedsup-run MODEL --image FILE")
-        case ["source"]:
-            fetch()
-        case _:
-            raise SystemExit("wanted: programs, pictures or source")
+    with _alone():
+        match arguments:
+            case ["programs"]:
+                build(PROGRAMS)
+            case ["pictures"]:
+                add_pictures()
+                print("llama-cpp-python sees pictures now: pedsup-run MODEL --image FILE")
+            case ["source"]:
+                fetch()
+            case _:
+                raise SystemExit("wanted: programs, pictures or source")
 
 
 if __name__ == "__main__":
