@@ -14,7 +14,12 @@ from pedsup.gguf_file import read_header
 from pedsup.progress import say
 from pedsup_bench.admission import admit, admit_all
 from pedsup_bench.mcqa.html import report, table_rows
-from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
+from pedsup_bench.mcqa.questions import (
+    Question,
+    QuestionSet,
+    default_questions,
+    read_questions,
+)
 from pedsup_bench.mcqa.report import by_language
 from pedsup_bench.mcqa.result import SCHEMA, McqaFacts
 from pedsup_bench.mcqa.score import Scored, score_all
@@ -44,16 +49,7 @@ MAX_SAID: Final = 20
 def mcqa(model: Path, **given: Any) -> None:
     """Accuracy on multiple-choice questions, options in all cyclic orders."""
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
-    if given["questions"]:
-        found = read_questions(
-            given["questions"], language=given["language"], answer_base=given["answer_base"]
-        )
-    else:
-        found = default_questions()
-    for line, reason in found.rejected[:MAX_SAID]:
-        say(f"line {line} left out: {reason}")
-    if (more := len(found.rejected) - MAX_SAID) > 0:
-        say(f"{more} more lines left out; --json has their number")
+    found = _questions(given["questions"], given["language"], given["answer_base"])
     questions = found.questions[: given["limit"]]
     if given["dry_run"]:
         files = {model: given["adapter"]}
@@ -86,6 +82,19 @@ def mcqa(model: Path, **given: Any) -> None:
         result, options.table(table_rows(figures)), given,
         lambda: report(document.as_written(McqaFacts, result, model)),
     )  # fmt: skip
+
+
+def _questions(path: Path | None, language: str | None, answer_base: int | None) -> QuestionSet:
+    """The file's or the shipped questions, after saying which lines were left out."""
+    if path:
+        found = read_questions(path, language=language, answer_base=answer_base)
+    else:
+        found = default_questions()
+    for line, reason in found.rejected[:MAX_SAID]:
+        say(f"line {line} left out: {reason}")
+    if (more := len(found.rejected) - MAX_SAID) > 0:
+        say(f"{more} more lines left out; --json has their number")
+    return found
 
 
 def plan_text(
