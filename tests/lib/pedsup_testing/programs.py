@@ -7,10 +7,13 @@ standard streams and exit code.
 
 What depends on how the interpreter starts needs `subprocess`: another encoding or locale
 (`PYTHONIOENCODING`, `LC_ALL`), `LD_PRELOAD`, which modules are imported, closed streams, signals.
+So does what differs between two processes: the order of sets, which all commands share here, and
+what a module reads from the environment when it is imported.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -68,7 +71,11 @@ def run(
     ):
         given.write(stdin.encode())
         given.seek(0)
-        code = server.run(request, (given, out, errors), timeout)
+        try:
+            code = server.run(request, (given, out, errors), timeout)
+        except BaseException:  # its next answer would be about this command
+            _servers.pop((program, *preload)).kill()
+            raise
         return subprocess.CompletedProcess([program, *words], code, _text(out), _text(errors))
 
 
@@ -100,6 +107,7 @@ class _Server:
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,
             )
 
     def run(self, request: object, files: tuple[IO[bytes], ...], timeout: float) -> int:
@@ -110,27 +118,35 @@ class _Server:
             fds = [*(file.fileno() for file in files), body.fileno()]
             self._socket.settimeout(60)
             socket.send_fds(self._socket, [b"run"], fds)
-            pid = int(self._socket.recv(_LINE))
+            if self._socket.recv(_LINE) != b"begun":
+                raise ConnectionError("what forks has ended: see its stderr")
             self._socket.settimeout(timeout)
             try:
                 return int(self._socket.recv(_LINE))
             except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                self._socket.settimeout(60)
-                self._socket.recv(_LINE)
                 raise subprocess.TimeoutExpired("program", timeout) from None
+
+    def kill(self) -> None:
+        """End it and its command at once."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self.close()
 
     def close(self) -> None:
         self._socket.close()
         self._process.wait()
 
 
-def _serve(connection: socket.socket, program: str, modules: list[str]) -> None:
-    """Fork for each request: its process number is the first answer, its exit code the second."""
+def _serve(connection: socket.socket, program: str, preloaded: list[str]) -> None:
+    """Fork for each request: answer that it has begun, then its exit code."""
+    import contextlib
     import importlib
 
-    for name in modules:
-        importlib.import_module(name)
+    with io.StringIO() as said:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            for name in preloaded:
+                importlib.import_module(name)
+        # A user would see it at each command, and no test would.
+        assert not said.getvalue(), said.getvalue()
     assert not {"llama_cpp", "pedsup.cli.main"} & sys.modules.keys()
     while True:
         word, fds, _, _ = socket.recv_fds(connection, _LINE, 4)
@@ -142,7 +158,7 @@ def _serve(connection: socket.socket, program: str, modules: list[str]) -> None:
             _become(program, fds)
         for fd in fds:
             os.close(fd)
-        connection.send(str(child).encode())
+        connection.send(b"begun")
         _, status = os.waitpid(child, 0)
         connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
