@@ -33,7 +33,8 @@ from pedsup.files.paths import cache_folder
 from pedsup_tools.llama_cpp import LOCK, build_environment, requirements
 
 ROOT: Final = Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
-BIN: Final = ROOT / "build" / "bin"
+BUILD: Final = ROOT / "programs"  # not "build": before, programs had libraries of their own there
+BIN: Final = BUILD / "bin"
 PROGRAMS: Final = (
     "llama-server", "llama-bench", "llama-quantize", "llama-imatrix", "llama-perplexity",
 )  # fmt: skip
@@ -94,7 +95,7 @@ def build(targets: Sequence[str]) -> None:
     if all((BIN / (MTMD if name == "mtmd" else name)).is_file() for name in targets):
         return
     env, tree = build_environment(os.environ), fetch()
-    folder = str(ROOT / "build")
+    folder = str(BUILD)
     configure = ["cmake", "-S", str(tree), "-B", folder, *OPTIONS, *BESIDE_THE_LIBRARIES]
     subprocess.run(configure, check=True, env=env)
     jobs = str(len(os.sched_getaffinity(0)))
