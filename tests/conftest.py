@@ -28,6 +28,13 @@ os.environ.setdefault("PEDSUP_NATIVE", str(native.ROOT))
 SLOW_WEIGHT = 20
 """A slow test takes about as long as this many others."""
 
+LONG = {
+    "test_calibrated_cut.py", "test_faults.py", "test_frontier.py", "test_gpu_record.py",
+    "test_processes.py",
+}  # fmt: skip
+"""Files of few slow tests that take half a minute: at the end one worker would wait for them."""
+LONG_WEIGHT = 150
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
@@ -52,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     choose_latency_suite(config, items)
     if hasattr(config, "workerinput"):
-        longest_files_first(items)
+        longest_files_first(items, slowly=bool(config.getoption("--slow")))
     for item in items:
         if item.get_closest_marker("huge") and not config.getoption("-k"):
             item.add_marker(pytest.mark.skip(reason="huge: name it with -k to run it"))
@@ -75,11 +82,14 @@ def try_fewer_examples(item: pytest.Item) -> None:
     function.pedsup_fewer = True
 
 
-def longest_files_first(items: list[pytest.Item]) -> None:
+def longest_files_first(items: list[pytest.Item], *, slowly: bool) -> None:
     """The order in which workers take files: those with the most slow tests first."""
     weights: dict[Path, int] = {}
     for item in items:
-        weight = SLOW_WEIGHT if item.get_closest_marker("slow") else 1
+        is_slow = item.get_closest_marker("slow") is not None
+        weight = (LONG_WEIGHT if item.path.name in LONG else SLOW_WEIGHT) if is_slow else 1
+        if is_slow and not slowly:
+            weight = 0
         weights[item.path] = weights.get(item.path, 0) + weight
     items.sort(key=lambda item: (-weights[item.path], str(item.path)))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pedsup.errors import PedsupError
-from pedsup.gguf_file import read_header
+from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import say
@@ -18,7 +18,7 @@ from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
 from pedsup.trust.assess import Policy, verify_weights
 from pedsup.trust.manifest import PartFacts, manifest_path, read_manifest
-from pedsup.trust.pair import assess_pair
+from pedsup.trust.pair import Checked, assess_pair
 from pedsup.trust.projector import assess_projector
 from pedsup.trust.verdict import Trust
 
@@ -51,11 +51,7 @@ def admit(
     required = load_settings(None, {}).require_signature
     policy = Policy(require_signature=required, as_before=as_before)
     checked = assess_pair(header, adapter, policy)
-    trust = checked.trust
-    if projector is not None:
-        seen = matching_projector(projector, header)
-        its = assess_projector(seen.header, checked.model, trust, policy, strict=False)
-        trust = trust.beside("projector", its)
+    trust = _with_projector(checked, header, projector, policy)
     if weights:
         # Measuring a file does not pin its signer; running it does.
         trust = verify_weights(trust, remember=False)
@@ -63,6 +59,17 @@ def admit(
         for line in trust.lines():
             say(clean(f"{model.name}: {line}"))
     return trust
+
+
+def _with_projector(
+    checked: Checked, header: GGUFHeader, projector: Path | None, policy: Policy
+) -> Trust:
+    """The trust in the model and, where it is given one, in its projector."""
+    if projector is None:
+        return checked.trust
+    seen = matching_projector(projector, header)
+    its = assess_projector(seen.header, checked.model, checked.trust, policy, strict=False)
+    return checked.trust.beside("projector", its)
 
 
 def admit_all(

@@ -27,8 +27,9 @@ _COMMANDS: Final = (
 
 @click.group(
     cls=LazyCommands,
-    # The phone lacks what some of them need.
+    # A phone lacks what some of them need.
     where={name: f"pedsup_bench.commands.{name}:{name}" for name in _COMMANDS},
+    extra="bench",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(pedsup.__version__, prog_name="pedsup-bench")
@@ -41,5 +42,4 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-
     border(lambda: cli.main(standalone_mode=False))

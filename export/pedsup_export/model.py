@@ -6,6 +6,7 @@ say together which tensors the exported model has (tied or not), and how many to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pedsup_export import arch
 from pedsup_export.adapter.embeddings import adapt_embeddings
 from pedsup_export.adapter.folder import Adapter
 from pedsup_export.adapter.match import MatchReport, match
-from pedsup_export.arch import Architecture, Dropped, ModelTensors, OutputTensor
+from pedsup_export.arch import Architecture, Dropped, ModelTensors
 from pedsup_export.arch.embeddings import PER_LAYER, Resolved, find_module, resolve, with_rows
 from pedsup_export.gguf.header import KV
 from pedsup_export.projector import Towers, find_towers, flattened
@@ -30,20 +31,20 @@ class Model:
 
     Attributes:
         checkpoint: the base; its tensors are those that the exported model has.
-        matches: the adapter's changes by tensor name, None without an adapter.
         notes: what the user should know of the inputs.
+        matches: the adapter's changes by tensor name, None without an adapter.
         towers: what goes into a projector file, where one is wanted and the base has towers.
     """
 
     architecture: Architecture
     checkpoint: Checkpoint
     adapter: Adapter | None
-    matches: MatchReport | None
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     tensors: ModelTensors
     hyper: tuple[KV, ...]
     notes: tuple[str, ...]
+    matches: MatchReport | None = None
     towers: Towers | None = None
 
 
@@ -60,7 +61,6 @@ def open_model(
     Args:
         weights: folder of the checkpoint.
         tokenizer: folder of the tokenizer files (of the 16-bit base, when there are two).
-        adapter: folder of the adapter.
         adapter_tokenizer: take tokenizer files from the adapter's folder where they differ.
         projector: place the towers too.
 
@@ -79,30 +79,32 @@ def open_model(
         architecture.vocabulary, load_tokenizer(tokenizer), beside, n_tokens
     )
     found = _per_layer_rows(found, files)
-    config = dict(found.checkpoint.config)
-    config |= {"vocab_size": n_tokens} if "vocab_size" in config else {}
-    shapes = {name: source.shape for name, source in found.checkpoint.tensors.items()}
-    tensors = architecture.tensors(config, shapes, n_tokens)
+    checkpoint, config = found.checkpoint, _config(found)
+    tensors = architecture.tensors(config, checkpoint.shapes, n_tokens)
     tensors = replace(tensors, dropped=(*tensors.dropped, *found.dropped))
-    checkpoint, towers, notes = found.checkpoint, None, (*found.notes, *vocabulary.notes)
+    hyper, notes = tuple(architecture.metadata(config)), (*found.notes, *vocabulary.notes)
+    model = Model(architecture, checkpoint, opened, files, vocabulary, tensors, hyper, notes)
     if projector:
-        towers, more = find_towers(architecture.name, config, shapes, (tokenizer, weights))
-        notes = (*notes, *more)
-    if towers is not None:
-        tensors = replace(tensors, dropped=_still_dropped(tensors, towers))
-        checkpoint = flattened(checkpoint, towers.tensors)
-    outputs = (*tensors.outputs, *(towers.tensors if towers else ()))
-    return Model(
-        architecture,
-        checkpoint,
-        opened,
-        _match(opened, checkpoint, architecture, outputs) if opened else None,
-        files,
-        vocabulary,
-        tensors,
-        tuple(architecture.metadata(config)),
-        notes,
-        towers,
+        model = _with_towers(model, config, (tokenizer, weights))
+    return replace(model, matches=_match(model))
+
+
+def _config(found: Resolved) -> dict[str, object]:
+    """config.json with as many tokens as the embeddings have rows."""
+    config = dict(found.checkpoint.config)
+    return config | ({"vocab_size": found.embeddings.n_rows} if "vocab_size" in config else {})
+
+
+def _with_towers(model: Model, config: Mapping[str, object], folders: tuple[Path, Path]) -> Model:
+    """The model with its towers placed, if it has any that llama.cpp computes."""
+    towers, notes = find_towers(model.architecture.name, config, model.checkpoint.shapes, folders)
+    model = replace(model, towers=towers, notes=(*model.notes, *notes))
+    if towers is None:
+        return model
+    return replace(
+        model,
+        tensors=replace(model.tensors, dropped=_still_dropped(model.tensors, towers)),
+        checkpoint=flattened(model.checkpoint, towers.tensors),
     )
 
 
@@ -113,18 +115,15 @@ def _still_dropped(tensors: ModelTensors, towers: Towers) -> tuple[Dropped, ...]
     return tuple(reasons.get(d.source, d) for d in tensors.dropped if d.source not in placed)
 
 
-def _match(
-    adapter: Adapter,
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    outputs: tuple[OutputTensor, ...],
-) -> MatchReport:
+def _match(model: Model) -> MatchReport | None:
+    if model.adapter is None:
+        return None
+    outputs = (*model.tensors.outputs, *(model.towers.tensors if model.towers else ()))
     placed = {o.source for o in outputs if o.source}
-    config: dict[str, object] = dict(checkpoint.config)
     return match(
-        adapter,
-        {name: s.shape for name, s in checkpoint.tensors.items() if name in placed},
-        is_dead=lambda name: architecture.is_dead(config, name),
+        model.adapter,
+        {name: shape for name, shape in model.checkpoint.shapes.items() if name in placed},
+        is_dead=lambda name: model.architecture.is_dead(model.checkpoint.config, name),
     )
 
 

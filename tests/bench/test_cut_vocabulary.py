@@ -37,7 +37,6 @@ def test_the_cut_costs_nothing_in_what_is_kept(pair: Pair) -> None:
         assert found.removed_mass is not None and 0.001 < found.removed_mass < 0.9
 
 
-@pytest.mark.slow
 def test_removed_mass_and_bits_per_byte_by_hand(pair: Pair) -> None:
     text = default_texts()[1].content[:150]
     plan = VocabularyPlan(pair.cut, pair.full, (Text("es", text),), n_ctx=128, n_threads=1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pedsup.errors import MismatchError
-from pedsup.questions.texts import SHINGLE, SKETCH, runs_in_sketch, shingles, sketch
+from pedsup.questions.texts import SHINGLE, SKETCH, passages, shared_with_sketch, shingles, sketch
 from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.report import overlap
 from pedsup_bench.report.overlap import Calibrating
@@ -30,9 +30,9 @@ def words(n: int, seed: int) -> str:
 @given(st.integers(0, 40), st.integers(0, 2**32))
 def test_a_short_text_s_sketch_holds_every_run(n: int, seed: int) -> None:
     text = words(n, seed)
-    assert runs_in_sketch(f"Before. {text.upper()}!", sketch(text)) == len(shingles(text))
+    assert shared_with_sketch(f"Before. {text.upper()}!", sketch(text)) == len(shingles(text))
     assert len(shingles(text)) == max(0, n - SHINGLE + 1)
-    assert runs_in_sketch(words(300, seed + 1), sketch(text)) == 0
+    assert shared_with_sketch(words(300, seed + 1), sketch(text)) == 0
 
 
 def test_a_long_text_s_sketch_finds_a_passage_of_it() -> None:
@@ -41,12 +41,32 @@ def test_a_long_text_s_sketch_finds_a_passage_of_it() -> None:
     assert len(kept) < 11 * SKETCH  # base64 of 8 bytes each
     passage = " ".join(text.split()[20_000:21_000])
     expected = 1000 * SKETCH / 60_000
-    assert 0.4 * expected < runs_in_sketch(passage, kept) < 2.5 * expected
+    assert 0.4 * expected < shared_with_sketch(passage, kept) < 2.5 * expected
+
+
+def test_examples_shorter_than_a_run_are_compared_whole() -> None:
+    """Shuffled, no run of words crosses from one to the next: they went unnoticed."""
+    examples = [words(8 + n % 4, n) for n in range(60)]
+    stem = "Which of the following is the most likely cause?"
+    used = sketch("\n".join([stem, *examples]))
+    judged = [*examples[40:20:-1], *(words(8, 1000 + n) for n in range(30))]
+    assert shared_with_sketch("\n".join(judged), used) == 20
+    # Stems that every exam has are no overlap, nor are two lines.
+    others = [words(9, 2000 + n) for n in range(60)]
+    assert shared_with_sketch("\n".join([*others, stem, *judged[:1]]), used) == 0
+    assert shared_with_sketch("\n".join([*others, *judged[::4]]), used) == 0, "under a tenth"
+    # Of a long text the sketch is a sample: of its short lines too.
+    many = [words(8, 5000 + n) for n in range(3 * SKETCH)]
+    sample = sketch("\n".join(many))
+    found = shared_with_sketch("\n".join([*many[:1800:2], *others]), sample)
+    whole = len(passages("\n".join(many)))
+    assert 0.5 < found / (900 * SKETCH / whole) < 1.6
+    assert shared_with_sketch("\n".join(words(8, 90_000 + n) for n in range(900)), sample) == 0
 
 
 @pytest.mark.parametrize("broken", ["", "not base64!", "AAAA", "é"])
 def test_what_is_no_sketch_finds_nothing(broken: str) -> None:
-    assert runs_in_sketch(words(100, 2), broken) == 0
+    assert shared_with_sketch(words(100, 2), broken) == 0
 
 
 def test_manifests_of_any_form_are_read() -> None:
@@ -97,4 +117,4 @@ def test_a_text_that_only_looks_the_same_is_the_same(change: Callable[[str], str
     text = "El niño de tres años llegó con fiebre, tos y dificultad para respirar desde ayer"
     assert len(shingles(text)) == 4
     assert change(text) != text
-    assert runs_in_sketch(change(text), sketch(text)) == 4
+    assert shared_with_sketch(change(text), sketch(text)) == 4

@@ -105,6 +105,7 @@ def test_statistics_of_the_cut_merge_give_the_same_bytes(made: Made) -> None:
         assert np.array_equal(rows_of(other.out, name), rows_of(made.cut, name)), name
 
 
+@pytest.mark.slow
 def test_logits_of_kept_tokens_are_those_of_the_full_calibrated_file(made: Made) -> None:
     texts = tuple(Text(t.name, t.content[:1500]) for t in default_texts())
     plan = QualityPlan(made.cut, made.full, texts, n_ctx=64, n_chunks=1, n_threads=1)
@@ -135,6 +136,7 @@ def test_a_budget_counts_the_rows_that_are_kept(made: Made) -> None:
     assert verify(wanted.out).n_tensors == len(plan.tensors)
 
 
+@pytest.mark.slow
 def test_other_rows_of_the_token_table_are_noticed_before_anything_is_written(
     made: Made, tmp_path: Path
 ) -> None:

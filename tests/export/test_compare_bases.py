@@ -80,8 +80,7 @@ def test_figures_are_torchs(
 ) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
     sixteen, four, plain = bases
-    seen: list[int] = []
-    result = compare_bases(sixteen, four, seen.append)
+    result = compare_bases(sixteen, four)
     original = {
         name: torch.from_numpy(source.rows(0, source.shape[0]))
         for name, source in sixteen.tensors.items()
@@ -100,7 +99,6 @@ def test_figures_are_torchs(
     assert result.only_in_reference == ("model.only.weight",)
     assert result.only_in_other == ("model.vision_tower.q.weight",)
     assert {name for name, _ in result.not_compared} == {"model.shape.weight", "model.ids"}
-    assert sum(seen) == sixteen.n_bytes + four.n_bytes
 
 
 def test_table_and_json(
@@ -112,7 +110,6 @@ def test_table_and_json(
     assert "BF16 / NF4" in lines[1]
     assert any(line.startswith("all tensors, together") for line in lines)
     assert "only in the reference: model.only.weight" in lines
-    assert "2 more with smaller differences" in result.table(limit=1)
     value = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert value["total"]["relative"] == result.total.relative
     assert value["tensors"][0]["shape"] == list(result.tensors[0].shape)

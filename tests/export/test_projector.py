@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from pedsup.cli.commands.patch import command as patch_command
 from pedsup.errors import MismatchError, OutputError, PedsupError, UntrustedError, UsageError
 from pedsup.files.fsio import sha256_file
+from pedsup.files.journal import LineJournal
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.header import GGUFHeader
 from pedsup.run.plan import plan_launch
@@ -36,7 +37,8 @@ from pedsup.trust.manifest import (
     read_manifest,
 )
 from pedsup_export.cli import cli
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
@@ -254,16 +256,16 @@ def test_a_killed_export_goes_on_and_gives_the_same_files(
 ) -> None:
     case = cases["gemma3"]
     request = replace(case.request, out=tmp_path / "m.gguf")
-    add, done = stream_module.Journal.add, list[str]()
+    append, done = LineJournal.append, list[str]()
 
-    def killed(self: stream_module.Journal, entry: Any) -> None:
-        add(self, entry)
-        done.append(entry.tensor)
+    def killed(self: LineJournal[Any], row: dict[str, Any], **how: bool) -> None:
+        append(self, row, **how)
+        done.append(row["tensor"])
         if sum(name.startswith("v.") for name in done) == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stream_module.Journal, "add", killed)
+        patch.setattr(LineJournal, "append", killed)
         execute(*make_plan(request))
     assert not request.out.exists() and not mmproj_path(request.out).exists()
     made, rows = set[str](), stream_module.make_rows

@@ -16,6 +16,7 @@ from pedsup_testing import tiny_models
 from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import MismatchError
+from pedsup.files.journal import LineJournal
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
@@ -23,7 +24,7 @@ from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write import publish as export_module
 from pedsup_export.write import stream as stream_module
-from pedsup_export.write.journal import Entry, Journal
+from pedsup_export.write.journal import Entry, open_journal
 from pedsup_export.write.publish import execute
 
 WEIGHTS = "adapter_model.safetensors"
@@ -56,17 +57,17 @@ def interrupt(
     monkeypatch: pytest.MonkeyPatch, after: int, then: Callable[[], None] | None = None
 ) -> None:
     """Break the export after so many tensors, or do something at that moment."""
-    add, count = Journal.add, [0]
+    append, count = LineJournal.append, [0]
 
-    def counted(self: Journal, entry: Entry) -> None:
-        add(self, entry)
+    def counted(self: LineJournal[Entry], row: dict[str, object], **how: bool) -> None:
+        append(self, row, **how)
         count[0] += 1
         if count[0] == after:
             if then is None:
                 raise KilledError
             then()
 
-    monkeypatch.setattr(stream_module.Journal, "add", counted)
+    monkeypatch.setattr(LineJournal, "append", counted)
 
 
 def sha256(path: Path) -> str:
@@ -228,15 +229,15 @@ def test_the_importance_matrix_is_part_of_what_a_resume_is_bound_to(
 
 
 def test_the_journal_is_of_one_plan_and_survives_a_torn_line(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
-    journal.start("plan")
-    journal.add(Entry("a", "1", "2"))
+    journal = open_journal(tmp_path / "j", "plan")
+    journal.start()
+    journal.append(vars(Entry("a", "1", "2")))
     with journal.path.open("a") as file:
         file.write(json.dumps({"tensor": "b", "sha256": "3"})[:-5])
-    assert journal.read("plan") == [Entry("a", "1", "2")]
-    assert journal.read("another") == []
-    journal.add(Entry("b", "3", "4"))  # not behind the torn line, which would hide it
-    assert journal.read("plan") == [Entry("a", "1", "2"), Entry("b", "3", "4")]
+    assert journal.read() == [Entry("a", "1", "2")]
+    assert open_journal(journal.path, "another").read() == []
+    journal.append(vars(Entry("b", "3", "4")))  # not behind the torn line, which would hide it
+    assert journal.read() == [Entry("a", "1", "2"), Entry("b", "3", "4")]
 
 
 def test_the_output_is_locked_against_another_plan(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pedsup.errors import BadFileError
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup_export.calibration import fingerprint
-from pedsup_export.rounding.layouts import LAYOUTS, values_of
+from pedsup_export.rounding.layouts import LAYOUTS, Grid, Layout
 from pedsup_export.rounding.matrix import Effort, Moments, round_rows
 from pedsup_export.types.quantize import NonFiniteError, dequantize_rows, quantize_rows
 
@@ -34,6 +34,19 @@ def second_moments(seed: int = 1, n: int = WIDTH) -> NDArray[np.float64]:
 def output_error(rows: Floats, rounded: Floats, hessian: Floats) -> float:
     error = (rows - rounded).astype(np.float64)
     return float(np.einsum("ij,jk,ik->", error, hessian.astype(np.float64), error, optimize=True))
+
+
+def values_of(layout: Layout, grid: Grid) -> Floats:
+    """The weights of groups, float32 [n, group], in ggml's order of operations up to rounding."""
+    n = len(grid.levels)
+    if layout.table is None:
+        level = grid.levels.astype(np.float32) + np.float32(layout.lowest)
+    else:
+        level = layout.table[grid.levels]
+    level = level.reshape(n, layout.parts, layout.part)
+    scale = grid.d.astype(np.float32)[:, None] * grid.scales.astype(np.float32)
+    minimum = grid.dmin.astype(np.float32)[:, None] * grid.minima.astype(np.float32)
+    return (scale[:, :, None] * level - minimum[:, :, None]).reshape(n, layout.group)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -24,7 +24,8 @@ from pedsup.patch.apply import apply
 from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.manifest import manifest_path
 from pedsup_export.patch import make
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 
 LONG = "Tiny, with a name that moves every tensor up or down"
 STRIDE = 1

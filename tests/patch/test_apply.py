@@ -34,8 +34,9 @@ from pedsup.patch.index import MAGIC, MAX_INDEX, PREFIX, read_index
 from pedsup.patch.plan import ApplyRequest, open_plan
 from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.patch import make
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
 from pedsup_export.patch.pack import deflated
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 
 NAMES = {"same": "Tiny", "longer": "Tiny, version two, with a name that moves every tensor"}
 

@@ -14,7 +14,8 @@ from pedsup_testing.termux import Termux
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.trust.manifest import manifest_path
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,8 @@ from pedsup.trust.keys import read_public_key
 from pedsup.trust.store import TrustedKey, load_store
 from pedsup.trust.verdict import Trust
 from pedsup_export.cli import cli
-from pedsup_export.patch.make import PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import make_patch
+from pedsup_export.patch.plan import PatchRequest, plan_patch
 from pedsup_export.prove.sign import sign
 
 

@@ -499,6 +499,7 @@ def test_the_server_engine_talks_to_this_device_only(
     assert socket.AF_INET  # the only family seen
 
 
+@pytest.mark.slow  # the test above sees every system call
 def test_it_works_without_any_network(env: dict[str, str], smollm2: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-rn", "true"], check=False).returncode:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pedsup.engine.llama_server.state_file import MAGIC, unpack_state
 from pedsup.errors import BadFileError, PedsupError, UsageError
-from pedsup.files.json_file import parse_json, read_json_object
+from pedsup.files.json_file import NO_FILE, parse_json, read_json_object
 from pedsup.gguf_file import read_header
+from pedsup.pictures.read import read_picture
 from pedsup.session import prefix_cache
 from pedsup.session.consent import FILE, is_recorded
 from pedsup.session.copy import as_text
@@ -319,3 +320,8 @@ def test_no_pipe_in_the_place_of_a_file_is_waited_for(tmp_path: Path) -> None:
     for read in (read_grammar, read_json_schema, read_entries, SafetensorsFile):
         with pytest.raises(BadFileError, match="regular file"):
             read(pipe)
+    for other in (pipe, tmp_path, Path("/dev/zero")):
+        for read in (read_picture, read_header):
+            with pytest.raises(BadFileError, match="not a regular file") as refused:
+                read(other)
+            assert refused.value.remedy == NO_FILE, "no copy of it is any better"

@@ -38,6 +38,7 @@ from pedsup.memory import (
     model_shape,
 )
 from pedsup.memory.estimate import kv_cache_bytes
+from pedsup.run.memory_use import costs_context
 
 MIB = 1 << 20
 
@@ -176,6 +177,25 @@ def test_a_phone_gets_the_largest_context_that_fits(sized: Any) -> None:
         if n_ctx < 131072:
             more = estimate(header, replace(config, n_ctx=n_ctx * 2))
             assert more.total > available.bytes
+
+
+def test_the_context_that_was_asked_for_is_among_the_candidates(sized: Any) -> None:
+    header = read_header(sized(E2B))
+    config = EngineConfig(header.path, n_ctx=5120)
+    room = Room(header, Available(estimate(header, config).total, "a test"))
+    assert room.largest_context(config) == 5120
+    assert room.largest_context(replace(config, n_ctx=4096)) == 4096
+
+
+@pytest.mark.parametrize(
+    ("without", "largest", "wanted", "costs"),
+    [(8192, 8192, 8192, False), (131072, 12288, 8192, False), (8192, 6144, 8192, True),
+     (4096, 4096, 8192, False), (512, None, 8192, True), (None, None, 8192, True)],
+)  # fmt: skip
+def test_what_a_projector_costs_counts_up_to_what_is_wanted(
+    without: int | None, largest: int | None, wanted: int, costs: bool
+) -> None:
+    assert costs_context(without, largest, wanted) is costs
 
 
 def test_what_cannot_fit_is_refused_with_the_next_smaller_option(sized: Any) -> None:

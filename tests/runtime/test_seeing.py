@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from pedsup_testing import mtmd, seeing
 from pedsup_testing.converter import Converter
+from pedsup_testing.home import environment
 from pedsup_testing.pictures import undecodable_jpeg
 from pedsup_testing.seeing import BEGIN, END, Oracle, pixels, png
-from pedsup_testing.served import Served, environment
+from pedsup_testing.served import Served
 
 from pedsup.chat.events import TurnSettings
 from pedsup.chat.prompt import build_prompt

@@ -66,6 +66,7 @@ def test_json_loses_nothing_in_any_encoding(ask: Shell) -> None:
     assert json.loads(done.stdout)["answer"] == ANSWER
 
 
+@pytest.mark.slow
 def test_a_locale_that_is_not_installed_is_no_obstacle(ask: Shell) -> None:
     done = ask(LC_ALL="xx_YY.ISO-8859-1")
     assert done.returncode == 0, done.stderr

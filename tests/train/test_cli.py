@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 from pedsup_testing import programs, tiny_models
 
+TORCH = ("torch", "transformers", "peft")
 
-def pedsup_train(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return programs.run("pedsup_train", *arguments, env={**os.environ, **env}, timeout=500)
+
+def pedsup_train(
+    *arguments: object, preload: tuple[str, ...] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    return programs.run(
+        "pedsup_train", *arguments, env={**os.environ, **env}, timeout=500, preload=preload
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +94,11 @@ def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> N
     options: list[Any] = ["data", "--recipe", "demo", "--base", gemma]
     for text in sets:
         options += ["--set", text]
-    failed(pedsup_train(*options), 3, "p.jsonl:5: no field 'answer'", "max_bad_rows=1")
-    done = pedsup_train(*options, "--set", "data.max_bad_rows=1")
+    failed(
+        pedsup_train(*options, preload=TORCH), 3, "p.jsonl:5: no field 'answer'", "max_bad_rows=1"
+    )
+    mended = [*options, "--set", "data.max_bad_rows=1"]
+    done = pedsup_train(*mended, preload=TORCH)
     assert done.returncode == 0, done.stderr
     assert "bad: p.jsonl:5: no field 'answer'" in done.stderr
     assert "training: 3 examples" in done.stderr and "held out: 1 examples" in done.stderr
@@ -97,7 +106,7 @@ def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> N
     assert (
         "<|turn>model\n\n---- " in done.stdout and "A professional reviews.<turn|>" in done.stdout
     )
-    document = json.loads(pedsup_train(*options, "--set", "data.max_bad_rows=1", "--json").stdout)
+    document = json.loads(pedsup_train(*mended, "--json", preload=TORCH).stdout)
     assert document["sources"][0]["bad_rows"] == ["p.jsonl:5: no field 'answer'"]
     assert document["sources"][0]["bad"] == 1 and document["train_tokens"]["n"] == 3
 
@@ -106,7 +115,7 @@ def test_data_command_reports_bad_rows_by_line(gemma: Path, tmp_path: Path) -> N
 def test_dry_run_prints_the_plan_and_writes_nothing(gemma: Path, tmp_path: Path) -> None:
     done = pedsup_train(
         "run", "--recipe", "demo", "--base", gemma, "--out", tmp_path / "a", "--dry-run",
-        "--set", "data.max_length=700", "--gpu-memory", "12GiB",
+        "--set", "data.max_length=700", "--gpu-memory", "12GiB", preload=TORCH,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fits a card of 12GiB" in done.stderr and "checkpoints" not in done.stdout
@@ -121,7 +130,7 @@ def test_run_json_and_two_processes(gemma: Path, tmp_path: Path) -> None:
     options: list[Any] = ["--recipe", "demo", "--base", gemma, "--json", "--max-steps", "2"]
     for text in ("data.max_length=700", "data.eval_examples=4", "lora.r=4"):
         options += ["--set", text]
-    one = pedsup_train("run", *options, "--out", tmp_path / "one")
+    one = pedsup_train("run", *options, "--out", tmp_path / "one", preload=TORCH)
     assert one.returncode == 0, one.stderr
     facts = json.loads(one.stdout)
     assert facts["steps"] == 2 and facts["adapter"] == str(tmp_path / "one")

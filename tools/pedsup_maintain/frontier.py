@@ -13,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from math import ceil, floor, log10
 from pathlib import Path
@@ -83,7 +83,7 @@ def run(plan: FrontierPlan) -> dict[str, Any]:
         **document.head(SCHEMA),
         "base": plan.base.name,
         "adapter": plan.adapter and plan.adapter.name,
-        "calibrated_on": {"tokens": record.n_tokens, "texts": [t["name"] for t in record.texts]},
+        "calibrated_on": {"tokens": record.tokens, "texts": [t["name"] for t in record.texts]},
         "judged_on": {t.name: t.sha256 for t in parse_texts(plan.judge_on)},
         "points": [vars(point) for point in points],
     }
@@ -149,7 +149,7 @@ def judged(plan: FrontierPlan, reference: Path, series: str, label: str, path: P
         path, reference, parse_texts(plan.judge_on), n_chunks=plan.n_chunks,
         n_threads=plan.n_threads, logits_folder=plan.folder / "logits",
     )  # fmt: skip
-    figures = {name: summarize(tokens).to_json() for name, tokens in measure(quality).items()}
+    figures = {name: asdict(summarize(tokens)) for name, tokens in measure(quality).items()}
     beside = manifest_path(path)
     calibrated = read_manifest(beside).recipe.get("calibrated") if beside.is_file() else None
     predicted = calibrated.get("predicted_kl") if isinstance(calibrated, dict) else None

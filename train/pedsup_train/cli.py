@@ -24,8 +24,7 @@ from pedsup.files.standard_streams import json_text
 from pedsup.progress import human_bytes, say
 from pedsup_train.base.smollm2 import make_base
 from pedsup_train.data.held_out import held_out_bytes
-from pedsup_train.model import backends
-from pedsup_train.model.base_source import find_base
+from pedsup_train.model.base_source import find_base, load_tokenizer
 from pedsup_train.recipe.schema import Recipe, builtin_names, read_recipe
 from pedsup_train.recipe.toml import to_toml
 from pedsup_train.run import report, work
@@ -143,7 +142,7 @@ def data_command(examples: int, held_out: Path | None, as_json: bool, **options:
     recipe = resolve(options)
     _quiet()
     find_base(recipe)
-    data = load_data(recipe, backends.load_tokenizer(recipe))
+    data = load_data(recipe, load_tokenizer(recipe))
     for text in report.data_lines(data):
         say(text)
     if held_out is not None:
@@ -220,18 +219,6 @@ def _print(
         click.echo(text())
 
 
-def _invoke() -> int:
-    try:
-        program(standalone_mode=False)
-    except click.UsageError as error:
-        raise UsageError(error.format_message(), remedy="pedsup-train --help") from error
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.Abort as stop:
-        raise KeyboardInterrupt from stop
-    return 0
-
-
 def main() -> NoReturn:
     """Entry point of the console script."""
-    border(_invoke)
+    border(lambda: program.main(standalone_mode=False))

@@ -55,9 +55,7 @@ class CompareDocument(document.Head):
     "--normalise", is_flag=True,
     help="Divide speeds by the memory bandwidth of their own run: for a noisy or another machine.",
 )  # fmt: skip
-@options.OUT
-@options.FORCE
-@options.JSON
+@options.OUTPUTS
 def compare(before: Path, after: Path, **given: Any) -> None:
     """Compare two documents of `pedsup-bench run`; exit code 12 if a figure is worse."""
     if not 0 <= given["tolerance"] < 1:  # refuses NaN too: nothing is ever worse within it
@@ -68,10 +66,9 @@ def compare(before: Path, after: Path, **given: Any) -> None:
     result = compare_documents(
         first, second, tolerance=given["tolerance"], normalise=given["normalise"]
     )
-    options.save(result, given["out"], force=given["force"])
     for warning in result["warnings"]:
         say(f"warning: {warning}")
-    options.show(result, compare_table(result), as_json=given["as_json"])
+    options.put_out(result, compare_table(result), given)
     worse = [name for name, row in result["figures"].items() if row["verdict"] == "worse"]
     if worse:
         by = {n: f"{result['figures'][n]['ratio'] - 1:+.1%}" for n in worse}

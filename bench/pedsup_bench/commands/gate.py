@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from pedsup.files.fsio import refuse_existing
-from pedsup.optional import require
 from pedsup_bench.admission import admit_all
+from pedsup_bench.gate.check import require_pass
+from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.report import options
 
 
@@ -27,15 +27,9 @@ from pedsup_bench.report import options
               help="Folder of the reference's log-probabilities.")  # fmt: skip
 @options.ALLOW_TEMPLATE
 @options.THREADS
-@options.OUT
-@options.FORCE
-@options.JSON
+@options.OUTPUTS
 def gate(model: Path, **given: Any) -> None:
     """Check MODEL against thresholds; exit code 11 and by how much if it breaks one."""
-    require("numpy", extra="bench")
-    from pedsup_bench.gate.check import require_pass
-    from pedsup_bench.gate.run import GatePlan, run_gate
-
     plan = GatePlan(
         model,
         given["reference"],
@@ -49,18 +43,16 @@ def gate(model: Path, **given: Any) -> None:
     )
     if given["full"]:
         plan = replace(plan, n_ctx=512, n_chunks=None)
-    if given["out"]:
-        refuse_existing(given["out"], force=given["force"])
+    options.refuse_existing_outputs(given["out"], force=given["force"])
     trust = admit_all(model, plan.reference, plan.adapter)
     result = run_gate(plan)
     whole = {**result, "trust": trust}
-    # The document is written for a breach too: it says what to look at.
-    options.save(whole, given["out"], force=given["force"])
     text = "\n".join(
         f"{'ok    ' if check['passed'] else 'BREACH'} {check['sentence']}"
         for check in result["checks"]
     )
     verdict = "passed" if result["passed"] else "refused"
     text += f"\n{result['file_type']} gate: {verdict}"
-    options.show(whole, text, as_json=given["as_json"])
+    # The document is written for a breach too: it says what to look at.
+    options.put_out(whole, text, given)
     require_pass(result)

@@ -6,22 +6,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from pedsup.gguf_file import read_header
-from pedsup.optional import require
 from pedsup.progress import say
 from pedsup_bench.admission import admit, admit_all
-from pedsup_bench.mcqa.html import report
-from pedsup_bench.mcqa.result import SCHEMA, McqaFacts, McqaFigures
+from pedsup_bench.mcqa.html import report, table_rows
+from pedsup_bench.mcqa.questions import (
+    Question,
+    QuestionSet,
+    default_questions,
+    read_questions,
+)
+from pedsup_bench.mcqa.report import by_language
+from pedsup_bench.mcqa.result import SCHEMA, McqaFacts
+from pedsup_bench.mcqa.score import Scored, score_all
 from pedsup_bench.report import document, options, overlap
 from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
-
-if TYPE_CHECKING:
-    from pedsup_bench.mcqa.questions import Question
-    from pedsup_bench.mcqa.score import Scored
 
 MAX_SAID: Final = 20
 """Lines of a file that are said to be left out, one by one."""
@@ -42,28 +45,11 @@ MAX_SAID: Final = 20
 @options.ALLOW_TEMPLATE
 @options.DRY_RUN
 @options.THREADS
-@options.OUT
-@options.HTML
-@options.FORCE
-@options.JSON
+@options.PAGE_OUTPUTS
 def mcqa(model: Path, **given: Any) -> None:
     """Accuracy on multiple-choice questions, options in all cyclic orders."""
-    require("numpy", extra="bench")
-    from pedsup_bench.mcqa.questions import default_questions, read_questions
-    from pedsup_bench.mcqa.report import by_language
-    from pedsup_bench.mcqa.score import score_all
-
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
-    if given["questions"]:
-        found = read_questions(
-            given["questions"], language=given["language"], answer_base=given["answer_base"]
-        )
-    else:
-        found = default_questions()
-    for line, reason in found.rejected[:MAX_SAID]:
-        say(f"line {line} left out: {reason}")
-    if (more := len(found.rejected) - MAX_SAID) > 0:
-        say(f"{more} more lines left out; --json has their number")
+    found = _questions(given["questions"], given["language"], given["answer_base"])
     questions = found.questions[: given["limit"]]
     if given["dry_run"]:
         files = {model: given["adapter"]}
@@ -81,18 +67,34 @@ def mcqa(model: Path, **given: Any) -> None:
     scored = ask(model, adapter=given["adapter"])
     figures = by_language(scored, ask(given["reference"]) if given["reference"] else None)
     result = {
-        **mcqa_document(model, scored, given["reference"], figures),
+        **document.head(SCHEMA),
         "model": document.describe_model(model, given["adapter"]),
+        "reference": given["reference"]
+        and document.describe_model(given["reference"], digest=False),
+        "figures": figures,
+        "answers": [_answer(s) for s in scored],
         "questions": str(given["questions"].name if given["questions"] else "shipped"),
         "rejected_lines": len(found.rejected),
         "calibrated_on": overlaps,
         "trust": trust,
     }
-    options.save(result, given["out"], force=given["force"])
-    if given["html"]:
-        shown = document.as_written(McqaFacts, result, model)
-        options.save_page(report(shown), given["html"], force=given["force"])
-    options.show(result, mcqa_table(figures), as_json=given["as_json"])
+    options.put_out(
+        result, options.table(table_rows(figures)), given,
+        lambda: report(document.as_written(McqaFacts, result, model)),
+    )  # fmt: skip
+
+
+def _questions(path: Path | None, language: str | None, answer_base: int | None) -> QuestionSet:
+    """The file's or the shipped questions, after saying which lines were left out."""
+    if path:
+        found = read_questions(path, language=language, answer_base=answer_base)
+    else:
+        found = default_questions()
+    for line, reason in found.rejected[:MAX_SAID]:
+        say(f"line {line} left out: {reason}")
+    if (more := len(found.rejected) - MAX_SAID) > 0:
+        say(f"{more} more lines left out; --json has their number")
+    return found
 
 
 def plan_text(
@@ -113,43 +115,16 @@ def plan_text(
         seconds += rates.load + rates.prompt * tokens
         name = ("model", "reference")[number]
         lines.append(f"{name:<10} {path}{f' with {adapter}' if adapter else ''}")
-    by_language = ", ".join(f"{n} {name}" for name, n in sorted(languages.items()))
+    spoken = ", ".join(f"{n} {name}" for name, n in sorted(languages.items()))
     return "\n".join([
         *lines,
-        f"questions  {len(questions)} ({by_language}), {prompts} prompts for each file",
+        f"questions  {len(questions)} ({spoken}), {prompts} prompts for each file",
         f"threads    {n_threads}",
         f"time       roughly {human_seconds(seconds)}, guessed from the files' sizes",
     ])  # fmt: skip
 
 
-def mcqa_document(
-    model: Path, scored: list[Scored], reference: Path | None, figures: dict[str, McqaFigures]
-) -> dict[str, object]:
-    """The JSON document, with every question's choice."""
-    return {
-        **document.head(SCHEMA),
-        "model": document.describe_model(model),
-        "reference": reference and document.describe_model(reference, digest=False),
-        "figures": {n: f.to_json() for n, f in figures.items()},
-        "answers": [
-            {"id": s.question.id, "answer": s.question.answer, "chosen": s.chosen,
-             "scores": list(s.scores)}
-            for s in scored
-        ],
-    }  # fmt: skip
-
-
-def mcqa_table(figures: dict[str, McqaFigures]) -> str:
-    """Figures as a table, one row per language."""
-    rows = [["language", "n", "right", "accuracy", "95 % interval", "chance", "as printed",
-             "consistent", "reference", "changed", "McNemar p"]]  # fmt: skip
-    for name, f in figures.items():
-        against = f.against
-        low, high = f.interval
-        rows.append([
-            name, str(f.n), str(f.right), f"{f.accuracy:.1%}", f"{low:.1%} to {high:.1%}",
-            f"{f.chance:.1%}", f"{f.accuracy_as_printed:.1%}", f"{f.consistent:.1%}",
-            *([f"{against.accuracy:.1%}", str(against.changed), f"{against.p_value:.3f}"]
-              if against else ["", "", ""]),
-        ])  # fmt: skip
-    return options.table(rows)
+def _answer(scored: Scored) -> dict[str, object]:
+    question = scored.question
+    return {"id": question.id, "answer": question.answer, "chosen": scored.chosen,
+            "scores": list(scored.scores)}  # fmt: skip

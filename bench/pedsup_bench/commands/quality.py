@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pedsup.errors import UsageError
-from pedsup.optional import require
 from pedsup.progress import say
 from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.admission import admit_all, reference_notes
+from pedsup_bench.quality.divergence import TokenFigures
+from pedsup_bench.quality.measure import QualityPlan, check, measure
 from pedsup_bench.quality.result import SCHEMA
+from pedsup_bench.quality.summary import QualityFigures, summarize
 from pedsup_bench.report import document, options, overlap
+from pedsup_bench.report.texts import parse_texts
 from pedsup_bench.task.html import report
+from pedsup_bench.task.measure import measure as measure_task
+from pedsup_bench.task.report import task_rows
 from pedsup_bench.task.result import QualityWithTask
-
-if TYPE_CHECKING:
-    from pedsup_bench.quality.divergence import TokenFigures
-    from pedsup_bench.quality.measure import QualityPlan
-    from pedsup_bench.quality.summary import QualityFigures
-    from pedsup_bench.task.score import TaskPlan
+from pedsup_bench.task.score import TaskPlan
 
 
 @click.command()
@@ -50,20 +50,12 @@ if TYPE_CHECKING:
 @options.ALLOW_TEMPLATE
 @options.DRY_RUN
 @options.THREADS
-@options.OUT
-@options.HTML
-@options.FORCE
-@options.JSON
+@options.PAGE_OUTPUTS
 def quality(model: Path, **given: Any) -> None:
     """KL divergence, top-token agreement and perplexity of MODEL against its reference.
 
     Give the same command again to continue an interrupted run.
     """
-    require("numpy", extra="bench")
-    from pedsup_bench.quality.measure import check, measure
-    from pedsup_bench.task.measure import measure as measure_task
-    from pedsup_bench.task.report import task_rows
-
     plan = _plan(model, given)
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     check(plan)
@@ -86,18 +78,13 @@ def quality(model: Path, **given: Any) -> None:
         of_task = measure_task(model, plan.reference, given["examples"], task)
         result["task"] = of_task
         table += f"\n\n{options.table(task_rows(of_task))}"
-    options.save(result, given["out"], force=given["force"])
-    if given["html"]:
-        shown = document.as_written(QualityWithTask, result, model)
-        options.save_page(report(shown), given["html"], force=given["force"])
     say(_legend(plan))
-    options.show(result, table, as_json=given["as_json"])
+    options.put_out(
+        result, table, given, lambda: report(document.as_written(QualityWithTask, result, model))
+    )
 
 
 def _plan(model: Path, given: dict[str, Any]) -> QualityPlan:
-    from pedsup_bench.quality.measure import QualityPlan
-    from pedsup_bench.report.texts import parse_texts
-
     return QualityPlan(
         model=model,
         reference=given["reference"],
@@ -114,8 +101,6 @@ def _plan(model: Path, given: dict[str, Any]) -> QualityPlan:
 def _read_task(
     plan: QualityPlan, examples: Path | None, *, allow_template: bool
 ) -> TaskPlan | None:
-    from pedsup_bench.task.score import TaskPlan
-
     if examples is None:
         return None
     if plan.reference is None:
@@ -145,9 +130,6 @@ def plan_text(plan: QualityPlan) -> str:
 
 def quality_figures(tokens: dict[str, TokenFigures]) -> dict[str, QualityFigures]:
     """Figures per text, and 'all' where there are several."""
-    from pedsup_bench.quality.divergence import TokenFigures
-    from pedsup_bench.quality.summary import summarize
-
     figures = {name: summarize(found) for name, found in tokens.items()}
     if len(tokens) > 1:
         figures["all"] = summarize(TokenFigures.concatenate(list(tokens.values())))
@@ -166,7 +148,7 @@ def quality_document(plan: QualityPlan, figures: dict[str, QualityFigures]) -> d
         "texts": {
             t.name: {"sha256": t.sha256, "words": len(t.content.split())} for t in plan.texts
         },
-        "figures": {name: f.to_json() for name, f in figures.items()},
+        "figures": figures,
     }
 
 

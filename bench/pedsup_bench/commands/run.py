@@ -7,25 +7,31 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import click
 
 from pedsup.engine.limits import cannot_see
+from pedsup.engine.select import EngineChoice
 from pedsup.errors import UsageError
 from pedsup.files.fsio import sha256_file
 from pedsup.gguf_file.projector import matching_projector
 from pedsup.gguf_file.validate import validate_model
+from pedsup.phones.profiles import profile
 from pedsup.trust.identity import identify
 from pedsup.trust.projector import projector_beside
 from pedsup_bench.admission import admit_all
+from pedsup_bench.phone.limits import Limited, limited_as
 from pedsup_bench.report import options
 from pedsup_bench.report.document import ModelFacts, as_written
+from pedsup_bench.report.forecast import human_seconds
+from pedsup_bench.speed import llama_bench
+from pedsup_bench.speed.html import report
+from pedsup_bench.speed.measure import measure
+from pedsup_bench.speed.picture import check_picture
 from pedsup_bench.speed.plan import MAX_LOADS, MAX_REPEATS, SpeedPlan
-
-if TYPE_CHECKING:
-    from pedsup.engine.select import EngineChoice
-    from pedsup_bench.phone.limits import Limited
+from pedsup_bench.speed.progress import foresee
+from pedsup_bench.speed.render import run_table
 
 QUICK = SpeedPlan(Path(), prompts=(32, 128), depths=(0,), n_decode=16, repeats=3, loads=1)
 T = TypeVar("T")
@@ -102,17 +108,9 @@ def _size(_: object, __: object, text: str | None) -> tuple[int, int] | None:
 @click.option("--phone", help="Limit memory, cores and storage reads as on this phone (cgroups).")
 @options.DRY_RUN
 @options.THREADS
-@options.OUT
-@options.HTML
-@options.FORCE
-@options.JSON
+@options.PAGE_OUTPUTS
 def run(model: Path, **given: Unpack[RunOptions]) -> None:
     """Measure load, first token, prompt and decode speed, and memory of MODEL."""
-    from pedsup_bench.report.forecast import human_seconds
-    from pedsup_bench.speed.measure import measure
-    from pedsup_bench.speed.progress import foresee
-    from pedsup_bench.speed.render import run_table
-
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     plan = make_plan(model, given)
     if given["dry_run"]:
@@ -128,15 +126,8 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
         document["model"] = with_digests(document["model"], plan, trust)
         document["limits"] = limited.to_json() if limited else None
     if given["against"]:
-        from pedsup_bench.speed import llama_bench
-
         document["against"] = llama_bench.run(plan, document["figures"])
-    options.save(document, given["out"], force=given["force"])
-    if given["html"]:
-        from pedsup_bench.speed.html import report
-
-        options.save_page(report(document), given["html"], force=given["force"])
-    options.show(document, run_table(document), as_json=given["as_json"])
+    options.put_out(document, run_table(document), given, lambda: report(document))
 
 
 def with_digests(facts: ModelFacts, plan: SpeedPlan, trust: Mapping[str, object]) -> ModelFacts:
@@ -197,8 +188,6 @@ def _projector(model: Path, given: RunOptions) -> Path | None:
         return None
     if image is not None and size is not None:
         raise UsageError("--image and --picture exclude each other", remedy="give one of them")
-    from pedsup_bench.speed.picture import check_picture
-
     check_picture(image, size)
     header = validate_model(model)
     path = given["mmproj"] or projector_beside(model, identify(header).manifest)
@@ -215,7 +204,4 @@ def _given(value: T | None, usual: T) -> T:
 def _limits(plan: SpeedPlan, phone: str | None) -> AbstractContextManager[Limited | None]:
     if phone is None:
         return nullcontext(None)
-    from pedsup.phones.profiles import profile
-    from pedsup_bench.phone.limits import limited_as
-
     return limited_as(profile(phone), plan.model)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,10 +17,14 @@ from pedsup_bench.report import document, options
 from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
 from pedsup_bench.safety.html import report
 from pedsup_bench.safety.result import SCHEMA, Figure, GuardFigure, SafetyFacts
-
-if TYPE_CHECKING:
-    from pedsup_bench.safety.run import Judged, SafetyPlan
-    from pedsup_bench.safety.suite import Case, Suite
+from pedsup_bench.safety.run import (
+    SafetyPlan,
+    figures,
+    guard_figures,
+    run,
+    settings_for,
+)
+from pedsup_bench.safety.suite import Case, Suite, load_suite
 
 
 class SafetyDocument(document.Head):
@@ -53,19 +57,13 @@ class SafetyDocument(document.Head):
 @click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
 @options.DRY_RUN
 @options.THREADS
-@options.OUT
-@options.HTML
-@options.FORCE
-@options.JSON
+@options.PAGE_OUTPUTS
 def safety(model: Path, **given: Any) -> None:
     """Put the safety cases to MODEL; count the answers that keep every rule.
 
     No judge model: rules are words that must or must not appear in the answer. The guards of
     pedsup-run, which are not part of the model, are counted separately.
     """
-    from pedsup_bench.safety.run import SafetyPlan, run, settings_for
-    from pedsup_bench.safety.suite import load_suite
-
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     suite = load_suite(given["suite_file"])
     settings = settings_for(
@@ -84,13 +82,20 @@ def safety(model: Path, **given: Any) -> None:
         click.echo(plan_text(plan))
         return
     trust = admit_all(model, adapter=given["adapter"])
-    result = safety_document(plan.model, suite, run(plan), trust)
-    result["model"] = document.describe_model(model, given["adapter"])
-    options.save(result, given["out"], force=given["force"])
-    if given["html"]:
-        shown = document.as_written(SafetyFacts, result, model)
-        options.save_page(report(shown), given["html"], force=given["force"])
-    options.show(result, safety_table(result), as_json=given["as_json"])
+    judged = run(plan)
+    result: SafetyDocument = {
+        **document.head(SCHEMA),
+        "model": document.describe_model(model, given["adapter"]),
+        "suite": {"version": suite.version, "sha256": suite.sha256, "cases": len(judged)},
+        "figures": figures(judged),
+        "guards": guard_figures(judged),
+        "answers": [asdict(one) for one in judged],
+        "trust": trust,
+    }
+    options.put_out(
+        result, safety_table(result), given,
+        lambda: report(document.as_written(SafetyFacts, result, model)),
+    )  # fmt: skip
 
 
 def plan_text(plan: SafetyPlan) -> str:
@@ -141,23 +146,6 @@ def _chosen(suite: Suite, choice: Choice) -> tuple[Case, ...]:
     turns = [case for turn in zip_longest(*groups) for case in turn if case is not None]
     kept = set(turns[: choice.limit])
     return tuple(case for group in groups for case in group if case in kept)
-
-
-def safety_document(
-    model: Path, suite: Suite, judged: list[Judged], trust: dict[str, object]
-) -> SafetyDocument:
-    """The JSON document, with every answer."""
-    from pedsup_bench.safety.run import figures, guard_figures
-
-    return {
-        **document.head(SCHEMA),
-        "model": document.describe_model(model),
-        "suite": {"version": suite.version, "sha256": suite.sha256, "cases": len(judged)},
-        "figures": figures(judged),
-        "guards": guard_figures(judged),
-        "answers": [asdict(one) for one in judged],
-        "trust": trust,
-    }
 
 
 def safety_table(result: SafetyDocument) -> str:

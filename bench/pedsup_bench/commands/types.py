@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from pedsup.errors import UsageError
-from pedsup.files.fsio import atomic_file
-from pedsup.optional import require
+from pedsup_bench.quality import types_table
 from pedsup_bench.report import options
 
 
@@ -28,9 +27,6 @@ from pedsup_bench.report import options
 @options.JSON
 def types(**given: Any) -> None:
     """Export a model to every type and table size, KL, flips and speed."""
-    require("numpy", extra="bench")
-    from pedsup_bench.quality import types_table
-
     kinds = tuple(given["kinds"].split(",")) if given["kinds"] else types_table.TYPES
     if unknown := set(kinds) - set(types_table.TYPES):
         raise UsageError(
@@ -49,6 +45,5 @@ def types(**given: Any) -> None:
     pages = {given["page"]: text, given["plot"]: types_table.plot(result) + "\n"}
     for path, content in pages.items():
         if path is not None:
-            with atomic_file(path) as file:
-                file.write(content.encode("utf-8"))
+            options.save_page(content, path, force=True)
     options.show(result, text, as_json=given["as_json"])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-from pedsup.optional import require
 from pedsup_bench.admission import admit_all
+from pedsup_bench.quality.vocabulary import (
+    VocabularyFigures,
+    VocabularyPlan,
+    measure,
+    require_cut,
+)
 from pedsup_bench.report import document, options
-
-if TYPE_CHECKING:
-    from pedsup_bench.quality.vocabulary import VocabularyFigures
+from pedsup_bench.report.texts import parse_texts
 
 SCHEMA: Final = "pedsup-bench-vocabulary/1"
 
@@ -30,22 +33,14 @@ SCHEMA: Final = "pedsup-bench-vocabulary/1"
 @click.option("--ctx", "n_ctx", default=512, show_default=True, help="Tokens per passage.")
 @click.option("--passages", "n_passages", type=click.IntRange(1), help="Limit on passages.")
 @options.THREADS
-@options.OUT
-@options.FORCE
-@options.JSON
+@options.OUTPUTS
 def vocabulary(model: Path, **given: Any) -> None:
     """Tokens, bits per byte and removed probability of MODEL, whose vocabulary was cut."""
-    require("numpy", extra="bench")
-    from pedsup.files.fsio import refuse_existing
-    from pedsup_bench.quality.vocabulary import VocabularyPlan, measure, require_cut
-    from pedsup_bench.report.texts import parse_texts
-
     plan = VocabularyPlan(
         model, given["reference"], parse_texts(given["texts"]), given["n_ctx"],
         given["n_passages"], options.n_threads(given["threads"]),
     )  # fmt: skip
-    if given["out"]:
-        refuse_existing(given["out"], force=given["force"])
+    options.refuse_existing_outputs(given["out"], force=given["force"])
     require_cut(plan)
     trust = admit_all(model, plan.reference)
     figures = measure(plan)
@@ -58,8 +53,7 @@ def vocabulary(model: Path, **given: Any) -> None:
         "figures": {name: f.to_json() for name, f in figures.items()},
         "trust": trust,
     }
-    options.save(result, given["out"], force=given["force"])
-    options.show(result, vocabulary_table(figures), as_json=given["as_json"])
+    options.put_out(result, vocabulary_table(figures), given)
 
 
 def vocabulary_table(figures: dict[str, VocabularyFigures]) -> str:

@@ -7,7 +7,7 @@ it returns says so, and `require_pass` turns that into an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +81,7 @@ def run_gate(plan: GatePlan) -> GateDocument:
     if task is not None:
         judged |= {"task_loss_rise": task["loss_rise"], "task_drop": task["drop"]}
     checks = check_figures(judged, limits)
-    per_text = {text: summarize(figures).to_json() for text, figures in tokens.items()}
+    per_text = {text: asdict(summarize(figures)) for text, figures in tokens.items()}
     return {
         **document.head(SCHEMA),
         "model": document.describe_model(plan.model, plan.adapter),
@@ -89,7 +89,7 @@ def run_gate(plan: GatePlan) -> GateDocument:
         "file_type": name,
         "passed": bool(checks) and all(check.passed for check in checks),
         "checks": [check.to_json() for check in checks],
-        "figures": {**per_text, "all": whole.to_json()},
+        "figures": {**per_text, "all": asdict(whole)},
         "n_ctx": plan.n_ctx,
         "task": task,
     }

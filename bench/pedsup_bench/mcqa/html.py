@@ -22,7 +22,7 @@ def section(document: McqaFacts) -> list[Html]:
         page.paragraph(f"Questions: {document['questions']}.{beside}"),
         Html(svg.bars("accuracy by language", _bars(figures), top=1.0)),
         page.paragraph("Black: Wilson's 95 % interval. Orange: what guessing gives."),
-        _table(figures),
+        page.table(table_rows(figures), "accuracy by language"),
         page.items(show.flattered(document.get("calibrated_on", []))),
     ]
 
@@ -36,7 +36,8 @@ def _bars(figures: dict[str, McqaFigures]) -> list[svg.Bar]:
     return bars
 
 
-def _table(figures: dict[str, McqaFigures]) -> Html:
+def table_rows(figures: dict[str, McqaFigures]) -> list[list[str]]:
+    """Figures as a table, one row per language."""
     rows = [["language", "n", "right", "accuracy", "95 % interval", "chance", "as printed",
              "consistent", "reference", "changed", "McNemar p"]]  # fmt: skip
     for name, f in figures.items():
@@ -52,4 +53,4 @@ def _table(figures: dict[str, McqaFigures]) -> Html:
             show.interval(f.interval), show.share(f.chance),
             show.share(f.accuracy_as_printed), show.share(f.consistent), *beside,
         ])  # fmt: skip
-    return page.table(rows, "accuracy by language")
+    return rows

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from pedsup.errors import BadFileError, MissingFileError, UsageError
+from pedsup.files.json_file import NO_FILE
 from pedsup.progress import human_bytes
 from pedsup.questions.multiple_choice import (
     LETTERS,
@@ -69,7 +71,6 @@ def read_questions(
     """Read a file of JSON lines, JSON or CSV.
 
     Args:
-        path: the file.
         language: heads the figures; default: the row's own, 'en' for MedMCQA, 'es' for PeruMedQA.
         answer_base: what MedMCQA's `cop` counts from; default: found from the values.
 
@@ -80,17 +81,32 @@ def read_questions(
     """
     _require_readable(path)
     rows = list(read_table(path))
-    rejected = [(number, row) for number, row in rows if isinstance(row, str)]
+    broken = [(number, row) for number, row in rows if isinstance(row, str)]
     kept = [(number, row) for number, row in rows if not isinstance(row, str)]
     medmcqa = [row for _, row in kept if "opa" in row]
     first = 0
     if medmcqa:
         base = find_key_base(medmcqa, answer_base, where=path, option="--answer-base {}")
         first = base.first
+    questions, unusable = _distinct(kept, language, first)
+    rejected = sorted([*broken, *unusable])
+    if not questions:
+        why = f": line {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
+        raise BadFileError(
+            f"no usable question{why}", where=path, wanted="MedMCQA or PeruMedQA JSON lines"
+        )
+    return QuestionSet(tuple(questions), tuple(rejected))
+
+
+def _distinct(
+    rows: Iterable[tuple[int, dict[str, object]]], language: str | None, first: int
+) -> tuple[list[Question], list[tuple[int, str]]]:
+    """Each question once, under an id of its own, and the rows that are none or are repeated."""
     questions: list[Question] = []
+    rejected: list[tuple[int, str]] = []
     lines: dict[tuple[str, ...], int] = {}
     ids: set[str] = set()
-    for number, row in kept:
+    for number, row in rows:
         try:
             found = _question(row, f"line-{number}", language, first)
             asked = (found.text, *found.options)
@@ -104,12 +120,7 @@ def read_questions(
         unique = f"{found.id}, line {number}" if found.id in ids else found.id
         ids.add(unique)
         questions.append(replace(found, id=unique))
-    if not questions:
-        why = f": line {min(rejected)[0]}: {min(rejected)[1]}" if rejected else ""
-        raise BadFileError(
-            f"no usable question{why}", where=path, wanted="MedMCQA or PeruMedQA JSON lines"
-        )
-    return QuestionSet(tuple(questions), tuple(sorted(rejected)))
+    return questions, rejected
 
 
 def _require_readable(path: Path) -> None:
@@ -118,7 +129,10 @@ def _require_readable(path: Path) -> None:
         raise MissingFileError("no such file", where=path, remedy="check --questions")
     if not path.is_file():
         raise UsageError(
-            "this is not a regular file", where=path, wanted="a file of JSON lines, JSON or CSV"
+            "this is not a regular file",
+            where=path,
+            wanted="a file of JSON lines, JSON or CSV",
+            remedy=NO_FILE,
         )
     if (size := path.stat().st_size) > MAX_FILE:
         raise UsageError(

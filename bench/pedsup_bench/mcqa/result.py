@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from pedsup_bench.report.document import ModelFacts, Shown
@@ -40,9 +40,6 @@ class McqaFigures:
     consistent: float
     """Share of questions where every rotation chooses the same option."""
     against: Against | None
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 class _Mcqa(Shown):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Generic, TypedDict, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pedsup.errors import BadFileError, MismatchError, MissingFileError, PedsupError, UsageError
 from pedsup.files.envelope import envelope
@@ -85,19 +85,17 @@ class Collection:
         return sorted(result.path for kind in kinds for result in kind)
 
 
-class _Head(TypedDict):
-    schema: str
-    created: str
-
-
 @dataclass(frozen=True)
 class _Candidate:
     path: Path
     schema: str
-    created: str
     value: Mapping[str, object]
+    shown: Shown
     identity: Identity
-    name: str
+
+    @property
+    def name(self) -> str:
+        return self.shown["model"]["file"]
 
 
 def collect(folder: Path, model: str | None = None) -> Collection:
@@ -116,15 +114,14 @@ def collect(folder: Path, model: str | None = None) -> Collection:
         raise MissingFileError("no such folder", where=folder, remedy="check the path")
     candidates, manifests, left_out = _look_through(folder)
     identity = _choose(candidates, model, folder)
-    mine = sorted(
-        (one for one in candidates if one.identity == identity), key=lambda one: one.created
-    )
+    mine = [one for one in candidates if one.identity == identity]
+    mine.sort(key=lambda one: one.shown["created"])
     left_out += [
         LeftOut(one.path, f"of another model: {label(one.name)}, SHA-256 {one.identity}")
         for one in candidates
         if one.identity != identity
     ]
-    collection = Collection(identity, _shown(mine[-1]), left_out=left_out)
+    collection = Collection(identity, mine[-1].shown, left_out=left_out)
     for one in mine:
         try:
             _add(collection, one)
@@ -166,11 +163,8 @@ def _look_at(path: Path) -> _Candidate | Manifest:
             if kind
             else "not a result of pedsup-bench"
         )
-    head = record(_Head, value, source_of(path))
     shown = record(Shown, value, source_of(path))
-    return _Candidate(
-        path, head["schema"], head["created"], value, _identity(shown), shown["model"]["file"]
-    )
+    return _Candidate(path, str(schema), value, shown, _identity(shown))
 
 
 def _identity(shown: Shown) -> Identity:
@@ -226,10 +220,6 @@ def _named(model: str, counted: Mapping[Identity, int]) -> list[Identity]:
     return found or [
         i for i in counted if any(d and d.startswith(digits) for d in (i.model, i.adapter))
     ]
-
-
-def _shown(one: _Candidate) -> Shown:
-    return record(Shown, one.value, source_of(one.path))
 
 
 def _add(collection: Collection, one: _Candidate) -> None:

@@ -32,9 +32,6 @@ class LogitModel(EvaluatedModel):
     """A model loaded for evaluation only: one sequence, full-size cache, no sampling.
 
     Args:
-        path: the GGUF.
-        n_ctx: context in tokens.
-        n_threads: threads of llama.cpp.
         cache_f32: keep keys and values in float32 and not, as usual, in float16.
         adapter: the GGUF of a LoRA adapter to apply to it.
 

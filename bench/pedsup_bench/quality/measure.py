@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.validate import validate_model
-from pedsup.questions.texts import Text
+from pedsup.questions.texts import Text, windows
 from pedsup_bench.quality import reference as ref
 from pedsup_bench.quality.divergence import TokenFigures, token_figures
 from pedsup_bench.quality.journal import Window, Windows, open_windows, window_row
@@ -23,7 +23,7 @@ from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
 from pedsup_bench.report.forecast import announce, seconds_per_token
 from pedsup_bench.report.journal import file_identity, pair_identity
-from pedsup_bench.report.texts import scored_from, windows
+from pedsup_bench.report.texts import scored_from
 
 DEFAULT_N_CTX: Final = 512
 ALGORITHM: Final = 2

@@ -98,12 +98,8 @@ class LogitFile:
         return self.n_ctx - 1 - scored_from(self.n_ctx)
 
     @property
-    def row_codes(self) -> int:
-        return row_codes(self.n_vocab)
-
-    @property
     def chunk_bytes(self) -> int:
-        return self.rows * self.row_codes * 2
+        return self.rows * row_codes(self.n_vocab) * 2
 
     @property
     def data_offset(self) -> int:
@@ -130,7 +126,7 @@ class LogitFile:
     def log_probs(self, chunk: int, window: Sequence[int]) -> Iterator[Float64]:
         del window
         data = np.memmap(
-            self.path, dtype="<u2", mode="r", shape=(self.rows, self.row_codes),
+            self.path, dtype="<u2", mode="r", shape=(self.rows, row_codes(self.n_vocab)),
             offset=self.data_offset + chunk * self.chunk_bytes,
         )  # fmt: skip
         for at in range(0, self.rows, ROWS):

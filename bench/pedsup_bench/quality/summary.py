@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,9 +47,6 @@ class QualityFigures:
     p_diff_rms: float
     removed_mass: float | None
     """Mean probability that the reference gave to tokens that were cut; None if not known."""
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def summarize(tokens: TokenFigures) -> QualityFigures:

@@ -20,9 +20,7 @@ def interval() -> float:
 
 
 @contextmanager
-def item_bar(
-    total: int, label: str, unit: str, *, initial: int = 0, shown: bool = True
-) -> Iterator[tqdm]:
+def item_bar(total: int, label: str, unit: str, *, initial: int = 0) -> Iterator[tqdm]:
     """A bar on stderr with the time left; call `.update()` on what it yields for each item.
 
     It also moves between items, so that an item that takes minutes does not look like a hang.
@@ -37,7 +35,6 @@ def item_bar(
         mininterval=interval(),
         dynamic_ncols=True,
         smoothing=0,  # items are alike: the mean so far is the best guess of the rest
-        disable=not shown,
     )
     with ticking(bar):
         yield bar

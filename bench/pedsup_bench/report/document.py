@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,8 +14,9 @@ import pedsup
 from pedsup.engine.build_probe import library_build
 from pedsup.engine.vector_units import Build, BuildFacts
 from pedsup.errors import BadFileError, MissingFileError
+from pedsup.files.direct_io import DirectFile, sha256_range
 from pedsup.files.envelope import Envelope, envelope
-from pedsup.files.fsio import CHUNK, atomic_file
+from pedsup.files.fsio import atomic_file
 from pedsup.files.records import record
 from pedsup.files.source import Source, read_json
 from pedsup.gguf_file import read_header
@@ -167,9 +167,6 @@ def as_written(kind: type[T], document: Mapping[str, object], where: object) -> 
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file, byte_bar(path.stat().st_size, "digest") as bar:
-        while block := file.read(CHUNK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+    size = path.stat().st_size
+    with byte_bar(size, "digest") as bar:
+        return sha256_range(DirectFile(path), 0, size, bar.update)

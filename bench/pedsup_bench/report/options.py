@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -11,6 +13,8 @@ from pedsup.device.cores import allowed_cpus, plan_threads, read_cores
 from pedsup.files.fsio import atomic_file, refuse_existing
 from pedsup.files.standard_streams import json_text
 from pedsup_bench.report import document
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 ADAPTER = click.option(
@@ -33,6 +37,15 @@ HTML = click.option(
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the JSON document.")
 
 
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in this order in the help."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+
+
+OUTPUTS = together(OUT, FORCE, JSON)
+PAGE_OUTPUTS = together(OUT, HTML, FORCE, JSON)
+
+
 def n_threads(asked: int | None) -> int:
     """`--threads`, or one per big core."""
     return plan_threads(read_cores(allowed_cpus()), asked=asked).n_threads
@@ -41,6 +54,19 @@ def n_threads(asked: int | None) -> int:
 def show(result: Mapping[str, object], text: str, *, as_json: bool) -> None:
     """The result on stdout: a table, or the document."""
     click.echo(json_text(document.finite(result)) if as_json else text)
+
+
+def put_out(
+    result: Mapping[str, object],
+    text: str,
+    given: Mapping[str, Any],
+    page: Callable[[], str] | None = None,
+) -> None:
+    """Write the document and its page where `--out` and `--html` say; print table or document."""
+    save(result, given["out"], force=given["force"])
+    if page is not None and given["html"]:
+        save_page(page(), given["html"], force=given["force"])
+    show(result, text, as_json=given["as_json"])
 
 
 def save(result: Mapping[str, object], path: Path | None, *, force: bool) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pedsup.errors import MismatchError, PedsupError
 from pedsup.progress import say
-from pedsup.questions.texts import SHINGLE, runs_in_sketch
+from pedsup.questions.texts import SHINGLE, shared_with_sketch
 from pedsup.trust.manifest import manifest_path, read_manifest
 
 
@@ -45,10 +45,11 @@ def sketches_in(texts: object) -> tuple[Calibrating, ...]:
 def found(calibrating: Iterable[Calibrating], judged: Mapping[str, str]) -> list[str]:
     """One sentence for each text that it is judged on (name -> words) and was calibrated on."""
     return [
-        f"{name} and the calibration text '{text.name}' share {n} sampled runs of {SHINGLE} words"
+        f"{name} and the calibration text '{text.name}' share {n} sampled passages (runs of "
+        f"{SHINGLE} words, or short lines)"
         for name, words in judged.items()
         for text in calibrating
-        if (n := runs_in_sketch(words, text.sketch))
+        if (n := shared_with_sketch(words, text.sketch))
     ]
 
 

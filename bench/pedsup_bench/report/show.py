@@ -17,9 +17,9 @@ def share(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}%}"
 
 
-def interval(low_high: tuple[float, float], digits: int = 1) -> str:
+def interval(low_high: tuple[float, float]) -> str:
     """An interval of shares in percent."""
-    return f"{low_high[0]:.{digits}%} to {low_high[1]:.{digits}%}"
+    return f"{low_high[0]:.1%} to {low_high[1]:.1%}"
 
 
 def share_bar(

@@ -42,18 +42,6 @@ def parse_texts(options: Sequence[str]) -> tuple[Text, ...]:
     return tuple(texts)
 
 
-def windows(tokens: Sequence[int], n_ctx: int, bos: int | None) -> list[list[int]]:
-    """Whole windows of `n_ctx` tokens; the first token of each is replaced by bos.
-
-    As llama.cpp's `llama-perplexity` cuts them; the rest of the text is left out.
-    """
-    cut = [list(tokens[at : at + n_ctx]) for at in range(0, len(tokens) - n_ctx + 1, n_ctx)]
-    for window in cut:
-        if bos is not None:
-            window[0] = bos
-    return cut
-
-
 def scored_from(n_ctx: int) -> int:
     """The first position whose prediction counts: half a window of context comes before it."""
     return n_ctx // 2

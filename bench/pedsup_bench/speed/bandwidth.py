@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -17,20 +16,8 @@ SIZE: Final = 256 << 20
 PASSES: Final = 5
 
 
-@dataclass(frozen=True)
-class Bandwidth:
-    """Bytes per second of each pass; `best` is the ceiling that speeds are shown against."""
-
-    n_threads: int
-    passes: tuple[float, ...]
-
-    @property
-    def best(self) -> float:
-        return max(self.passes)
-
-
-def measure_bandwidth(n_threads: int, *, size: int = SIZE, passes: int = PASSES) -> Bandwidth:
-    """Read a buffer of `size` bytes with `n_threads` threads, `passes` times."""
+def measure_bandwidth(n_threads: int, *, size: int = SIZE, passes: int = PASSES) -> list[float]:
+    """Read a buffer of `size` bytes with `n_threads` threads; bytes per second of each pass."""
     libc = ctypes.CDLL(None)
     scan = libc.memchr
     scan.argtypes, scan.restype = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], ctypes.c_void_p
@@ -50,4 +37,4 @@ def measure_bandwidth(n_threads: int, *, size: int = SIZE, passes: int = PASSES)
             thread.join()
         speeds.append(part * n_threads / (perf_counter() - started))
     del view
-    return Bandwidth(n_threads, tuple(speeds))
+    return speeds

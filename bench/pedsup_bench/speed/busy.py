@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Final, TypedDict
 
 from pedsup.device.cores import allowed_cpus
+from pedsup_bench.speed.device import load_average
 
 BUSY_CORES: Final = 0.25
 """How many cores others may use before a warning."""
@@ -46,7 +47,7 @@ class Moment:
         """This one."""
         uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         own = sum(use.ru_utime + use.ru_stime for use in uses)
-        return cls(monotonic(), _load(), _busy_seconds(root / "proc/stat"), own)
+        return cls(monotonic(), load_average(), _busy_seconds(root / "proc/stat"), own)
 
 
 def between(before: Moment, after: Moment) -> Busy:
@@ -88,13 +89,6 @@ def told(found: Busy) -> str:
     used = "" if others is None else f"; other programs used {others:.1f} of {found['cores']} cores"
     start = "THE MACHINE WAS BUSY" if found["busy"] else "the machine was quiet"
     return f"{start}: load {loads} (the later one holds this measurement){used}"
-
-
-def _load() -> float | None:
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return None
 
 
 def _busy_seconds(path: Path) -> float | None:

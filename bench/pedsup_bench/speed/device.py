@@ -77,7 +77,7 @@ def describe(root: Path = Path("/")) -> Device:
         "features": [name for name in _NAMED_FEATURES if name in features],
         "memory_total": total_memory(root),
         "memory_available": free.bytes if free else None,
-        "load_average": _load(),
+        "load_average": load_average(),
     }  # fmt: skip
 
 
@@ -132,7 +132,8 @@ def _properties() -> dict[str, str] | None:
     return found
 
 
-def _load() -> float | None:
+def load_average() -> float | None:
+    """Over one minute."""
     try:
         return os.getloadavg()[0]
     except OSError:

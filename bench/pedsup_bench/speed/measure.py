@@ -27,6 +27,7 @@ from pedsup_bench.speed.residency import drop_from_cache, resident_share, was_co
 from pedsup_bench.speed.result import (
     SCHEMA,
     Bandwidth,
+    BytesPerToken,
     Figure,
     Figures,
     Load,
@@ -81,7 +82,7 @@ def _document(
     speed: Speed,
     busy: Busy,
 ) -> RunDocument:
-    head, after = document.head(SCHEMA), speed["after"]
+    head, before, after = document.head(SCHEMA), speed["before"], speed["after"]
     return {
         "schema": head["schema"],
         "kind": head["kind"],
@@ -99,11 +100,7 @@ def _document(
         "build": speed["build"],
         "n_ctx": speed["n_ctx"],
         "bandwidth": bandwidth_entry(speed["bandwidth"], plan.n_threads),
-        "bytes_per_token": {
-            "weights": bytes_per_token.weights,
-            "rows": bytes_per_token.rows,
-            "cache_per_1000_tokens": bytes_per_token.cache(1000),
-        },
+        "bytes_per_token": traffic_entry(bytes_per_token),
         "busy": busy,
         "figures": figures(plan, loads, speed, bytes_per_token),
         "memory": {
@@ -113,8 +110,8 @@ def _document(
             "major_faults": after["major_faults"],
         },
         "sustained": speed["sustained"],
-        "celsius": {"before": speed["before"]["celsius"], "after": after["celsius"]},
-        "battery": {"before": speed["before"]["battery"], "after": after["battery"]},
+        "celsius": {"before": before["celsius"], "after": after["celsius"]},
+        "battery": {"before": before["battery"], "after": after["battery"]},
     }
 
 
@@ -192,6 +189,15 @@ def entry(samples: list[float], unit: Unit, ceiling: float | None = None) -> Fig
 def bandwidth_entry(passes: list[float], n_threads: int) -> Bandwidth:
     """Memory read bandwidth before and after the speeds, in bytes per second."""
     return {"n_threads": n_threads, "best": max(passes), "passes": passes, "by": "memchr"}
+
+
+def traffic_entry(found: Traffic) -> BytesPerToken:
+    """Bytes that are read for a token: of weights, of rows, and of the cache at a depth of 1000."""
+    return {
+        "weights": found.weights,
+        "rows": found.rows,
+        "cache_per_1000_tokens": found.cache(1000),
+    }
 
 
 def load_once(plan: SpeedPlan, *, cold: bool) -> tuple[str, Load]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import struct
 import zlib
@@ -19,7 +18,7 @@ from pedsup.errors import EngineError
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import picture_from_bytes, read_picture
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.process_memory import Memory, children, read_memory
+from pedsup_bench.speed.process_memory import engine_memory
 from pedsup_bench.speed.result import SeenPicture
 
 WORDS: Final = 4
@@ -46,25 +45,14 @@ def see_pictures(
     shown = [picture_of(plan, number) for number in range(plan.repeats + 1)]
     samples, n_tokens = [], 0
     for number, picture in enumerate(shown):
-        started = perf_counter()
-        places = engine.see(picture)
-        prompt = [*text[number : number + WORDS], *places, *text[:1]]
-        for _ in engine.generate(prompt, SamplingConfig(temperature=0.0), max_tokens=0):
-            pass
-        samples.append(perf_counter() - started)
-        if engine.last_stats.n_cached > WORDS:
-            raise EngineError(
-                f"the engine kept {engine.last_stats.n_cached} tokens of the picture before",
-                wanted="a picture that is seen anew for each sample",
-            )
-        n_tokens = sum(token < 0 for token in places)
+        seconds, n_tokens = _see(engine, picture, text[number : number + WORDS], text[:1])
+        samples.append(seconds)
         step()
-    pids = [os.getpid(), *children(os.getpid())]
-    memory = sum((read_memory(pid) for pid in pids), start=Memory())
+    memory = engine_memory()
     width, height = shown[0].upright_size
     return {
         "image": "noise" if plan.image is None else plan.image.name,
-        "image_sha256": None if plan.image is None else picture_of(plan, 0).sha256,
+        "image_sha256": None if plan.image is None else shown[0].sha256,
         "width": width,
         "height": height,
         "tokens": n_tokens,
@@ -74,6 +62,24 @@ def see_pictures(
         "rss_file": memory.file or None,
         "peak": memory.peak or None,
     }
+
+
+def _see(
+    engine: Engine, picture: Picture, before: Sequence[int], after: Sequence[int]
+) -> tuple[float, int]:
+    """Seconds for one picture between tokens of text, and how many tokens it takes."""
+    started = perf_counter()
+    places = engine.see(picture)
+    sampling = SamplingConfig(temperature=0.0)
+    for _ in engine.generate([*before, *places, *after], sampling, max_tokens=0):
+        pass
+    seconds = perf_counter() - started
+    if engine.last_stats.n_cached > WORDS:
+        raise EngineError(
+            f"the engine kept {engine.last_stats.n_cached} tokens of the picture before",
+            wanted="a picture that is seen anew for each sample",
+        )
+    return seconds, sum(token < 0 for token in places)
 
 
 def picture_of(plan: SpeedPlan, number: int) -> Picture:

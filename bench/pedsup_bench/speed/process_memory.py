@@ -48,17 +48,20 @@ def read_memory(pid: int) -> Memory:
     return Memory(anon << 10, kib.get(b"RssFile", 0) << 10, kib.get(b"VmHWM", 0) << 10)
 
 
+def engine_processes() -> list[int]:
+    """This process and those that it started, such as `llama-server`."""
+    return [os.getpid(), *children(os.getpid())]
+
+
+def engine_memory() -> Memory:
+    """Of `engine_processes` together."""
+    return sum(map(read_memory, engine_processes()), start=Memory())
+
+
 def children(parent: int) -> list[int]:
     """Processes started by `parent`, by the fourth field of /proc/pid/stat."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if (
-            entry.name.isdecimal()
-            and (fields := process_fields(int(entry.name)))
-            and fields[1] == str(parent)
-        ):
-            found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
+    return [pid for pid in pids if process_fields(pid)[1:2] == [str(parent)]]
 
 
 def process_fields(pid: int) -> list[str]:

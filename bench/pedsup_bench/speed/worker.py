@@ -25,7 +25,7 @@ from pedsup_bench.speed import device
 from pedsup_bench.speed.bandwidth import measure_bandwidth
 from pedsup_bench.speed.picture import see_pictures
 from pedsup_bench.speed.plan import SpeedPlan
-from pedsup_bench.speed.process_memory import Memory, children, process_fields, read_memory
+from pedsup_bench.speed.process_memory import engine_memory, engine_processes, process_fields
 from pedsup_bench.speed.result import (
     Load,
     Resources,
@@ -96,7 +96,7 @@ def run_picture(plan: SpeedPlan, step: Step) -> SeenPicture:
 
 def run_speed(plan: SpeedPlan, step: Step) -> Speed:
     """Bandwidth, prompts, decode at depths, sustained decode, bandwidth again."""
-    bandwidth = [*measure_bandwidth(plan.n_threads).passes]
+    bandwidth = measure_bandwidth(plan.n_threads)
     step()
     engine = _open(plan)
     step()
@@ -114,7 +114,7 @@ def run_speed(plan: SpeedPlan, step: Step) -> Speed:
         step()
     after = _state()
     engine.close()
-    bandwidth += measure_bandwidth(plan.n_threads).passes
+    bandwidth += measure_bandwidth(plan.n_threads)
     step()
     return {
         "engine": engine.name,
@@ -197,9 +197,8 @@ def prompt_tokens(engine: Engine, n: int) -> list[int]:
 
 
 def resources() -> Resources:
-    """Memory, bytes from storage and major faults of this process and its `llama-server` child."""
-    pids = [os.getpid(), *children(os.getpid())]
-    memory = sum((read_memory(pid) for pid in pids), start=Memory())
+    """Memory, bytes from storage and major faults of `engine_processes`."""
+    pids, memory = engine_processes(), engine_memory()
     return {
         "rss_anon": memory.anon,
         "rss_file": memory.file,

@@ -9,19 +9,19 @@ Z95: Final = 1.959963984540054
 """Phi^-1(0.975)."""
 
 
-def wilson_interval(right: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """Wilson's score interval for a proportion.
 
-    Wilson, J. Am. Stat. Assoc. 22 (1927) 209: the p for which the observed share lies z
+    Wilson, J. Am. Stat. Assoc. 22 (1927) 209: the p for which the observed share lies 1.96
     standard errors away. (0, 1) without observations.
     """
     if not 0 <= right <= n:
         raise ValueError(f"{right} right of {n}")
     if n == 0:
         return 0.0, 1.0
-    share, z2 = right / n, z * z
+    share, z2 = right / n, Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     # At the ends the formula gives exactly 0 and 1 but for rounding.
     low = 0.0 if right == 0 else max(0.0, centre - half)
     return low, 1.0 if right == n else min(1.0, centre + half)

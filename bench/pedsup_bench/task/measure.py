@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from pedsup.errors import MismatchError
@@ -27,4 +28,4 @@ def measure(model: Path, reference: Path, examples: Path, plan: TaskPlan) -> dic
             remedy="run it again",
         )
     theirs, mine = score_all(reference, plan), score_all(model, plan, plan.adapter)
-    return {"examples": identity, **figures(mine, theirs).to_json()}
+    return {"examples": identity, **asdict(figures(mine, theirs))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
@@ -47,10 +47,6 @@ class TaskFigures:
     """Examples that only one of the two has right."""
     p_value: float
     """McNemar's exact test, two-sided."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For documents."""
-        return asdict(self)
 
 
 def figures(scored: Sequence[ExampleScore], reference: Sequence[ExampleScore]) -> TaskFigures:

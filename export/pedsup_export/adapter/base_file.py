@@ -15,9 +15,9 @@ from typing import Final
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.validate import validate_model
-from pedsup.optional import require
 from pedsup.trust.identity import ModelIdentity, identify
 from pedsup_export.arch import ARCHITECTURES, Architecture
+from pedsup_export.arch.base import tensor_name_map
 
 _TOP: Final = ("model.embed_tokens", "model.embed_tokens_per_layer",
                "model.per_layer_model_projection", "lm_head")  # fmt: skip
@@ -50,9 +50,7 @@ class BaseFile:
     @cached_property
     def targets(self) -> Mapping[str, str]:
         """Name of a weight in transformers -> the file's tensor."""
-        gguf = require("gguf", extra="export")
-        kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == self.header.architecture)
-        table = gguf.get_tensor_name_map(kind, self._number("%s.block_count"))
+        table = tensor_name_map(self.header.architecture, self._number("%s.block_count"))
         found = {}
         for module, (_, name) in table.mapping.items():
             if module in _TOP or module.startswith("model.layers."):

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final, TypeAlias
 
-from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.errors import UnsupportedError
+from pedsup.files.checks import Check, Count
+from pedsup.files.records import record
+from pedsup.files.source import Source
 
 _MERGE: Final = (
     "merge this adapter with PEFT (merge_and_unload, save_pretrained) and export the merged "
@@ -52,6 +55,7 @@ _PROMPTS: Final = (
 _CHANGES_BASE: Final = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initialisations that subtract from the base weights; the adapter alone does not say what."""
 
+_DAMAGED: Final = "the adapter's configuration is damaged: copy it from the training run again"
 MAX_PATTERN: Final = 2000
 MAX_REPETITIONS: Final = 3
 _REPETITION: Final = re.compile(r"(?<!\\)[*+{]")
@@ -71,23 +75,31 @@ _HARMLESS: Final = frozenset((
 """Options that the tensors make plain, or that mattered in training only."""
 
 
+Rank: TypeAlias = Annotated[int, Check[int](lambda n: 0 < n <= 1 << 16, "a positive integer")]
+# A finite float64 may still be infinite as the float32 that multiplies.
+Alpha: TypeAlias = Annotated[float, Check[float](lambda x: abs(x) < 1e30, "a finite number")]
+Tokens: TypeAlias = Annotated[
+    tuple[Count, ...], Check[tuple[int, ...]](lambda t: len({*t}) == len(t), "every token once")
+]
+
+
 @dataclass(frozen=True)
 class LoraSettings:
-    """The checked part of the configuration that the arithmetic needs."""
+    """The part of the configuration that the arithmetic needs, in PEFT's own names."""
 
-    r: int
-    alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-    use_rslora: bool
-    use_dora: bool
-    bias: str
-    modules_to_save: tuple[str, ...]
-    ensure_weight_tying: bool
-    token_indices: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-    base_model_name: str | None
-    revision: str | None
-    warnings: tuple[str, ...]
+    r: Rank
+    lora_alpha: Alpha
+    rank_pattern: Mapping[str, Rank] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, Alpha] = field(default_factory=dict)
+    use_rslora: bool = False
+    use_dora: bool = False
+    bias: str = "none"
+    modules_to_save: tuple[str, ...] = ()
+    ensure_weight_tying: bool = False
+    trainable_token_indices: Mapping[str, Tokens] = field(default_factory=dict)
+    """By the end of a module's path: '' is the end of each."""
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
 
     def rank(self, module: str) -> int:
         """The rank of `module` (path in the base model, without 'base_model.model.')."""
@@ -95,7 +107,7 @@ class LoraSettings:
 
     def scaling(self, module: str) -> float:
         """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA."""
-        alpha = self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.alpha)
+        alpha = self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.lora_alpha)
         rank = self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
@@ -120,27 +132,17 @@ def parse_config(config: Mapping[str, object], path: Path) -> LoraSettings:
         BadFileError: a field of the wrong type or value.
     """
     _check_method(config, path)
-    return LoraSettings(
-        r=_rank(config.get("r"), "r", path),
-        alpha=_alpha(config.get("lora_alpha"), "lora_alpha", path),
-        rank_pattern={
-            k: _rank(v, f"rank_pattern[{k!r}]", path)
-            for k, v in _patterns(config, "rank_pattern", path).items()
-        },
-        alpha_pattern={
-            k: _alpha(v, f"alpha_pattern[{k!r}]", path)
-            for k, v in _patterns(config, "alpha_pattern", path).items()
-        },
-        use_rslora=_flag(config, "use_rslora", path),
-        use_dora=_flag(config, "use_dora", path),
-        bias=_text(config, "bias", path) or "none",
-        modules_to_save=_names(config.get("modules_to_save"), "modules_to_save", path),
-        ensure_weight_tying=_flag(config, "ensure_weight_tying", path),
-        token_indices=_token_indices(config.get("trainable_token_indices"), path),
-        base_model_name=_text(config, "base_model_name_or_path", path),
-        revision=_text(config, "revision", path),
-        warnings=_unknown_options(config),
-    )
+    # Null and empty collections mean "not set".
+    given = {key: value for key, value in config.items() if value not in (None, [], {})}
+    if isinstance(tokens := given.get("trainable_token_indices"), list):
+        given["trainable_token_indices"] = {"": tokens}
+    source = Source("the adapter's configuration", path, remedy=_DAMAGED, only_known=False)
+    found = record(LoraSettings, given, source)
+    for name, patterns in (("rank_pattern", found.rank_pattern),
+                           ("alpha_pattern", found.alpha_pattern)):  # fmt: skip
+        for pattern in patterns:
+            _check_pattern(name, pattern, source)
+    return found
 
 
 def _check_method(config: Mapping[str, object], path: Path) -> None:
@@ -170,7 +172,8 @@ def _check_method(config: Mapping[str, object], path: Path) -> None:
         )
 
 
-def _unknown_options(config: Mapping[str, object]) -> tuple[str, ...]:
+def unknown_options(config: Mapping[str, object]) -> tuple[str, ...]:
+    """A warning for each option that is set and that nothing is known of."""
     known = _HARMLESS | _UNMERGEABLE.keys()
     return tuple(
         f"adapter_config.json sets '{key}', which this version of pedsup does not know; "
@@ -180,57 +183,8 @@ def _unknown_options(config: Mapping[str, object]) -> tuple[str, ...]:
     )
 
 
-def _bad(name: str, value: object, wanted: str, path: Path) -> BadFileError:
-    return BadFileError(
-        f"{name} is {value!r}",
-        where=path,
-        wanted=wanted,
-        remedy="the adapter's configuration is damaged: copy it from the training run again",
-    )
-
-
-def _rank(value: object, name: str, path: Path) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 16:
-        raise _bad(name, value, "a positive integer", path)
-    return value
-
-
-def _alpha(value: object, name: str, path: Path) -> float:
-    # A finite float64 may still be infinite as the float32 that multiplies.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
-        raise _bad(name, value, "a finite number", path)
-    return value
-
-
-def _flag(config: Mapping[str, object], name: str, path: Path) -> bool:
-    value = config.get(name, False)
-    if not isinstance(value, bool) and value is not None:
-        raise _bad(name, value, "true or false", path)
-    return bool(value)
-
-
-def _text(config: Mapping[str, object], name: str, path: Path) -> str | None:
-    value = config.get(name)
-    if value is not None and not isinstance(value, str):
-        raise _bad(name, value, "text", path)
-    return value
-
-
-def _patterns(config: Mapping[str, object], name: str, path: Path) -> Mapping[str, object]:
-    value = config.get(name) or {}
-    if not isinstance(value, dict):
-        raise _bad(name, value, "a table of patterns", path)
-    for pattern in value:
-        _check_pattern(name, pattern, path)
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-        except (re.error, RecursionError, OverflowError) as error:
-            raise _bad(name, pattern, "regular expressions", path) from error
-    return value
-
-
-def _check_pattern(name: str, pattern: str, path: Path) -> None:
-    """Refuse what `re` may need exponential or high polynomial time for.
+def _check_pattern(name: str, pattern: str, source: Source) -> None:
+    """Refuse what is not valid, and what `re` may need exponential or high polynomial time for.
 
     Without a repeated group no repetition is nested in another; what is left are a few runs of
     `.*`, over names of bounded length.
@@ -239,35 +193,12 @@ def _check_pattern(name: str, pattern: str, path: Path) -> None:
     if len(pattern) > MAX_PATTERN or repeated > MAX_REPETITIONS or _REPEATED_GROUP.search(pattern):
         raise UnsupportedError(
             f"a pattern in {name} that could take for ever: {pattern[:60]!r}",
-            where=path,
+            where=source.where,
             wanted=f"at most {MAX_PATTERN} characters and {MAX_REPETITIONS} repetitions, "
             "no repeated group",
             remedy=_MERGE,
         )
-
-
-def _names(value: object, name: str, path: Path) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise _bad(name, value, "a list of module names", path)
-    return tuple(value)
-
-
-def _token_indices(
-    value: object, path: Path
-) -> tuple[int, ...] | Mapping[str, tuple[int, ...]] | None:
-    def indices(numbers: Any) -> tuple[int, ...]:
-        if not isinstance(numbers, list) or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers
-        ):
-            raise _bad("trainable_token_indices", numbers, "lists of token numbers", path)
-        if len(set(numbers)) != len(numbers):
-            raise _bad("trainable_token_indices", numbers, "every token once", path)
-        return tuple(numbers)
-
-    if not value:
-        return None
-    if isinstance(value, dict):
-        return {str(module): indices(numbers) for module, numbers in value.items()}
-    return indices(value)
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise source.problem(f"{name} is {pattern!r}", wanted="regular expressions") from error

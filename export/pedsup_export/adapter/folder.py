@@ -9,7 +9,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.fsio import sha256_file
-from pedsup_export.adapter.config import LoraSettings, parse_config
+from pedsup_export.adapter.config import LoraSettings, parse_config, unknown_options
 from pedsup_export.adapter.reading import AGAIN
 from pedsup_export.adapter.tensors import LoraDelta, lora_deltas, sort_tensors
 from pedsup_export.adapter.whole import TokenRows, replacements, token_rows
@@ -41,7 +41,7 @@ class Adapter:
 
     @property
     def base_model_name(self) -> str | None:
-        return self.settings.base_model_name
+        return self.settings.base_model_name_or_path
 
     @property
     def revision(self) -> str | None:
@@ -58,9 +58,8 @@ class Adapter:
                 cannot be merged.
         """
         _check_files(folder)
-        settings = parse_config(
-            read_json(folder / CONFIG, "the adapter's configuration"), folder / CONFIG
-        )
+        config = read_json(folder / CONFIG, "the adapter's configuration")
+        settings = parse_config(config, folder / CONFIG)
         file = SafetensorsFile(folder / WEIGHTS)
         parts = sort_tensors(file)
         deltas = lora_deltas(parts, settings, file)
@@ -72,7 +71,7 @@ class Adapter:
             deltas,
             replacements(parts, settings, file),
             token_rows(parts, settings, file),
-            settings.warnings,
+            unknown_options(config),
         )
 
     def digest(self) -> dict[str, str]:

@@ -69,7 +69,6 @@ def merged(
     """The tensor to export: base, change and the rounding of the merged weight.
 
     Args:
-        base: the base tensor.
         change: what the adapter does to it (`MatchReport.matched`), or None.
         merge_dtype: 'float32' keeps the exact float32 merge. 'bfloat16' and 'float16' round the
             merged weight as a 16-bit intermediate file does: the bits of a PEFT merge in

@@ -146,7 +146,6 @@ def match(
     """Bring adapter and base together.
 
     Args:
-        adapter: an opened adapter.
         base: shape of every base tensor by name (of 4-bit weights the unpacked shape).
         is_dead: whether a tensor name is a projection that the model never uses; it is asked
             for every spelling of a name, whether the base holds the tensor or not.

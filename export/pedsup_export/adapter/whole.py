@@ -38,19 +38,18 @@ def token_rows(parts: Parts, settings: LoraSettings, file: SafetensorsFile) -> d
     result = {}
     for module, name in parts["tokens"].items():
         rows = read_checked(name, 2, file)
-        wanted = settings.token_indices
-        if wanted is not None and not isinstance(wanted, tuple):
-            # PEFT takes a module when its path ends with the key.
-            wanted = next((v for k, v in wanted.items() if module.endswith(k)), None)
-        if wanted is None or len(wanted) != rows.shape[0]:
+        # PEFT takes a module when its path ends with the key.
+        listed = settings.trainable_token_indices.items()
+        wanted = next((tokens for end, tokens in listed if module.endswith(end)), ())
+        if len(wanted) != rows.shape[0]:
             raise adapter_error(
                 BadFileError,
                 f"'{name}' holds {rows.shape[0]} rows, the configuration names "
-                f"{0 if wanted is None else len(wanted)} tokens for it",
+                f"{len(wanted)} tokens for it",
                 file,
                 "trainable_token_indices of this adapter",
             )
-        result[module] = TokenRows(module, tuple(wanted), rows)
+        result[module] = TokenRows(module, wanted, rows)
     return result
 
 

@@ -75,10 +75,10 @@ class Architecture:
     """config.json, shapes by name, rows of the token embeddings -> tensors."""
     vocabulary: Callable[[Tokenizer, int], Vocabulary]
     """Tokenizer files, rows of the token embeddings -> vocabulary fields."""
-    is_dead: Callable[[Mapping[str, object], str], bool]
-    """Whether a tensor of the checkpoint is one that no forward pass uses."""
     tied_by_default: bool
     """Whether transformers ties the output head when config.json says nothing."""
+    is_dead: Callable[[Mapping[str, object], str], bool] = lambda config, name: False
+    """Whether a tensor of the checkpoint is one that no forward pass uses."""
 
 
 class Config:
@@ -89,24 +89,21 @@ class Config:
 
     def integer(self, key: str, *, low: int = 1, high: int = 1 << 31, default: Any = None) -> int:
         """A whole number in [low, high]."""
-        value = self.values.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self._bad(key, value, f"a whole number from {low} to {high}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A number that a float32 can hold."""
-        value = self.values.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3e38:
             raise self._bad(key, value, "a finite number")
         return float(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
         """True or false."""
-        value = self.values.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if not isinstance(value, bool):
             raise self._bad(key, value, "true or false")
         return value
@@ -117,8 +114,7 @@ class Config:
         Raises:
             UnsupportedError: another value; `what` says what it is.
         """
-        value = self.values.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if value not in wanted:
             raise UnsupportedError(
                 f"{what} {value!r} ('{key}')",
@@ -133,6 +129,10 @@ class Config:
             raise self._bad(key, value, "an object")
         return value
 
+    def _get(self, key: str, default: object) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value
+
     @staticmethod
     def _bad(key: str, value: Any, wanted: str) -> BadFileError:
         return BadFileError(
@@ -143,13 +143,18 @@ class Config:
         )
 
 
+def tensor_name_map(architecture: str, n_layers: int) -> Any:
+    """gguf-py's `TensorNameMap` of one architecture."""
+    gguf = require("gguf", extra="export")
+    kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == architecture)
+    return gguf.get_tensor_name_map(kind, n_layers)
+
+
 def name_map(
     architecture: str, n_layers: int, suffixes: tuple[str, ...] = (".weight", ".bias")
 ) -> Callable[[str], str | None]:
     """gguf-py's table from Hugging Face names to GGUF names for one architecture."""
-    gguf = require("gguf", extra="export")
-    arch = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == architecture)
-    table = gguf.get_tensor_name_map(arch, n_layers)
+    table = tensor_name_map(architecture, n_layers)
 
     def look_up(name: str) -> str | None:
         found = table.get_name(name, try_suffixes=suffixes)

@@ -95,7 +95,6 @@ def decoder_layout(
     """The tensors of a model.
 
     Args:
-        head: the head size.
         more: parts of a layer beside `LAYER`, vectors of the head size.
         biases: parts that have a bias.
     """
@@ -118,8 +117,3 @@ def decoder_layout(
         tables=dict.fromkeys(TABLES, n_embd),
         biases=biases,
     )
-
-
-def no_dead(config: Mapping[str, object], name: str) -> bool:
-    """Every tensor of such a checkpoint is used."""
-    return False

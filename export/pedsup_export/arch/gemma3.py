@@ -16,7 +16,7 @@ from typing import Final
 
 from pedsup.errors import UnsupportedError
 from pedsup_export.arch.base import Architecture, Config, ModelTensors, OutputTensor, Shape
-from pedsup_export.arch.decoder import head_entries, linear_rope, no_dead
+from pedsup_export.arch.decoder import head_entries, linear_rope
 from pedsup_export.arch.gemma_text import (
     FULL,
     LAYER,
@@ -191,6 +191,5 @@ ARCHITECTURE = Architecture(
     metadata=metadata,
     tensors=tensors,
     vocabulary=sentencepiece_vocabulary,
-    is_dead=no_dead,
     tied_by_default=True,
 )

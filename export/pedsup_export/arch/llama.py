@@ -17,7 +17,6 @@ from pedsup_export.arch.decoder import (
     decoder_metadata,
     head_dim,
     head_entries,
-    no_dead,
     rope_settings,
 )
 from pedsup_export.arch.placing import place
@@ -94,6 +93,5 @@ ARCHITECTURE = Architecture(
     metadata=metadata,
     tensors=tensors,
     vocabulary=llama_vocabulary,
-    is_dead=no_dead,
     tied_by_default=False,
 )

@@ -22,16 +22,6 @@ _LAYER_TENSOR: Final = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 TABLES: Final = ("token_embd.weight", "output.weight")
 
 
-def same_name(source: str) -> str:
-    """A checkpoint whose names gguf-py's table knows as they are."""
-    return source
-
-
-def none_left_out(source: str) -> str | None:
-    """A checkpoint whose every tensor is used."""
-    return None
-
-
 @dataclass(frozen=True)
 class Layout:
     """What a file of an architecture holds.
@@ -51,8 +41,8 @@ class Layout:
     expected: Callable[[int], Mapping[str, Shape]]
     required: frozenset[str]
     tables: Mapping[str, int]
-    plain: Callable[[str], str] = same_name
-    left_out: Callable[[str], str | None] = none_left_out
+    plain: Callable[[str], str] = lambda source: source
+    left_out: Callable[[str], str | None] = lambda source: None
     biases: frozenset[str] | None = field(default=frozenset())
 
     def shape(self, name: str) -> Shape | None:
@@ -80,7 +70,6 @@ def place(
     """Place every tensor of a checkpoint.
 
     Args:
-        shapes: shape by name in the checkpoint.
         n_tokens: rows of the token embeddings.
         make: name, shape and source -> the output tensor.
 

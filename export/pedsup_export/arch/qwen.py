@@ -17,7 +17,6 @@ from pedsup_export.arch.decoder import (
     decoder_metadata,
     head_dim,
     head_entries,
-    no_dead,
 )
 from pedsup_export.arch.placing import place
 from pedsup_export.gguf.header import KV
@@ -104,7 +103,6 @@ ARCHITECTURES = tuple(
         metadata=metadata,
         tensors=tensors,
         vocabulary=byte_level_vocabulary,
-        is_dead=no_dead,
         tied_by_default=False,
     )
     for name, hf_name, metadata, tensors in (

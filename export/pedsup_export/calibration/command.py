@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from tqdm import tqdm
@@ -29,9 +28,7 @@ from pedsup.questions.texts import sketch
 from pedsup_export.calibration import collect, fingerprint, sensitivity, store, work
 from pedsup_export.calibration import text as texts
 from pedsup_export.calibration.forward import ForwardPass
-from pedsup_export.calibration.record import InputGroup, Record
-
-SIXTEEN_BITS: Final = ("F32", "F16", "BF16")
+from pedsup_export.calibration.record import SIXTEEN_BITS, InputGroup, Record
 
 
 @dataclass(frozen=True)
@@ -150,18 +147,18 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
         model=request.model.name,
         architecture=plan.header.architecture,
         texts=per_text,
-        n_tokens=len(windows) * request.window,
+        tokens=len(windows) * request.window,
         window=request.window,
         types=types,
         fingerprints=prints,
         sensitivities=sensitivities,
         versions={"pedsup": pedsup.__version__, "python": platform.python_version()},
     )
-    store.write(request.out, record, groups, work.sums_in(folder, turns), force=request.force)
+    store.write(request.out, record, groups, work.FinishedSums(folder, turns), force=request.force)
     folder.remove()
     size = request.out.stat().st_size
     seconds = time.monotonic() - start
-    return CalibrationResult(request.out, record.n_tokens, len(types), size, seconds)
+    return CalibrationResult(request.out, record.tokens, len(types), size, seconds)
 
 
 def _windows(

@@ -66,7 +66,6 @@ class ForwardPass(EvaluatedModel):
 
         Args:
             tokens: at most a window.
-            wanted, look: what to look at.
             outputs: positions that give logits; all of them when None, so that no operation of the
                 last layer leaves tokens out.
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import numpy as np
+
+from pedsup.files.checks import Check, at_least
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+
+SIXTEEN_BITS: Final = ("F32", "F16", "BF16")
+SixteenBit: TypeAlias = Annotated[
+    str, Check[str](SIXTEEN_BITS.__contains__, f"one of: {', '.join(SIXTEEN_BITS)}")
+]
+Positive: TypeAlias = Annotated[int, at_least(1)]
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,11 @@ class Record:
     architecture: str
     texts: tuple[Mapping[str, object], ...]
     """Name, SHA-256, tokens and sketch (`pedsup.questions.texts.sketch`) of each text."""
-    n_tokens: int
-    window: int
-    types: Mapping[str, str]
+    tokens: Positive
+    window: Positive
+    types: Mapping[str, SixteenBit]
     """Tensor -> the type it has in the 16-bit file."""
     fingerprints: Mapping[str, str]
-    sensitivities: Mapping[str, float] = field(default_factory=dict)
+    sensitivities: Mapping[str, Annotated[float, at_least(0)]] = field(default_factory=dict)
     """Tensor -> KL per unit of relative output error; `NAME@rows` for look-ups in a table."""
     versions: Mapping[str, str] = field(default_factory=dict)

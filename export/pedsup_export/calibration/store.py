@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +24,8 @@ import numpy as np
 from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.files.fsio import atomic_file, partial_path
+from pedsup.files.records import record
+from pedsup.files.source import Source, parsed_json
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
@@ -42,14 +43,13 @@ VERSION: Final = 1
 PRODUCTS: Final = ".in_prod"
 _REMAKE: Final = "make it again: pedsup-export calibrate"
 _NO_DIGEST: Final = "0" * 64
-_TYPES: Final = frozenset({"F32", "F16", "BF16"})
 _LARGEST: Final = 1e12
 """Larger second moments overflow float32 in the rounding; those of activations are far below."""
 
 
 def write(
     path: Path,
-    record: Record,
+    about: Record,
     groups: Sequence[InputGroup],
     sums: Mapping[str, tuple[Floats, Floats | None]],
     *,
@@ -62,14 +62,14 @@ def write(
     def data(name: str) -> Floats:
         stem, _, what = name.rpartition(".")
         if what == "counts":
-            return np.array([record.n_tokens], np.float32)
+            return np.array([about.tokens], np.float32)
         squares, products = sums[owner[stem].owner]
         found = products if what == "in_prod" else squares
         assert found is not None
         return found
 
     with atomic_file(path, force=force) as file:
-        file.write(header_bytes(_metadata(record, groups, _NO_DIGEST), slots))
+        file.write(header_bytes(_metadata(about, groups, _NO_DIGEST), slots))
         digest = hashlib.sha256()
         for slot in slots:
             values = np.ascontiguousarray(data(slot.name), "<f4")
@@ -79,7 +79,7 @@ def write(
                 file.write(part)
                 digest.update(part)
         file.flush()
-        entries = _metadata(record, groups, digest.hexdigest())
+        entries = _metadata(about, groups, digest.hexdigest())
         with partial_path(path).open("r+b") as head:  # `file` itself only appends
             head.write(header_bytes(entries, slots))
 
@@ -97,24 +97,13 @@ def _listed(groups: Sequence[InputGroup]) -> list[tuple[str, tuple[int, ...]]]:
     return listed
 
 
-def _metadata(record: Record, groups: Sequence[InputGroup], digest: str) -> list[KV]:
-    document = {
-        "model": record.model,
-        "architecture": record.architecture,
-        "texts": [dict(t) for t in record.texts],
-        "tokens": record.n_tokens,
-        "window": record.window,
-        "types": dict(record.types),
-        "fingerprints": dict(record.fingerprints),
-        "sensitivities": dict(record.sensitivities),
-        "versions": dict(record.versions),
-        "groups": [[list(g.names), g.n_columns, g.run] for g in groups],
-    }
+def _metadata(about: Record, groups: Sequence[InputGroup], digest: str) -> list[KV]:
+    document = {**asdict(about), "groups": [[g.names, g.n_columns, g.run] for g in groups]}
     return [
         string("general.type", "imatrix"),
-        array("imatrix.datasets", ValueType.STRING, [t["name"] for t in record.texts]),
-        u32("imatrix.chunk_count", record.n_tokens // record.window),
-        u32("imatrix.chunk_size", record.window),
+        array("imatrix.datasets", ValueType.STRING, [t["name"] for t in about.texts]),
+        u32("imatrix.chunk_count", about.tokens // about.window),
+        u32("imatrix.chunk_size", about.window),
         u32(PREFIX + "version", VERSION),
         string(PREFIX + "record", json.dumps(document, sort_keys=True)),
         string(PREFIX + "data_sha256", digest),
@@ -161,7 +150,7 @@ class Statistics:
             values: Floats = np.frombuffer(stored, "<f4").reshape(group.run, group.run)
             if not np.isfinite(values).all():
                 raise _bad(self.path, f"the statistics of '{group.owner}' hold NaN or Inf")
-            values = values / np.float32(self.record.n_tokens)
+            values = values / np.float32(self.record.tokens)
             if float(np.abs(values).max()) > _LARGEST:
                 raise _bad(
                     self.path, f"the statistics of '{group.owner}' hold {np.abs(values).max():.3g}"
@@ -191,7 +180,7 @@ def read(path: Path) -> Statistics:
         raise _bad(path, "this GGUF holds no calibration statistics of pedsup")
     if (found := header.metadata.get(PREFIX + "version")) != VERSION:
         raise _bad(path, f"the statistics are of version {found}")
-    record, groups = _parse(path, header)
+    about, groups = _parse(path, header)
     _check_tensors(header, groups)
     digest = str(header.metadata.get(PREFIX + "data_sha256"))
     file = DirectFile(path)
@@ -203,7 +192,7 @@ def read(path: Path) -> Statistics:
     again = read_header(path)
     if file_state(path.stat()) != state or again.metadata != header.metadata:
         raise _changed(path)
-    return Statistics(path, header, record, groups, digest, whole, file, {state})
+    return Statistics(path, header, about, groups, digest, whole, file, {state})
 
 
 def refuse_other_file(path: Path) -> None:
@@ -236,32 +225,22 @@ def _digests(file: DirectFile, data_offset: int) -> tuple[str, str]:
     return whole.hexdigest(), data.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Groups:
+    groups: tuple[tuple[tuple[str, ...], int, int], ...]
+    """Names, columns and run of each `InputGroup`."""
+
+
 def _parse(path: Path, header: GGUFHeader) -> tuple[Record, tuple[InputGroup, ...]]:
-    text = str(header.metadata[PREFIX + "record"])
     if not isinstance(header.metadata.get("imatrix.datasets"), ArrayValue):
         raise _bad(path, "imatrix.datasets is not a list of names")
-    try:
-        document = json.loads(text)
-        groups = tuple(InputGroup(tuple(n), int(c), int(r)) for n, c, r in document["groups"])
-        record = Record(
-            model=str(document["model"]),
-            architecture=str(document["architecture"]),
-            texts=tuple(document["texts"]),
-            n_tokens=int(document["tokens"]),
-            window=int(document["window"]),
-            types={str(k): str(v) for k, v in document["types"].items()},
-            fingerprints={str(k): str(v) for k, v in document["fingerprints"].items()},
-            sensitivities={str(k): float(v) for k, v in document["sensitivities"].items()},
-            versions={str(k): str(v) for k, v in document["versions"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _bad(path, "the record of the statistics cannot be read") from error
-    good = record.n_tokens > 0 and record.window > 0
-    good = good and record.types.keys() == record.fingerprints.keys()
-    good = good and _TYPES.issuperset(record.types.values())
-    if not good or not all(math.isfinite(v) and v >= 0 for v in record.sensitivities.values()):
-        raise _bad(path, "a value in the record cannot be right")
-    return record, groups
+    source = Source("the record of the statistics", path, remedy=_REMAKE, only_known=False)
+    document = parsed_json(str(header.metadata[PREFIX + "record"]).encode(), source)
+    found = record(Record, document, source)
+    if found.types.keys() != found.fingerprints.keys():
+        raise _bad(path, "the record of the statistics has types and fingerprints of other tensors")
+    groups = record(_Groups, document, source).groups
+    return found, tuple(InputGroup(*group) for group in groups)
 
 
 def _check_tensors(header: GGUFHeader, groups: Sequence[InputGroup]) -> None:

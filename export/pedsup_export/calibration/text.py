@@ -16,7 +16,7 @@ from pedsup.chat.dialogue_text import prompt_and_answer
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.errors import UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
-from pedsup.questions.texts import SHINGLE, Text, read_text, shingles
+from pedsup.questions.texts import SHINGLE, Text, passages, read_text, shared, windows
 
 MIN_WINDOWS: Final = 4
 
@@ -67,7 +67,7 @@ def rendered(text: CalibrationText, template: ChatTemplate | None) -> str:
 
 
 def cut(tokens: Sequence[int], window: int, bos: int | None, limit: int | None) -> list[list[int]]:
-    """Whole windows of tokens, the first of each replaced by bos: as `llama-imatrix` cuts them.
+    """Whole windows of tokens, at most `limit`.
 
     Raises:
         UsageError: fewer than `MIN_WINDOWS`.
@@ -80,12 +80,7 @@ def cut(tokens: Sequence[int], window: int, bos: int | None, limit: int | None) 
             wanted=f"at least {MIN_WINDOWS} windows of {window}",
             remedy="give more text, or a smaller --window",
         )
-    count = min(count, limit or count)
-    cuts = [list(tokens[i * window : (i + 1) * window]) for i in range(count)]
-    for piece in cuts:
-        if bos is not None:
-            piece[0] = bos
-    return cuts
+    return windows(tokens, window, bos)[:limit]
 
 
 def judging_texts() -> list[tuple[str, str]]:
@@ -101,15 +96,16 @@ def refuse_overlap(texts: Iterable[CalibrationText], judged: Iterable[tuple[str,
     """Refuse text that files are judged on.
 
     Raises:
-        UsageError: a run of `SHINGLE` words is in both.
+        UsageError: a run of `SHINGLE` words is in both, or many short lines.
     """
-    tests = [(name, shingles(content)) for name, content in judged]
+    tests = tuple(judged)
     for text in texts:
-        own = shingles(text.words)
-        for name, test in tests:
-            if shared := len(own & test):
+        own = passages(text.words)
+        for name, content in tests:
+            if n := shared(own, content):
                 raise UsageError(
-                    f"'{text.name}' and {name} share {shared} runs of {SHINGLE} words",
+                    f"'{text.name}' and {name} share {n} passages (runs of {SHINGLE} words, or "
+                    "short lines)",
                     where="--text",
                     wanted="calibration text that no file is judged on",
                     remedy="leave those passages out: figures on them would flatter the file",

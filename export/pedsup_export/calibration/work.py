@@ -139,12 +139,9 @@ class Folder:
             self.path.rmdir()
 
 
-def sums_in(folder: Folder, turns: Sequence[Turn]) -> Mapping[str, Sums]:
+class FinishedSums(Mapping[str, "Sums"]):
     """The finished sums by owner; read when asked for, one turn in memory at a time."""
-    return _Lazy(folder, turns)
 
-
-class _Lazy(Mapping[str, "Sums"]):
     def __init__(self, folder: Folder, turns: Sequence[Turn]) -> None:
         self._files = {g.owner: folder.path / f"{t.name}.npz" for t in turns for g in t.groups}
 

@@ -22,6 +22,7 @@ _MODULES: Final = {
 @click.group(
     cls=LazyCommands,
     where={n: f"pedsup_export.cli.{m}:{n.replace('-', '_')}" for n, m in _MODULES.items()},
+    extra="export",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(pedsup.__version__, prog_name="pedsup-export")

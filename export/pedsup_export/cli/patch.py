@@ -13,7 +13,8 @@ from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean
 from pedsup_export.allocation.budget import parse_size
 from pedsup_export.cli.options import FILE, force_option, json_option, show, threads_option
-from pedsup_export.patch.make import PatchMade, PatchPlan, PatchRequest, make_patch, plan_patch
+from pedsup_export.patch.make import PatchMade, make_patch
+from pedsup_export.patch.plan import PatchPlan, PatchRequest, plan_patch
 
 
 @click.command()

@@ -169,7 +169,7 @@ def _ask_before_replacing(plan: ExportPlan) -> ExportPlan:
     Where there is nobody to ask, the plan stays as it is, and its execution refuses.
     """
     beside = plan.projector.path if plan.projector else None
-    foreign = foreign_files(plan.request.out, beside) if plan.request.force else ()
+    foreign = [*foreign_files(plan.request.out, beside)] if plan.request.force else []
     if not foreign or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return plan
     names = ", ".join(clean(str(path)) for path in foreign)

@@ -8,10 +8,16 @@ from pathlib import Path
 import click
 
 from pedsup.errors import UsageError
+from pedsup.trust.keys import fingerprint_lines
 from pedsup_export.cli.options import FILE, json_option, passphrase_file_option, show
-from pedsup_export.prove.sign import make_keys, needs_passphrase, read_passphrase
+from pedsup_export.prove.sign import (
+    KeyPair,
+    SignResult,
+    make_keys,
+    needs_passphrase,
+    read_passphrase,
+)
 from pedsup_export.prove.sign import sign as sign_model
-from pedsup_export.write import render
 
 
 @click.command()
@@ -32,7 +38,7 @@ def keygen(name: Path, no_passphrase: bool, passphrase_file: Path | None, as_jso
         "fingerprint": pair.key.fingerprint,
         "words": {"en": pair.key.words("en"), "es": pair.key.words("es")},
     }
-    show("keygen", document, render.keys_text(pair), as_json)
+    show("keygen", document, _keys_text(pair), as_json)
 
 
 @click.command()
@@ -50,7 +56,29 @@ def sign(file: Path, key: Path, passphrase_file: Path | None, as_json: bool) -> 
         "sha256": result.sha256,
         "fingerprint": result.key.fingerprint,
     }
-    show("sign", document, render.signed_text(result), as_json)
+    show("sign", document, _signed_text(result), as_json)
+
+
+def _keys_text(pair: KeyPair) -> str:
+    """What was made and how two people compare it."""
+    lines = [
+        f"private key  {pair.private}"
+        + ("" if pair.encrypted else "  (NOT encrypted: whoever copies it can sign as you)"),
+        f"public key   {pair.public}",
+        *fingerprint_lines(pair.key),
+        "Keep the private key off the phone, and a copy of it in a safe place. Give the public key",
+        "to those who run your models, and tell them its words by another way, such as by voice.",
+    ]
+    return "\n".join(lines)
+
+
+def _signed_text(result: SignResult) -> str:
+    """What was signed, by which key."""
+    return (
+        f"signed       {result.path}\n"
+        f"signature    {result.signature}\n"
+        f"sha256       {result.sha256}\n" + "\n".join(fingerprint_lines(result.key))
+    )
 
 
 def _passphrase(file: Path | None, *, new: bool) -> bytes:

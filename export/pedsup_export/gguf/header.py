@@ -78,15 +78,13 @@ class TensorSlot:
     n_bytes: int
 
 
-def lay_out(
-    tensors: Iterable[tuple[str, tuple[int, ...], GGMLType]], alignment: int = DEFAULT_ALIGNMENT
-) -> list[TensorSlot]:
+def lay_out(tensors: Iterable[tuple[str, tuple[int, ...], GGMLType]]) -> list[TensorSlot]:
     """Give each (name, ggml shape, type) its aligned offset, in the order given."""
     slots, offset = [], 0
     for name, shape, kind in tensors:
         n_bytes = kind.row_bytes(shape[0]) * prod(shape[1:])
         slots.append(TensorSlot(name, shape, kind, offset, n_bytes))
-        offset += padded(n_bytes, alignment)
+        offset += padded(n_bytes)
     return slots
 
 
@@ -99,9 +97,9 @@ def mixture(slots: Iterable[TensorSlot]) -> dict[str, dict[str, int]]:
     return {t: {"tensors": n, "bytes": n_bytes[t]} for t, n in tensors.most_common()}
 
 
-def padded(n: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+def padded(n: int) -> int:
     """`n` rounded up to the alignment."""
-    return -(-n // alignment) * alignment
+    return -(-n // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
 
 
 def header_bytes(metadata: Sequence[KV], slots: Sequence[TensorSlot]) -> bytes:
@@ -136,4 +134,9 @@ def _value(entry: KV) -> bytes:
     head = struct.pack("<IQ", entry.element, len(entry.value))
     if entry.element is ValueType.STRING:
         return head + b"".join(map(_string, entry.value))
-    return head + struct.pack(f"<{len(entry.value)}{_FORMATS[entry.element]}", *entry.value)
+    return head + packed_numbers(entry.element, entry.value)
+
+
+def packed_numbers(element: ValueType, values: Sequence[Any]) -> bytes:
+    """The bytes of an array's numbers."""
+    return struct.pack(f"<{len(values)}{_FORMATS[element]}", *values)

@@ -24,7 +24,7 @@ import numpy as np
 from pedsup.errors import PedsupError, UsageError
 from pedsup.gguf_file.ggml_types import GGMLType
 from pedsup_export.kernels import ggml
-from pedsup_export.kernels.odd_blocks import redo
+from pedsup_export.kernels.odd_blocks import read_only, redo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,18 +68,11 @@ class Kernel:
         blocks = rows.shape[1] // kind.block_size
         odd = np.zeros(rows.shape[0] * blocks, np.uint8)
         weights = importance if self.weighted and importance is not None else _NOTHING
-        # numba compiles for read-only arrays apart; a mapped checkpoint's are, so all are.
-        self.run(_read_only(rows.reshape(-1)), _read_only(weights), blocks, out.reshape(-1), odd)
+        self.run(read_only(rows.reshape(-1)), read_only(weights), blocks, out.reshape(-1), odd)
         redo(rows, kind, None if weights is _NOTHING else weights, out, odd)
 
 
 _NOTHING: Final = np.empty(0, np.float32)
-
-
-def _read_only(array: Rows) -> Rows:
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 _found: dict[tuple[str, bool], Kernel | None] = {}

@@ -1,11 +1,22 @@
 """The inner loops of rounding with error feedback, compiled by numba.
 
 Arrays lie with rows of the matrix side by side: [column, row], so that every statement on a column
-is one vector operation over the rows of a tile. `format` is the tuple
+is one vector operation over the rows of a tile. `shape` is the tuple
 
     (part, n_levels, lowest, least scale, largest scale, least minimum, largest minimum, table)
 
-with `table` float32 [16] for the IQ4 types and empty for the others.
+with `table` float32 [16] for the IQ4 types and empty for the others. Arguments of all of them, for
+one group of columns of a tile of rows (float32):
+
+    d, dmin            [rows], values of float16
+    scales, minima     [parts, rows], whole numbers
+    e                  [group, rows], weight less rounded weight
+    levels             [group, rows]
+    factor             [group, group], feedback of column i's error into column k > i
+    variance           [group], the weight of each column's squared miss
+    gradient           [group, rows], E H for these columns, E the errors of all columns; kept up
+                       to date
+    hessian            [group, group], its diagonal positive
 """
 
 from __future__ import annotations
@@ -85,25 +96,42 @@ def _round_part(w, y, factor, variance, start, stop, a, b, shape, e, levels, los
             e[k, r] = w[k, r] - q[r]
 
 
+@inline
+def _trial_steps(trial, radius):
+    """Whether a trial is of the scale, and its steps of scale and minimum.
+
+    First the scale with the minimum as it is, then the minimum with the best scale.
+    """
+    first = trial <= 2 * radius[0]
+    ds = trial - radius[0] if first else 0
+    dm = 0 if first else trial - 2 * radius[0] - 1 - radius[1]
+    dm += 1 if not first and dm >= 0 else 0
+    return first, ds, dm
+
+
+@inline
+def _feed_on(y, factor, start, stop, e):
+    """Put the errors of columns start..stop into all later columns of the group."""
+    group, rows = y.shape
+    for k in range(stop, group):
+        for i in range(start, stop):
+            c = factor[i, k]
+            if c != _ZERO:
+                for r in range(rows):
+                    y[k, r] += c * e[i, r]
+
+
 @kernel
 def round_group(w, y, factor, variance, d, dmin, scales, minima, radius, shape, e, levels, total):
-    """Round one group of columns of a tile of rows; scales and minima are searched part by part.
+    """Round one group; scales and minima are searched part by part from where they are.
 
     Args:
-        w: float32 [group, rows], the weights.
-        y: float32 [group, rows], the weights with the errors of all earlier groups; overwritten.
-        factor: float32 [group, group], feedback of column i's error into column k > i.
-        variance: float32 [group], the weight of each column's squared miss.
-        d, dmin: float32 [rows], values of float16.
-        scales, minima: float32 [parts, rows], whole numbers; the search starts there; result.
+        w, y: [group, rows], the weights, and with the errors of all earlier groups; overwritten.
         radius: (scale steps, minimum steps): how far to look on each side.
-        e: float32 [group, rows], result: weight less rounded weight.
-        levels: float32 [group, rows], result.
-        total: float32 [rows], the loss, added to.
+        total: [rows], the loss, added to.
     """
     part, _, _, s_low, s_high, m_low, m_high, _ = shape
-    rows = w.shape[1]
-    group = w.shape[0]
+    group, rows = w.shape
     a, b = np.empty(rows, np.float32), np.empty(rows, np.float32)
     loss, best = np.empty(rows, np.float32), np.empty(rows, np.float32)
     best_s, best_m = np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -115,12 +143,8 @@ def round_group(w, y, factor, variance, d, dmin, scales, minima, radius, shape, 
             best[r] = np.float32(np.inf)
             best_s[r], best_m[r] = scales[p, r], minima[p, r]
             fixed_s[r] = scales[p, r]
-        # First the scale with the minimum as it is, then the minimum with the best scale.
         for trial in range(2 * radius[0] + 1 + 2 * radius[1]):
-            first = trial <= 2 * radius[0]
-            ds = trial - radius[0] if first else 0
-            dm = 0 if first else trial - 2 * radius[0] - 1 - radius[1]
-            dm += 1 if not first and dm >= 0 else 0
+            first, ds, dm = _trial_steps(trial, radius)
             for r in range(rows):
                 s = scales[p, r] + ds if first else fixed_s[r]
                 s_try[r] = min(max(s, np.float32(s_low)), np.float32(s_high))
@@ -137,24 +161,12 @@ def round_group(w, y, factor, variance, d, dmin, scales, minima, radius, shape, 
         _round_part(w, y, factor, variance, start, stop, a, b, shape, e, levels, loss)
         for r in range(rows):
             total[r] += loss[r]
-        for k in range(stop, group):
-            for i in range(start, stop):
-                c = factor[i, k]
-                if c != _ZERO:
-                    for r in range(rows):
-                        y[k, r] += c * e[i, r]
+        _feed_on(y, factor, start, stop, e)
 
 
 @kernel
 def descend_group(gradient, hessian, d, dmin, scales, minima, shape, e, levels):
-    """One pass of coordinate descent over the levels of one group; the number of changes.
-
-    Args:
-        gradient: float32 [group, rows]: E H for these columns, E the errors of all columns; kept
-            up to date.
-        hessian: float32 [group, group], its diagonal positive.
-        e, levels: as in `round_group`; updated.
-    """
+    """One pass of coordinate descent over the levels of one group; the number of changes."""
     part, n_levels, lowest, _, _, _, _, table = shape
     group, rows = e.shape
     low, top = np.float32(lowest), np.float32(n_levels - 1)
@@ -212,14 +224,46 @@ def _apply(change, start, stop, gradient, hessian, e):
                 gradient[j, r] -= change[k, r] * h
 
 
+@inline
+def _products(change, start, stop, gradient, hessian, t, ahead, back):
+    """u G and u H u of each row for the change u of columns start..stop; t is scratch."""
+    rows = ahead.shape[0]
+    for r in range(rows):
+        ahead[r], back[r] = _ZERO, _ZERO
+    for k in range(start, stop):
+        for r in range(rows):
+            ahead[r] += change[k, r] * gradient[k, r]
+            t[r] = _ZERO
+        for j in range(start, stop):
+            h = hessian[k, j]
+            for r in range(rows):
+                t[r] += h * change[j, r]
+        for r in range(rows):
+            back[r] += change[k, r] * t[r]
+
+
+@inline
+def _best_steps(now, ahead, back, least, most, step):
+    """Move whole numbers to the best within their range; how many moved, and how far each."""
+    moved = 0
+    for r in range(now.shape[0]):
+        best = ahead[r] / back[r] if back[r] > _ZERO else _ZERO
+        best = min(max(now[r] + _whole(min(max(best, -most), most)), least), most) - now[r]
+        step[r] = best
+        moved += 1 if best != _ZERO else 0
+        now[r] += best
+    return moved
+
+
 @kernel
 def tune_scales(gradient, hessian, d, dmin, scales, minima, shape, e, levels):
     """Move the scale, then the minimum of every part to the best whole number, levels kept.
 
-    Arguments as `descend_group`; scales and minima are results. The loss tr(E H E^T) of a change x
-    of the rounded weights is -2 x G + x H x, least for a step t u at t = u G / u H u.
+    The loss tr(E H E^T) of a change x of the rounded weights is -2 x G + x H x, least for a step
+    t u at t = u G / u H u.
     """
     part, _, lowest, s_low, s_high, m_low, m_high, table = shape
+    ranges = (s_low, s_high), (m_low, m_high)
     group, rows = e.shape
     low = np.float32(lowest)
     change = np.zeros((group, rows), np.float32)
@@ -239,32 +283,10 @@ def tune_scales(gradient, hessian, d, dmin, scales, minima, shape, e, levels):
                 else:
                     for r in range(rows):
                         change[k, r] = -dmin[r]
-            for r in range(rows):
-                ahead[r], back[r] = _ZERO, _ZERO
-            for k in range(start, stop):
-                for r in range(rows):
-                    ahead[r] += change[k, r] * gradient[k, r]
-                    t[r] = _ZERO
-                for j in range(start, stop):
-                    h = hessian[k, j]
-                    for r in range(rows):
-                        t[r] += h * change[j, r]
-                for r in range(rows):
-                    back[r] += change[k, r] * t[r]
-            moved = 0
-            for r in range(rows):
-                now = scales[p, r] if which == 0 else minima[p, r]
-                least = np.float32(s_low) if which == 0 else np.float32(m_low)
-                most = np.float32(s_high) if which == 0 else np.float32(m_high)
-                best = ahead[r] / back[r] if back[r] > _ZERO else _ZERO
-                best = min(max(now + _whole(min(max(best, -most), most)), least), most) - now
-                step[r] = best
-                moved += 1 if best != _ZERO else 0
-                if which == 0:
-                    scales[p, r] = now + best
-                else:
-                    minima[p, r] = now + best
-            if moved:
+            _products(change, start, stop, gradient, hessian, t, ahead, back)
+            now = scales[p] if which == 0 else minima[p]
+            least, most = np.float32(ranges[which][0]), np.float32(ranges[which][1])
+            if _best_steps(now, ahead, back, least, most, step):
                 for k in range(start, stop):
                     for r in range(rows):
                         change[k, r] *= step[r]

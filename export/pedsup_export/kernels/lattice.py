@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pedsup_export.kernels.lanes.jit import kernel
+from pedsup_export.kernels.lanes.jit import inline, kernel
 from pedsup_export.kernels.lanes.vec import bits_float, float_bits
+from pedsup_export.kernels.odd_blocks import read_only
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +34,38 @@ INSIDE: Final = 1.0 - 2.0**-20
 """Half a unit exactly is rounded to the even neighbour: it is not within an odd one's bounds."""
 
 
+@inline
+def _block_bounds(x, at, step, bits):
+    """Whether a block is on the grid with steps near `step`.
+
+    With it the bounds of the step, and the largest levels below and above zero.
+    """
+    unit, last = 2.0 ** (-bits), np.uint32(24 - bits)
+    least, most = 0.0, np.inf
+    down = up = 0.0
+    for i in range(BLOCK):
+        value = x[at + i]
+        size = np.float64(abs(value))
+        count = np.rint(size / step)
+        if count == 0.0:
+            if size != 0.0:
+                return False, least, most, down, up
+            continue
+        word = float_bits(value)
+        half = unit * np.float64(bits_float(word & np.uint32(0x7F800000)))
+        if (word >> last) & np.uint32(1):
+            half *= INSIDE
+        least = max(least, (size - half) / count)
+        most = min(most, (size + half) / count)
+        if least > most * (1.0 + SLACK):
+            return False, least, most, down, up
+        if value < 0.0 and count > down:
+            down = count
+        elif value > 0.0 and count > up:
+            up = count
+    return True, least, most, down, up
+
+
 @kernel
 def _bounds(x, bits, low, high, level):
     """For each block the bounds of |d|, and the extremum's level with d's sign; 0: on no grid.
@@ -40,7 +73,6 @@ def _bounds(x, bits, low, high, level):
     x: float32, flat, with `bits` significant bits. low, high: float64 per block, level: int8 per
     block, the results. A block of zeros is on no grid: ggml has it exact.
     """
-    unit, last = 2.0 ** (-bits), np.uint32(24 - bits)
     for block in range(x.size // BLOCK):
         at = block * BLOCK
         extreme = 0.0
@@ -50,32 +82,7 @@ def _bounds(x, bits, low, high, level):
         if extreme == 0.0:
             continue
         for top in range(8, 0, -1):
-            step = extreme / top
-            least, most = 0.0, np.inf
-            down = up = 0.0
-            good = True
-            for i in range(BLOCK):
-                value = x[at + i]
-                size = np.float64(abs(value))
-                count = np.rint(size / step)
-                if count == 0.0:
-                    if size != 0.0:
-                        good = False
-                        break
-                    continue
-                word = float_bits(value)
-                half = unit * np.float64(bits_float(word & np.uint32(0x7F800000)))
-                if (word >> last) & np.uint32(1):
-                    half *= INSIDE
-                least = max(least, (size - half) / count)
-                most = min(most, (size + half) / count)
-                if least > most * (1.0 + SLACK):
-                    good = False
-                    break
-                if value < 0.0 and count > down:
-                    down = count
-                elif value > 0.0 and count > up:
-                    up = count
+            good, least, most, down, up = _block_bounds(x, at, extreme / top, bits)
             # One end of the range is -8, the other 7: the sign of d says which is which.
             if good and (down <= 7.0 or up <= 7.0):
                 level[block] = top if down >= up else -top
@@ -117,7 +124,7 @@ def find_scales(
     count = rows.size // BLOCK
     low, high = np.zeros(count), np.zeros(count)
     level = np.empty(count, np.int8)
-    _bounds(_read_only(rows), MANTISSA_BITS[dtype], low, high, level)
+    _bounds(read_only(rows.reshape(-1)), MANTISSA_BITS[dtype], low, high, level)
     middle = ((low + high) / 2).astype(np.float32)
     with np.errstate(over="ignore"):
         found = middle.astype(np.float16)
@@ -144,10 +151,4 @@ def pack_blocks(
         rows, d, on_grid: as `find_scales` takes and gives them.
     """
     packed = out.reshape(-1)
-    _pack(_read_only(rows), d.astype(np.float32), d.view(np.uint16), on_grid, packed)
-
-
-def _read_only(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    flat = rows.reshape(-1).view()
-    flat.flags.writeable = False
-    return flat
+    _pack(read_only(rows.reshape(-1)), d.astype(np.float32), d.view(np.uint16), on_grid, packed)

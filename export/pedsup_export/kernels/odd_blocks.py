@@ -1,4 +1,4 @@
-"""Let ggml pack the few blocks that a kernel marked as odd."""
+"""What a kernel is given, and the few blocks it marks as odd, which ggml packs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 _WHOLE_ROW: Final = ("Q4_0",)
 """Types whose weighted search looks at the whole row, so that ggml must redo whole rows."""
+
+
+def read_only(array: Rows) -> Rows:
+    """A view for a kernel: numba compiles for read-only arrays apart, and a mapped file's are."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def redo(

@@ -100,6 +100,17 @@ def _find(columns, importance, state):
 
 
 @inline
+def _pack_scales(levels, lane, out, at):
+    for b in range(4):
+        s, m = np.uint8(levels[0, LANES * b + lane]), np.uint8(levels[1, LANES * b + lane])
+        s4 = np.uint8(levels[0, LANES * (b + 4) + lane])
+        m4 = np.uint8(levels[1, LANES * (b + 4) + lane])
+        out[at + b] = s | ((s4 >> 4) << 6)
+        out[at + 4 + b] = m | ((m4 >> 4) << 6)
+        out[at + 8 + b] = (s4 & 15) | ((m4 & 15) << 4)
+
+
+@inline
 def _pack(x, block, state, lane, out):
     """Write one super-block; 1 if ggml must do it."""
     levels, factors, _, _, nmax, _, _ = state
@@ -109,13 +120,7 @@ def _pack(x, block, state, lane, out):
     put_half(out, at, half_d)
     put_half(out, at + 2, half_min)
     d, dmin = from_half(half_d), from_half(half_min)
-    for b in range(4):
-        s, m = np.uint8(levels[0, LANES * b + lane]), np.uint8(levels[1, LANES * b + lane])
-        s4 = np.uint8(levels[0, LANES * (b + 4) + lane])
-        m4 = np.uint8(levels[1, LANES * (b + 4) + lane])
-        out[at + 4 + b] = s | ((s4 >> 4) << 6)
-        out[at + 8 + b] = m | ((m4 >> 4) << 6)
-        out[at + 12 + b] = (s4 & 15) | ((m4 & 15) << 4)
+    _pack_scales(levels, lane, out, at + 4)
     quants = at + (48 if five else 16)
     zero, sixteen = splat(ZERO), splat(np.float32(16))
     bad = zero > zero

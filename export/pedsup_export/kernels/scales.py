@@ -35,6 +35,35 @@ def scales_by_largest(values, n, top, levels):
 
 
 @inline
+def _error(x, n, weights, inverse, top):
+    """The weighted square error of n scales as levels 0..top by a common inverse scale."""
+    scale = splat(ONE) / inverse
+    error = splat(ZERO)
+    for i in range(n):
+        xi = load(x, LANES * i)
+        # The inverse scale that C tries first takes no level above the top.
+        level = nearest(inverse * xi)
+        level = where(level > top, top, level)
+        difference = xi - scale * level
+        error += load(weights, LANES * i) * difference * difference
+    return error
+
+
+@inline
+def _level_sums(x, n, weights, levels, inverse, top):
+    """Store the levels 0..top; the weighted sums of scale by level and of level squared."""
+    sum_lx, sum_l2 = splat(ZERO), splat(ZERO)
+    for i in range(n):
+        xi, w = load(x, LANES * i), load(weights, LANES * i)
+        level = nearest(inverse * xi)
+        level = where(level > top, top, level)
+        store(levels, LANES * i, level)
+        sum_lx += w * xi * level
+        sum_l2 += w * level * level
+    return sum_lx, sum_l2
+
+
+@inline
 def quantize_scales(x, n, weights, nmax, levels):
     """`make_qp_quants`: n scales (none negative) of a super-block to levels 0..nmax.
 
@@ -56,36 +85,17 @@ def quantize_scales(x, n, weights, nmax, levels):
         odd |= ~(xi >= zero)
     nothing = largest < splat(GROUP_MAX_EPS)
     inverse = top / largest
-    scale = splat(ONE) / inverse
     odd |= ~nothing & is_odd(inverse * largest)
-    best = zero
-    for i in range(n):
-        xi = load(x, LANES * i)
-        difference = xi - scale * nearest(inverse * xi)
-        best += load(weights, LANES * i) * difference * difference
+    best = _error(x, n, weights, inverse, top)
     for s in range(-4, 5):
         if s == 0:
             continue
         this_inverse = splat(F32(0.1) * F32(s) + nmax) / largest
-        this_scale = splat(ONE) / this_inverse
-        error = zero
-        for i in range(n):
-            xi = load(x, LANES * i)
-            level = nearest(this_inverse * xi)
-            level = where(level > top, top, level)
-            difference = xi - this_scale * level
-            error += load(weights, LANES * i) * difference * difference
+        error = _error(x, n, weights, this_inverse, top)
         better = error < best
         best = where(better, error, best)
         inverse = where(better, this_inverse, inverse)
-    sum_lx, sum_l2 = zero, zero
-    for i in range(n):
-        xi, w = load(x, LANES * i), load(weights, LANES * i)
-        level = nearest(inverse * xi)
-        level = where(level > top, top, level)
-        store(levels, LANES * i, level)
-        sum_lx += w * xi * level
-        sum_l2 += w * level * level
+    sum_lx, sum_l2 = _level_sums(x, n, weights, levels, inverse, top)
     sum_lx, sum_l2, bad = move_levels(x, 0, n, weights, levels, ZERO, nmax, sum_lx, sum_l2)
     odd |= ~nothing & bad
     for i in range(n):

@@ -24,6 +24,62 @@ from pedsup_export.kernels.lanes.vec import LANES, absolute, load, splat, store,
 
 
 @inline
+def _range_and_sums(x, at, n, weights):
+    """The lowest and the highest weight, the sum of importances, and that of weights by them."""
+    lowest = load(x, at)
+    highest = lowest
+    w = load(weights, 0)
+    sum_w = w
+    sum_x = w * lowest
+    for i in range(1, n):
+        xi = load(x, at + LANES * i)
+        w = load(weights, LANES * i)
+        lowest = where(xi < lowest, xi, lowest)
+        highest = where(xi > highest, xi, highest)
+        sum_w += w
+        sum_x += w * xi
+    return lowest, highest, sum_w, sum_x
+
+
+@inline
+def _level_sums(x, at, n, weights, levels, inverse, minimum, top):
+    """Store the levels 0..top; the weighted sums of level, level squared and level by weight."""
+    zero = splat(ZERO)
+    sum_l, sum_l2, sum_xl = zero, zero, zero
+    for i in range(n):
+        xi = load(x, at + LANES * i)
+        level = clip(nearest(inverse * (xi - minimum)), zero, top)
+        store(levels, LANES * i, level)
+        wl = load(weights, LANES * i) * level
+        sum_l += wl
+        sum_l2 += wl * level
+        sum_xl += wl * xi
+    return sum_l, sum_l2, sum_xl
+
+
+@inline
+def _fit(sum_w, sum_x, sums):
+    """The least squares fit of a scale and a minimum of at most 0, after its determinant."""
+    sum_l, sum_l2, sum_xl = sums
+    zero = splat(ZERO)
+    determinant = sum_w * sum_l2 - sum_l * sum_l
+    scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+    minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+    above = minimum > zero
+    return determinant, where(above, sum_xl / sum_l2, scale), where(above, zero, minimum)
+
+
+@inline
+def _error(x, at, n, weights, levels, scale, minimum, use_mad):
+    error = splat(ZERO)
+    for i in range(n):
+        difference = scale * load(levels, LANES * i) + minimum - load(x, at + LANES * i)
+        difference = absolute(difference) if use_mad else difference * difference
+        error += load(weights, LANES * i) * difference
+    return error
+
+
+@inline
 def search_scale_min(x, at, n, weights, levels, nmax, steps, use_mad):
     """`make_qkx2_quants` and `make_qkx3_quants`: scale and minimum of x ~ scale * level + min.
 
@@ -44,53 +100,20 @@ def search_scale_min(x, at, n, weights, levels, nmax, steps, use_mad):
         scale, minus the minimum, and the odd lanes. A flat block's lane is odd.
     """
     zero, top = splat(ZERO), splat(nmax)
-    lowest = load(x, at)
-    highest = lowest
-    w = load(weights, 0)
-    sum_w = w
-    sum_x = w * lowest
-    for i in range(1, n):
-        xi = load(x, at + LANES * i)
-        w = load(weights, LANES * i)
-        lowest = where(xi < lowest, xi, lowest)
-        highest = where(xi > highest, xi, highest)
-        sum_w += w
-        sum_x += w * xi
+    lowest, highest, sum_w, sum_x = _range_and_sums(x, at, n, weights)
     minimum = where(lowest > zero, zero, lowest)
     inverse = top / (highest - minimum)
     scale = splat(ONE) / inverse
     odd = is_odd(inverse * (highest - minimum)) | is_odd(inverse * (lowest - minimum))
-    best = zero
-    for i in range(n):
-        xi = load(x, at + LANES * i)
-        level = clip(nearest(inverse * (xi - minimum)), zero, top)
-        difference = scale * level + minimum - xi
-        difference = absolute(difference) if use_mad else difference * difference
-        best += load(weights, LANES * i) * difference
+    _level_sums(x, at, n, weights, levels, inverse, minimum, top)
+    best = _error(x, at, n, weights, levels, scale, minimum, use_mad)
     for s in range(steps.size):
         inverse = splat(steps[s]) / (highest - minimum)
         # Rounding keeps order, so the extremes bound every weight between them.
         odd |= is_odd(inverse * (highest - minimum)) | is_odd(inverse * (lowest - minimum))
-        sum_l, sum_l2, sum_xl = zero, zero, zero
-        for i in range(n):
-            xi = load(x, at + LANES * i)
-            level = clip(nearest(inverse * (xi - minimum)), zero, top)
-            store(levels, LANES * i, level)
-            wl = load(weights, LANES * i) * level
-            sum_l += wl
-            sum_l2 += wl * level
-            sum_xl += wl * xi
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
-        this_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        above = this_min > zero
-        this_min = where(above, zero, this_min)
-        this_scale = where(above, sum_xl / sum_l2, this_scale)
-        error = zero
-        for i in range(n):
-            difference = this_scale * load(levels, LANES * i) + this_min - load(x, at + LANES * i)
-            difference = absolute(difference) if use_mad else difference * difference
-            error += load(weights, LANES * i) * difference
+        sums = _level_sums(x, at, n, weights, levels, inverse, minimum, top)
+        determinant, this_scale, this_min = _fit(sum_w, sum_x, sums)
+        error = _error(x, at, n, weights, levels, this_scale, this_min, use_mad)
         better = (determinant > zero) & (error < best)
         best = where(better, error, best)
         scale = where(better, this_scale, scale)

@@ -18,9 +18,7 @@ class PatchWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._payload = hashlib.sha256()
-        self._after = hashlib.sha256()
         self._size = file.write(bytes(PREFIX.size))
-        self._prefix = b""
         self._index = b""
 
     def write(self, data: bytes) -> int:
@@ -40,9 +38,8 @@ class PatchWriter:
         self._index = deflated(raw, zlib.Z_DEFAULT_STRATEGY)
         self._size += self._file.write(self._index)
         digest = hashlib.sha256(self._index).digest()
-        self._prefix = PREFIX.pack(MAGIC, len(self._index), len(raw), self._size, digest)
         self._file.seek(0)
-        self._file.write(self._prefix)
+        self._file.write(PREFIX.pack(MAGIC, len(self._index), len(raw), self._size, digest))
         self._file.flush()
 
     def whole(self) -> tuple[int, str]:

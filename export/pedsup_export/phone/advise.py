@@ -13,6 +13,7 @@ from pedsup.errors import UsageError
 from pedsup.memory.estimate import Host, estimate
 from pedsup.phones.predict import EFFICIENCY, predict
 from pedsup.phones.profiles import Figure, Phone
+from pedsup_export.phone.card import FAT32_LIMIT
 from pedsup_export.phone.models import PhoneModel, planned_header
 from pedsup_export.phone.policy import (
     CONTEXT,
@@ -30,7 +31,6 @@ EFFICIENCY_WITHOUT_DOTPROD: Final = (0.2, 0.5)
 """Without dot-product instructions ggml emulates each with six others (`ggml_vdotq_s32`), so that
 arithmetic, not memory, may be the bound: an assumption, not measured on a phone."""
 DEPTH: Final = 512
-FAT32_LIMIT: Final = (1 << 32) - 1
 DEFAULT_CONTEXT: Final = 8192
 """What `pedsup-run` takes when it fits (`pedsup.run.memory_use.DEFAULT_CTX`)."""
 

@@ -13,7 +13,7 @@ from pedsup.gguf_file.validate import validate_model
 from pedsup.trust.assess import Policy
 from pedsup.trust.identity import identify
 from pedsup.trust.pair import assess_pair
-from pedsup_export.phone.card import beside, require_model_name
+from pedsup_export.phone.card import beside, require_model_name, write_entry
 
 
 def plan_adapter(adapter: Path | None, model: Path | None) -> tuple[Path, ...]:
@@ -45,9 +45,5 @@ def write_adapter(files: tuple[Path, ...], folder: Path) -> None:
     for path in files:
         shutil.copyfile(path, folder / path.name)
     adapter = files[0]
-    (folder / "ADAPTER").write_text(
-        f"name={adapter.name}\nsize={adapter.stat().st_size}\n"
-        f"sha256={sha256_file(folder / adapter.name)}\n",
-        encoding="ascii",
-        newline="\n",
-    )
+    size, sha256 = adapter.stat().st_size, sha256_file(folder / adapter.name)
+    write_entry(folder / "ADAPTER", name=adapter.name, size=size, sha256=sha256)

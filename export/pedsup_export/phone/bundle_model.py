@@ -15,7 +15,7 @@ from pedsup.files.fsio import sync_file
 from pedsup.gguf_file import read_header
 from pedsup.progress import byte_bar
 from pedsup.trust.manifest import manifest_path, read_manifest
-from pedsup_export.phone.card import beside, require_model_name
+from pedsup_export.phone.card import beside, require_model_name, write_entry
 
 BLOCK: Final = 1 << 20
 """Bytes: install.sh copies in these, so parts are whole multiples."""
@@ -100,10 +100,6 @@ def write_model(files: ModelFiles, folder: Path, sums: dict[str, str]) -> str:
         )
     for path in files.beside:
         shutil.copyfile(path, folder / path.name)
-    (folder / "MODEL").write_text(
-        f"name={model.name}\nsize={files.size}\n"
-        f"sha256={whole.hexdigest()}\nparts={len(files.parts)}\n",
-        encoding="ascii",
-        newline="\n",
-    )
-    return whole.hexdigest()
+    sha256, parts = whole.hexdigest(), len(files.parts)
+    write_entry(folder / "MODEL", name=model.name, size=files.size, sha256=sha256, parts=parts)
+    return sha256

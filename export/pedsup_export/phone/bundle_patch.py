@@ -8,7 +8,7 @@ from typing import Final
 
 from pedsup.patch.index import read_index
 from pedsup.patch.payload import Payload
-from pedsup_export.phone.card import require_name
+from pedsup_export.phone.card import require_name, write_entry
 
 FOLDER: Final = "patches"
 ENTRY: Final = "PATCH"
@@ -40,8 +40,5 @@ def write_patch(path: Path | None, folder: Path) -> None:
     file.close()
     folder.mkdir()
     shutil.copyfile(path, folder / path.name)
-    (folder / ENTRY).write_text(
-        f"name={path.name}\nold={index.old.name}\nnew={index.new.name}\nsize={index.new.size}\n",
-        encoding="ascii",
-        newline="\n",
-    )
+    old, new = index.old.name, index.new.name
+    write_entry(folder / ENTRY, name=path.name, old=old, new=new, size=index.new.size)

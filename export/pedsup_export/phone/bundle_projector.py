@@ -11,7 +11,7 @@ from pedsup.errors import ResourceError, UntrustedError
 from pedsup.files.fsio import sha256_file
 from pedsup.progress import human_bytes, say
 from pedsup.trust.manifest import manifest_path, mmproj_path, read_manifest
-from pedsup_export.phone.card import require_model_name
+from pedsup_export.phone.card import require_model_name, write_entry
 from pedsup_export.prove.projector import check_projector
 
 ENTRY: Final = "MMPROJ"
@@ -71,8 +71,4 @@ def write_projector(file: ProjectorFile | None, folder: Path) -> None:
             where=file.path,
             remedy="let nothing write to it, and make the folder again",
         )
-    (folder / ENTRY).write_text(
-        f"name={file.name}\nsize={file.size}\nsha256={file.sha256}\n",
-        encoding="ascii",
-        newline="\n",
-    )
+    write_entry(folder / ENTRY, name=file.name, size=file.size, sha256=file.sha256)

@@ -28,6 +28,12 @@ def require_model_name(model: Path) -> None:
         raise UsageError(f"the model's name is {model.name!r}", wanted="a name that ends in .gguf")
 
 
+def write_entry(path: Path, **facts: object) -> None:
+    """What install.sh reads of a file: a line `name=value` for each fact."""
+    lines = [f"{name}={value}\n" for name, value in facts.items()]
+    path.write_text("".join(lines), encoding="ascii", newline="\n")
+
+
 def beside(model: Path) -> tuple[Path, ...]:
     """Manifest and signature."""
     return tuple(

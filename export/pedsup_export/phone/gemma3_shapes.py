@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+from pedsup_export.arch.gemma_text import FULL, SLIDING
+
 FULL_EVERY: Final = 6
 
 

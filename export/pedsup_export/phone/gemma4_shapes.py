@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+from pedsup_export.arch.gemma_text import FULL, SLIDING
+
 TRANSFORMERS_VERSION: Final = "5.23.0"
 
 
@@ -122,57 +123,59 @@ def model_tensors(shape: Shape) -> list[TensorSpec]:
     ]
 
 
+_FIXED: Final[dict[str, object]] = {
+    "architectures": ["Gemma4ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attention_k_eq_v": False,
+    "bos_token_id": 2,
+    "dtype": "bfloat16",
+    "enable_moe_block": False,
+    "eos_token_id": 1,
+    "final_logit_softcapping": 30.0,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "initializer_range": 0.02,
+    "model_type": "gemma4_text",
+    "moe_intermediate_size": None,
+    "num_experts": None,
+    "pad_token_id": 0,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        FULL: {
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000000.0,
+            "rope_type": "proportional",
+        },
+        SLIDING: {"rope_theta": 10000.0, "rope_type": "default"},
+    },
+    "tie_word_embeddings": True,
+    "top_k_experts": None,
+    "transformers_version": TRANSFORMERS_VERSION,
+    "use_bidirectional_attention": None,
+    "use_cache": True,
+}
+"""What `config.json` says of every Gemma 4 text model, whatever its size."""
+
+
 def text_config(shape: Shape) -> dict[str, object]:
-    """`config.json` as transformers 5.23 writes it for `Gemma4ForCausalLM`."""
+    """`config.json` as transformers 5.23 writes it for `Gemma4ForCausalLM`, keys in its order."""
     digits = len(str(shape.n_layers - 1))
-    layers = range(shape.n_layers)
-    return {
-        "architectures": ["Gemma4ForCausalLM"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "attention_k_eq_v": False,
-        "bos_token_id": 2,
-        "dtype": "bfloat16",
-        "enable_moe_block": False,
-        "eos_token_id": 1,
-        "final_logit_softcapping": 30.0,
+    full = [i for i in range(shape.n_layers) if shape.is_full(i)]
+    sized = {
         "head_dim": shape.head_dim,
-        "hidden_activation": "gelu_pytorch_tanh",
         "hidden_size": shape.hidden,
         "hidden_size_per_layer_input": shape.per_layer,
-        "initializer_range": 0.02,
         "intermediate_size": shape.feed_forward,
-        "layer_types": [FULL if shape.is_full(i) else SLIDING for i in layers],
+        "layer_types": [FULL if i in full else SLIDING for i in range(shape.n_layers)],
         "max_position_embeddings": shape.context,
-        "model_type": "gemma4_text",
-        "moe_intermediate_size": None,
         "num_attention_heads": shape.n_heads,
-        "num_experts": None,
         "num_hidden_layers": shape.n_layers,
         "num_key_value_heads": shape.n_kv_heads,
         "num_kv_shared_layers": shape.n_shared,
-        "pad_token_id": 0,
-        "per_layer_config": {
-            f"{i:0{digits}d}": {"head_dim": shape.global_head_dim}
-            for i in layers
-            if shape.is_full(i)
-        },
-        "rms_norm_eps": 1e-06,
-        "rope_parameters": {
-            FULL: {
-                "partial_rotary_factor": 0.25,
-                "rope_theta": 1000000.0,
-                "rope_type": "proportional",
-            },
-            SLIDING: {"rope_theta": 10000.0, "rope_type": "default"},
-        },
+        "per_layer_config": {f"{i:0{digits}d}": {"head_dim": shape.global_head_dim} for i in full},
         "sliding_window": shape.sliding_window,
-        "tie_word_embeddings": True,
-        "top_k_experts": None,
-        "transformers_version": TRANSFORMERS_VERSION,
-        "use_bidirectional_attention": None,
-        "use_cache": True,
         "use_double_wide_mlp": shape.double_wide,
         "vocab_size": shape.vocab,
         "vocab_size_per_layer_input": shape.vocab,
     }
+    return dict(sorted({**_FIXED, **sized}.items()))

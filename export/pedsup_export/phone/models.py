@@ -7,7 +7,6 @@ real files.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +19,7 @@ from pedsup.gguf_file.file_types import FileType
 from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors, gemma3
-from pedsup_export.gguf.header import KV, header_bytes, lay_out
+from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, packed_numbers
 from pedsup_export.model import open_model
 from pedsup_export.phone import gemma3_shapes, gemma4_shapes, tower_shapes
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
@@ -32,8 +31,6 @@ GEMMA4_VOCABULARY: Final = 15_776_467
 """Bytes of llama.cpp's ggml-vocab-gemma-4.gguf, which is Gemma 4's tokenizer and nothing else."""
 GEMMA3_VOCABULARY: Final = 6_510_246
 """Bytes of the tokenizer's entries in a published GGUF of Gemma 3 270M; they hold no merges."""
-_FORMATS: Final = {ValueType.BOOL: "?", ValueType.INT32: "i", ValueType.UINT32: "I",
-                   ValueType.FLOAT32: "f"}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +198,13 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
     metadata["tokenizer.ggml.merges"] = ArrayValue(
         ValueType.STRING, model.n_merges, path, 0, 0, b""
     )
+    return unwritten_header(path, metadata, slots, start)
+
+
+def unwritten_header(
+    path: Path, metadata: dict[str, Any], slots: Sequence[TensorSlot], start: int
+) -> GGUFHeader:
+    """A header as the reader would give it, of a file whose data would begin at `start`."""
     return GGUFHeader(
         path=path,
         version=3,
@@ -218,9 +222,5 @@ def entry_value(entry: KV) -> Any:
     if entry.type is not ValueType.ARRAY:
         return entry.value
     assert entry.element is not None, "hyperparameter arrays have an element type"
-    return _array(entry.element, entry.value)
-
-
-def _array(element: ValueType, values: Sequence[Any]) -> ArrayValue:
-    packed = struct.pack(f"<{len(values)}{_FORMATS[element]}", *values)
-    return ArrayValue(element, len(values), Path("planned"), 0, len(packed), packed)
+    packed = packed_numbers(entry.element, entry.value)
+    return ArrayValue(entry.element, len(entry.value), Path("planned"), 0, len(packed), packed)

@@ -10,7 +10,7 @@ from pedsup.phones.profiles import shipped_profiles
 from pedsup.progress import human_bytes
 from pedsup_export.phone.advise import Advice
 from pedsup_export.phone.policy import CONTEXT, KL_DEFAULT_MODEL, PERPLEXITY, Candidate, Kind
-from pedsup_export.phone.sight import sight_json, sight_text
+from pedsup_export.phone.sight import sight_text
 
 SCHEMA: Final = "pedsup-export-plan-phone/1"
 CAVEAT: Final = (
@@ -46,11 +46,7 @@ _GIB: Final = 1 << 30
 
 
 def advice_text(advice: Advice, width: int = 80) -> str:
-    """The choice in words, the table of all candidates, the reasons.
-
-    Args:
-        width: columns of the terminal.
-    """
+    """The choice in words, the table of all candidates, the reasons."""
     width = max(WIDTHS[0], min(width, WIDTHS[1]))
     low, high = advice.efficiency
     lines = [
@@ -215,7 +211,7 @@ def advice_json(advice: Advice) -> dict[str, object]:
         "efficiency": list(advice.efficiency),
         "chosen": {"model": chosen.model, "quant": chosen.quant} if chosen else None,
         "context": advice.context,
-        "pictures": sight_json(advice.sight),
+        "pictures": asdict(advice.sight) if advice.sight is not None else None,
         "notes": list(advice.notes),
         "candidates": [
             {

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from pedsup.device.available import Available
 from pedsup.engine.api import EngineConfig
-from pedsup.gguf_file import GGUFHeader, TensorInfo
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT
 from pedsup.gguf_file.projector import DEFAULT_TOKENS, Projector, projector_of
 from pedsup.memory.estimate import Host
 from pedsup.memory.fit import Room
@@ -19,7 +17,7 @@ from pedsup.memory.picture import projector_bytes
 from pedsup.phones.profiles import Phone
 from pedsup.progress import human_bytes
 from pedsup_export.gguf.header import header_bytes, lay_out, string
-from pedsup_export.phone.models import PhoneModel, entry_value, planned_header
+from pedsup_export.phone.models import PhoneModel, entry_value, planned_header, unwritten_header
 from pedsup_export.phone.policy import Candidate
 from pedsup_export.types.ftypes import file_type
 
@@ -61,19 +59,10 @@ def planned_projector(model: PhoneModel, kind: str) -> Projector | None:
         return None
     slots = lay_out((t.name, t.ggml_shape, towers.type_of(t, kind)) for t in towers.tensors)
     entries = (string("general.architecture", "clip"), *towers.entries)
-    start = len(header_bytes(entries, slots))
-    return projector_of(
-        GGUFHeader(
-            path=Path(f"mmproj-{model.name}-{kind}.gguf"),
-            version=3,
-            metadata={entry.key: entry_value(entry) for entry in entries},
-            value_types={entry.key: entry.type for entry in entries},
-            tensors={s.name: TensorInfo(s.name, s.shape, s.type, s.offset) for s in slots},
-            alignment=DEFAULT_ALIGNMENT,
-            data_offset=start,
-            file_size=start + slots[-1].offset + slots[-1].n_bytes,
-        )
-    )
+    path = Path(f"mmproj-{model.name}-{kind}.gguf")
+    metadata = {entry.key: entry_value(entry) for entry in entries}
+    header = unwritten_header(path, metadata, slots, len(header_bytes(entries, slots)))
+    return projector_of(replace(header, value_types={e.key: e.type for e in entries}))
 
 
 def sight(
@@ -147,8 +136,3 @@ def sight_text(found: Sight | None, phone: Phone, usual: int | None) -> str:
         "is not predicted."
         + (" pedsup-run sees only when it is given --image or --mmproj." if asked else "")
     )
-
-
-def sight_json(found: Sight | None) -> dict[str, object] | None:
-    """The same for programs."""
-    return asdict(found) if found is not None else None

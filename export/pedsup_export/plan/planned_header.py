@@ -36,10 +36,6 @@ def check_planned_projector(header: bytes, size: int) -> None:
 def check_planned(header: bytes, size: int) -> None:
     """Check metadata, tokenizer and tensor table as `validate_model` does.
 
-    Args:
-        header: the header of the planned GGUF.
-        size: bytes of the whole file.
-
     Raises:
         BadFileError, UnsupportedError: llama.cpp could not use such a file; the error names
             the inputs to correct.

@@ -29,7 +29,7 @@ from pedsup_export.gguf.header import KV, header_bytes, lay_out, string, u32
 from pedsup_export.model import Model, open_model
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.general import chosen_base, general_entries, sampling_entries
-from pedsup_export.plan.planned_header import check_planned, check_planned_projector
+from pedsup_export.plan.planned_header import check_planned
 from pedsup_export.plan.projector import plan_projector, rows_per_block
 from pedsup_export.plan.provenance import Digests, held, small_inputs
 from pedsup_export.plan.qat import Grid, find_grid, grid_notes
@@ -57,14 +57,7 @@ def make_plan(request: ExportRequest) -> tuple[ExportPlan, Inputs]:
 
 def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, Inputs]:
     kind = file_type(request.quant)
-    model = open_model(
-        chosen_base(request).folder,
-        request.base.folder,
-        request.adapter.folder if request.adapter else None,
-        adapter_tokenizer=request.tokenizer == "adapter",
-        projector=request.mmproj is not None,
-    )
-    model, cut = cut_model(request.vocabulary, model)
+    model, cut = cut_model(request.vocabulary, _open(request))
     reference, adapter = model.checkpoint, model.adapter
     effect = _effect(request, model)
     matches = effect.matches if effect else None
@@ -95,9 +88,17 @@ def _make_plan(request: ExportRequest, sources: Digests) -> tuple[ExportPlan, In
         projector=projector,
     )
     check_planned(header, plan.output_bytes)
-    if projector is not None:
-        check_planned_projector(projector.header, projector.output_bytes)
     return plan, Inputs(reference, adapter, matches, imatrix)
+
+
+def _open(request: ExportRequest) -> Model:
+    return open_model(
+        chosen_base(request).folder,
+        request.base.folder,
+        request.adapter.folder if request.adapter else None,
+        adapter_tokenizer=request.tokenizer == "adapter",
+        projector=request.mmproj is not None,
+    )
 
 
 def _metadata(

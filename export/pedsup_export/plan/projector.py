@@ -17,6 +17,7 @@ from pedsup_export.gguf.header import KV, TensorSlot, lay_out, string
 from pedsup_export.model import Model
 from pedsup_export.plan.export_plan import ProjectorPlan, TensorPlan
 from pedsup_export.plan.general import DIGEST_PLACEHOLDER, general_entries
+from pedsup_export.plan.planned_header import check_planned_projector
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.projector import TYPES, Towers
 
@@ -35,6 +36,7 @@ def plan_projector(
 
     Raises:
         UsageError: an unknown type.
+        BadFileError, UnsupportedError: llama.cpp could not use it.
     """
     if request.mmproj is None or model.towers is None:
         return None
@@ -43,7 +45,7 @@ def plan_projector(
     towers = model.towers
     tensors = _tensor_plans(towers, request.mmproj, model, matches)
     n_params = sum(prod(t.slot.shape) for t in tensors)
-    return ProjectorPlan(
+    plan = ProjectorPlan(
         path=mmproj_path(request.out),
         kind=request.mmproj,
         metadata=(
@@ -56,6 +58,8 @@ def plan_projector(
         vision=towers.vision,
         audio=towers.audio,
     )
+    check_planned_projector(plan.header, plan.output_bytes)
+    return plan
 
 
 def _general(request: ExportRequest, n_params: int, *, changed: bool) -> list[KV]:

@@ -55,12 +55,7 @@ class Grid:
 
 
 def find_grid(outputs: Sequence[OutputTensor], tensors: Mapping[str, TensorSource]) -> Grid:
-    """Look at the matrices of a model.
-
-    Args:
-        outputs: all tensors of the file.
-        tensors: the base's, by name.
-    """
+    """Look at the matrices of a model."""
     matrices = [o for o in outputs if o.source and len(o.shape) == 2]
     layers = [o for o in matrices if o.name.startswith("blk.")]
     picks = np.linspace(0, len(layers) - 1, min(FIRST, len(layers))).astype(int)

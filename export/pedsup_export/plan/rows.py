@@ -26,14 +26,6 @@ def blocks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
         yield lo, min(lo + tensor.rows_per_block, tensor.n_rows)
 
 
-def base_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int) -> Rows:
-    """Rows lo to hi without the adapter, float32 [hi - lo, n_per_row], in the GGUF's order.
-
-    The array is valid until the calling thread asks for the next rows.
-    """
-    return _rows(tensor, inputs, lo, hi, None)
-
-
 _local = threading.local()
 
 
@@ -48,17 +40,17 @@ def _scratch(shape: tuple[int, ...]) -> Rows:
     return buffer[:size].reshape(shape)
 
 
-def final_rows(tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo) -> Rows:
-    """Rows lo to hi as they are quantized: with the adapter, rounded to `merge_dtype`.
-
-    The array is valid until the calling thread asks for the next rows.
-    """
-    return _rows(tensor, inputs, lo, hi, merge_dtype)
-
-
-def _rows(
+def final_rows(
     tensor: TensorPlan, inputs: Inputs, lo: int, hi: int, merge_dtype: RoundTo | None
 ) -> Rows:
+    """Rows lo to hi in the GGUF's order, float32 [hi - lo, n_per_row].
+
+    The array is valid until the calling thread asks for the next rows.
+
+    Args:
+        merge_dtype: they are as they are quantized: with the adapter, rounded to it. None: they
+            are the base's.
+    """
     n_per_row = tensor.slot.shape[0]
     if tensor.origin.values is not None:
         return np.ascontiguousarray(tensor.origin.values.reshape(-1, n_per_row)[lo:hi])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
@@ -116,13 +116,17 @@ def place(
     if unknown:
         shown = ", ".join(unknown[:3]) + (", ..." if unknown[3:] else "")
         raise UnsupportedError(f"{len(unknown)} of them have no place in it ({shown})")
-    if missing := sorted(placer.required - placed.keys()):
+    _refuse_incomplete(placer.required - placed.keys())
+    return tuple(placed.values()), tuple(dropped)
+
+
+def _refuse_incomplete(missing: Set[str]) -> None:
+    if missing:
         raise BadFileError(
-            f"the towers of the base lack {len(missing)} tensors: {', '.join(missing[:3])}",
+            f"the towers of the base lack {len(missing)} tensors: {', '.join(sorted(missing)[:3])}",
             wanted="a whole checkpoint",
             remedy="download the base again, or give --mmproj off",
         )
-    return tuple(placed.values()), tuple(dropped)
 
 
 def flattened(checkpoint: Checkpoint, tensors: Iterable[OutputTensor]) -> Checkpoint:
@@ -148,6 +152,19 @@ def text_width(config: Mapping[str, object]) -> int:
     """Width of the text model's embeddings, which the projector ends in."""
     text = Config(config).mapping("text_config")
     return Config({**config, **text}).integer("hidden_size", high=1 << 20)
+
+
+def tower_config(config: Mapping[str, object], key: str, model_type: str) -> Config:
+    """A tower's part of config.json.
+
+    Raises:
+        UnsupportedError: there is none, or it is of another type.
+    """
+    tower = Config(Config(config).mapping(key))
+    if not tower.values:
+        raise UnsupportedError(f"config.json has no '{key}'")
+    tower.one_of("model_type", (model_type,), default=model_type, what="a tower")
+    return tower
 
 
 def vision_entries(

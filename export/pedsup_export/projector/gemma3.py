@@ -20,6 +20,7 @@ from pedsup_export.projector.base import (
     layers,
     place,
     text_width,
+    tower_config,
     vision_entries,
 )
 
@@ -27,6 +28,11 @@ _TOWER: Final = "vision_tower."
 _INNER: Final = "vision_tower.vision_model."
 _MERGE: Final = 4
 """Patches on each side of what becomes one token, where the file does not say."""
+_KEPT_WIDE: Final = {
+    "mm.input_projection.weight": "F16",
+    "v.patch_embd.weight": "F32",
+    "v.position_embd.weight": "F32",
+}
 _HEAD: Final = "the pooling head of the vision tower: Gemma 3 does not use it"
 
 
@@ -62,27 +68,11 @@ def towers(
         boolean("clip.use_gelu", True),
         *_merge(config, processor, image // patch),
     ]
-    return Towers(
-        entries=tuple(entries),
-        tensors=tensors,
-        kept_wide={
-            "mm.input_projection.weight": "F16",
-            "v.patch_embd.weight": "F32",
-            "v.position_embd.weight": "F32",
-        },
-        vision=True,
-        audio=False,
-        left_out=left_out,
-    )
+    return Towers(tuple(entries), tensors, _KEPT_WIDE, True, False, left_out)
 
 
 def _vision_config(config: Mapping[str, object]) -> Config:
-    vision = Config(Config(config).mapping("vision_config"))
-    if not vision.values:
-        raise UnsupportedError("config.json has no 'vision_config'")
-    vision.one_of(
-        "model_type", ("siglip_vision_model",), default="siglip_vision_model", what="a tower"
-    )
+    vision = tower_config(config, "vision_config", "siglip_vision_model")
     vision.one_of("hidden_act", GELU_TANH, default=GELU_TANH[0], what="a tower with the activation")
     return vision
 

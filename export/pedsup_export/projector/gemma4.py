@@ -26,6 +26,7 @@ from pedsup_export.projector.base import (
     place,
     require,
     text_width,
+    tower_config,
     vision_entries,
 )
 
@@ -101,10 +102,7 @@ def _is_convolution(source: str) -> bool:
 
 
 def _vision_config(config: Mapping[str, object]) -> Config:
-    vision = Config(Config(config).mapping("vision_config"))
-    if not vision.values:
-        raise UnsupportedError("config.json has no 'vision_config'")
-    vision.one_of("model_type", ("gemma4_vision",), default="gemma4_vision", what="a tower")
+    vision = tower_config(config, "vision_config", "gemma4_vision")
     vision.one_of(
         "hidden_activation", GELU_TANH, default=GELU_TANH[0], what="a tower with the activation"
     )
@@ -124,10 +122,7 @@ def _vision_config(config: Mapping[str, object]) -> Config:
 
 
 def _audio_config(config: Mapping[str, object]) -> Config:
-    audio = Config(Config(config).mapping("audio_config"))
-    if not audio.values:
-        raise UnsupportedError("config.json has no 'audio_config'")
-    audio.one_of("model_type", ("gemma4_audio",), default="gemma4_audio", what="a tower")
+    audio = tower_config(config, "audio_config", "gemma4_audio")
     audio.one_of("hidden_act", ("silu",), default="silu", what="a tower with the activation")
     for key, built_in in (
         ("attention_chunk_size", 12),

@@ -6,7 +6,6 @@ meets slightly different ones. This is the size of that difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import inf, prod, sqrt
 from typing import Any, Final
@@ -119,17 +118,14 @@ class BaseComparison:
         """The same as JSON values; an infinite figure becomes null."""
         return dict(_finite(asdict(self)))
 
-    def table(self, limit: int | None = None) -> str:
-        """Lines of text, the largest relative differences first, `limit` tensors at most."""
-        ranked = sorted(self.tensors, key=lambda t: -t.difference.relative)[:limit]
+    def table(self) -> str:
+        """Lines of text, the largest relative differences first."""
+        ranked = sorted(self.tensors, key=lambda t: -t.difference.relative)
         rows = [("tensor", "stored", "relative", "max |a-b|", "cosine")]
         rows += [
             (t.name, f"{t.reference_dtype} / {t.other_dtype}", *_texts(t.difference))
             for t in ranked
         ]
-        hidden = len(self.tensors) - len(ranked)
-        if hidden:
-            rows.append((f"... {hidden} more with smaller differences", "", "", "", ""))
         rows.append(("stored differently, together", "", *_texts(self.quantized)))
         rows.append(("all tensors, together", "", *_texts(self.total)))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
@@ -160,19 +156,8 @@ def _finite(value: object) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def compare_bases(
-    reference: Checkpoint,
-    other: Checkpoint,
-    on_bytes: Callable[[int], object] = lambda n: None,
-) -> BaseComparison:
-    """Compare two checkpoints of one model, streamed by row blocks.
-
-    Args:
-        reference: the 16-bit base.
-        other: the 4-bit base (or any other).
-        on_bytes: called after each tensor with the bytes it takes in both, for a progress bar;
-            they add up to `reference.n_bytes + other.n_bytes`.
-    """
+def compare_bases(reference: Checkpoint, other: Checkpoint) -> BaseComparison:
+    """Compare two checkpoints of one model, streamed by row blocks."""
     left = dict(other.tensors)
     total, quantized = _Sums(), _Sums()
     tensors, alone, skipped = [], [], []
@@ -189,8 +174,6 @@ def compare_bases(
                 quantized.include(sums)
             dtypes = source.dtype_name, partner.dtype_name
             tensors.append(TensorDifference(name, source.shape, *dtypes, sums.figures()))
-        on_bytes(source.n_bytes_on_disk + (partner.n_bytes_on_disk if partner else 0))
-    on_bytes(sum(source.n_bytes_on_disk for source in left.values()))
     return BaseComparison(
         tuple(tensors),
         total.figures(),

@@ -10,18 +10,9 @@ import numpy as np
 from pedsup.errors import MismatchError
 from pedsup.gguf_file import ArrayValue, GGUFHeader, ValueType
 from pedsup_export.gguf.header import KV
-from pedsup_export.plan.export_plan import ExportPlan
 
-_PREFIXES: Final = ("tokenizer.", "general.sampling.")
-
-
-def check_metadata(header: GGUFHeader, plan: ExportPlan) -> None:
-    """Compare the metadata that decide what the model computes with those planned again.
-
-    Raises:
-        MismatchError: a key is missing, additional or has another value.
-    """
-    check_entries(header, plan.metadata, (*_PREFIXES, f"{plan.architecture}."))
+PREFIXES: Final = ("tokenizer.", "general.sampling.")
+"""Of the keys that decide what any model computes, beside those of its architecture."""
 
 
 def check_entries(header: GGUFHeader, entries: Iterable[KV], prefixes: tuple[str, ...]) -> None:

@@ -19,10 +19,9 @@ from pedsup.trust.manifest import (
     projector_origin,
 )
 from pedsup.trust.projector import projector_beside
-from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.prove.differs import Wanted
 from pedsup_export.prove.metadata import check_entries
-from pedsup_export.prove.proof import AdapterShare, Proof, row_reader
+from pedsup_export.prove.proof import AdapterShare, Proof, as_written, row_reader
 from pedsup_export.prove.reading import check_table, read_and_compare
 
 _PREFIX: Final = "mmproj-"
@@ -159,11 +158,7 @@ def _proof(header: GGUFHeader, proof: Proof) -> Proof:
             wanted="the base that it was exported from, with its processor_config.json",
         )
     check_entries(header, planned.metadata, ("clip.",))
-    # Types and offsets are the file's own.
-    tensors = tuple(
-        replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
-        for t, i in zip(planned.tensors, header.tensors.values(), strict=True)
-    )
+    tensors = as_written(planned.tensors, header)
     inputs = replace(proof.inputs, imatrix=None, calibrated=None)
     read = row_reader(DirectFile(header.path), header.data_offset)
     return Proof(replace(proof.plan, tensors=tensors), inputs, read)

@@ -16,7 +16,7 @@ reading of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,11 @@ import numpy as np
 
 from pedsup.errors import MismatchError
 from pedsup.files.direct_io import DirectFile
+from pedsup.gguf_file import GGUFHeader
 from pedsup.progress import say
+from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
-from pedsup_export.plan.rows import base_rows, final_rows
+from pedsup_export.plan.rows import final_rows
 from pedsup_export.types.lattice import quantize_on_grid
 from pedsup_export.types.quantize import dequantize_rows, quantize_rows
 
@@ -189,7 +191,7 @@ class Proof:
     ) -> AdapterShare | None:
         sums = _Sums()
         for (lo, hi), part in zip(ranges, packed, strict=True):
-            base = base_rows(tensor, self.inputs, lo, hi).astype(np.float64)
+            base = final_rows(tensor, self.inputs, lo, hi, None).astype(np.float64)
             merge_dtype = self.plan.request.merge_dtype
             delta = final_rows(tensor, self.inputs, lo, hi, merge_dtype).astype(np.float64) - base
             written = dequantize_rows(part, tensor.slot.type, tensor.slot.shape[0])
@@ -197,6 +199,14 @@ class Proof:
             sums.total += float(np.vdot(delta, delta))
             sums.n_rows += hi - lo
         return sums.share(tensor.slot.name)
+
+
+def as_written(tensors: Sequence[TensorPlan], header: GGUFHeader) -> tuple[TensorPlan, ...]:
+    """The planned tensors with the types and offsets of a file, which others may have chosen."""
+    return tuple(
+        replace(t, slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes))
+        for t, i in zip(tensors, header.tensors.values(), strict=True)
+    )
 
 
 def make_rows(tensor: TensorPlan, inputs: Inputs, plan: ExportPlan, lo: int, hi: int) -> Packed:

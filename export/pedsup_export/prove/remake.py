@@ -13,13 +13,12 @@ from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.trust.manifest import Manifest, PartFacts
 from pedsup_export.calibration import store
-from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.differs import differs
-from pedsup_export.prove.metadata import check_metadata
-from pedsup_export.prove.proof import Proof, row_reader
+from pedsup_export.prove.metadata import PREFIXES, check_entries
+from pedsup_export.prove.proof import Proof, as_written, row_reader
 from pedsup_export.rounding.calibrated import METHOD, Calibrated
 from pedsup_export.rounding.matrix import Effort
 from pedsup_export.source.floats import RoundTo
@@ -47,19 +46,13 @@ def proof_of(header: GGUFHeader, manifest: Manifest, request: ExportRequest) -> 
     _check_inputs(header, manifest, plan, inputs)
     if [t.slot.name for t in plan.tensors] != list(header.tensors):
         raise differs("the list of tensors", len(header.tensors), len(plan.tensors), header.path)
-    check_metadata(header, plan)
+    check_entries(header, plan.metadata, (*PREFIXES, f"{plan.architecture}."))
     if plan.cut is not None:
         prove_cut(plan.cut, header, plan.cut.document, plan.cut.texts.values())
-    # Types and offsets are the file's own: an override or an imatrix may have chosen others.
     exact_tensors = manifest.recipe.get("exact")
     on_grid = set(exact_tensors if isinstance(exact_tensors, list) else ())
     tensors = tuple(
-        replace(
-            t,
-            slot=TensorSlot(i.name, i.shape, i.type, i.offset, i.n_bytes),
-            on_grid=t.slot.name in on_grid,
-        )
-        for t, i in zip(plan.tensors, header.tensors.values(), strict=True)
+        replace(t, on_grid=t.slot.name in on_grid) for t in as_written(plan.tensors, header)
     )
     # Rows weighted or rounded by statistics cannot be made again without them.
     weighted = _files(manifest.recipe.get("imatrix")) is not None

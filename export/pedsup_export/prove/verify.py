@@ -41,7 +41,7 @@ class VerifyReport:
     n_tensors: int
     architecture: str
     manifest: Manifest
-    shares: tuple[AdapterShare, ...] | None
+    shares: tuple[AdapterShare, ...] | None = None
     signer: PublicKey | None = None
     """Whose signature was checked."""
     remade: bool = False
@@ -87,25 +87,15 @@ def verify(
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)
+    n_tensors, sha256 = len(header.tensors), read_sha256 or ""
     report = VerifyReport(
-        path=path,
-        size=header.file_size,
-        sha256=read_sha256 or "",
-        n_tensors=len(header.tensors),
-        architecture=header.architecture,
-        manifest=manifest,
-        shares=None,
-        signer=key,
+        path, header.file_size, sha256, n_tensors, header.architecture, manifest, signer=key
     )
     if is_adapter(header):
         sha256 = check_adapter_file(header, manifest, base.folder if base else None, adapter)
         return replace(report, sha256=sha256, remade=adapter is not None)
     check_map(header, manifest)
-    proof = None
-    if base is not None and (adapter is not None or is_cut(header)):
-        request = _request(header, manifest, base, adapter, made_with)
-        proof = proof_of(header, manifest, request)
-    return _read(report, header, proof)
+    return _read(report, header, _proof(header, manifest, base, adapter, made_with))
 
 
 def _read(report: VerifyReport, header: GGUFHeader, proof: Proof | None) -> VerifyReport:
@@ -121,15 +111,17 @@ def _read(report: VerifyReport, header: GGUFHeader, proof: Proof | None) -> Veri
     return replace(report, sha256=sha256, shares=shares, remade=remade, projector=projector)
 
 
-def _request(
+def _proof(
     header: GGUFHeader,
     manifest: Manifest,
-    base: ModelRef,
+    base: ModelRef | None,
     adapter: ModelRef | None,
     made_with: MadeWith,
-) -> ExportRequest:
-    """The export that made a file, as far as its manifest tells."""
-    return ExportRequest(
+) -> Proof | None:
+    """The proof of the export that made a file, as far as its manifest and what is given tell."""
+    if base is None or (adapter is None and not is_cut(header)):
+        return None
+    request = ExportRequest(
         base=base,
         adapter=adapter,
         out=header.path,
@@ -142,6 +134,7 @@ def _request(
         vocabulary=VocabularyRequest(file=header.path) if is_cut(header) else None,
         mmproj=projector_type(manifest),
     )
+    return proof_of(header, manifest, request)
 
 
 def _manifest(path: Path) -> Manifest:

@@ -214,7 +214,7 @@ class Calibrated:
             "method": METHOD,
             "effort": vars(self.effort),
             "texts": [dict(t) for t in record.texts],
-            "tokens": record.n_tokens,
+            "tokens": record.tokens,
             "window": record.window,
             "made_with": dict(record.versions),
         }

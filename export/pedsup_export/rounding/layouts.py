@@ -134,19 +134,6 @@ def _written(values: NDArray[np.int16], span: tuple[int, int]) -> Bytes:
     return (values if span == SIGNED else values - np.int16(span[0])).astype(np.uint8)
 
 
-def values_of(layout: Layout, grid: Grid) -> NDArray[np.float32]:
-    """The weights of groups, float32 [n, group], in ggml's order of operations up to rounding."""
-    n = len(grid.levels)
-    if layout.table is None:
-        level = grid.levels.astype(np.float32) + np.float32(layout.lowest)
-    else:
-        level = layout.table[grid.levels]
-    level = level.reshape(n, layout.parts, layout.part)
-    scale = grid.d.astype(np.float32)[:, None] * grid.scales.astype(np.float32)
-    minimum = grid.dmin.astype(np.float32)[:, None] * grid.minima.astype(np.float32)
-    return (scale[:, :, None] * level - minimum[:, :, None]).reshape(n, layout.group)
-
-
 _SIX_BITS: Final = (0, 63)
 LAYOUTS: Final = {
     layout.name: layout

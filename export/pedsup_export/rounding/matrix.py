@@ -64,7 +64,7 @@ class Moments:
     variance: Floats
 
     @classmethod
-    def factored(cls, moments: NDArray[np.generic], damping: float = DAMPING) -> Moments:
+    def factored(cls, moments: NDArray[np.generic]) -> Moments:
         """Damp and factor float [b, b], symmetric, not negative.
 
         Raises:
@@ -74,7 +74,7 @@ class Moments:
         diagonal = np.einsum("ii->i", hessian)
         mean = float(diagonal.mean())
         # Inputs that are never used leave nothing to weigh by: every weight is as good.
-        diagonal += damping * mean if mean > 0 else 1.0
+        diagonal += DAMPING * mean if mean > 0 else 1.0
         try:
             # The Cholesky factor of H read backwards is upper triangular.
             upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
@@ -116,7 +116,6 @@ def round_rows(
         kind: a type for which `can_round`.
         moments: of neighbouring runs of columns, together n_per_row; a multiple of the group each.
         effort: how long to search.
-        name: the tensor's name, for messages.
 
     Raises:
         NonFiniteError: a weight is NaN or Inf, or too large for the type.

@@ -6,7 +6,7 @@ that the code above never sees a dtype. Nothing is read but headers until rows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,11 @@ class Checkpoint:
         )
 
     @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by tensor name."""
+        return {name: source.shape for name, source in self.tensors.items()}
+
+    @cached_property
     def n_bytes(self) -> int:
         """Bytes of all tensors on disk."""
         return sum(source.n_bytes_on_disk for source in self.tensors.values())
@@ -82,22 +87,18 @@ class Checkpoint:
     def _digests(self) -> dict[str, str]:
         return {}
 
-    def digest(self, on_bytes: Callable[[int], object] = lambda n: None) -> dict[str, str]:
-        """Hex SHA-256 of every file, by file name; read once, then remembered.
-
-        Args:
-            on_bytes: called with the number of bytes after each block, for a progress bar.
-        """
+    def digest(self) -> dict[str, str]:
+        """Hex SHA-256 of every file, by file name; read once, then remembered."""
         opened = {shard.path: shard for shard in self.shards}
         for path in self.files:
             if path.name in self._digests:
                 continue
             if path in opened:
-                self._digests[path.name] = opened[path].sha256(on_bytes)
+                self._digests[path.name] = opened[path].sha256()
                 opened[path].require_unchanged(self._digests[path.name])
             else:
                 size = path.stat().st_size
-                self._digests[path.name] = sha256_range(DirectFile(path), 0, size, on_bytes)
+                self._digests[path.name] = sha256_range(DirectFile(path), 0, size)
         return dict(self._digests)
 
 

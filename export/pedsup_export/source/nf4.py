@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite, prod
 from typing import Final, cast
 
@@ -54,6 +54,7 @@ BLOCKSIZES: Final = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 STATE_SUFFIX: Final = ".quant_state.bitsandbytes__"
 COMPANIONS: Final = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _MAX_STATE: Final = 1 << 16
+_JSON: Final = "the JSON of bitsandbytes"
 _REMEDY: Final = "download the 4-bit checkpoint again, or export from the 16-bit base"
 _CHUNK: Final = 1 << 16
 """Elements dequantized at a time: their float32 values stay in the L2 cache."""
@@ -81,33 +82,30 @@ def parse_quant_state(raw: bytes, quant_type: str, where: str) -> QuantState:
     Raises:
         BadFileError: not JSON, a field is missing, or a value that bitsandbytes never writes.
     """
-
-    def bad(found: str, wanted: str) -> BadFileError:
-        return BadFileError(found, where=where, wanted=wanted, remedy=_REMEDY)
-
+    bad = partial(BadFileError, where=where, remedy=_REMEDY)
     try:
         state = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise bad("the quantization state is not JSON", "the JSON of bitsandbytes") from error
+        raise bad("the quantization state is not JSON", wanted=_JSON) from error
     if not isinstance(state, dict):
-        raise bad("the quantization state is not a JSON object", "the JSON of bitsandbytes")
+        raise bad("the quantization state is not a JSON object", wanted=_JSON)
     if quant_type not in CODES or state.get("quant_type") != quant_type:
-        raise bad(
-            f"quant_type {state.get('quant_type')!r} under a name of '{quant_type}'", "nf4, fp4"
-        )
+        found = f"quant_type {state.get('quant_type')!r} under a name of '{quant_type}'"
+        raise bad(found, wanted="nf4, fp4")
     if state.get("blocksize") not in BLOCKSIZES:
-        raise bad(f"blocksize {state.get('blocksize')!r}", f"one of {BLOCKSIZES}")
+        raise bad(f"blocksize {state.get('blocksize')!r}", wanted=f"one of {BLOCKSIZES}")
     if state.get("dtype") not in ("bfloat16", "float16", "float32"):
-        raise bad(f"dtype {state.get('dtype')!r}", "bfloat16, float16 or float32")
+        raise bad(f"dtype {state.get('dtype')!r}", wanted="bfloat16, float16 or float32")
     shape = state.get("shape")
     if not isinstance(shape, list) or not 1 <= len(shape) <= 4 or not all(map(_positive, shape)):
-        raise bad(f"shape {shape!r}", "a list of one to four sizes")
+        raise bad(f"shape {shape!r}", wanted="a list of one to four sizes")
     nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if nested is not None:
         if not _positive(nested) or state.get("nested_dtype") != "float32":
-            raise bad("a nested state that bitsandbytes does not write", "nested_dtype float32")
+            found = "a nested state that bitsandbytes does not write"
+            raise bad(found, wanted="nested_dtype float32")
         if not isinstance(offset, float | int) or not isfinite(offset):
-            raise bad(f"nested_offset {offset!r}", "a finite number")
+            raise bad(f"nested_offset {offset!r}", wanted="a finite number")
     return QuantState(
         quant_type,
         state["blocksize"],

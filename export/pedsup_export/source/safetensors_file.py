@@ -53,7 +53,7 @@ class SafetensorsFile:
         found = read_header(self._direct, self.size, self.path)
         self.header, self.metadata, self.tensors = found.octets, found.metadata, found.tensors
         self.on_read: Callable[[int, memoryview], None] = _nothing
-        """Told the position and the bytes of all that `read_rows` reads, before they are used."""
+        """Told the position and the bytes of all that `read_entry` reads, before they are used."""
         self._map = mmap.mmap(self._direct.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_SEQUENTIAL"):
             self._map.madvise(mmap.MADV_SEQUENTIAL)
@@ -70,9 +70,9 @@ class SafetensorsFile:
         self.on_read(begin, octets)
         return octets
 
-    def sha256(self, on_bytes: Callable[[int], object] = _nothing) -> str:
+    def sha256(self) -> str:
         """Hex SHA-256 of the open file, read once from its first byte to its last."""
-        return sha256_range(self._direct, 0, self.size, on_bytes)
+        return sha256_range(self._direct, 0, self.size)
 
     def require_unchanged(self, sha256: str) -> None:
         """Compare the open file's size and times with those at its opening.
@@ -134,10 +134,6 @@ class SafetensorsFile:
             return np.empty(shape, numpy_name)
         begin, _ = self._span(entry, lo, hi)
         return np.frombuffer(self._map, numpy_name, count, begin).reshape(shape)
-
-    def read_rows(self, name: str, lo: int, hi: int) -> NDArray[np.generic]:
-        """`read_entry` of the tensor `name`."""
-        return self.read_entry(self.entry(name), lo, hi)
 
     def read_entry(self, entry: TensorEntry, lo: int, hi: int) -> NDArray[np.generic]:
         """Like `rows`, but read into a buffer of the calling thread, valid until its next call.

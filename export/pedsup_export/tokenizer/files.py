@@ -78,10 +78,10 @@ class _Reader:
         except ValueError as error:
             raise _unreadable(path, error) from error
 
-    def object(self, path: Path, limit: int = MAX_CONFIG) -> dict[str, object]:
+    def object(self, path: Path) -> dict[str, object]:
         """A JSON object."""
         try:
-            value = parse_json(self.text(path, limit))
+            value = parse_json(self.text(path, MAX_CONFIG))
         except ValueError as error:
             raise _unreadable(path, error) from error
         if not isinstance(value, dict):

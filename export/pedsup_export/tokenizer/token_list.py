@@ -60,7 +60,7 @@ def token_list(tokenizer: Tokenizer, n_tokens: int, kind_of: KindsOf | None = No
     by_id = _by_id(tokenizer)
     added = {t["id"]: t for t in tokenizer.document.get("added_tokens", [])}
     lost = sorted(i for i in by_id if i >= n_tokens)
-    if any(i not in added for i in lost):
+    if not added.keys() >= set(lost):
         raise BadFileError(
             f"the tokenizer has {max(by_id) + 1} tokens, the embeddings have {n_tokens} rows",
             where=tokenizer.folder / "tokenizer.json",
@@ -79,11 +79,8 @@ def token_list(tokenizer: Tokenizer, n_tokens: int, kind_of: KindsOf | None = No
         listed = ", ".join(repr(by_id[i])[:40] for i in lost[:4])
         notes.append(f"{len(lost)} added tokens of the tokenizer have no row in the embeddings "
                      f"({listed}): left out")  # fmt: skip
-    return TokenList(
-        [known[i][0] for i in range(n_tokens)],
-        [known[i][1] for i in range(n_tokens)],
-        tuple(notes),
-    )
+    rows = [known[i] for i in range(n_tokens)]
+    return TokenList([text for text, _ in rows], [kind for _, kind in rows], tuple(notes))
 
 
 def _fill(known: _Kinds, n_tokens: int) -> int:

@@ -77,7 +77,6 @@ def backend(kind: GGMLType, weighted: bool) -> Backend:
 
     Args:
         kind: the target type.
-        weighted: whether importances are given.
     """
     found = dispatch.kernel_for(kind, weighted)
     return ggml.quantize_into if found is None else found.quantize_into

@@ -184,7 +184,6 @@ def prove_cut(
     Args:
         header: of the written file.
         document: the full model's tokenizer.json.
-        texts: shipped and kept texts.
     """
     check_entries(cut, header)
     lines = [line for text in texts for line in text.splitlines(True)]

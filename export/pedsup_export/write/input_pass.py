@@ -17,7 +17,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 from pedsup_export.plan.export_plan import Inputs, TensorPlan
@@ -64,6 +64,11 @@ class Schedule:
 
     work: tuple[Work, ...]
     tensors: tuple[tuple[TensorPlan, Place], ...]
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Where each tensor is complete, by its name."""
+        return {tensor.slot.name: place for tensor, place in self.tensors}
 
     def after(self, n_tensors: int) -> tuple[Work, ...]:
         """What is left when the first `n_tensors` are complete."""

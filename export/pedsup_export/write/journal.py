@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pedsup.files.journal import LineJournal
 
@@ -18,26 +18,13 @@ class Entry:
     inputs: str
 
 
-@dataclass
-class Journal:
-    """The record of complete tensors, one JSON line each, after a line with the plan's digest."""
+Journal: TypeAlias = LineJournal[Entry]
+"""One JSON line for each complete tensor, in their order, after a line with the plan's digest."""
 
-    path: Path
 
-    def read(self, plan_digest: str) -> list[Entry]:
-        """The tensors that were complete, in that order; none for another plan."""
-        return self._lines(plan_digest).read()
-
-    def start(self, plan_digest: str) -> None:
-        """Begin anew."""
-        self._lines(plan_digest).start()
-
-    def add(self, entry: Entry) -> None:
-        """Record a tensor whose bytes were handed to the system."""
-        LineJournal(self.path, _entry).append(vars(entry), durable=False)
-
-    def _lines(self, plan_digest: str) -> LineJournal[Entry]:
-        return LineJournal(self.path, _entry, head={"plan": plan_digest})
+def open_journal(path: Path, plan_digest: str) -> Journal:
+    """The journal of a plan; it reads nothing of another plan's."""
+    return LineJournal(path, _entry, head={"plan": plan_digest})
 
 
 def _entry(row: Any) -> Entry:

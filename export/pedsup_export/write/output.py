@@ -58,7 +58,18 @@ def require_output(
         refuse_existing(path, force=force)
     if not replace_foreign:
         refuse_foreign(out, projector)
-    folder = out.parent
+    _make_writable(out.parent)
+    wanted, free = needed + SPARE, shutil.disk_usage(out.parent).free
+    if wanted > free:
+        raise ResourceError(
+            f"the disk has {human_bytes(free)} free",
+            where=out.parent,
+            wanted=f"{human_bytes(wanted)} for the export",
+            remedy="free space, choose another --out, or a smaller type",
+        )
+
+
+def _make_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,24 +82,11 @@ def require_output(
             where=folder,
             remedy="choose another --out, or change the folder's permissions",
         )
-    wanted, free = needed + SPARE, shutil.disk_usage(folder).free
-    if wanted > free:
-        raise ResourceError(
-            f"the disk has {human_bytes(free)} free",
-            where=folder,
-            wanted=f"{human_bytes(wanted)} for the export",
-            remedy="free space, choose another --out, or a smaller type",
-        )
-
-
-def foreign_files(out: Path, projector: Path | None = None) -> tuple[Path, ...]:
-    """The files that an export to `out` would replace and that pedsup did not write."""
-    return tuple(_foreign(out, projector))
 
 
 def refuse_foreign(out: Path, projector: Path | None = None) -> None:
     """Raise `OutputError` where an export would replace a file that pedsup did not write."""
-    for path in _foreign(out, projector):
+    for path in foreign_files(out, projector):
         raise OutputError(
             "pedsup did not write the file that would be replaced",
             where=path,
@@ -98,7 +96,8 @@ def refuse_foreign(out: Path, projector: Path | None = None) -> None:
         )
 
 
-def _foreign(out: Path, projector: Path | None) -> Iterator[Path]:
+def foreign_files(out: Path, projector: Path | None = None) -> Iterator[Path]:
+    """The files that an export to `out` would replace and that pedsup did not write."""
     for file, key in ((out, DIGEST_KEY), (projector, MMPROJ_KEY)):
         # A dangling link is something that somebody made, too.
         if file and (file.exists() or file.is_symlink()) and not _is_export(file, key):

@@ -6,7 +6,6 @@ Every step leaves the old output untouched until the new one is complete and on 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from pedsup_export.prove.quality_gate import pass_gate
 from pedsup_export.source.tensor_source import PlainSource
 from pedsup_export.vocabulary_cut.proof import prove_vocabulary
 from pedsup_export.write.core import document_of, export_core
-from pedsup_export.write.journal import Journal
+from pedsup_export.write.journal import Journal, open_journal
 from pedsup_export.write.output import (
     compare_back,
     open_partial,
@@ -70,7 +69,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
     check_output(plan)
     out = plan.request.out
     partial = partial_path(out)
-    journal = Journal(partial.with_name(partial.name + ".journal"))
+    journal = open_journal(partial.with_name(partial.name + ".journal"), plan.digest)
     with open_partial(partial, out) as file, open_projector(plan) as projector:
         with byte_bar(plan.all_bytes, "export") as bar:
             done = _stream(plan, inputs, Partials(file, projector), journal, bar.update)
@@ -88,10 +87,11 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
             core["mmproj"] = finish_projector(plan.projector, projector, core, done.tensors)
         write_at(file.fileno(), finished_header(plan.metadata, plan.slots, core_digest(core)), 0)
         sync_file(file.fileno())
-        size, sha256 = os.fstat(file.fileno()).st_size, read_back(partial, done.tensors)
+        size = os.fstat(file.fileno()).st_size
+        sha256 = compare_back(partial, validate_drafter(partial), done.tensors)
         beside = plan.projector.path if plan.projector else None
         publish_both(partial, out, document_of(core, out, size, sha256), beside)
-        journal.path.unlink(missing_ok=True)
+        journal.discard()
     return ExportResult(out, manifest_path(out), size, sha256, done.shares)
 
 
@@ -106,11 +106,6 @@ def _stream(
                     source.file.require_unchanged(plan.sources["adapter"][WEIGHTS])
     except MismatchError:
         # What was written is not what the inputs are now: nothing of it may be kept.
-        journal.path.unlink(missing_ok=True)
+        journal.discard()
         raise
     return done
-
-
-def read_back(partial: Path, tensors: Mapping[str, str]) -> str:
-    """`compare_back` of a model, which may be a drafter."""
-    return compare_back(partial, validate_drafter(partial), tensors)

@@ -6,14 +6,12 @@ import shlex
 from collections.abc import Sequence
 
 from pedsup.progress import human_bytes
-from pedsup.trust.keys import fingerprint_lines
 from pedsup_export.allocation.command import FLASH_PRICE
 from pedsup_export.arch import gemma4_assistant
 from pedsup_export.plan.export_plan import ExportPlan, TensorPlan
 from pedsup_export.plan.planner import unused_text
 from pedsup_export.plan.savings import savings_json, savings_lines
 from pedsup_export.prove.quality_gate import gate_text
-from pedsup_export.prove.sign import KeyPair, SignResult
 from pedsup_export.prove.verify import VerifyReport
 from pedsup_export.write.publish import ExportResult
 
@@ -55,7 +53,8 @@ def summary_text(plan: ExportPlan) -> str:
         f"adapter       {request.adapter.name if request.adapter else 'none'}"
         + (f", in {adapted} of {len(plan.tensors)} tensors" if request.adapter else ""),
         f"type          {plan.file_type.name} ({mixture}), {bits:.2f} bits per weight",
-        f"merge         in float32{_rounded(request.merge_dtype)}",
+        "merge         in float32"
+        + ("" if request.merge_dtype == "float32" else f", rounded to {request.merge_dtype}"),
         *_grid_lines(plan),
         f"output        {request.out}",
         f"reads         {human_bytes(plan.input_bytes)}",
@@ -80,11 +79,6 @@ def _projector_lines(plan: ExportPlan) -> list[str]:
         f"              {senses}, {found.kind}, {len(found.tensors)} tensors{changed}, "
         f"{human_bytes(found.output_bytes)}",
     ]
-
-
-def _rounded(merge_dtype: str) -> str:
-    """How the merge is rounded before it is quantized; float32 is not rounded."""
-    return "" if merge_dtype == "float32" else f", rounded to {merge_dtype}"
 
 
 def _grid_lines(plan: ExportPlan) -> list[str]:
@@ -276,25 +270,3 @@ def verify_json(report: VerifyReport) -> dict[str, object]:
             else report.recorded_shares
         ),
     }
-
-
-def keys_text(pair: KeyPair) -> str:
-    """What was made and how two people compare it."""
-    lines = [
-        f"private key  {pair.private}"
-        + ("" if pair.encrypted else "  (NOT encrypted: whoever copies it can sign as you)"),
-        f"public key   {pair.public}",
-        *fingerprint_lines(pair.key),
-        "Keep the private key off the phone, and a copy of it in a safe place. Give the public key",
-        "to those who run your models, and tell them its words by another way, such as by voice.",
-    ]
-    return "\n".join(lines)
-
-
-def signed_text(result: SignResult) -> str:
-    """What was signed, by which key."""
-    return (
-        f"signed       {result.path}\n"
-        f"signature    {result.signature}\n"
-        f"sha256       {result.sha256}\n" + "\n".join(fingerprint_lines(result.key))
-    )

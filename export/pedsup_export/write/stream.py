@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -35,6 +36,7 @@ from pedsup_export.prove.proof import (
     make_rows,
     row_reader,
 )
+from pedsup_export.write.flush import Flush
 from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
 from pedsup_export.write.journal import Entry, Journal
 from pedsup_export.write.output import write_at
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     Packed = NDArray[np.uint8]
 
 Advance = Callable[[int], object]
-FLUSH_EVERY = 128 << 20
-"""Bytes after which the disk is given work, so that the last fsync finds little left."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +78,23 @@ def stream(
     Raises:
         PedsupError: an input cannot be read or merged, or was changed while it was read.
     """
-    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
-    # One worker more than cores: while one waits for the disk the others compute. Each multiplies
-    # on its own, so BLAS must not start threads too.
-    workers = plan.request.threads + 1
     todo = schedule(plan.all_tensors, inputs)
-    shards = inputs.checkpoint.shards
     with (
-        blas,
-        InputPass(shards, [place for _, place in todo.tensors]) as reading,
-        ThreadPoolExecutor(workers, thread_name_prefix="quantize") as pool,
-        _Flush() as flush,
+        InputPass(inputs.checkpoint.shards, [*todo.places.values()]) as reading,
+        _workers(plan.request.threads) as pool,
+        Flush() as flush,
     ):
         writer = _Writer(plan, inputs, _targets(plan, files), pool, flush)
         try:
-            n_done = _resume(writer, todo, journal, reading)
-            if not n_done:
-                journal.start(plan.digest)
-                writer.begin()
-            writer.extend()
+            n_done = _begin(writer, todo, journal, reading)
             advance(sum(t.slot.n_bytes for t, _ in todo.tensors[:n_done]))
-            places = {t.slot.name: place for t, place in todo.tensors}
             for rows, packed in _in_order(pool, plan, inputs, todo.after(n_done), reading):
                 digest = writer.add(rows, packed)
                 advance(packed.nbytes)
                 if digest is not None:
                     name = rows.tensor.slot.name
-                    journal.add(Entry(name, digest, reading.mark(places[name])))
+                    entry = Entry(name, digest, reading.mark(todo.places[name]))
+                    journal.append(vars(entry), durable=False)
             shares = writer.shares()
             flush.finish()
         except BaseException:
@@ -112,6 +102,18 @@ def stream(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return Streamed(writer.digests, reading.digests(), shares)
+
+
+@contextmanager
+def _workers(n_cores: int) -> Iterator[ThreadPoolExecutor]:
+    """The threads that merge and quantize.
+
+    One more than cores: while one waits for the disk the others compute. Each multiplies on its
+    own, so that BLAS must not start threads too.
+    """
+    blas = require("threadpoolctl", extra="export").threadpool_limits(1, user_api="blas")
+    with blas, ThreadPoolExecutor(n_cores + 1, thread_name_prefix="quantize") as pool:
+        yield pool
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class _Writer:
         inputs: Inputs,
         targets: dict[bool, _Target],
         pool: ThreadPoolExecutor,
-        flush: _Flush,
+        flush: Flush,
     ) -> None:
         self.plan, self._inputs, self._targets = plan, inputs, targets
         self._pool, self._flush = pool, flush
@@ -221,41 +223,23 @@ class _Writer:
         return len(self._targets[tensor.in_projector].header) + tensor.slot.offset
 
 
-class _Flush:
-    """Brings what was written to the disk in the background, every so often."""
-
-    def __init__(self) -> None:
-        self._n_bytes: Counter[int] = Counter()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> _Flush:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-    def wrote(self, fd: int, n_bytes: int) -> None:
-        """Note what was written to a file; raises what the disk said of earlier bytes."""
-        self._n_bytes[fd] += n_bytes
-        if self._n_bytes[fd] >= FLUSH_EVERY and (self._last is None or self._last.done()):
-            self.finish()
-            self._n_bytes[fd], self._last = 0, self._pool.submit(os.fdatasync, fd)
-
-    def finish(self) -> None:
-        """Wait for the disk; an error that it reports here it reports no second time."""
-        if self._last is not None:
-            self._last.result()
-            self._last = None
+def _begin(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPass) -> int:
+    """Prepare the files; how many leading tensors of an earlier run are kept."""
+    n_done = _resume(writer, todo, journal, reading)
+    if not n_done:
+        journal.start()
+        writer.begin()
+    writer.extend()
+    return n_done
 
 
 def _resume(writer: _Writer, todo: Schedule, journal: Journal, reading: InputPass) -> int:
-    """How many leading tensors of an earlier run are kept.
+    """How many leading tensors of an earlier run can be kept.
 
     Their bytes in the partial file must have the recorded digests, and the inputs, read again up
     to the last of them, the recorded mark. (They would be read for their digests in any case.)
     """
-    recorded = journal.read(writer.plan.digest)
+    recorded = journal.read()
     kept = []
     for (tensor, _), entry in zip(todo.tensors, recorded, strict=False):
         sample = None

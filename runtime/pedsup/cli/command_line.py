@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import click
 
+from pedsup.optional import require
 from pedsup.texts.language import translated
 
 NARROW: Final = 60
@@ -81,11 +82,12 @@ class LazyCommands(Commands):
 
     Args:
         where: command -> "module:attribute", in the order of the help.
+        extra: the group of optional dependencies that the modules may need.
     """
 
-    def __init__(self, *args: Any, where: Mapping[str, str], **given: Any) -> None:
+    def __init__(self, *args: Any, where: Mapping[str, str], extra: str, **given: Any) -> None:
         super().__init__(*args, **given)
-        self._where = where
+        self._where, self._extra = where, extra
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._where)
@@ -94,7 +96,7 @@ class LazyCommands(Commands):
         if cmd_name not in self._where:
             return None
         module, _, attribute = self._where[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = getattr(require(module, extra=self._extra), attribute)
         return command
 
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:

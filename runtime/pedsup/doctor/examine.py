@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from pedsup import __version__
 from pedsup.doctor import android, engines, model, processor, resources
@@ -34,6 +35,7 @@ MARKS: Final[dict[Level, Message]] = {
 }
 
 Probe = Callable[[], list[Finding]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def examine(
 ) -> Examination:
     """Run every probe. Never raises for what a file or a command holds or does."""
     started = time.monotonic()
-    device = replace(device, properties=_patient(lambda: read_properties(device), {}, deadline_s))
+    properties = _Running(lambda: read_properties(device)).result(started + deadline_s / 2)
+    device = replace(device, properties=properties or {})
     probes: dict[str, Probe] = {
         "chip": lambda: processor.chip(device),
         "cores": lambda: processor.cores(device),
@@ -94,44 +97,36 @@ def examine(
         "termux": lambda: android.termux(device),
         "model": lambda: model.model_fit(device, file, settings),
     }
-    running = {topic: _Running(topic, probe) for topic, probe in probes.items()}
+    running = {topic: _Running(partial(_examined, topic, probe)) for topic, probe in probes.items()}
     findings: list[Finding] = []
     for topic, task in running.items():
         extra = MODEL_S if topic == "model" and file is not None else 0.0
-        findings += task.result(started + deadline_s + extra)
+        found = task.result(started + deadline_s + extra)
+        findings += [Finding(topic, "note", "probe_slow")] if found is None else found
     return Examination(tuple(findings), time.monotonic() - started)
 
 
-class _Running:
-    """A probe in a daemon thread: one that hangs keeps nobody waiting."""
+class _Running(Generic[T]):
+    """Work in a daemon thread: what hangs keeps nobody waiting."""
 
-    def __init__(self, topic: str, probe: Probe) -> None:
-        self._topic, self._probe = topic, probe
-        self._findings: Sequence[Finding] | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work, self._done = work, list[T]()
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def result(self, deadline: float) -> Sequence[Finding]:
-        """Its findings, or that it did not answer by the deadline (monotonic clock)."""
+    def result(self, deadline: float) -> T | None:
+        """What it gave; None where it is not done by the deadline (monotonic clock)."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._findings is None:
-            return [Finding(self._topic, "note", "probe_slow")]
-        return self._findings
+        return self._done[0] if self._done else None
 
-    def _work(self) -> None:
-        try:
-            self._findings = self._probe()
-        except Exception as error:
-            # A doctor that crashes on what it examines would be useless: report it, never hide it.
-            reason = f"{type(error).__name__}: {error}"[:200]
-            self._findings = [Finding(self._topic, "note", "probe_failed", {"reason": reason})]
+    def _run(self) -> None:
+        self._done.append(self._work())
 
 
-def _patient(
-    ask: Callable[[], dict[str, str]], default: dict[str, str], s: float
-) -> dict[str, str]:
-    answers: list[dict[str, str]] = []
-    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
-    thread.start()
-    thread.join(s / 2)
-    return answers[0] if answers else default
+def _examined(topic: str, probe: Probe) -> list[Finding]:
+    try:
+        return probe()
+    except Exception as error:
+        # A doctor that crashes on what it examines would be useless: report it, never hide it.
+        reason = f"{type(error).__name__}: {error}"[:200]
+        return [Finding(topic, "note", "probe_failed", {"reason": reason})]

@@ -13,6 +13,8 @@ from pedsup.errors import BadFileError
 from pedsup.messages import as_message, message, reason_of
 
 _REMEDY: Final = message("the file is damaged: copy it again")
+NO_FILE: Final = message("give the path of a file, not of a folder, a pipe or a device")
+"""What to do where a path leads to something that is not a regular file."""
 _BOM: Final = "\ufeff"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 MAX_DEPTH: Final = 128
@@ -102,13 +104,14 @@ def read_first(path: Path, what: str, n: int) -> bytes:
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)  # `fdopen` takes no folder
+            raise BadFileError(
+                message("{what} is not a regular file", what=as_message(what)),
+                where=path,
+                remedy=NO_FILE,
+            )
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise BadFileError(
-                    message("{what} is not a regular file", what=as_message(what)),
-                    where=path,
-                    remedy=_REMEDY,
-                )
             return file.read(n)
     except (OSError, ValueError) as error:
         raise BadFileError(

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 from pedsup.errors import BadFileError, MissingFileError
 from pedsup.files.fsio import work_folder
+from pedsup.files.json_file import NO_FILE
 from pedsup.gguf_file.cursor import AGAIN, Cursor
 from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_KEYS, MAX_NAME, MAX_TENSORS, VERSIONS
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
@@ -118,7 +119,7 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadFileError("this is not a regular file", where=path, wanted=wanted)
+        raise BadFileError("this is not a regular file", where=path, wanted=wanted, remedy=NO_FILE)
     return os.fdopen(fd, "rb")
 
 

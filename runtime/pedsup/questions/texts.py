@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,12 @@ from pedsup.errors import BadFileError, MissingFileError
 MAX_BYTES: Final = 64 << 20
 SHINGLE: Final = 12
 """A run of this many words in both texts is an overlap."""
+SHORT_LINE: Final = 8
+"""A line of at least this many words, and too few for a run, is compared as a whole. What is
+shorter could be guessed from its digest."""
+FEWEST_LINES, LINES_SHARE = 3, 0.1
+"""So many short lines, and this share of a text's, must be in both: "Which of the following is
+the most likely cause?" stands in many."""
 DIGEST: Final = 8
 """Bytes of a run's digest."""
 SKETCH: Final = 2048
@@ -66,6 +73,19 @@ def read_text(path: Path, option: str, most: int = MAX_BYTES) -> str:
         raise BadFileError("the text is not UTF-8", where=path, wanted="UTF-8 text") from error
 
 
+def windows(tokens: Sequence[int], n_ctx: int, bos: int | None) -> list[list[int]]:
+    """Whole windows of `n_ctx` tokens; the first token of each is replaced by bos.
+
+    As llama.cpp's `llama-perplexity` and `llama-imatrix` cut them; the rest of the text is left
+    out.
+    """
+    cut = [list(tokens[at : at + n_ctx]) for at in range(0, len(tokens) - n_ctx + 1, n_ctx)]
+    for window in cut:
+        if bos is not None:
+            window[0] = bos
+    return cut
+
+
 def folded(text: str) -> str:
     """A text without what tells apart those that look the same, to compare it.
 
@@ -82,21 +102,46 @@ def shingles(content: str) -> set[bytes]:
     return {hashlib.blake2b(run.encode(), digest_size=DIGEST).digest() for run in runs}
 
 
+def short_lines(content: str) -> set[bytes]:
+    """Digests of the lines that are too short for a run of `SHINGLE` words."""
+    lines = (re.findall(r"\w+", line) for line in folded(content).splitlines())
+    short = (" ".join(line) for line in lines if SHORT_LINE <= len(line) < SHINGLE)
+    return {hashlib.blake2b(line.encode(), digest_size=DIGEST).digest() for line in short}
+
+
+def passages(content: str) -> set[bytes]:
+    """Digests of a text's runs of words and of its short lines."""
+    return shingles(content) | short_lines(content)
+
+
+def shared(known: Set[bytes], content: str, highest: bytes | None = None) -> int:
+    """How many passages of a text are among known ones.
+
+    Args:
+        known: digests of `passages`.
+        highest: the highest digest of which it is known whether it is among them; None: of all.
+    """
+    lines = {line for line in short_lines(content) if highest is None or line <= highest}
+    same = len(known & lines)
+    enough = same >= max(FEWEST_LINES, LINES_SHARE * len(lines))
+    return len(known & shingles(content)) + (same if enough else 0)
+
+
 def sketch(content: str) -> str:
-    """The runs of words of a text in little space: the `SKETCH` lowest digests, in base64.
+    """The passages of a text in little space: the `SKETCH` lowest digests, in base64.
 
     Of a longer text this is a sample that any other text draws in the same way, so that a shared
     passage of some hundred words is found without the text itself.
     """
-    lowest = sorted(shingles(content))[:SKETCH]
+    lowest = sorted(passages(content))[:SKETCH]
     return base64.b64encode(b"".join(lowest)).decode()
 
 
-def runs_in_sketch(content: str, text: str) -> int:
-    """How many runs of words of `content` a sketch holds; 0 for what is not a sketch."""
+def shared_with_sketch(content: str, text: str) -> int:
+    """How many passages of `content` a sketch holds; 0 for what is not a sketch."""
     try:
         raw = base64.b64decode(text, validate=True)
     except ValueError:
         return 0
     known = {raw[at : at + DIGEST] for at in range(0, len(raw) - DIGEST + 1, DIGEST)}
-    return len(known & shingles(content))
+    return shared(known, content, max(known) if len(known) >= SKETCH else None)

@@ -24,7 +24,7 @@ from pedsup.files.fsio import atomic_file
 from pedsup.files.paths import config_folder, make_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
-from pedsup.messages import message, reason_of
+from pedsup.messages import Message, message, reason_of
 from pedsup.trust.keys import PublicKey, parse_public_key
 
 SCHEMA: Final = "pedsup-trust/1"
@@ -115,15 +115,12 @@ class TrustStore:
             k for k in self.keys if len(wanted) >= 8 and k.key.fingerprint.startswith(wanted)
         ]
         if len(found) != 1:
-            names = ", ".join(k.name for k in self.keys)
-            raise UsageError(
+            raise _unknown(
                 message("{n} keys are named '{name}'", n=len(found), name=wanted)
                 if found
                 else message("no trusted key is named '{name}'", name=wanted),
-                wanted=message("one of: {names}", names=names)
-                if names
-                else "a key that was added before",
-                remedy="pedsup-run trust list",
+                {k.name for k in self.keys},
+                message("a key that was added before"),
             )
         return replace(self, keys=tuple(k for k in self.keys if k != found[0])), found[0]
 
@@ -139,13 +136,10 @@ class TrustStore:
         """
         left = tuple(m for m in self.models if m.name != name)
         if len(left) == len(self.models):
-            names = ", ".join(sorted({m.name for m in self.models}))
-            raise UsageError(
+            raise _unknown(
                 message("no model is known as '{name}'", name=name),
-                wanted=message("one of: {names}", names=names)
-                if names
-                else "a model that was run with a signature",
-                remedy="pedsup-run trust list",
+                {m.name for m in self.models},
+                message("a model that was run with a signature"),
             )
         return replace(self, models=left)
 
@@ -187,6 +181,11 @@ def load_store(path: Path | None = None) -> TrustStore:
             remedy="remove the file and add the keys again: pedsup-run trust add KEY.pub",
         ) from error
     return TrustStore(path, keys, document.models)
+
+
+def _unknown(found: Message, names: set[str], otherwise: Message) -> UsageError:
+    known = message("one of: {names}", names=", ".join(sorted(names)))
+    return UsageError(found, wanted=known if names else otherwise, remedy="pedsup-run trust list")
 
 
 def path_digest(path: Path) -> str:

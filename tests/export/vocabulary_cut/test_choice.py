@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pedsup_testing import cut_models
 from pedsup_testing.cut_models import Pair
+from pedsup_testing.token_encoder import encoder_of
 
 from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedError, UsageError
 from pedsup_export.adapter.match import MatchReport, TensorChange, TokenRows
@@ -47,7 +48,7 @@ def test_the_last_merge_is_the_one_that_tokenizers_makes() -> None:
     assert last_pair("abc", rank) == ("ab", "c")
     assert last_pair("abcd", rank) is None  # a b, then c d: the token is never reached
     assert last_pair("bcd", rank) == ("b", "cd")
-    encoder = Encoder.from_tokens(tokens)
+    encoder = encoder_of(tokens)
     for text in ("abc", "abcd", "bcd", "cd", "ab"):
         reached = encoder.encode(text) == [tokens.ids.get(text)]
         assert reached == (last_pair(text, rank) is not None), text
@@ -78,7 +79,7 @@ def test_text_of_kept_tokens_keeps_them(tokens: TokenList, data: st.DataObject) 
     cut = TokenList(
         "gemma4", tuple(tokens.tokens[i] for i in ids), (1,) * len(ids), None, tuple(merges)
     )
-    full, mine = Encoder.from_tokens(tokens), Encoder.from_tokens(cut)
+    full, mine = encoder_of(tokens), encoder_of(cut)
     for text in data.draw(st.lists(st.text("abc", min_size=1, max_size=24), max_size=20)):
         theirs = full.encode(text)
         if kept.issuperset(theirs):
@@ -349,7 +350,7 @@ def test_words_written_in_capitals_are_told_by_the_order_of_training() -> None:
     merges = [tuple(word.split()) for word in words]
     tokens = ("<unk>", *letters, *(a + b for a, b in merges))
     types = (2, *(1,) * (len(tokens) - 1))
-    encoder = Encoder.from_tokens(TokenList("gemma4", tokens, types, None, tuple(words)))
+    encoder = encoder_of(TokenList("gemma4", tokens, types, None, tuple(words)))
     assert acronyms(["hf", "dna", "dog", "or", "o", "fog-horn"], encoder) == ["hf", "dna"]
 
 

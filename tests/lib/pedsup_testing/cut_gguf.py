@@ -16,10 +16,10 @@ from pedsup.gguf_file import GGUFHeader, ValueType, read_header
 from pedsup.gguf_file.values import ArrayValue
 from pedsup_export.gguf.header import KV, header_bytes, lay_out, padded
 from pedsup_export.vocabulary_cut.cut import TABLES, VocabularyCut
-from pedsup_export.vocabulary_cut.encoder import Encoder
 from pedsup_export.vocabulary_cut.plan import cut_tokens, texts_to_keep
 from pedsup_export.vocabulary_cut.request import VocabularyRequest, vocabulary_request
 from pedsup_export.vocabulary_cut.token_list import token_list
+from pedsup_testing.token_encoder import encoder_of
 
 
 def entries_of(header: GGUFHeader) -> list[KV]:
@@ -37,7 +37,7 @@ def choose(source: Path, request: VocabularyRequest) -> VocabularyCut:
     """The cut of a file's own vocabulary."""
     entries = entries_of(read_header(source))
     tokens = token_list(entries)
-    return cut_tokens(request, tokens, Encoder.from_tokens(tokens), texts_to_keep(request, entries))
+    return cut_tokens(request, tokens, encoder_of(tokens), texts_to_keep(request, entries))
 
 
 def write(source: Path, target: Path, cut: VocabularyCut) -> None:

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Everything that pedsup writes goes below `folder`; the intended use is acknowledged."""
+def environment(folder: Path, *, accepted: bool = True) -> dict[str, str]:
+    """Everything that pedsup writes goes below `folder`.
+
+    Args:
+        accepted: whether the intended use was acknowledged.
+    """
     (folder / "tmp").mkdir(exist_ok=True)
     return {
         **os.environ,
@@ -18,7 +22,7 @@ def environment(folder: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME": str(folder / "config"),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "TMPDIR": str(folder / "tmp"),
-        "PEDSUP_ACCEPT_INTENDED_USE": "1",
+        "PEDSUP_ACCEPT_INTENDED_USE": "1" if accepted else "",
         "LANG": "C.UTF-8",
         "INPUTRC": os.devnull,
         "NO_COLOR": "1",

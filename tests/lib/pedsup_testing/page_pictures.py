@@ -18,7 +18,8 @@ from pedsup_testing import native, scripted_server
 from pedsup_testing.browser import ask, chromium, colours, open_page, resize, wait
 from pedsup_testing.fake_engine import END
 from pedsup_testing.gemma4_template import edge, large
-from pedsup_testing.served import Served, environment
+from pedsup_testing.home import environment
+from pedsup_testing.served import Served
 
 ANSWERS = {
     "es": (

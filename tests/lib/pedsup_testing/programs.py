@@ -31,13 +31,13 @@ PRELOADED = {
                       "pedsup_export.cli.request", "pedsup_export.plan.calibrated"),
     "pedsup_bench": ("numpy", "pedsup_bench.cli", "pedsup_bench.commands.quality",
                      "pedsup_bench.commands.run", "pedsup_bench.commands.report"),
-    "pedsup_train": ("torch", "transformers", "peft", "pedsup_train.cli"),
+    "pedsup_train": ("pedsup_train.cli",),
 }  # fmt: skip
 """Program -> what it imports sooner or later. Not `llama_cpp`: the environment names its library.
 Nor `pedsup.cli.main`, whose help is in the language that the command line asks for."""
 
 _LINE = 1 << 20
-_servers: dict[str, _Server] = {}
+_servers: dict[tuple[str, ...], _Server] = {}
 
 
 def run(
@@ -46,18 +46,21 @@ def run(
     stdin: str = "",
     env: Mapping[str, str] | None = None,
     timeout: float = 300,
+    preload: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m program arguments` to its end; what it printed, and its exit code.
 
     Args:
         program: a key of `PRELOADED`.
         env: its whole environment; None: that of the tests.
+        preload: more modules than `PRELOADED` names, such as torch.
 
     Raises:
         subprocess.TimeoutExpired: it was killed.
     """
-    if program not in _servers:
-        _servers[program] = _Server(program)
+    server = _servers.get((program, *preload))
+    if server is None:
+        server = _servers[program, *preload] = _Server(program, preload)
     words = [os.fsdecode(a) if isinstance(a, bytes) else str(a) for a in arguments]
     environment = dict(os.environ if env is None else env)
     request = {"argv": words, "env": environment, "cwd": str(Path.cwd())}
@@ -69,9 +72,9 @@ def run(
         given.write(stdin.encode())
         given.seek(0)
         try:
-            code = _servers[program].run(request, (given, out, errors), timeout)
+            code = server.run(request, (given, out, errors), timeout)
         except BaseException:  # its next answer would be about this command
-            _servers.pop(program).kill()
+            _servers.pop((program, *preload)).kill()
             raise
         return subprocess.CompletedProcess([program, *words], code, _text(out), _text(errors))
 
@@ -88,7 +91,7 @@ def close() -> None:
 
 
 class _Server:
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, more: tuple[str, ...]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -100,6 +103,7 @@ class _Server:
                     str(theirs.fileno()),
                     program,
                     *PRELOADED[program],
+                    *more,
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

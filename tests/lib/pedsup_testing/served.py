@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -86,17 +85,3 @@ def events(text: str) -> list[tuple[str, Any]]:
         if "event" in fields:
             found.append((fields["event"], json.loads(fields["data"])))
     return found
-
-
-def environment(home: Path, *, accepted: bool = True) -> dict[str, str]:
-    """A home of its own, in which the intended use was acknowledged or not."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "HOME": str(home),
-        "XDG_DATA_HOME": str(home / "data"),
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "PEDSUP_ACCEPT_INTENDED_USE": "1" if accepted else "",
-        "LANG": "C.UTF-8",
-    }

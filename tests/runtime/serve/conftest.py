@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pedsup_testing import scripted_server
 from pedsup_testing.browser import chromium, programs
-from pedsup_testing.served import Served, environment
+from pedsup_testing.home import environment
+from pedsup_testing.served import Served
 
 QUICK = ["--temp", "0", "--max-tokens", "24", "--ctx", "512", "--threads", "1", "--lang", "en"]
 Start = Callable[..., Served]

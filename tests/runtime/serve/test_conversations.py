@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pedsup_testing import programs
 from pedsup_testing.fake_engine import END
-from pedsup_testing.served import Served, environment
+from pedsup_testing.home import environment
+from pedsup_testing.served import Served
 
 from pedsup.errors import BadFileError
 from pedsup.serve.conversations import MAX_OPEN, Conversations

@@ -50,7 +50,7 @@ def question(*parts: dict[str, Any]) -> dict[str, Any]:
 def seeing(tmp_path_factory: pytest.TempPathFactory, edge_template: str) -> Iterator[Served]:
     """A scripted model with eyes: it answers with the beginnings of the pictures' digests."""
     from pedsup_testing import scripted_server
-    from pedsup_testing.served import environment
+    from pedsup_testing.home import environment
 
     home = tmp_path_factory.mktemp("seeing")
     config = home / "config.json"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pedsup_testing import programs
 from pedsup_testing.fake_engine import END
-from pedsup_testing.served import Served, environment, events
+from pedsup_testing.home import environment
+from pedsup_testing.served import Served, events
 
 from pedsup.session.files import find_session
 from pedsup.session.history import replay

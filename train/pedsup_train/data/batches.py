@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pedsup_train.data.render import IGNORE
@@ -72,17 +72,12 @@ class Collator:
     def __call__(self, features: Sequence[dict[str, list[int]]]) -> dict[str, object]:
         import torch
 
-        longest = max(len(feature["input_ids"]) for feature in features)
+        def padded(rows: Iterable[list[int]], fill: int) -> Tensor:
+            tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+            return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
 
-        def padded(key: str, fill: int) -> Tensor:
-            rows = [feature[key] + [fill] * (longest - len(feature[key])) for feature in features]
-            return torch.tensor(rows, dtype=torch.long)
-
-        attention = [
-            [1] * len(f["input_ids"]) + [0] * (longest - len(f["input_ids"])) for f in features
-        ]
         return {
-            "input_ids": padded("input_ids", self.pad_token_id),
-            "attention_mask": torch.tensor(attention, dtype=torch.long),
-            "labels": padded("labels", IGNORE),
+            "input_ids": padded((f["input_ids"] for f in features), self.pad_token_id),
+            "attention_mask": padded(([1] * len(f["input_ids"]) for f in features), 0),
+            "labels": padded((f["labels"] for f in features), IGNORE),
         }

@@ -102,7 +102,7 @@ def _drop_duplicates(results: list[ReadResult], prepared: Prepared) -> None:
     for result in results:
         for example in result.examples:
             if example.options:
-                answers[example.full_key].add(_answer_text(example))
+                answers[example.full_key].add(example.options[example.answer].casefold())
     seen: set[str] = set()
     for result in results:
         kept = []
@@ -116,10 +116,6 @@ def _drop_duplicates(results: list[ReadResult], prepared: Prepared) -> None:
                 kept.append(example)
             seen.add(key)
         result.examples = kept
-
-
-def _answer_text(example: Example) -> str:
-    return example.options[example.answer].casefold()
 
 
 def _hold_out(results: list[ReadResult], n: int, *, seed: int) -> list[Example]:

@@ -120,7 +120,8 @@ def _parser(
 ) -> Callable[[str, Fields], Example]:
     if source.format == "medmcqa":
         first = _key_base(source, [row for _, row in rows], result)
-        return lambda where, row: _medmcqa(source, where, row, first)
+        lang = source.lang or "en"
+        return lambda where, row: _example(source, where, read_medmcqa(row, first), lang)
     parsers = {"pairs": _pair, "perumedqa": _perumedqa, "casimedicos": _casimedicos}
     parse = parsers[source.format]
     return lambda where, row: parse(source, where, row)
@@ -148,10 +149,6 @@ def _pair(source: SourceConfig, where: str, row: Fields) -> Example:
         explanation=field_text(row, "answer"),
         group=str(row.get("parallel") or ""),
     )
-
-
-def _medmcqa(source: SourceConfig, where: str, row: Fields, first: int) -> Example:
-    return _example(source, where, read_medmcqa(row, first), source.lang or "en")
 
 
 def _perumedqa(source: SourceConfig, where: str, row: Fields) -> Example:

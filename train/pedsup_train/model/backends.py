@@ -5,7 +5,6 @@ Both return the same thing, a PEFT model and its tokenizer; everything above is 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import warnings
@@ -13,19 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from pedsup.errors import (
-    BadFileError,
-    HubError,
-    MissingDependencyError,
-    PedsupError,
-    UnsupportedError,
-    UsageError,
-)
-from pedsup.files.fsio import sha256_file
+from pedsup.errors import MissingDependencyError, UnsupportedError
 from pedsup.optional import require
 from pedsup_train.model import unsloth_backend
 from pedsup_train.model.answer_loss import use_answer_loss
-from pedsup_train.model.base_source import REMEDY
+from pedsup_train.model.base_source import is_prequantized, load_config, load_tokenizer
 from pedsup_train.model.grid_layers import GridLayers, train_on_grids
 from pedsup_train.model.host_table import move_table_to_host
 from pedsup_train.model.sharding import is_sharded, refuse_unfit
@@ -38,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Backend = Literal["unsloth", "transformers"]
+Optimizer = Literal["adamw_bnb_8bit", "adamw_torch"]
 USED_PACKAGES: Final[dict[Backend, tuple[str, ...]]] = {
     "unsloth": ("transformers", "unsloth_zoo"),
     "transformers": ("transformers",),
@@ -51,7 +43,7 @@ class Runtime:
     backend: Backend
     device: Literal["cuda", "cpu"]
     dtype: Literal["float32", "bfloat16", "float16"]
-    optimizer: Literal["adamw_bnb_8bit", "adamw_torch"]
+    optimizer: Optimizer
     notes: tuple[str, ...] = ()
 
 
@@ -74,18 +66,9 @@ def choose_runtime(recipe: Recipe) -> Runtime:
         UnsupportedError: a backend was asked for that does not run here.
     """
     torch = require("torch", extra="train")
+    cuda, sharded = bool(torch.cuda.is_available()), is_sharded()
+    backend = _choose_backend(recipe, cuda=cuda, sharded=sharded)
     notes: list[str] = []
-    cuda = bool(torch.cuda.is_available())
-    on_grid = recipe.train.quantize != "none"
-    sharded = is_sharded()
-    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid and not sharded
-    asked = recipe.model.backend
-    if asked == "unsloth" and not has_unsloth:
-        raise UnsupportedError(
-            "unsloth was asked for" + ("" if cuda else ", and there is no CUDA GPU"),
-            remedy="pip install 'pedsup[train-gpu]'" if cuda else "--set model.backend=auto",
-        )
-    backend: Backend = "unsloth" if has_unsloth and asked != "transformers" else "transformers"
     if backend == "unsloth":
         # Before transformers: it replaces functions that other modules take by name.
         unsloth_backend.load_library()
@@ -104,63 +87,20 @@ def choose_runtime(recipe: Recipe) -> Runtime:
         notes.append(
             "accelerate shares weights out over GPUs only: each process has the whole model"
         )
-    fits = eight_bit and cuda and not sharded
-    return Runtime(
-        backend,
-        "cuda" if cuda else "cpu",
-        dtype,
-        "adamw_bnb_8bit" if fits else "adamw_torch",
-        tuple(notes),
-    )
+    optimizer: Optimizer = "adamw_bnb_8bit" if eight_bit and cuda and not sharded else "adamw_torch"
+    return Runtime(backend, "cuda" if cuda else "cpu", dtype, optimizer, tuple(notes))
 
 
-def load_config(recipe: Recipe) -> PretrainedConfig:
-    """The base's config; a clear error when there is no such base or no connection.
-
-    Raises:
-        BadFileError: the folder is not a usable base.
-        HubError: it is neither a local folder nor available from the hub.
-    """
-    transformers = require("transformers", extra="train")
-    try:
-        return transformers.AutoConfig.from_pretrained(
-            recipe.model.base, revision=recipe.model.revision or None
+def _choose_backend(recipe: Recipe, *, cuda: bool, sharded: bool) -> Backend:
+    """unsloth where it is installed and can do what the recipe asks for."""
+    on_grid, asked = recipe.train.quantize != "none", recipe.model.backend
+    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid and not sharded
+    if asked == "unsloth" and not has_unsloth:
+        raise UnsupportedError(
+            "unsloth was asked for" + ("" if cuda else ", and there is no CUDA GPU"),
+            remedy="pip install 'pedsup[train-gpu]'" if cuda else "--set model.backend=auto",
         )
-    except (OSError, ValueError) as error:
-        raise _no_base(recipe, error) from error
-
-
-def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The base's tokenizer.
-
-    Raises:
-        BadFileError, HubError: as `load_config`.
-    """
-    transformers = require("transformers", extra="train")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            recipe.model.base, revision=recipe.model.revision or None
-        )
-    except (OSError, ValueError) as error:
-        raise _no_base(recipe, error) from error
-
-
-def _no_base(recipe: Recipe, error: Exception) -> PedsupError:
-    reason = str(error).strip().splitlines()
-    # A folder that is there was found wanting; anything else was looked for on the hub.
-    base = recipe.model.base
-    kind = UsageError if not base else BadFileError if Path(base).is_dir() else HubError
-    return kind(
-        f"the base could not be read: {reason[0] if reason else type(error).__name__}",
-        where=base or "model.base is empty",
-        wanted="a Hugging Face folder, or a hub id with a connection",
-        remedy=REMEDY,
-    )
-
-
-def is_prequantized(config: PretrainedConfig) -> bool:
-    """Whether the checkpoint itself is stored in 4 bit (as unsloth's `bnb-4bit` ones)."""
-    return getattr(config, "quantization_config", None) is not None
+    return "unsloth" if has_unsloth and asked != "transformers" else "transformers"
 
 
 def load(recipe: Recipe, runtime: Runtime) -> Loaded:
@@ -269,25 +209,6 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
         new({"use_reentrant": False})
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def base_commit(config: PretrainedConfig, recipe: Recipe) -> str:
-    """What identifies the base: the hub's commit, or 'local'."""
-    commit = getattr(config, "_commit_hash", None)
-    return str(commit) if commit and not Path(recipe.model.base).exists() else "local"
-
-
-def base_digest(recipe: Recipe) -> str | None:
-    """SHA-256 over names and digests of a local base's weights, configs and tokenizer.
-
-    The same as `sha256sum *.jinja *.json *.safetensors | sha256sum` in the folder (C locale).
-    """
-    folder = Path(recipe.model.base)
-    files = [
-        p for kind in ("jinja", "json", "safetensors") for p in sorted(folder.glob(f"*.{kind}"))
-    ]
-    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if files else None
 
 
 def refuse_missing() -> None:

@@ -60,7 +60,6 @@ def shipped_types(
     """The ggml type of each matrix of the file, by its GGUF name.
 
     Args:
-        config: the model's config.
         shapes: of all tensors of the checkpoint, by name (`checkpoint_shapes`). Keys and values of
             layers that share those of others count, although the file leaves them out.
         quant: name of the file type, as in `--quant`.

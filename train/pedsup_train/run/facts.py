@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pedsup_train.data.examples import ReadResult
-from pedsup_train.model import backends
+from pedsup_train.model import base_source
 from pedsup_train.model.versions import recorded
 from pedsup_train.run.loop import Outcome
 from pedsup_train.run.plan import Data, Plan
@@ -83,7 +83,7 @@ def result_facts(result: Result) -> dict[str, object]:
     return {
         "base": plan.recipe.model.base,
         "base_digest": result.base_digest,
-        "base_revision": backends.base_commit(backends.load_config(plan.recipe), plan.recipe),
+        "base_revision": base_source.base_commit(base_source.load_config(plan.recipe), plan.recipe),
         "model_type": plan.model_type,
         "backend": plan.runtime.backend,
         "device": plan.runtime.device,

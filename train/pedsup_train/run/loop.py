@@ -6,8 +6,8 @@ before the run, and adds nothing to the loop itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,31 +61,46 @@ def fit(
     trainer = make_trainer(recipe, runtime, loaded, parts, work)
     # The loss before the first step, in the same log as the rest.
     trainer.args.eval_on_start = bool(parts[1]) and checkpoint is None
-    try:
-        if checkpoint is not None and _is_last(checkpoint):
-            _restore(trainer, loaded, checkpoint)
-        else:
-            with _without_casts(loaded.model, runtime):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        steps = int(trainer.state.global_step)
+    # The bar is closed first: an error's message would stand behind it.
+    with advised(recipe, runtime), closing(trainer.follower):
+        with _without_casts(loaded.model, runtime):
+            _make_steps(trainer, loaded, checkpoint)
         evaluated = {row["step"] for row in _rows(trainer) if "eval_loss" in row}
-        if parts[1] and steps not in evaluated:
+        if parts[1] and trainer.state.global_step not in evaluated:
             trainer.evaluate()
-    except (MemoryError, RuntimeError) as error:
-        if advice := out_of_memory(error, recipe) or changed_recompute(error, runtime):
-            raise advice from error
-        raise
-    finally:
-        trainer.follower.close()  # an error's message would stand behind an open bar
     history = clean_history(_rows(trainer))
     return Outcome(
         history=history,
-        steps=steps,
+        steps=int(trainer.state.global_step),
         tokens_seen=int(trainer.state.num_input_tokens_seen),
         seconds=max((row.get("elapsed_s", 0.0) for row in history), default=0.0),
         peak_gpu_bytes=torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None,
         adapter=whole_adapter(loaded.model),
     )
+
+
+@contextmanager
+def advised(recipe: Recipe, runtime: Runtime) -> Iterator[None]:
+    """Raise an error with advice in place of torch's, where there is any.
+
+    Raises:
+        ResourceError: memory ran out.
+        UnsupportedError: a compiled layer was recomputed in another form.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if advice := out_of_memory(error, recipe) or changed_recompute(error, runtime):
+            raise advice from error
+        raise
+
+
+def _make_steps(trainer: Any, loaded: Loaded, checkpoint: Path | None) -> None:
+    """All steps that the checkpoint has not seen."""
+    if checkpoint is not None and _is_last(checkpoint):
+        _restore(trainer, loaded, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _without_casts(model: Any, runtime: Runtime) -> AbstractContextManager[Any]:

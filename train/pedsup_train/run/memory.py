@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pedsup.optional import require
-from pedsup_train.model import backends
+from pedsup_train.model import base_source
 from pedsup_train.model.answer_loss import CHUNK_BYTES
 from pedsup_train.model.backends import Runtime
 from pedsup_train.model.layer_memory import (
@@ -110,7 +110,7 @@ def estimate(recipe: Recipe, runtime: Runtime, config: Any, batch: Batch) -> Est
     model = meta_model(config)
     targets = plan_targets(model, recipe.lora.targets)
     layers = tuple(layer_shapes(model, targets))
-    packed = recipe.model.quantization == "nf4" or backends.is_prequantized(config)
+    packed = recipe.model.quantization == "nf4" or base_source.is_prequantized(config)
     base = held_weights(model, element, nf4=packed, skipped=_skipped(config))
     by_name = dict(model.named_modules())
     rank = recipe.lora.r
@@ -130,7 +130,7 @@ def estimate(recipe: Recipe, runtime: Runtime, config: Any, batch: Batch) -> Est
 
 def _skipped(config: Any) -> tuple[str, ...]:
     """Parts of the names of modules that a checkpoint in 4 bit leaves in 16."""
-    stored = backends.is_prequantized(config) and config.quantization_config
+    stored = base_source.is_prequantized(config) and config.quantization_config
     if not stored:
         return ()
     values = stored if isinstance(stored, dict) else vars(stored)

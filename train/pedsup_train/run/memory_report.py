@@ -9,9 +9,9 @@ from typing import Any, Final
 from pedsup.errors import UsageError
 from pedsup.optional import require
 from pedsup.progress import human_bytes
-from pedsup_train.model import backends
+from pedsup_train.model import base_source
 from pedsup_train.run.memory import CONTEXT, FRAGMENTS, Batch, Estimate, estimate
-from pedsup_train.run.plan import Data, Plan
+from pedsup_train.run.plan import Plan
 
 _UNITS: Final = {"": 1, "MB": 10**6, "MIB": 1 << 20, "GB": 10**9, "GIB": 1 << 30}
 _SIZE: Final = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*")
@@ -47,18 +47,15 @@ def find_card(asked: str | None) -> Card | None:
 
 def largest_batch(plan: Plan) -> Batch:
     """The examples that need most: the longest, padded to the longest of them."""
-    return _largest(plan.data, plan.recipe.train.batch_size)
-
-
-def _largest(data: Data, size: int) -> Batch:
-    longest = sorted(data.train, key=lambda item: len(item.input_ids), reverse=True)[:size]
+    by_length = sorted(plan.data.train, key=lambda item: len(item.input_ids), reverse=True)
+    longest = by_length[: plan.recipe.train.batch_size]
     answers = sum(len(item.input_ids) - item.n_prompt for item in longest)
     return Batch(len(longest), len(longest[0].input_ids), answers)
 
 
 def plan_memory(plan: Plan) -> Estimate:
     """The prediction for a plan; it reads the base's config and no weight."""
-    config = backends.load_config(plan.recipe)
+    config = base_source.load_config(plan.recipe)
     return estimate(plan.recipe, plan.runtime, config, largest_batch(plan))
 
 

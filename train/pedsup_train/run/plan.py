@@ -12,9 +12,8 @@ from pedsup_train.data.examples import BadRow
 from pedsup_train.data.held_out import held_out_row
 from pedsup_train.data.prepare import Prepared, prepare
 from pedsup_train.data.render import Rendered, Renderer, TokenStats, render_all
-from pedsup_train.model import backends
+from pedsup_train.model import backends, base_source
 from pedsup_train.model.backends import Runtime
-from pedsup_train.model.base_source import find_base
 from pedsup_train.model.sharding import refuse_unfit
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
@@ -100,11 +99,11 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     """
     backends.refuse_missing()
     refuse_unfit(recipe, prequantized=False)
-    find_base(recipe)
+    base_source.find_base(recipe)
     runtime = backends.choose_runtime(recipe)
-    config = backends.load_config(recipe)
-    refuse_unfit(recipe, prequantized=backends.is_prequantized(config))
+    config = base_source.load_config(recipe)
+    refuse_unfit(recipe, prequantized=base_source.is_prequantized(config))
     refuse_known_bad(config.model_type, backends.USED_PACKAGES[runtime.backend])
-    data = load_data(recipe, backends.load_tokenizer(recipe))
+    data = load_data(recipe, base_source.load_tokenizer(recipe))
     steps = count_steps(recipe, len(data.train), n_processes())
     return Plan(recipe, runtime, data, config.model_type, steps, out)

@@ -14,13 +14,13 @@ from pedsup.progress import say
 from pedsup_train.data.held_out import NAME as HELD_OUT
 from pedsup_train.data.held_out import held_out_bytes
 from pedsup_train.folders import atomic_folder, refuse_filled
-from pedsup_train.model import backends, probe
+from pedsup_train.model import backends, base_source, probe
 from pedsup_train.model.backends import Loaded, Runtime
 from pedsup_train.recipe.toml import to_toml
 from pedsup_train.run.card import write_card
 from pedsup_train.run.curves import write_csv, write_png
 from pedsup_train.run.facts import Checked, Result, result_facts
-from pedsup_train.run.loop import Outcome, fit, out_of_memory
+from pedsup_train.run.loop import Outcome, advised, fit
 from pedsup_train.run.plan import Plan, is_main, n_processes
 from pedsup_train.run.trainer import write_jsonl
 from pedsup_train.run.work import disk_errors, newest_checkpoint, open_work
@@ -35,7 +35,6 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
         resume: continue from the newest checkpoint in the work folder, if there is one.
         force: replace an existing adapter, and drop the checkpoints of an earlier run (with
             `resume` only those of a different run).
-        keep: keep the work folder afterwards.
 
     Raises:
         OutputError: the adapter or unfinished work exists and neither flag was given.
@@ -49,18 +48,7 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     if not is_main() and resume:
         checkpoint = newest_checkpoint(plan.work)
     transformers.set_seed(plan.recipe.train.seed)
-    _say(f"loading {plan.recipe.model.base}")
-    try:
-        loaded = backends.load(plan.recipe, plan.runtime)
-        checked = Checked(
-            probe.check_forward(loaded.model, loaded.tokenizer, plan.runtime.dtype),
-            probe.check_gradients(loaded.model, loaded.tokenizer, plan.runtime.dtype),
-        )
-    except (MemoryError, RuntimeError) as error:
-        if advice := out_of_memory(error, plan.recipe):
-            raise advice from error
-        raise
-    _say(_loaded_line(loaded))
+    loaded, checked = _load_and_check(plan)
     # Loading and checking drew random numbers; training starts from the seed whatever they drew.
     transformers.set_seed(plan.recipe.train.seed)
     parts = (plan.data.train, plan.data.evaluation)
@@ -74,6 +62,18 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     if not keep:
         shutil.rmtree(plan.work, ignore_errors=True)
     return result
+
+
+def _load_and_check(plan: Plan) -> tuple[Loaded, Checked]:
+    _say(f"loading {plan.recipe.model.base}")
+    with advised(plan.recipe, plan.runtime):
+        loaded = backends.load(plan.recipe, plan.runtime)
+        checked = Checked(
+            probe.check_forward(loaded.model, loaded.tokenizer, plan.runtime.dtype),
+            probe.check_gradients(loaded.model, loaded.tokenizer, plan.runtime.dtype),
+        )
+    _say(_loaded_line(loaded))
+    return loaded, checked
 
 
 def _say(text: str) -> None:
@@ -142,7 +142,7 @@ def _publish(
         }
         result = Result(
             plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, digests,
-            backends.base_digest(recipe),
+            base_source.base_digest(recipe),
         )  # fmt: skip
         facts = result_facts(result)
         (folder / "training.json").write_text(

@@ -235,6 +235,23 @@ def truncate(_typing: Context, value: types.Type) -> Typed:
     return f32x16(f32x16), emit
 
 
+def _turned(builder: Builder, square: list[ir.Value]) -> list[ir.Value]:
+    """The columns of sixteen rows: in four rounds, rows at distance 8, 4, 2, 1 exchange halves."""
+    distance = LANES // 2
+    while distance:
+        low = [c if not c & distance else c - distance + LANES for c in range(LANES)]
+        high = [c + distance if not c & distance else c + LANES for c in range(LANES)]
+        turned = list(square)
+        for row in range(LANES):
+            if not row & distance:
+                pair = square[row], square[row + distance]
+                turned[row] = builder.shuffle_vector(*pair, ir.Constant(_INTS, low))
+                turned[row + distance] = builder.shuffle_vector(*pair, ir.Constant(_INTS, high))
+        square = turned
+        distance //= 2
+    return square
+
+
 @intrinsic
 def load_transposed(
     _typing: Context,
@@ -246,8 +263,7 @@ def load_transposed(
 ) -> Typed:
     """Turn a 16 x 16 square around: row r is `source[rows[r] + column :][:16]`.
 
-    `target[at + 16 * c + r]` becomes column c of row r. Four rounds, each of which exchanges
-    halves between rows at distance 8, 4, 2, 1.
+    `target[at + 16 * c + r]` becomes column c of row r.
     """
 
     def emit(context: BaseContext, builder: Builder, sig: Signature, args: Values) -> ir.Value:
@@ -259,19 +275,7 @@ def load_transposed(
             line = builder.load(_pointer(context, builder, sig.args[0], args[0], where_, _FLOATS))
             line.align = 4
             square.append(line)
-        distance = LANES // 2
-        while distance:
-            low = [c if not c & distance else c - distance + LANES for c in range(LANES)]
-            high = [c + distance if not c & distance else c + LANES for c in range(LANES)]
-            turned = list(square)
-            for row in range(LANES):
-                if not row & distance:
-                    pair = square[row], square[row + distance]
-                    turned[row] = builder.shuffle_vector(*pair, ir.Constant(_INTS, low))
-                    turned[row + distance] = builder.shuffle_vector(*pair, ir.Constant(_INTS, high))
-            square = turned
-            distance //= 2
-        for column, line in enumerate(square):
+        for column, line in enumerate(_turned(builder, square)):
             place = builder.add(args[4], ir.Constant(ir.IntType(64), column * LANES))
             builder.store(
                 line, _pointer(context, builder, sig.args[3], args[3], place, _FLOATS), align=4

@@ -50,8 +50,8 @@ class StreamPlan:
 def plan_stream(header: GGUFHeader, resident: int, per_layer_table: str) -> StreamPlan:
     """Split the layers so that `resident` bytes of mapped pages are enough.
 
-    The layers that are let go are spread evenly between the others: the next one is read while those
-    between are computed. Everything outside of layers (token embedding, output) stays.
+    The layers that are let go are spread evenly between the others: the next one is read while
+    those between are computed. Everything outside of layers (token embedding, output) stays.
     """
     layers: dict[int, list[Range]] = {}
     fixed = 0

@@ -78,6 +78,30 @@ def _in_order(parts: Sequence[Part]) -> tuple[Part, ...]:
     Raises:
         MismatchError: a part is missing, belongs to another file, or is there in two versions.
     """
+    _require_one_file(parts)
+    first = parts[0].head
+    found: dict[int, Part] = {}
+    for part in sorted(parts, key=lambda part: part.head.part):
+        twin = found.setdefault(part.head.part, part)
+        if twin is not part and twin.head != part.head:
+            raise MismatchError(
+                message("part {part} is there twice, with different bytes", part=part.head.part),
+                where=f"{twin.path}, {part.path}",
+                remedy="get this part again",
+            )
+    missing = [str(n) for n in range(1, first.parts + 1) if n not in found]
+    if missing:
+        missing[MAX_SAID:] = ["..."] if len(missing) > MAX_SAID else []
+        raise MismatchError(
+            message("parts are missing: {numbers}", numbers=", ".join(missing)),
+            where=first.name,
+            wanted=message("all {parts} parts", parts=first.parts),
+            remedy="get these parts as well",
+        )
+    return tuple(found.values())
+
+
+def _require_one_file(parts: Sequence[Part]) -> None:
     first = parts[0].head
     others = [part for part in parts if part.head.whole != first.whole]
     foreign = [part.path.name for part in others]
@@ -101,25 +125,6 @@ def _in_order(parts: Sequence[Part]) -> tuple[Part, ...]:
             ),
             remedy="leave them out, and join them by themselves",
         )
-    found: dict[int, Part] = {}
-    for part in sorted(parts, key=lambda part: part.head.part):
-        twin = found.setdefault(part.head.part, part)
-        if twin is not part and twin.head != part.head:
-            raise MismatchError(
-                message("part {part} is there twice, with different bytes", part=part.head.part),
-                where=f"{twin.path}, {part.path}",
-                remedy="get this part again",
-            )
-    missing = [str(n) for n in range(1, first.parts + 1) if n not in found]
-    if missing:
-        missing[MAX_SAID:] = ["..."] if len(missing) > MAX_SAID else []
-        raise MismatchError(
-            message("parts are missing: {numbers}", numbers=", ".join(missing)),
-            where=first.name,
-            wanted=message("all {parts} parts", parts=first.parts),
-            remedy="get these parts as well",
-        )
-    return tuple(found.values())
 
 
 def _require_seamless(parts: Sequence[Part]) -> None:
