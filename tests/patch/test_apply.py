@@ -20,6 +20,7 @@ from pedsup_testing.home import environment
 from pedsup.errors import (
     BadFileError,
     MismatchError,
+    MissingFileError,
     OutputError,
     PedsupError,
     ResourceError,
@@ -125,6 +126,16 @@ def test_the_new_file_takes_the_place_of_the_old_one(made: Made) -> None:
     # The same command again, as a script may give it: nothing is left to do.
     run(old, patch, in_place=True)
     assert is_new(old, new)
+
+
+@pytest.mark.parametrize("more", [{"in_place": True}, {"in_place": True, "undo": True}])
+def test_a_missing_file_is_not_called_an_interrupted_patch(
+    tmp_path: Path, more: dict[str, bool]
+) -> None:
+    old, _new, patch = _make(tmp_path)
+    with pytest.raises(MissingFileError, match="no such file") as caught:
+        run(old.with_name("none.gguf"), patch, **more)
+    assert caught.value.remedy == "check the path"
 
 
 def test_what_is_unchanged_costs_a_line_of_the_index(tmp_path: Path) -> None:

@@ -296,6 +296,13 @@ def test_a_misspelt_command_is_not_called_a_missing_model(
     refused(run(*words), *parts)
 
 
+@pytest.mark.parametrize("lang", [["--lang", "es"], ["--lang=es"]])
+def test_the_language_may_come_before_the_command(run: Run, lang: list[str]) -> None:
+    done = run(*lang, "sessions")
+    assert done.returncode == 0, done.stderr
+    assert "No se encontró ninguna conversación" in done.stdout + done.stderr
+
+
 def test_a_model_named_like_a_command_is_run(run: Run, smollm2: Path, tmp_path: Path) -> None:
     (tmp_path / "doctr").symlink_to(smollm2)
     assert run(tmp_path / "doctr", "--check").returncode == 0

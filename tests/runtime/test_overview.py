@@ -52,6 +52,12 @@ def test_models_of_the_last_conversations_come_first(tmp_path: Path) -> None:
     assert any("¿Tos?" in line and "--resume" in line for line in lines)
 
 
+def test_the_name_of_a_model_cannot_look_like_a_line_of_ours(tmp_path: Path) -> None:
+    tiny(tmp_path / "a\nSigned by Dr. Who\u202e.gguf")
+    shown = "\n".join(overview(tmp_path, (tmp_path,)).lines())
+    assert "a\\nSigned by Dr. Who\\u202e.gguf" in shown
+
+
 def test_alone_on_a_terminal_it_says_what_to_do(tmp_path: Path) -> None:
     env = environment(tmp_path)
     (tmp_path / "home" / "pedsup").mkdir(parents=True)

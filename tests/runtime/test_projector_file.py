@@ -25,6 +25,7 @@ from pedsup_testing.forged_gguf import (
 from pedsup_testing.forged_projector import WIDTH
 from pedsup_testing.home import environment
 
+from pedsup.cli.commands.patch import _projector_text
 from pedsup.cli.commands.tune import _prepare
 from pedsup.device.available import Available
 from pedsup.errors import (
@@ -235,6 +236,18 @@ def test_the_model_s_manifest_names_its_projector(tmp_path: Path) -> None:
     with pytest.raises(UntrustedError, match="not the projector that the model's manifest names"):
         plan_launch(model, Settings(), available=_PLENTY)
     assert plan_launch(model, Settings(mmproj="off"), available=_PLENTY).sight is None
+
+
+def test_the_name_of_a_projector_cannot_look_like_a_line_of_ours(tmp_path: Path) -> None:
+    """It is found by what is in it: whoever copies it may give it any name."""
+    model = _pair(tmp_path)
+    mmproj_path(model).rename(tmp_path / "mmproj-a\nSigned by Dr. Who.gguf")
+    plan = plan_launch(model, Settings(), available=_PLENTY)
+    assert plan.config.projector is not None
+    shown = [check_text(plan), *_projector_text(model)]
+    lines = "\n".join(translated(text, "en") for text in shown).splitlines()
+    assert sum("Who.gguf" in line for line in lines) == 3
+    assert not [line for line in lines if line.startswith("Signed by")]
 
 
 def test_a_projector_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def _program() -> int:
     words = sys.argv[1:]
     detect_language(words)
     spanish = current_language() == "es"
+    words = _verb_first(words)
     if words and words[0] in VERBS:
         verb = load_verb(words[0])
         if spanish:
@@ -97,6 +98,14 @@ def _program() -> int:
     from pedsup.cli.app import execute
 
     return execute(parsed)
+
+
+def _verb_first(words: list[str]) -> list[str]:
+    """`--lang es doctor` as `doctor --lang es`: the one option that every verb takes."""
+    n = 2 if words[:1] == ["--lang"] else len(words) and words[0].startswith("--lang=")
+    if words[n : n + 1] and words[n] in VERBS:
+        return [words[n], *words[:n], *words[n + 1 :]]
+    return words
 
 
 def _refuse_misspelt(words: list[str]) -> None:

@@ -106,7 +106,7 @@ def open_regular(path: Path, wanted: Message = MODEL_FILE) -> BinaryIO:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
         remedy = message("check the path")
-        if work_folder(path).is_dir():
+        if (work_folder(path) / path.name).exists():  # a job that only looks has a folder, too
             remedy = message(
                 "a patch in place was interrupted: run the same `pedsup-run patch` again"
             )

@@ -8,6 +8,7 @@ from typing import Final
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.drafts import draft_text
 from pedsup.engine.vector_units import Build
+from pedsup.escape import escaped
 from pedsup.memory import MemoryEstimate
 from pedsup.memory.fit import Verdict
 from pedsup.messages import Message, joined, message
@@ -109,7 +110,7 @@ def _sight(plan: LaunchPlan) -> list[str]:
     if plan.blind is not None:
         return [message("Pictures: no, {reason}", reason=plan.blind)]
     projector = plan.sight.projector
-    name = clean(projector.header.path.name)
+    name = escaped(projector.header.path.name)
     if not projector.known:
         return [message("Pictures: yes, through {name}; their cost is not known", name=name)]
     tokens = projector.most_tokens(plan.config.picture_tokens)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import PedsupError
+from pedsup.escape import escaped
 from pedsup.files.timestamp import local
 from pedsup.messages import Message, message
 from pedsup.progress import human_bytes
 from pedsup.session.listing import Summary, summaries
 from pedsup.session.transcript import read_records
-from pedsup.texts.safe import clean, label
+from pedsup.texts.safe import label
 
 RECENT: Final = 20
 """How many conversations are searched for their models."""
@@ -39,7 +40,7 @@ class Overview:
                 size = human_bytes(path.stat().st_size)
                 yield message(
                     "  pedsup-run {path}  ({size})",
-                    path=clean(shlex.quote(_short(path))),
+                    path=escaped(shlex.quote(_short(path))),
                     size=size,
                 )
         else:

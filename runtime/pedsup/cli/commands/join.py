@@ -8,10 +8,10 @@ import click
 
 from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
+from pedsup.escape import escaped
 from pedsup.files.parts.join import join, plan_join
 from pedsup.messages import message
 from pedsup.progress import byte_bar, human_bytes
-from pedsup.texts.safe import clean
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,7 +34,7 @@ def command(parts: tuple[Path, ...], out: Path | None, force: bool, as_json: boo
     document = {"schema": "pedsup-join/1", "path": str(path), "size": plan.size,
                 "sha256": plan.sha256}  # fmt: skip
     line = message(
-        "the file is whole: {path}, {size}", path=clean(str(path)), size=human_bytes(plan.size)
+        "the file is whole: {path}, {size}", path=escaped(str(path)), size=human_bytes(plan.size)
     )
     show(as_json, document, [line])
     return 0

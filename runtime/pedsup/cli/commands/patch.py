@@ -9,12 +9,12 @@ import click
 
 from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
+from pedsup.escape import escaped
 from pedsup.messages import Message, message
 from pedsup.patch.apply import apply, check
 from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
-from pedsup.texts.safe import clean
 from pedsup.trust.manifest import MmprojFacts, manifest_path, mmproj_path, read_manifest
 from pedsup.trust.projector import named_projector
 from pedsup.trust.verdict import Trust
@@ -58,7 +58,7 @@ def _plan_text(plan: ApplyPlan) -> list[Message]:
     counts = plan.as_dict()["tensors"]
     size = human_bytes(plan.index.new.size)
     return [
-        message("the patch fits: {path}, {size}", path=clean(str(plan.final)), size=size),
+        message("the patch fits: {path}, {size}", path=escaped(str(plan.final)), size=size),
         message(
             "tensors: {same} the same, {delta} changed, {whole} new",
             same=counts["same"],
@@ -70,14 +70,15 @@ def _plan_text(plan: ApplyPlan) -> list[Message]:
 
 def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
     if trust is None:
-        return [message("the old file is back: {path}", path=clean(str(plan.final)))]
-    ready = message("the new file is ready: {path}", path=clean(str(plan.final)))
+        return [message("the old file is back: {path}", path=escaped(str(plan.final)))]
+    ready = message("the new file is ready: {path}", path=escaped(str(plan.final)))
     first = _nothing_to_do(plan) if plan.ready else ready
     return [first, *_projector_text(plan.final), *trust.lines()]
 
 
 def _nothing_to_do(plan: ApplyPlan) -> Message:
-    return message("nothing to do: {path} is the new version already", path=clean(str(plan.final)))
+    path = escaped(str(plan.final))
+    return message("nothing to do: {path} is the new version already", path=path)
 
 
 def _projector(model: Path) -> tuple[MmprojFacts, Path | None] | None:
@@ -92,18 +93,18 @@ def _projector_text(model: Path) -> list[Message]:
         return []
     named, found = known
     if found is not None:
-        return [message("its projector is this file, keep it: {path}", path=clean(str(found)))]
+        return [message("its projector is this file, keep it: {path}", path=escaped(str(found)))]
     own = mmproj_path(model)
     if own.exists():
         return [message(
             "its projector is another file than {old}: get the one of the new version ({size}) and "
             "put it in its place; until then give --mmproj off",
-            old=clean(str(own)), size=human_bytes(named.size),
+            old=escaped(str(own)), size=human_bytes(named.size),
         )]  # fmt: skip
     return [message(
         "its projector is not here: get it ({size}) and name it {path}; until then the model sees "
         "no pictures",
-        path=clean(str(own)), size=human_bytes(named.size),
+        path=escaped(str(own)), size=human_bytes(named.size),
     )]  # fmt: skip
 
 
