@@ -113,6 +113,9 @@ def test_a_dry_run_asks_nothing(bench, smollm2, tmp_path) -> None:
     assert done.stderr.count("left out") == 21 and "30 more lines" in done.stderr
     done = bench("safety", smollm2, "--dry-run", "--limit", 12, "--threads", 2)
     assert "12 of 132 cases" in done.stdout and "1 ordinary (es)" in done.stdout
+    done = bench("run", smollm2, "--dry-run", "--threads", 2, "--depths", "0,64")
+    assert "threads        2\n" in done.stdout and "depths         0, 64\n" in done.stdout
+    assert "None" not in done.stdout and "noise" not in done.stdout
     done = bench("safety", tmp_path / "none.gguf", "--dry-run", check=False)
     assert done.returncode != 0
 

@@ -114,10 +114,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     plan = make_plan(model, given)
     if given["dry_run"]:
-        lines = [f"{k:14} {v}" for k, v in plan.to_json().items()]
-        seconds = foresee(validate_model(model), plan).left()
-        lines.append(f"{'time':14} roughly {human_seconds(seconds)}, guessed from the file's size")
-        click.echo("\n".join(lines))
+        click.echo("\n".join(_plan_lines(plan)))
         return
     trust = admit_all(model, adapter=plan.adapter, projector=plan.projector)
     with _limits(plan, given["phone"]) as limited:
@@ -128,6 +125,22 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     if given["against"]:
         document["against"] = llama_bench.run(plan, document["figures"])
     options.put_out(document, run_table(document), given, lambda: report(document))
+
+
+def _plan_lines(plan: SpeedPlan) -> list[str]:
+    """What will be measured; what is not asked for is left out."""
+    asked = {name: value for name, value in plan.to_json().items() if value}
+    if plan.projector is None:
+        asked.pop("noise", None)  # the size of a picture that nobody asked for
+    asked["time"] = (
+        f"roughly {human_seconds(foresee(validate_model(plan.model), plan).left())}, guessed from "
+        "the file's size"
+    )
+    return [
+        f"{name.removeprefix('n_').replace('_', ' '):14} "
+        + (", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value))
+        for name, value in asked.items()
+    ]
 
 
 def with_digests(facts: ModelFacts, plan: SpeedPlan, trust: Mapping[str, object]) -> ModelFacts:
