@@ -19,7 +19,7 @@ from pedsup.errors import (
     UntrustedError,
     UsageError,
 )
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.messages import message
 from pedsup.patch.copying import Copying
 from pedsup.patch.in_place import HEADER, InPlace
@@ -187,7 +187,7 @@ def _require_right(plan: ApplyPlan, work: Work, expected: str) -> tuple[FileStat
         UntrustedError: it is another file.
     """
     state = FileState.of(work.model)
-    validate_drafter(work.model)
+    validate_model_or_drafter(work.model)
     reading = read_in_full(work.model, state)
     if reading.sha256 != expected:
         raise UntrustedError(
@@ -213,7 +213,7 @@ def _publish(
 
 def _trusted(plan: ApplyPlan) -> Trust:
     """The new file under its name, as a first `verify` leaves it."""
-    header = validate_drafter(plan.final)
+    header = validate_model_or_drafter(plan.final)
     policy = Policy(require_signature=plan.request.require_signature)
     return verify_weights(assess(header, identify(header), load_store(), policy))
 
