@@ -336,8 +336,11 @@ def test_another_adapter_of_the_towers_is_found(cases: dict[str, Case], tmp_path
     request = replace(case.request, out=tmp_path / "m.gguf", adapter=ModelRef(other, "other"))
     execute(*make_plan(request))
     assert tensors(read_header(request.out)) == tensors(read_header(case.out))
-    with pytest.raises(MismatchError, match="this adapter is not the one"):
+    with pytest.raises(MismatchError, match="this adapter is not the one") as caught:
         verify(request.out, base=request.base, adapter=case.request.adapter)
+    # Only the file that differs is named.
+    assert str(caught.value.where).startswith("adapter_model.safetensors, SHA-256 ")
+    assert str(caught.value.wanted).startswith("adapter_model.safetensors, SHA-256 ")
     # Neither takes the other's.
     shutil.copy(case.projector, mmproj_path(request.out))
     with pytest.raises(UntrustedError):

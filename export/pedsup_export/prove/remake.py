@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final, Literal, cast, get_args
 from pedsup.errors import MismatchError
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
+from pedsup.texts.safe import label
 from pedsup.trust.manifest import Manifest, PartFacts
 from pedsup_export.calibration import store
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
@@ -140,8 +140,11 @@ def _files(recorded: object) -> object:
 
 def _check_sources(wanted: object, what: str, found: Mapping[str, str]) -> None:
     if dict(found) != wanted:
+        recorded = wanted if isinstance(wanted, Mapping) else {}
+        names = [n for n in sorted({*recorded, *found}) if recorded.get(n) != found.get(n)]
         raise MismatchError(
             f"this {what} is not the one that was exported",
-            wanted=json.dumps(wanted),
+            where=", ".join(f"{label(n)}, SHA-256 {found.get(n, 'none')}" for n in names),
+            wanted=", ".join(f"{label(n)}, SHA-256 {recorded.get(n, 'none')}" for n in names),
             remedy=f"give the {what} that the manifest names",
         )
