@@ -111,6 +111,11 @@ def test_the_new_file_is_made_beside_the_old_one(made: Made) -> None:
             assert (plan.ready, plan.final) == (True, target)
             check(plan)
             assert apply(plan) is not None
+    with (
+        pytest.raises(UsageError, match="new version already"),
+        open_plan(ApplyRequest(target, patch, out=target.with_name("other.gguf"))),
+    ):
+        pass
     assert contents(old.parent) == whole
     # Another file of that name is not replaced.
     target.write_bytes(old.read_bytes())
