@@ -111,6 +111,11 @@ def test_the_new_file_is_made_beside_the_old_one(made: Made) -> None:
             assert (plan.ready, plan.final) == (True, target)
             check(plan)
             assert apply(plan) is not None
+    with (
+        pytest.raises(UsageError, match="new version already"),
+        open_plan(ApplyRequest(target, patch, out=target.with_name("other.gguf"))),
+    ):
+        pass
     assert contents(old.parent) == whole
     # Another file of that name is not replaced.
     target.write_bytes(old.read_bytes())
@@ -123,6 +128,11 @@ def test_the_new_file_takes_the_place_of_the_old_one(made: Made) -> None:
     run(old, patch, in_place=True)
     assert is_new(old, new)
     assert set(contents(old.parent)) == {old.name, manifest_path(old).name}
+    # Nothing is left to take back.
+    with open_plan(ApplyRequest(old, patch, undo=True)) as plan:
+        for ask in (check, apply):
+            with pytest.raises(UsageError, match="no interrupted patch"):
+                ask(plan)
     # The same command again, as a script may give it: nothing is left to do.
     run(old, patch, in_place=True)
     assert is_new(old, new)

@@ -31,7 +31,7 @@ from pedsup.gguf_file.lora import (
     require_fits,
     validate_adapter,
 )
-from pedsup.gguf_file.validate import validate_any, validate_model
+from pedsup.gguf_file.validate import validate_any_gguf, validate_model
 from pedsup.memory.estimate import estimate
 from pedsup.run.plan import plan_launch
 from pedsup.run.preview import check_document, check_text
@@ -120,7 +120,7 @@ def test_a_good_adapter_passes(model: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.gguf", model)
     header = validate_adapter(path)
     require_fits(header, validate_model(model))
-    assert validate_any(path).path == path
+    assert validate_any_gguf(path).path == path
     assert adapter_bytes(header) == sum(t.n_bytes for t in header.tensors.values())
 
 

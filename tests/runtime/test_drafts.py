@@ -22,7 +22,7 @@ from pedsup.errors import (
     UsageError,
 )
 from pedsup.gguf_file import read_header
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.memory import estimate, model_shape
 
 GREEDY = SamplingConfig(temperature=0)
@@ -189,7 +189,7 @@ def test_a_drafter_of_another_model_is_refused(files):
 @pytest.mark.slow
 def test_a_forged_drafter_is_refused_at_the_door(files, tmp_path):
     good = files["assistant-F32"].read_bytes()
-    assert validate_drafter(files["assistant-F32"]).architecture == "gemma4-assistant"
+    assert validate_model_or_drafter(files["assistant-F32"]).architecture == "gemma4-assistant"
     for key, old, new in ((b"nextn_predict_layers", 4, 3), (b"embedding_length_out", 256, 128),
                           (b"attention.sliding_window", 16, 0)):  # fmt: skip
         at = good.index(b"gemma4-assistant." + key) + len(b"gemma4-assistant." + key) + 4
@@ -197,7 +197,7 @@ def test_a_forged_drafter_is_refused_at_the_door(files, tmp_path):
         path = tmp_path / "forged.gguf"
         path.write_bytes(good[:at] + new.to_bytes(4, "little") + good[at + 4 :])
         with pytest.raises(BadFileError, match=key.decode()):
-            validate_drafter(path)
+            validate_model_or_drafter(path)
     with pytest.raises(UnsupportedError, match="gemma4-assistant") as caught:
         model_shape(read_header(files["assistant-F32"]))
     assert "--draft" in str(caught.value.remedy)

@@ -70,7 +70,7 @@ def test_perumedqa_is_read_alike(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     options = {"a": "uno", "B": "dos", "C ": 3}
     peru = [
-        {"question": "¿Cuál?", "options": options, "answer": key, "id": str(i)}
+        {"question": f"¿Cuál {i}?", "options": options, "answer": key, "id": str(i)}
         for i, key in enumerate(["b", " C", "A"])
     ]
     path.write_bytes(BOM + "\r\n".join(map(json.dumps, peru)).encode())
@@ -99,7 +99,10 @@ def test_explanations_that_contradict_the_key_refuse_the_evaluation_too(tmp_path
     table = [
         {**row, "exp": f"Ans. is '{'abcd'[i % 4]}' i.e., so"} for i, row in enumerate(rows(str))
     ]
-    path.write_text("\n".join(json.dumps(row) for row in table * 2))
+    again = [
+        {**row, "question": f"{row['question']} Again", "id": f"{row['id']}+"} for row in table
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in table + again))
     assert len(read_questions(path).questions) == 16
     with pytest.raises(BadFileError, match="only 0 of 16") as error:
         read_questions(path, answer_base=0)

@@ -75,6 +75,15 @@ def test_wide_characters_take_two_cells_and_accents_none() -> None:
     assert shown == "日" * 9 + "\n本本"
 
 
+@given(LINES, st.integers(20, 60))
+def test_lines_are_wrapped_at_their_cells(lines: list[str], width: int) -> None:
+    """A sign of two cells takes the place of two signs, whatever else is in the line."""
+    twice = str.maketrans({"a": "日"})
+    shown = wrapped("\n".join(line.translate(twice) for line in lines), width)
+    wanted = wrapped("\n".join(line.replace("a", "aa") for line in lines), width)
+    assert shown.replace("日", "aa") == wanted
+
+
 def test_a_path_stays_whole() -> None:
     path = "/data/data/com.termux/files/home/pedsup/model.gguf"
     assert path in wrapped(f"the model is {path} here", 40).split("\n")

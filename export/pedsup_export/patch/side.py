@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from pedsup.errors import MismatchError, OutputError
 from pedsup.gguf_file import GGUFHeader, TensorInfo
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.trust.identity import ModelIdentity, identify
 from pedsup.trust.manifest import Manifest, manifest_path, read_manifest
 
@@ -31,7 +31,7 @@ def open_side(path: Path) -> Side:
         BadFileError: it is damaged, or has no manifest.
         MismatchError: the manifest belongs to another file.
     """
-    header = validate_drafter(path)
+    header = validate_model_or_drafter(path)
     identity = identify(header)
     if identity.problem:
         raise MismatchError(identity.problem, where=manifest_path(path))

@@ -10,7 +10,7 @@ from pedsup.errors import BadFileError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.lora import is_adapter
-from pedsup.gguf_file.validate import validate_any
+from pedsup.gguf_file.validate import validate_any_gguf
 from pedsup.trust.bundle import read_signature, signature_path, signed_files
 from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
@@ -83,7 +83,7 @@ def verify(
         MismatchError: these are not its base and adapter, or the adapter is not in the file.
     """
     refuse_projector(path)
-    header = validate_any(path)  # a drafter can be verified too, and an adapter
+    header = validate_any_gguf(path)  # a drafter can be verified too, and an adapter
     manifest = _manifest(path)
     _check_signature(path, manifest, key)
     _check_identity(header, manifest)

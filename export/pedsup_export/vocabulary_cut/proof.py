@@ -22,7 +22,7 @@ import numpy as np
 from pedsup.errors import MismatchError, UntrustedError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import BASE_SIZE, base_ids
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.gguf_file.values import ArrayValue
 from pedsup.progress import say
 from pedsup.trust.manifest import Manifest
@@ -223,7 +223,9 @@ def prove_vocabulary(cut: VocabularyCut | None, file: Path) -> dict[str, object]
     if cut is None:
         return None
     say("vocabulary: the same text through the full one and the cut one")
-    return summary(cut, prove_cut(cut, validate_drafter(file), cut.document, cut.texts.values()))
+    return summary(
+        cut, prove_cut(cut, validate_model_or_drafter(file), cut.document, cut.texts.values())
+    )
 
 
 def summary(cut: VocabularyCut, proof: Mapping[str, object] | None = None) -> dict[str, object]:

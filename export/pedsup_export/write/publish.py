@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pedsup.errors import MismatchError
 from pedsup.files.fsio import partial_path, sync_file
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.progress import byte_bar
 from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.adapter.folder import WEIGHTS
@@ -88,7 +88,7 @@ def execute(plan: ExportPlan, inputs: Inputs) -> ExportResult:
         write_at(file.fileno(), finished_header(plan.metadata, plan.slots, core_digest(core)), 0)
         sync_file(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        sha256 = compare_back(partial, validate_drafter(partial), done.tensors)
+        sha256 = compare_back(partial, validate_model_or_drafter(partial), done.tensors)
         beside = plan.projector.path if plan.projector else None
         publish_both(partial, out, document_of(core, out, size, sha256), beside)
         journal.discard()

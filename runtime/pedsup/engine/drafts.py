@@ -17,7 +17,7 @@ from pedsup.files.paths import from_user
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.cut_vocabulary import is_cut
 from pedsup.gguf_file.rules import ASSISTANT
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.messages import Message, as_message, message
 
 SUFFIX: Final = ".gguf"
@@ -48,7 +48,7 @@ def draft_config(asked: str, n_max: int, model: GGUFHeader) -> DraftConfig:
             wanted="off, lookup, or the file of a draft model (.gguf)",
             remedy="check the path; --draft lookup needs no model",
         )
-    require_drafter(model, validate_drafter(path))
+    require_drafter(model, validate_model_or_drafter(path))
     return DraftConfig("model", model=path, n_max=n_max)
 
 

@@ -36,7 +36,7 @@ def validate_model(path: str | Path) -> GGUFHeader:
     return _validate(Path(path), drafter=False)
 
 
-def validate_drafter(path: str | Path) -> GGUFHeader:
+def validate_model_or_drafter(path: str | Path) -> GGUFHeader:
     """`validate_model` for a file that may be one of Gemma 4's drafters too.
 
     For `--draft`, and for those who check a file without running it.
@@ -44,11 +44,11 @@ def validate_drafter(path: str | Path) -> GGUFHeader:
     return _validate(Path(path), drafter=True)
 
 
-def validate_any(path: str | Path) -> GGUFHeader:
-    """`validate_drafter` for a file that may be an adapter too, for those who check files."""
+def validate_any_gguf(path: str | Path) -> GGUFHeader:
+    """`validate_model_or_drafter` for a file that may be an adapter too, without running it."""
     if is_adapter(read_header(path)):
         return validate_adapter(path)
-    return validate_drafter(path)
+    return validate_model_or_drafter(path)
 
 
 def _validate(path: Path, *, drafter: bool) -> GGUFHeader:

@@ -19,7 +19,7 @@ from pedsup.errors import (
     UntrustedError,
     UsageError,
 )
-from pedsup.gguf_file.validate import validate_drafter
+from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.messages import message
 from pedsup.patch.copying import Copying
 from pedsup.patch.in_place import HEADER, InPlace
@@ -50,6 +50,7 @@ def check(plan: ApplyPlan) -> None:
         BadFileError: the patch is damaged or forged.
     """
     if plan.ready:
+        _refuse_undo(plan)
         return
     old = open_old(plan.request.old, plan.index)
     plan.payload.require_whole()
@@ -64,6 +65,7 @@ def apply(plan: ApplyPlan) -> Trust | None:
             brings it back.
     """
     if plan.ready:
+        _refuse_undo(plan)
         return _trusted(plan)
     with open_work(plan.final) as work:
         trust = _in_place(plan, work) if plan.in_place else _beside(plan, work)
@@ -120,7 +122,7 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
     job = InPlace(plan.payload, old, target, work)
     if plan.request.undo:
         if not resumed:
-            raise UsageError("there is no interrupted patch to undo", where=plan.final)
+            _refuse_undo(plan)
         _undo(plan, job)
         return None
     expected = _require_trusted(plan, work, old, target)
@@ -137,6 +139,12 @@ def _in_place(plan: ApplyPlan, work: Work) -> Trust | None:
         work.remove()
         raise
     return _publish(plan, work, target, checked)
+
+
+def _refuse_undo(plan: ApplyPlan) -> None:
+    """Raise `UsageError` if nothing is left that could be taken back, and that was asked for."""
+    if plan.request.undo:
+        raise UsageError("there is no interrupted patch to undo", where=plan.final)
 
 
 def _require_trusted(plan: ApplyPlan, work: Work, old: OldModel, target: Target) -> str:
@@ -187,7 +195,7 @@ def _require_right(plan: ApplyPlan, work: Work, expected: str) -> tuple[FileStat
         UntrustedError: it is another file.
     """
     state = FileState.of(work.model)
-    validate_drafter(work.model)
+    validate_model_or_drafter(work.model)
     reading = read_in_full(work.model, state)
     if reading.sha256 != expected:
         raise UntrustedError(
@@ -213,7 +221,7 @@ def _publish(
 
 def _trusted(plan: ApplyPlan) -> Trust:
     """The new file under its name, as a first `verify` leaves it."""
-    header = validate_drafter(plan.final)
+    header = validate_model_or_drafter(plan.final)
     policy = Policy(require_signature=plan.request.require_signature)
     return verify_weights(assess(header, identify(header), load_store(), policy))
 

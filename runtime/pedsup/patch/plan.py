@@ -77,7 +77,14 @@ def open_plan(request: ApplyRequest) -> Iterator[ApplyPlan]:
     index, file = read_index(request.patch)
     with file:
         final = request.old if in_place else request.out or request.old.with_name(index.new.name)
-        ready = next((path for path in (request.old, final) if _is_new(path, index)), None)
+        ready = next((path for path in (final, request.old) if _is_new(path, index)), None)
+        if ready == request.old and request.out is not None:
+            raise UsageError(
+                "the file is the new version already",
+                where=request.old,
+                wanted="the version that the patch begins with",
+                remedy="give no --out, or copy the file",
+            )
         if ready is not None:
             yield ApplyPlan(request, Payload(file, index), ready, in_place, ready=True)
             return

@@ -30,7 +30,7 @@ from pedsup.gguf_file.architecture import require_supported
 from pedsup.gguf_file.foreign import unchecked
 from pedsup.gguf_file.projector import unchecked_projector
 from pedsup.gguf_file.shape import ModelShape, model_shape
-from pedsup.gguf_file.validate import validate_drafter, validate_model
+from pedsup.gguf_file.validate import validate_model, validate_model_or_drafter
 from pedsup.memory import Available, Fit, Host, Room
 from pedsup.messages import Message, joined, message
 from pedsup.run.memory_use import MemoryUse, choose_memory_use
@@ -215,7 +215,7 @@ def _launch(files: _Files, device: _Device, use: MemoryUse) -> LaunchPlan:
 
 def _drafter_trust(drafter: Path, policy: Policy) -> Trust:
     """What is known of a draft model, which llama.cpp reads too. Raises as for a model."""
-    header = validate_drafter(drafter)
+    header = validate_model_or_drafter(drafter)
     return assess_trust(header, identify(header), load_store(), policy)
 
 

@@ -195,7 +195,6 @@ SETTINGS: Final[Mapping[str, object]] = {
     "ident": None,
     "backlog": CONNECTIONS,
     "connection_limit": CONNECTIONS,
-    "channel_timeout": IDLE_S,
     "cleanup_interval": SWEEP_S,
     # Without it a client that leaves in the middle of an answer is not noticed.
     "channel_request_lookahead": 1,
@@ -222,7 +221,7 @@ def make_server(app: WebApp, sock: socket.socket) -> LoopbackServer:
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-    settings = {**SETTINGS, "sockets": [sock]}
+    settings = {**SETTINGS, "channel_timeout": IDLE_S, "sockets": [sock]}
     dispatcher = ThreadedTaskDispatcher()
     dispatcher.set_thread_count(THREADS)
     server = LoopbackServer(

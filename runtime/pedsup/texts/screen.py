@@ -28,6 +28,8 @@ LEAST: Final = 20
 """Below this many columns words are not wrapped: most would not fit."""
 ITEM, ITEM_INDENT = "- ", "  "
 _ITEM_GOES_ON: Final = re.compile(r"^(- .*)\n {2}(?=\S)", re.MULTILINE)
+_FILLER: Final = "\ufdd0"
+"""Not a character (Unicode reserves it): stands for the second cell of a wide one."""
 _PARTS: Final = re.compile(r"\n|[^\S\n]+|\S+")
 
 
@@ -75,19 +77,19 @@ def wrapped(text: str, width: int | None, indent: str = "") -> str:
     A word that is too long (a path, an address) stays whole, so that it can be copied. An item of
     a list ("- ...") is broken as a whole, and what follows a break is indented below its words.
     """
-    if width is None or width < LEAST or all(len(line) <= width for line in text.split("\n")):
+    if width is None or width < LEAST or all(columns(line) <= width for line in text.split("\n")):
         return text
     return "\n".join(
         line
-        if len(line) <= width
+        if columns(line) <= width
         else textwrap.fill(
-            line,
+            "".join(c + _FILLER * (columns(c) - 1) for c in line),  # textwrap counts characters
             width,
             subsequent_indent=indent + ITEM_INDENT * line.startswith(ITEM),
             break_long_words=False,
             break_on_hyphens=False,
             replace_whitespace=False,
-        )
+        ).replace(_FILLER, "")
         for line in _ITEM_GOES_ON.sub(r"\1 ", text).split("\n")
     )
 

@@ -9,7 +9,7 @@ import click
 from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
 from pedsup.errors import UntrustedError
-from pedsup.gguf_file.validate import validate_any
+from pedsup.gguf_file.validate import validate_any_gguf
 from pedsup.messages import message
 from pedsup.settings.load import load_settings
 from pedsup.texts.safe import clean
@@ -33,7 +33,7 @@ def command(model: Path, key: Path | None, as_json: bool) -> int:
     settings = load_settings(None, {})
     store = load_store()
     required = settings.require_signature or key is not None
-    header = validate_any(model)
+    header = validate_any_gguf(model)
     identity = identify(header)
     if key is not None:
         # For this check only: nothing is trusted afterwards that was not before.

@@ -44,7 +44,7 @@ from pedsup.errors import EngineError
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.lora import require_applicable
 from pedsup.gguf_file.projector import matching_projector
-from pedsup.gguf_file.validate import validate_drafter, validate_model
+from pedsup.gguf_file.validate import validate_model, validate_model_or_drafter
 from pedsup.gguf_file.values import ArrayValue
 from pedsup.messages import message
 from pedsup.pictures.picture import Picture
@@ -70,7 +70,7 @@ class ServerEngine:
             if config.adapter is not None:
                 require_applicable(config.adapter, header)
             if config.draft.model is not None:
-                require_drafter(header, validate_drafter(config.draft.model))
+                require_drafter(header, validate_model_or_drafter(config.draft.model))
             path = config.projector
             projector = matching_projector(path, header) if path else None
             special = partial(self.tokenize, parse_special=True)
