@@ -40,7 +40,7 @@ def test_an_unsigned_file_is_let_through_with_a_warning(exported: Path, capsys) 
     assert trust.weights == "read"
     said = capsys.readouterr()
     assert said.out == ""
-    assert "m.gguf: WARNING: this model is not signed" in said.err
+    assert "m.gguf: WARNING: this file is not signed" in said.err
     assert admit(exported).weights == "earlier", "all bytes are read once per file"
 
 
@@ -105,7 +105,7 @@ def test_the_document_says_who_vouches_for_the_file(bench, smollm2: Path, tmp_pa
     document = json.loads(done.stdout)
     assert document["trust"]["signed"] == "unsigned"
     assert len(document["answers"]) == 1
-    assert "WARNING: this model is not signed" in done.stderr
+    assert "WARNING: this file is not signed" in done.stderr
 
 
 def test_a_quantized_reference_is_warned_of(home: Path, smollm2: Path) -> None:

@@ -346,7 +346,7 @@ def test_a_broken_pipe_is_quiet(env: dict[str, str], smollm2: Path) -> None:
     child.stderr.close()
     first, warning = errors.splitlines()
     assert first == SHORT["en"]
-    assert warning.startswith("WARNING: this model is not signed")
+    assert warning.startswith("WARNING: this file is not signed")
 
 
 # ---- a session on a terminal ----

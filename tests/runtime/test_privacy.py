@@ -177,7 +177,7 @@ def test_the_server_listens_and_speaks_on_this_device_only(
         code, errors = server.finish()
     assert status == 200, answer
     assert code in (0, 130), errors
-    assert "WARNING: this model is not signed" in errors
+    assert "WARNING: this file is not signed" in errors
     calls = [line for line in trace.read_text().splitlines() if re.search(r"\w+\(", line)]
     assert any("listen(" in line for line in calls)
     assert networks(calls) <= {"127.0.0.1", "AF_INET", "AF_UNIX", "AF_UNSPEC"}

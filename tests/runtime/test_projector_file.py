@@ -28,9 +28,11 @@ from pedsup_testing.home import environment
 from pedsup.cli.commands.patch import _projector_text
 from pedsup.cli.commands.tune import _prepare
 from pedsup.device.available import Available
+from pedsup.engine.build_probe import LIBRARY_VARIABLE
 from pedsup.errors import (
     BadFileError,
     MismatchError,
+    MissingDependencyError,
     PedsupError,
     ResourceError,
     UnsupportedError,
@@ -272,7 +274,9 @@ def test_a_foreign_projector_runs_with_a_warning(tmp_path: Path) -> None:
         plan_launch(model, Settings(strict=True), available=_PLENTY)
 
 
-def test_what_a_picture_costs_is_in_the_check(tmp_path: Path) -> None:
+def test_what_a_picture_costs_is_in_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = _pair(tmp_path)
     plan = plan_launch(model, Settings(picture_tokens=140), available=_PLENTY)
     document = check_document(plan)
@@ -284,7 +288,16 @@ def test_what_a_picture_costs_is_in_the_check(tmp_path: Path) -> None:
         plan.fit.need.total
         > plan_launch(model, Settings(mmproj="off"), available=_PLENTY).fit.need.total
     )
+    # Where llama.cpp's library lies, libmtmd says whether it sees.
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path))
+    said = translated(check_text(plan), "en")
+    assert "Pictures: no, this build of llama.cpp cannot see pictures" in said
+    with pytest.raises(MissingDependencyError, match="libmtmd"):
+        require_sight(plan.blind, plan.config)
+    (tmp_path / "libmtmd.so").touch()
     assert "each takes up to 140 tokens" in translated(check_text(plan), "en")
+    require_sight(plan.blind, plan.config)
+    monkeypatch.delenv(LIBRARY_VARIABLE)
     mmproj_path(model).unlink()
     blind = plan_launch(model, Settings(), available=_PLENTY)
     assert "Pictures: no" in translated(check_text(blind), "en")

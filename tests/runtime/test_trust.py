@@ -109,8 +109,8 @@ def test_a_signed_file_says_by_whom(signed: Path) -> None:
 def test_an_unsigned_file_runs_with_a_warning(model: Path) -> None:
     trust = check(model)
     assert (trust.signed, trust.weights) == ("unsigned", "read")
-    assert trust.lines()[0].startswith("WARNING: this model is not signed")
-    assert translated(trust.lines()[0], "es").startswith("ATENCIÓN: este modelo no está firmado")
+    assert trust.lines()[0].startswith("WARNING: this file is not signed")
+    assert translated(trust.lines()[0], "es").startswith("ATENCIÓN: este archivo no está firmado")
     assert trust.describe()["warning"] == trust.lines()[0]
 
 

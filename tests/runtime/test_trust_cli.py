@@ -206,11 +206,11 @@ def test_a_draft_model_is_trusted_no_more_than_a_model(
     if real is None:
         pytest.skip("llama-server is not built: run `make native`")
     asked = run(model, *ask, "--draft", smollm2, PEDSUP_LLAMA_SERVER=str(real))
-    assert f"Its draft model, {smollm2.name}: WARNING: this model is not signed" in asked.stderr
+    assert f"Its draft model, {smollm2.name}: WARNING: this file is not signed" in asked.stderr
     plain = trust(asked.stdout)
     assert plain["signed"] == "signed"
     assert plain["drafter"]["signed"] == "unsigned"
-    assert "this model is not signed" in plain["warning"]
+    assert "this file is not signed" in plain["warning"]
     # From here on as a device that has not seen this model signed.
     assert run("trust", "unpin", trust_name(run)).returncode == 0
     drafter = model.with_name("d.gguf")

@@ -155,7 +155,7 @@ def _phone(phone: Phone) -> str:
     heads = ["model", f"memory at {CONTEXT} tokens", "fits", "fits with pictures",
              "tokens/s, predicted", "advised type"]  # fmt: skip
     return (
-        f"## {phone.name}\n\n{phone.chip}; an app may hope for "
+        f"## {phone.name}\n\n{phone.chip}; an app is likely to get "
         f"{phone.available_bytes / _GIB:.1f} GiB of memory; {low:g} to {high:g} GB/s. "
         f"{USUAL}, but for the last column.\n\n" + _table(heads, rows)
     )

@@ -79,7 +79,7 @@ def _phone_lines(advice: Advice, width: int) -> list[str]:
     features = ", ".join(FEATURES.get(name, name) for name in sorted(phone.features))
     facts = (
         ("chip", phone.chip),
-        ("memory", f"{phone.figures.memory_gb.value:g} GB, of which an app may hope for "
+        ("memory", f"{phone.figures.memory_gb.value:g} GB, of which an app is likely to get "
                    f"{human_bytes(phone.available_bytes)}; {low:g} to {high:g} GB/s"),
         ("storage", phone.storage),
         ("features", features),

@@ -218,6 +218,7 @@ def _pictures(request: RunRequest, plan: LaunchPlan) -> tuple[Picture, ...]:
     Raises:
         UsageError: too many of them.
         UnsupportedError, ResourceError: the model has no projector, or no room for it.
+        MissingDependencyError: this build of llama.cpp cannot see.
         BadFileError, UnsupportedError: a file is not a picture that is accepted.
     """
     if not request.images:

@@ -83,6 +83,19 @@ def library_is_packaged() -> bool:
     return LIBRARY_VARIABLE in os.environ
 
 
+def library_sees() -> bool:
+    """Whether libmtmd, with which pictures are seen, lies beside llama-cpp-python's library.
+
+    True also where there is no llama-cpp-python: that is another error.
+    """
+    if library_is_packaged():
+        return any(Path(os.environ[LIBRARY_VARIABLE]).glob("*mtmd*"))
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or found.origin is None:
+        return True
+    return any((Path(found.origin).parent / "lib").glob("*mtmd*"))
+
+
 def engine_build(kind: Literal["inprocess", "server"]) -> Build | None:
     """How an engine's library was built; None if it is absent or does not report it."""
     if kind == "inprocess":

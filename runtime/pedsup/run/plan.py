@@ -18,8 +18,9 @@ from pedsup.device.cores import (
     read_cores,
 )
 from pedsup.engine.api import DraftConfig, EngineConfig, SamplingConfig
-from pedsup.engine.build_probe import engine_build
+from pedsup.engine.build_probe import engine_build, library_sees
 from pedsup.engine.drafts import draft_config
+from pedsup.engine.llama_cpp.mtmd import CANNOT_SEE
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind
 from pedsup.engine.vector_units import usable
@@ -86,7 +87,11 @@ class LaunchPlan:
     @property
     def blind(self) -> Message | None:
         """Why the model does not see although it has a projector."""
-        return NO_ROOM if self.sight is not None and self.config.projector is None else None
+        if self.sight is None:
+            return None
+        if self.config.projector is None:
+            return NO_ROOM
+        return None if self.room.host.server or library_sees() else CANNOT_SEE
 
     @property
     def tuned(self) -> Tuned | None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from pedsup.engine.api import EngineConfig
 from pedsup.engine.limits import cannot_see
+from pedsup.engine.llama_cpp.mtmd import without_mtmd
 from pedsup.errors import ResourceError, UnsupportedError
 from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
@@ -91,8 +92,11 @@ def require_sight(blind: Message | None, config: EngineConfig) -> None:
     Raises:
         UnsupportedError: it has no projector.
         ResourceError: it has one, and no room for it.
+        MissingDependencyError: this build of llama.cpp cannot see.
     """
     if config.projector is not None:
+        if blind is not None:
+            raise without_mtmd()
         return
     if blind is None:
         raise cannot_see()

@@ -68,13 +68,13 @@ class Trust:
             first = _VOUCHES[self.signed].filled(name=self.key.name)
         elif self.signed == "unknown-key":
             first = message(
-                "WARNING: this model is signed by a key that is not trusted here ({hint}); the "
+                "WARNING: this file is signed by a key that is not trusted here ({hint}); the "
                 "signature cannot be checked (pedsup-run trust add KEY.pub).",
                 hint=(self.hint or "")[:16],
             )
         else:
             first = message(
-                "WARNING: this model is not signed: nobody vouches for where it comes from."
+                "WARNING: this file is not signed: nobody vouches for where it comes from."
             )
         lines = [joined(" ", [first, _READ[self.weights]])]
         if self.unbound:

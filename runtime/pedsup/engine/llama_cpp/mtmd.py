@@ -19,6 +19,7 @@ from pedsup.pictures.turn import turned_upright
 
 LIBRARY_VARIABLE: Final = "MTMD_CPP_LIB"
 """Where llama-cpp-python's declarations look for libmtmd."""
+CANNOT_SEE: Final = message("this build of llama.cpp cannot see pictures: it has no libmtmd")
 IMAGE: Final = 1
 """MTMD_INPUT_CHUNK_TYPE_IMAGE."""
 
@@ -38,7 +39,7 @@ def load_mtmd(lib: ModuleType) -> ModuleType:
     try:
         mtmd = bindings.import_submodule("mtmd_cpp")
     except (OSError, RuntimeError, AttributeError) as error:
-        raise _without_mtmd(folder) from error
+        raise without_mtmd(folder) from error
     finally:
         if before is None:
             del os.environ[LIBRARY_VARIABLE]
@@ -49,7 +50,8 @@ def load_mtmd(lib: ModuleType) -> ModuleType:
     return mtmd
 
 
-def _without_mtmd(folder: Path) -> MissingDependencyError:
+def without_mtmd(folder: Path | None = None) -> MissingDependencyError:
+    """The error for a build of llama.cpp that cannot see; `folder` is where libmtmd should be."""
     if library_is_packaged():
         remedy = message("give --engine server")
     else:
@@ -58,7 +60,7 @@ def _without_mtmd(folder: Path) -> MissingDependencyError:
             command=reinstall(),  # which leaves nothing out, unlike `make setup`
         )
     return MissingDependencyError(
-        "this build of llama.cpp cannot see pictures: it has no libmtmd",
+        CANNOT_SEE,
         where=folder,
         wanted="llama-cpp-python built with it, or a llama-server program",
         remedy=remedy,
