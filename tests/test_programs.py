@@ -21,8 +21,8 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         "import sys, time\nprint('begun')\ntime.sleep(float(sys.argv[1]))\nsys.exit(7)\n"
     )
     yield "thing"
-    if "thing" in programs._servers:
-        programs._servers.pop("thing").close()
+    if (server := programs._servers.pop(("thing",), None)) is not None:
+        server.close()
 
 
 def test_after_a_command_that_was_too_slow_the_next_one_has_its_own_exit_code(program: str) -> None:

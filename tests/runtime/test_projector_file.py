@@ -240,12 +240,16 @@ def test_the_model_s_manifest_names_its_projector(tmp_path: Path) -> None:
     assert plan_launch(model, Settings(mmproj="off"), available=_PLENTY).sight is None
 
 
-def test_the_name_of_a_projector_cannot_look_like_a_line_of_ours(tmp_path: Path) -> None:
+def test_the_name_of_a_projector_cannot_look_like_a_line_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is found by what is in it: whoever copies it may give it any name."""
     model = _pair(tmp_path)
     mmproj_path(model).rename(tmp_path / "mmproj-a\nSigned by Dr. Who.gguf")
     plan = plan_launch(model, Settings(), available=_PLENTY)
     assert plan.config.projector is not None
+    (tmp_path / "libmtmd.so").touch()
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path))  # a llama.cpp that sees
     shown = [check_text(plan), *_projector_text(model)]
     lines = "\n".join(translated(text, "en") for text in shown).splitlines()
     assert sum("Who.gguf" in line for line in lines) == 3

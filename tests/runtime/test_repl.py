@@ -398,7 +398,7 @@ def test_a_photo_is_named_as_a_person_types_it(start: Any, tmp_path: Path) -> No
             (f'"{photo}"', "next question: 3."),
             ("~nobody-of-this-name/a.png", "cannot be read"),
             ("'", "cannot be read"),
-            (str(tmp_path), "cannot be read"),
+            (str(tmp_path), "is not a regular file"),
         ):
             terminal.line(f"/image {typed}")
             assert said in terminal.expect(PROMPT)
