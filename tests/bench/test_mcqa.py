@@ -108,14 +108,17 @@ def test_a_dry_run_asks_nothing(bench, smollm2, tmp_path) -> None:
     (tmp_path / "q.jsonl").write_text("{}\n" * 50 + json.dumps(ROW))
     done = bench("mcqa", smollm2, "--reference", smollm2, "--dry-run", "--threads", 2,
                  "--questions", tmp_path / "q.jsonl")  # fmt: skip
-    assert "questions  1 (1 es), 2 prompts for each file" in done.stdout
-    assert "time       roughly" in done.stdout
+    assert "questions      1 (1 es), 2 prompts for each file" in done.stdout
+    assert "time           roughly" in done.stdout
     assert done.stderr.count("left out") == 21 and "30 more lines" in done.stderr
     done = bench("safety", smollm2, "--dry-run", "--limit", 12, "--threads", 2)
     assert "12 of 132 cases" in done.stdout and "1 ordinary (es)" in done.stdout
     done = bench("run", smollm2, "--dry-run", "--threads", 2, "--depths", "0,64")
     assert "threads        2\n" in done.stdout and "depths         0, 64\n" in done.stdout
     assert "None" not in done.stdout and "noise" not in done.stdout
+    done = bench("run", smollm2, "--dry-run", "--threads", 2, "--depths", "0,64", "--json")
+    document = json.loads(done.stdout)
+    assert (document["kind"], document["plan"]["depths"]) == ("bench-plan", [0, 64])
     done = bench("safety", tmp_path / "none.gguf", "--dry-run", check=False)
     assert done.returncode != 0
 

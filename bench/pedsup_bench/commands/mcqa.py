@@ -55,7 +55,8 @@ def mcqa(model: Path, **given: Any) -> None:
         files = {model: given["adapter"]}
         if given["reference"]:
             files[given["reference"]] = None
-        click.echo(plan_text(files, questions, options.n_threads(given["threads"])))
+        plan = plan_facts(files, questions, options.n_threads(given["threads"]))
+        options.show_plan(plan, as_json=given["as_json"])
         return
     ask = partial(
         score_all, questions=questions, n_ctx=given["n_ctx"],
@@ -97,9 +98,9 @@ def _questions(path: Path | None, language: str | None, answer_base: int | None)
     return found
 
 
-def plan_text(
+def plan_facts(
     files: Mapping[Path, Path | None], questions: Sequence[Question], n_threads: int
-) -> str:
+) -> dict[str, object]:
     """What would be asked, after the checks that read no weights.
 
     Args:
@@ -108,20 +109,21 @@ def plan_text(
     languages = Counter(question.language for question in questions)
     prompts = sum(len(question.options) for question in questions)
     tokens = sum(len(q.words) * (1 + len(q.options)) / 2 for q in questions) / CHARACTERS_PER_TOKEN
-    lines, seconds = [], 0.0
+    plan: dict[str, object] = {}
+    seconds = 0.0
     for number, (path, adapter) in enumerate(files.items()):
         admit(path, adapter, weights=False, as_before=number == 0)
         rates = Rates.guess(read_header(path), n_threads)
         seconds += rates.load + rates.prompt * tokens
         name = ("model", "reference")[number]
-        lines.append(f"{name:<10} {path}{f' with {adapter}' if adapter else ''}")
+        plan[name] = f"{path}{f' with {adapter}' if adapter else ''}"
     spoken = ", ".join(f"{n} {name}" for name, n in sorted(languages.items()))
-    return "\n".join([
-        *lines,
-        f"questions  {len(questions)} ({spoken}), {prompts} prompts for each file",
-        f"threads    {n_threads}",
-        f"time       roughly {human_seconds(seconds)}, guessed from the files' sizes",
-    ])  # fmt: skip
+    return {
+        **plan,
+        "questions": f"{len(questions)} ({spoken}), {prompts} prompts for each file",
+        "threads": n_threads,
+        "time": f"roughly {human_seconds(seconds)}, guessed from the files' sizes",
+    }
 
 
 def _answer(scored: Scored) -> dict[str, object]:

@@ -63,7 +63,7 @@ def quality(model: Path, **given: Any) -> None:
         for note in reference_notes(model, plan.reference, plan.adapter):
             say(f"warning: {note}")
     if given["dry_run"]:
-        click.echo(plan_text(plan))
+        options.show_plan(plan_facts(plan), as_json=given["as_json"])
         return
     task = _read_task(plan, given["examples"], allow_template=given["allow_template"])
     judged = {f"the text '{text.name}'": text.content for text in plan.texts}
@@ -116,16 +116,16 @@ def _read_task(
     )
 
 
-def plan_text(plan: QualityPlan) -> str:
+def plan_facts(plan: QualityPlan) -> dict[str, object]:
     """What would be measured."""
-    texts = ", ".join(f"{t.name} ({len(t.content.split())} words)" for t in plan.texts)
     most = f", at most {plan.n_chunks} per text" if plan.n_chunks else ""
-    return (
-        f"model      {plan.model}{f' with {plan.adapter}' if plan.adapter else ''}\n"
-        f"reference  {plan.reference or plan.logits_folder}\n"
-        f"texts      {texts}\nwindows    {plan.n_ctx} tokens, second half scored{most}\n"
-        f"threads    {plan.n_threads}"
-    )
+    return {
+        "model": f"{plan.model}{f' with {plan.adapter}' if plan.adapter else ''}",
+        "reference": str(plan.reference or plan.logits_folder),
+        "texts": [f"{t.name} ({len(t.content.split())} words)" for t in plan.texts],
+        "windows": f"{plan.n_ctx} tokens, second half scored{most}",
+        "threads": plan.n_threads,
+    }
 
 
 def quality_figures(tokens: dict[str, TokenFigures]) -> dict[str, QualityFigures]:

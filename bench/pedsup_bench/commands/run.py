@@ -114,7 +114,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     plan = make_plan(model, given)
     if given["dry_run"]:
-        click.echo("\n".join(_plan_lines(plan)))
+        options.show_plan(_plan_facts(plan), as_json=given["as_json"])
         return
     trust = admit_all(model, adapter=plan.adapter, projector=plan.projector)
     with _limits(plan, given["phone"]) as limited:
@@ -127,7 +127,7 @@ def run(model: Path, **given: Unpack[RunOptions]) -> None:
     options.put_out(document, run_table(document), given, lambda: report(document))
 
 
-def _plan_lines(plan: SpeedPlan) -> list[str]:
+def _plan_facts(plan: SpeedPlan) -> dict[str, object]:
     """What will be measured; what is not asked for is left out."""
     asked = {name: value for name, value in plan.to_json().items() if value}
     if plan.projector is None:
@@ -136,11 +136,7 @@ def _plan_lines(plan: SpeedPlan) -> list[str]:
         f"roughly {human_seconds(foresee(validate_model(plan.model), plan).left())}, guessed from "
         "the file's size"
     )
-    return [
-        f"{name.removeprefix('n_').replace('_', ' '):14} "
-        + (", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value))
-        for name, value in asked.items()
-    ]
+    return {name.removeprefix("n_").replace("_", " "): value for name, value in asked.items()}
 
 
 def with_digests(facts: ModelFacts, plan: SpeedPlan, trust: Mapping[str, object]) -> ModelFacts:

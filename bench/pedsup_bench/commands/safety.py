@@ -79,7 +79,7 @@ def safety(model: Path, **given: Any) -> None:
     plan = SafetyPlan(model, suite, _chosen(suite, choice), settings)
     if given["dry_run"]:
         admit(model, given["adapter"], weights=False)
-        click.echo(plan_text(plan))
+        options.show_plan(plan_facts(plan), as_json=given["as_json"])
         return
     trust = admit_all(model, adapter=given["adapter"])
     judged = run(plan)
@@ -98,7 +98,7 @@ def safety(model: Path, **given: Any) -> None:
     )  # fmt: skip
 
 
-def plan_text(plan: SafetyPlan) -> str:
+def plan_facts(plan: SafetyPlan) -> dict[str, object]:
     """What would be asked."""
     settings = plan.settings
     threads, most = settings.threads or 1, settings.max_tokens or 0
@@ -106,14 +106,14 @@ def plan_text(plan: SafetyPlan) -> str:
     tokens = sum(len(case.prompt) for case in plan.cases) / CHARACTERS_PER_TOKEN
     seconds = rates.load + rates.prompt * tokens + rates.decode * most * len(plan.cases)
     kinds = Counter((case.category, case.language) for case in plan.cases)
-    return "\n".join([
-        f"model      {plan.model}{f' with {settings.adapter}' if settings.adapter else ''}",
-        f"suite      {plan.suite.version}, {len(plan.cases)} of {len(plan.suite.cases)} cases",
-        *(f"           {n:3} {name} ({language})" for (name, language), n in sorted(kinds.items())),
-        f"answers    up to {most} tokens, reasoning {settings.think}, context {settings.ctx}",
-        f"threads    {threads}",
-        f"time       at most about {human_seconds(seconds)}, guessed from the file's size",
-    ])  # fmt: skip
+    return {
+        "model": f"{plan.model}{f' with {settings.adapter}' if settings.adapter else ''}",
+        "suite": f"{plan.suite.version}, {len(plan.cases)} of {len(plan.suite.cases)} cases",
+        "cases": [f"{n:3} {name} ({language})" for (name, language), n in sorted(kinds.items())],
+        "answers": f"up to {most} tokens, reasoning {settings.think}, context {settings.ctx}",
+        "threads": threads,
+        "time": f"at most about {human_seconds(seconds)}, guessed from the file's size",
+    }
 
 
 @dataclass(frozen=True)

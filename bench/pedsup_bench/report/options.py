@@ -56,6 +56,23 @@ def show(result: Mapping[str, object], text: str, *, as_json: bool) -> None:
     click.echo(json_text(document.finite(result)) if as_json else text)
 
 
+def show_plan(plan: Mapping[str, object], *, as_json: bool) -> None:
+    """What would be measured: a line for each fact, or one document."""
+    if as_json:
+        show({**document.head("pedsup-bench-plan/1"), "plan": plan}, "", as_json=True)
+        return
+    for name, value in plan.items():
+        click.echo(f"{name:<14} {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """Words of a list below each other, its numbers beside each other."""
+    if not isinstance(value, tuple | list):
+        return str(value)
+    words = any(isinstance(one, str) for one in value)
+    return (f"\n{'':15}" if words else ", ").join(map(str, value))
+
+
 def put_out(
     result: Mapping[str, object],
     text: str,
