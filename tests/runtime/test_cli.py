@@ -249,6 +249,10 @@ def test_an_unknown_template_needs_leave(run: Run, smollm2: Path, tmp_path: Path
     at = data.index(b"<|im_start|>", data.index(b"tokenizer.chat_template"))
     model.write_bytes(data[:at] + b"<|im_strat|>" + data[at + 12 :])
     refused(run(model, "-p", "x", *QUICK), "not one that pedsup knows", "--allow-template")
+    checked = run(model, "--check")
+    assert (checked.returncode, "--allow-template" in checked.stderr) == (4, True)
+    assert "Memory for a context" in checked.stdout
+    assert run(model, "--check", "--allow-template").returncode == 0
     assert run(model, "-p", "x", "--allow-template", *QUICK).returncode == 0
 
 

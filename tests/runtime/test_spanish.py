@@ -356,8 +356,8 @@ def test_results_fit_the_terminal_of_a_phone(
     _, key = key_pair(tmp_path / "lab")
     assert run("trust", "add", key, "--yes").returncode == 0
     narrow: dict[str, list[str]] = {}
-    for words in (["--check", model], ["trust", "list"], ["tune", "--dry-run", model],
-                  ["forget", "--yes"], ["sessions"]):  # fmt: skip
+    for words in (["--check", "--allow-template", model], ["trust", "list"],
+                  ["tune", "--dry-run", model], ["forget", "--yes"], ["sessions"]):  # fmt: skip
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         done = run(*words, COLUMNS="40")
         assert done.returncode == 0, done.stderr

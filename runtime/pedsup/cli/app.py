@@ -31,7 +31,7 @@ from pedsup.pictures.limits import MAX_PICTURES
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import read_picture
 from pedsup.progress import say
-from pedsup.run.load import LoadedModel, check_fit, load, turn_settings
+from pedsup.run.load import LoadedModel, check_fit, check_template, load, turn_settings
 from pedsup.run.plan import LaunchPlan, plan_launch
 from pedsup.run.preview import check_document, check_text
 from pedsup.run.sight import require_sight
@@ -188,6 +188,7 @@ def _check(plan: LaunchPlan, settings: Settings, *, as_json: bool) -> int:
     text = check_text(plan, build, screen_of(sys.stdout).width())
     show(as_json, check_document(plan, build), [text])
     check_fit(plan, settings)
+    check_template(plan, settings)
     return 0
 
 

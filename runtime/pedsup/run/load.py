@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pedsup.chat.events import TurnSettings
-from pedsup.chat.templates.template import ChatTemplate, required_source
+from pedsup.chat.templates.template import ChatTemplate
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.proxy import EngineProxy, checked
@@ -68,15 +68,17 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     """
     check_fit(plan, settings)
     _say_what_to_expect(plan)
-    required_source(plan.header.get("tokenizer.chat_template"))  # before the minutes of loading
-    trust = verify_weights(plan.trust)
-    confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
-    started = time.monotonic()
-    engine, governor = _governed(open_engine(plan.config, settings.engine), plan)
+    allow = settings.allow_template
     with ExitStack() as opened:
+        # Before the minutes of loading, where the file says enough.
+        if (template := ChatTemplate.from_header(plan.header, allow_unknown=allow)) is not None:
+            opened.callback(template.close)
+        trust = _verified(plan)
+        started = time.monotonic()
+        engine, governor = _governed(open_engine(plan.config, settings.engine), plan)
         opened.callback(engine.close)
         confirm_loaded(trust)
-        template = ChatTemplate.from_engine(engine, allow_unknown=settings.allow_template)
+        template = template or ChatTemplate.from_engine(engine, allow_unknown=allow)
         engine = _watched(engine, trust)
         opened.pop_all()
     if engine.build is not None and (warning := engine.build.warning()):
@@ -96,11 +98,29 @@ def load(plan: LaunchPlan, settings: Settings) -> LoadedModel:
     )
 
 
+def _verified(plan: LaunchPlan) -> Trust:
+    trust = verify_weights(plan.trust)
+    confirm_loaded(trust)  # a file with nothing to compare may have been replaced since the plan
+    return trust
+
+
 def _say_what_to_expect(plan: LaunchPlan) -> None:
     if plan.unchecked is not None:
         say(plan.unchecked.mapped(clean))
     if plan.fit.paging is not None:
         say(plan.fit.paging.text)
+
+
+def check_template(plan: LaunchPlan, settings: Settings) -> None:
+    """Refuse a chat template that `load` would refuse, where the file says enough.
+
+    Raises:
+        UnsupportedError: there is none, or one that is not known.
+        BadFileError: it is not a valid template.
+    """
+    found = ChatTemplate.from_header(plan.header, allow_unknown=settings.allow_template)
+    if found is not None:
+        found.close()
 
 
 def check_fit(plan: LaunchPlan, settings: Settings) -> None:

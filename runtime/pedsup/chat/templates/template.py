@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from pedsup.chat.templates.known import FAMILIES, PROBES, Family, Message, ThoughtMarkers
 from pedsup.chat.templates.process import TemplateProcess, refusal
 from pedsup.engine.api import Engine
 from pedsup.errors import BadFileError, UnsupportedError
+from pedsup.gguf_file import ArrayValue, GGUFHeader
+from pedsup.gguf_file.tokenizer import TOKENS
 from pedsup.messages import message
 
 __all__ = ["ChatTemplate", "Message", "ThoughtMarkers"]
 
 MAX_SOURCE: Final = 1 << 18
+ENDS: Final = ("bos", "eos")
 
 
 class ChatTemplate:
@@ -79,6 +83,18 @@ class ChatTemplate:
                 remedy="read the template; if you trust it, give --allow-template",
             )
         return template
+
+    @classmethod
+    def from_header(cls, header: GGUFHeader, *, allow_unknown: bool = False) -> ChatTemplate | None:
+        """`from_model` for a file that is not loaded; None where it does not name bos and eos.
+
+        llama.cpp has numbers of its own for these, which `from_engine` is told.
+        """
+        source = required_source(header.get("tokenizer.chat_template"))
+        bos, eos = (_token_text(header, f"tokenizer.ggml.{name}_token_id") for name in ENDS)
+        if bos is None or eos is None:
+            return None
+        return cls.from_model(source, allow_unknown=allow_unknown, bos=bos, eos=eos)
 
     @classmethod
     def from_engine(cls, engine: Engine, *, allow_unknown: bool = False) -> ChatTemplate:
@@ -152,6 +168,14 @@ def _guess_thought(source: str) -> ThoughtMarkers | None:
     """An allowed, unknown template that names a known model's channel gets its parser."""
     known = (family.thought for family in FAMILIES if family.thought and family.asks)
     return next((markers for markers in known if markers.opening in source), None)
+
+
+def _token_text(header: GGUFHeader, key: str) -> str | None:
+    token, texts = header.get(key), header.get(TOKENS)
+    if not isinstance(token, int) or not isinstance(texts, ArrayValue):
+        return None
+    text = next(islice(texts.raw_strings(), token, None), None) if token >= 0 else None
+    return None if text is None else text.decode("utf-8", "replace")
 
 
 def required_source(source: object) -> str:
