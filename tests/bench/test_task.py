@@ -175,7 +175,7 @@ def test_the_gate_and_the_quality_command_score_the_task(
     model, reference = tiny_quantized["gemma4"], tiny_ggufs["gemma4"]
     loose, tight = tmp_path / "loose.toml", tmp_path / "tight.toml"
     loose.write_text("[default]\ntask_loss_rise = 10.0\n")
-    tight.write_text("[default]\ntask_loss_rise = 0.0\ntask_drop = 1.0\n")
+    tight.write_text("[default]\ntask_loss_rise = 0.0\ntask_drop = 0.99\n")
     plan = GatePlan(model, reference, loose, examples=examples, n_chunks=1, n_threads=1,
                     allow_template=True)  # fmt: skip
     result = run_gate(plan)

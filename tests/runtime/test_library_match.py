@@ -107,8 +107,8 @@ def test_the_same_llama_cpp_built_elsewhere_is_taken(library, native_tool):
     ("code", "reason"),
     [
         (HEADER % ("ggml_commit", "4f2c1a9"), "another commit"),
-        (HEADER % ("ggml_version", "0.26.0"), "another version"),
-        (HEADER % ("llama_version", "0.6.1"), "another version"),
+        (COMMIT + HEADER % ("ggml_version", "0.26.0"), "another version"),
+        (COMMIT + HEADER % ("llama_version", "0.6.1"), "another version"),
         (COMMIT + GROWN, "llama_model_params."),
         (COMMIT + BATCH, "llama_batch.embd, llama_batch.token"),
     ],
@@ -179,7 +179,7 @@ def test_a_mismatch_is_told_and_the_server_takes_over(
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(site), *(p for p in sys.path if p)]),
-        "LLAMA_CPP_LIB_PATH": str(library(HEADER % ("ggml_version", "0.99.0"))),
+        "LLAMA_CPP_LIB_PATH": str(library(COMMIT + HEADER % ("ggml_version", "0.99.0"))),
         "PEDSUP_LLAMA_SERVER": str(native_tool("llama-server")),
         "HOME": str(tmp_path),
         "XDG_DATA_HOME": str(tmp_path),

@@ -30,8 +30,8 @@ from pedsup_bench.quality.measure import QualityPlan, measure
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report import document
 from pedsup_bench.report.texts import parse_texts
-from pedsup_bench.speed.llama_bench import native_root
 from pedsup_export.calibration import store
+from pedsup_tools.llama_cpp_programs import BIN
 
 SCHEMA: Final = "pedsup-frontier/1"
 TYPES: Final = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
@@ -133,7 +133,7 @@ def calibrated(plan: FrontierPlan, reference: Path) -> Path:
 
 def quantized(plan: FrontierPlan, reference: Path, kind: str, *options: str | Path) -> Path:
     """A file of llama-quantize."""
-    program = native_root() / "build" / "bin" / "llama-quantize"
+    program = BIN / "llama-quantize"
     if not program.is_file():
         raise MissingDependencyError("llama.cpp's programs are not built", remedy="make native")
     out = plan.folder / f"{'imatrix' if options else 'plain'}-{kind}.gguf"

@@ -50,7 +50,7 @@ def find_program() -> Path:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    built = native_root() / "build/bin/llama-bench"
+    built = native_root() / "programs/bin/llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):
         if found and os.access(found, os.X_OK):
             return Path(found)

@@ -102,8 +102,8 @@ class _Server:
                     __file__,
                     str(theirs.fileno()),
                     program,
+                    ",".join(more),
                     *PRELOADED[program],
-                    *more,
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -136,11 +136,15 @@ class _Server:
         self._process.wait()
 
 
-def _serve(connection: socket.socket, program: str, preloaded: list[str]) -> None:
+def _serve(
+    connection: socket.socket, program: str, others: list[str], preloaded: list[str]
+) -> None:
     """Fork for each request: answer that it has begun, then its exit code."""
     import contextlib
     import importlib
 
+    for name in others:  # other projects' modules may say what they like
+        importlib.import_module(name)
     with io.StringIO() as said:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             for name in preloaded:
@@ -207,4 +211,5 @@ def _become(program: str, fds: list[int]) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path.remove(str(Path(__file__).parent))
-    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], sys.argv[3:])
+    _fd, _program, _others, *_own = sys.argv[1:]
+    _serve(socket.socket(fileno=int(_fd)), _program, [n for n in _others.split(",") if n], _own)

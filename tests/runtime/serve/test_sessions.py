@@ -95,7 +95,7 @@ def test_without_history_nothing_is_on_the_disk(start: Any, tmp_path: Path) -> N
 
 
 def test_the_api_leaves_nothing_on_the_disk(real: Served) -> None:
-    home = Path(environment_of(real)["HOME"])
+    home = Path(environment_of(real)["HOME"]).parent  # what pedsup writes lies beside it
     body = {"model": "pedsup", "messages": [
         {"role": "system", "content": "You answer in one word. " * 20},
         {"role": "user", "content": "SECRET"}], "max_tokens": 2}  # fmt: skip

@@ -25,8 +25,8 @@ from pedsup.cli.border import border
 from pedsup.errors import EngineError, MissingDependencyError
 from pedsup.gguf_file.validate import validate_model
 from pedsup.progress import human_bytes, say
-from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
+from pedsup_tools.llama_cpp_programs import BIN
 
 N_PROMPT: Final = 512
 N_GEN: Final = 128
@@ -78,7 +78,7 @@ class Report:
 
 def find_llama_bench(given: str | None) -> Path:
     """The program given, or the one in PEDSUP_NATIVE's build."""
-    path = Path(given) if given else native_root() / "build" / "bin" / "llama-bench"
+    path = Path(given) if given else BIN / "llama-bench"
     if not os.access(path, os.X_OK):
         raise MissingDependencyError(
             "llama-bench was not found",

@@ -21,6 +21,7 @@ from pedsup.cli.border import border
 from pedsup.errors import EngineError, MissingDependencyError, UsageError
 from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
+from pedsup_tools.llama_cpp_programs import BIN
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -75,7 +76,7 @@ def peer_steps(job: Job) -> list[Step]:
     merged, wide = job.out / "merged", job.out / "merged-bf16.gguf"
     result = job.out / f"peer-{job.quant}.gguf"
     here: tuple[str | Path, ...] = (sys.executable, "-m", "pedsup_maintain.exporting.steps")
-    tool = native_root() / "build" / "bin" / "llama-quantize"
+    tool = BIN / "llama-quantize"
     quantize: tuple[str | Path, ...] = (tool,) if tool.is_file() else (*here, "quantize")
     return [
         Step(
