@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pedsup_testing import made_gguf, quantize_oracle
 from pedsup_testing.made_gguf import Made, Shape
 
+from pedsup.engine.build_probe import LIBRARY_VARIABLE
 from pedsup.errors import MissingDependencyError, UnsupportedError
 from pedsup.gguf_file import GGML_TYPES, read_header
 from pedsup.gguf_file.file_types import FILE_TYPES
@@ -202,7 +203,7 @@ def test_wrong_arrays_are_refused() -> None:
 def test_a_missing_library_names_the_install_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(ggml.LIB_PATH_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path))
     with pytest.raises(MissingDependencyError, match="pip install llama-cpp-python"):
         ggml.library_path()
 

@@ -8,13 +8,12 @@ ggml aborts the process on a wrong argument; the checks are in `quantize.py`.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import os
 import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pedsup.engine.build_probe import LIBRARY_VARIABLE, library_folder
 from pedsup.errors import MissingDependencyError, UnsupportedError
 from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LIB_PATH_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
-"""llama-cpp-python's own variable: the folder of the shared libraries."""
 _NAMES: Final = {
     "darwin": ("libggml-base.dylib", "libggml-base.so"),
     "win32": ("ggml-base.dll", "libggml-base.dll"),
@@ -52,13 +49,8 @@ def library_path() -> Path:
         MissingDependencyError: llama-cpp-python is not installed, or has no library.
     """
     names = _NAMES.get(sys.platform, ("libggml-base.so",))
-    folder = os.environ.get(LIB_PATH_VARIABLE)
-    if folder is None:
-        spec = importlib.util.find_spec("llama_cpp")
-        if spec is not None and spec.origin is not None:
-            folder = str(Path(spec.origin).parent / "lib")
-    for name in names if folder else ():
-        path = Path(str(folder)) / name
+    folder = library_folder()
+    for path in [folder / name for name in names] if folder is not None else ():
         if path.is_file():
             return path
     raise MissingDependencyError(
@@ -66,7 +58,7 @@ def library_path() -> Path:
         where=folder or "the Python package llama_cpp",
         wanted=" or ".join(names),
         remedy="pip install llama-cpp-python==0.3.36 (it compiles; a C compiler and cmake are "
-        f"needed), or set {LIB_PATH_VARIABLE} to the folder that holds the library",
+        f"needed), or set {LIBRARY_VARIABLE} to the folder that holds the library",
     )
 
 

@@ -83,17 +83,21 @@ def library_is_packaged() -> bool:
     return LIBRARY_VARIABLE in os.environ
 
 
+def library_folder() -> Path | None:
+    """Where llama-cpp-python looks for its libraries; None if it is absent and nothing is set."""
+    if library_is_packaged():
+        return Path(os.environ[LIBRARY_VARIABLE])
+    found = importlib.util.find_spec("llama_cpp")
+    return Path(found.origin).parent / "lib" if found is not None and found.origin else None
+
+
 def library_sees() -> bool:
     """Whether libmtmd, with which pictures are seen, lies beside llama-cpp-python's library.
 
     True also where there is no llama-cpp-python: that is another error.
     """
-    if library_is_packaged():
-        return any(Path(os.environ[LIBRARY_VARIABLE]).glob("*mtmd*"))
-    found = importlib.util.find_spec("llama_cpp")
-    if found is None or found.origin is None:
-        return True
-    return any((Path(found.origin).parent / "lib").glob("*mtmd*"))
+    folder = library_folder()
+    return folder is None or any(folder.glob("*mtmd*"))
 
 
 def engine_build(kind: Literal["inprocess", "server"]) -> Build | None:

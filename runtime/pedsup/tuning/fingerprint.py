@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import platform
 from pathlib import Path
 
 from pedsup.device.cores import Core
+from pedsup.engine.build_probe import library_folder
 from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.llama_server.process import find_program
 
@@ -29,11 +29,10 @@ def engine_digest(*, server: bool) -> str:
     if server:
         program = find_program()
         return _digest(["server", _stamp(program.resolve()) if program else None])
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
+    folder = library_folder()
+    if folder is None or importlib.util.find_spec("llama_cpp") is None:
         return _digest(["inprocess", None])
-    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(spec.origin).parent / "lib"
-    stamp = _stamp(Path(folder) / "libllama.so")
+    stamp = _stamp(folder / "libllama.so")
     return _digest(["inprocess", bindings.package_version(), stamp])
 
 

@@ -19,9 +19,8 @@ from typing import Final
 
 from pedsup.cli.border import border
 from pedsup.errors import EngineError, MissingDependencyError, UsageError
-from pedsup_bench.speed.llama_bench import native_root
 from pedsup_maintain import child_environment
-from pedsup_tools.llama_cpp_programs import BIN
+from pedsup_tools.llama_cpp_programs import BIN, ROOT
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -32,7 +31,7 @@ def converter() -> Path:
     Raises:
         MissingDependencyError: it is not here.
     """
-    path = native_root() / "src" / "convert_hf_to_gguf.py"
+    path = ROOT / "src" / "convert_hf_to_gguf.py"
     if not path.is_file():
         raise MissingDependencyError(
             "llama.cpp's converter is not here", where=path, remedy="run `make native`"
@@ -42,7 +41,7 @@ def converter() -> Path:
 
 def vocabulary_file() -> Path:
     """The GGUF with Gemma 4's vocabulary; it may be absent."""
-    return native_root() / "src" / "models" / "ggml-vocab-gemma-4.gguf"
+    return ROOT / "src" / "models" / "ggml-vocab-gemma-4.gguf"
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class ChatTemplate:
             UnsupportedError: there is none, or it is not one of the known ones.
             BadFileError: it is not a valid template.
         """
-        source = required_source(source)
+        source = _required(source)
         digest = hashlib.sha256(source.encode("utf-8")).hexdigest()
         known = next((family for family in FAMILIES if digest in family.digests), None)
         template = cls(source, known, bos=bos, eos=eos)
@@ -90,7 +90,7 @@ class ChatTemplate:
 
         llama.cpp has numbers of its own for these, which `from_engine` is told.
         """
-        source = required_source(header.get("tokenizer.chat_template"))
+        source = _required(header.get("tokenizer.chat_template"))
         bos, eos = (_token_text(header, f"tokenizer.ggml.{name}_token_id") for name in ENDS)
         if bos is None or eos is None:
             return None
@@ -178,7 +178,7 @@ def _token_text(header: GGUFHeader, key: str) -> str | None:
     return None if text is None else text.decode("utf-8", "replace")
 
 
-def required_source(source: object) -> str:
+def _required(source: object) -> str:
     """The template of a model that has one. Raises as `ChatTemplate.from_model`."""
     if not isinstance(source, str) or not source:
         raise UnsupportedError(
