@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from pedsup_testing import native, programs, skips
+from pedsup_testing import kept, native, programs, skips
 from pedsup_testing.converter import Converter
 
 # Examples take as long as the machine is busy: 200 ms, the default, is no property of the program.
@@ -56,6 +58,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Made models are kept for the next fast run; a run of all tests keeps them for itself."""
+    if kept.ROOT in os.environ:
+        return
+    if config.getoption("--slow"):
+        folder = tempfile.mkdtemp(prefix="pedsup-models-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+    else:
+        folder = str(kept.root())
+        kept.forget_old()
+    os.environ[kept.ROOT] = folder  # workers inherit it
+    config.add_cleanup(lambda: os.environ.pop(kept.ROOT))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     choose_latency_suite(config, items)
     if hasattr(config, "workerinput"):
@@ -70,7 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def try_fewer_examples(item: pytest.Item) -> None:
-    """A fast run tries a quarter of a property's examples: CI tries all."""
+    """A fast run tries an eighth of a property's examples: CI tries all."""
     function = getattr(item, "obj", None)
     function = getattr(function, "__func__", function)
     # The one place where Hypothesis keeps what `@settings` gave; shared by all parameters.
@@ -78,7 +94,7 @@ def try_fewer_examples(item: pytest.Item) -> None:
     if getattr(function, "pedsup_fewer", False):
         return
     own = getattr(function, name, None) or settings.default
-    setattr(function, name, settings(own, max_examples=max(10, own.max_examples // 4)))
+    setattr(function, name, settings(own, max_examples=max(10, own.max_examples // 8)))
     function.pedsup_fewer = True
 
 

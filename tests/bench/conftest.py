@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import native, programs, tiny_models
+from pedsup_testing.lazy import require
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -16,7 +17,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Hugging Face folders of a tiny llama and a tiny Gemma 4 (sliding window 16)."""
-    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    require("transformers", "pip install 'pedsup[train]'")
     root = tmp_path_factory.mktemp("tiny")
     return {
         "llama": tiny_models.llama(root / "llama"),

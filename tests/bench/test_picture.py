@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pedsup_testing import mtmd, seeing
+from pedsup_testing.lazy import require
 
 from pedsup.gguf_file.projector import validate_projector
 from pedsup_bench.speed.child import measured_picture
@@ -38,7 +39,7 @@ def test_a_photo_is_another_picture_for_each_sample(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Gemma 4 that sees, with its projector beside it."""
-    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    require("transformers", "pip install 'pedsup[train]'")
     from pedsup_export.plan.planner import make_plan
     from pedsup_export.plan.request import ExportRequest
     from pedsup_export.source.hub import ModelRef

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pedsup_testing import adapter_files, oracle, sized_models, tiny_models
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import (
     BadFileError,
@@ -103,7 +104,7 @@ def test_every_tensor_is_the_converter_s(
         assert read_header(mine).get(key) == read_header(theirs).get(key)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["e4b"], KINDS))
 def test_logits_are_peft_s(
     kind: str, models: dict[str, Path], live: dict[str, Path],
     base_files: Callable[[str, str], Path], tmp_path: Path,
@@ -123,6 +124,7 @@ def test_logits_are_peft_s(
     assert kl < effect / 1000
 
 
+@pytest.mark.slow  # shown above for a float32 base
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_beside_a_quantized_base_are_peft_s_on_the_dequantized_one(
     kind: str, models: dict[str, Path], live: dict[str, Path],

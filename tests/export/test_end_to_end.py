@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pedsup_testing import oracle
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import BadFileError
 from pedsup.gguf_file import GGUFHeader, read_header
@@ -52,11 +53,8 @@ def assert_same_tensors(mine: Path, theirs: Path) -> None:
     assert not wrong
 
 
-FAST = {("e4b", "Q4_K_M"), ("llama", "Q4_K_M"), ("gemma3", "Q4_K_M")}
-SOME_SLOWLY = [
-    *("llama", "e4b", "gemma3"),
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("e2b", "qwen2", "qwen3")),
-]
+FAST = {("e4b", "Q4_K_M")}
+MOST_SLOWLY = slow_but(["e4b"], ["llama", "e4b", "gemma3", "e2b", "qwen2", "qwen3"])
 ALL = [
     pytest.param(kind, quant, marks=[] if (kind, quant) in FAST else [pytest.mark.slow])
     for kind in ("llama", "e4b", "e2b", "gemma3", "qwen2", "qwen3")
@@ -170,7 +168,7 @@ def peft_logits(base: Path, adapter: Path, tokens: list[int], *, ggml_gelu: bool
         return model(input_ids=torch.tensor([tokens])).logits[0].numpy()
 
 
-@pytest.mark.parametrize("kind", SOME_SLOWLY)
+@pytest.mark.parametrize("kind", MOST_SLOWLY)
 def test_logits_equal_transformers_and_peft(
     kind: str, models: dict[str, Path], adapters: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -319,7 +319,10 @@ assert sys.argv[1] in dispatch.why_ggml()["Q4_K", False]
 
 @pytest.mark.parametrize(
     ("start", "reason"),
-    [(WITHOUT_NUMBA, "numba cannot be imported"), (NOT_TO_BE_COMPILED, "TypingError")],
+    [
+        (WITHOUT_NUMBA, "numba cannot be imported"),
+        pytest.param(NOT_TO_BE_COMPILED, "TypingError", marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_kernel_ggml_does_it_and_says_so(start: str, reason: str) -> None:
     done = subprocess.run(

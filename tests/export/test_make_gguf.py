@@ -8,16 +8,19 @@ import pty
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from pedsup_testing import programs, tiny_models
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import UsageError
 from pedsup.trust.manifest import manifest_path, read_manifest
 from pedsup_tools.gguf_job import job_from, reference_options
 
 ROOT = Path(__file__).parents[2]
+EMPTY_GGUF = b"GGUF\3\0\0\0" + bytes(16)
 ODD = ("informe final", 'd\'Ana "x"', "$HOME$(x)", "a#b", "~/niño", "año;ls &")
 
 
@@ -202,8 +205,15 @@ def test_statistics_are_made_again_for_another_text(
 # ---- whose file it is -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["m.gguf", "m.gguf.manifest.json", "m.gguf.sig"])
-@pytest.mark.parametrize("content", [b"notes that must stay", b"GGUF\3\0\0\0" + bytes(16)])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    slow_but(
+        {("m.gguf", EMPTY_GGUF), ("m.gguf.sig", b"notes that must stay")},
+        product(
+            ["m.gguf", "m.gguf.manifest.json", "m.gguf.sig"], [b"notes that must stay", EMPTY_GGUF]
+        ),
+    ),
+)
 def test_force_replaces_nobody_else_s_file(
     name: str, content: bytes, models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -232,7 +242,7 @@ def test_nothing_is_written_through_a_link(
         assert not (tmp_path / "m.gguf").exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 6), (b"y\n", 0)])
+@pytest.mark.parametrize(("answer", "code"), slow_but([(b"n\n", 6)], [(b"n\n", 6), (b"y\n", 0)]))
 def test_on_a_terminal_it_asks(
     answer: bytes, code: int, models: dict[str, Path], tmp_path: Path
 ) -> None:

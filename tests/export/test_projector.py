@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from pedsup_testing import towers
 from pedsup_testing.home import environment
+from pedsup_testing.slowly import slow_but
 from safetensors.numpy import load_file, save_file
 
 from pedsup.cli.commands.patch import command as patch_command
@@ -130,7 +131,7 @@ def _plain(value: Any) -> Any:
 # ---- the bytes --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(["gemma4"], FAMILIES))
 def test_with_an_adapter_it_is_the_converter_s_after_peft_s_merge(
     family: str, cases: dict[str, Case], convert: ConvertWith, tmp_path: Path
 ) -> None:
@@ -309,7 +310,7 @@ def test_what_is_there_is_not_overwritten(cases: dict[str, Case], tmp_path: Path
 # ---- whether they belong together -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(["gemma3"], FAMILIES))
 def test_each_names_the_other_and_both_are_proved(family: str, cases: dict[str, Case]) -> None:
     case = cases[family]
     manifest, header = read_manifest(manifest_path(case.out)), read_header(case.projector)

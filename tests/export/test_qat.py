@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pedsup_testing import adapter_files, oracle, qat
+from pedsup_testing.slowly import slow_but
 
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.ggml_types import BY_NAME
@@ -110,7 +111,7 @@ def request(base: Path, out: Path, **options: object) -> ExportRequest:
     return replace(made, **options)
 
 
-@pytest.mark.parametrize("kind", ["llama", "e4b"])
+@pytest.mark.parametrize("kind", slow_but(["e4b"], ["llama", "e4b"]))
 def test_every_matrix_of_the_file_is_the_base_s(
     kind: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def load_file_float(folder: Path) -> dict[str, np.ndarray]:
     return {n: t.float().numpy() for n, t in load(folder / "model.safetensors").items()}
 
 
+@pytest.mark.slow  # the exact blocks are shown above
 def test_it_is_twenty_times_nearer_to_the_base_than_llama_quantize(
     bases: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:
@@ -160,6 +162,7 @@ def test_it_is_twenty_times_nearer_to_the_base_than_llama_quantize(
     assert mine <= theirs / 20
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_gemma_4_are_twenty_times_nearer(
     bases: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pedsup_testing import made_gguf, quantize_oracle
 from pedsup_testing.made_gguf import Made, Shape
+from pedsup_testing.slowly import slow_but
 
 from pedsup.engine.build_probe import LIBRARY_VARIABLE
 from pedsup.errors import MissingDependencyError, UnsupportedError
@@ -81,7 +82,7 @@ def packed_in_file(path: Path) -> dict[str, tuple[str, bytes]]:
 @pytest.mark.parametrize(
     "weighted", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "imatrix"]
 )
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", slow_but(["unfriendly", "odd"], MODELS))
 def test_every_file_type_has_llama_cpps_bytes(tmp_path: Path, model: str, weighted: bool) -> None:
     made = MODELS[model]()
     arrays = made_gguf.write_data(tmp_path / "f32.gguf", made, random_tensor)
@@ -99,7 +100,7 @@ def test_every_file_type_has_llama_cpps_bytes(tmp_path: Path, model: str, weight
         assert not wrong, (quant, wrong)
 
 
-SLOW_GRIDS = ("IQ1_M", "IQ1_S", "IQ2_S", "IQ2_XS")
+SLOW_GRIDS = ("IQ1_M", "IQ1_S", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 """ggml builds their search grids at first use, for seconds."""
 
 

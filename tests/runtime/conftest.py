@@ -10,6 +10,7 @@ import pytest
 from pedsup_testing import native, tiny_models
 from pedsup_testing.converter import Converter
 from pedsup_testing.gemma4_template import edge, large
+from pedsup_testing.lazy import require
 
 from pedsup.engine.api import Engine, EngineConfig
 
@@ -29,7 +30,7 @@ def edge_template(large_template: str) -> str:
 @pytest.fixture(scope="session")
 def gemma4_folder(tmp_path_factory: pytest.TempPathFactory, edge_template: str) -> Path:
     """A tiny random Gemma 4 (sliding window 16) as transformers saves it, with the E4B template."""
-    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    require("transformers", "pip install 'pedsup[train]'")
     folder = tiny_models.gemma4(tmp_path_factory.mktemp("gemma4"))
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))

@@ -19,6 +19,7 @@ TURNS: tuple[Turn, ...] = (
 )
 
 
+@pytest.mark.slow
 def test_prompt_and_answer_are_what_transformers_renders(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
     from transformers import AutoTokenizer

@@ -52,6 +52,7 @@ def test_going_back_behind_the_window_rereads_nothing(open_engine, open_inproces
     require_same_text(fresh, follow_up, after, greedy(fresh, follow_up, 24))
 
 
+@pytest.mark.slow
 def test_a_server_with_a_long_context_uses_its_checkpoints(open_server, gemma4_gguf, monkeypatch):
     monkeypatch.setattr("pedsup.engine.llama_server.process.MAX_FULL_WINDOW", 0)
     engine = open_server(gemma4_gguf, n_batch=64, n_ubatch=64)
@@ -66,7 +67,7 @@ def test_keep_lets_the_prompts_own_end_go(open_engine, open_inprocess, gemma4_gg
     """The larger Gemmas' prompt ends with an empty thought that the next prompt lacks."""
     engine = open_engine(gemma4_gguf, n_batch=64, n_ubatch=64)
     prompt = [2, *engine.tokenize(LONG, parse_special=False)]
-    greedy(engine, [*prompt, 100, 101], 300, keep=len(prompt))
+    greedy(engine, [*prompt, 100, 101], 80, keep=len(prompt))
     follow_up = [*prompt, *engine.tokenize("Vacunas.", parse_special=False)]
     after = greedy(engine, follow_up, 24)
     assert engine.last_stats.n_cached == len(prompt)
@@ -82,7 +83,7 @@ def test_an_earlier_turn_can_be_returned_to(open_inprocess, gemma4_gguf):
     path = gemma4_gguf.parent / "system.state"
     engine.save_state(path)
     assert engine.load_state(path) == system
-    for turn in range(4):
+    for turn in range(2):
         greedy(engine, [*system, *engine.tokenize(f"Turno {turn}. " * 30, parse_special=False)], 40)
         assert engine.last_stats.n_cached == len(system), f"turn {turn}"
 
@@ -154,7 +155,7 @@ def test_thinking_turns_share_all_but_the_dropped_thought(open_engine, gemma4_gg
         {"role": "user", "content": "¿Fiebre?"},
     ]
     first = build_prompt(engine, template, messages, think=True)
-    greedy(engine, first.tokens, 200, keep=first.keep)
+    greedy(engine, first.tokens, 80, keep=first.keep)
     messages += [
         {"role": "assistant", "content": "Vacunas."},
         {"role": "user", "content": "¿Peso?"},

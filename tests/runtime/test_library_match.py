@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pedsup_testing.slowly import slow_but
 from pedsup_testing.termux import ANDROID
 
 from pedsup.engine.llama_cpp.library_match import WRITTEN_FOR, LibraryIdentity, identity_mismatch
@@ -168,7 +169,7 @@ def test_nobody_knows_unknown_declarations():
     assert identity_mismatch(OURS, None) == "unknown declarations"
 
 
-@pytest.mark.parametrize("platform", ["linux", "android"])
+@pytest.mark.parametrize("platform", slow_but(["android"], ["linux", "android"]))
 def test_a_mismatch_is_told_and_the_server_takes_over(
     platform, library, smollm2, native_tool, tmp_path
 ):

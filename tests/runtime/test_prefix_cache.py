@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from pedsup_testing.slowly import slow_but
 
 from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate, Message
@@ -92,7 +93,11 @@ def damage_no_json(cache):
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_byte, damage_cut, damage_gone, damage_note, damage_no_json]
+    "damage",
+    slow_but(
+        [damage_byte, damage_no_json],
+        [damage_byte, damage_cut, damage_gone, damage_note, damage_no_json],
+    ),
 )
 def test_a_damaged_state_is_told_and_made_again(damage, open_inprocess, gemma4_gguf, tmp_path):
     start = Start(open_inprocess, gemma4_gguf, tmp_path)

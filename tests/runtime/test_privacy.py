@@ -187,6 +187,7 @@ def test_the_server_listens_and_speaks_on_this_device_only(
     assert not (tmp_path / "tmp").exists() or list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow  # test_cli.py sees every system call
 def test_python_s_own_audit_sees_no_socket(env: dict[str, str], model: Path) -> None:
     """Where strace is not to be had, as in Termux: the hook of Python's own sockets."""
     program = (

@@ -16,6 +16,7 @@ import pytest
 from pedsup_testing import mtmd, seeing
 from pedsup_testing.converter import Converter
 from pedsup_testing.home import environment
+from pedsup_testing.lazy import require
 from pedsup_testing.pictures import undecodable_jpeg
 from pedsup_testing.seeing import BEGIN, END, Oracle, pixels, png
 from pedsup_testing.served import Served
@@ -44,7 +45,7 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory, edge_template: str, converter: Converter
 ) -> Path:
     """A model as wide as E2B: its pictures are read from left to right."""
-    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    require("transformers", "pip install 'pedsup[train]'")
     made = seeing.gemma4(tmp_path_factory.mktemp("edge"), width=1536, template=edge_template)
     seeing.convert(made, converter)
     return made
@@ -114,7 +115,7 @@ def test_pictures_of_the_large_models_are_seen_as_a_whole(
     from pedsup.engine.llama_cpp.inprocess import InProcessEngine
 
     mtmd.require()
-    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    require("transformers", "pip install 'pedsup[train]'")
     made = seeing.gemma4(
         tmp_path, width=256, template=large_template, use_bidirectional_attention="vision"
     )

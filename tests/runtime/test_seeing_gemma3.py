@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pedsup_testing import mtmd, seeing
+from pedsup_testing.lazy import require
 from pedsup_testing.seeing import BEGIN, END, GEMMA3_SIDE, png
 
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
@@ -21,7 +22,7 @@ FLOOR = 0.02
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base, its GGUF and its projector, both by our exporter."""
-    pytest.importorskip("transformers", reason="pip install 'pedsup[train]'")
+    require("transformers", "pip install 'pedsup[train]'")
     from pedsup_export.plan.planner import make_plan
     from pedsup_export.plan.request import ExportRequest
     from pedsup_export.source.hub import ModelRef

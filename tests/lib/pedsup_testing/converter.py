@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,18 +17,22 @@ from pathlib import Path
 
 
 class Converter:
-    """The process; it ends with `close` or when the tests do."""
+    """The process, started when it is first needed; it ends with `close` or when the tests do."""
 
     def __init__(self, source: Path) -> None:
+        self._source = source
+        self._process: subprocess.Popen[str] | None = None
+
+    def _start(self) -> subprocess.Popen[str]:
         env = {k: v for k, v in os.environ.items() if k != "NO_LOCAL_GGUF"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, source / "convert_hf_to_gguf.py"],
+        return subprocess.Popen(
+            [sys.executable, __file__, self._source / "convert_hf_to_gguf.py"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**env, "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
 
     def __call__(self, folder: Path, out: Path, outtype: str = "f32", *options: str) -> Path:
-        """Convert a Hugging Face folder.
+        """Convert a Hugging Face folder, or copy what came of the same one before.
 
         Args:
             options: more of the script's, such as `--mmproj`.
@@ -35,17 +40,33 @@ class Converter:
         Raises:
             AssertionError: the converter failed; what it wrote is the message.
         """
+        from pedsup_testing import kept
+
+        # The source's folder is named by its version; the file's name is in what it writes.
+        made_by = [str(self._source), kept.digest(self._source / "convert_hf_to_gguf.py")]
+        with kept.entry(*made_by, folder.name, kept.digest(folder), outtype, *options) as (
+            place,
+            there,
+        ):
+            if not there:
+                self._convert(folder, out, outtype, *options)
+                shutil.copyfile(out, place)
+            shutil.copyfile(place, out)
+        return out
+
+    def _convert(self, folder: Path, out: Path, outtype: str, *options: str) -> None:
         arguments = [str(folder), "--outtype", outtype, "--outfile", str(out), *options]
+        self._process = self._process or self._start()
         with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
             assert self._process.stdin is not None and self._process.stdout is not None
             print(json.dumps([log.name, *arguments]), file=self._process.stdin, flush=True)
             status = self._process.stdout.readline().strip()
             assert status == "0", f"convert_hf_to_gguf.py: {status}\n{log.read()}"
-        return out
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate()
+        if self._process is not None:
+            self._process.communicate()
 
     def __enter__(self) -> Converter:
         return self

@@ -43,3 +43,9 @@ def lazy_names(module: str, *names: str) -> list[Any]:
 def needs(module: str, reason: str) -> pytest.MarkDecorator:
     """A mark for tests that are skipped where a package is not installed; it is not imported."""
     return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=reason)
+
+
+def require(module: str, reason: str) -> None:
+    """Skip where a package is not installed; unlike `importorskip`, it is not imported."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(reason)

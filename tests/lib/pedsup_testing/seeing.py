@@ -14,6 +14,7 @@ import numpy as np
 from pedsup.pictures.picture import Picture
 from pedsup_testing import tiny_models, towers
 from pedsup_testing.converter import Converter
+from pedsup_testing.kept import kept
 
 BEGIN, PLACE, END = 60, 61, 62
 PATCH, MERGE = 4, 3
@@ -22,6 +23,7 @@ UNIT = PATCH * MERGE
 MARKS = {BEGIN: "<|image>", PLACE: "<|image|>", END: "<image|>"}
 
 
+@kept
 def gemma4(folder: Path, *, width: int, template: str, **text: Any) -> Path:
     """Write a tiny Gemma 4 with a vision tower and no audio.
 
@@ -137,6 +139,7 @@ GEMMA3_SIDE = 224
 """Pixels on each side of what the tiny Gemma 3 sees: 16 patches, of which 4 make a token's side."""
 
 
+@kept
 def gemma3(folder: Path) -> Path:
     """Write a tiny Gemma 3 with a vision tower, as MedGemma is.
 

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pedsup_testing.kept import kept
+
 TEXT = (
     "The child has a fever and a cough. El niño tiene fiebre y tos. Oral rehydration helps a child "
     "with diarrhea. La rehidratación oral ayuda al niño con diarrea. Check the breathing rate and "
@@ -149,6 +151,7 @@ def gemma4_text_config(shape: str = "e4b", **overrides: Any) -> Any:
     return Gemma4TextConfig(**{**values, **overrides})
 
 
+@kept
 def gemma4(folder: Path, *, shape: str = "e4b", seed: int = 0, **overrides: Any) -> Path:
     """Write a tiny `Gemma4ForCausalLM` folder and return it."""
     from transformers import Gemma4ForCausalLM
@@ -156,6 +159,7 @@ def gemma4(folder: Path, *, shape: str = "e4b", seed: int = 0, **overrides: Any)
     return _save(folder, Gemma4ForCausalLM, gemma4_text_config(shape, **overrides), seed)
 
 
+@kept
 def gemma4_multimodal(folder: Path, *, shape: str = "e4b", seed: int = 0) -> Path:
     """Write a tiny `Gemma4ForConditionalGeneration` folder with vision and audio towers."""
     from transformers import Gemma4AudioConfig, Gemma4Config, Gemma4VisionConfig
@@ -217,6 +221,7 @@ def assistant_class() -> Any:
     return Gemma4AssistantForCausalLM
 
 
+@kept
 def llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     """Write a tiny `LlamaForCausalLM` folder (grouped-query attention, tied) and return it."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -272,6 +277,7 @@ def gemma3_older_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**old, "sliding_window_pattern": 6}
 
 
+@kept
 def gemma3(folder: Path, *, seed: int = 4, **overrides: Any) -> Path:
     """Write a tiny `Gemma3ForCausalLM` folder with a tokenizer.model and return it."""
     from transformers import Gemma3ForCausalLM
@@ -281,6 +287,7 @@ def gemma3(folder: Path, *, seed: int = 4, **overrides: Any) -> Path:
     return folder
 
 
+@kept
 def gemma3_multimodal(folder: Path, *, seed: int = 5, **overrides: Any) -> Path:
     """Write a tiny `Gemma3ForConditionalGeneration` folder with a vision tower, as MedGemma is.
 
@@ -306,6 +313,7 @@ def gemma3_multimodal(folder: Path, *, seed: int = 5, **overrides: Any) -> Path:
     return folder
 
 
+@kept
 def qwen(folder: Path, vocabulary: Path, *, version: int, seed: int = 6, **overrides: Any) -> Path:
     """Write a `Qwen2ForCausalLM` or `Qwen3ForCausalLM` folder: tiny but for Qwen's real vocabulary.
 
@@ -395,6 +403,16 @@ def write_tokenizer_model(folder: Path) -> None:
 
 def lora(folder: Path, base: Path, *, seed: int = 1, **overrides: Any) -> Path:
     """Write a PEFT LoRA adapter for `base` whose two halves are random and not zero."""
+    _lora(folder, base, seed=seed, **overrides)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = str(base)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    return folder
+
+
+@kept
+def _lora(folder: Path, base: Path, *, seed: int, **overrides: Any) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pedsup_testing import tiny_models
+from pedsup_testing.kept import kept
 
 GEMMA4_PROCESSOR = {
     "image_processor": {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0],
@@ -17,6 +18,7 @@ GEMMA3_PROCESSOR = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
                     "image_seq_length": 4}  # fmt: skip
 
 
+@kept
 def gemma4(folder: Path, *, seed: int = 7) -> Path:
     """A Gemma 4 whose two towers have two layers each and clip what goes in and comes out.
 
@@ -54,6 +56,7 @@ def gemma4(folder: Path, *, seed: int = 7) -> Path:
     return folder
 
 
+@kept
 def gemma3(folder: Path, *, seed: int = 8) -> Path:
     """A Gemma 3 in bfloat16 with a vision tower whose feed-forward is not of whole blocks of 32."""
     import torch
@@ -85,6 +88,7 @@ TARGETS = {
 }
 
 
+@kept
 def lora(folder: Path, base: Path, targets: str, *, seed: int = 1) -> Path:
     """A LoRA adapter of the towers' layers and of some of the text model's."""
     import torch
