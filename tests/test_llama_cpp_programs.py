@@ -46,6 +46,7 @@ def test_where_libmtmd_is_missing_the_advice_can_be_followed(
         assert (command in done.stdout) is not packaged
 
 
+@pytest.mark.slow
 def test_pip_removes_a_file_that_was_put_into_a_package(tmp_path: Path) -> None:
     """pip itself is asked: what its RECORD does not name would outlive the package."""
     venv.create(tmp_path / "venv", with_pip=False)

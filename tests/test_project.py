@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from pedsup_testing.slowly import slow_but
 
 ROOT = Path(__file__).parents[1]
 ROOTS = {
@@ -44,7 +45,7 @@ def test_the_roots_are_no_packages() -> None:
         assert not (root / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("name", ROOTS)
+@pytest.mark.parametrize("name", slow_but(["pedsup"], ROOTS))
 def test_importing_has_no_effects(name: str, tmp_path: Path) -> None:
     """Every module imports silently, without a file, and without the heavy libraries."""
     modules = [

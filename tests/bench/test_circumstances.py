@@ -39,6 +39,7 @@ def test_cold_is_what_was_not_there_or_was_read(
     assert was_cold(resident, read, 1000) is cold
 
 
+@pytest.mark.slow
 def test_a_load_of_a_file_that_another_program_holds_is_not_called_cold(
     tiny_quantized: dict[str, Path],
 ) -> None:

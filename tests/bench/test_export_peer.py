@@ -231,6 +231,7 @@ def test_a_known_allocation_is_seen(tmp_path: Path) -> None:
     assert usage.n_samples > 3
 
 
+@pytest.mark.slow
 def test_cpu_time_is_that_of_the_command(tmp_path: Path) -> None:
     code = "import time\nwhile time.process_time() < 0.8: pass"
     assert 0.75 < run_python(code, tmp_path).cpu < 2
@@ -247,6 +248,7 @@ def test_a_grandchild_counts_too(tmp_path: Path) -> None:
     assert 200 * MIB < usage.peak_anon < 245 * MIB
 
 
+@pytest.mark.slow
 def test_mapped_files_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "mapped"
     path.write_bytes(bytes(150 * MIB))

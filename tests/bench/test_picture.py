@@ -103,6 +103,7 @@ def test_what_cannot_be_measured_is_refused_before(  # type: ignore[no-untyped-d
     assert "Traceback" not in done.stderr and not out.exists()
 
 
+@pytest.mark.slow
 def test_llama_server_is_measured_too(  # type: ignore[no-untyped-def]
     model: Path, native_tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

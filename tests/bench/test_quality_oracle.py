@@ -116,6 +116,7 @@ def test_its_file_of_logits_is_read(oracle, bench, native_libraries, text_file, 
     check(figures(done)["es"], said, rel=2e-5)
 
 
+@pytest.mark.slow
 def test_our_file_of_logits_is_its_file(
     oracle, bench, native_libraries, perplexity, text_file, tmp_path
 ) -> None:
@@ -175,6 +176,7 @@ def test_interrupted_runs_go_on_to_the_same_figures(
     assert list((tmp_path / "torn" / "j").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_torn_file_of_logits_is_completed(oracle, text_file, tmp_path, monkeypatch) -> None:
     from pedsup.questions.texts import Text
     from pedsup_bench.quality import measure as m

@@ -99,6 +99,7 @@ def test_compare_is_repeatable_and_its_interval_holds_the_ratio() -> None:
     assert first.low <= first.ratio <= first.high
 
 
+@pytest.mark.slow
 def test_clean_noise_is_rarely_called_worse() -> None:
     """Two sets of the same distribution, many times: few false alarms."""
     import random

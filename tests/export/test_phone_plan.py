@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pedsup_testing import made_gguf, memory_probe, quantize_oracle
+from pedsup_testing.slowly import slow_but
 
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import PedsupError, ResourceError, UsageError
@@ -53,6 +54,8 @@ from pedsup_export.phone.policy import (
 from pedsup_export.types.ftypes import file_type
 
 MIB, GIB = 1 << 20, 1 << 30
+PHONES = sorted(shipped_profiles())
+SOME = ("exynos-1380", "helio-g85")
 ROOT = Path(__file__).parents[2]
 DOT = frozenset({"asimd", "asimddp"})
 I8MM = DOT | {"i8mm"}
@@ -174,7 +177,7 @@ def test_the_same_on_the_real_models(phone: str, memory: list[float]) -> None:
         assert ranks[1] <= ranks[0]
 
 
-@pytest.mark.parametrize("phone", sorted(shipped_profiles()))
+@pytest.mark.parametrize("phone", slow_but(SOME, PHONES))
 def test_what_is_chosen_fits_and_every_other_has_a_reason(phone: str) -> None:
     advice = advise(profile(phone), gemma4_models())
     chosen = advice.choice.chosen
@@ -356,8 +359,8 @@ def test_the_plan_in_words() -> None:
     assert len([line for line in done.output.splitlines() if re.match(r"E[24]B ", line)]) == 18
 
 
-@pytest.mark.parametrize("width", [40, 80])
-@pytest.mark.parametrize("phone", sorted(shipped_profiles()))
+@pytest.mark.parametrize("width", slow_but([40], [40, 80]))
+@pytest.mark.parametrize("phone", slow_but(SOME, PHONES))
 def test_the_plan_fits_a_phone_in_portrait(
     phone: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

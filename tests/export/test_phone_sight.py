@@ -108,6 +108,7 @@ def test_a_base_that_sees_nothing_says_so() -> None:
     assert sight_text(advice.sight, phone, advice.context).startswith("Pictures: none")
 
 
+@pytest.mark.slow
 def test_run_for_a_phone_says_what_its_projector_takes(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
     command = ["run", "--base", str(base), "--out", str(out), "--phone", "galaxy-a15", "--dry-run"]

@@ -96,7 +96,7 @@ def resumed(monkeypatch: pytest.MonkeyPatch, made: ExportRequest) -> list[str]:
     return sorted(made_now)
 
 
-@pytest.mark.parametrize("what", ["nothing", "adapter", "base"])
+@pytest.mark.parametrize("what", slow_but(["nothing", "adapter"], ["nothing", "adapter", "base"]))
 def test_a_resume_goes_on_only_with_the_same_contents(
     what: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +291,9 @@ def test_a_change_below_the_last_bit_is_not_proved(
     assert {share.name for share in report.shares} == names
 
 
-@pytest.mark.parametrize("what", ["tokens", "template", "sampling", "adapter's template"])
+@pytest.mark.parametrize(
+    "what", slow_but(["tokens"], ["tokens", "template", "sampling", "adapter's template"])
+)
 def test_verify_tells_another_tokenizer(what: str, inputs: dict[str, Path], tmp_path: Path) -> None:
     """The same tensors, but other words for them: not what base and adapter give."""
 

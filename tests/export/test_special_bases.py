@@ -133,6 +133,7 @@ def test_allow_unused_exports_and_records_them(
     assert tensors(tmp_path / "m.gguf") == tensors(tmp_path / "clean.gguf")
 
 
+@pytest.mark.slow
 def test_an_adapter_of_the_multimodal_model_on_the_text_model_and_back(
     models: dict[str, Path], adapters: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_an_adapter_of_the_multimodal_model_on_the_text_model_and_back(
     assert sum(t.adapted for t in plan.tensors) == len(weights) // 2
 
 
+@pytest.mark.slow  # test_checkpoint.py reads shards
 def test_shards_give_the_same_file(models: dict[str, Path], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

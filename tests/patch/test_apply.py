@@ -347,7 +347,12 @@ UNUSED_IN_PLACE = "another digest of the old tensor"
 
 @pytest.mark.parametrize(
     ("what", "in_place"),
-    [(w, place) for w in HOSTILE for place in (False, True) if not place or w != UNUSED_IN_PLACE],
+    [
+        pytest.param(w, place, marks=pytest.mark.slow if place else ())
+        for w in HOSTILE
+        for place in (False, True)
+        if not place or w != UNUSED_IN_PLACE
+    ],
 )
 def test_a_hostile_patch_is_refused_and_nothing_is_left(
     tmp_path: Path, what: str, in_place: bool

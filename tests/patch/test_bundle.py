@@ -92,6 +92,7 @@ case $2 in {termux.models}*) printf 'h\\nx 1 1 1000 1\\n' ;; *) exit 1 ;; esac
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_new_version_of_the_same_name_is_made_in_place(tmp_path: Path) -> None:
     old, new, card = made(tmp_path, "v0.2.gguf")
     termux = phone(tmp_path, old)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pedsup_testing.slowly import slow_but
 
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.patch.arithmetic import changed
@@ -40,7 +41,7 @@ def test_types_without_a_layout_of_their_own_are_taken_as_bytes() -> None:
     assert layout_of(BY_NAME["MXFP4"]).streams == (0, 17)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", slow_but(["Q4_K", "IQ4_XS", "BF16", "Q8_0"], BY_NAME))
 @given(seed=st.integers(0, 1 << 30), n_blocks=st.integers(1, 40), share=st.floats(0, 1))
 def test_the_new_bytes_and_back_to_the_old_ones(
     name: str, seed: int, n_blocks: int, share: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from pedsup_testing import versions
 from pedsup_testing.home import environment
 from pedsup_testing.signed_models import key_pair
+from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import UntrustedError
 from pedsup.gguf_file.validate import validate_model
@@ -53,8 +55,13 @@ def run(old: Path, patch: Path, **options: bool) -> Trust | None:
         return apply(plan)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("name", ["Tiny", "Tiny of another name"])
+@pytest.mark.parametrize(
+    ("in_place", "name"),
+    slow_but(
+        {(True, "Tiny"), (False, "Tiny of another name")},
+        product([False, True], ["Tiny", "Tiny of another name"]),
+    ),
+)
 def test_a_signed_model_stays_signed(tmp_path: Path, in_place: bool, name: str) -> None:
     private, public = key_pair(tmp_path / "lab")
     other, other_public = key_pair(tmp_path / "other")

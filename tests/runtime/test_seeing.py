@@ -103,6 +103,7 @@ def _check_against(oracle: Oracle, engine: Engine) -> None:
     assert 3 * _apart(ours, right) < _apart(ours, other), "the picture is seen"
 
 
+@pytest.mark.slow
 def test_a_picture_is_seen_as_transformers_sees_it(oracle: Oracle, engine: Engine) -> None:
     _check_against(oracle, engine)
 
@@ -173,6 +174,7 @@ def test_a_photo_that_lies_on_its_side_is_turned(engine: Engine) -> None:
     assert np.array_equal(found, upright)
 
 
+@pytest.mark.slow
 def test_llama_server_sees_what_transformers_sees(
     oracle: Oracle, folder: Path, open_server: Open
 ) -> None:
@@ -193,6 +195,7 @@ def test_llama_server_sees_what_transformers_sees(
         list(server.generate(_prompt(server, image, "a <turn|> b"), GREEDY, max_tokens=1))
 
 
+@pytest.mark.slow
 def test_llama_server_says_the_same(engine: Engine, folder: Path, open_server: Open) -> None:
     fields = {"n_ctx": 768, "projector": folder / "mmproj-tiny.gguf"}
     server = open_server(folder / "tiny.gguf", **fields)

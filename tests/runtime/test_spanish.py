@@ -422,6 +422,7 @@ def test_a_whole_session_is_in_spanish(tmp_path: Path, smollm2: Path) -> None:
     assert english_in(copy.read_text("utf-8").replace(SHORT["en"], "")) == []
 
 
+@pytest.mark.slow
 def test_an_answer_its_notices_and_its_copy_are_in_spanish(tmp_path: Path, smollm2: Path) -> None:
     env = {**environment(tmp_path), "LANG": "es_MX.UTF-8"}
     copy = tmp_path / "copia.md"

@@ -39,7 +39,11 @@ MAIN = f"""import os, sys
 assert sys.flags.safe_path, "a click.py in the working folder would be imported"
 print("{VERSION}" if sys.argv[1:] == ["--version"] else sys.argv[1:])
 """
-SHELLS = [("dash",), ("busybox", "sh"), ("bash", "--posix")]
+SHELLS = [
+    ("dash",),  # Termux's own
+    pytest.param(("busybox", "sh"), marks=pytest.mark.slow),
+    pytest.param(("bash", "--posix"), marks=pytest.mark.slow),
+]
 
 
 PIP = """import sys, zipfile
@@ -349,7 +353,11 @@ def test_a_copy_goes_on_where_it_was(bundle, model, termux):
     installed(termux, model)
 
 
-@pytest.mark.parametrize("left", [b"\0" * (4 * MIB), b"\0" * (9 * MIB)], ids=["holes", "longer"])
+@pytest.mark.parametrize(
+    "left",
+    [b"\0" * (4 * MIB), pytest.param(b"\0" * (9 * MIB), marks=pytest.mark.slow)],
+    ids=["holes", "longer"],
+)
 def test_a_partial_copy_with_other_bytes_is_copied_again(left, bundle, model, termux):
     """A power cut may leave zeros; and the copy of an earlier model has the same name."""
     partial = termux.models / ".m.gguf.partial"

@@ -512,6 +512,7 @@ def bench(smollm2: Path):  # type: ignore[no-untyped-def]
 PLAIN = Candidate(1, 1, pin=False, batch=512, ubatch=512, extra_buffers=False, mmap=True)
 
 
+@pytest.mark.slow
 def test_a_real_child_measures_and_its_death_is_a_result(bench: ChildBench) -> None:
     speed = bench.measure(PLAIN, "turn")
     assert isinstance(speed, Speed)

@@ -84,6 +84,7 @@ def test_timings_are_there_when_the_answer_was_cut(open_any, smollm2):
     assert timings.prompt_s + timings.decode_s <= timings.total_s * 1.05
 
 
+@pytest.mark.slow  # test_turn.py does it with a scripted engine
 def test_ctrl_c_and_go_on(open_any, smollm2):
     engine = open_any(smollm2)
     template = ChatTemplate.from_engine(engine)

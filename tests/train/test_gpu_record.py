@@ -52,6 +52,7 @@ def test_random_examples_have_the_lengths_of_the_original_run() -> None:
     assert max(lengths) <= 768 and 415 < sum(lengths) / len(lengths) < 447
 
 
+@pytest.mark.slow
 def test_e4b_has_the_published_size() -> None:
     """Counted without memory for weights: 7.46 B parameters."""
     import torch

@@ -35,6 +35,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.gemma4(tmp_path_factory.mktemp("models") / "gemma4")
 
 
+@pytest.mark.slow
 def test_held_out_loss_is_transformers_mean_over_target_tokens(gemma: Path, tmp_path: Path) -> None:
     """Answers of very different lengths, in batches of 4 and a rest of 1; each by itself for
     transformers, and summed."""

@@ -120,6 +120,7 @@ def test_a_million_strings_in_python_and_a_tenth_of_them_in_llama_cpp(pair: Pair
                 assert [vocabulary.base_ids[i] for i in cut.encode(line)] == theirs, line
 
 
+@pytest.mark.slow
 def test_many_small_blocks_give_the_same_file(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

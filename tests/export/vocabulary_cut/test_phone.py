@@ -23,6 +23,7 @@ from pedsup_export.vocabulary_cut.languages import parse_languages
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_the_languages_save() -> None:
     run = ["plan", "--phone", "galaxy-a15", "--languages", "es,en"]
     text = CliRunner().invoke(cli, run, catch_exceptions=False).output

@@ -1,4 +1,4 @@
-"""Made models that are kept: importing torch and transformers takes ten times as long as making one.
+"""Made models that are kept: the imports of torch and transformers take longer than making one.
 
 What is kept is found by what it was made from: the function and its arguments, the contents of the
 folders among them, the source of the makers and the versions of the packages. `root()` is in the

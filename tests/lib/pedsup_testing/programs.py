@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 PRELOADED = {
-    "pedsup": ("pedsup.cli.app", "pedsup.cli.run_session"),
+    "pedsup": ("click", "uuid", "pedsup.cli.app", "pedsup.cli.run_session"),
     "pedsup_export": ("numpy", "numba", "gguf", "pedsup_export.cli.run", "pedsup_export.cli.verify",
-                      "pedsup_export.cli.request", "pedsup_export.plan.calibrated"),
+                      "pedsup_export.cli.request", "pedsup_export.plan.calibrated",
+                      "threadpoolctl", "tqdm", "pedsup_testing.warm_export"),
     "pedsup_bench": ("numpy", "pedsup_bench.cli", "pedsup_bench.commands.quality",
                      "pedsup_bench.commands.run", "pedsup_bench.commands.report"),
     "pedsup_train": ("pedsup_train.cli",),
