@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -36,6 +38,18 @@ LONG = {
 }  # fmt: skip
 """Files of few slow tests that take half a minute: at the end one worker would wait for them."""
 LONG_WEIGHT = 150
+
+TORCH = {
+    *("export/" + name for name in (
+        "test_adapter.py", "test_adapter_file.py", "test_calibration.py", "test_checkpoint.py",
+        "test_end_to_end.py", "test_heads.py", "test_merge.py", "test_nf4.py", "test_projector.py",
+        "test_qat.py", "test_quantize.py", "test_special_bases.py", "test_wild_inputs.py",
+    )),
+    *("train/" + name for name in ("test_grids.py", "test_training.py")),
+    "bench/test_task.py", "runtime/test_template.py",
+}  # fmt: skip
+"""Files whose fast tests have torch as their oracle. Its import, transformers' and PEFT's take 8 s:
+in a fast run one worker takes all of them. A file that is missing here is only slower."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,7 +121,36 @@ def longest_files_first(items: list[pytest.Item], *, slowly: bool) -> None:
         if is_slow and not slowly:
             weight = 0
         weights[item.path] = weights.get(item.path, 0) + weight
-    items.sort(key=lambda item: (-weights[item.path], str(item.path)))
+    items.sort(
+        key=lambda item: (
+            slowly or not needs_torch(item.path), -weights[item.path], str(item.path)
+        )
+    )  # fmt: skip
+
+
+def needs_torch(path: Path) -> bool:
+    return "/".join(path.parts[-2:]) in TORCH
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of a fast run of whole files: one worker takes those of `TORCH`, as if they were one."""
+    if config.getoption("--slow") or config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class TorchOnOneWorker(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "torch" if needs_torch(Path(file)) else file
+
+    return TorchOnOneWorker(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:

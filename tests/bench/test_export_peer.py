@@ -238,6 +238,7 @@ def test_cpu_time_is_that_of_the_command(tmp_path: Path) -> None:
     assert run_python("import time\ntime.sleep(0.5)", tmp_path).cpu < 0.5
 
 
+@pytest.mark.slow
 def test_a_grandchild_counts_too(tmp_path: Path) -> None:
     inner = "import time\nx = bytearray(b'x') * (100 << 20)\ntime.sleep(1.2)"
     code = (
@@ -262,6 +263,7 @@ def test_mapped_files_are_told_apart(tmp_path: Path) -> None:
     assert usage.peak_total > 150 * MIB
 
 
+@pytest.mark.slow
 def test_a_temporary_file_is_seen_though_it_is_gone_at_the_end(tmp_path: Path) -> None:
     watched = tmp_path / "watched"
     watched.mkdir()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.lazy import Lazy, needs
 
 from pedsup.chat.dialogue_text import prompt_and_answer
 from pedsup.chat.templates.template import ChatTemplate
@@ -22,7 +23,8 @@ from pedsup_train.recipe.schema import DataConfig, read_recipe
 from pedsup_train.run.plan import load_data
 from pedsup_train.run.trainer import make_trainer, mean_over_tokens, whole_batches
 
-torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+torch = Lazy("torch")
+pytestmark = needs("torch", "pip install 'pedsup[train]'")
 
 FREE = Example("f", "s.jsonl#1", "es", "¿Qué signo es una emergencia?", explanation="No bebe.")
 CHOICE = Example(

@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import pytest
+from pedsup_testing.lazy import Lazy, needs
 
 from pedsup.errors import UsageError
 from pedsup_export.phone.gemma4_shapes import E2B, E4B, Shape, text_config
@@ -18,7 +19,8 @@ from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.run.memory import Batch, Estimate, estimate
 from pedsup_train.run.memory_report import Card, find_card, memory_document, memory_lines
 
-torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+torch = Lazy("torch")
+pytestmark = needs("torch", "pip install 'pedsup[train]'")
 
 WITHIN = 0.10
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.lazy import Lazy, needs
 
 from pedsup.errors import UnsupportedError
 from pedsup_train.model.backends import choose_runtime
@@ -28,7 +29,8 @@ from pedsup_train.run.plan import make_plan
 from pedsup_train.run.runner import run as train_adapter
 from pedsup_train.run.work import newest_checkpoint
 
-torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+torch = Lazy("torch")
+pytestmark = needs("torch", "pip install 'pedsup[train]'")
 
 DRIVER = Path(__file__).with_name("processes_driver.py")
 STEPS = 15

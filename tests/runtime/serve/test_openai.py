@@ -280,6 +280,7 @@ def test_reasoning_is_a_field_of_its_own(gemma: Any) -> None:
     assert "".join(delta.content or "" for delta in deltas) == "Sí."
 
 
+@pytest.mark.slow
 def test_reasoning_can_be_switched_off(gemma: Any) -> None:
     client = gemma(*[["Sí.", END]] * 3)
     kwargs = {"chat_template_kwargs": {"enable_thinking": False}}
