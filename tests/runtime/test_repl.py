@@ -44,6 +44,7 @@ def start(tmp_path: Path, edge_template: str):  # type: ignore[no-untyped-def]
         return Terminal(
             [sys.executable, scripted_repl.__file__, str(tmp_path / "config.json")],
             {"PYTHONPATH": path, "INPUTRC": os.devnull},
+            preload=("pedsup_testing.scripted_repl",),
         )
 
     launch.calls = lambda: json.loads((tmp_path / "calls.json").read_text())  # type: ignore[attr-defined]

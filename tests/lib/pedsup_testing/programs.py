@@ -59,9 +59,7 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it was killed.
     """
-    server = _servers.get((program, *preload))
-    if server is None:
-        server = _servers[program, *preload] = _Server(program, preload)
+    server = _server(program, preload)
     words = [os.fsdecode(a) if isinstance(a, bytes) else str(a) for a in arguments]
     environment = dict(os.environ if env is None else env)
     request = {"argv": words, "env": environment, "cwd": str(Path.cwd())}
@@ -78,6 +76,40 @@ def run(
             _servers.pop((program, *preload)).kill()
             raise
         return subprocess.CompletedProcess([program, *words], code, _text(out), _text(errors))
+
+
+def start(
+    script: str, *arguments: object, terminal: int, env: Mapping[str, str], preload: tuple[str, ...]
+) -> Started:
+    """Begin `python script arguments`, whose standard streams and terminal are `terminal`.
+
+    One at a time of the same script and modules.
+    """
+    server = _server(script, preload)
+    words = [str(a) for a in arguments]
+    request = {"argv": words, "env": dict(env), "cwd": str(Path.cwd()), "terminal": True}
+    return Started(server, server.begin(request, (terminal, terminal, terminal)))
+
+
+class Started:
+    """A program that was begun; wait for its end before the next one."""
+
+    def __init__(self, server: _Server, pid: int) -> None:
+        self._server, self.pid = server, pid
+
+    def poll(self, timeout: float = 0) -> int | None:
+        """Its exit code, or None while it runs; a signal is negative."""
+        try:
+            return self._server.end(timeout)
+        except (BlockingIOError, TimeoutError):
+            return None
+
+
+def _server(program: str, preload: tuple[str, ...]) -> _Server:
+    server = _servers.get((program, *preload))
+    if server is None:
+        server = _servers[program, *preload] = _Server(program, preload)
+    return server
 
 
 def _text(file: IO[bytes]) -> str:
@@ -104,7 +136,7 @@ class _Server:
                     str(theirs.fileno()),
                     program,
                     ",".join(more),
-                    *PRELOADED[program],
+                    *PRELOADED["pedsup" if program.endswith(".py") else program],
                 ],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -112,20 +144,27 @@ class _Server:
             )
 
     def run(self, request: object, files: tuple[IO[bytes], ...], timeout: float) -> int:
+        self.begin(request, tuple(file.fileno() for file in files))
+        try:
+            return self.end(timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired("program", timeout) from None
+
+    def begin(self, request: object, streams: tuple[int, ...]) -> int:
         # The request may be longer than a packet: it lies in a file, too.
         with tempfile.TemporaryFile() as body:
             body.write(json.dumps(request).encode())
             body.flush()
-            fds = [*(file.fileno() for file in files), body.fileno()]
             self._socket.settimeout(60)
-            socket.send_fds(self._socket, [b"run"], fds)
-            if self._socket.recv(_LINE) != b"begun":
+            socket.send_fds(self._socket, [b"run"], [*streams, body.fileno()])
+            word, _, pid = self._socket.recv(_LINE).partition(b" ")
+            if word != b"begun":
                 raise ConnectionError("what forks has ended: see its stderr")
-            self._socket.settimeout(timeout)
-            try:
-                return int(self._socket.recv(_LINE))
-            except TimeoutError:
-                raise subprocess.TimeoutExpired("program", timeout) from None
+        return int(pid)
+
+    def end(self, timeout: float) -> int:
+        self._socket.settimeout(timeout)
+        return int(self._socket.recv(_LINE))
 
     def kill(self) -> None:
         """End it and its command at once."""
@@ -163,7 +202,7 @@ def _serve(
             _become(program, fds)
         for fd in fds:
             os.close(fd)
-        connection.send(b"begun")
+        connection.send(b"begun %d" % child)
         _, status = os.waitpid(child, 0)
         connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
@@ -171,7 +210,9 @@ def _serve(
 def _become(program: str, fds: list[int]) -> NoReturn:
     """Be the program: what the interpreter does at its start and at its end, done here."""
     import atexit
+    import fcntl
     import runpy
+    import termios
     import threading
     import traceback
 
@@ -182,6 +223,9 @@ def _become(program: str, fds: list[int]) -> NoReturn:
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
         os.close(fd)
+    if request.get("terminal"):
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
@@ -192,7 +236,10 @@ def _become(program: str, fds: list[int]) -> NoReturn:
     sys.argv = [program, *request["argv"]]
     code = 1
     try:
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        if program.endswith(".py"):
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

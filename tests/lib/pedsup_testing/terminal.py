@@ -12,22 +12,42 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from pedsup_testing import programs
+
 PATIENCE_S = 120.0
 """The machine of the tests may be busy; what is waited for comes in a fraction of a second."""
 
 
 class Terminal:
-    """Start `arguments` with a terminal of 100 columns; use as a context manager."""
+    """Start `arguments` with a terminal of 100 columns; use as a context manager.
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str]) -> None:
+    Args:
+        preload: `arguments` are Python, a script and its arguments, for which a process forks that
+            has imported these modules (programs.py).
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], env: dict[str, str], preload: tuple[str, ...] = ()
+    ) -> None:
         self.output = ""
         """All that was printed so far."""
         self._at = 0
+        self._status: int | None = None
+        self._started: programs.Started | None = None
+        env = {**env, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+        if preload:
+            self._fd, theirs = pty.openpty()
+            _, script, *words = arguments
+            self._started = programs.start(
+                script, *words, terminal=theirs, env={**os.environ, **env}, preload=preload
+            )
+            os.close(theirs)
+            self.pid = self._started.pid
+            return
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(env, TERM="xterm", COLUMNS="100", LINES="40")
+            os.environ.update(env)
             os.execv(arguments[0], list(arguments))
-        self._status: int | None = None
 
     def __enter__(self) -> Terminal:
         return self
@@ -37,10 +57,17 @@ class Terminal:
     ) -> None:
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            self._status = self._poll(PATIENCE_S)
         os.close(self._fd)
         if error is not None:
             print(f"--- terminal ---\n{self.output}\n---", file=sys.stderr)
+
+    def _poll(self, timeout: float = 0) -> int | None:
+        """The exit code, or None while the program runs."""
+        if self._started is not None:
+            return self._started.poll(timeout)
+        pid, status = os.waitpid(self.pid, 0 if timeout else os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def expect(self, pattern: str) -> str:
         """Wait for a pattern after the last match; returns the text up to its end."""
@@ -69,9 +96,7 @@ class Terminal:
         end = time.monotonic() + PATIENCE_S
         while self._status is None:
             self._read()
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._status = os.waitstatus_to_exitcode(status)
+            self._status = self._poll()
             assert time.monotonic() < end, "the program did not end"
         while self._read():
             pass
