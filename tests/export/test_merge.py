@@ -106,7 +106,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "tokens": {"trainable_token_indices": [0, 7, 319]},
     "eva-like start": {"init_lora_weights": "gaussian"},
 }  # fmt: skip
-FAST = ("all linears", "odd rank", "rslora with patterns", "norms whole", "tokens")
+FAST = ("all linears", "rslora with patterns", "tokens")
 UNTIED: dict[str, dict[str, Any]] = {
     "head": {"target_modules": ["q_proj", "lm_head"]},
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},

@@ -56,7 +56,11 @@ def sparse(tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
-@pytest.mark.parametrize("has_imatrix", [False, True], ids=["plain", "imatrix"])
+@pytest.mark.parametrize(
+    "has_imatrix",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["plain", "imatrix"],
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_types_equal_llama_cpp(sparse, shape: str, has_imatrix: bool) -> None:
     made, path = sparse(shape)

@@ -477,7 +477,7 @@ def test_the_planned_header_is_the_exported_file_s(
     assert "does not suit" in unsuited and '"quant": "Q4_' in unsuited
 
 
-@pytest.mark.parametrize("phone", sorted(shipped_profiles()))
+@pytest.mark.parametrize("phone", slow_but(SOME, PHONES))
 def test_a_phone_s_budget_fits_it_and_is_no_worse_than_its_type(phone: str) -> None:
     """Q4_K_M's read bytes where it is chosen, more where the phone has room and is fast enough."""
     found = profile(phone)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from pedsup_testing import programs, sized_models
+from pedsup_testing.slowly import slow_but
 from pedsup_testing.terminal import Terminal
 
 from pedsup.cli.verbs import VERBS
@@ -332,7 +333,7 @@ def test_a_model_named_like_a_command_is_run(run: Run, smollm2: Path, tmp_path: 
     assert run(tmp_path / "doctr", "--check").returncode == 0
 
 
-@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("language", slow_but(["es"], ["en", "es"]))
 @pytest.mark.parametrize("verb", [None, *VERBS])
 def test_help_fits_a_phone(run: Run, verb: str | None, language: str) -> None:
     words = [verb] if verb else []

@@ -22,6 +22,7 @@ from pedsup_testing.sized_models import (
     SMALL_GEMMA,
     Sizes,
 )
+from pedsup_testing.slowly import slow_but
 
 from pedsup.device.cores import cpu_features
 from pedsup.engine.api import EngineConfig
@@ -137,7 +138,7 @@ def test_resident_memory_of_a_gemma4_leaves_the_per_layer_table_out(
     assert close(need.file_backed, real["RssFile"]), (need, real)
 
 
-@pytest.mark.parametrize("kind", ["Q4_K", "Q4_0", "Q6_K"])
+@pytest.mark.parametrize("kind", slow_but(["Q4_0"], ["Q4_K", "Q4_0", "Q6_K"]))
 def test_repacked_copies_are_those_that_llama_cpp_makes(sized: Any, kind: str) -> None:
     model = sized(replace(SMALL_GEMMA, n_layer=6, n_shared=0, head=64).with_kind(kind))
     real = probe("reported", model, n_ctx=512, extra_buffers=True)
