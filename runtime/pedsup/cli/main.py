@@ -83,7 +83,8 @@ def _program() -> int:
         verb = load_verb(words[0])
         if spanish:
             verb = _translated(verb)
-        done = verb.main([*language, *words[1:]], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)
+        name, own = f"pedsup-run {words[0]}", [*language, *words[1:]]
+        done = verb.main(own, prog_name=name, standalone_mode=False)
         return done if isinstance(done, int) else 0
     _refuse_misspelt(words)
     command = run
