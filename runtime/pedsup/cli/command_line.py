@@ -109,7 +109,8 @@ class LazyCommands(Commands):
             from difflib import get_close_matches  # not at every start
 
             for near in get_close_matches(args[0], self._where, n=1):
-                error.message += f" Did you mean '{near}'?"
+                more = f"{error.message} Did you mean '{near}'?"
+                raise click.UsageError(more, error.ctx) from None
             raise
 
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
