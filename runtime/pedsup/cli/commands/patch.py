@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,27 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> int:
     with open_plan(request) as plan:
         if dry_run:
             check(plan)
-            _show(as_json, plan, None, _plan_text(plan))
+            show(as_json, _document(plan, None), _plan_text(plan))
             return 0
         trust = apply(plan)
-        _show(as_json, plan, trust, _done_text(plan, trust))
+        made = None if trust is None else _made(plan.final, trust)
+        show(as_json, _document(plan, made), _done_text(plan, made))
     return 0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The new file, and the projector that its manifest names."""
+
+    trust: Trust
+    named: MmprojFacts | None
+    projector: Path | None
+    """Where the file that is named lies."""
+
+
+def _made(model: Path, trust: Trust) -> _Made:
+    named = read_manifest(manifest_path(model)).facts.mmproj
+    return _Made(trust, named, None if named is None else named_projector(model, named))
 
 
 def _plan_text(plan: ApplyPlan) -> list[Message]:
@@ -68,12 +85,12 @@ def _plan_text(plan: ApplyPlan) -> list[Message]:
     ]
 
 
-def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
-    if trust is None:
+def _done_text(plan: ApplyPlan, made: _Made | None) -> list[Message]:
+    if made is None:
         return [message("the old file is back: {path}", path=escaped(str(plan.final)))]
     ready = message("the new file is ready: {path}", path=escaped(str(plan.final)))
     first = _nothing_to_do(plan) if plan.ready else ready
-    return [first, *_projector_text(plan.final), *trust.lines()]
+    return [first, *_projector_text(plan.final, made), *made.trust.lines()]
 
 
 def _nothing_to_do(plan: ApplyPlan) -> Message:
@@ -81,18 +98,11 @@ def _nothing_to_do(plan: ApplyPlan) -> Message:
     return message("nothing to do: {path} is the new version already", path=path)
 
 
-def _projector(model: Path) -> tuple[MmprojFacts, Path | None] | None:
-    """The projector that a new file names, and where it lies beside it; None if it names none."""
-    named = read_manifest(manifest_path(model)).facts.mmproj
-    return None if named is None else (named, named_projector(model, named))
-
-
-def _projector_text(model: Path) -> list[Message]:
+def _projector_text(model: Path, made: _Made) -> list[Message]:
     """What is to be done so that the new file sees."""
-    if (known := _projector(model)) is None:
+    if (named := made.named) is None:
         return []
-    named, found = known
-    if found is not None:
+    if (found := made.projector) is not None:
         return [message("its projector is this file, keep it: {path}", path=escaped(str(found)))]
     own = mmproj_path(model)
     if own.exists():
@@ -108,13 +118,12 @@ def _projector_text(model: Path) -> list[Message]:
     )]  # fmt: skip
 
 
-def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
-    known = trust.describe() if trust is not None else None
+def _document(plan: ApplyPlan, made: _Made | None) -> dict[str, Any]:
+    known = made.trust.describe() if made is not None else None
     document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
-    if trust is not None and (beside := _projector(plan.final)) is not None:
-        named, found = beside
+    if made is not None and (named := made.named) is not None:
         document["projector"] = {
             "name": named.name, "size": named.size, "sha256": named.sha256,
-            "path": None if found is None else str(found),
+            "path": None if made.projector is None else str(made.projector),
         }  # fmt: skip
-    show(as_json, document, lines)
+    return document
