@@ -243,6 +243,13 @@ def test_the_projector_goes_beside_its_model(bundle, model, termux):
     before = there.stat().st_mtime_ns
     assert termux.install(bundle).returncode == 0
     assert there.stat().st_mtime_ns == before
+    # An older version's, with the same towers: the same bytes are not copied under a second name.
+    older, other = there.with_name("mmproj-v0.2.gguf"), there.with_name("mmproj-other.gguf")
+    there.rename(older)
+    other.write_bytes(b"towerz" * 1000)
+    done = termux.install(bundle)
+    assert (done.returncode, there.exists()) == (0, False)
+    assert f"there already: {older}\n" in done.stdout
     on_card.unlink()
     refused(termux.install(bundle), 3, "files of the projector are missing")
 
