@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
@@ -28,6 +29,7 @@ from pedsup.errors import (
     UsageError,
 )
 from pedsup.trust.manifest import manifest_document, manifest_path
+from pedsup_export.cli import cli as export
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.phone.wheels import needed
 
@@ -204,6 +206,18 @@ def test_the_texts_say_how_much_room_is_needed(bundle, model):
         text = (bundle / name).read_text("utf-8")
         assert f"{tenths / 10:.1f} GB" in text
         assert "@" not in text
+
+
+def test_a_dry_run_of_the_folder_writes_nothing(model, tmp_path):
+    out = tmp_path / "card" / "pedsup"
+    words = ["phone-bundle", "--model", str(model), "--out", str(out), "--dry-run"]
+    said = CliRunner().invoke(export, words).stdout
+    assert f"{model}, " in said and "must be free" in said
+    document = json.loads(CliRunner().invoke(export, [*words, "--json"]).stdout)
+    assert document["kind"] == "export-phone-bundle-plan"
+    assert document["model"]["files"] == [model.name]
+    assert document["bytes_at_most"] == plan_bundle(BundleRequest(out, ROOT, model)).bytes
+    assert not out.parent.exists()
 
 
 @pytest.mark.slow
