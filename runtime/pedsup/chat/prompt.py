@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine
@@ -20,6 +20,13 @@ _MARKER: Final = re.compile(r"<\|[^\s<>|]{1,24}\|?>|<[^\s<>|]{1,24}\|>")
 
 _PICTURE: Final = "\ue002"
 """Stands for a picture while the template renders: a character for private use."""
+
+
+class Tokenizer(Protocol):
+    """Of an engine, or of a model that is judged."""
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """See `pedsup.engine.api.Engine.tokenize`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,23 @@ def build_prompt(
         keep = _common(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
+
+
+def dialogue_tokens(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, think: bool
+) -> list[int]:
+    """The prompt of a dialogue without pictures, for a model that keeps no history.
+
+    As in `build_prompt`, control tokens come from the template, never from a message.
+    """
+    if not any(has_control_text(tokenizer, message["content"]) for message in messages):
+        return tokenizer.tokenize(template.render(messages, think=think), parse_special=True)
+    tokens: list[int] = []
+    *before, last = _around(template, messages, think=think)
+    for text, message in zip(before, messages, strict=True):
+        tokens += tokenizer.tokenize(text, parse_special=True)
+        tokens += text_tokens(tokenizer, message["content"].strip())
+    return tokens + tokenizer.tokenize(last, parse_special=True)
 
 
 def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
@@ -85,17 +109,17 @@ def single_tokens(engine: Engine, *texts: str) -> tuple[int, ...]:
     return tuple(tokens[0] for tokens in found if len(tokens) == 1)
 
 
-def has_control_text(engine: Engine, content: str) -> bool:
+def has_control_text(tokenizer: Tokenizer, content: str) -> bool:
     """Whether a message spells one of the model's control tokens, as a pasted note may."""
     if "<" not in content:
         return False
-    spelled = engine.tokenize(content, parse_special=True)
-    if spelled != engine.tokenize(content, parse_special=False):
+    spelled = tokenizer.tokenize(content, parse_special=True)
+    if spelled != tokenizer.tokenize(content, parse_special=False):
         return True
-    return len(_cut_markers(engine, content)) > 1
+    return len(_cut_markers(tokenizer, content)) > 1
 
 
-def _cut_markers(engine: Engine, content: str) -> list[str]:
+def _cut_markers(tokenizer: Tokenizer, content: str) -> list[str]:
     """The text, cut after the first character of each spelled marker.
 
     Some markers, such as Gemma 4's `<|channel>` and `<|tool_call>`, are "user defined" tokens,
@@ -106,11 +130,17 @@ def _cut_markers(engine: Engine, content: str) -> list[str]:
     for found in _MARKER.finditer(content):
         marker = found[0]
         if marker not in is_token:
-            is_token[marker] = len(engine.tokenize(marker, parse_special=False)) == 1
+            is_token[marker] = len(tokenizer.tokenize(marker, parse_special=False)) == 1
         if is_token[marker]:
             parts.append(content[at : found.start() + 1])
             at = found.start() + 1
     return [*parts, content[at:]]
+
+
+def text_tokens(tokenizer: Tokenizer, content: str) -> list[int]:
+    """The tokens of a text, none of them one of the model's control tokens."""
+    parts = _cut_markers(tokenizer, content)
+    return [token for part in parts for token in tokenizer.tokenize(part, parse_special=False)]
 
 
 def _tokenize_apart(
@@ -120,21 +150,28 @@ def _tokenize_apart(
 
     transformers' own rendering would let a pasted `<|im_end|>` end the user's turn.
     """
+    tokens: list[int] = []
+    *before, last = _around(template, messages, think=think)
+    for text, message in zip(before, messages, strict=True):
+        pictures = message.get("pictures", ())
+        tokens += _tokenize(engine, template, text + _PICTURE * len(pictures), pictures)
+        tokens += text_tokens(engine, message["content"].strip())
+    return tokens + engine.tokenize(last, parse_special=True)
+
+
+def _around(template: ChatTemplate, messages: Sequence[Message], *, think: bool) -> list[str]:
+    """What the template writes before each message, and after the last."""
     marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
     masked: list[Message] = [
         {"role": message["role"], "content": mark}
         for mark, message in zip(marks, messages, strict=True)
     ]
-    tokens: list[int] = []
+    texts = []
     rest = template.render(masked, think=think)
-    for mark, message in zip(marks, messages, strict=True):
+    for mark in marks:
         before, _, rest = rest.partition(mark)
-        pictures = message.get("pictures", ())
-        marked = before + _PICTURE * len(pictures)
-        tokens += _tokenize(engine, template, marked, pictures)
-        for part in _cut_markers(engine, message["content"].strip()):
-            tokens += engine.tokenize(part, parse_special=False)
-    return tokens + engine.tokenize(rest, parse_special=True)
+        texts.append(before)
+    return [*texts, rest]
 
 
 def stable_prefix(
