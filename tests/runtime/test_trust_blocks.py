@@ -197,7 +197,7 @@ def test_an_engine_ends_when_its_model_changed() -> None:
     from pedsup_testing.fake_engine import FakeEngine
 
     from pedsup.engine.api import SamplingConfig
-    from pedsup.engine.proxy import EngineProxy, checked
+    from pedsup.engine.proxy import checked, passed_on
 
     changed: list[bool] = []
 
@@ -208,7 +208,7 @@ def test_an_engine_ends_when_its_model_changed() -> None:
     make: Callable[..., FakeEngine] = FakeEngine
     closed: list[bool] = []
     inner = make([["a", "b", "c"]])
-    engine = EngineProxy(inner, checked(check), lambda: closed.append(True))
+    engine = passed_on(inner, checked(check), lambda: closed.append(True))
     tokens = engine.generate([1], SamplingConfig(), max_tokens=3)
     next(tokens)
     changed.append(True)

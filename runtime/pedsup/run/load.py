@@ -11,7 +11,7 @@ from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
-from pedsup.engine.proxy import EngineProxy, checked
+from pedsup.engine.proxy import checked, passed_on
 from pedsup.engine.select import open_engine
 from pedsup.engine.vector_units import Build
 from pedsup.files.paths import cache_folder
@@ -174,7 +174,7 @@ def _watched(engine: Engine, trust: Trust) -> Engine:
         for one in watches:
             one.close()
 
-    return EngineProxy(engine, checked(check), close)
+    return passed_on(engine, checked(check), close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:
