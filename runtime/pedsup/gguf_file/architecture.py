@@ -16,6 +16,7 @@ from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
+_KV_HEADS: Final = "%s.attention.head_count_kv"
 _WHOLE_HEADS: Final = frozenset({"llama", "qwen2", "qwen3"})
 """Architectures whose graphs assert that the whole head is rotated."""
 _BLOCK: Final = re.compile(r"blk\.(\d{1,9})\.")
@@ -73,7 +74,7 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
         _check_assistant(header)
     for tensor in header.tensors.values():
         _check_tensor(header, tensor)
-    _check_embedding(header)
+    require_embedding(header)
 
 
 def _check_foreign(header: GGUFHeader) -> None:
@@ -81,10 +82,11 @@ def _check_foreign(header: GGUFHeader) -> None:
     check_rules(header)
     for tensor in header.tensors.values():
         _check_layer_and_type(header, tensor)
-    _check_embedding(header)
+    require_embedding(header)
 
 
-def _check_embedding(header: GGUFHeader) -> None:
+def require_embedding(header: GGUFHeader) -> TensorInfo:
+    """The token embedding. Raises `BadFileError` if it is missing or of another width."""
     embedding = header.tensors.get(EMBEDDING)
     width = header.get("%s.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
@@ -100,17 +102,22 @@ def _check_embedding(header: GGUFHeader) -> None:
             wanted=message("a token embedding matrix with rows of {n}", n=width),
             remedy=AGAIN,
         )
+    return embedding
+
+
+def head_counts(header: GGUFHeader) -> tuple[list[int], list[int]]:
+    """Of each layer the heads, and the heads of keys and values."""
+    heads = per_layer(header, "%s.attention.head_count")
+    return heads, heads if header.get(_KV_HEADS) is None else per_layer(header, _KV_HEADS)
 
 
 def _check_heads(header: GGUFHeader) -> None:
-    heads = per_layer(header, "%s.attention.head_count")
-    kv_key = "%s.attention.head_count_kv"
-    kv_heads = heads if header.get(kv_key) is None else per_layer(header, kv_key)
+    heads, kv_heads = head_counts(header)
     for layer, (n_head, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
         if n_head % n_kv:
             raise bad_field(
                 header,
-                kv_key,
+                _KV_HEADS,
                 message("is {n} in layer {m}", n=n_kv, m=layer),
                 message("a divisor of {n}, the heads", n=n_head),
             )

@@ -64,12 +64,14 @@ _COMMON: Final[dict[str, Rule]] = {
     "%s.attention.key_length": Whole(2, 1 << 16),
     "%s.attention.value_length": Whole(2, 1 << 16),
     "%s.attention.layer_norm_rms_epsilon": Real(0.0, 1.0, required=True),
+    "%s.attention.sliding_window": Whole(0),
     "%s.attention.causal": Fixed(ValueType.BOOL, (True,)),
     "%s.rope.dimension_count": Whole(2, 1 << 16),
     "%s.rope.freq_base": Real(0.0, 1e15),
     "%s.rope.scaling.type": Fixed(ValueType.STRING, ROPE_SCALINGS),
     "%s.rope.scaling.factor": Real(0.0, 1e6),
     "%s.rope.scaling.original_context_length": Whole(1, MAX_CTX),
+    "%s.embedding_length_per_layer_input": Whole(0),
     "%s.vocab_size": Whole(1),
     "%s.nextn_predict_layers": Whole(0, 0),
     "%s.pooling_type": Whole(0, 0),
@@ -97,7 +99,6 @@ _GEMMA4: Final[dict[str, Rule]] = {
 }
 _GEMMA3: Final[dict[str, Rule]] = {
     **_COMMON,
-    "%s.attention.sliding_window": Whole(0),
     "%s.rope.freq_base_swa": Real(0.0, 1e15),
     "%s.final_logit_softcapping": Real(0.0, 1e6),
 }
