@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,14 +34,17 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8").removeprefix(_BOM)
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, constant: Callable[[str], object] | None = None) -> Any:
     """The value of a JSON text whose texts are all encodable. A byte order mark is passed over.
+
+    Args:
+        constant: what to make of NaN and Infinity; None: the numbers.
 
     Raises:
         ValueError: not UTF-8, not JSON, nested too deep, or half of a surrogate pair in a text.
     """
     text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
-    value = loaded(json.loads, text, json.JSONDecodeError)
+    value = loaded(partial(json.loads, parse_constant=constant), text, json.JSONDecodeError)
     if "\\u" in text:
         # Python accepts "\ud800", and every later encode() would fail.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
