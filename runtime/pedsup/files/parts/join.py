@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pedsup.errors import BadFileError, MismatchError, ResourceError
-from pedsup.files.fsio import (
-    fsync_folder,
-    lock_or_refuse,
-    open_partial,
-    partial_path,
-    publish,
-    refuse_existing,
-    sync_file,
-)
+from pedsup.files.fsio import atomic_file, refuse_existing
 from pedsup.files.parts.head import AGAIN, Part, blocks, read_part
 from pedsup.messages import message
 
@@ -149,19 +140,8 @@ def join(plan: JoinPlan, on_bytes: Callable[[int], object] = lambda n: None) -> 
     Raises:
         BadFileError: a part is damaged; it is named.
     """
-    partial = partial_path(plan.out)
-    with os.fdopen(open_partial(partial, os.O_RDWR), "r+b") as out:
-        lock_or_refuse(out, plan.out)
-        out.truncate(0)
-        try:
-            _write_whole(plan, out, on_bytes)
-            out.flush()
-            sync_file(out.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        publish(partial, plan.out)
-    fsync_folder(plan.out.parent)
+    with atomic_file(plan.out) as out:
+        _write_whole(plan, out, on_bytes)
     return plan.out
 
 
