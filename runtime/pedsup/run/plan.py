@@ -20,11 +20,11 @@ from pedsup.device.cores import (
 from pedsup.engine.api import DraftConfig, EngineConfig, SamplingConfig
 from pedsup.engine.build_probe import engine_build, library_sees
 from pedsup.engine.drafts import draft_config
+from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp.mtmd import CANNOT_SEE
 from pedsup.engine.sampler import recommended_sampling
 from pedsup.engine.select import engine_kind
 from pedsup.engine.vector_units import usable
-from pedsup.errors import UsageError
 from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.architecture import require_supported
@@ -33,7 +33,7 @@ from pedsup.gguf_file.projector import unchecked_projector
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.gguf_file.validate import validate_model, validate_model_or_drafter
 from pedsup.memory import Available, Fit, Host, Room
-from pedsup.messages import Message, joined, message
+from pedsup.messages import Message, joined
 from pedsup.run.memory_use import MemoryUse, choose_memory_use
 from pedsup.run.sight import NO_ROOM, Sight, find_sight
 from pedsup.settings.load import Origin, given_names
@@ -158,7 +158,8 @@ def _checked_files(model: Path, settings: Settings, *, seeing: bool) -> _Files:
     checked = assess_pair(header, adapter, policy)
     sight = find_sight(header, checked.model, checked.trust, settings, seeing=seeing)
     shape = model_shape(header)
-    _check_ctx(settings, shape, model)
+    if settings.ctx is not None:
+        check_context(settings.ctx, shape.n_ctx_train, model)
     draft = draft_config(settings.draft, settings.draft_max, header)
     trust = checked.trust
     if draft.model is not None:
@@ -222,16 +223,6 @@ def _drafter_trust(drafter: Path, policy: Policy) -> Trust:
     """What is known of a draft model, which llama.cpp reads too. Raises as for a model."""
     header = validate_model_or_drafter(drafter)
     return assess_trust(header, identify(header), load_store(), policy)
-
-
-def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
-    if settings.ctx is not None and settings.ctx > shape.n_ctx_train:
-        raise UsageError(
-            message("a context of {n} tokens was asked for", n=settings.ctx),
-            where=model,
-            wanted=message("at most {n}, which the model was trained for", n=shape.n_ctx_train),
-            remedy=message("give --ctx {n} or less", n=shape.n_ctx_train),
-        )
 
 
 def _uses_server(settings: Settings) -> bool:

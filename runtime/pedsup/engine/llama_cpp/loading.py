@@ -66,7 +66,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
         stack.callback(lib.llama_model_free, model)
         vocabulary = Vocabulary(lib, model)
         info = read_info(lib, model, vocabulary)
-        check_context(config, info.n_ctx_train)
+        check_context(config.n_ctx, info.n_ctx_train, config.model)
         # Before the context, which makes room for the graph of the model with its adapter. It is
         # freed with the model.
         adapter = load_adapter(lib, model, config.adapter)
