@@ -38,7 +38,9 @@ from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.plan import (
     Candidate,
+    Failure,
     Metric,
+    Speed,
     TunePlan,
     make_plan,
     thread_counts,
@@ -46,7 +48,6 @@ from pedsup.tuning.plan import (
 from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
-from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.store import NAMES, Tuned, keep, look_up, read_entries
 from pedsup.tuning.worker import FROM_PARENT, First, config_to_json
 

@@ -10,8 +10,16 @@ from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.ggml_types import NO_WEIGHTS
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
-from pedsup.gguf_file.sliding import PATTERN, gemma3_sliding, sliding_layers
+from pedsup.gguf_file.rules import (
+    ASSISTANT,
+    PATTERN,
+    SUPPORTED,
+    bad_field,
+    check_rules,
+    gemma3_sliding,
+    per_layer,
+    sliding_layers,
+)
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.messages import as_message, message
 

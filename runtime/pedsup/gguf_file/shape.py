@@ -12,8 +12,13 @@ from typing import Final
 from pedsup.gguf_file import ArrayValue, GGUFHeader
 from pedsup.gguf_file.architecture import head_counts, require_embedding, require_supported
 from pedsup.gguf_file.foreign import is_foreign
-from pedsup.gguf_file.rules import MAX_WIDTH, check_rules, per_layer
-from pedsup.gguf_file.sliding import gemma3_sliding, sliding_layers
+from pedsup.gguf_file.rules import (
+    MAX_WIDTH,
+    check_rules,
+    gemma3_sliding,
+    per_layer,
+    sliding_layers,
+)
 
 PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
 

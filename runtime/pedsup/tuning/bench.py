@@ -18,8 +18,7 @@ from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
 from pedsup.messages import Message, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
-from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
-from pedsup.tuning.speed import Failure, Speed
+from pedsup.tuning.plan import TUNE_CTX, Candidate, Failure, Metric, Speed
 from pedsup.tuning.worker import FROM_CHILD, Ready, Seconds, Task, config_to_json
 
 FLOOR: Final = 96 << 20

@@ -9,9 +9,17 @@ from typing import Final, Protocol
 
 from pedsup.device.noise import MIN_SAMPLES, beats
 from pedsup.tuning.budget import MOST_SURVIVORS, Lengths, decision_s, lengths_for, long_prompts
-from pedsup.tuning.plan import SHARES, Candidate, Change, Metric, Stage, TunePlan
+from pedsup.tuning.plan import (
+    SHARES,
+    Candidate,
+    Change,
+    Failure,
+    Metric,
+    Speed,
+    Stage,
+    TunePlan,
+)
 from pedsup.tuning.results import Outcome, Row, StageResult
-from pedsup.tuning.speed import Failure, Speed
 
 MOST_ROUNDS: Final = 7
 """With the screening."""
