@@ -56,11 +56,7 @@ from pedsup.texts.screen import screen_of
 
 
 def execute(request: RunRequest) -> int:
-    """Run the command; returns the exit code.
-
-    Raises:
-        PedsupError: for everything the user can cause or mend.
-    """
+    """Run the command; its exit code. Raises `PedsupError` for what users can cause or mend."""
     if request.port is not None and not request.serve:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)

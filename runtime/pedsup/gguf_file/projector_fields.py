@@ -44,11 +44,7 @@ _TYPES: Final = (
 
 
 def check_types(header: GGUFHeader) -> None:
-    """Refuse a field of another type than clip.cpp reads.
-
-    Raises:
-        BadFileError: there is one.
-    """
+    """Raise `BadFileError` for a field of another type than clip.cpp reads."""
     for key, kind in header.value_types.items():
         wanted = next((type for type, name in _TYPES if name.fullmatch(key)), kind)
         if kind is not wanted:
@@ -56,11 +52,7 @@ def check_types(header: GGUFHeader) -> None:
 
 
 def check_numbers(header: GGUFHeader) -> None:
-    """Refuse what clip.cpp divides by, and what it takes three of.
-
-    Raises:
-        BadFileError: there is such a number.
-    """
+    """Refuse what clip.cpp would divide by, or takes three of. Raises `BadFileError`."""
     for key, least in (("clip.vision.image_mean", -1e6), ("clip.vision.image_std", 1e-6)):
         value = header.get(key)
         right = isinstance(value, ArrayValue) and value.element is ValueType.FLOAT32
@@ -78,11 +70,7 @@ def check_numbers(header: GGUFHeader) -> None:
 
 
 def check_known(header: GGUFHeader, n_embd: int, n_head: int) -> None:
-    """What only towers that pedsup knows must have, or must not have.
-
-    Raises:
-        BadFileError: other K and V heads, or a tower that they do not have.
-    """
+    """What only towers that pedsup knows must have, or must not have. Raises `BadFileError`."""
     wanted: dict[str, object] = {
         "clip.vision.attention.head_count_kv": n_head,
         "clip.vision.attention.head_dim": n_embd // n_head,

@@ -59,11 +59,7 @@ class Payload:
             raise damaged(self.index.path, "a byte of the patch is not as it was written")
 
     def part(self, part: Packed) -> bytes:
-        """What a part holds.
-
-        Raises:
-            BadFileError: it is damaged, or holds more or less than the index says.
-        """
+        """What a part holds. Raises `BadFileError` for a damaged one, or one of another length."""
         self._file.seek(part.at)
         raw = self._file.read(part.packed)
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
@@ -79,11 +75,7 @@ class Payload:
         return data
 
     def steps(self, entry: TensorPatch, old: GGUFHeader, new: GGUFHeader) -> Iterator[Step]:
-        """The steps of a tensor; those of a changed one as the patch has them.
-
-        Raises:
-            BadFileError: their lengths do not add up.
-        """
+        """The steps of a tensor in order. Raises `BadFileError` if their lengths do not add up."""
         tensor, source = new.tensors[entry.name], old.tensors.get(entry.name)
         old_at = 0 if source is None else old.data_offset + source.offset
         new_at = new.data_offset + tensor.offset

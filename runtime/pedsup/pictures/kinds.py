@@ -58,11 +58,7 @@ _OTHERS: Final[tuple[tuple[re.Pattern[bytes], Message, Message], ...]] = tuple(
 
 
 def media_type_of(data: bytes) -> str:
-    """`JPEG` or `PNG`, by the first bytes.
-
-    Raises:
-        RefusedError: it is something else; with what to do where that is known.
-    """
+    """`JPEG` or `PNG`, by the first bytes. Raises `RefusedError` for all else, with a remedy."""
     if data.startswith(SIGNATURE):
         return PNG
     if data.startswith(SOI + b"\xff"):

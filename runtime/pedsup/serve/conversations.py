@@ -66,11 +66,7 @@ class Held:
         return self._taken is not None
 
     def begin(self, job: object) -> None:
-        """Note the question on its way.
-
-        Raises:
-            ApiError: there is one already.
-        """
+        """Note the question on its way. Raises `ApiError` if there is one already."""
         with self._lock:
             if self._taken is not None:
                 raise ApiError(409, "this conversation is waiting for an answer", "busy")
@@ -84,11 +80,7 @@ class Held:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Nothing is asked meanwhile.
-
-        Raises:
-            ApiError: a question is on its way.
-        """
+        """Nothing is asked meanwhile. Raises `ApiError` if a question is on its way."""
         token = object()
         self.begin(token)
         try:
@@ -258,11 +250,7 @@ class Conversations:
 
 
 def read(held: Held) -> Session:
-    """What was said in a conversation so far.
-
-    Raises:
-        ApiError: its transcript was erased meanwhile.
-    """
+    """What was said in a conversation so far. Raises `ApiError` if its transcript was erased."""
     try:
         return held.session
     except UsageError as error:

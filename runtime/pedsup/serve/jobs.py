@@ -165,11 +165,7 @@ class JobQueue:
         self._seconds = FIRST_GUESS_S
 
     def submit(self, job: Job) -> None:
-        """Queue a job.
-
-        Raises:
-            ApiError: 429 when the queue is full, 503 when the server ends.
-        """
+        """Queue a job. Raises `ApiError`: 429 when the queue is full, 503 when the server ends."""
         with self._changed:
             if self._closed:
                 raise shutting_down()

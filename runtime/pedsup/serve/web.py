@@ -54,11 +54,7 @@ class Request:
     """Whether the client has closed the connection."""
 
     def document(self) -> Document:
-        """The body as a JSON object, bounded and free of what cannot be text.
-
-        Raises:
-            ApiError: it is something else.
-        """
+        """The body as a JSON object, bounded. Raises `ApiError` for anything else."""
         if self.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise ApiError(415, f"the body must be sent as {JSON}", "unsupported_media_type")
         try:

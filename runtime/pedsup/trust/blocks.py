@@ -70,11 +70,7 @@ class BlockDigests:
 
 
 def sample(path: Path, digests: tuple[bytes, ...], n: int = SAMPLED) -> None:
-    """Compare the first block, the last one and `n` others, drawn by chance.
-
-    Raises:
-        UntrustedError: one of them is not what was read before.
-    """
+    """Compare both ends and `n` other blocks, drawn by chance. Raises as `require_block`."""
     draw = secrets.SystemRandom()
     ends = {0, len(digests) - 1} if digests else set()
     file = DirectFile(path)

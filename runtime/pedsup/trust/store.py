@@ -129,11 +129,7 @@ class TrustStore:
         return self if model in self.models else replace(self, models=(*self.models, model))
 
     def without_model(self, name: str) -> TrustStore:
-        """The store without expectations about models of this name.
-
-        Raises:
-            UsageError: there is none.
-        """
+        """The store without expectations about this name. Raises `UsageError` if it has none."""
         left = tuple(m for m in self.models if m.name != name)
         if len(left) == len(self.models):
             raise _unknown(
@@ -194,11 +190,7 @@ def path_digest(path: Path) -> str:
 
 
 def check_name(name: str) -> str:
-    """A name for a key: short and printable.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """A name for a key. Raises `UsageError` unless it is short and printable."""
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise UsageError(
             message("the name {name} is not valid", name=repr(name)),

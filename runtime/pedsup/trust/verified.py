@@ -100,11 +100,7 @@ def recorded_reading(path: Path, state: FileState, header: str) -> Reading | Non
 
 
 def read_in_full(path: Path, state: FileState) -> Reading:
-    """Read the whole file, with a progress bar.
-
-    Raises:
-        UntrustedError: the file changed while it was read.
-    """
+    """Read the whole file, with a bar. Raises `UntrustedError` if it changed meanwhile."""
     if state.size >= SAY_ABOVE:
         size = human_bytes(state.size)
         say(

@@ -176,11 +176,7 @@ class ChildBench:
 
 
 def _ask(child: LineChild, request: Mapping[str, object], seconds: float) -> dict[str, Any]:
-    """Send a request and wait for its answer, unless memory runs out before.
-
-    Raises:
-        NoAnswerError: there is none.
-    """
+    """Send a request and wait for its answer. Raises `NoAnswerError`, also if memory runs out."""
     answer = child.ask(request, seconds, watch=_require_memory)
     if (error := error_in(answer)) is not None:
         parts = (error.found, error.where)

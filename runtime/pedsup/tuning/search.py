@@ -68,11 +68,7 @@ class Search:
     clock: Callable[[], float] = time.monotonic
 
     def run(self) -> Outcome:
-        """All stages that fit into the time.
-
-        Raises:
-            NothingMeasuredError: the start did not run.
-        """
+        """All stages that fit into the time. Raises `NothingMeasuredError` if the start fails."""
         best: Candidate = self.plan.base
         results: list[StageResult] = []
         first = self.bench.measure(best, "turn")

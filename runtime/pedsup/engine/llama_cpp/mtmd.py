@@ -68,11 +68,7 @@ def without_mtmd(folder: Path | None = None) -> MissingDependencyError:
 
 
 def chunks(lib: ModuleType, context: Any, picture: Picture) -> Any:
-    """The picture as mtmd cuts it, to be freed.
-
-    Raises:
-        BadFileError: mtmd cannot decode it.
-    """
+    """The picture as mtmd cuts it, to be freed. Raises `BadFileError` if mtmd cannot decode it."""
     image = _bitmap(lib, context, picture)
     cut = lib.mtmd_input_chunks_init()
     try:

@@ -64,11 +64,7 @@ def plan_join(paths: Sequence[Path], out: Path | None, *, force: bool) -> JoinPl
 
 
 def _in_order(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts of one file, each once.
-
-    Raises:
-        MismatchError: a part is missing, belongs to another file, or is there in two versions.
-    """
+    """The parts in order. Raises `MismatchError`: one is missing, foreign, or in two versions."""
     _require_one_file(parts)
     first = parts[0].head
     found: dict[int, Part] = {}
