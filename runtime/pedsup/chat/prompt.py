@@ -9,6 +9,7 @@ from typing import Final
 
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine
+from pedsup.engine.llama_cpp.kv_cache import common_prefix
 from pedsup.pictures.picture import Picture
 
 MAX_RESYNC: Final = 64
@@ -47,7 +48,7 @@ def build_prompt(
     if not history.startswith(text):
         # The prompt ends with something that the history will not have (an empty thought).
         shared = _tokenize(engine, template, _common_text(text, history), pictures)
-        keep = _common(tokens, shared)
+        keep = common_prefix(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
 
@@ -147,8 +148,8 @@ def stable_prefix(
     shared = _common_text(*texts)
     tokens = [engine.tokenize(text, parse_special=True) for text in texts]
     # Tokens at the seam may join what follows: only those that both prompts have are stable.
-    n = _common(engine.tokenize(shared, parse_special=True), tokens[0])
-    return tokens[0][: min(n, _common(tokens[0], tokens[1]))]
+    n = common_prefix(engine.tokenize(shared, parse_special=True), tokens[0])
+    return tokens[0][: min(n, common_prefix(tokens[0], tokens[1]))]
 
 
 def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> list[int]:
@@ -158,7 +159,7 @@ def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> li
     the cache; the same text split otherwise would be read again from there on.
     """
     out = list(tokens)
-    at = _common(out, cached)
+    at = common_prefix(out, cached)
     while at < len(out) and at < len(cached):
         span = _resync(engine, out[at : at + MAX_RESYNC], cached[at : at + MAX_RESYNC])
         if span is None:
@@ -166,7 +167,7 @@ def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> li
         ours, theirs = span
         out[at : at + ours] = cached[at : at + theirs]
         at += theirs
-        at += _common(out[at:], cached[at:])
+        at += common_prefix(out[at:], cached[at:])
     return out
 
 
@@ -196,13 +197,4 @@ def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple
 
 
 def _common_text(a: str, b: str) -> str:
-    return a[: _common(a, b)]
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
+    return a[: common_prefix(a, b)]

@@ -74,6 +74,11 @@ class GGUFHeader:
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture", ""))
 
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors, padding apart."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
+
     def full_key(self, key: str) -> str:
         """The key with `%s` replaced by the architecture's name."""
         return key.replace("%s", self.architecture)

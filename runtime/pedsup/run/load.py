@@ -13,7 +13,6 @@ from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.proxy import checked, passed_on
 from pedsup.engine.select import open_engine
-from pedsup.engine.vector_units import Build
 from pedsup.files.paths import cache_folder
 from pedsup.governor.engine import Governor, govern
 from pedsup.memory.estimate import depth_share
@@ -45,11 +44,6 @@ class LoadedModel:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     trust: Trust | None = None
     """None for a model that was not loaded by `load`."""
-
-    @property
-    def build(self) -> Build | None:
-        """How the engine's library was built; None if it does not tell."""
-        return self.engine.build
 
     def lines(self) -> list[Message]:
         """Which model this is and who vouches for it; said at the start of each session."""

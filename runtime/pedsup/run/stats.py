@@ -109,7 +109,7 @@ def _memory_lines(loaded: LoadedModel) -> list[str]:
 
 
 def _build_lines(loaded: LoadedModel) -> list[str]:
-    build = loaded.build
+    build = loaded.engine.build
     if build is None:
         return []
     warning = build.warning()

@@ -17,7 +17,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.files.fsio import atomic_file
@@ -66,7 +66,7 @@ class _KeyEntry:
 
 @dataclass(frozen=True)
 class _Document:
-    schema: str
+    schema: Literal["pedsup-trust/1"]
     keys: tuple[_KeyEntry, ...]
     models: tuple[KnownModel, ...]
 
@@ -164,8 +164,6 @@ def load_store(path: Path | None = None) -> TrustStore:
     source = Source("the list of trusted keys", path, only_known=False)
     try:
         document = json_record(_Document, path, source, MAX_BYTES)
-        if document.schema != SCHEMA:
-            raise source.problem(message("the schema is {name}", name=repr(document.schema)))
         keys = tuple(
             TrustedKey(entry.name, parse_public_key(entry.pem, where=path), entry.added)
             for entry in document.keys
