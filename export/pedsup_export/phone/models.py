@@ -14,9 +14,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
+from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, ValueType
 from pedsup.gguf_file.file_types import FileType
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors, gemma3
 from pedsup_export.gguf.header import (

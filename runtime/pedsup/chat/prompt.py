@@ -17,8 +17,6 @@ MAX_RESYNC: Final = 64
 
 _MARKER: Final = re.compile(r"<\|[^\s<>|]{1,24}\|?>|<[^\s<>|]{1,24}\|>")
 """`<|turn>`, `<turn|>`, `<|"|>`, `<|im_end|>`: the shapes of control tokens."""
-
-
 _PICTURE: Final = "\ue002"
 """Stands for a picture while the template renders: a character for private use."""
 
@@ -36,7 +34,9 @@ def build_prompt(
 ) -> Prompt:
     """Render and tokenize a dialogue that ends with the user's message."""
     pictures = [p for message in messages for p in message.get("pictures", ())]
-    if any(_must_be_apart(engine, message["content"], bool(pictures)) for message in messages):
+    # Text that could be mistaken for something else.
+    contents = [message["content"] for message in messages]
+    if any(has_control_text(engine, c) or (pictures and _PICTURE in c) for c in contents):
         tokens = _tokenize_apart(engine, template, messages, think=think)
         return Prompt(tokens, len(tokens))
     shown = [_marked(message) for message in messages]
@@ -51,11 +51,6 @@ def build_prompt(
         keep = common_prefix(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
-
-
-def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
-    """Whether a message's text could be mistaken for something other than text."""
-    return has_control_text(engine, content) or (pictures and _PICTURE in content)
 
 
 def _marked(message: Message) -> Message:

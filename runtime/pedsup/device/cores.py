@@ -167,7 +167,7 @@ def cpu_features(root: Path = Path("/")) -> frozenset[str]:
     """
     sets = [
         frozenset(value.split())
-        for name, value in _cpuinfo(root)
+        for name, value in cpuinfo(root)
         if name.lower() in ("flags", "features")
     ]
     return frozenset.intersection(*sets) if sets else frozenset()
@@ -196,19 +196,17 @@ def _physical(cores: tuple[Core, ...]) -> set[frozenset[int]]:
     return {core.siblings or frozenset({core.index}) for core in cores}
 
 
-def _cpuinfo(root: Path) -> list[tuple[str, str]]:
-    pairs = []
-    for line in text_of(root / "proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        pairs.append((name.strip(), value.strip()))
-    return pairs
+def cpuinfo(root: Path) -> list[tuple[str, str]]:
+    """Name and value of each line of /proc/cpuinfo."""
+    lines = (line.partition(":") for line in text_of(root / "proc/cpuinfo").splitlines())
+    return [(name.strip(), value.strip()) for name, _, value in lines]
 
 
 def _parts(root: Path) -> dict[int, tuple[int, int]]:
     """Implementer and part per core; /proc/cpuinfo leaves out cores that are asleep."""
     parts: dict[int, tuple[int, int]] = {}
     index, implementer = -1, 0
-    for name, value in _cpuinfo(root):
+    for name, value in cpuinfo(root):
         try:
             if name == "processor":
                 index = int(value)

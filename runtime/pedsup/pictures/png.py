@@ -128,7 +128,8 @@ def _take(found: _Found, kind: bytes, content: bytes, *, before_pixels: bool) ->
     if kind == b"IHDR" and found.header is None:
         found.header = _header(content)
     elif found.header is None:
-        _refuse_apple(kind)
+        if kind == b"CgBI":
+            raise unsuitable(message("the PNG is in Apple's own form for apps"), _AS_JPEG)
         raise damaged(_BROKEN)
     elif kind == b"PLTE" and before_pixels and not found.palette:
         found.palette = content
@@ -142,11 +143,6 @@ def _take(found: _Found, kind: bytes, content: bytes, *, before_pixels: bool) ->
         )
     elif not kind[0] & 0x20:  # a critical chunk: without it the picture is not what it is
         raise damaged(_BROKEN)
-
-
-def _refuse_apple(kind: bytes) -> None:
-    if kind == b"CgBI":
-        raise unsuitable(message("the PNG is in Apple's own form for apps"), _AS_JPEG)
 
 
 def _header(content: bytes) -> _Header:

@@ -23,7 +23,7 @@ from pedsup.engine.drafts import draft_config
 from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp.mtmd import CANNOT_SEE
 from pedsup.engine.sampler import recommended_sampling
-from pedsup.engine.select import engine_kind
+from pedsup.engine.select import EngineKind, engine_kind
 from pedsup.engine.vector_units import usable
 from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
@@ -177,11 +177,12 @@ class _Device:
 
 
 def _device(settings: Settings, given: Mapping[str, Origin], identity: ModelIdentity) -> _Device:
-    features, server = cpu_features(), _uses_server(settings)
+    features, kind = cpu_features(), engine_kind(settings.engine, drafts=settings.draft != "off")
+    server = kind == "server"
     cores = read_cores(allowed_cpus())
     lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
     applied = apply_tuned(settings, given, lookup)
-    used = _used_features(features, applied.settings, server=server)
+    used = _used_features(features, applied.settings, kind)
     return _Device(Host(used, server=server), applied, _threads(cores, applied))
 
 
@@ -225,19 +226,16 @@ def _drafter_trust(drafter: Path, policy: Policy) -> Trust:
     return assess_trust(header, identify(header), load_store(), policy)
 
 
-def _uses_server(settings: Settings) -> bool:
-    """Which engine the model will run in; the file is not loaded to find out."""
-    return engine_kind(settings.engine, drafts=settings.draft != "off") == "server"
-
-
-def _used_features(features: frozenset[str], settings: Settings, *, server: bool) -> frozenset[str]:
+def _used_features(
+    features: frozenset[str], settings: Settings, kind: EngineKind
+) -> frozenset[str]:
     """The processor's flags that llama.cpp was built for.
 
     Only repacked copies depend on them; where they are not asked for, the library is not started.
     """
     if settings.extra_buffers != "on":
         return features
-    return usable(features, engine_build("server" if server else "inprocess"))
+    return usable(features, engine_build(kind))
 
 
 def _threads(cores: tuple[Core, ...], applied: Applied) -> ThreadPlan:

@@ -13,7 +13,7 @@ from pedsup.guards import check_answer, check_picture, check_question, notices
 from pedsup.messages import Message, joined
 from pedsup.pictures.limits import MAX_PICTURES
 from pedsup.serve.completions import KEEP_ALIVE_S
-from pedsup.serve.conversations import Conversations, Held, read
+from pedsup.serve.conversations import Conversations, Held
 from pedsup.serve.faults import ApiError, Document, without_commands
 from pedsup.serve.fields import Fields
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
@@ -78,7 +78,7 @@ class PageApi:
     def conversation(self, _request: Request, name: str) -> Reply:
         """GET /page/conversations/{id}"""
         held = self.conversations.get(name)
-        session = read(held)
+        session = held.session
         exchanges, earlier = [], list[str]()
         for past in session.exchanges:
             if past.forgotten:
@@ -114,9 +114,7 @@ class PageApi:
 
     def stop(self, request: Request, _rest: str) -> Reply:
         """POST /page/stop"""
-        fields = Fields(request.document())
-        name = fields.text("conversation") or ""
-        fields.end()
+        name = Fields(request.document()).only_text("conversation")
         self.conversations.get(name).cancel()
         return json_reply({"conversation": name})
 

@@ -45,7 +45,6 @@ NO_CONTENT_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 class Request:
     """What came in, already whole."""
 
-    method: str
     path: str
     headers: Mapping[str, str]
     """Names in lower case."""
@@ -148,7 +147,6 @@ class WebApp:
                 headers=(("Allow", allow),),
             )  # fmt: skip
         request = Request(
-            method=method,
             path=route.path,
             headers=headers,
             body=environ["wsgi.input"].read(MAX_PICTURE_BODY + 1) if method == "POST" else b"",

@@ -106,7 +106,7 @@ class PrefixCache:
         notice = None
         found = self._load(engine, key, tokens)
         if found == "damaged":
-            notice = _notice("cache_damaged")
+            notice = Notice("cache_damaged", NOTICES["cache_damaged"])
         if found != "disk":
             reading = engine.generate(
                 tokens, SamplingConfig(temperature=0), max_tokens=0, on_prompt=on_prompt
@@ -213,7 +213,3 @@ def _fits(document: object, key: str, tokens: list[int], state: Path) -> bool:
         and document.get("state_bytes") == state.stat().st_size
         and document.get("state_sha256") == sha256_file(state)
     )
-
-
-def _notice(code: str) -> Notice:
-    return Notice(code, NOTICES[code])

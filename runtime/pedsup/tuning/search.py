@@ -12,7 +12,6 @@ from pedsup.tuning.budget import MOST_SURVIVORS, Lengths, decision_s, lengths_fo
 from pedsup.tuning.plan import (
     SHARES,
     Candidate,
-    Change,
     Failure,
     Metric,
     Speed,
@@ -101,7 +100,8 @@ class Search:
         self, stage: Stage, champion: Candidate, usual: Speed, seconds: float
     ) -> _Prepared:
         """Who is compared, by measurements of which length, and what that needs."""
-        others = [c for change in stage.changes if (c := _changed(champion, change)) != champion]
+        others = [replace(champion, **change) for change in stage.changes]
+        others = [c for c in others if c != champion]
         lengths = lengths_for(usual, self.plan.seconds)
         if stage.metric == "prompt" and others:
             sizes = tuple(c.ubatch for c in others)
@@ -216,10 +216,6 @@ class Search:
         if duel[1].failure is None and beats(turns[1], turns[0]):
             return pair, "better"
         return decode.candidate, _reason(decode, rows)
-
-
-def _changed(candidate: Candidate, change: Change) -> Candidate:
-    return replace(candidate, **change)
 
 
 def _wins(challenger: Row, champion: Row, metric: Metric, n_big: int) -> bool:

@@ -169,7 +169,7 @@ def test_a_body_that_is_no_request(server: Served, body: bytes, code: str) -> No
 def test_any_body_is_parsed_or_refused(body: bytes) -> None:
     from pedsup.serve.faults import ApiError
 
-    request = Request("POST", "/", {"content-type": "application/json"}, body, lambda: False)
+    request = Request("/", {"content-type": "application/json"}, body, lambda: False)
     try:
         assert request.document() == json.loads(body)
     except ApiError as error:

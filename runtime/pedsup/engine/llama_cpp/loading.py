@@ -83,7 +83,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
             streamer.attach()
         if pool is not None:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
-        native = Native(lib, model, ctx, pool)
+        native = Native(lib, model, ctx)
         return Loaded(native, vocabulary, info, streamer, projector, resources=stack.pop_all())
 
 

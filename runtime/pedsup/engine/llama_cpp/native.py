@@ -24,8 +24,6 @@ class Native(NamedTuple):
     lib: ModuleType
     model: int
     ctx: int
-    pool: ctypes.c_void_p | None
-    """Its own thread pool, or None."""
 
 
 def load_model(lib: ModuleType, config: EngineConfig) -> int:
