@@ -15,6 +15,7 @@ from pedsup.gguf_file.rules import (
     PATTERN,
     SUPPORTED,
     bad_field,
+    bad_value,
     check_rules,
     gemma3_sliding,
     per_layer,
@@ -156,22 +157,15 @@ def _check_head(
     rotated: int | None = None,
 ) -> None:
     """Check one head size: keys as long as values, and no more rotated than the whole head."""
-    value_key, rope_key = (
-        f"%s.attention.value_length{suffix}",
-        f"%s.rope.dimension_count{suffix}",
-    )
+    value_key = f"%s.attention.value_length{suffix}"
+    rope_key = f"%s.rope.dimension_count{suffix}"
     value = header.get(value_key, default)
     if value != size:
-        raise bad_field(
-            header,
-            value_key,
-            message("is {value}", value=value),
-            message("{n}, as the key length is", n=size),
-        )
+        raise bad_value(header, value_key, value, message("{n}, as the key length is", n=size))
     turned = header.get(rope_key, size if rotated is None else rotated)
     if turned % 2 or turned > size or (exact and turned != size):
         wanted = f"{size}" if exact else message("an even number up to {n}, the head size", n=size)
-        raise bad_field(header, rope_key, message("is {value}", value=turned), wanted)
+        raise bad_value(header, rope_key, turned, wanted)
 
 
 def _check_experts(header: GGUFHeader) -> None:
@@ -181,12 +175,8 @@ def _check_experts(header: GGUFHeader) -> None:
     used = max(per_layer(header, used_key)) if header.get(used_key) is not None else 0
     groups = header.get(groups_key, 0)
     if used > n_expert or (n_expert and not used):
-        raise bad_field(
-            header,
-            used_key,
-            message("is {value}", value=used),
-            message("1 to {n}, the number of experts", n=n_expert),
-        )
+        wanted = message("1 to {n}, the number of experts", n=n_expert)
+        raise bad_value(header, used_key, used, wanted)
     group_used = header.get("%s.expert_group_used_count", 0)
     divides = groups < 2 or (n_expert % groups == 0 and 0 < group_used < groups)
     if groups and (groups >= n_expert or not divides):
@@ -203,12 +193,7 @@ def _check_assistant(header: GGUFHeader) -> None:
     sliding_layers(header)
     layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
     if header.get(layers_key) != n_layer:
-        raise bad_field(
-            header,
-            layers_key,
-            message("is {value}", value=header.get(layers_key)),
-            message("{n}, all", n=n_layer),
-        )
+        raise bad_value(header, layers_key, header.get(layers_key), message("{n}, all", n=n_layer))
     out_key = "%s.embedding_length_out"
     if header.get(out_key) == header.get("%s.embedding_length"):
         raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import bad_field, wrong_value
+from pedsup.gguf_file.rules import bad_field, bad_value, wrong_value
 from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import message
 
@@ -59,14 +59,14 @@ def check_numbers(header: GGUFHeader) -> None:
         if not right or len(value) != 3:
             raise bad_field(header, key, message("is not three numbers"), message("three FLOAT32"))
         if not all(least <= number <= 1e6 for number in value.values()):
-            found = message("is {value}", value=f"{value.values()}"[:60])
-            raise bad_field(header, key, found, message("a FLOAT32 above {low}", low=least))
+            wanted = message("a FLOAT32 above {low}", low=least)
+            raise bad_value(header, key, value.values(), wanted)
     key = "clip.vision.attention.layer_norm_epsilon"
     value, wanted = header.get(key), message("a FLOAT32 from {low} to {high}", low=0, high=1)
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if not 0 <= value <= 1:
-        raise bad_field(header, key, message("is {value}", value=f"{value!r:.60}"), wanted)
+        raise bad_value(header, key, value, wanted)
 
 
 def check_known(header: GGUFHeader, n_embd: int, n_head: int) -> None:
@@ -81,4 +81,4 @@ def check_known(header: GGUFHeader, n_embd: int, n_head: int) -> None:
     for key, right in wanted.items():
         value = header.get(key, right)
         if value != right:
-            raise bad_field(header, key, message("is {value}", value=f"{value!r:.60}"), repr(right))
+            raise bad_value(header, key, value, repr(right))

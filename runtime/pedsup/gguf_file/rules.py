@@ -140,6 +140,10 @@ def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileE
     )
 
 
+def bad_value(header: GGUFHeader, key: str, value: object, wanted: str) -> BadFileError:
+    return bad_field(header, key, message("is {value}", value=f"{value!r:.60}"), wanted)
+
+
 def wrong_value(header: GGUFHeader, key: str, wanted: str) -> BadFileError:
     """The error for a metadata key whose value or type is not the one that is wanted."""
     value, kind = header.get(key), header.value_types[header.full_key(key)]
@@ -187,7 +191,7 @@ def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> 
         raise wrong_value(header, key, wanted)
     wrong = [number for number in numbers if not rule.low <= number <= rule.high]
     if wrong:
-        raise bad_field(header, key, message("is {value}", value=wrong[0]), wanted)
+        raise bad_value(header, key, wrong[0], wanted)
 
 
 def per_layer(
@@ -213,9 +217,7 @@ def per_layer(
             )
         return value.values()
     if not isinstance(value, int):
-        raise bad_field(
-            header, key, message("is {value}", value=f"{value!r:.60}"), "a number, or one per layer"
-        )
+        raise bad_value(header, key, value, "a number, or one per layer")
     return [value] * n_layer
 
 
@@ -233,12 +235,8 @@ def gemma3_sliding(header: GGUFHeader) -> list[bool]:
         return [bool(v) for v in per_layer(header, PATTERN, element=kinds)]
     every = FULL_EVERY if pattern is None else pattern
     if not isinstance(every, int) or isinstance(every, bool) or not 0 <= every <= MAX_LAYERS:
-        raise bad_field(
-            header,
-            PATTERN,
-            message("is {value}", value=f"{pattern!r:.60}"),
-            message("a number from {low} to {high}", low=0, high=MAX_LAYERS),
-        )
+        wanted = message("a number from {low} to {high}", low=0, high=MAX_LAYERS)
+        raise bad_value(header, PATTERN, pattern, wanted)
     return [every == 0 or i % every < every - 1 for i in range(n_layer)]
 
 

@@ -14,8 +14,8 @@ from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.vector_units import reinstall
 from pedsup.errors import BadFileError, MissingDependencyError
 from pedsup.messages import message
+from pedsup.pictures.orientation import turned_upright
 from pedsup.pictures.picture import UPRIGHT, Picture
-from pedsup.pictures.turn import turned_upright
 
 LIBRARY_VARIABLE: Final = "MTMD_CPP_LIB"
 """Where llama-cpp-python's declarations look for libmtmd."""
