@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
+from pedsup.crash.marker import RunMarker
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
 from pedsup.engine.proxy import checked, passed_on
@@ -19,6 +20,8 @@ from pedsup.memory.estimate import depth_share
 from pedsup.messages import Message, message
 from pedsup.progress import say
 from pedsup.run.plan import LaunchPlan
+from pedsup.session.conversation import Conversation, View
+from pedsup.session.history import Session
 from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings.load import Origin
 from pedsup.settings.schema import Settings
@@ -44,6 +47,22 @@ class LoadedModel:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     trust: Trust | None = None
     """None for a model that was not loaded by `load`."""
+
+    def conversation(
+        self,
+        session: Session,
+        view: View,
+        *,
+        traceless: bool = False,
+        marker: RunMarker | None = None,
+        warm_for: tuple[str, bool] | None = None,
+    ) -> Conversation[View]:
+        """A conversation with the model; a traceless one keeps no system prompt on the disk."""
+        prefix = None if traceless else self.prefix
+        return Conversation(
+            self.engine, self.template, session, view, prefix, marker, self.governor,
+            warm_for=warm_for,
+        )  # fmt: skip
 
     def lines(self) -> list[Message]:
         """Which model this is and who vouches for it; said at the start of each session."""

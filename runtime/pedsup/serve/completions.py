@@ -15,7 +15,6 @@ from pedsup.serve.faults import ApiError, Document
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue
 from pedsup.serve.model import ALIAS, RequestSession, Served, model_document
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
-from pedsup.session.conversation import Conversation
 
 FINISH: Final[dict[StopReason, str]] = {
     "end": "stop",
@@ -63,15 +62,8 @@ class Completions:
         served, history = self.served, list(chat.history)
         if served.system and not any(message["role"] == "system" for message in history):
             history.insert(0, {"role": "system", "content": served.system})
-        loaded = served.loaded
-        # No prefix cache: what a program asks leaves nothing on the disk.
-        conversation = Conversation(
-            loaded.engine,
-            loaded.template,
-            RequestSession(history=history),
-            job,
-            governor=loaded.governor,
-        )
+        session = RequestSession(history=history)
+        conversation = served.loaded.conversation(session, job, traceless=True)
         settings = served.with_seed(chat.settings, seeded=chat.seeded)
         return conversation.ask(chat.question, settings, chat.pictures)
 

@@ -20,7 +20,7 @@ from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
 from pedsup.serve.page_request import PageQuestion, language_of, parse_question
 from pedsup.serve.web import EVENTS, Reply, Request, json_reply
-from pedsup.session.conversation import Conversation, turn_facts
+from pedsup.session.conversation import turn_facts
 from pedsup.session.history import Exchange, Session
 from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
@@ -150,19 +150,11 @@ class PageApi:
     def _run(self, held: Held, question: PageQuestion, job: Job) -> TurnResult:
         """In the engine's thread: one turn, on the disk before it is shown as done."""
         try:
-            loaded = self.served.loaded
             session = self.conversations.open(held)
             question = self._prepare(session, question)
             job.put(Started(held.id, len(session.exchanges) + 1))
-            conversation = Conversation(
-                loaded.engine,
-                loaded.template,
-                session,
-                job,
-                loaded.prefix,
-                governor=loaded.governor,
-                warm_for=held.warm_for,
-            )
+            loaded = self.served.loaded
+            conversation = loaded.conversation(session, job, warm_for=held.warm_for)
             result = conversation.ask(question.text, question.settings, question.pictures)
             held.warm_for = conversation.warm_for
             return result
