@@ -28,7 +28,7 @@ from pedsup.files.timestamp import now
 from pedsup.messages import message, reason_of
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.trust import blocks
-from pedsup.trust.blocks import BlockDigests, times_prove
+from pedsup.trust.blocks import block_digests, times_prove
 from pedsup.trust.store import path_digest
 
 FORMAT: Final = 2
@@ -110,7 +110,7 @@ def read_in_full(path: Path, state: FileState) -> Reading:
                 size=size,
             )
         )
-    parts = None if times_prove(path) else BlockDigests()
+    parts: list[bytes] | None = None if times_prove(path) else []
     digest, at = hashlib.sha256(), 0
     file = DirectFile(path)
     file.sync()  # a page that a mapping wrote to is clean then: the next write shows in ctime
@@ -118,11 +118,11 @@ def read_in_full(path: Path, state: FileState) -> Reading:
         while block := file.read(at, BLOCK):
             digest.update(block)
             if parts is not None:
-                parts.update(block)
+                parts += block_digests(block)  # it is read in whole blocks
             at += len(block)
             bar.update(len(block))
     require_same(path, state)
-    return Reading(digest.hexdigest(), None if parts is None else parts.finish())
+    return Reading(digest.hexdigest(), None if parts is None else tuple(parts))
 
 
 def record_reading(path: Path, state: FileState, header: str, reading: Reading) -> None:
