@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,14 +11,13 @@ from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResu
 from pedsup.guards import check_answer, check_picture, check_question, notices
 from pedsup.messages import Message, joined
 from pedsup.pictures.limits import MAX_PICTURES
-from pedsup.serve.completions import KEEP_ALIVE_S
 from pedsup.serve.conversations import Conversations, Held
 from pedsup.serve.faults import ApiError, Document, without_commands
 from pedsup.serve.fields import Fields
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
 from pedsup.serve.page_request import PageQuestion, language_of, parse_question
-from pedsup.serve.web import EVENTS, Reply, Request, json_reply
+from pedsup.serve.web import ALIVE, EVENTS, Reply, Request, json_reply
 from pedsup.session.conversation import turn_facts
 from pedsup.session.history import Exchange, Session
 from pedsup.session.listing import title_of
@@ -180,14 +178,8 @@ class PageApi:
     ) -> Iterator[bytes]:
         try:
             yield _event("waiting", {"conversation": held.name, "position": job.position})
-            said = time.monotonic()
-            for event in job.events():
-                if request.gone():
-                    return
-                if event is None and time.monotonic() - said < KEEP_ALIVE_S:
-                    continue
-                said = time.monotonic()
-                yield _shown(event, language) if event is not None else b": waiting\n\n"
+            for event in job.events(request.gone):
+                yield _shown(event, language) if event is not None else ALIVE
         finally:
             job.cancel()
             held.end(job)

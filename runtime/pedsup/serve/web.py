@@ -29,6 +29,8 @@ four bytes of three."""
 JSON: Final = "application/json"
 HTML: Final = "text/html; charset=utf-8"
 EVENTS: Final = "text/event-stream"
+ALIVE: Final = b": waiting\n\n"
+"""A comment among events, which keeps the connection open."""
 Header: TypeAlias = tuple[str, str]
 
 SECURITY: Final[tuple[Header, ...]] = (
