@@ -32,7 +32,7 @@ from pedsup.gguf_file.foreign import unchecked
 from pedsup.gguf_file.projector import unchecked_projector
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.gguf_file.validate import validate_model, validate_model_or_drafter
-from pedsup.memory import Available, Fit, Host, Room
+from pedsup.memory import Available, Host, Room
 from pedsup.messages import Message, joined
 from pedsup.run.memory_use import MemoryUse, choose_memory_use
 from pedsup.run.sight import NO_ROOM, Sight, find_sight
@@ -50,18 +50,14 @@ from pedsup.tuning.store import Lookup, Tuned, look_up
 
 
 @dataclass(frozen=True)
-class LaunchPlan:
+class LaunchPlan(MemoryUse):
     """Everything decided before llama.cpp sees the file."""
 
-    room: Room
     trust: Trust
     shape: ModelShape
     identity: ModelIdentity
-    config: EngineConfig
     threads: ThreadPlan
     sampling: SamplingConfig
-    fit: Fit
-    largest_ctx: int | None
     origins: Mapping[str, Origin]
     """Where the settings came from that are not defaults."""
     lookup: Lookup
@@ -204,15 +200,12 @@ def _base_config(files: _Files, device: _Device) -> EngineConfig:
 def _launch(files: _Files, device: _Device, use: MemoryUse) -> LaunchPlan:
     applied = device.applied
     return LaunchPlan(
-        room=use.room,
+        **vars(use),
         trust=files.trust_of(use.config),
         shape=files.shape,
         identity=files.identity,
-        config=use.config,
         threads=device.threads,
         sampling=_sampling(files.header, applied.settings),
-        fit=use.fit,
-        largest_ctx=use.largest_ctx,
         origins=applied.origins,
         lookup=applied.lookup,
         sight=files.sight,
