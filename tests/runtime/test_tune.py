@@ -396,16 +396,6 @@ def test_a_forged_value_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     assert read_entries(file) == [entry()]
 
 
-def test_the_drafts_that_older_versions_measured_are_left_out(tmp_path: Path) -> None:
-    file = tmp_path / "tuned.json"
-    keep(entry(), file)
-    data = json.loads(file.read_text())
-    data["entries"][0]["settings"]["draft"] = "lookup"
-    data["entries"][0]["draft_bytes"] = None
-    file.write_text(json.dumps(data))
-    assert read_entries(file) == [entry()]
-
-
 def test_a_configuration_reaches_the_child_whole() -> None:
     config = EngineConfig(Path("/m"), n_ctx=99, cpus=frozenset({1, 3}), extra_buffers=True)
     sent = json.dumps({"config": config_to_json(config), "engine": "auto"})

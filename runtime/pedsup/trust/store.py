@@ -13,15 +13,13 @@ signature out.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
-from pedsup.files.fsio import atomic_file
-from pedsup.files.paths import config_folder, make_private
+from pedsup.files.paths import config_folder, write_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
 from pedsup.messages import Message, message, reason_of
@@ -146,10 +144,9 @@ class TrustStore:
             "keys": [{"name": k.name, "added": k.added, "pem": k.key.pem} for k in self.keys],
             "models": [asdict(model) for model in self.models],
         }
-        remedy = message("set XDG_CONFIG_HOME to a folder that can be written")
-        make_private(self.path.parent, remedy=remedy)
-        with atomic_file(self.path, private=True) as file:
-            file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_private(
+            self.path, document, remedy="set XDG_CONFIG_HOME to a folder that can be written"
+        )
 
 
 def load_store(path: Path | None = None) -> TrustStore:

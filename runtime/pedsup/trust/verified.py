@@ -12,7 +12,6 @@ Someone who can write into this cache can replace pedsup itself: it needs no sig
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -20,8 +19,7 @@ from typing import Final
 from pedsup.errors import BadFileError, OutputError, UntrustedError
 from pedsup.files.checks import Sha256
 from pedsup.files.direct_io import BLOCK, DirectFile
-from pedsup.files.fsio import atomic_file
-from pedsup.files.paths import cache_folder, make_private
+from pedsup.files.paths import cache_folder, write_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
 from pedsup.files.timestamp import now
@@ -129,11 +127,8 @@ def record_reading(path: Path, state: FileState, header: str, reading: Reading) 
     """Remember what a full reading found; where that cannot be kept the next start reads again."""
     blocks_hex = None if reading.blocks is None else b"".join(reading.blocks).hex()
     record = _Record(FORMAT, path_digest(path), state, header, reading.sha256, blocks_hex, now())
-    target = _record_path(path)
     try:
-        make_private(target.parent, remedy="set XDG_CACHE_HOME")
-        with atomic_file(target, private=True) as file:
-            file.write(json.dumps(asdict(record)).encode() + b"\n")
+        write_private(_record_path(path), asdict(record), remedy="set XDG_CACHE_HOME")
     except (OSError, OutputError) as error:
         say(
             message(
