@@ -13,7 +13,7 @@ from typing import Any, Final
 from pedsup.errors import BadFileError
 from pedsup.messages import as_message, message, reason_of
 
-_REMEDY: Final = message("the file is damaged: copy it again")
+DAMAGED: Final = message("the file is damaged: copy it again")
 NO_FILE: Final = message("give the path of a file, not of a folder, a pipe or a device")
 """What to do where a path leads to something that is not a regular file."""
 _BOM: Final = "\ufeff"
@@ -139,30 +139,6 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
             message("{what} is larger than {n} bytes", what=as_message(what), n=limit),
             where=path,
             wanted="a smaller file",
-            remedy=_REMEDY,
+            remedy=DAMAGED,
         )
     return data
-
-
-def read_json_object(
-    path: Path, what: str, limit: int, *, remedy: str = _REMEDY
-) -> dict[str, object]:
-    """A JSON object from a regular file of at most `limit` bytes.
-
-    Raises:
-        BadFileError: missing, too large, not JSON, or not an object; with `remedy`.
-    """
-    data = read_bounded(path, what, limit)
-    try:
-        value = parse_json(data)
-    except ValueError as error:
-        raise BadFileError(
-            message("{what} is not JSON: {reason}", what=as_message(what), reason=reason_of(error)),
-            where=path,
-            remedy=remedy,
-        ) from error
-    if not isinstance(value, dict):
-        raise BadFileError(
-            message("{what} is not a JSON object", what=as_message(what)), where=path, remedy=remedy
-        )
-    return value

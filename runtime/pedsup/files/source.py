@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import BadFileError, PedsupError
-from pedsup.files.json_file import decode_text, loaded, parse_json, read_bounded
-from pedsup.messages import message, reason_of
+from pedsup.files.json_file import DAMAGED, decode_text, loaded, parse_json, read_bounded
+from pedsup.messages import as_message, message, reason_of
 
 # Parts of TOML, to find the line of a key: Python's parser does not tell.
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?")
@@ -58,18 +58,22 @@ def read_bytes(path: Path, source: Source, limit: int) -> bytes:
     try:
         return read_bounded(path, source.what, limit)
     except BadFileError as error:
-        raise source.error(error.found, where=source.where, remedy=error.remedy) from error
+        raise source.error(
+            error.found, where=source.where, wanted=error.wanted, remedy=error.remedy
+        ) from error
 
 
 def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], Source]:
     """The table of a TOML text, and the source with it. A byte order mark is passed over.
 
     Raises:
-        PedsupError: `source.error`; not UTF-8, not TOML, or nested too deep.
+        PedsupError: `source.error`; not UTF-8, not TOML, nested too deep, or a number that no
+            program can be relied on to take.
     """
     try:
         text = decode_text(data) if isinstance(data, bytes) else data
-        table = _parsed(text)
+        table: dict[str, object] = loaded(tomllib.loads, text, tomllib.TOMLDecodeError)
+        _require_64_bits(table)
     except ValueError as error:
         raise source.problem(
             message(
@@ -78,17 +82,6 @@ def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], So
             wanted=message("lines like: name = 0.7"),
         ) from error
     return table, dataclasses.replace(source, text=text)
-
-
-def _parsed(text: str) -> dict[str, object]:
-    """The table of a TOML text.
-
-    Raises:
-        ValueError: not TOML, nested too deep, or a number that no program can be relied on to take.
-    """
-    table: dict[str, object] = loaded(tomllib.loads, text, tomllib.TOMLDecodeError)
-    _require_64_bits(table)
-    return table
 
 
 def _require_64_bits(value: object) -> None:
@@ -107,6 +100,17 @@ def read_json(path: Path, source: Source, limit: int) -> object:
         PedsupError: `source.error`; missing, too large, or not JSON.
     """
     return parsed_json(read_bytes(path, source, limit), source)
+
+
+def read_json_object(
+    path: Path, what: str, limit: int, *, remedy: str = DAMAGED
+) -> dict[str, object]:
+    """A JSON object. Raises as `read_json`, `BadFileError` with `remedy`, or if it is no object."""
+    source = Source(what, path, remedy=remedy)
+    value = read_json(path, source, limit)
+    if not isinstance(value, dict):
+        raise source.problem(message("{what} is not a JSON object", what=as_message(what)))
+    return value
 
 
 def parsed_json(data: bytes, source: Source) -> object:
