@@ -471,7 +471,9 @@ def test_a_launch_uses_what_was_measured(
     assert plan.threads.evidence == "tuned"
     plain = plan_launch(smollm2, Settings(tuned=False), available=plenty).config
     assert (plain.n_ubatch, plain.use_mmap) == (512, True)
-    assert plan_launch(smollm2, Settings(threads=2), available=plenty).config.n_threads == 2
+    asked = plan_launch(smollm2, Settings(threads=2), available=plenty)
+    assert asked.config.n_threads == 2
+    assert (asked.threads.cpus, asked.threads.evidence) == (None, "asked for")
 
 
 def test_measured_repack_is_dropped_when_memory_is_short(

@@ -131,18 +131,13 @@ def read_cores(allowed: frozenset[int], root: Path = Path("/")) -> tuple[Core, .
     return tuple(cores)
 
 
-def plan_threads(
-    cores: tuple[Core, ...], *, asked: int | None = None, machine: str | None = None
-) -> ThreadPlan:
+def plan_threads(cores: tuple[Core, ...], *, machine: str | None = None) -> ThreadPlan:
     """One thread per big core, kept on the big cores where there are little ones too.
 
     Args:
         cores: the allowed cores, from `read_cores`.
-        asked: `--threads`; wins, and the affinity mask is then left as it is.
         machine: `platform.machine()`, to tell a phone from a desktop where nothing is readable.
     """
-    if asked is not None:
-        return ThreadPlan(asked, None, "asked for")
     arm = (machine or platform.machine()).startswith(("aarch64", "arm"))
     evidence, scores = _scores(cores, arm)
     if evidence == "nothing":
