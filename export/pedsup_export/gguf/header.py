@@ -15,7 +15,8 @@ from math import prod
 from typing import Any, Final
 
 from pedsup.gguf_file import GGMLType, ValueType
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME
+from pedsup.gguf_file.header import MAGIC
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_NAME
 
 _FORMATS: Final = {
     ValueType.UINT8: "B",
