@@ -45,11 +45,11 @@ TORCH = {
         "test_end_to_end.py", "test_heads.py", "test_merge.py", "test_nf4.py", "test_projector.py",
         "test_qat.py", "test_quantize.py", "test_special_bases.py", "test_wild_inputs.py",
     )),
-    *("train/" + name for name in ("test_grids.py", "test_training.py")),
     "bench/test_task.py", "runtime/test_template.py",
 }  # fmt: skip
-"""Files whose fast tests have torch as their oracle. Its import, transformers' and PEFT's take 8 s:
-in a fast run one worker takes all of them. A file that is missing here is only slower."""
+"""Files, beside those of train/, whose fast tests have torch as their oracle. Its import,
+transformers' and PEFT's take 8 s: in a fast run one worker takes all these files. One that is
+missing here is only slower."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -129,7 +129,7 @@ def longest_files_first(items: list[pytest.Item], *, slowly: bool) -> None:
 
 
 def needs_torch(path: Path) -> bool:
-    return "/".join(path.parts[-2:]) in TORCH
+    return path.parent.name == "train" or "/".join(path.parts[-2:]) in TORCH
 
 
 @pytest.hookimpl(optionalhook=True)

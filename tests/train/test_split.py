@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pedsup_testing import tiny_models
+from pedsup_testing.lazy import Lazy, needs
 
 from pedsup_export.phone.gemma4_shapes import E4B, text_config
 from pedsup_train.data.render import Rendered
@@ -17,7 +18,8 @@ from pedsup_train.run.plan import make_plan
 from pedsup_train.run.runner import run as train_adapter
 from pedsup_train.run.split import Split, choose_split, predict
 
-torch = pytest.importorskip("torch", reason="pip install 'pedsup[train]'")
+torch = Lazy("torch")
+pytestmark = needs("torch", "pip install 'pedsup[train]'")
 
 GPU = Runtime("transformers", "cuda", "bfloat16", "adamw_bnb_8bit")
 FULL = [Rendered("", "", tuple(range(768)), 260)] * 40
