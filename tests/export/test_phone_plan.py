@@ -50,7 +50,7 @@ from pedsup_export.phone.policy import (
     choose,
     preference,
 )
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOT = Path(__file__).parents[2]

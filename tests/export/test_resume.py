@@ -24,7 +24,7 @@ from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write import publish as export_module
 from pedsup_export.write import stream as stream_module
-from pedsup_export.write.journal import Entry, open_journal
+from pedsup_export.write.output import Entry, open_journal
 from pedsup_export.write.publish import execute
 
 WEIGHTS = "adapter_model.safetensors"
