@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_bench.gate.check import Check, check_figures, require_pass
+from pedsup_bench.gate.check import Check, GateError, check_figures, require_pass
 from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.gate.thresholds import Thresholds, read_thresholds, thresholds_for
 from pedsup_bench.quality.divergence import token_figures
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report.document import dumps
-from pedsup_bench.report.errors import GateError
 
 
 def test_shipped_thresholds_get_stricter_with_larger_types() -> None:

@@ -14,8 +14,15 @@ from pedsup.gguf_file import read_header
 from pedsup.questions import table_rows
 from pedsup_bench.mcqa import questions as questions_module
 from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
-from pedsup_bench.mcqa.report import by_language, figures
-from pedsup_bench.mcqa.score import Scored, Scorer, prompt_text, rotation, score_all
+from pedsup_bench.mcqa.score import (
+    Scored,
+    Scorer,
+    by_language,
+    figures,
+    prompt_text,
+    rotation,
+    score_all,
+)
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.journal import file_identity
 

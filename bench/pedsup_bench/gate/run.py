@@ -23,7 +23,7 @@ from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report import document, overlap
 from pedsup_bench.report.overlap import Calibrating
 from pedsup_bench.report.texts import default_texts
-from pedsup_bench.task.measure import measure as measure_task
+from pedsup_bench.task.report import measure as measure_task
 from pedsup_bench.task.score import TaskPlan
 
 QUICK_N_CTX: Final = 256

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from pedsup.errors import MismatchError
+from pedsup.files.fsio import sha256_file
+from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.stats import mcnemar_exact
-from pedsup_bench.task.score import ExampleScore
+from pedsup_bench.task.score import ExampleScore, TaskPlan, score_all
+
+
+def measure(model: Path, reference: Path, examples: Path, plan: TaskPlan) -> dict[str, object]:
+    """The figures for a document; `examples` is the file that those of the plan were read from.
+
+    Raises:
+        MismatchError: the file was changed since.
+        PedsupError: as `score_all`.
+    """
+    identity = {"file": examples.name, "sha256": sha256_file(examples)}
+    if read_dialogues(examples) != plan.examples:
+        raise MismatchError(
+            "the examples were changed after they were read",
+            where=examples,
+            wanted="the file as it was",
+            remedy="run it again",
+        )
+    theirs, mine = score_all(reference, plan), score_all(model, plan, plan.adapter)
+    return {"examples": identity, **asdict(figures(mine, theirs))}
 
 
 @dataclass(frozen=True)
@@ -88,14 +110,3 @@ def _ratio_error(nats: Sequence[float], tokens: Sequence[int]) -> float:
         return float("nan")
     rest = x - x.sum() / n.sum() * n
     return float(sqrt(len(x) / (len(x) - 1) * np.square(rest).sum()) / n.sum())
-
-
-def task_rows(found: dict[str, Any]) -> list[list[str]]:
-    """Rows of a table from a document's task: the file, then the reference."""
-    rows = [["task", "examples", "tokens", "loss", "tokens right", "exact", "right"]]
-    for name, side in (("file", found["model"]), ("reference", found["reference"])):
-        rows.append([
-            name, str(found["n"]), str(found["n_tokens"]), f"{side['loss']:.4f}",
-            f"{side['token_accuracy']:.2%}", f"{side['exact']:.1%}", f"{side['right']:.1%}",
-        ])  # fmt: skip
-    return rows
