@@ -71,8 +71,8 @@ class Architecture:
     hf_names: tuple[str, ...]
     metadata: Callable[[Mapping[str, object]], list[KV]]
     """config.json -> hyperparameter entries."""
-    tensors: Callable[[Mapping[str, object], Mapping[str, Shape], int], ModelTensors]
-    """config.json, shapes by name, rows of the token embeddings -> tensors."""
+    tensors: Callable[[Mapping[str, object], Mapping[str, Shape] | None, int], ModelTensors]
+    """config.json, shapes by name (`placing.place`), rows of the token embeddings -> tensors."""
     vocabulary: Callable[[Tokenizer, int], Vocabulary]
     """Tokenizer files, rows of the token embeddings -> vocabulary fields."""
     tied_by_default: bool

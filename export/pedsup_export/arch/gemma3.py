@@ -157,7 +157,7 @@ def metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor; towers are listed as dropped."""
     h = read_hparams(config)
@@ -174,6 +174,7 @@ def tensors(
         expected=lambda layer: expected,
         required=layer_names(h.n_layers, (*LAYER, "attn_k", "attn_v", "attn_k_norm")),
         tables=dict.fromkeys(TABLES, h.n_embd),
+        rest={"output_norm.weight": (h.n_embd,)},
         plain=plain_name,
         left_out=lambda source: TOWER_REASON if is_tower(source) else None,
     )

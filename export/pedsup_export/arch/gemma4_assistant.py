@@ -49,7 +49,7 @@ def metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every tensor of the checkpoint; the masked embedding is listed as dropped."""
     h, width = gemma4.read_hparams(config), _target_width(config)
@@ -57,7 +57,7 @@ def tensors(
     outputs, dropped = [], []
     wanted = {"pre_projection.weight": (h.n_embd, 2 * width),
               "post_projection.weight": (width, h.n_embd)}  # fmt: skip
-    for source, shape in shapes.items():
+    for source, shape in (shapes or {}).items():
         if source.startswith(_MASKED):
             dropped.append(Dropped(source, shape, "llama.cpp drafts from all tokens"))
         elif (name := _PROJECTIONS.get(source)) is not None:

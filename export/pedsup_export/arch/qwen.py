@@ -63,7 +63,7 @@ def qwen2_metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def qwen2_tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor of a Qwen2 model."""
     c = Config(config)
@@ -89,7 +89,7 @@ def qwen3_metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def qwen3_tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor of a Qwen3 model."""
     c = Config(config)
