@@ -141,10 +141,6 @@ class Bnb4bitSource:
         return self.state.quant_type.upper()
 
     @property
-    def n_bytes_on_disk(self) -> int:
-        return sum(f.entry(self._part_name(part)).n_bytes for part, f in self.files.items())
-
-    @property
     def stored_names(self) -> tuple[str, ...]:
         """The tensors of the file that make up this one."""
         return tuple(self._part_name(part) for part in self.files)
