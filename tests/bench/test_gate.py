@@ -157,10 +157,10 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
     from gguf import LlamaFileType
 
-    from pedsup_bench.gate.thresholds import FILE_TYPES
+    from pedsup.gguf_file.file_types import FILE_TYPES
 
     names = {"F32": "ALL_F32"}
-    for number, name in FILE_TYPES.items():
+    for name, (_, number, _) in FILE_TYPES.items():
         assert LlamaFileType(number).name == names.get(name, f"MOSTLY_{name}")
 
 

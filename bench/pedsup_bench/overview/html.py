@@ -147,7 +147,7 @@ def _glance(found: Collection) -> Iterable[list[str]]:
             yield [f"mean KL, {name}", page.number(text["kld"]["mean"], ".5f"), at]
             yield [f"same top token, {name}", page.share(text["same_top"], 2), at]
         if task := quality.document.get("task"):
-            yield ["trained task, right", page.share(task["model"]["right"]), at]
+            yield ["trained task, right", page.share(task.model.right), at]
     for mcqa in found.mcqas:
         for language, f in mcqa.document["figures"].items():
             said = f"{page.share(f.accuracy)} ({page.interval(f.interval)})"

@@ -7,7 +7,7 @@ from typing import Final
 from pedsup_bench.quality import html as quality_html
 from pedsup_bench.report import page, svg
 from pedsup_bench.report.page import Html
-from pedsup_bench.task.result import QualityWithTask, SideFacts, TaskFacts
+from pedsup_bench.task.result import QualityWithTask, TaskFacts
 
 _SIDES: Final = ("file", "reference")
 
@@ -22,26 +22,26 @@ def report(document: QualityWithTask) -> str:
 
 def section(task: TaskFacts) -> list[Html]:
     """Both sides as bars and as a table, and what was lost."""
-    sides: list[SideFacts] = [task["model"], task["reference"]]
+    sides = (task.model, task.reference)
     bars = [
         page.share_bar(f"{what}, {name}", value)
         for what, values in (
-            ("right", [side["right"] for side in sides]),
-            ("exact", [side["exact"] for side in sides]),
-            ("tokens right", [side["token_accuracy"] for side in sides]),
+            ("right", [side.right for side in sides]),
+            ("exact", [side.exact for side in sides]),
+            ("tokens right", [side.token_accuracy for side in sides]),
         )
         for name, value in zip(_SIDES, values, strict=True)
     ]
     lost = (
-        f"Loss {page.number(task['loss_rise'], '+.4f')} against the reference (standard error "
-        f"{page.number(task['loss_rise_error'])}); {task['drop']:+.1%} of the examples lost; "
-        f"{task['changed']} differ, McNemar p = {task['p_value']:.3f}."
+        f"Loss {page.number(task.loss_rise, '+.4f')} against the reference (standard error "
+        f"{page.number(task.loss_rise_error)}); {task.drop:+.1%} of the examples lost; "
+        f"{task.changed} differ, McNemar p = {task.p_value:.3f}."
     )
     return [
         page.paragraph(
-            f"{task['n']} held-out examples of {task['examples']['file']} "
-            f"({task['n_choice']} with options, {task['n_tokens']} tokens of answers; SHA-256 "
-            f"{task['examples']['sha256']})."
+            f"{task.n} held-out examples of {task.examples['file']} "
+            f"({task.n_choice} with options, {task.n_tokens} tokens of answers; SHA-256 "
+            f"{task.examples['sha256']})."
         ),
         Html(svg.bars("the trained task, file and reference", bars, top=1.0)),
         page.table(table_rows(task), "the trained task"),
@@ -52,10 +52,10 @@ def section(task: TaskFacts) -> list[Html]:
 def table_rows(task: TaskFacts) -> list[list[str]]:
     """Figures as a table: the file, then the reference."""
     rows = [["task", "examples", "tokens", "loss", "tokens right", "exact", "right"]]
-    for name, side in zip(_SIDES, (task["model"], task["reference"]), strict=True):
+    for name, side in zip(_SIDES, (task.model, task.reference), strict=True):
         rows.append([
-            name, str(task["n"]), str(task["n_tokens"]), page.number(side["loss"]),
-            page.share(side["token_accuracy"], 2), page.share(side["exact"]),
-            page.share(side["right"]),
+            name, str(task.n), str(task.n_tokens), page.number(side.loss),
+            page.share(side.token_accuracy, 2), page.share(side.exact),
+            page.share(side.right),
         ])  # fmt: skip
     return rows

@@ -18,8 +18,7 @@ import ctypes
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -43,13 +42,8 @@ MAX_TOKENS: Final = 256
 """Of each window: what a set costs is a forward pass over so many."""
 SCORED_EVERY: Final = 2
 SCORED_FROM: Final = 32
-
-
-@dataclass(frozen=True)
-class NoiseSet:
-    """Matrices that are disturbed together."""
-
-    names: frozenset[str]
+NoiseSet: TypeAlias = frozenset[str]
+"""Matrices that are disturbed together."""
 
 
 def noise_sets(names: Sequence[str]) -> list[NoiseSet]:
@@ -61,12 +55,12 @@ def noise_sets(names: Sequence[str]) -> list[NoiseSet]:
         if layer:
             kinds[layer[2]].append((int(layer[1]), name))
         else:
-            alone.append(NoiseSet(frozenset({name})))
+            alone.append(frozenset({name}))
     bins = max(1, MAX_SETS // max(1, len(kinds)))
     sets = []
     for members in kinds.values():
         for part in np.array_split([name for _, name in sorted(members)], min(bins, len(members))):
-            sets.append(NoiseSet(frozenset(map(str, part))))
+            sets.append(frozenset(map(str, part)))
     return sets + alone
 
 
@@ -107,8 +101,8 @@ def measure(
     per_set = total / len(windows) / NOISE
     found = {}
     for noise, value in zip(sets, per_set, strict=True):
-        for name in noise.names:
-            found[name] = max(0.0, float(value)) / len(noise.names)
+        for name in noise:
+            found[name] = max(0.0, float(value)) / len(noise)
     return found
 
 
@@ -162,7 +156,7 @@ def _go_on(_node: ctypes.Structure, _kind: str) -> bool:
 
 
 def _in(noise: NoiseSet) -> Callable[[ctypes.Structure, str], bool]:
-    return lambda node, kind: _place(node, kind) in noise.names
+    return lambda node, kind: _place(node, kind) in noise
 
 
 def _disturb(generator: np.random.Generator) -> Callable[[ctypes.Structure, str], bool]:
