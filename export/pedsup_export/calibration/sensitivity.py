@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from pedsup_export.calibration import nodes
 from pedsup_export.calibration.collect import weight_name
-from pedsup_export.calibration.forward import ForwardPass
+from pedsup_export.calibration.forward import ForwardPass, node_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,7 +110,7 @@ def input_errors(model: ForwardPass, window: Sequence[int]) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def look(node: ctypes.Structure, kind: str) -> bool:
-        x = nodes.values(node.src[1].contents)
+        x = node_values(node.src[1].contents)
         for columns, mark in ACTIVATIONS.items():
             if x.shape[1] % columns == 0:
                 found[_place(node, kind) + mark] = rounding_loss(x, columns)
@@ -161,7 +160,7 @@ def _in(noise: NoiseSet) -> Callable[[ctypes.Structure, str], bool]:
 
 def _disturb(generator: np.random.Generator) -> Callable[[ctypes.Structure, str], bool]:
     def look(node: ctypes.Structure, _kind: str) -> bool:
-        output = nodes.values(node)
+        output = node_values(node)
         size = np.sqrt(NOISE * np.mean(np.square(output, dtype=np.float64)))
         output += generator.standard_normal(output.shape, np.float32) * np.float32(size)
         return True

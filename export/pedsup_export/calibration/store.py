@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,11 +51,11 @@ def write(
     path: Path,
     about: Record,
     groups: Sequence[InputGroup],
-    sums: Mapping[str, tuple[Floats, Floats | None]],
+    sums: Callable[[str], tuple[Floats, Floats | None]],
     *,
     force: bool,
 ) -> None:
-    """Write the file; `sums` maps a group's owner to its squares [n] and products [n/b, b, b]."""
+    """Write the file; `sums` gives for a group's owner its squares [n] and products [n/b, b, b]."""
     owner = {name: g for g in groups for name in g.names}
     slots = lay_out((name, shape, BY_NAME["F32"]) for name, shape in _listed(groups))
 
@@ -63,7 +63,7 @@ def write(
         stem, _, what = name.rpartition(".")
         if what == "counts":
             return np.array([about.tokens], np.float32)
-        squares, products = sums[owner[stem].owner]
+        squares, products = sums(owner[stem].owner)
         found = products if what == "in_prod" else squares
         assert found is not None
         return found

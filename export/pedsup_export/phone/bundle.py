@@ -27,13 +27,16 @@ from typing import Final, TypeAlias
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file
 from pedsup.progress import human_bytes
-from pedsup_export.phone.bundle_model import BLOCK, ModelFiles, plan_model, write_model
 from pedsup_export.phone.bundle_parts import (
+    BLOCK,
+    ModelFiles,
     ProjectorFile,
     check_patch,
     plan_adapter,
+    plan_model,
     plan_projector,
     write_adapter,
+    write_model,
     write_patch,
     write_projector,
 )

@@ -1,28 +1,121 @@
-"""What goes into the folder for the phone beside the model: its adapter, a patch, its projector.
+"""What goes into the folder for the phone: model, adapter, projector, patch.
 
-Each is checked as a phone will check it.
+The model is cut into parts where FAT32 could not hold it. Each file is checked as a phone will check
+it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from pedsup.errors import ResourceError, UntrustedError
-from pedsup.files.fsio import sha256_file
+from pedsup.errors import BadFileError, ResourceError, UntrustedError
+from pedsup.files.fsio import sha256_file, sync_file
+from pedsup.gguf_file import read_header
 from pedsup.gguf_file.finite import require_finite
 from pedsup.gguf_file.lora import validate_adapter
 from pedsup.gguf_file.validate import validate_model
 from pedsup.patch.index import read_index
 from pedsup.patch.payload import Payload
-from pedsup.progress import human_bytes, say
+from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.trust.assess import Policy
 from pedsup.trust.identity import identify
 from pedsup.trust.manifest import manifest_path, mmproj_path, read_manifest
 from pedsup.trust.pair import assess_pair
 from pedsup_export.phone.card import beside, require_model_name, require_name, write_entry
 from pedsup_export.prove.projector import check_projector
+
+BLOCK: Final = 1 << 20
+"""Bytes: install.sh copies in these, so parts are whole multiples."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """How a model is packed: its file or parts, and the files beside it."""
+
+    path: Path
+    size: int
+    parts: tuple[str, ...]
+    """File names in models/, one when the model fits into one file."""
+    part_bytes: int
+    beside: tuple[Path, ...]
+    """Manifest and signature."""
+    manifest_sha256: str | None
+
+
+def plan_model(model: Path | None, largest_file: int, part_bytes: int) -> ModelFiles | None:
+    """Check a model and its manifest; None without one.
+
+    Raises:
+        BadFileError: it is not a GGUF file, or not there.
+        UntrustedError: the manifest beside it belongs to another file.
+        UsageError: a name that a card cannot hold.
+    """
+    if model is None:
+        return None
+    if not os.path.lexists(model):
+        raise BadFileError(
+            "there is no such model",
+            where=model,
+            wanted="a GGUF file",
+            remedy="give --model the path of one (make: MODEL=), or make it first with `make gguf`",
+        )
+    read_header(model)
+    require_model_name(model)
+    size = model.stat().st_size
+    count = -(-size // part_bytes) if size > largest_file else 1
+    names = tuple(f"{model.name}.part{n + 1:02d}" for n in range(count)) if count > 1 else ()
+    digest = None
+    if manifest_path(model).is_file():
+        manifest = read_manifest(manifest_path(model))
+        digest = manifest.file.sha256
+        if manifest.file.size != size:
+            raise UntrustedError(
+                "the manifest beside the model belongs to another file",
+                where=manifest_path(model),
+                wanted=f"{manifest.file.size} bytes; the model has {size}",
+                remedy="copy model and manifest again, or export the model again",
+            )
+    return ModelFiles(model, size, names or (model.name,), part_bytes, beside(model), digest)
+
+
+def write_model(files: ModelFiles, folder: Path, sums: dict[str, str]) -> str:
+    """Copy the model, in parts if it needs them; the SHA-256 of the whole."""
+    model = files.path
+    folder.mkdir()
+    whole = hashlib.sha256()
+    with model.open("rb") as source, byte_bar(files.size, "model") as bar:
+        for name in files.parts:
+            part = hashlib.sha256()
+            left = files.part_bytes if len(files.parts) > 1 else files.size
+            with (folder / name).open("xb") as out:
+                while left and (block := source.read(min(left, 8 * BLOCK))):
+                    out.write(block)
+                    part.update(block)
+                    whole.update(block)
+                    left -= len(block)
+                    bar.update(len(block))
+                out.flush()
+                sync_file(out.fileno())
+            sums[f"models/{name}"] = part.hexdigest()
+    if files.manifest_sha256 not in (None, whole.hexdigest()):
+        raise UntrustedError(
+            "the model is damaged or was changed: its SHA-256 is not the manifest's",
+            where=model,
+            wanted=f"{files.manifest_sha256}; it has {whole.hexdigest()}",
+            remedy="copy it again; what differs is said by pedsup-export verify "
+            + shlex.quote(str(model)),
+        )
+    for path in files.beside:
+        shutil.copyfile(path, folder / path.name)
+    sha256, parts = whole.hexdigest(), len(files.parts)
+    write_entry(folder / "MODEL", name=model.name, size=files.size, sha256=sha256, parts=parts)
+    return sha256
 
 
 def plan_adapter(adapter: Path | None, model: Path | None) -> tuple[Path, ...]:
