@@ -81,6 +81,11 @@ class Architecture:
     """Whether a tensor of the checkpoint is one that no forward pass uses."""
 
 
+def unsupported(found: str, wanted: str) -> UnsupportedError:
+    """The error for what llama.cpp, or pedsup, has nothing for in a config.json."""
+    return UnsupportedError(found, where="config.json of the base", wanted=wanted)
+
+
 class Config:
     """Typed access to config.json with errors that name the field."""
 
@@ -116,9 +121,8 @@ class Config:
         """
         value = self._get(key, default)
         if value not in wanted:
-            raise UnsupportedError(
+            raise unsupported(
                 f"{what} {value!r} ('{key}')",
-                where="config.json of the base",
                 wanted=f"{' or '.join(map(repr, wanted))}: llama.cpp computes nothing else",
             )
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ValueType
 from pedsup_export.arch.base import (
     Architecture,
@@ -25,6 +24,7 @@ from pedsup_export.arch.base import (
     OutputTensor,
     Shape,
     name_map,
+    unsupported,
 )
 from pedsup_export.arch.gemma_text import (
     FULL,
@@ -85,9 +85,8 @@ def read_hparams(config: Mapping[str, object]) -> Hparams:
     n_layers = text.integer("num_hidden_layers", high=4096)
     kinds = text.values.get("layer_types")
     if not isinstance(kinds, list) or len(kinds) != n_layers or not {*kinds} <= {FULL, SLIDING}:
-        raise UnsupportedError(
+        raise unsupported(
             "'layer_types' is missing or holds something else than full and sliding attention",
-            where="config.json of the base",
             wanted=f"a list of {n_layers} layer types",
         )
     n_shared = text.integer("num_kv_shared_layers", low=0, high=n_layers, default=0)
@@ -118,9 +117,8 @@ def _refuse_larger_models(text: Config) -> None:
         ("attention_k_eq_v", "keys that are used as values"),
     ):
         if text.values.get(key):
-            raise UnsupportedError(
+            raise unsupported(
                 f"a Gemma 4 model with {what} ('{key}')",
-                where="config.json of the base",
                 wanted="an E2B or E4B model: the larger ones do not run on a phone",
             )
 
@@ -142,9 +140,8 @@ def _rope(h: Hparams, kind: str) -> Config:
     rope = h.config.mapping("rope_parameters").get(kind)
     wanted = "proportional" if kind == FULL else "default"
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != wanted:
-        raise UnsupportedError(
+        raise unsupported(
             f"rope_parameters for {kind}: {rope!r}",
-            where="config.json of the base",
             wanted=f"rope_type {wanted!r}",
         )
     return Config(rope)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from pedsup.errors import UnsupportedError
 from pedsup_export.arch import gemma4
 from pedsup_export.arch.base import (
     Architecture,
@@ -22,6 +21,7 @@ from pedsup_export.arch.base import (
     Shape,
     check_required,
     check_shape,
+    unsupported,
 )
 from pedsup_export.gguf.header import KV, u32
 from pedsup_export.tokenizer.vocab import gemma4_vocabulary
@@ -68,9 +68,8 @@ def tensors(
     check_required(outputs, set(_PROJECTIONS.values()))
     placed = gemma4.tensors(config, inner, n_tokens)
     if any(o.name == "output.weight" for o in placed.outputs):
-        raise UnsupportedError(
+        raise unsupported(
             "a drafter with an output head of its own",
-            where="config.json of the base",
             wanted="a drafter whose head is its token embeddings: llama.cpp has no other",
         )
     return ModelTensors((*placed.outputs, *outputs), (*placed.dropped, *dropped), placed.counted)

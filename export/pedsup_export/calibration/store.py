@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError
+from pedsup.errors import BadFileError, OutputError, PedsupError
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.files.fsio import atomic_file, partial_path
 from pedsup.files.records import record
@@ -31,7 +31,7 @@ from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
 from pedsup_export.calibration.record import InputGroup, Record
 from pedsup_export.gguf.header import KV, array, header_bytes, lay_out, padded, string, u32
-from pedsup_export.source.safetensors_file import State, file_state
+from pedsup_export.source.safetensors_file import State, changed, file_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,7 +164,7 @@ class Statistics:
         # Losing its name changes a file's change time too: it is then read again.
         same = any(now[:-1] == state[:-1] for state in self.states)
         if not same or _digests(self.file, self.header.data_offset)[0] != self.sha256:
-            raise _changed(self.path)
+            raise changed(self.path)
         self.states.add(now)
 
 
@@ -191,7 +191,7 @@ def read(path: Path) -> Statistics:
     # The header was read by name: by now the name must lead to the file that was digested.
     again = read_header(path)
     if file_state(path.stat()) != state or again.metadata != header.metadata:
-        raise _changed(path)
+        raise changed(path)
     return Statistics(path, header, about, groups, digest, whole, file, {state})
 
 
@@ -255,15 +255,6 @@ def _check_tensors(header: GGUFHeader, groups: Sequence[InputGroup]) -> None:
         fits = group.n_columns % group.run == 0 and found == shape
         if info is None or info.type.name != "F32" or not fits:
             raise _bad(header.path, f"the second moments of '{group.owner}' have another shape")
-
-
-def _changed(path: Path) -> MismatchError:
-    return MismatchError(
-        "the file was changed or replaced while it was read",
-        where=path,
-        wanted="statistics that nothing writes to during an export",
-        remedy="give the same command again when nothing writes to them",
-    )
 
 
 def _bad(path: Path, found: str) -> BadFileError:

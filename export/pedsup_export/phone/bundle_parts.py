@@ -1,7 +1,6 @@
 """What goes into the folder for the phone: model, adapter, projector, patch.
 
-The model is cut into parts where FAT32 could not hold it. Each file is checked as a phone will check
-it.
+The model is cut into parts where FAT32 could not hold it. All is checked as a phone will check it.
 """
 
 from __future__ import annotations
