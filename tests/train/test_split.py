@@ -10,7 +10,7 @@ import pytest
 from pedsup_testing import tiny_models
 from pedsup_testing.lazy import Lazy, needs
 
-from pedsup_export.phone.gemma4_shapes import E4B, text_config
+from pedsup_maintain.synthetic.shapes import E4B, text_config
 from pedsup_train.data.render import Rendered
 from pedsup_train.model.backends import Runtime
 from pedsup_train.recipe.schema import Recipe, read_recipe

@@ -19,7 +19,7 @@ from pedsup.progress import human_bytes
 from pedsup_export.gguf.header import header_bytes, lay_out, string
 from pedsup_export.phone.models import PhoneModel, planned_header, unwritten_header
 from pedsup_export.phone.policy import Candidate
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 
 USUAL: Final = "BF16"
 KINDS: Final = (USUAL, "Q8_0")

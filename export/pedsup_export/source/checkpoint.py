@@ -81,7 +81,7 @@ class Checkpoint:
     @cached_property
     def n_bytes(self) -> int:
         """Bytes of all tensors on disk."""
-        return sum(source.n_bytes_on_disk for source in self.tensors.values())
+        return sum(entry.n_bytes for shard in self.shards for entry in shard.tensors.values())
 
     @cached_property
     def _digests(self) -> dict[str, str]:
