@@ -170,6 +170,7 @@ def test_the_other_types_are_the_converter_s_too(
     compare(mmproj_path(request.out), convert(cases[family].base, kind.lower(), "--mmproj"))
 
 
+@pytest.mark.slow
 def test_without_one_the_model_is_as_before(cases: dict[str, Case], tmp_path: Path) -> None:
     """Only the manifest's digest in the header tells the two models apart."""
     case = cases["gemma4"]

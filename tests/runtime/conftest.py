@@ -31,7 +31,8 @@ def edge_template(large_template: str) -> str:
 def gemma4_folder(tmp_path_factory: pytest.TempPathFactory, edge_template: str) -> Path:
     """A tiny random Gemma 4 (sliding window 16) as transformers saves it, with the E4B template."""
     require("transformers", "pip install 'pedsup[train]'")
-    folder = tiny_models.gemma4(tmp_path_factory.mktemp("gemma4"))
+    # The converter writes the folder's name: another one would not be found among what is kept.
+    folder = tiny_models.gemma4(tmp_path_factory.mktemp("gemma4") / "tiny")
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**config, "chat_template": edge_template}), encoding="utf-8")

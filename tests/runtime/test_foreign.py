@@ -14,6 +14,7 @@ import pytest
 from pedsup_testing import forged_gguf, memory_probe, programs, tiny_models
 from pedsup_testing.converter import Converter
 from pedsup_testing.forged_gguf import Forged, Key
+from pedsup_testing.lazy import require
 
 from pedsup.engine.api import EngineConfig
 from pedsup.errors import BadFileError, UnsupportedError
@@ -43,17 +44,9 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def gemma2(converter: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Gemma 2 by llama.cpp's converter, with a template that nobody knows."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    folder = tmp_path_factory.mktemp("gemma2")
-    config = Gemma2Config(
-        vocab_size=tiny_models.VOCAB_SIZE, hidden_size=256, intermediate_size=512,
-        num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
-        sliding_window=16, max_position_embeddings=2048, initializer_range=0.08, dtype="float32",
-    )  # fmt: skip
-    Gemma2ForCausalLM(config).save_pretrained(folder)
-    tiny_models.write_tokenizer(folder, chat_template=TEMPLATE)
-    tiny_models.write_tokenizer_model(folder)
+    require("transformers", "pip install 'pedsup[train]'")
+    folder = tmp_path_factory.mktemp("gemma2") / "tiny"
+    tiny_models.gemma2(folder, chat_template=TEMPLATE)
     return converter(folder, folder / "tiny-gemma2.gguf")
 
 

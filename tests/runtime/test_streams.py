@@ -60,6 +60,7 @@ def test_an_answer_is_shown_in_any_encoding(ask: Shell, encoding: str, shown: st
     assert done.stdout.decode(encoding).strip() == shown
 
 
+@pytest.mark.slow
 def test_json_loses_nothing_in_any_encoding(ask: Shell) -> None:
     done = ask("--json", PYTHONIOENCODING="iso8859-1")
     assert done.returncode == 0, done.stderr

@@ -247,6 +247,7 @@ def with_projector(bundle: Path, octets: bytes) -> str:
     return digest
 
 
+@pytest.mark.slow  # as an adapter does, below
 def test_the_projector_goes_beside_its_model(bundle, model, termux):
     """A damaged one is refused, a whole one copied once."""
     digest = with_projector(bundle, b"towers" * 1000)

@@ -244,6 +244,22 @@ def llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     return _save(folder, LlamaForCausalLM, LlamaConfig(**{**values, **overrides}), seed)
 
 
+@kept
+def gemma2(folder: Path, *, chat_template: str) -> Path:
+    """Write a tiny `Gemma2ForCausalLM` folder with a tokenizer.model and return it."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=VOCAB_SIZE, hidden_size=256, intermediate_size=512,
+        num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
+        sliding_window=16, max_position_embeddings=2048, initializer_range=0.08, dtype="float32",
+    )  # fmt: skip
+    _save(folder, Gemma2ForCausalLM, config, 2)
+    write_tokenizer(folder, chat_template=chat_template)
+    write_tokenizer_model(folder)
+    return folder
+
+
 def gemma3_text_config(**overrides: Any) -> Any:
     """A small `Gemma3TextConfig`: six sliding layers and one of full attention, all of Gemma 3's
     parts; the window (16) is shorter than a test prompt.

@@ -134,6 +134,7 @@ def test_a_schema_shapes_the_answer(client: Any) -> None:
     assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.slow  # test_turn.py: it reaches the engine
 def test_a_seed_repeats_an_answer_and_none_does_not(client: Any) -> None:
     def ask(**more: Any) -> str:
         answer = client.chat.completions.create(
