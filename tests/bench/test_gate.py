@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_bench.gate.check import Check, check_figures, require_pass
+from pedsup_bench.gate.check import Check, GateError, check_figures, require_pass
 from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.gate.thresholds import Thresholds, read_thresholds, thresholds_for
 from pedsup_bench.quality.divergence import token_figures
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report.document import dumps
-from pedsup_bench.report.errors import GateError
 
 
 def test_shipped_thresholds_get_stricter_with_larger_types() -> None:
@@ -158,10 +157,10 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
     from gguf import LlamaFileType
 
-    from pedsup_bench.gate.thresholds import FILE_TYPES
+    from pedsup.gguf_file.file_types import FILE_TYPES
 
     names = {"F32": "ALL_F32"}
-    for number, name in FILE_TYPES.items():
+    for name, (_, number, _) in FILE_TYPES.items():
         assert LlamaFileType(number).name == names.get(name, f"MOSTLY_{name}")
 
 

@@ -16,11 +16,12 @@ from pedsup.questions import table_rows
 from pedsup_bench.mcqa import questions as questions_module
 from pedsup_bench.mcqa import score as score_module
 from pedsup_bench.mcqa.questions import Question, default_questions, read_questions
-from pedsup_bench.mcqa.report import by_language, figures
 from pedsup_bench.mcqa.score import (
     Scored,
     Scorer,
+    by_language,
     characters_read,
+    figures,
     prompt_text,
     rotation,
     score_all,

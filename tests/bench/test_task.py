@@ -13,8 +13,7 @@ from pedsup.errors import BadFileError, MismatchError, UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
 from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.quality.logits import LogitModel
-from pedsup_bench.task.measure import measure
-from pedsup_bench.task.report import figures
+from pedsup_bench.task.report import figures, measure
 from pedsup_bench.task.score import ExampleScore, Scorer, TaskPlan, offered_letters, score_all
 
 OPTIONS = "Which sign?\n\nA) fever\nB) cough\nC) the weight\n\nChoose the best option."

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pedsup.errors import UsageError
-from pedsup_export.phone.gemma4_shapes import E2B, E4B, Shape, text_config
+from pedsup_maintain.synthetic.shapes import E2B, E4B, Shape, text_config
 from pedsup_train.model.backends import Runtime
 from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.run.memory import Batch, Estimate, estimate

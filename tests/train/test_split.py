@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup_export.phone.gemma4_shapes import E4B, text_config
+from pedsup_maintain.synthetic.shapes import E4B, text_config
 from pedsup_train.data.render import Rendered
 from pedsup_train.model.backends import Runtime
 from pedsup_train.recipe.schema import Recipe, read_recipe

@@ -20,9 +20,8 @@ from pedsup_bench.mcqa.questions import (
     default_questions,
     read_questions,
 )
-from pedsup_bench.mcqa.report import by_language
 from pedsup_bench.mcqa.result import SCHEMA, McqaFacts
-from pedsup_bench.mcqa.score import Scored, characters_read, score_all
+from pedsup_bench.mcqa.score import Scored, by_language, characters_read, score_all
 from pedsup_bench.report import document, options, overlap
 from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
 

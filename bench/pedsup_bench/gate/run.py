@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pedsup.errors import BadFileError, UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
@@ -23,7 +23,8 @@ from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report import document, overlap
 from pedsup_bench.report.overlap import Calibrating
 from pedsup_bench.report.texts import default_texts
-from pedsup_bench.task.measure import measure as measure_task
+from pedsup_bench.task.report import measure as measure_task
+from pedsup_bench.task.result import TaskFacts
 from pedsup_bench.task.score import TaskPlan
 
 QUICK_N_CTX: Final = 256
@@ -74,7 +75,7 @@ def run_gate(plan: GatePlan) -> GateDocument:
         judged["accuracy_drop"] = _accuracy_drop(plan, plan.questions)
     task = _task(plan, examples) if examples else None
     if task is not None:
-        judged |= {"task_loss_rise": task["loss_rise"], "task_drop": task["drop"]}
+        judged |= {"task_loss_rise": task.loss_rise, "task_drop": task.drop}
     checks = check_figures(judged, limits)
     per_text = {text: asdict(summarize(figures)) for text, figures in tokens.items()}
     return {
@@ -86,7 +87,7 @@ def run_gate(plan: GatePlan) -> GateDocument:
         "checks": [check.to_json() for check in checks],
         "figures": {**per_text, "all": asdict(whole)},
         "n_ctx": plan.n_ctx,
-        "task": task,
+        "task": asdict(task) if task else None,
     }
 
 
@@ -132,7 +133,7 @@ def _quality(plan: GatePlan) -> QualityPlan:
     )  # fmt: skip
 
 
-def _task(plan: GatePlan, examples: tuple[Dialogue, ...]) -> dict[str, Any]:
+def _task(plan: GatePlan, examples: tuple[Dialogue, ...]) -> TaskFacts:
     assert plan.examples is not None and plan.reference is not None
     asked = TaskPlan(
         examples,

@@ -27,11 +27,19 @@ from typing import Final, TypeAlias
 from pedsup.errors import BadFileError, OutputError, ResourceError, UntrustedError, UsageError
 from pedsup.files.fsio import fsync_folder, refuse_existing, sha256_file
 from pedsup.progress import human_bytes
-from pedsup_export.phone.bundle_adapter import plan_adapter, write_adapter
-from pedsup_export.phone.bundle_model import BLOCK, ModelFiles, plan_model, write_model
-from pedsup_export.phone.bundle_patch import FOLDER as PATCHES
-from pedsup_export.phone.bundle_patch import check_patch, write_patch
-from pedsup_export.phone.bundle_projector import ProjectorFile, plan_projector, write_projector
+from pedsup_export.phone.bundle_parts import (
+    BLOCK,
+    ModelFiles,
+    ProjectorFile,
+    check_patch,
+    plan_adapter,
+    plan_model,
+    plan_projector,
+    write_adapter,
+    write_model,
+    write_patch,
+    write_projector,
+)
 from pedsup_export.phone.card import FAT32_LIMIT, FAT_FORBIDDEN
 from pedsup_export.phone.wheels import phone_wheels
 
@@ -43,6 +51,7 @@ PHONE_ROOM: Final = 10**9
 FREE: Final = "@FREE@"
 """In the texts, where the free storage that the phone needs stands."""
 TEXTS: Final = ("install.sh", "README.txt", "LEEME.txt")
+PATCHES: Final = "patches"
 FOLDERS: Final = ("wheels", "models", "debs", PATCHES)
 SUMS: Final = "SHA256SUMS"
 

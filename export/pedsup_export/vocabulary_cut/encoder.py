@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pedsup.optional import require
-from pedsup_export.tokenizer.document import TokenizerDocument
+from pedsup_export.tokenizer.files import TokenizerDocument
 
 BATCH: Final = 20_000
 """Texts tokenized at a time: their results take a few hundred bytes each."""

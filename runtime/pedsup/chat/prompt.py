@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine
+from pedsup.engine.llama_cpp.kv_cache import common_prefix
 from pedsup.pictures.picture import Picture
 
 MAX_RESYNC: Final = 64
@@ -16,8 +17,6 @@ MAX_RESYNC: Final = 64
 
 _MARKER: Final = re.compile(r"<\|[^\s<>|]{1,24}\|?>|<[^\s<>|]{1,24}\|>")
 """`<|turn>`, `<turn|>`, `<|"|>`, `<|im_end|>`: the shapes of control tokens."""
-
-
 _PICTURE: Final = "\ue002"
 """Stands for a picture while the template renders: a character for private use."""
 
@@ -42,7 +41,9 @@ def build_prompt(
 ) -> Prompt:
     """Render and tokenize a dialogue that ends with the user's message."""
     pictures = [p for message in messages for p in message.get("pictures", ())]
-    if any(_must_be_apart(engine, message["content"], bool(pictures)) for message in messages):
+    # Text that could be mistaken for something else.
+    contents = [message["content"] for message in messages]
+    if any(has_control_text(engine, c) or (pictures and _PICTURE in c) for c in contents):
         tokens = _tokenize_apart(engine, template, messages, think=think)
         return Prompt(tokens, len(tokens))
     shown = [_marked(message) for message in messages]
@@ -54,7 +55,7 @@ def build_prompt(
     if not history.startswith(text):
         # The prompt ends with something that the history will not have (an empty thought).
         shared = _tokenize(engine, template, _common_text(text, history), pictures)
-        keep = _common(tokens, shared)
+        keep = common_prefix(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
 
@@ -74,11 +75,6 @@ def dialogue_tokens(
         tokens += tokenizer.tokenize(text, parse_special=True)
         tokens += text_tokens(tokenizer, message["content"].strip())
     return tokens + tokenizer.tokenize(last, parse_special=True)
-
-
-def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
-    """Whether a message's text could be mistaken for something other than text."""
-    return has_control_text(engine, content) or (pictures and _PICTURE in content)
 
 
 def _marked(message: Message) -> Message:
@@ -184,8 +180,8 @@ def stable_prefix(
     shared = _common_text(*texts)
     tokens = [engine.tokenize(text, parse_special=True) for text in texts]
     # Tokens at the seam may join what follows: only those that both prompts have are stable.
-    n = _common(engine.tokenize(shared, parse_special=True), tokens[0])
-    return tokens[0][: min(n, _common(tokens[0], tokens[1]))]
+    n = common_prefix(engine.tokenize(shared, parse_special=True), tokens[0])
+    return tokens[0][: min(n, common_prefix(tokens[0], tokens[1]))]
 
 
 def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> list[int]:
@@ -195,7 +191,7 @@ def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> li
     the cache; the same text split otherwise would be read again from there on.
     """
     out = list(tokens)
-    at = _common(out, cached)
+    at = common_prefix(out, cached)
     while at < len(out) and at < len(cached):
         span = _resync(engine, out[at : at + MAX_RESYNC], cached[at : at + MAX_RESYNC])
         if span is None:
@@ -203,7 +199,7 @@ def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> li
         ours, theirs = span
         out[at : at + ours] = cached[at : at + theirs]
         at += theirs
-        at += _common(out[at:], cached[at:])
+        at += common_prefix(out[at:], cached[at:])
     return out
 
 
@@ -233,13 +229,4 @@ def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple
 
 
 def _common_text(a: str, b: str) -> str:
-    return a[: _common(a, b)]
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
+    return a[: common_prefix(a, b)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,9 +63,7 @@ def run(**options: Any) -> RunRequest:
     Research only, not a medical device. Without -p, and with text on standard input, that text
     is the question; on a terminal an interactive session starts.
     """
-    names = ("model", "prompt", "images", "as_json", "check", "resume", "grammar", "json_schema",
-             "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
-    own = {name: options.pop(name) for name in names}
+    own = {f.name: options.pop(f.name) for f in fields(RunRequest) if f.name in options}
     return RunRequest(**own, overrides=options)
 
 

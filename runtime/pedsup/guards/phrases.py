@@ -34,8 +34,6 @@ _HYPOTHETICAL: Final = re.compile(
 )
 WINDOW: Final = 60
 """How many characters before a phrase a negation counts."""
-
-
 _WRAPPED: Final = re.compile(r"(?<![.:;!?\n])\r?\n(?=[^\W\d_A-Z])")
 """A line break inside a sentence: the next line goes on in lower case."""
 _WORDS: Final = """

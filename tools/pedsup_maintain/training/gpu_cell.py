@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pedsup.errors import UsageError
 from pedsup.progress import say
-from pedsup_export.phone.gemma4_shapes import E4B, Shape, text_config
+from pedsup_maintain.synthetic.shapes import E4B, Shape, text_config
 from pedsup_train.data.render import Rendered
 from pedsup_train.model import backends
 from pedsup_train.model.backends import Loaded, Runtime
