@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pedsup_testing import tiny_models
 
-from pedsup.chat.dialogue_text import end_of_turn, prompt_and_answer
+from pedsup.chat.dialogue_text import answer_tokens, end_of_turn, prompt_tokens
 from pedsup.chat.templates.known import FAMILIES
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.questions.dialogues import Dialogue, Turn
@@ -17,6 +17,19 @@ TURNS: tuple[Turn, ...] = (
     {"role": "assistant", "content": "Sí."},
     {"role": "user", "content": "Check the weight."},
 )
+
+
+class Characters:
+    """A tokenizer whose tokens are characters."""
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        return [ord(character) for character in text]
+
+
+def prompt_and_answer(dialogue: Dialogue, template: ChatTemplate) -> tuple[str, str]:
+    tokens = (made(dialogue, template, Characters()) for made in (prompt_tokens, answer_tokens))
+    prompt, answer = ("".join(map(chr, one)) for one in tokens)
+    return prompt, answer
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from pedsup_testing.lazy import needs
 
 from pedsup.errors import BadFileError, PedsupError, UntrustedError, UsageError
 from pedsup.files.paths import cache_folder, config_folder
+from pedsup.files.timestamp import local
 from pedsup.gguf_file import read_header
 from pedsup.texts.language import translated
 from pedsup.trust.assess import Policy, assess, confirm_loaded, verify_weights
@@ -287,6 +288,36 @@ def test_a_known_model_stays_signed_by_its_signer(
         check(signed)
     load_store().without_model("Tiny").save()
     assert check(signed).signed == "unsigned"
+
+
+def test_an_older_export_in_the_place_of_a_newer_one_is_said(
+    signed: Path, keys: Callable[[str], Keys], tmp_path: Path
+) -> None:
+    """All three files are the signer's own: only what ran here before tells."""
+
+    def exported(time: str, model: Path = signed) -> Path:
+        manifest = json.loads(manifest_path(model).read_text())
+        manifest_path(model).write_text(json.dumps({**manifest, "created": time}))
+        signature_path(model).unlink()
+        sign(model, keys("lab"))
+        return model
+
+    for time in ("2026-11-24T09:00:00Z", "2026-11-25T08:00:00+00:00", "2026-11-25T08:00:00Z"):
+        assert not check(exported(time)).warns
+    for _ in range(2):  # also when it has run
+        trust = check(exported("2026-11-24T23:00:00Z"))
+        assert trust.warns and trust.signed == "signed"
+        line = str(trust.lines()[1])
+        assert "older" in line and local("2026-11-24T23:00:00Z") in line
+        assert local("2026-11-25T08:00:00Z") in line
+    assert "older" in str(trust.brief()) and len(translated(trust.brief(), "es")) <= 40
+    # Elsewhere both versions may lie side by side, and what has no date is not compared.
+    shutil.copytree(signed.parent, tmp_path / "others")
+    assert not check(tmp_path / "others" / signed.name).warns
+    assert not check(exported("yesterday")).warns
+    # The user may mean it.
+    load_store().without_model(trust.name).save()
+    assert not check(exported("2026-11-24T23:00:00Z")).warns
 
 
 def test_a_removed_key_no_longer_opens_what_it_signed(signed: Path) -> None:

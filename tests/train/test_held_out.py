@@ -11,7 +11,7 @@ import pytest
 from pedsup_testing import tiny_models
 from pedsup_testing.lazy import Lazy, needs
 
-from pedsup.chat.dialogue_text import prompt_and_answer
+from pedsup.chat.dialogue_text import answer_tokens, prompt_tokens
 from pedsup.chat.templates.template import ChatTemplate
 from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.mcqa.questions import read_questions
@@ -83,6 +83,20 @@ def test_what_fills_the_last_round_of_several_processes_has_no_loss() -> None:
     assert mean_over_tokens(Batches()) == {"loss": 2.0}
 
 
+MADE = (prompt_tokens, answer_tokens)
+
+
+class Theirs:
+    """transformers' tokenizer, for texts that spell no control token."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        assert parse_special
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
 @pytest.mark.parametrize(
     ("style", "system"),
     [("explain-first", ""), ("answer-first", "Be brief."), ("thought", ""), ("thought", "Brief.")],
@@ -103,7 +117,8 @@ def test_the_gate_reads_the_file_as_training_rendered_it(
     )
     for dialogue, example in zip(read_dialogues(path), (FREE, CHOICE), strict=True):
         wanted = renderer.render(example)
-        assert prompt_and_answer(dialogue, template) == (wanted.prompt, wanted.answer)
+        tokens = [made(dialogue, template, Theirs(tokenizer)) for made in MADE]
+        assert tokens == [[*wanted.input_ids[: (n := wanted.n_prompt)]], [*wanted.input_ids[n:]]]
 
 
 def test_the_multiple_choice_test_reads_the_same_file(gemma: Path, tmp_path: Path) -> None:

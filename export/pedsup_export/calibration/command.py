@@ -171,11 +171,7 @@ def _windows(
     tokens: list[int] = []
     described = []
     for text in plan.texts:
-        rendered = texts.rendered(text, template)
-        add_special = not tokens and not text.dialogues  # a template writes bos itself
-        own = model.vocabulary.tokenize(
-            rendered, parse_special=bool(text.dialogues), add_special=add_special
-        )
+        own = texts.tokens_of(text, template, model.vocabulary, first=not tokens)
         tokens += own
         described.append(
             {

@@ -12,8 +12,10 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Final
 
-from pedsup.chat.dialogue_text import prompt_and_answer
+from pedsup.chat.dialogue_text import answer_tokens, prompt_tokens
+from pedsup.chat.prompt import text_tokens
 from pedsup.chat.templates.template import ChatTemplate
+from pedsup.engine.llama_cpp.vocabulary import Vocabulary
 from pedsup.errors import UsageError
 from pedsup.questions.dialogues import Dialogue, read_dialogues
 from pedsup.questions.texts import SHINGLE, Text, passages, read_text, shared, windows
@@ -54,16 +56,24 @@ def _read(path: Path, name: str) -> CalibrationText:
     return CalibrationText(name, content, dialogues)
 
 
-def rendered(text: CalibrationText, template: ChatTemplate | None) -> str:
-    """The text as the model reads it.
+def tokens_of(
+    text: CalibrationText, template: ChatTemplate | None, tokenizer: Vocabulary, *, first: bool
+) -> list[int]:
+    """The text as the model reads it; the first begins with bos where the model asks for it.
 
-    Without a known template, question and answer of a dialogue stand below each other.
+    What a dialogue spells is text to the model, as in `pedsup-run`: control tokens are the
+    template's. Without a known template, question and answer stand below each other.
     """
     if not text.dialogues:
-        return text.content
+        return tokenizer.tokenize(text.content, parse_special=False, add_special=first)
     if template is None:
-        return "".join(f"{dialogue.words}\n\n" for dialogue in text.dialogues)
-    return "".join("".join(prompt_and_answer(d, template)) + "\n" for d in text.dialogues)
+        return text_tokens(tokenizer, "".join(f"{d.words}\n\n" for d in text.dialogues))
+    end = tokenizer.tokenize("\n", parse_special=True)
+    tokens: list[int] = []
+    for dialogue in text.dialogues:
+        tokens += prompt_tokens(dialogue, template, tokenizer)
+        tokens += answer_tokens(dialogue, template, tokenizer) + end
+    return tokens
 
 
 def cut(tokens: Sequence[int], window: int, bos: int | None, limit: int | None) -> list[list[int]]:

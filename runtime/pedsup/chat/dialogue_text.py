@@ -25,12 +25,6 @@ def end_of_turn(template: ChatTemplate) -> str:
     return text.partition(_PROBE)[2].split("\n")[0].strip()
 
 
-def prompt_and_answer(dialogue: Dialogue, template: ChatTemplate) -> tuple[str, str]:
-    """The text up to where the model begins to write, and what it should write."""
-    answer = "".join(part.text for part in _answer_parts(dialogue, template))
-    return template.render(_before(dialogue), think=_thinks(dialogue, template)), answer
-
-
 def prompt_tokens(dialogue: Dialogue, template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
     """The tokens up to where the model begins to write; control tokens are the template's only."""
     thinks = _thinks(dialogue, template)

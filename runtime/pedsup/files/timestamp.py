@@ -16,3 +16,11 @@ def local(time: str) -> str:
         return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}"
     except (ValueError, OverflowError, OSError):
         return time
+
+
+def is_before(one: str, other: str) -> bool:
+    """Whether a time of our files is before another; False if either is not a time."""
+    try:
+        return datetime.fromisoformat(one) < datetime.fromisoformat(other)
+    except (ValueError, TypeError):  # the second: only one of them names its time zone
+        return False

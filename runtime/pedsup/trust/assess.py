@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pedsup.errors import PedsupError, UntrustedError
+from pedsup.files.timestamp import is_before
 from pedsup.gguf_file import GGUFHeader
 from pedsup.messages import message, reason_of
 from pedsup.progress import say
@@ -84,6 +85,7 @@ def assess(
     _require_policy(policy, vouched, store, identity, path)
     expected = vouched.sha256
     known = recorded_reading(path, state, identity.digest)
+    created = identity.manifest.created if identity.manifest else ""
     if expected is not None and known is not None and known.sha256 != expected:
         raise _other_bytes(path, known.sha256, expected)
     return Trust(
@@ -98,6 +100,8 @@ def assess(
         weights=_weights(expected, known, policy),
         store=store,
         blocks=known.blocks if known is not None else None,
+        created=created,
+        newer=_newer(store, path, vouched, created),
     )
 
 
@@ -144,6 +148,14 @@ def _require_policy(
         _require_as_before(store, identity, path, own)
     if policy.require_signature and vouched.signed not in ("signed", "by-adapter"):
         raise _signature_required(signature_path(path), vouched.signature, policy)
+
+
+def _newer(store: TrustStore, path: Path, vouched: _Vouched, created: str) -> str:
+    """When a later export than this one was made that ran at its place; '' if none did."""
+    if vouched.key is None or vouched.signed != "signed":
+        return ""
+    found = store.newest_at(path, vouched.key.key)
+    return next((newest for newest in found if is_before(created, newest)), "")
 
 
 def verify_weights(trust: Trust, *, remember: bool = True) -> Trust:
@@ -226,8 +238,8 @@ def _require_as_before(
 
 
 def _remember(trust: Trust, key: TrustedKey) -> None:
-    known = KnownModel.of(trust.name, trust.path, key.key)
-    if known in trust.store.models:
+    known = KnownModel.of(trust.name, trust.path, key.key, trust.created)
+    if trust.store.with_model(known) is trust.store:
         return
     try:
         # Read anew: another terminal may have added a key while this one read the file.

@@ -3,7 +3,8 @@
     ~/.config/pedsup/trust.json, readable by its owner only:
     {"schema": "pedsup-trust/1",
      "keys": [{"name", "added", "pem"}],
-     "models": [{"name", "path_sha256", "key"}]}      key: a fingerprint
+     "models": [{"name", "path_sha256", "key",        key: a fingerprint
+                 "newest"}]}                          the latest export that ran there
 
 A model that was once run with a good signature is expected to stay signed by that key, under the
 same name or at the same path: otherwise whoever can replace the file could just leave the
@@ -22,6 +23,7 @@ from pedsup.errors import BadFileError, PedsupError, UsageError
 from pedsup.files.paths import config_folder, write_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
+from pedsup.files.timestamp import is_before
 from pedsup.messages import Message, message, reason_of
 from pedsup.trust.keys import PublicKey, parse_public_key
 
@@ -49,10 +51,16 @@ class KnownModel:
     """Of the resolved path: the store need not say where files are."""
     key: str
     """The fingerprint of the key that had signed it."""
+    newest: str = ""
+    """When the latest of its exports that ran was made, as their signed manifests say."""
 
     @classmethod
-    def of(cls, name: str, path: Path, key: PublicKey) -> KnownModel:
-        return cls(name, path_digest(path), key.fingerprint)
+    def of(cls, name: str, path: Path, key: PublicKey, created: str = "") -> KnownModel:
+        return cls(name, path_digest(path), key.fingerprint, created)
+
+    def at_least(self, other: KnownModel) -> KnownModel:
+        """The same model with the later of both exports."""
+        return other if not self.newest or is_before(self.newest, other.newest) else self
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,18 @@ class TrustStore:
             )
         return replace(self, keys=tuple(k for k in self.keys if k != found[0])), found[0]
 
+    def newest_at(self, path: Path, key: PublicKey) -> list[str]:
+        """When the latest exports that this key signed and that ran at a place were made."""
+        where = path_digest(path)
+        return [m.newest for m in self.models if (m.path_sha256, m.key) == (where, key.fingerprint)]
+
     def with_model(self, model: KnownModel) -> TrustStore:
-        """The store that expects this model to stay signed."""
-        return self if model in self.models else replace(self, models=(*self.models, model))
+        """The store that expects this model to stay signed, and not to become older."""
+        same = [m for m in self.models if replace(m, newest="") == replace(model, newest="")]
+        latest = same[0].at_least(model) if same else model
+        if latest in same:
+            return self
+        return replace(self, models=(*(m for m in self.models if m not in same), latest))
 
     def without_model(self, name: str) -> TrustStore:
         """The store without expectations about this name. Raises `UsageError` if it has none."""

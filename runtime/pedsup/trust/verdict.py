@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from pedsup.files.timestamp import local
 from pedsup.messages import Message, joined, message
 from pedsup.texts.safe import label
 from pedsup.trust.store import TrustedKey, TrustStore
@@ -43,6 +44,10 @@ class Trust:
     """What is known of the files that llama.cpp loads beside it."""
     unbound: bool = False
     """For an adapter or a projector: nothing tells which model it was made for."""
+    created: str = ""
+    """When it was exported, as its manifest says."""
+    newer: str = ""
+    """When a later export was made that ran at this place, signed by the same key."""
 
     def beside(self, kind: Companion, its: Trust) -> Trust:
         return replace(self, companions={**self.companions, kind: its})
@@ -77,6 +82,15 @@ class Trust:
                 "WARNING: this file is not signed: nobody vouches for where it comes from."
             )
         lines = [joined(" ", [first, _READ[self.weights]])]
+        if self.newer:
+            lines.append(
+                message(
+                    "WARNING: this file is older than one that ran here before: it was exported "
+                    "{date}, the other one {newer}.",
+                    date=local(self.created),
+                    newer=local(self.newer),
+                )
+            )
         if self.unbound:
             lines.append(
                 message("WARNING: nothing says that this adapter was made for this model.")
@@ -94,6 +108,8 @@ class Trust:
             return message("WARNING: signed by an unknown key (/model).")
         if self.signed == "unsigned":
             return message("WARNING: not signed (/model).")
+        if self.newer:
+            return message("WARNING: older than before (/model).")
         if self.unbound:
             return message("WARNING: adapter of another model? (/model)")
         if self.warns:
@@ -105,7 +121,7 @@ class Trust:
     @property
     def warns(self) -> bool:
         vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
-        return not vouched or any(one.warns for one in self.companions.values())
+        return not vouched or bool(self.newer) or any(one.warns for one in self.companions.values())
 
 
 _VOUCHES: Final[dict[Signed, Message]] = {
