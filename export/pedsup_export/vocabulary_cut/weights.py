@@ -72,16 +72,16 @@ def word_weights(language: Language, encoder: Encoder) -> TokenWeights | None:
     )
     frequent = [word for word, share in words.items() if share * ACRONYM_FORMS[0][0] >= RAREST]
     capitals = {word: words[word] for word in acronyms(frequent, encoder)}
-    ids, shares = [], []
+    ids, weights = [], []
     for forms, some in ((FORMS, words), (ACRONYM_FORMS, capitals)):
         for weight, form in forms:
             used = {word: s for word, share in some.items() if (s := share * weight) >= RAREST}
             found, sizes = encoder.encode_words([*map(form, used)])
             ids.append(found)
-            shares.append(np.repeat(np.fromiter(used.values(), np.float64, len(used)), sizes))
-    counts = np.bincount(np.concatenate(ids), np.concatenate(shares))
-    counts /= counts.sum()
-    return TokenWeights(language, {int(t): float(counts[t]) for t in np.flatnonzero(counts)})
+            weights.append(np.repeat(np.fromiter(used.values(), np.float64, len(used)), sizes))
+    counts = np.bincount(np.concatenate(ids), np.concatenate(weights))
+    shares = counts / counts.sum()
+    return TokenWeights(language, {t: float(shares[t]) for t in np.flatnonzero(shares).tolist()})
 
 
 def acronyms(words: Iterable[str], encoder: Encoder) -> list[str]:
