@@ -129,7 +129,7 @@ bench-kernels: setup  ## quantizer speed beside ggml's
 	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.kernels
 
 types-table: $(DEFAULT_BASE)/config.json  ## docs/quantization-types.md and its plot: size, KL, flips, speed
-	$(BIN)/pedsup-bench types --base '$(DEFAULT_BASE)' --folder out/types \
+	PYTHONPATH=tools $(BIN)/python -m pedsup_maintain.types_table --base '$(DEFAULT_BASE)' --folder out/types \
 	  --markdown docs/quantization-types.md --plot docs/quantization-types.svg
 
 # FRONTIER_TEXTS= names the texts: --calibrate-on FILE (repeatable), --judge-on NAME=FILE (repeatable);

@@ -16,7 +16,6 @@ _COMMANDS: Final = (
     "quality",
     "mcqa",
     "gate",
-    "types",
     "vocabulary",
     "phones",
     "predict",

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from pedsup.device.cores import allowed_cpus
-from pedsup_bench.speed.busy import Moment, between, told, warning_before
-from pedsup_bench.speed.measure import load_once
+from pedsup_bench.speed.device import Moment, between, told, warning_before
+from pedsup_bench.speed.measure import load_once, resident_share, was_cold
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.render import figure_name
-from pedsup_bench.speed.residency import resident_share, was_cold
 
 
 def test_a_hole_is_not_resident_and_what_was_written_is(tmp_path: Path) -> None:

@@ -13,8 +13,13 @@ from hypothesis.extra import numpy as hnp
 from pedsup.errors import BadFileError, MismatchError
 from pedsup.questions.texts import windows
 from pedsup_bench.quality import reference as ref
-from pedsup_bench.quality.divergence import TokenFigures, log_softmax, token_figures
-from pedsup_bench.quality.journal import open_windows, window_row
+from pedsup_bench.quality.divergence import (
+    TokenFigures,
+    log_softmax,
+    open_windows,
+    token_figures,
+    window_row,
+)
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report.texts import default_texts
 

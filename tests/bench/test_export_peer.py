@@ -16,7 +16,6 @@ import pytest
 from pedsup_testing.converter import Converter
 
 from pedsup.errors import EngineError, OutputError, ResourceError
-from pedsup_export.phone.gemma4_shapes import model_tensors, text_config
 from pedsup_maintain import child_environment
 from pedsup_maintain.exporting import peer, report
 from pedsup_maintain.exporting.disk_floor import Floor, drop_cache, measure_floor, read_once
@@ -26,6 +25,7 @@ from pedsup_maintain.exporting.steps import vocabulary_file
 from pedsup_maintain.exporting.usage import Usage, measure, session_pids
 from pedsup_maintain.synthetic import checkpoint
 from pedsup_maintain.synthetic.checkpoint import adapter_tensors, write_adapter, write_base
+from pedsup_maintain.synthetic.shapes import model_tensors, text_config
 from pedsup_maintain.synthetic.sizes import SIZES, model_bytes
 from pedsup_maintain.synthetic.tokenizer import vocabulary
 

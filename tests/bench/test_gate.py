@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from pedsup.errors import BadFileError, UsageError
-from pedsup_bench.gate.check import Check, check_figures, require_pass
+from pedsup_bench.gate.check import Check, GateError, check_figures, require_pass
 from pedsup_bench.gate.run import GatePlan, run_gate
 from pedsup_bench.gate.thresholds import Thresholds, read_thresholds, thresholds_for
 from pedsup_bench.quality.divergence import token_figures
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report.document import dumps
-from pedsup_bench.report.errors import GateError
 
 
 def test_shipped_thresholds_get_stricter_with_larger_types() -> None:
@@ -158,11 +157,29 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
     pytest.importorskip("gguf", reason="pip install 'pedsup[export]'")
     from gguf import LlamaFileType
 
-    from pedsup_bench.gate.thresholds import FILE_TYPES
+    from pedsup.gguf_file.file_types import FILE_TYPES
 
     names = {"F32": "ALL_F32"}
-    for number, name in FILE_TYPES.items():
+    for name, (_, number, _) in FILE_TYPES.items():
         assert LlamaFileType(number).name == names.get(name, f"MOSTLY_{name}")
+
+
+def test_a_dry_run_names_what_is_held_against_which_limit(
+    tiny_ggufs, tiny_quantized, bench, tmp_path
+) -> None:
+    limits = tmp_path / "t.toml"
+    limits.write_text("[default]\nkld_mean = 0.5\n[Q4_K_M]\nsame_top = 0.8\ntask_drop = 0.1\n")
+    run = ("gate", tiny_quantized["llama"], "--reference", tiny_ggufs["llama"], "--dry-run",
+           "--threads", 1, "--thresholds", limits)  # fmt: skip
+    said = bench(*run).stdout
+    assert "file type      Q4_K_M\n" in said and "task_drop" not in said, "no examples are given"
+    document = json.loads(bench(*run, "--json").stdout)
+    assert document["kind"] == "bench-plan"
+    assert document["plan"]["limits"] == ["kld_mean 0.5", "same_top 0.8"]
+    assert not list((tmp_path / "cache").rglob("*.jsonl")), "nothing was measured"
+    limits.write_text("[default]\ntask_drop = 0.1\n")
+    refused = bench(*run, check=False)
+    assert refused.returncode == 3 and "limit nothing" in refused.stderr
 
 
 @pytest.mark.slow

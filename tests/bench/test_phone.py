@@ -227,8 +227,8 @@ def test_prediction_from_measured_bandwidth_bounds_the_measured_speed(own_copy) 
 @pytest.mark.slow
 def test_a_model_larger_than_its_limit_is_read_again_and_again(own_copy) -> None:
     """Bytes read are the steady signal of a phone that is too small."""
+    from pedsup_bench.speed.measure import drop_from_cache
     from pedsup_bench.speed.plan import SpeedPlan
-    from pedsup_bench.speed.residency import drop_from_cache
 
     plan = SpeedPlan(own_copy, n_threads=1, first_prompt=8, loads=1)
     size = own_copy.stat().st_size

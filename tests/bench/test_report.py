@@ -18,8 +18,7 @@ from pedsup.trust.manifest import manifest_document
 from pedsup_bench.cli import cli
 from pedsup_bench.commands.run import with_digests
 from pedsup_bench.overview.collect import Identity, collect
-from pedsup_bench.overview.html import report
-from pedsup_bench.overview.missing import NEVER, not_measured
+from pedsup_bench.overview.html import NEVER, not_measured, report
 from pedsup_bench.speed.plan import SpeedPlan
 
 

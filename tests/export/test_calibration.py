@@ -499,7 +499,7 @@ def test_sensitivities_come_with_the_loss_of_rounded_inputs(calibrated: tuple[Pa
 def test_a_larger_disturbance_set_never_loses_a_matrix() -> None:
     names = [f"blk.{i}.{k}.weight" for i in range(40) for k in ("attn_q", "ffn_up", "ffn_down")]
     sets = sensitivity.noise_sets([*names, "token_embd.weight", "token_embd.weight@rows"])
-    assert sorted(n for s in sets for n in s.names) == sorted(
+    assert sorted(n for s in sets for n in s) == sorted(
         [*names, "token_embd.weight", "token_embd.weight@rows"]
     )
     assert len(sets) <= sensitivity.MAX_SETS + 2

@@ -7,7 +7,7 @@ import pytest
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file.file_types import FILE_TYPES
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 
 ASKED = "F32 F16 BF16 Q8_0 Q4_0 Q4_K_S Q4_K_M Q5_K_M Q6_K Q3_K_M Q2_K IQ4_XS"
 

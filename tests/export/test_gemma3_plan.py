@@ -12,48 +12,47 @@ from pedsup_testing import made_gguf, quantize_oracle
 
 from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup_export import arch
-from pedsup_export.phone import gemma3_shapes
+from pedsup_export.phone import published
 from pedsup_export.phone.command import models_for
-from pedsup_export.phone.gemma3_shapes import GEMMA3_1B, GEMMA3_4B, GEMMA3_270M, Shape
 from pedsup_export.phone.models import gemma3_model, planned_header, published_model
 from pedsup_maintain.comparison import PAGE, page
 
 
-@pytest.mark.parametrize("shape", [GEMMA3_4B, GEMMA3_1B, GEMMA3_270M])
-def test_shapes_and_config_are_those_of_transformers(shape: Shape) -> None:
+@pytest.mark.parametrize("name", ["Gemma 3 4B", "Gemma 3 1B", "Gemma 3 270M"])
+def test_tensors_and_metadata_are_those_of_transformers(name: str) -> None:
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    ours = gemma3_shapes.text_config(shape)
-    config = Gemma3TextConfig(**ours)
+    config = Gemma3TextConfig(**published.GEMMA3[name])
     with torch.device("meta"):
         model = Gemma3ForCausalLM(config)
-    names = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert names == gemma3_shapes.tensor_shapes(shape)
-    theirs = config.to_dict()
-    assert {key: theirs[key] for key in ours if key != "architectures"} == {
-        key: value for key, value in ours.items() if key != "architectures"
+    theirs = {**config.to_dict(), "architectures": ["Gemma3ForCausalLM"]}
+    shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
+    found, ours = arch.find(theirs, ""), gemma3_model(name)
+    placed = found.tensors(theirs, shapes, config.vocab_size)
+    assert {t.name: t.shape for t in ours.tensors.outputs} == {
+        t.name: t.shape for t in placed.outputs
     }
+    assert {e.key: e.value for e in ours.hyper} == {e.key: e.value for e in found.metadata(theirs)}
 
 
-def google_s_own(shape: Shape) -> dict[str, Any]:
-    """config.json of google/gemma-3-4b-it as it was released: most values are left out."""
-    return {
-        "architectures": ["Gemma3ForConditionalGeneration"],
-        "model_type": "gemma3",
-        "text_config": {
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.feed_forward,
-            "model_type": "gemma3_text",
-            "num_hidden_layers": shape.n_layers,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-            "sliding_window": shape.sliding_window,
-        },
-    }
+GOOGLE_S_OWN: dict[str, Any] = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+}
+"""config.json of google/gemma-3-4b-it as it was released: most values are left out."""
 
 
 def test_the_released_configuration_means_the_same() -> None:
-    released, ours = google_s_own(GEMMA3_4B), gemma3_shapes.text_config(GEMMA3_4B)
+    released, ours = GOOGLE_S_OWN, published.GEMMA3["Gemma 3 4B"]
     metadata = arch.find(ours, "").metadata
     assert metadata(released) == metadata(ours)
 

@@ -13,7 +13,7 @@ from pedsup_testing.slowly import slow_but
 
 from pedsup.errors import MismatchError
 from pedsup_export.adapter.folder import Adapter
-from pedsup_export.adapter.lora import MergedSource, merged
+from pedsup_export.adapter.lora import MergedSource
 from pedsup_export.adapter.match import TensorChange, match
 from pedsup_export.adapter.tensors import LoraDelta
 from pedsup_export.source.checkpoint import Checkpoint
@@ -77,7 +77,7 @@ def our_merge(base: Path, adapter: Path, merge_dtype: RoundTo) -> dict[str, Tens
     report = match(Adapter.open(adapter), shapes)
     assert not report.unused
     return {
-        name: merged(source, report.matched.get(name), merge_dtype)
+        name: MergedSource(source, report.matched.get(name), merge_dtype)
         for name, source in checkpoint.tensors.items()
     }
 
@@ -201,7 +201,7 @@ class Constant:
     name, dtype_name = "w.weight", "F32"
 
     def __init__(self, values: np.ndarray) -> None:
-        self.values, self.shape, self.n_bytes_on_disk = values, values.shape, values.nbytes
+        self.values, self.shape = values, values.shape
 
     def rows(self, lo: int, hi: int, out: np.ndarray | None = None) -> np.ndarray:
         part = np.empty((hi - lo, *self.shape[1:]), np.float32) if out is None else out
@@ -276,7 +276,7 @@ def test_float32_is_nearer_to_the_exact_merge_than_16_bit(tmp_path: Path) -> Non
     errors = {
         dtype: float(
             np.linalg.norm(
-                merged(Constant(w), TensorChange(lora=lora), dtype).rows(0, 512) - exact  # type: ignore[arg-type]
+                MergedSource(Constant(w), TensorChange(lora=lora), dtype).rows(0, 512) - exact  # type: ignore[arg-type]
             )
         )
         for dtype in ("float32", "float16", "bfloat16")
@@ -305,5 +305,5 @@ def test_a_4_bit_base_is_merged_on_its_dequantized_values(tmp_path: Path) -> Non
     _, lora, _ = random_case(64, 128, 16)
     delta = (torch.from_numpy(lora.b) @ torch.from_numpy(lora.a)) * lora.scaling
     expected = bnb.dequantize_4bit(data, state).float() + delta
-    got = by_blocks(merged(source, TensorChange(lora=lora)), 9)
+    got = by_blocks(MergedSource(source, TensorChange(lora=lora)), 9)
     assert got.tobytes() == expected.numpy().tobytes()

@@ -13,8 +13,7 @@ from pedsup.gguf_file.file_types import FILE_TYPES
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.type_mixture import StoredTensor, llama_cpp_order
 from pedsup.gguf_file.type_recipes import ModelShape
-from pedsup_export.types.ftypes import file_type
-from pedsup_export.types.mixture import choose_types, parse_override
+from pedsup_export.types.mixture import choose_types, file_type, parse_override
 
 SHAPES = {
     "smollm2": lambda: made_gguf.llama(30, 576, (9, 3), 1536, 49152, tied=True),

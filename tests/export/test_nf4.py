@@ -83,9 +83,6 @@ def test_whole_rows_are_bit_identical_to_dequantize_4bit(
     source = opened(tmp_path, tensors, kind)
     assert source.shape == (300, 256)
     assert source.dtype_name == kind.upper()
-    assert source.n_bytes_on_disk == sum(
-        t.numel() * t.element_size() for k, t in tensors.items() if STATE not in k
-    )
     assert source.rows(0, 300).tobytes() == expected.tobytes()
     for lo, hi in [(0, 1), (17, 18), (100, 231), (299, 300), (5, 5)]:
         assert source.rows(lo, hi).tobytes() == expected[lo:hi].tobytes()
@@ -135,10 +132,10 @@ def state_with(tensors: dict[str, torch.Tensor], **changes: object) -> dict[str,
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"blocksize": 0}, "blocksize 0"),
-        ({"blocksize": "64"}, "blocksize '64'"),
-        ({"quant_type": "int8"}, "quant_type 'int8'"),
-        ({"dtype": "float64"}, "dtype 'float64'"),
+        ({"blocksize": 0}, "blocksize.*0"),
+        ({"blocksize": "64"}, "blocksize.*64"),
+        ({"quant_type": "int8"}, "quant_type.*int8"),
+        ({"dtype": "float64"}, "dtype.*float64"),
         ({"shape": [64, 129]}, "'w' holds"),
         ({"shape": [1 << 39, 1 << 39]}, "'w' holds"),
         ({"shape": [-64, -128]}, "shape"),

@@ -25,6 +25,7 @@ from pedsup.memory import estimate
 from pedsup.memory.estimate import Host
 from pedsup.phones.profiles import Phone, profile, shipped_profiles
 from pedsup.phones.traffic import traffic
+from pedsup_export import arch
 from pedsup_export.cli import cli
 from pedsup_export.gguf.header import KV, ValueType, header_bytes, string, u32
 from pedsup_export.phone.advise import advise, with_memory
@@ -50,7 +51,8 @@ from pedsup_export.phone.policy import (
     choose,
     preference,
 )
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
+from pedsup_maintain.synthetic import shapes
 
 MIB, GIB = 1 << 20, 1 << 30
 ROOT = Path(__file__).parents[2]
@@ -281,6 +283,21 @@ def write_planned(path: Path, hyper: tuple[KV, ...], header: Any) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("model", "shape"), [("E2B", shapes.E2B), ("E4B", shapes.E4B)])
+def test_tensors_and_metadata_are_those_of_the_made_checkpoint(
+    model: str, shape: shapes.Shape
+) -> None:
+    """Whose names, shapes and configuration are transformers' own (test_export_peer)."""
+    config = shapes.text_config(shape)
+    found, ours = arch.find(config, ""), next(m for m in gemma4_models() if m.name == model)
+    stored = {t.name: t.shape for t in shapes.model_tensors(shape)}
+    placed = found.tensors(config, stored, shape.vocab)
+    assert {t.name: t.shape for t in ours.tensors.outputs} == {
+        t.name: t.shape for t in placed.outputs
+    }
+    assert {e.key: e.value for e in ours.hyper} == {e.key: e.value for e in found.metadata(config)}
+
+
 @pytest.mark.parametrize("model", ["E2B", "E4B"])
 def test_the_shipped_shape_is_that_of_the_published_config(model: str) -> None:
     path = Path(__file__).parents[3] / "shared/gemma4" / f"gemma-4-{model}_text_config.json"
@@ -288,8 +305,7 @@ def test_the_shipped_shape_is_that_of_the_published_config(model: str) -> None:
         pytest.skip(f"the project's fact sheet is not here: {path}")
     config = json.loads(path.read_text("utf-8"))
     ours = next(m for m in gemma4_models() if m.name == model)
-    shapes = {t.source: t.shape for t in ours.tensors.outputs if t.source}
-    theirs = model_of_config(model, config, shapes, source=str(path))
+    theirs = model_of_config(model, config, source=str(path))
     assert {e.key: e.value for e in theirs.hyper} == {e.key: e.value for e in ours.hyper}
     assert theirs.tensors.outputs == ours.tensors.outputs
 

@@ -14,10 +14,11 @@ from pedsup.gguf_file.projector import DEFAULT_TOKENS, validate_projector
 from pedsup.memory.picture import projector_bytes
 from pedsup.phones.profiles import profile
 from pedsup_export.cli import cli
-from pedsup_export.phone import tower_shapes
+from pedsup_export.phone import published
 from pedsup_export.phone.advise import advise, with_memory
 from pedsup_export.phone.models import gemma3_model, gemma4_models, model_of_folder
 from pedsup_export.phone.sight import KINDS, planned_projector, sight_text
+from pedsup_export.projector import Towers, place_towers
 
 BOUNDS = (".input_max", ".input_min", ".output_max", ".output_min")
 
@@ -31,31 +32,46 @@ def tower_tensors(model: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
+def same_towers(theirs: Towers, name: str) -> None:
+    """The towers of a checkpoint are those that the phone's plan has by configuration alone."""
+    model = gemma3_model(name) if "3" in name else gemma4_models()[1]
+    assert model.towers is not None
+    assert (model.name, model.towers.entries) == (name, theirs.entries)
+    kinds = [
+        {t.name: (t.shape, towers.type_of(t, "Q8_0").name) for t in towers.tensors}
+        for towers in (model.towers, theirs)
+    ]
+    assert kinds[0] == kinds[1]
+
+
 def test_gemma_4_s_towers_are_those_of_transformers() -> None:
     import torch
     from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
+    ours = published.GEMMA4["E2B"]
     config = Gemma4Config(
-        **tower_shapes.GEMMA4_CONFIG,
+        vision_config=ours["vision_config"],
+        audio_config=ours["audio_config"],
         text_config={"hidden_size": 1536, "num_hidden_layers": 2},
     )
     with torch.device("meta"):
-        theirs = tower_tensors(Gemma4ForConditionalGeneration(config))
-    assert theirs == tower_shapes.gemma4_towers(1536)
+        shapes = tower_tensors(Gemma4ForConditionalGeneration(config))
+    same_towers(place_towers("gemma4", ours, published.GEMMA4_PROCESSOR, shapes), "E2B")
 
 
 def test_gemma_3_s_tower_is_that_of_transformers() -> None:
     import torch
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    vision = {**tower_shapes.SIGLIP, "vision_use_head": False}
+    ours = published.GEMMA3["Gemma 3 4B"]
+    vision = {**ours["vision_config"], "vision_use_head": False}
     config = Gemma3Config(
         vision_config=vision, text_config={"hidden_size": 2560, "num_hidden_layers": 2}
     )
-    assert config.mm_tokens_per_image == tower_shapes.GEMMA3_CONFIG["mm_tokens_per_image"]
+    assert config.mm_tokens_per_image == ours["mm_tokens_per_image"]
     with torch.device("meta"):
-        theirs = tower_tensors(Gemma3ForConditionalGeneration(config))
-    assert theirs == tower_shapes.gemma3_towers(2560)
+        shapes = tower_tensors(Gemma3ForConditionalGeneration(config))
+    same_towers(place_towers("gemma3", ours, published.GEMMA3_PROCESSOR, shapes), "Gemma 3 4B")
 
 
 @pytest.fixture(scope="module")

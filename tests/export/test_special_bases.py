@@ -240,7 +240,7 @@ def test_the_adapter_s_own_base_is_the_default_when_both_are_given(
 def test_the_quality_gate_refuses_before_the_file_has_its_name(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    from pedsup_bench.report.errors import GateError
+    from pedsup_bench.gate.check import GateError
 
     reference, out = tmp_path / "reference.gguf", tmp_path / "m.gguf"
     execute(*make_plan(request(models["llama"], reference, quant="F32")))

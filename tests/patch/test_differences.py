@@ -12,9 +12,7 @@ from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.patch.arithmetic import changed
 from pedsup.patch.layouts import Layout, layout_of, width
 from pedsup.patch.streams import MAX_HEAD, RUNS, inflated, unpacked
-from pedsup_export.patch.differences import differences
-from pedsup_export.patch.header_copy import copies
-from pedsup_export.patch.pack import deflated, packed, sparse_stream
+from pedsup_export.patch.pack import copies, deflated, differences, packed, sparse_stream
 
 QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
              "IQ4_NL", "IQ4_XS")  # fmt: skip

@@ -23,7 +23,7 @@ from pedsup_export.phone.advise import DEPTH, advise
 from pedsup_export.phone.models import PhoneModel, gemma3_model, gemma4_models, planned_header
 from pedsup_export.phone.policy import CONTEXT, Candidate
 from pedsup_export.phone.sight import KINDS, Sight, planned_projector, sight
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "comparison.md"
 TYPES: Final = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M")

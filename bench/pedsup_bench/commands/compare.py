@@ -9,10 +9,10 @@ from typing import Any, Final, TypedDict
 
 import click
 
-from pedsup.errors import BadFileError, MismatchError, UsageError
+from pedsup.errors import BadFileError, MismatchError, PedsupError, UsageError
+from pedsup.exit_codes import ExitCode
 from pedsup.progress import say
 from pedsup_bench.report import document, options
-from pedsup_bench.report.errors import RegressionError
 from pedsup_bench.speed.plan import MAX_LOADS, MAX_REPEATS
 from pedsup_bench.speed.render import figure_name, quantity
 from pedsup_bench.speed.result import SCHEMA as RUN_SCHEMA
@@ -21,6 +21,12 @@ from pedsup_bench.stats import compare_samples
 
 SCHEMA: Final = "pedsup-bench-compare/1"
 TOO_FEW: Final = "too few samples"
+
+
+class RegressionError(PedsupError):
+    """A figure is worse than the one it was compared with, beyond the noise."""
+
+    exit_code = ExitCode.REGRESSION
 
 
 class Change(TypedDict):

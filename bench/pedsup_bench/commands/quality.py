@@ -12,14 +12,15 @@ from pedsup.progress import say
 from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.admission import admit_all, reference_notes
 from pedsup_bench.quality.divergence import TokenFigures
+from pedsup_bench.quality.html import table_rows
 from pedsup_bench.quality.measure import QualityPlan, check, measure
 from pedsup_bench.quality.result import SCHEMA
 from pedsup_bench.quality.summary import QualityFigures, summarize
 from pedsup_bench.report import document, options, overlap
 from pedsup_bench.report.texts import parse_texts
 from pedsup_bench.task.html import report
-from pedsup_bench.task.measure import measure as measure_task
-from pedsup_bench.task.report import task_rows
+from pedsup_bench.task.html import table_rows as task_rows
+from pedsup_bench.task.report import measure as measure_task
 from pedsup_bench.task.result import QualityWithTask
 from pedsup_bench.task.score import TaskPlan
 
@@ -73,15 +74,14 @@ def quality(model: Path, **given: Any) -> None:
     trust = admit_all(model, plan.reference, plan.adapter)
     figures = quality_figures(measure(plan))
     result = {**quality_document(plan, figures), "calibrated_on": overlaps, "trust": trust}
-    table = quality_table(figures)
     if task is not None and plan.reference is not None:
-        of_task = measure_task(model, plan.reference, given["examples"], task)
-        result["task"] = of_task
+        result["task"] = measure_task(model, plan.reference, given["examples"], task)
+    shown = document.as_written(QualityWithTask, result, model)
+    table = options.table(table_rows(shown["figures"]))
+    if of_task := shown.get("task"):
         table += f"\n\n{options.table(task_rows(of_task))}"
     say(_legend(plan))
-    options.put_out(
-        result, table, given, lambda: report(document.as_written(QualityWithTask, result, model))
-    )
+    options.put_out(result, table, given, lambda: report(shown))
 
 
 def _plan(model: Path, given: dict[str, Any]) -> QualityPlan:
@@ -150,23 +150,6 @@ def quality_document(plan: QualityPlan, figures: dict[str, QualityFigures]) -> d
         },
         "figures": figures,
     }
-
-
-def quality_table(figures: dict[str, QualityFigures]) -> str:
-    """Figures as a table, one row per text."""
-    rows = [["text", "tokens", "KL mean", "KL 99 %", "KL max", "same top", "flips", "PPL",
-             "PPL ref", "ratio"]]  # fmt: skip
-    for name, f in figures.items():
-        kld = f.kld
-        rows.append([
-            name, str(f.n_tokens), f"{kld.mean:.5f}±{kld.mean_error:.5f}",
-            f"{kld.p99:.4f}", f"{kld.max:.3f}", f"{f.same_top:.2%}", str(f.flips),
-            f"{f.ppl:.3f}", f"{f.ppl_reference:.3f}", f"{f.ppl_ratio:.4f}",
-        ])  # fmt: skip
-    if all(not f.removed_mass for f in figures.values()):
-        return options.table(rows)
-    cut = [f"{f.removed_mass or 0:.3%}" for f in figures.values()]
-    return options.table([[*r, more] for r, more in zip(rows, ["cut mass", *cut], strict=True)])
 
 
 def _legend(plan: QualityPlan) -> str:

@@ -10,8 +10,8 @@ import click
 from pedsup.progress import say
 from pedsup.texts.safe import label
 from pedsup_bench.overview.collect import Collection, collect
+from pedsup_bench.overview.html import not_measured
 from pedsup_bench.overview.html import report as model_page
-from pedsup_bench.overview.missing import not_measured
 from pedsup_bench.report import document, options
 
 SCHEMA: Final = "pedsup-bench-report/1"

@@ -15,8 +15,8 @@ from pedsup.gguf_file import read_header
 from pedsup_bench.admission import admit, admit_all
 from pedsup_bench.report import document, options
 from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
-from pedsup_bench.safety.html import report
-from pedsup_bench.safety.result import SCHEMA, Figure, GuardFigure, SafetyFacts
+from pedsup_bench.safety.html import NOTE, guard_rows, report, table_rows
+from pedsup_bench.safety.result import SCHEMA, SafetyFacts
 from pedsup_bench.safety.run import (
     SafetyPlan,
     figures,
@@ -25,17 +25,6 @@ from pedsup_bench.safety.run import (
     settings_for,
 )
 from pedsup_bench.safety.suite import Case, Suite, load_suite
-
-
-class SafetyDocument(document.Head):
-    """The document of `pedsup-bench safety`."""
-
-    model: document.ModelFacts
-    suite: dict[str, object]
-    figures: dict[str, dict[str, Figure]]
-    guards: dict[str, GuardFigure]
-    answers: list[dict[str, object]]
-    trust: dict[str, object]
 
 
 @click.command()
@@ -54,7 +43,7 @@ class SafetyDocument(document.Head):
 @click.option("--max-tokens", type=click.IntRange(1), default=160, show_default=True,
               help="Tokens of each answer.")  # fmt: skip
 @click.option("--ctx", "n_ctx", default=2048, show_default=True, help="Context in tokens.")
-@click.option("--allow-template", is_flag=True, help="Use a chat template pedsup does not know.")
+@options.ALLOW_TEMPLATE
 @options.DRY_RUN
 @options.THREADS
 @options.PAGE_OUTPUTS
@@ -83,7 +72,7 @@ def safety(model: Path, **given: Any) -> None:
         return
     trust = admit_all(model, adapter=given["adapter"])
     judged = run(plan)
-    result: SafetyDocument = {
+    result = {
         **document.head(SCHEMA),
         "model": document.describe_model(model, given["adapter"]),
         "suite": {"version": suite.version, "sha256": suite.sha256, "cases": len(judged)},
@@ -92,10 +81,14 @@ def safety(model: Path, **given: Any) -> None:
         "answers": [asdict(one) for one in judged],
         "trust": trust,
     }
+    shown = document.as_written(SafetyFacts, result, model)
+    tables = [options.table(rows) for rows in (table_rows(shown), guard_rows(shown))]
     options.put_out(
-        result, safety_table(result), given,
-        lambda: report(document.as_written(SafetyFacts, result, model)),
-    )  # fmt: skip
+        result,
+        "\n\n".join([*tables, f"{NOTE} --out and --json hold the answers."]),
+        given,
+        lambda: report(shown),
+    )
 
 
 def plan_facts(plan: SafetyPlan) -> dict[str, object]:
@@ -146,25 +139,3 @@ def _chosen(suite: Suite, choice: Choice) -> tuple[Case, ...]:
     turns = [case for turn in zip_longest(*groups) for case in turn if case is not None]
     kept = set(turns[: choice.limit])
     return tuple(case for group in groups for case in group if case in kept)
-
-
-def safety_table(result: SafetyDocument) -> str:
-    """Figures as tables: the model by category and language, then the guards."""
-    rows = [["category", "language", "n", "kept the rules", "95 % interval", "dose named"]]
-    for name, by_language in sorted(result["figures"].items(), key=lambda item: item[0] == "all"):
-        for language, f in sorted(by_language.items(), key=lambda item: item[0] == "all"):
-            low, high = f["interval"]
-            rows.append([
-                name, language, str(f["n"]), f"{f['passed']} ({f['share']:.0%})",
-                f"{low:.0%} to {high:.0%}", str(f["dose_in_answer"]),
-            ])  # fmt: skip
-    guards = [["guard (not the model)", "caught", "false alarms"]]
-    for code, g in result["guards"].items():
-        guards.append(
-            [code, f"{g['caught']} of {g['of']}", f"{g['false_alarms']} of {g['others']}"]
-        )
-    note = (
-        "Rules are words, not judgement: read the answers (--out, --json) before you believe a "
-        "figure. Passing says nothing about clinical safety."
-    )
-    return "\n\n".join([options.table(rows), options.table(guards), note])

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypedDict
 
+from pedsup.errors import PedsupError
+from pedsup.exit_codes import ExitCode
 from pedsup_bench.gate.thresholds import Thresholds
 from pedsup_bench.report import document
-from pedsup_bench.report.errors import GateError
+from pedsup_bench.report.document import Shown
 
 SCHEMA: Final = "pedsup-bench-gate/1"
+
+
+class GateError(PedsupError):
+    """A model does not reach the thresholds it must reach to be published."""
+
+    exit_code = ExitCode.GATE
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,22 @@ class GateDocument(document.Head):
     figures: dict[str, dict[str, object]]
     task: dict[str, object] | None
     n_ctx: int
+
+
+class CheckShown(TypedDict):
+    """One figure against its limit; `value` is None if it was not a number."""
+
+    passed: bool
+    sentence: str
+
+
+class GateFacts(Shown):
+    """What is shown of the document of `pedsup-bench gate`."""
+
+    file_type: str
+    passed: bool
+    reference: str | None
+    checks: list[CheckShown]
 
 
 def require_pass(result: GateDocument) -> None:

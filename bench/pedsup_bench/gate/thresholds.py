@@ -13,14 +13,10 @@ from pedsup.files.checks import Check
 from pedsup.files.records import record, unknown
 from pedsup.files.source import Source, parse_toml, read_bytes
 from pedsup.gguf_file import read_header
+from pedsup.gguf_file.file_types import FILE_TYPES
 
-FILE_TYPES: Final = {
-    0: "F32", 1: "F16", 2: "Q4_0", 7: "Q8_0", 10: "Q2_K", 12: "Q3_K_M", 14: "Q4_K_S", 15: "Q4_K_M",
-    17: "Q5_K_M", 18: "Q6_K", 30: "IQ4_XS", 32: "BF16",
-}  # fmt: skip
-"""`general.file_type` (llama.cpp's `enum llama_ftype`) of the types pedsup exports."""
-
-
+_NAMES: Final = {kind.number: name for name, kind in FILE_TYPES.items()}
+"""By `general.file_type`."""
 MAX_BYTES: Final = 1 << 20
 
 
@@ -84,14 +80,14 @@ def read_thresholds(path: Path | None) -> dict[str, Thresholds]:
 def thresholds_for(model: Path, table: Mapping[str, Thresholds]) -> tuple[str, Thresholds]:
     """The file type of a model and its limits, with [default] for what it does not name."""
     number = read_header(model).metadata.get("general.file_type")
-    name = FILE_TYPES.get(number, str(number)) if isinstance(number, int) else "unknown"
+    name = _NAMES.get(number, str(number)) if isinstance(number, int) else "unknown"
     default, own = table.get("default", Thresholds()), table.get(name, Thresholds())
     return name, Thresholds(**{**default.given, **own.given})
 
 
 def _parse(data: bytes, source: Source) -> dict[str, Thresholds]:
     table, source = parse_toml(data, source)
-    known = ["default", *FILE_TYPES.values()]
+    known = ["default", *FILE_TYPES]
     for name in table:
         if name not in known:
             raise unknown(name, known, source)

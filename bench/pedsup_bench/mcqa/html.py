@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pedsup_bench.mcqa.result import McqaFacts, McqaFigures
-from pedsup_bench.report import page, show, svg
+from pedsup_bench.report import page, svg
 from pedsup_bench.report.page import Html
 
 
@@ -23,16 +23,16 @@ def section(document: McqaFacts) -> list[Html]:
         Html(svg.bars("accuracy by language", _bars(figures), top=1.0)),
         page.paragraph("Black: Wilson's 95 % interval. Orange: what guessing gives."),
         page.table(table_rows(figures), "accuracy by language"),
-        page.items(show.flattered(document.get("calibrated_on", []))),
+        page.items(page.flattered(document.get("calibrated_on", []))),
     ]
 
 
 def _bars(figures: dict[str, McqaFigures]) -> list[svg.Bar]:
     bars = []
     for name, f in figures.items():
-        bars.append(show.share_bar(name, f.accuracy, f.interval, f.chance))
+        bars.append(page.share_bar(name, f.accuracy, f.interval, f.chance))
         if against := f.against:
-            bars.append(show.share_bar(f"{name}, reference", against.accuracy))
+            bars.append(page.share_bar(f"{name}, reference", against.accuracy))
     return bars
 
 
@@ -45,12 +45,12 @@ def table_rows(figures: dict[str, McqaFigures]) -> list[list[str]]:
         beside = ["", "", ""]
         if against is not None:
             beside = [
-                show.share(against.accuracy), str(against.changed),
+                page.share(against.accuracy), str(against.changed),
                 f"{against.p_value:.3f}",
             ]  # fmt: skip
         rows.append([
-            name, str(f.n), str(f.right), show.share(f.accuracy),
-            show.interval(f.interval), show.share(f.chance),
-            show.share(f.accuracy_as_printed), show.share(f.consistent), *beside,
+            name, str(f.n), str(f.right), page.share(f.accuracy),
+            page.interval(f.interval), page.share(f.chance),
+            page.share(f.accuracy_as_printed), page.share(f.consistent), *beside,
         ])  # fmt: skip
     return rows

@@ -20,9 +20,9 @@ from pedsup.texts.safe import label
 from pedsup.trust.manifest import SCHEMA as MANIFEST_SCHEMA
 from pedsup.trust.manifest import Manifest, read_manifest
 from pedsup_bench.gate.check import SCHEMA as GATE_SCHEMA
+from pedsup_bench.gate.check import GateFacts
 from pedsup_bench.mcqa.result import SCHEMA as MCQA_SCHEMA
 from pedsup_bench.mcqa.result import McqaFacts
-from pedsup_bench.overview.gate_part import GateFacts
 from pedsup_bench.quality.result import SCHEMA as QUALITY_SCHEMA
 from pedsup_bench.report.document import Shown, read_any, source_of
 from pedsup_bench.safety.result import SCHEMA as SAFETY_SCHEMA

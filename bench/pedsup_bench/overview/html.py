@@ -3,21 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 from pedsup.texts.safe import label
 from pedsup.trust.manifest import Manifest, PartFacts
+from pedsup_bench.gate.check import GateFacts
 from pedsup_bench.mcqa import html as mcqa_html
-from pedsup_bench.overview import gate_part
 from pedsup_bench.overview.collect import Collection, D, Result
-from pedsup_bench.overview.missing import not_measured
 from pedsup_bench.quality import html as quality_html
-from pedsup_bench.report import page, show
+from pedsup_bench.report import page
 from pedsup_bench.report.page import Html
 from pedsup_bench.safety import html as safety_html
+from pedsup_bench.safety.suite import load_suite
 from pedsup_bench.speed import html as speed_html
 from pedsup_bench.speed.render import figure_name, quantity
 from pedsup_bench.task import html as task_html
+
+NEVER: Final = (
+    "Clinical quality and safety: no figure here measures them. Rules are words, questions have "
+    "given answers, and no clinician has read the answers for this page."
+)
+
+
+def not_measured(found: Collection) -> list[str]:
+    """One sentence each, with the command that measures it."""
+    return [*_speed(found), *_quality(found), *_tasks(found), *_origin(found), NEVER]
+
+
+def _speed(found: Collection) -> Iterator[str]:
+    runs = [result.document for result in found.runs]
+    if not runs:
+        yield "Speed and memory: pedsup-bench run MODEL --out run.json"
+        return
+    if not any(run["device"]["android"] for run in runs):
+        yield "Speed on a phone: all runs are of computers (pedsup-bench run on the phone)."
+    if not any("load_cold" in run["figures"] for run in runs):
+        yield "Cold start: no load began with the file out of the page cache."
+    if not any(run["sustained"] for run in runs):
+        yield "Throttling: pedsup-bench run MODEL --sustained 300"
+
+
+def _quality(found: Collection) -> Iterator[str]:
+    if not found.qualities:
+        yield "What quantization cost: pedsup-bench quality MODEL --reference F16 --out FILE"
+    if not found.gates:
+        yield "Thresholds: pedsup-bench gate MODEL --reference F16 --out gate.json"
+
+
+def _tasks(found: Collection) -> Iterator[str]:
+    if not any("task" in result.document for result in found.qualities):
+        yield "The trained task: pedsup-bench quality MODEL --reference F16 --examples FILE"
+    if not found.mcqas:
+        yield "Multiple-choice questions: pedsup-bench mcqa MODEL --out mcqa.json"
+    elif all(result.document["questions"] == "shipped" for result in found.mcqas):
+        yield "Knowledge: the shipped questions only show that it works (mcqa --questions FILE)."
+    suite = load_suite()
+    if not found.safeties:
+        yield "Safety cases: pedsup-bench safety MODEL --out safety.json"
+    for result in found.safeties:
+        asked = len(result.document["answers"])
+        ours = result.document["suite"].get("sha256") == suite.sha256
+        if ours and asked < len(suite.cases):
+            yield f"Safety cases: {asked} of {len(suite.cases)} were asked ({result.path.name})."
+
+
+def _origin(found: Collection) -> Iterator[str]:
+    known = {result.document.file.sha256 for result in found.manifests}
+    if found.identity.model not in known:
+        yield "Provenance: the model's .manifest.json is not in the folder."
+    if found.identity.adapter and found.identity.adapter not in known:
+        yield "Provenance: the adapter's .manifest.json is not in the folder."
 
 
 def report(found: Collection) -> str:
@@ -37,7 +93,7 @@ def report(found: Collection) -> str:
         *_part("The trained task", tasks, lambda one: task_html.section(one["task"])),
         *_part("Multiple-choice questions", found.mcqas, mcqa_html.section),
         *_part("Safety cases", found.safeties, lambda one: safety_html.section(one, 4)),
-        *_part("Gate", found.gates, gate_part.section),
+        *_part("Gate", found.gates, _gate),
         page.heading(2, "Provenance"),
         *[part for one in found.manifests for part in _manifest(one)],
         *([] if found.manifests else [page.paragraph("No manifest of this file was found.")]),
@@ -59,6 +115,19 @@ def _part(
     return [page.heading(2, title), *(parts or [page.paragraph("Not measured.")])]
 
 
+def _gate(document: GateFacts) -> list[Html]:
+    """Verdict and checks."""
+    verdict = "passed" if document["passed"] else "refused"
+    against = document["reference"] or "kept log-probabilities"
+    return [
+        page.paragraph(f"{document['file_type']}, against {against}: {verdict}."),
+        page.items(
+            f"{'kept' if check['passed'] else 'BREACH'}: {check['sentence']}"
+            for check in document["checks"]
+        ),
+    ]
+
+
 def _told(result: Result[D]) -> str:
     document = result.document
     created = document.get("created") if isinstance(document, Mapping) else None
@@ -75,17 +144,17 @@ def _glance(found: Collection) -> Iterable[list[str]]:
     for quality in found.qualities:
         for name, text in quality.document["figures"].items():
             at = label(quality.path.name)
-            yield [f"mean KL, {name}", show.number(text["kld"]["mean"], ".5f"), at]
-            yield [f"same top token, {name}", show.share(text["same_top"], 2), at]
+            yield [f"mean KL, {name}", page.number(text["kld"]["mean"], ".5f"), at]
+            yield [f"same top token, {name}", page.share(text["same_top"], 2), at]
         if task := quality.document.get("task"):
-            yield ["trained task, right", show.share(task["model"]["right"]), at]
+            yield ["trained task, right", page.share(task.model.right), at]
     for mcqa in found.mcqas:
         for language, f in mcqa.document["figures"].items():
-            said = f"{show.share(f.accuracy)} ({show.interval(f.interval)})"
+            said = f"{page.share(f.accuracy)} ({page.interval(f.interval)})"
             yield [f"questions right, {language}", said, label(mcqa.path.name)]
     for safety in found.safeties:
         if whole := safety.document["figures"].get("all", {}).get("all"):
-            said = f"{show.share(whole['share'])} ({show.interval(whole['interval'])})"
+            said = f"{page.share(whole['share'])} ({page.interval(whole['interval'])})"
             yield ["safety rules kept", said, label(safety.path.name)]
     for gate in found.gates:
         said = "passed" if gate.document["passed"] else "refused"

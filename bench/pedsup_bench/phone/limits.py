@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,13 +96,12 @@ def limited_as(phone: Phone, model: Path) -> Iterator[Limited]:
 def limited(wanted: Wanted, root: Path = CGROUP_ROOT) -> Iterator[Limited]:
     """Make a group with the limits, and remove it afterwards."""
     version = cgroup_version(root)
-    makers = {1: _make_v1, 2: _make_v2}
     if version == 0:
         yield Limited(0, {}, dict.fromkeys(wanted.asked, "no control groups here"), ())
         return
     folders: list[Path] = []
     try:
-        yield makers[version](wanted, root, f"pedsup-bench-{os.getpid()}", folders)
+        yield _make(version, wanted, root, folders)
     finally:
         for folder in reversed(folders):
             _remove(folder)
@@ -128,86 +127,61 @@ def disk_of(path: Path) -> str | None:
     return (real / "dev").read_text("ascii").strip()
 
 
-def _make_v1(wanted: Wanted, root: Path, name: str, folders: list[Path]) -> Limited:
+def _lines(version: Literal[1, 2], wanted: Wanted) -> dict[str, tuple[str, dict[str, object]]]:
+    """Limit -> its controller, and what to write to which of the group's files."""
+    quota = int((wanted.cpus or 1.0) * PERIOD_US)
+    if version == 2:
+        return {
+            "memory": ("", {"memory.max": wanted.memory}),
+            "cpus": ("", {"cpu.max": f"{quota} {PERIOD_US}"}),
+            "read_rate": ("", {"io.max": f"{wanted.device} rbps={wanted.read_rate}"}),
+        }
+    rate = f"{wanted.device} {wanted.read_rate}"
+    return {
+        "memory": ("memory", {"memory.limit_in_bytes": wanted.memory}),
+        "cpus": ("cpu", {"cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota}),
+        "read_rate": ("blkio", {"blkio.throttle.read_bps_device": rate}),
+    }
+
+
+def _make(version: Literal[1, 2], wanted: Wanted, root: Path, folders: list[Path]) -> Limited:
+    """Set the limits; each group that is made for it is added to `folders`."""
     done: dict[str, float] = {}
     refused: dict[str, str] = {}
-    procs: list[str] = []
-
-    def limit(what: str, controller: str, write: Callable[[Path], None]) -> None:
+    for what, limit in wanted.asked.items():
+        if what == "read_rate" and wanted.device is None:
+            refused[what] = "the file is on no disk of its own (overlay, network or memory)"
+            continue
+        controller, lines = _lines(version, wanted)[what]
         try:
-            folder = _own_group(root / controller, controller) / name
-            if folder not in folders:
-                folder.mkdir()
-                folders.append(folder)
-            write(folder)
+            folder = _group(root / controller, controller, folders)
+            for file, text in lines.items():
+                if version == 2 and not (folder / file).exists():
+                    raise FileNotFoundError(2, f"{file} is not handed down to this group")
+                _write(folder / file, text)
         except OSError as error:
-            refused[what] = f"{controller}: {error.strerror}"
-            return
-        done[what] = float(wanted.asked[what])
-        if str(folder / "cgroup.procs") not in procs:
-            procs.append(str(folder / "cgroup.procs"))
-
-    if wanted.memory is not None:
-        limit("memory", "memory", lambda f: _write(f / "memory.limit_in_bytes", wanted.memory))
-    if wanted.cpus is not None:
-        limit("cpus", "cpu", lambda f: _quota_v1(f, wanted.cpus or 1.0))
-    _limit_reads(
-        wanted, refused,
-        lambda: limit("read_rate", "blkio", lambda f: _write(
-            f / "blkio.throttle.read_bps_device", f"{wanted.device} {wanted.read_rate}")),
-    )  # fmt: skip
-    return Limited(1, done, refused, tuple(procs))
+            refused[what] = f"{controller}: {error.strerror}".removeprefix(": ")
+        else:
+            done[what] = float(limit)
+    return Limited(version, done, refused, tuple(str(f / "cgroup.procs") for f in folders))
 
 
-def _make_v2(wanted: Wanted, root: Path, name: str, folders: list[Path]) -> Limited:
-    done: dict[str, float] = {}
-    refused: dict[str, str] = {}
-    parent = _own_group(root, "")
-    folder = parent / name
+def _group(base: Path, controller: str, folders: list[Path]) -> Path:
+    """A new group below this process's own, or the one that was made before."""
+    parent = _own_group(base, controller)
+    folder = parent / f"pedsup-bench-{os.getpid()}"
+    if folder in folders:
+        return folder
+    for one in () if controller else ("memory", "cpu", "io"):
+        # A group that holds processes may not hand controllers down: the root may.
+        with suppress(OSError):
+            _write(parent / "cgroup.subtree_control", f"+{one}")
     try:
-        for controller in ("memory", "cpu", "io"):
-            # A group that holds processes may not hand controllers down: the root may.
-            with suppress(OSError):
-                _write(parent / "cgroup.subtree_control", f"+{controller}")
         folder.mkdir()
-        folders.append(folder)
     except OSError as error:
-        why = f"no group can be made: {error.strerror}"
-        return Limited(2, {}, dict.fromkeys(wanted.asked, why), ())
-
-    def limit(what: str, file: str, text: object) -> None:
-        try:
-            if not (folder / file).exists():
-                raise FileNotFoundError(2, f"{file} is not handed down to this group")
-            _write(folder / file, text)
-        except OSError as error:
-            refused[what] = str(error.strerror)
-            return
-        done[what] = float(wanted.asked[what])
-
-    if wanted.memory is not None:
-        limit("memory", "memory.max", wanted.memory)
-    if wanted.cpus is not None:
-        limit("cpus", "cpu.max", f"{int(wanted.cpus * PERIOD_US)} {PERIOD_US}")
-    _limit_reads(
-        wanted, refused,
-        lambda: limit("read_rate", "io.max", f"{wanted.device} rbps={wanted.read_rate}"),
-    )  # fmt: skip
-    return Limited(2, done, refused, (str(folder / "cgroup.procs"),))
-
-
-def _limit_reads(wanted: Wanted, refused: dict[str, str], limit: Callable[[], None]) -> None:
-    if wanted.read_rate is None:
-        return
-    if wanted.device is None:
-        refused["read_rate"] = "the file is on no disk of its own (overlay, network or memory)"
-        return
-    limit()
-
-
-def _quota_v1(folder: Path, cpus: float) -> None:
-    _write(folder / "cpu.cfs_period_us", PERIOD_US)
-    _write(folder / "cpu.cfs_quota_us", int(cpus * PERIOD_US))
+        raise OSError(error.errno, f"no group can be made: {error.strerror}") from error
+    folders.append(folder)
+    return folder
 
 
 def _own_group(base: Path, controller: str) -> Path:

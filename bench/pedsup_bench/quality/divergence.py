@@ -15,9 +15,14 @@ in 16 bits and leaves out tokens with p below e^-16.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pedsup.files.journal import LineJournal
+from pedsup_bench.report.journal import open_journal
 
 Float64 = NDArray[np.float64]
 UNKNOWN = -1.0
@@ -97,3 +102,22 @@ def token_figures(
         same=same.astype(np.float64),
         removed=np.full(len(rows), UNKNOWN) if removed is None else removed,
     )
+
+
+Window = tuple[str, int]
+"""Text name and window number."""
+Windows = LineJournal[tuple[Window, TokenFigures]]
+
+
+def open_windows(key: dict[str, object], folder: Path | None = None) -> Windows:
+    """The journal of the windows that are finished."""
+    return open_journal("quality", key, _parse, folder)
+
+
+def window_row(text: str, chunk: int, figures: TokenFigures) -> dict[str, object]:
+    """A finished window as a line of the journal."""
+    return {"text": text, "chunk": chunk, "figures": figures.to_lists()}
+
+
+def _parse(row: Any) -> tuple[Window, TokenFigures]:
+    return (row["text"], row["chunk"]), TokenFigures.from_lists(row["figures"])

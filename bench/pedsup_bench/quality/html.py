@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pedsup_bench.quality.result import QualityFacts, TextFigures
-from pedsup_bench.report import page, show, svg
+from pedsup_bench.report import page, svg
 from pedsup_bench.report.page import Html
 
 
@@ -13,7 +13,7 @@ def section(document: QualityFacts, level: int) -> list[Html]:
     reference = document.get("reference")
     against = f"the reference, {reference['file']}" if reference else "kept log-probabilities"
     same = [
-        show.share_bar(name, f["same_top"], f["same_top_interval"]) for name, f in figures.items()
+        page.share_bar(name, f["same_top"], f["same_top_interval"]) for name, f in figures.items()
     ]
     return [
         page.paragraph(
@@ -29,14 +29,14 @@ def section(document: QualityFacts, level: int) -> list[Html]:
         page.heading(level, "Perplexity"),
         Html(svg.bars("perplexity of the file and of its reference", _perplexity_bars(figures))),
         page.heading(level, "All figures of the texts"),
-        _table(figures),
-        page.items(show.flattered(document.get("calibrated_on", []))),
+        page.table(table_rows(figures), "all figures of the texts"),
+        page.items(page.flattered(document.get("calibrated_on", []))),
     ]
 
 
 def _kl_bars(figures: dict[str, TextFigures]) -> list[svg.Bar]:
     return [
-        show.value_bar(name, f["kld"]["mean"], f["kld"]["mean_error"], ".5f")
+        page.value_bar(name, f["kld"]["mean"], f["kld"]["mean_error"], ".5f")
         for name, f in figures.items()
     ]
 
@@ -46,24 +46,26 @@ def _perplexity_bars(figures: dict[str, TextFigures]) -> list[svg.Bar]:
         bar
         for name, f in figures.items()
         for bar in (
-            show.value_bar(name, f["ppl"], f["ppl_error"], ".3f"),
-            show.value_bar(
+            page.value_bar(name, f["ppl"], f["ppl_error"], ".3f"),
+            page.value_bar(
                 f"{name}, reference", f["ppl_reference"], f["ppl_reference_error"], ".3f"
             ),
         )
     ]
 
 
-def _table(figures: dict[str, TextFigures]) -> Html:
-    rows = [["text", "tokens", "KL mean", "± error", "KL 99 %", "KL max", "same top", "95 %",
-             "flips", "PPL", "PPL ref", "ratio"]]  # fmt: skip
+def table_rows(figures: dict[str, TextFigures]) -> list[list[str]]:
+    """Figures as a table, one row per text; the last column where a vocabulary was cut."""
+    rows = [["text", "tokens", "KL mean", "KL 99 %", "KL max", "same top", "flips", "PPL",
+             "PPL ref", "ratio", "cut mass"]]  # fmt: skip
     for name, f in figures.items():
         kld = f["kld"]
         rows.append([
-            name, str(f["n_tokens"]), show.number(kld["mean"], ".5f"),
-            show.number(kld["mean_error"], ".5f"), show.number(kld["p99"]),
-            show.number(kld["max"], ".3f"), show.share(f["same_top"], 2),
-            show.interval(f["same_top_interval"]), str(f["flips"]), show.number(f["ppl"], ".3f"),
-            show.number(f["ppl_reference"], ".3f"), show.number(f["ppl_ratio"]),
+            name, str(f["n_tokens"]),
+            f"{page.number(kld['mean'], '.5f')}±{page.number(kld['mean_error'], '.5f')}",
+            page.number(kld["p99"]), page.number(kld["max"], ".3f"), page.share(f["same_top"], 2),
+            str(f["flips"]), page.number(f["ppl"], ".3f"), page.number(f["ppl_reference"], ".3f"),
+            page.number(f["ppl_ratio"]), page.share(f.get("removed_mass") or 0.0, 3),
         ])  # fmt: skip
-    return page.table(rows, "all figures of the texts")
+    cut = any(f.get("removed_mass") for f in figures.values())
+    return rows if cut else [row[:-1] for row in rows]

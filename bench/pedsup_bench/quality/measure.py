@@ -16,8 +16,14 @@ from pedsup.errors import UsageError
 from pedsup.gguf_file.validate import validate_model
 from pedsup.questions.texts import Text, windows
 from pedsup_bench.quality import reference as ref
-from pedsup_bench.quality.divergence import TokenFigures, token_figures
-from pedsup_bench.quality.journal import Window, Windows, open_windows, window_row
+from pedsup_bench.quality.divergence import (
+    TokenFigures,
+    Window,
+    Windows,
+    open_windows,
+    token_figures,
+    window_row,
+)
 from pedsup_bench.quality.kept import KeptModel, kept_ids
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar

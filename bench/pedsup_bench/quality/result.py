@@ -21,9 +21,7 @@ class DivergenceFacts(TypedDict):
     max: float | None
 
 
-class TextFigures(TypedDict):
-    """One text."""
-
+class _Text(TypedDict):
     n_tokens: int
     kld: DivergenceFacts
     same_top: float
@@ -34,6 +32,13 @@ class TextFigures(TypedDict):
     ppl_reference: float | None
     ppl_reference_error: float | None
     ppl_ratio: float | None
+
+
+class TextFigures(_Text, total=False):
+    """One text."""
+
+    removed_mass: float | None
+    """Not in the documents of older versions."""
 
 
 class _Quality(Shown):

@@ -16,7 +16,6 @@ from pedsup.engine.vector_units import Build, BuildFacts
 from pedsup.errors import BadFileError, MissingFileError
 from pedsup.files.direct_io import DirectFile, sha256_range
 from pedsup.files.envelope import Envelope, envelope
-from pedsup.files.fsio import atomic_file
 from pedsup.files.records import record
 from pedsup.files.source import Source, read_json
 from pedsup.gguf_file import read_header
@@ -101,12 +100,6 @@ def describe_model(path: Path, adapter: Path | None = None, *, digest: bool = Tr
         "parameters": sum(t.n_elements for t in header.tensors.values()),
         "tensor_types": {name: types.count(name) for name in sorted(set(types))},
     }
-
-
-def write(document: Mapping[str, object], path: Path, *, force: bool) -> None:
-    """Write a document whole or not at all."""
-    with atomic_file(path, force=force) as file:
-        file.write(dumps(document).encode("utf-8") + b"\n")
 
 
 def dumps(document: Mapping[str, object]) -> str:

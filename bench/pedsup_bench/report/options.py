@@ -48,7 +48,7 @@ PAGE_OUTPUTS = together(OUT, HTML, FORCE, JSON)
 
 def n_threads(asked: int | None) -> int:
     """`--threads`, or one per big core."""
-    return plan_threads(read_cores(allowed_cpus()), asked=asked).n_threads
+    return plan_threads(read_cores(allowed_cpus())).n_threads if asked is None else asked
 
 
 def show(result: Mapping[str, object], text: str, *, as_json: bool) -> None:
@@ -80,20 +80,15 @@ def put_out(
     page: Callable[[], str] | None = None,
 ) -> None:
     """Write the document and its page where `--out` and `--html` say; print table or document."""
-    save(result, given["out"], force=given["force"])
+    if given["out"]:
+        save_page(document.dumps(result) + "\n", given["out"], force=given["force"])
     if page is not None and given["html"]:
         save_page(page(), given["html"], force=given["force"])
     show(result, text, as_json=given["as_json"])
 
 
-def save(result: Mapping[str, object], path: Path | None, *, force: bool) -> None:
-    """Write the document where `--out` says."""
-    if path is not None:
-        document.write(result, path, force=force)
-
-
 def save_page(text: str, path: Path, *, force: bool) -> None:
-    """Write a page whole or not at all."""
+    """Write a page or a document whole or not at all."""
     with atomic_file(path, force=force) as file:
         file.write(text.encode("utf-8"))
 

@@ -13,6 +13,7 @@ from typing import Final, NewType
 from pedsup.progress import human_bytes
 from pedsup.texts.safe import clean, label
 from pedsup_bench.report.document import ModelFacts, Shown
+from pedsup_bench.report.svg import Bar
 
 Html = NewType("Html", str)
 """Markup that may go into a page unchanged."""
@@ -148,3 +149,40 @@ def model_table(model: ModelFacts, trust: Mapping[str, object] | None = None) ->
         found["signature"] = f"{trust.get('signed')}" + (f", by {key}" if key else "")
         found["warning"] = str(trust.get("warning") or "")
     return pairs(found, "the model file")
+
+
+Z95 = 1.96
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """A figure, or "not a number": the logits of a damaged model are not finite."""
+    return "not a number" if value is None else format(value, form)
+
+
+def share(value: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{value:.{digits}%}"
+
+
+def interval(low_high: tuple[float, float]) -> str:
+    """An interval of shares in percent."""
+    return f"{low_high[0]:.1%} to {low_high[1]:.1%}"
+
+
+def share_bar(
+    name: str, value: float, low_high: tuple[float, float] | None = None, mark: float | None = None
+) -> Bar:
+    """A bar on a scale from 0 to 1."""
+    return Bar(name, value, share(value), low_high, mark)
+
+
+def value_bar(name: str, value: float | None, error: float | None, form: str = ".4f") -> Bar:
+    """A bar with the 95 % interval of a mean; `error` is one standard error."""
+    shown = value or 0.0
+    span = (shown - Z95 * error, shown + Z95 * error) if error else None
+    return Bar(name, shown, number(value, form), span)
+
+
+def flattered(overlaps: list[str]) -> list[str]:
+    """What to say of texts that the file was calibrated on."""
+    return [f"Warning: {sentence}: figures on it flatter the file." for sentence in overlaps]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pedsup_bench.report import page, show, svg
+from pedsup_bench.report import page, svg
 from pedsup_bench.report.page import Html
 from pedsup_bench.safety.result import Answer, Figure, SafetyFacts
 
@@ -21,14 +21,9 @@ def report(document: SafetyFacts) -> str:
 
 def section(document: SafetyFacts, level: int) -> list[Html]:
     """What a page shows of it, below headings of `level`."""
-    rows = [
-        (name, language, f)
-        for name, by_language in sorted(document["figures"].items(), key=_all_last)
-        for language, f in sorted(by_language.items(), key=_all_last)
-    ]
     bars = [
-        show.share_bar(name.replace("_", " "), f["share"], f["interval"])
-        for name, language, f in rows
+        page.share_bar(name.replace("_", " "), f["share"], f["interval"])
+        for name, language, f in _rows(document)
         if language == "all"
     ]
     return [
@@ -39,11 +34,20 @@ def section(document: SafetyFacts, level: int) -> list[Html]:
         page.heading(level, "Answers that keep every rule"),
         Html(svg.bars("answers that keep every rule, by category", bars, top=1.0)),
         page.paragraph("Both languages together. Black: Wilson's 95 % interval."),
-        _table(rows),
+        page.table(table_rows(document), "answers that keep every rule"),
         page.heading(level, "Guards of pedsup-run (not the model)"),
-        _guards(document),
+        page.table(guard_rows(document), "guards"),
         page.heading(level, "Answers"),
         *_answers(document["answers"]),
+    ]
+
+
+def _rows(document: SafetyFacts) -> list[tuple[str, str, Figure]]:
+    """Category, language and figure; all together last."""
+    return [
+        (name, language, f)
+        for name, by_language in sorted(document["figures"].items(), key=_all_last)
+        for language, f in sorted(by_language.items(), key=_all_last)
     ]
 
 
@@ -51,24 +55,26 @@ def _all_last(item: tuple[str, object]) -> tuple[bool, str]:
     return item[0] == "all", item[0]
 
 
-def _table(figures: list[tuple[str, str, Figure]]) -> Html:
+def table_rows(document: SafetyFacts) -> list[list[str]]:
+    """The model's figures as a table, by category and language."""
     rows = [["category", "language", "n", "kept the rules", "share", "95 % interval", "dose named"]]
-    for name, language, f in figures:
+    for name, language, f in _rows(document):
         rows.append([
-            name, language, str(f["n"]), str(f["passed"]), show.share(f["share"]),
-            show.interval(f["interval"]), str(f["dose_in_answer"]),
+            name, language, str(f["n"]), str(f["passed"]), page.share(f["share"]),
+            page.interval(f["interval"]), str(f["dose_in_answer"]),
         ])  # fmt: skip
-    return page.table(rows, "answers that keep every rule")
+    return rows
 
 
-def _guards(document: SafetyFacts) -> Html:
-    rows = [["guard", "caught", "95 % interval", "false alarms", "95 % interval"]]
+def guard_rows(document: SafetyFacts) -> list[list[str]]:
+    """The guards' figures as a table."""
+    rows = [["guard (not the model)", "caught", "95 % interval", "false alarms", "95 % interval"]]
     for code, g in document["guards"].items():
         rows.append([
-            code, f"{g['caught']} of {g['of']}", show.interval(g["caught_interval"]),
-            f"{g['false_alarms']} of {g['others']}", show.interval(g["false_alarm_interval"]),
+            code, f"{g['caught']} of {g['of']}", page.interval(g["caught_interval"]),
+            f"{g['false_alarms']} of {g['others']}", page.interval(g["false_alarm_interval"]),
         ])  # fmt: skip
-    return page.table(rows, "guards")
+    return rows
 
 
 def _answers(answers: list[Answer]) -> list[Html]:

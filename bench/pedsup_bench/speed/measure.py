@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +15,8 @@ from pedsup.progress import say
 from pedsup_bench.report import document
 from pedsup_bench.report.forecast import announce
 from pedsup_bench.speed import device
-from pedsup_bench.speed.busy import Busy, Moment, between, warning_before
 from pedsup_bench.speed.child import measured_load, measured_picture, measured_speed
+from pedsup_bench.speed.device import Busy, Moment, between, warning_before
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import (
     Work,
@@ -23,11 +26,8 @@ from pedsup_bench.speed.progress import (
     speed_steps,
     work_bar,
 )
-from pedsup_bench.speed.residency import drop_from_cache, resident_share, was_cold
 from pedsup_bench.speed.result import (
     SCHEMA,
-    Bandwidth,
-    BytesPerToken,
     Figure,
     Figures,
     Load,
@@ -37,7 +37,62 @@ from pedsup_bench.speed.result import (
     Speed,
     Unit,
 )
-from pedsup_bench.stats import summarize
+from pedsup_bench.stats import median, spread
+
+COLD: Final = 0.02
+"""Share of the file's pages that may be there: headers that were just checked."""
+READ: Final = 0.9
+"""Share of the file that must come from storage where the kernel does not show its pages."""
+
+
+def resident_share(path: Path) -> float | None:
+    """Share of a file's pages in the page cache, by mincore(2); None if that is not available.
+
+    Linux says 1.0 of a file that the caller neither owns nor may write.
+    """
+    size = path.stat().st_size
+    if not size:
+        return None
+    n_pages = -(-size // mmap.PAGESIZE)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        map_, unmap, ask = libc.mmap, libc.munmap, libc.mincore
+    except (OSError, AttributeError):
+        return None
+    map_.restype = ctypes.c_void_p
+    map_.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                     ctypes.c_long]  # fmt: skip
+    unmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    ask.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    with path.open("rb") as file:
+        address = map_(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        return None
+    pages = ctypes.create_string_buffer(n_pages)
+    try:
+        if ask(address, size, pages) != 0:
+            return None
+    finally:
+        unmap(address, size)
+    # The other bits of each byte mean nothing.
+    return sum(page & 1 for page in pages.raw) / n_pages
+
+
+def drop_from_cache(path: Path) -> None:
+    """Ask the kernel to forget the file's pages; needs no rights where nobody maps them."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def was_cold(resident: float | None, read_bytes: int | None, size: int) -> bool:
+    """Whether a load began without the file: by its pages just before, or by what was read."""
+    if resident is not None and resident <= COLD:
+        return True
+    return read_bytes is not None and read_bytes >= READ * size
+
 
 _FILES: Final = ("model", "adapter", "projector", "image")
 """Settings that are paths: the document names them by their content."""
@@ -99,8 +154,17 @@ def _document(
         "engine": speed["engine"],
         "build": speed["build"],
         "n_ctx": speed["n_ctx"],
-        "bandwidth": bandwidth_entry(speed["bandwidth"], plan.n_threads),
-        "bytes_per_token": traffic_entry(bytes_per_token),
+        "bandwidth": {
+            "n_threads": plan.n_threads,
+            "best": max(speed["bandwidth"]),
+            "passes": speed["bandwidth"],
+            "by": "memchr",
+        },
+        "bytes_per_token": {
+            "weights": bytes_per_token.weights,
+            "rows": bytes_per_token.rows,
+            "cache_per_1000_tokens": bytes_per_token.cache(1000),
+        },
         "busy": busy,
         "figures": figures(plan, loads, speed, bytes_per_token),
         "memory": {
@@ -171,32 +235,18 @@ def entry(samples: list[float], unit: Unit, ceiling: float | None = None) -> Fig
     """One figure; None without samples."""
     if not samples:
         return None
-    summary = summarize(samples)
+    middle = median(samples)
     return {
         "unit": unit,
         "higher_is_better": unit == "tokens/s",
-        "n": summary.n,
-        "median": summary.median,
-        "spread": summary.spread,
-        "low": summary.low,
-        "high": summary.high,
+        "n": len(samples),
+        "median": middle,
+        "spread": spread(samples),
+        "low": min(samples),
+        "high": max(samples),
         "samples": samples,
         "ceiling": ceiling,
-        "of_ceiling": None if ceiling is None else summary.median / ceiling,
-    }
-
-
-def bandwidth_entry(passes: list[float], n_threads: int) -> Bandwidth:
-    """Memory read bandwidth before and after the speeds, in bytes per second."""
-    return {"n_threads": n_threads, "best": max(passes), "passes": passes, "by": "memchr"}
-
-
-def traffic_entry(found: Traffic) -> BytesPerToken:
-    """Bytes that are read for a token: of weights, of rows, and of the cache at a depth of 1000."""
-    return {
-        "weights": found.weights,
-        "rows": found.rows,
-        "cache_per_1000_tokens": found.cache(1000),
+        "of_ceiling": None if ceiling is None else middle / ceiling,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from pedsup.progress import human_bytes
 from pedsup_bench.report.options import table
-from pedsup_bench.speed.busy import told
+from pedsup_bench.speed.device import told
 from pedsup_bench.speed.result import PictureEntry, RunDocument
 
 _NAMES: Final = {

@@ -6,8 +6,7 @@ from typing import Final, Literal, TypedDict
 
 from pedsup.engine.vector_units import BuildFacts
 from pedsup_bench.report.document import Head, ModelFacts
-from pedsup_bench.speed.busy import Busy
-from pedsup_bench.speed.device import Battery, Device
+from pedsup_bench.speed.device import Battery, Busy, Device
 
 SCHEMA: Final = "pedsup-bench-run/1"
 Unit = Literal["s", "tokens/s", "B"]

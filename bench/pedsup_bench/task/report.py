@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from pedsup.errors import MismatchError
+from pedsup.files.fsio import sha256_file
+from pedsup.questions.dialogues import read_dialogues
 from pedsup_bench.stats import mcnemar_exact
-from pedsup_bench.task.score import ExampleScore
+from pedsup_bench.task.result import ExamplesFacts, Side, TaskFacts, TaskFigures
+from pedsup_bench.task.score import ExampleScore, TaskPlan, score_all
 
 
-@dataclass(frozen=True)
-class Side:
-    """One file's figures."""
+def measure(model: Path, reference: Path, examples: Path, plan: TaskPlan) -> TaskFacts:
+    """The figures for a document; `examples` is the file that those of the plan were read from.
 
-    loss: float
-    """Nats per token of the answers. Two vocabularies split an answer differently: the count of
-    tokens is then the reference's for both."""
-    token_accuracy: float
-    exact: float
-    """Share of the examples whose answer greedy decoding writes exactly."""
-    right: float
-    """Share with the right option; of examples without options, with the exact answer."""
-
-
-@dataclass(frozen=True)
-class TaskFigures:
-    """The file and its reference on the same examples."""
-
-    n: int
-    n_tokens: int
-    n_choice: int
-    """Examples whose answer names an option."""
-    model: Side
-    reference: Side
-    loss_rise: float
-    """Loss of the file above that of the reference, nats per token of the answers."""
-    loss_rise_error: float
-    """Its standard error over examples, because the tokens of one example are not independent."""
-    drop: float
-    """Share of the examples that the reference has right, less that of the file."""
-    changed: int
-    """Examples that only one of the two has right."""
-    p_value: float
-    """McNemar's exact test, two-sided."""
+    Raises:
+        MismatchError: the file was changed since.
+        PedsupError: as `score_all`.
+    """
+    identity: ExamplesFacts = {"file": examples.name, "sha256": sha256_file(examples)}
+    if read_dialogues(examples) != plan.examples:
+        raise MismatchError(
+            "the examples were changed after they were read",
+            where=examples,
+            wanted="the file as it was",
+            remedy="run it again",
+        )
+    theirs, mine = score_all(reference, plan), score_all(model, plan, plan.adapter)
+    return TaskFacts(**vars(figures(mine, theirs)), examples=identity)
 
 
 def figures(scored: Sequence[ExampleScore], reference: Sequence[ExampleScore]) -> TaskFigures:
@@ -81,21 +67,10 @@ def _side(scored: Sequence[ExampleScore], n_tokens: int) -> Side:
     )
 
 
-def _ratio_error(nats: Sequence[float], tokens: Sequence[int]) -> float:
+def _ratio_error(nats: Sequence[float], tokens: Sequence[int]) -> float | None:
     """Standard error of sum(nats) / sum(tokens) over examples (linearized ratio estimator)."""
     x, n = np.asarray(nats), np.asarray(tokens, np.float64)
     if len(x) < 2:
-        return float("nan")
+        return None
     rest = x - x.sum() / n.sum() * n
     return float(sqrt(len(x) / (len(x) - 1) * np.square(rest).sum()) / n.sum())
-
-
-def task_rows(found: dict[str, Any]) -> list[list[str]]:
-    """Rows of a table from a document's task: the file, then the reference."""
-    rows = [["task", "examples", "tokens", "loss", "tokens right", "exact", "right"]]
-    for name, side in (("file", found["model"]), ("reference", found["reference"])):
-        rows.append([
-            name, str(found["n"]), str(found["n_tokens"]), f"{side['loss']:.4f}",
-            f"{side['token_accuracy']:.2%}", f"{side['exact']:.1%}", f"{side['right']:.1%}",
-        ])  # fmt: skip
-    return rows

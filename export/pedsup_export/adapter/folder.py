@@ -10,8 +10,7 @@ from typing import Final
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.fsio import sha256_file
 from pedsup_export.adapter.config import LoraSettings, parse_config, unknown_options
-from pedsup_export.adapter.reading import AGAIN
-from pedsup_export.adapter.tensors import LoraDelta, lora_deltas, sort_tensors
+from pedsup_export.adapter.tensors import AGAIN, LoraDelta, lora_deltas, sort_tensors
 from pedsup_export.adapter.whole import TokenRows, replacements, token_rows
 from pedsup_export.source.checkpoint import read_json
 from pedsup_export.source.safetensors_file import SafetensorsFile

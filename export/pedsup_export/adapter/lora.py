@@ -27,7 +27,7 @@ from pedsup.errors import MismatchError
 from pedsup_export.adapter.match import TensorChange
 from pedsup_export.adapter.tensors import LoraDelta
 from pedsup_export.source.floats import Float32Array, RoundTo, round_to
-from pedsup_export.source.tensor_source import DerivedSource, TensorSource
+from pedsup_export.source.tensor_source import RowSource
 
 _MIN_ROWS: Final = 16
 _BLOCK: Final = 1 << 18
@@ -35,40 +35,10 @@ _BLOCK: Final = 1 << 18
 
 
 @dataclass(frozen=True)
-class MergedSource(DerivedSource):
-    """A base tensor, or what the adapter replaces it by, with the adapter's change."""
+class MergedSource:
+    """The tensor to export: a base tensor, the adapter's change, the rounding of the merged weight.
 
-    change: TensorChange
-
-    def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
-        """Merged rows `lo` to `hi` (exclusive) as float32 [hi - lo, ...]."""
-        result = self.source.rows(lo, hi, out)
-        if self.change.lora is not None:
-            _add_delta(result, self.change.lora, lo)
-        if self.change.tokens is not None:
-            for token, row in zip(self.change.tokens.indices, self.change.tokens.rows, strict=True):
-                if lo <= token < hi:
-                    result[token - lo] = row
-        return result
-
-
-@dataclass(frozen=True)
-class RoundedSource(DerivedSource):
-    """A tensor whose float32 rows are rounded to 16-bit values."""
-
-    target: RoundTo
-
-    def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
-        """Rows `lo` to `hi` (exclusive), each value one of `target`'s."""
-        return round_to(self.source.rows(lo, hi, out), self.target)
-
-
-def merged(
-    base: TensorSource, change: TensorChange | None, merge_dtype: RoundTo = "float32"
-) -> TensorSource:
-    """The tensor to export: base, change and the rounding of the merged weight.
-
-    Args:
+    Attributes:
         change: what the adapter does to it (`MatchReport.matched`), or None.
         merge_dtype: 'float32' keeps the exact float32 merge. 'bfloat16' and 'float16' round the
             merged weight as a 16-bit intermediate file does: the bits of a PEFT merge in
@@ -76,8 +46,26 @@ def merged(
             into a base loaded in that dtype with the adapter in float32, as PEFT loads it.
             The converter keeps one-dimensional tensors in float32: leave it at 'float32' there.
     """
-    source = base if change is None else MergedSource(change.replacement or base, change)
-    return source if merge_dtype == "float32" else RoundedSource(source, merge_dtype)
+
+    base: RowSource
+    change: TensorChange | None
+    merge_dtype: RoundTo = "float32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
+        """Merged rows `lo` to `hi` (exclusive) as float32 [hi - lo, ...]."""
+        change = self.change or TensorChange()
+        result = (change.replacement or self.base).rows(lo, hi, out)
+        if change.lora is not None:
+            _add_delta(result, change.lora, lo)
+        if change.tokens is not None:
+            for token, row in zip(change.tokens.indices, change.tokens.rows, strict=True):
+                if lo <= token < hi:
+                    result[token - lo] = row
+        return round_to(result, self.merge_dtype)
 
 
 def rows_at_once(n_in: int) -> int:

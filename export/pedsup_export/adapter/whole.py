@@ -8,7 +8,7 @@ import numpy as np
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup_export.adapter.config import LoraSettings
-from pedsup_export.adapter.reading import (
+from pedsup_export.adapter.tensors import (
     EMBEDDINGS,
     Parts,
     adapter_error,

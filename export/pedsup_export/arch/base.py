@@ -71,14 +71,19 @@ class Architecture:
     hf_names: tuple[str, ...]
     metadata: Callable[[Mapping[str, object]], list[KV]]
     """config.json -> hyperparameter entries."""
-    tensors: Callable[[Mapping[str, object], Mapping[str, Shape], int], ModelTensors]
-    """config.json, shapes by name, rows of the token embeddings -> tensors."""
+    tensors: Callable[[Mapping[str, object], Mapping[str, Shape] | None, int], ModelTensors]
+    """config.json, shapes by name (`placing.place`), rows of the token embeddings -> tensors."""
     vocabulary: Callable[[Tokenizer, int], Vocabulary]
     """Tokenizer files, rows of the token embeddings -> vocabulary fields."""
     tied_by_default: bool
     """Whether transformers ties the output head when config.json says nothing."""
     is_dead: Callable[[Mapping[str, object], str], bool] = lambda config, name: False
     """Whether a tensor of the checkpoint is one that no forward pass uses."""
+
+
+def unsupported(found: str, wanted: str) -> UnsupportedError:
+    """The error for what llama.cpp, or pedsup, has nothing for in a config.json."""
+    return UnsupportedError(found, where="config.json of the base", wanted=wanted)
 
 
 class Config:
@@ -116,9 +121,8 @@ class Config:
         """
         value = self._get(key, default)
         if value not in wanted:
-            raise UnsupportedError(
+            raise unsupported(
                 f"{what} {value!r} ('{key}')",
-                where="config.json of the base",
                 wanted=f"{' or '.join(map(repr, wanted))}: llama.cpp computes nothing else",
             )
 

@@ -14,8 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pedsup.errors import UnsupportedError
-from pedsup_export.arch.base import Architecture, Config, ModelTensors, OutputTensor, Shape
+from pedsup_export.arch.base import (
+    Architecture,
+    Config,
+    ModelTensors,
+    OutputTensor,
+    Shape,
+    unsupported,
+)
 from pedsup_export.arch.decoder import head_entries, linear_rope
 from pedsup_export.arch.gemma_text import (
     FULL,
@@ -72,9 +78,8 @@ def read_hparams(config: Mapping[str, object]) -> Hparams:
     _check_layers(h)
     _check_scale(h)
     if text.values.get("attn_logit_softcapping") is not None:
-        raise UnsupportedError(
+        raise unsupported(
             "a Gemma 3 model with a cap on its attention scores ('attn_logit_softcapping')",
-            where="config.json of the base",
             wanted="attention without a cap: llama.cpp has none for this architecture",
         )
     return h
@@ -85,10 +90,9 @@ def _check_layers(h: Hparams) -> None:
     every = h.config.integer("sliding_window_pattern", default=FULL_EVERY)
     kinds = h.config.values.get("layer_types") or _kinds(h.n_layers, every)
     if kinds != _kinds(h.n_layers, FULL_EVERY):
-        raise UnsupportedError(
+        raise unsupported(
             "another order of sliding and full attention layers ('layer_types', "
             "'sliding_window_pattern')",
-            where="config.json of the base",
             wanted=f"full attention in every {FULL_EVERY}th layer of {h.n_layers}, and sliding "
             "attention in the others: llama.cpp computes nothing else",
         )
@@ -103,9 +107,8 @@ def _check_scale(h: Hparams) -> None:
     wanted = h.n_embd // h.n_head if h.n_layers == _LAYERS_OF_27B else h.head_dim
     scalar = h.config.number("query_pre_attn_scalar", 256.0)
     if scalar != wanted:
-        raise UnsupportedError(
+        raise unsupported(
             f"an attention scale of 1/sqrt({scalar:g}) ('query_pre_attn_scalar')",
-            where="config.json of the base",
             wanted=f"{wanted}: llama.cpp computes nothing else for a model of these sizes",
         )
 
@@ -124,9 +127,8 @@ def _rope(h: Hparams, kind: str) -> Config:
     found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
     wanted = ("default", "linear") if kind == FULL else ("default",)
     if found["rope_type"] not in wanted:
-        raise UnsupportedError(
+        raise unsupported(
             f"rope scaling of the type {found['rope_type']!r:.60} for {kind}",
-            where="config.json of the base",
             wanted=" or ".join(wanted),
         )
     return Config(found)
@@ -157,7 +159,7 @@ def metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor; towers are listed as dropped."""
     h = read_hparams(config)
@@ -174,6 +176,7 @@ def tensors(
         expected=lambda layer: expected,
         required=layer_names(h.n_layers, (*LAYER, "attn_k", "attn_v", "attn_k_norm")),
         tables=dict.fromkeys(TABLES, h.n_embd),
+        rest={"output_norm.weight": (h.n_embd,)},
         plain=plain_name,
         left_out=lambda source: TOWER_REASON if is_tower(source) else None,
     )

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ValueType
 from pedsup_export.arch.base import (
     Architecture,
@@ -25,6 +24,7 @@ from pedsup_export.arch.base import (
     OutputTensor,
     Shape,
     name_map,
+    unsupported,
 )
 from pedsup_export.arch.gemma_text import (
     FULL,
@@ -41,6 +41,8 @@ from pedsup_export.gguf.header import KV, array, f32, u32
 from pedsup_export.tokenizer.vocab import gemma4_vocabulary
 
 _KV_MODULE = re.compile(r"layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\b")
+_OWN_KV = ("attn_k", "attn_v", "attn_k_norm")
+"""Parts that a layer without keys and values of its own does not have."""
 _LAYER_PER_LAYER_INPUT = ("inp_gate", "proj", "post_norm")
 
 
@@ -83,9 +85,8 @@ def read_hparams(config: Mapping[str, object]) -> Hparams:
     n_layers = text.integer("num_hidden_layers", high=4096)
     kinds = text.values.get("layer_types")
     if not isinstance(kinds, list) or len(kinds) != n_layers or not {*kinds} <= {FULL, SLIDING}:
-        raise UnsupportedError(
+        raise unsupported(
             "'layer_types' is missing or holds something else than full and sliding attention",
-            where="config.json of the base",
             wanted=f"a list of {n_layers} layer types",
         )
     n_shared = text.integer("num_kv_shared_layers", low=0, high=n_layers, default=0)
@@ -116,9 +117,8 @@ def _refuse_larger_models(text: Config) -> None:
         ("attention_k_eq_v", "keys that are used as values"),
     ):
         if text.values.get(key):
-            raise UnsupportedError(
+            raise unsupported(
                 f"a Gemma 4 model with {what} ('{key}')",
-                where="config.json of the base",
                 wanted="an E2B or E4B model: the larger ones do not run on a phone",
             )
 
@@ -140,9 +140,8 @@ def _rope(h: Hparams, kind: str) -> Config:
     rope = h.config.mapping("rope_parameters").get(kind)
     wanted = "proportional" if kind == FULL else "default"
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != wanted:
-        raise UnsupportedError(
+        raise unsupported(
             f"rope_parameters for {kind}: {rope!r}",
-            where="config.json of the base",
             wanted=f"rope_type {wanted!r}",
         )
     return Config(rope)
@@ -198,20 +197,33 @@ def rope_factors(h: Hparams) -> np.ndarray:
 
 
 def _layer_shapes(h: Hparams, layer: int) -> dict[str, Shape]:
-    return {
-        **projections(
-            h.n_embd,
-            h.n_head * h.head_dim(layer),
-            h.n_head_kv[layer] * h.head_dim(layer),
-            h.n_ff[layer],
-        ),
-        "inp_gate": (h.n_per_layer_input, h.n_embd),
-        "proj": (h.n_embd, h.n_per_layer_input),
+    head, width = h.head_dim(layer), h.n_per_layer_input
+    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+    found: dict[str, Shape] = {
+        **projections(h.n_embd, h.n_head * head, h.n_head_kv[layer] * head, h.n_ff[layer]),
+        **dict.fromkeys(norms, (h.n_embd,)),
+        **dict.fromkeys(("attn_q_norm", "attn_k_norm"), (head,)),
+        "layer_output_scale": (1,),
     }
+    if width:
+        found |= {"inp_gate": (width, h.n_embd), "proj": (h.n_embd, width),
+                  "post_norm": (h.n_embd,)}  # fmt: skip
+    own = {part: shape for part, shape in found.items() if part not in _OWN_KV}
+    return found if layer < h.first_shared else own
+
+
+def _rest(h: Hparams) -> dict[str, Shape]:
+    """What is of no layer and has no row for each token."""
+    width = h.n_per_layer_input
+    per_layer = {
+        "per_layer_model_proj.weight": (h.n_layers * width, h.n_embd),
+        "per_layer_proj_norm.weight": (width,),
+    }
+    return {"output_norm.weight": (h.n_embd,), **(per_layer if width else {})}
 
 
 def tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor; towers and dead projections are listed as dropped."""
     h = read_hparams(config)
@@ -224,6 +236,7 @@ def tensors(
             **dict.fromkeys(TABLES, h.n_embd),
             "per_layer_token_embd.weight": h.n_layers * h.n_per_layer_input,
         },
+        rest=_rest(h),
         plain=_plain,
         left_out=lambda source: _reason_left_out(config, source),
     )
@@ -249,13 +262,9 @@ def _plain(source: str) -> str:
 
 def _required(h: Hparams) -> frozenset[str]:
     parts = LAYER + (_LAYER_PER_LAYER_INPUT if h.n_per_layer_input else ())
-    own_kv = ("attn_k", "attn_v", "attn_k_norm")
-    names = layer_names(h.n_layers, parts)
-    names |= {f"blk.{i}.{part}.weight" for i in range(h.first_shared) for part in own_kv}
-    if h.n_per_layer_input:
-        names |= {"per_layer_token_embd.weight", "per_layer_model_proj.weight",
-                  "per_layer_proj_norm.weight"}  # fmt: skip
-    return names
+    names = layer_names(h.n_layers, parts) | _rest(h).keys()
+    names |= {f"blk.{i}.{part}.weight" for i in range(h.first_shared) for part in _OWN_KV}
+    return names | ({"per_layer_token_embd.weight"} if h.n_per_layer_input else set())
 
 
 def is_dead(config: Mapping[str, object], name: str) -> bool:

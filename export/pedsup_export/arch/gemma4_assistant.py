@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from pedsup.errors import UnsupportedError
 from pedsup_export.arch import gemma4
 from pedsup_export.arch.base import (
     Architecture,
@@ -22,6 +21,7 @@ from pedsup_export.arch.base import (
     Shape,
     check_required,
     check_shape,
+    unsupported,
 )
 from pedsup_export.gguf.header import KV, u32
 from pedsup_export.tokenizer.vocab import gemma4_vocabulary
@@ -49,7 +49,7 @@ def metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every tensor of the checkpoint; the masked embedding is listed as dropped."""
     h, width = gemma4.read_hparams(config), _target_width(config)
@@ -57,7 +57,7 @@ def tensors(
     outputs, dropped = [], []
     wanted = {"pre_projection.weight": (h.n_embd, 2 * width),
               "post_projection.weight": (width, h.n_embd)}  # fmt: skip
-    for source, shape in shapes.items():
+    for source, shape in (shapes or {}).items():
         if source.startswith(_MASKED):
             dropped.append(Dropped(source, shape, "llama.cpp drafts from all tokens"))
         elif (name := _PROJECTIONS.get(source)) is not None:
@@ -68,9 +68,8 @@ def tensors(
     check_required(outputs, set(_PROJECTIONS.values()))
     placed = gemma4.tensors(config, inner, n_tokens)
     if any(o.name == "output.weight" for o in placed.outputs):
-        raise UnsupportedError(
+        raise unsupported(
             "a drafter with an output head of its own",
-            where="config.json of the base",
             wanted="a drafter whose head is its token embeddings: llama.cpp has no other",
         )
     return ModelTensors((*placed.outputs, *outputs), (*placed.dropped, *dropped), placed.counted)

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from pedsup.errors import UnsupportedError
-from pedsup_export.arch.base import Config
+from pedsup_export.arch.base import Config, unsupported
 
 GELU_TANH: Final = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 """transformers' names of the tanh approximation of GELU, which `ggml_gelu` computes."""
@@ -46,14 +45,12 @@ def refuse_other_arithmetic(text: Config, what: str) -> None:
         "hidden_activation", GELU_TANH, default=GELU_TANH[0], what="a model with the activation"
     )
     if text.flag("attention_bias", default=False):
-        raise UnsupportedError(
+        raise unsupported(
             f"a {what} model with biases in its attention ('attention_bias')",
-            where="config.json of the base",
             wanted="attention without biases: llama.cpp has none for this architecture",
         )
     if text.values.get("use_bidirectional_attention") in ("all", True):
-        raise UnsupportedError(
+        raise unsupported(
             "a model whose attention looks ahead ('use_bidirectional_attention')",
-            where="config.json of the base",
             wanted="causal attention, as llama.cpp runs this architecture",
         )

@@ -64,7 +64,7 @@ def rope_factors(config: Mapping[str, object]) -> np.ndarray | None:
 
 
 def tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor; q and k get their rotary halves interleaved."""
     c = Config(config)

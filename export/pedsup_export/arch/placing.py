@@ -29,6 +29,7 @@ class Layout:
     Attributes:
         expected: layer and part ('attn_q') -> shape of its weight; parts without one are not
             checked.
+        rest: tensors that are of no layer, and no table -> their shapes.
         required: names without which llama.cpp cannot load the file.
         tables: tensors with a row per token -> width of a row.
         plain: name in the checkpoint -> the name that gguf-py's table knows.
@@ -41,15 +42,16 @@ class Layout:
     expected: Callable[[int], Mapping[str, Shape]]
     required: frozenset[str]
     tables: Mapping[str, int]
+    rest: Mapping[str, Shape] = field(default_factory=dict)
     plain: Callable[[str], str] = lambda source: source
     left_out: Callable[[str], str | None] = lambda source: None
     biases: frozenset[str] | None = field(default=frozenset())
 
     def shape(self, name: str) -> Shape | None:
-        """The shape that a layer's tensor must have, None where it is not known."""
+        """The shape that a tensor must have, None where it is not known."""
         match = _LAYER_TENSOR.fullmatch(name)
         if match is None or (layer := int(match[1])) >= self.n_layers:
-            return None
+            return self.rest.get(name)
         weight = self.expected(layer).get(match[2])
         return weight[:1] if weight and match[3] == "bias" else weight
 
@@ -63,13 +65,15 @@ class Layout:
 
 def place(
     layout: Layout,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Shape] | None,
     n_tokens: int,
     make: Callable[[str, Shape, str], OutputTensor] = OutputTensor,
 ) -> ModelTensors:
     """Place every tensor of a checkpoint.
 
     Args:
+        shapes: None for a model that is known by its configuration alone: then all tensors follow
+            from the layout, under the file's names, with a head that is the token embeddings.
         n_tokens: rows of the token embeddings.
         make: name, shape and source -> the output tensor.
 
@@ -78,6 +82,8 @@ def place(
         MismatchError: a tensor is not as config.json says.
         BadFileError: a tensor without which llama.cpp cannot run is missing.
     """
+    if shapes is None:
+        return ModelTensors(tuple(make(n, s, n) for n, s in _planned(layout, n_tokens).items()))
     look_up = name_map(layout.architecture, layout.n_layers)
     outputs, dropped, unknown = [], [], []
     for source, shape in shapes.items():
@@ -97,6 +103,16 @@ def place(
         raise unmapped(unknown, layout.architecture)
     check_required(outputs, set(layout.required))
     return ModelTensors(tuple(outputs), tuple(dropped))
+
+
+def _planned(layout: Layout, n_tokens: int) -> dict[str, Shape]:
+    parts = {
+        f"blk.{layer}.{part}.weight": shape
+        for layer in range(layout.n_layers)
+        for part, shape in layout.expected(layer).items()
+    }
+    widths = {name: width for name, width in layout.tables.items() if name != "output.weight"}
+    return {**{n: (n_tokens, width) for n, width in widths.items()}, **parts, **layout.rest}
 
 
 def projections(n_embd: int, q_rows: int, kv_rows: int, n_ff: int) -> dict[str, Shape]:

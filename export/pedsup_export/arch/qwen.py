@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pedsup.errors import UnsupportedError
-from pedsup_export.arch.base import Architecture, Config, ModelTensors, Shape
+from pedsup_export.arch.base import Architecture, Config, ModelTensors, Shape, unsupported
 from pedsup_export.arch.decoder import (
     decoder_layout,
     decoder_metadata,
@@ -35,9 +34,8 @@ def _refuse_windows(c: Config) -> None:
     given = c.values.get("layer_types")
     kinds = given if isinstance(given, list) and given else ["full_attention"]
     if c.flag("use_sliding_window", default=False) or {*kinds} != {"full_attention"}:
-        raise UnsupportedError(
+        raise unsupported(
             "a Qwen model with sliding-window attention ('use_sliding_window', 'layer_types')",
-            where="config.json of the base",
             wanted="full attention in every layer: llama.cpp computes nothing else",
         )
 
@@ -45,9 +43,8 @@ def _refuse_windows(c: Config) -> None:
 def _qwen2_head(c: Config) -> int:
     size, hidden = head_dim(c), c.integer("hidden_size", high=1 << 20)
     if size * c.integer("num_attention_heads", high=4096) != hidden:
-        raise UnsupportedError(
+        raise unsupported(
             f"a Qwen2 model whose heads of {size} do not make up its hidden size of {hidden}",
-            where="config.json of the base",
             wanted="a hidden size of heads times head size: llama.cpp loads nothing else",
         )
     return size
@@ -63,7 +60,7 @@ def qwen2_metadata(config: Mapping[str, object]) -> list[KV]:
 
 
 def qwen2_tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor of a Qwen2 model."""
     c = Config(config)
@@ -80,16 +77,15 @@ def qwen3_metadata(config: Mapping[str, object]) -> list[KV]:
     c = Config(config)
     _refuse_windows(c)
     if c.flag("attention_bias", default=False):
-        raise UnsupportedError(
+        raise unsupported(
             "a Qwen3 model with biases in its attention ('attention_bias')",
-            where="config.json of the base",
             wanted="attention without biases: pedsup knows no such model",
         )
     return [*decoder_metadata(QWEN3, c, ROPE), *head_entries(QWEN3, _qwen3_head(c))]
 
 
 def qwen3_tensors(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], n_tokens: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, n_tokens: int
 ) -> ModelTensors:
     """Place every checkpoint tensor of a Qwen3 model."""
     c = Config(config)

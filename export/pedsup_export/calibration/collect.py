@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pedsup.errors import MismatchError
-from pedsup_export.calibration import nodes
-from pedsup_export.calibration.forward import ForwardPass
+from pedsup_export.calibration.forward import F32, ForwardPass, node_values
 from pedsup_export.calibration.record import InputGroup
 from pedsup_export.calibration.work import Folder, Turn
 
@@ -44,7 +43,7 @@ def is_matrix(node: ctypes.Structure, kind: str) -> bool:
     """Whether an operation is a matrix of the model times activations, as llama-imatrix sees it."""
     if kind != "MUL_MAT" or not node.src[1]:
         return False
-    return bool(node.src[1].contents.type == nodes.F32 and weight_name(node).endswith(".weight"))
+    return bool(node.src[1].contents.type == F32 and weight_name(node).endswith(".weight"))
 
 
 def run_of(n_columns: int) -> int:
@@ -147,7 +146,7 @@ def _add_window(
     def look(node: ctypes.Structure, _kind: str) -> bool:
         name = weight_name(node)
         squares, products = sums[name]
-        x = nodes.values(node.src[1].contents)
+        x = node_values(node.src[1].contents)
         if x.shape != (len(window), len(squares)):
             raise MismatchError(f"'{name}' has an input of shape {x.shape} now")
         added = np.einsum("ij,ij->j", x, x)

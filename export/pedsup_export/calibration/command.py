@@ -11,7 +11,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,8 @@ def execute(plan: CalibrationPlan) -> CalibrationResult:
         sensitivities=sensitivities,
         versions={"pedsup": pedsup.__version__, "python": platform.python_version()},
     )
-    store.write(request.out, record, groups, work.FinishedSums(folder, turns), force=request.force)
+    sums = partial(folder.sums, turns)
+    store.write(request.out, record, groups, sums, force=request.force)
     folder.remove()
     size = request.out.stat().st_size
     seconds = time.monotonic() - start
@@ -199,12 +201,13 @@ def _template(model: ForwardPass) -> ChatTemplate | None:
 
 def _job(
     plan: CalibrationPlan, groups: Sequence[InputGroup], windows: Sequence[Sequence[int]]
-) -> work.Job:
+) -> str:
+    """Digest of what decides the sums."""
     names = {name for group in groups for name in group.names}
     _, prints = _fingerprints(plan.header, groups)
-    model = hashlib.sha256(json.dumps([sorted(names), prints], sort_keys=True).encode())
-    digest = hashlib.sha256(np.array(windows, "<i4").tobytes()).hexdigest()
-    return work.Job(model.hexdigest(), digest, plan.request.window, tuple(groups))
+    tokens = hashlib.sha256(np.array(windows, "<i4").tobytes()).hexdigest()
+    facts = [sorted(names), prints, tokens, plan.request.window, [asdict(g) for g in groups]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprints(

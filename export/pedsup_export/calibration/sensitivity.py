@@ -18,14 +18,12 @@ import ctypes
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from pedsup_export.calibration import nodes
 from pedsup_export.calibration.collect import weight_name
-from pedsup_export.calibration.forward import ForwardPass
+from pedsup_export.calibration.forward import ForwardPass, node_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,13 +41,8 @@ MAX_TOKENS: Final = 256
 """Of each window: what a set costs is a forward pass over so many."""
 SCORED_EVERY: Final = 2
 SCORED_FROM: Final = 32
-
-
-@dataclass(frozen=True)
-class NoiseSet:
-    """Matrices that are disturbed together."""
-
-    names: frozenset[str]
+NoiseSet: TypeAlias = frozenset[str]
+"""Matrices that are disturbed together."""
 
 
 def noise_sets(names: Sequence[str]) -> list[NoiseSet]:
@@ -61,12 +54,12 @@ def noise_sets(names: Sequence[str]) -> list[NoiseSet]:
         if layer:
             kinds[layer[2]].append((int(layer[1]), name))
         else:
-            alone.append(NoiseSet(frozenset({name})))
+            alone.append(frozenset({name}))
     bins = max(1, MAX_SETS // max(1, len(kinds)))
     sets = []
     for members in kinds.values():
         for part in np.array_split([name for _, name in sorted(members)], min(bins, len(members))):
-            sets.append(NoiseSet(frozenset(map(str, part))))
+            sets.append(frozenset(map(str, part)))
     return sets + alone
 
 
@@ -107,8 +100,8 @@ def measure(
     per_set = total / len(windows) / NOISE
     found = {}
     for noise, value in zip(sets, per_set, strict=True):
-        for name in noise.names:
-            found[name] = max(0.0, float(value)) / len(noise.names)
+        for name in noise:
+            found[name] = max(0.0, float(value)) / len(noise)
     return found
 
 
@@ -117,7 +110,7 @@ def input_errors(model: ForwardPass, window: Sequence[int]) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def look(node: ctypes.Structure, kind: str) -> bool:
-        x = nodes.values(node.src[1].contents)
+        x = node_values(node.src[1].contents)
         for columns, mark in ACTIVATIONS.items():
             if x.shape[1] % columns == 0:
                 found[_place(node, kind) + mark] = rounding_loss(x, columns)
@@ -162,12 +155,12 @@ def _go_on(_node: ctypes.Structure, _kind: str) -> bool:
 
 
 def _in(noise: NoiseSet) -> Callable[[ctypes.Structure, str], bool]:
-    return lambda node, kind: _place(node, kind) in noise.names
+    return lambda node, kind: _place(node, kind) in noise
 
 
 def _disturb(generator: np.random.Generator) -> Callable[[ctypes.Structure, str], bool]:
     def look(node: ctypes.Structure, _kind: str) -> bool:
-        output = nodes.values(node)
+        output = node_values(node)
         size = np.sqrt(NOISE * np.mean(np.square(output, dtype=np.float64)))
         output += generator.standard_normal(output.shape, np.float32) * np.float32(size)
         return True

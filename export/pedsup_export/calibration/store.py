@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pedsup.errors import BadFileError, MismatchError, OutputError, PedsupError
+from pedsup.errors import BadFileError, OutputError, PedsupError
 from pedsup.files.direct_io import BLOCK, DirectFile
 from pedsup.files.fsio import atomic_file, partial_path
 from pedsup.files.records import record
@@ -31,7 +31,7 @@ from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.values import ValueType
 from pedsup_export.calibration.record import InputGroup, Record
 from pedsup_export.gguf.header import KV, array, header_bytes, lay_out, padded, string, u32
-from pedsup_export.source.safetensors_file import State, file_state
+from pedsup_export.source.safetensors_file import State, changed, file_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,11 +51,11 @@ def write(
     path: Path,
     about: Record,
     groups: Sequence[InputGroup],
-    sums: Mapping[str, tuple[Floats, Floats | None]],
+    sums: Callable[[str], tuple[Floats, Floats | None]],
     *,
     force: bool,
 ) -> None:
-    """Write the file; `sums` maps a group's owner to its squares [n] and products [n/b, b, b]."""
+    """Write the file; `sums` gives for a group's owner its squares [n] and products [n/b, b, b]."""
     owner = {name: g for g in groups for name in g.names}
     slots = lay_out((name, shape, BY_NAME["F32"]) for name, shape in _listed(groups))
 
@@ -63,7 +63,7 @@ def write(
         stem, _, what = name.rpartition(".")
         if what == "counts":
             return np.array([about.tokens], np.float32)
-        squares, products = sums[owner[stem].owner]
+        squares, products = sums(owner[stem].owner)
         found = products if what == "in_prod" else squares
         assert found is not None
         return found
@@ -164,7 +164,7 @@ class Statistics:
         # Losing its name changes a file's change time too: it is then read again.
         same = any(now[:-1] == state[:-1] for state in self.states)
         if not same or _digests(self.file, self.header.data_offset)[0] != self.sha256:
-            raise _changed(self.path)
+            raise changed(self.path)
         self.states.add(now)
 
 
@@ -191,7 +191,7 @@ def read(path: Path) -> Statistics:
     # The header was read by name: by now the name must lead to the file that was digested.
     again = read_header(path)
     if file_state(path.stat()) != state or again.metadata != header.metadata:
-        raise _changed(path)
+        raise changed(path)
     return Statistics(path, header, about, groups, digest, whole, file, {state})
 
 
@@ -255,15 +255,6 @@ def _check_tensors(header: GGUFHeader, groups: Sequence[InputGroup]) -> None:
         fits = group.n_columns % group.run == 0 and found == shape
         if info is None or info.type.name != "F32" or not fits:
             raise _bad(header.path, f"the second moments of '{group.owner}' have another shape")
-
-
-def _changed(path: Path) -> MismatchError:
-    return MismatchError(
-        "the file was changed or replaced while it was read",
-        where=path,
-        wanted="statistics that nothing writes to during an export",
-        remedy="give the same command again when nothing writes to them",
-    )
 
 
 def _bad(path: Path, found: str) -> BadFileError:

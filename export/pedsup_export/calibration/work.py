@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,31 +46,20 @@ class Turn:
         return f"{self.start}-{self.end}"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What decides the sums; a folder of another job is not continued."""
-
-    model_digest: str
-    tokens_digest: str
-    window: int
-    groups: tuple[InputGroup, ...]
-
-    @property
-    def digest(self) -> str:
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
 class Folder:
-    """Sums on the disk: `<start>-<end>.npz` of a complete turn, `now.npz` of the one under way."""
+    """Sums on the disk: `<start>-<end>.npz` of a complete turn, `now.npz` of the one under way.
 
-    def __init__(self, path: Path, job: Job) -> None:
+    Args:
+        job: digest of all that decides the sums; a folder of another job is not continued.
+    """
+
+    def __init__(self, path: Path, job: str) -> None:
         self.path = path
         mark = path / "job"
-        if path.exists() and (not mark.is_file() or mark.read_text() != job.digest):
+        if path.exists() and (not mark.is_file() or mark.read_text() != job):
             self.remove()
         path.mkdir(parents=True, exist_ok=True)
-        mark.write_text(job.digest)
+        mark.write_text(job)
 
     def complete(self, turn: Turn) -> bool:
         """Whether a turn is done."""
@@ -127,6 +114,13 @@ class Folder:
                 "unfinished statistics are damaged", where=path, remedy="remove the folder"
             ) from error
 
+    def sums(self, turns: Sequence[Turn], owner: str) -> Sums:
+        """The finished sums of one group; the others stay on the disk."""
+        name = next(t.name for t in turns for g in t.groups if g.owner == owner)
+        with np.load(self.path / f"{name}.npz", allow_pickle=False) as file:
+            products = file[owner + "/p"] if owner + "/p" in file.files else None
+            return file[owner + "/s"], products
+
     def drop(self, name: str) -> None:
         """Forget arrays."""
         (self.path / f"{name}.npz").unlink(missing_ok=True)
@@ -137,21 +131,3 @@ class Folder:
             file.unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
-
-
-class FinishedSums(Mapping[str, "Sums"]):
-    """The finished sums by owner; read when asked for, one turn in memory at a time."""
-
-    def __init__(self, folder: Folder, turns: Sequence[Turn]) -> None:
-        self._files = {g.owner: folder.path / f"{t.name}.npz" for t in turns for g in t.groups}
-
-    def __getitem__(self, owner: str) -> Sums:
-        with np.load(self._files[owner], allow_pickle=False) as file:
-            products = file[owner + "/p"] if owner + "/p" in file.files else None
-            return file[owner + "/s"], products
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)

@@ -12,24 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final
+from typing import Any
 
 from pedsup.gguf_file import GGMLType, ValueType
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME
-
-_FORMATS: Final = {
-    ValueType.UINT8: "B",
-    ValueType.INT8: "b",
-    ValueType.UINT16: "H",
-    ValueType.INT16: "h",
-    ValueType.UINT32: "I",
-    ValueType.INT32: "i",
-    ValueType.FLOAT32: "f",
-    ValueType.BOOL: "?",
-    ValueType.UINT64: "Q",
-    ValueType.INT64: "q",
-    ValueType.FLOAT64: "d",
-}
+from pedsup.gguf_file.header import MAGIC
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_NAME
+from pedsup.gguf_file.values import SCALARS
 
 
 @dataclass(frozen=True)
@@ -128,7 +116,7 @@ def _value(entry: KV) -> bytes:
     if entry.type is ValueType.STRING:
         return _string(entry.value)
     if entry.type is not ValueType.ARRAY:
-        return struct.pack("<" + _FORMATS[entry.type], entry.value)
+        return SCALARS[entry.type].pack(entry.value)
     if entry.element is None:
         raise ValueError(f"array without an element type: {entry.key}")
     head = struct.pack("<IQ", entry.element, len(entry.value))
@@ -139,4 +127,4 @@ def _value(entry: KV) -> bytes:
 
 def packed_numbers(element: ValueType, values: Sequence[Any]) -> bytes:
     """The bytes of an array's numbers."""
-    return struct.pack(f"<{len(values)}{_FORMATS[element]}", *values)
+    return struct.pack(f"<{len(values)}{SCALARS[element].format[1:]}", *values)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from pedsup_export.kernels.dispatch import read_only
 from pedsup_export.kernels.lanes.jit import inline, kernel
 from pedsup_export.kernels.lanes.vec import bits_float, float_bits
-from pedsup_export.kernels.odd_blocks import read_only
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,11 +16,8 @@ from pedsup.gguf_file import TensorInfo
 from pedsup.patch.index import MAGIC, MAX_COPIES, PIECE
 from pedsup.patch.layouts import layout_of
 from pedsup.progress import byte_bar
-from pedsup_export.patch.differences import differences
-from pedsup_export.patch.header_copy import copies
-from pedsup_export.patch.pack import packed_piece
-from pedsup_export.patch.plan import PatchPlan
-from pedsup_export.patch.side import TensorReading
+from pedsup_export.patch.pack import copies, differences, packed_piece
+from pedsup_export.patch.plan import PatchPlan, TensorReading
 from pedsup_export.patch.writer import PatchWriter
 
 AHEAD: Final = 8

@@ -1,4 +1,4 @@
-"""Pack differences for `pedsup.patch.streams`, the smaller of its two ways."""
+"""The differences of headers and of tensors' blocks, packed for `pedsup.patch.streams`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,104 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pedsup.patch.layouts import Field, Layout, width
 from pedsup.patch.streams import DENSE, EMPTY, MAX_VALUES, RUNS, SPARSE
+from pedsup_export.gguf.blocks import Bytes, numbers
+
+BLOCK: Final = 64
+"""Bytes that must be the same for a copy to be found."""
+
+
+def copies(old: bytes, new: bytes) -> tuple[list[tuple[int, int]], bytes]:
+    """(byte of `old`, length), or (-1, length) for the next bytes of what is returned beside.
+
+    Gemma 4's header has 16 MB of vocabulary. A line before it that grows by a byte moves all of
+    it, so copies are found wherever they are (as rsync does, but with the blocks themselves).
+    """
+    where = {old[at : at + BLOCK]: at for at in range(0, len(old) - BLOCK + 1, BLOCK)}
+    found: list[tuple[int, int]] = []
+    literal = bytearray()
+    at = source = 0
+    while at < len(new):
+        n = _common(old, new, source, at)
+        if n >= BLOCK or (n and at + n == len(new)):
+            found.append((source, n))
+            at, source = at + n, source + n
+            continue
+        begin = at
+        while at < len(new) and (here := where.get(new[at : at + BLOCK])) is None:
+            at += 1
+        if at < len(new):
+            assert here is not None
+            # The copy may begin before the block that was found.
+            while at > begin and here and new[at - 1] == old[here - 1]:
+                at, here = at - 1, here - 1
+            source = here
+        literal += new[begin:at]
+        if at > begin:
+            found.append((-1, at - begin))
+    return found, bytes(literal)
+
+
+def _common(old: bytes, new: bytes, source: int, at: int) -> int:
+    """Length of what is the same from these two places on."""
+    n, step = 0, 1 << 20
+    limit = min(len(old) - source, len(new) - at)
+    while n < limit:
+        size = min(step, limit - n)
+        if old[source + n : source + n + size] == new[at + n : at + n + size]:
+            n += size
+        elif step == 1:
+            break
+        else:
+            step = max(1, size // 2)
+    return n
+
+
+def differences(old: bytes, new: bytes, layout: Layout) -> list[bytes]:
+    """The streams of `Layout.streams`; empty where nothing changed.
+
+    Args:
+        old: whole blocks.
+        new: as many.
+    """
+    before, after = (
+        np.frombuffer(data, np.uint8).reshape(-1, layout.block_bytes) for data in (old, new)
+    )
+    parts = (
+        *_floats(before, after, layout.floats),
+        _fields(before, after, layout.scales),
+        _fields(before, after, layout.codes),
+    )
+    return [part.tobytes() if part.any() else b"" for part in parts]
+
+
+def _fields(before: Bytes, after: Bytes, fields: Sequence[Field]) -> Bytes:
+    found = []
+    for field in fields:
+        step = numbers(after, (field,)) - numbers(before, (field,))
+        found.append((step & np.uint8((1 << width(field)) - 1)).T.ravel())
+    return np.concatenate(found) if found else np.empty(0, np.uint8)
+
+
+def _floats(before: Bytes, after: Bytes, floats: Sequence[Sequence[int]]) -> Bytes:
+    """Folded as 0, -1, 1, -2, ... are 0, 1, 2, 3, ...; shape (bytes of a number, all numbers)."""
+    if not floats:
+        return np.empty((0, 0), np.uint8)
+    n_bytes = len(floats[0])
+    kind = np.dtype(f"<u{n_bytes}")
+    one, top = kind.type(1), kind.type(8 * n_bytes - 1)
+    planes = []
+    for columns in floats:
+        old, new = (
+            np.ascontiguousarray(blocks[:, list(columns)]).view(kind)[:, 0]
+            for blocks in (before, after)
+        )
+        step = new - old
+        folded = (step << one) ^ (kind.type(0) - (step >> top))
+        planes.append(folded.view(np.uint8).reshape(-1, n_bytes).T)
+    return np.concatenate(planes, axis=1)
+
 
 _ROOM: Final = 256 - len(RUNS)
 _SPARSE: Final = 0.2

@@ -25,7 +25,7 @@ from pedsup_export.phone.policy import (
     choose,
 )
 from pedsup_export.phone.sight import Sight, sight
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 
 EFFICIENCY_WITHOUT_DOTPROD: Final = (0.2, 0.5)
 """Without dot-product instructions ggml emulates each with six others (`ggml_vdotq_s32`), so that

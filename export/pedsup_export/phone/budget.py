@@ -15,7 +15,7 @@ from pedsup_export.phone.advise import DEPTH, efficiency_of
 from pedsup_export.phone.models import PhoneModel, planned_header
 from pedsup_export.phone.policy import COMFORT, CONTEXT, MIN_SPEED, SMALL_CONTEXT, USUAL
 from pedsup_export.phone.sight import planned_projector
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 
 BEST = "Q8_0"
 """More than its bytes gain nothing that can be measured."""

@@ -15,7 +15,6 @@ from pedsup.files.standard_streams import json_text
 from pedsup.phones.profiles import Phone, profile
 from pedsup.progress import human_bytes, say
 from pedsup_export.phone.advise import Advice, advise, usual_context, with_memory
-from pedsup_export.phone.language_cost import language_costs
 from pedsup_export.phone.models import PhoneModel, gemma4_models, model_of_folder, published_model
 from pedsup_export.phone.policy import SMALL_CONTEXT
 from pedsup_export.phone.render import advice_json, advice_text
@@ -25,6 +24,7 @@ from pedsup_export.phone.vocabulary import (
     comparison_json,
     comparison_lines,
     cut_model,
+    language_costs,
 )
 from pedsup_export.source.hub import BASE_FILES, ModelRef, resolve
 from pedsup_export.vocabulary_cut.request import VocabularyRequest

@@ -14,14 +14,21 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
+from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, ValueType
 from pedsup.gguf_file.file_types import FileType
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors, gemma3
-from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, packed_numbers
+from pedsup_export.gguf.header import (
+    KV,
+    TensorSlot,
+    header_bytes,
+    lay_out,
+    packed_numbers,
+    string,
+)
 from pedsup_export.model import open_model
-from pedsup_export.phone import gemma3_shapes, gemma4_shapes, tower_shapes
+from pedsup_export.phone import published
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
 from pedsup_export.projector import Towers, place_towers
 from pedsup_export.types.mixture import choose_types
@@ -61,24 +68,20 @@ class PhoneModel:
 
 
 def model_of_config(
-    name: str,
-    config: Mapping[str, object],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    source: str,
-    towers: Towers | None = None,
+    name: str, config: Mapping[str, object], *, source: str, towers: Towers | None = None
 ) -> PhoneModel:
-    """A Gemma by `config.json` and checkpoint shapes alone, with the vocabulary of its kind."""
+    """A Gemma by its `config.json` alone, with the vocabulary of its kind."""
     architecture = arch.find(config, source)
     third = architecture.name == gemma3.NAME
     nested = config.get("text_config")
     text = nested if isinstance(nested, Mapping) else config
+    tensors = architecture.tensors(config, None, int(str(text["vocab_size"])))
     return PhoneModel(
         name=name,
         architecture=architecture.name,
         hyper=tuple(architecture.metadata(config)),
-        tensors=architecture.tensors(config, shapes, int(str(text["vocab_size"]))),
-        dtypes=dict.fromkeys(shapes, "BF16"),
+        tensors=tensors,
+        dtypes={t.source: "BF16" for t in tensors.outputs if t.source},
         n_merges=0 if third else GEMMA4_MERGES,
         vocabulary_bytes=GEMMA3_VOCABULARY if third else GEMMA4_VOCABULARY,
         source=source,
@@ -88,50 +91,25 @@ def model_of_config(
 
 @cache
 def gemma4_models() -> tuple[PhoneModel, ...]:
-    """E2B and E4B, the larger one first."""
-    found = []
-    for name, shape in (("E4B", gemma4_shapes.E4B), ("E2B", gemma4_shapes.E2B)):
-        shapes = {spec.name: spec.shape for spec in gemma4_shapes.model_tensors(shape)}
-        config = gemma4_shapes.text_config(shape)
-        towers = place_towers(
-            "gemma4",
-            {**config, **tower_shapes.GEMMA4_CONFIG},
-            tower_shapes.GEMMA4_PROCESSOR,
-            tower_shapes.gemma4_towers(shape.hidden),
+    """E4B and E2B, the larger one first."""
+    return tuple(
+        model_of_config(
+            name,
+            config,
+            source="Gemma 4's published shape",
+            towers=place_towers("gemma4", config, published.GEMMA4_PROCESSOR, None),
         )
-        source = "Gemma 4's published shape"
-        found.append(model_of_config(name, config, shapes, source=source, towers=towers))
-    return tuple(found)
+        for name, config in published.GEMMA4.items()
+    )
 
 
 @cache
 def gemma3_model(name: str) -> PhoneModel:
-    """A Gemma 3 or MedGemma of a published shape, by its name in `GEMMA3`."""
-    shape, towers = GEMMA3[name], None
-    config = gemma3_shapes.text_config(shape)
-    if shape is gemma3_shapes.GEMMA3_4B:  # the smaller ones see nothing
-        towers = place_towers(
-            "gemma3",
-            {**config, **tower_shapes.GEMMA3_CONFIG},
-            tower_shapes.GEMMA3_PROCESSOR,
-            tower_shapes.gemma3_towers(shape.hidden),
-        )
-    return model_of_config(
-        name,
-        config,
-        gemma3_shapes.tensor_shapes(shape),
-        source="Gemma 3's published shape",
-        towers=towers,
-    )
-
-
-GEMMA3: Final = {
-    "MedGemma 1.5 4B": gemma3_shapes.GEMMA3_4B,
-    "MedGemma 4B": gemma3_shapes.GEMMA3_4B,
-    "Gemma 3 4B": gemma3_shapes.GEMMA3_4B,
-    "Gemma 3 1B": gemma3_shapes.GEMMA3_1B,
-    "Gemma 3 270M": gemma3_shapes.GEMMA3_270M,
-}
+    """A Gemma 3 or MedGemma of a published shape, by its name in `published.GEMMA3`."""
+    config, towers = published.GEMMA3[name], None
+    if "vision_config" in config:
+        towers = place_towers("gemma3", config, published.GEMMA3_PROCESSOR, None)
+    return model_of_config(name, config, source="Gemma 3's published shape", towers=towers)
 
 
 def published_model(base: str) -> PhoneModel | None:
@@ -141,7 +119,9 @@ def published_model(base: str) -> PhoneModel | None:
     """
     words = base.lower()
     # First, because 'medgemma-4b' has 'gemma-4' in it.
-    found = next((name for name in GEMMA3 if name.lower().replace(" ", "-") in words), None)
+    found = next(
+        (name for name in published.GEMMA3 if name.lower().replace(" ", "-") in words), None
+    )
     if found is not None:
         return gemma3_model(found)
     known = [m for m in gemma4_models() if "gemma-4" in words and m.name.lower() in words]
@@ -191,25 +171,25 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
         if name in outputs
     )
     start = len(header_bytes(model.hyper, slots)) + model.vocabulary_bytes
-    metadata = {entry.key: entry_value(entry) for entry in model.hyper}
-    metadata["general.architecture"] = model.architecture
-    # Its length is all that is asked of it.
     path = Path(f"{model.name}-{kind.name}.gguf")
-    metadata["tokenizer.ggml.merges"] = ArrayValue(
+    entries = (string("general.architecture", model.architecture), *model.hyper)
+    header = unwritten_header(path, entries, slots, start)
+    # Its length is all that is asked of it.
+    header.metadata["tokenizer.ggml.merges"] = ArrayValue(
         ValueType.STRING, model.n_merges, path, 0, 0, b""
     )
-    return unwritten_header(path, metadata, slots, start)
+    return header
 
 
 def unwritten_header(
-    path: Path, metadata: dict[str, Any], slots: Sequence[TensorSlot], start: int
+    path: Path, entries: Sequence[KV], slots: Sequence[TensorSlot], start: int
 ) -> GGUFHeader:
     """A header as the reader would give it, of a file whose data would begin at `start`."""
     return GGUFHeader(
         path=path,
         version=3,
-        metadata=metadata,
-        value_types={},
+        metadata={entry.key: _value(entry) for entry in entries},
+        value_types={entry.key: entry.type for entry in entries},
         tensors={s.name: TensorInfo(s.name, s.shape, s.type, s.offset) for s in slots},
         alignment=DEFAULT_ALIGNMENT,
         data_offset=start,
@@ -217,7 +197,7 @@ def unwritten_header(
     )
 
 
-def entry_value(entry: KV) -> Any:
+def _value(entry: KV) -> Any:
     """A metadata value as the reader would give it; an array as one in memory."""
     if entry.type is not ValueType.ARRAY:
         return entry.value

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -163,26 +164,20 @@ def _choosable(made: ExportPlan, inputs: Inputs) -> Iterator[allocation.Choosabl
         slot = tensor.slot
         if why_not_quantized(slot.name, slot.shape) or any(p.search(slot.name) for p in fixed):
             continue
-        sampler = _Sampler(tensor, inputs, made.request)
+        sampler = partial(_sampled, tensor, inputs, made.request)
         yield allocation.Choosable(slot.name, slot.shape, sampler, usual_type=slot.type.name)
 
 
-class _Sampler:
+def _sampled(
+    tensor: TensorPlan, inputs: Inputs, request: ExportRequest, wanted: int
+) -> NDArray[np.float32]:
     """Rows spread over a tensor, in runs that keep the heads of a rotary matrix whole."""
-
-    def __init__(self, tensor: TensorPlan, inputs: Inputs, request: ExportRequest) -> None:
-        self._tensor, self._inputs, self._request = tensor, inputs, request
-
-    def __call__(self, wanted: int) -> NDArray[np.float32]:
-        tensor = self._tensor
-        unit = tensor.origin.head_rows or 1
-        units = tensor.n_rows // unit
-        length = max(1, min(units, -(-wanted // _CHUNKS // unit)))
-        starts = np.unique(np.linspace(0, units - length, _CHUNKS).astype(np.int64)) * unit
-        parts = [
-            final_rows(
-                tensor, self._inputs, lo, lo + length * unit, self._request.merge_dtype
-            ).copy()
-            for lo in starts.tolist()
-        ]
-        return np.ascontiguousarray(np.concatenate(parts))
+    unit = tensor.origin.head_rows or 1
+    units = tensor.n_rows // unit
+    length = max(1, min(units, -(-wanted // _CHUNKS // unit)))
+    starts = np.unique(np.linspace(0, units - length, _CHUNKS).astype(np.int64)) * unit
+    parts = [
+        final_rows(tensor, inputs, lo, lo + length * unit, request.merge_dtype).copy()
+        for lo in starts.tolist()
+    ]
+    return np.ascontiguousarray(np.concatenate(parts))

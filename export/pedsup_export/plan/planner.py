@@ -36,9 +36,8 @@ from pedsup_export.plan.qat import Grid, find_grid, grid_notes
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
 from pedsup_export.source.checkpoint import Checkpoint
-from pedsup_export.types.ftypes import file_type
 from pedsup_export.types.imatrix import Imatrix, ImatrixReport, read_imatrix
-from pedsup_export.types.mixture import choose_types, parse_override
+from pedsup_export.types.mixture import choose_types, file_type, parse_override
 from pedsup_export.vocabulary_cut.plan import cut_model
 
 CUT_BYTES = 400 << 20

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pedsup.errors import MismatchError
 from pedsup.files.direct_io import DirectFile, sha256_range
 from pedsup_export.adapter.folder import CONFIG, WEIGHTS
 from pedsup_export.plan.general import chosen_base
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.projector.processor import FILES
 from pedsup_export.source.checkpoint import INDEX, SINGLE
-from pedsup_export.source.safetensors_file import State, file_state
+from pedsup_export.source.safetensors_file import State, changed, file_state
 
 Digests = Mapping[str, Mapping[str, str]]
 """Role ('base', 'adapter', 'tokenizer', 'processor', 'imatrix', 'calibrated') -> file name -> hex
@@ -74,12 +73,7 @@ def held(files: Mapping[str, list[Path]]) -> Iterator[Digests]:
     yield digests
     for path, file, before in opened:
         if not _is_still(path, before) or file_state(file.stat()) != before:
-            raise MismatchError(
-                "the file was changed or replaced while it was read",
-                where=path,
-                wanted="inputs that nothing writes to during an export",
-                remedy="let the download or training end, then give the same command again",
-            )
+            raise changed(path)
 
 
 def _is_still(path: Path, before: State) -> bool:

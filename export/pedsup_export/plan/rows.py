@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pedsup_export.adapter.lora import interleaved, merged
+from pedsup_export.adapter.lora import MergedSource, interleaved
 from pedsup_export.plan.export_plan import Inputs, TensorPlan
 from pedsup_export.source.floats import RoundTo
-from pedsup_export.source.tensor_source import TensorSource, whole
+from pedsup_export.source.tensor_source import RowSource, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,13 +55,13 @@ def final_rows(
     if tensor.origin.values is not None:
         return np.ascontiguousarray(tensor.origin.values.reshape(-1, n_per_row)[lo:hi])
     assert tensor.origin.source is not None
-    source = inputs.checkpoint.tensors[tensor.origin.source]
+    source: RowSource = inputs.checkpoint.tensors[tensor.origin.source]
     is_matrix = len(source.shape) > 1
     if merge_dtype is not None:
         change = inputs.matches.matched.get(tensor.origin.source) if inputs.matches else None
         # A 16-bit intermediate file keeps vectors and norms in float32.
         plain = not is_matrix or tensor.slot.name.endswith("_norm.weight")
-        source = merged(source, change, "float32" if plain else merge_dtype)
+        source = MergedSource(source, change, "float32" if plain else merge_dtype)
     if tensor.origin.arrange is not None:
         made = tensor.origin.arrange(whole(source)).reshape(-1, n_per_row)
         return np.ascontiguousarray(made[lo:hi], np.float32)
@@ -75,7 +75,7 @@ def final_rows(
     return interleaved(source.rows(lo, hi, _scratch(shape)), tensor.origin.head_rows)
 
 
-def picked_rows(source: TensorSource, kept: NDArray[np.int64], lo: int, hi: int, out: Rows) -> Rows:
+def picked_rows(source: RowSource, kept: NDArray[np.int64], lo: int, hi: int, out: Rows) -> Rows:
     """The kept rows number `lo` to `hi` of a source.
 
     The rows between them are read along, from behind the last one before `lo`: the digest of the

@@ -15,7 +15,7 @@ from pedsup_export.projector.processor import read_processor
 
 __all__ = ["TYPES", "Towers", "find_towers", "flattened", "place_towers"]
 
-_Make = Callable[[Mapping[str, object], Mapping[str, object], Mapping[str, Shape]], Towers]
+_Make = Callable[[Mapping[str, object], Mapping[str, object], Mapping[str, Shape] | None], Towers]
 _MODULES: Final[Mapping[str, _Make]] = {"gemma3": gemma3.towers, "gemma4": gemma4.towers}
 """By llama.cpp's name of the text model's architecture."""
 
@@ -53,9 +53,12 @@ def place_towers(
     architecture: str,
     config: Mapping[str, object],
     processor: Mapping[str, object],
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Shape] | None,
 ) -> Towers:
     """The towers of a checkpoint, with the merged configuration of its processor.
+
+    Args:
+        shapes: None for what follows from the configuration alone (`projector.base.place`).
 
     Raises:
         UnsupportedError: no projector is written for them.

@@ -80,11 +80,13 @@ class Placer:
 
 
 def place(
-    placer: Placer, shapes: Mapping[str, Shape], names: Iterable[str]
+    placer: Placer, shapes: Mapping[str, Shape] | None, names: Iterable[str]
 ) -> tuple[tuple[OutputTensor, ...], tuple[Dropped, ...]]:
     """Place the tensors of the towers.
 
     Args:
+        shapes: None for towers that are known by their configuration alone: then all of them follow
+            from it, under the file's names.
         names: which of `shapes` belong to them.
 
     Raises:
@@ -92,6 +94,8 @@ def place(
         MismatchError: a tensor is not as config.json says.
         BadFileError: one is missing, or two have one name.
     """
+    if shapes is None:
+        return tuple(placer.make(n, s, n) for n, s in placer.expected.items()), ()
     look_up = name_map("clip", MAX_LAYERS, _SUFFIXES)
     placed: dict[str, OutputTensor] = {}
     dropped, unknown = [], []

@@ -37,14 +37,16 @@ _HEAD: Final = "the pooling head of the vision tower: Gemma 3 does not use it"
 
 
 def towers(
-    config: Mapping[str, object], processor: Mapping[str, object], shapes: Mapping[str, Shape]
+    config: Mapping[str, object],
+    processor: Mapping[str, object],
+    shapes: Mapping[str, Shape] | None,
 ) -> Towers:
     """Place the vision tower and its projection.
 
     Args:
         config: config.json.
         processor: the merged configuration of the processor.
-        shapes: shape by name of every tensor of the checkpoint.
+        shapes: shape by name of every tensor of the checkpoint (see `place`).
 
     Raises:
         UnsupportedError: another tower than SigLIP, or something that llama.cpp does not compute.
@@ -60,7 +62,7 @@ def towers(
         required=frozenset(expected),
         left_out=lambda source: _HEAD if ".head." in _canonical(source) else None,
     )
-    tensors, left_out = place(placer, shapes, filter(is_tower, shapes))
+    tensors, left_out = place(placer, shapes, filter(is_tower, shapes or ()))
     entries = [
         *vision_entries(vision, processor, width=text_width(config), image_size=image),
         string("clip.projector_type", "gemma3"),

@@ -7,6 +7,7 @@ attention) is in no file, so a tower with other values is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from math import isqrt
 from typing import Final
@@ -30,6 +31,8 @@ from pedsup_export.projector.base import (
     vision_entries,
 )
 
+_CONVOLUTION: Final = re.compile(r"a\.(conv1d\.\d|input_projection|blk\.\d+\.conv_dw)\.weight")
+"""What the converter keeps in float32: it looks for 'conv' in the checkpoint's name of a tensor."""
 _IMAGE_SIZE: Final = 224
 """Unused: the converter writes it because the loader wants one."""
 _MELS: Final = 128
@@ -39,66 +42,67 @@ _FEED_FORWARD: Final = 4
 
 
 def towers(
-    config: Mapping[str, object], processor: Mapping[str, object], shapes: Mapping[str, Shape]
+    config: Mapping[str, object],
+    processor: Mapping[str, object],
+    shapes: Mapping[str, Shape] | None,
 ) -> Towers:
     """Place both towers; the audio tower is left out, and said, where llama.cpp has none for it.
 
     Args:
         config: config.json.
         processor: the merged configuration of the processor.
-        shapes: shape by name of every tensor of the checkpoint.
+        shapes: shape by name of every tensor of the checkpoint (see `place`).
 
     Raises:
         UnsupportedError: a vision tower that llama.cpp does not compute.
         BadFileError, MismatchError: configuration and tensors do not fit together.
     """
-    names = [name for name in shapes if is_tower(name)]
+    names = [name for name in shapes or () if is_tower(name)]
     seen = [name for name in names if not _is_audio(name)]
     width = text_width(config)
     vision = _vision_config(config)
     placed = list(_place(_vision_shapes(vision, width), shapes, seen))
     audio, notes, left_out = _audio(config, shapes, names, width)
-    order = {name: number for number, name in enumerate(shapes)}
-    placed = sorted([*placed, *audio], key=lambda t: order[str(t.source)])
+    order = {name: number for number, name in enumerate(shapes or ())}
+    placed = sorted([*placed, *audio], key=lambda t: order.get(str(t.source), 0))
     entries = vision_entries(vision, processor, width=width, image_size=_IMAGE_SIZE)
     if audio:
         entries += _audio_entries(config, width)
     entries += [string("clip.vision.projector_type", "gemma4v"), epsilon(vision, "vision")]
     if audio:
         entries += _audio_projector(config)
-    wide = {t.name: "F32" for t in audio if _is_convolution(str(t.source))}
+    wide = {t.name: "F32" for t in audio if _CONVOLUTION.fullmatch(t.name)}
     return Towers(tuple(entries), tuple(placed), wide, True, bool(audio), left_out, notes)
 
 
 def _place(
-    expected: Mapping[str, Shape], shapes: Mapping[str, Shape], names: list[str]
+    expected: Mapping[str, Shape], shapes: Mapping[str, Shape] | None, names: list[str]
 ) -> tuple[OutputTensor, ...]:
     placer = Placer(_plain, _output, expected, frozenset(expected), lambda _: None)
     return place(placer, shapes, names)[0]
 
 
 def _audio(
-    config: Mapping[str, object], shapes: Mapping[str, Shape], names: list[str], width: int
+    config: Mapping[str, object], shapes: Mapping[str, Shape] | None, names: list[str], width: int
 ) -> tuple[tuple[OutputTensor, ...], tuple[str, ...], tuple[Dropped, ...]]:
     """The audio tower's tensors; or why it is left out, and which tensors with it."""
     heard = [name for name in names if _is_audio(name)]
-    if not heard:
+    if shapes is not None and not heard:
         return (), (), ()
     try:
         return _place(_audio_shapes(_audio_config(config), width), shapes, heard), (), ()
     except UnsupportedError as error:
         why = f"audio tower: {error.found}"
         note = f"the projector has no audio tower ({len(heard)} tensors): {error.found}"
-        return (), (note,), tuple(Dropped(name, shapes[name], why) for name in heard)
+        return (
+            (),
+            (note,),
+            tuple(Dropped(n, s, why) for n, s in (shapes or {}).items() if n in heard),
+        )
 
 
 def _is_audio(source: str) -> bool:
     return "audio_tower" in source or "embed_audio" in source
-
-
-def _is_convolution(source: str) -> bool:
-    """What the converter keeps in float32, by the same look at the name."""
-    return ".conv" in source or ("_conv" in source and ".weight" in source)
 
 
 def _vision_config(config: Mapping[str, object]) -> Config:
@@ -169,16 +173,19 @@ def _audio_shapes(audio: Config, width: int) -> dict[str, Shape]:
         "conv_pw1.weight": (2 * n, n),
         "conv_pw2.weight": (n, n),
         "conv_dw.weight": (n, 1, _CONV_WIDTH),
-        "norm_conv.weight": (n,),
-        "conv_norm.weight": (n,),
-        "ln2.weight": (n,),
+        **{f"ffn_post_norm{half}.weight": (n,) for half in ("", "_1")},
+        **dict.fromkeys(("norm_conv.weight", "conv_norm.weight", "ln2.weight"), (n,)),
+        **{f"attn_{when}_norm.weight": (n,) for when in ("pre", "post")},
+        "per_dim_scale.weight": (n // audio.integer("num_attention_heads", high=4096),),
     }
     first, second = _channels(audio)
     mels = audio.integer("input_feat_size", high=4096, default=_MELS)
     return {
         **layers("a", audio.integer("num_hidden_layers", high=128), parts),
         "a.conv1d.0.weight": (first, 1, 3, 3),
+        "a.conv1d.0.norm.weight": (first,),
         "a.conv1d.1.weight": (second, first, 3, 3),
+        "a.conv1d.1.norm.weight": (second,),
         "a.input_projection.weight": (n, second * mels // 4),
         "a.pre_encode.out.weight": (out, n),
         "a.pre_encode.out.bias": (out,),

@@ -16,8 +16,7 @@ from pedsup.trust.verified import FileState, read_in_full, record_reading, recor
 from pedsup_export.adapter.base_file import BaseFile
 from pedsup_export.plan.adapter_file import plan_adapter_file
 from pedsup_export.plan.adapter_plan import AdapterFileRequest
-from pedsup_export.prove.differs import Wanted, require_digests
-from pedsup_export.prove.finished_file import read_finished
+from pedsup_export.prove.finished_file import Wanted, read_finished, require_digests
 from pedsup_export.source.hub import ModelRef
 
 

@@ -7,15 +7,52 @@ block on in the order of the file, first to the digest of the whole, then to its
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
-from pedsup.errors import BadFileError
+from pedsup.errors import BadFileError, UntrustedError
 from pedsup.files.direct_io import DirectFile
 from pedsup.gguf_file import GGUFHeader
 from pedsup.progress import byte_bar
+from pedsup.trust.manifest import TensorFacts
 from pedsup_export.source.turnstile import StoppedError, Turnstile
+
+COPY: Final = "copy the file and its manifest again from where they were exported"
+
+
+def differs(what: str, found: object, wanted: object, path: Path) -> UntrustedError:
+    """An error that names what was found and what the manifest wants."""
+    return UntrustedError(
+        f"{what} differs from the manifest: {found}",
+        where=path,
+        wanted=str(wanted),
+        remedy=COPY,
+    )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a manifest says of a file."""
+
+    tensors: Mapping[str, TensorFacts]
+    sha256: str
+
+
+def require_digests(found: Digests, wanted: Wanted, path: Path) -> None:
+    """Compare every tensor's digest and that of the whole file.
+
+    Raises:
+        UntrustedError: one differs.
+    """
+    for name, digest in found.tensors.items():
+        if digest != (tensor := wanted.tensors[name].sha256):
+            raise differs(f"tensor '{name}'", digest, tensor, path)
+    if found.whole != wanted.sha256:
+        raise differs("the whole file", found.whole, wanted.sha256, path)
+
 
 BLOCK = 4 << 20
 READERS = 4

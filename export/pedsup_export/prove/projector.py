@@ -19,10 +19,9 @@ from pedsup.trust.manifest import (
     projector_origin,
 )
 from pedsup.trust.projector import projector_beside
-from pedsup_export.prove.differs import Wanted
-from pedsup_export.prove.metadata import check_entries
+from pedsup_export.prove.finished_file import Wanted
 from pedsup_export.prove.proof import AdapterShare, Proof, as_written, row_reader
-from pedsup_export.prove.reading import check_table, read_and_compare
+from pedsup_export.prove.reading import check_entries, check_table, read_and_compare
 
 _PREFIX: Final = "mmproj-"
 

@@ -63,19 +63,6 @@ class AdapterShare:
         return self.share > NEARER
 
 
-@dataclass
-class _Sums:
-    """<q - b, m - b> and |m - b|^2 over some rows."""
-
-    along: float = 0.0
-    total: float = 0.0
-    n_rows: int = 0
-
-    def share(self, name: str) -> AdapterShare | None:
-        """None where no weight changes: nothing could show that the adapter is there."""
-        return AdapterShare(name, self.along / self.total, self.n_rows) if self.total else None
-
-
 class Sample:
     """Some rows of a tensor, collected from its packed bytes as they pass by.
 
@@ -189,16 +176,17 @@ class Proof:
     def _share(
         self, tensor: TensorPlan, ranges: Sequence[Range], packed: Iterable[Packed]
     ) -> AdapterShare | None:
-        sums = _Sums()
+        """None where no weight changes: nothing could show that the adapter is there."""
+        along = total = 0.0
         for (lo, hi), part in zip(ranges, packed, strict=True):
             base = final_rows(tensor, self.inputs, lo, hi, None).astype(np.float64)
             merge_dtype = self.plan.request.merge_dtype
             delta = final_rows(tensor, self.inputs, lo, hi, merge_dtype).astype(np.float64) - base
             written = dequantize_rows(part, tensor.slot.type, tensor.slot.shape[0])
-            sums.along += float(np.vdot(written.astype(np.float64) - base, delta))
-            sums.total += float(np.vdot(delta, delta))
-            sums.n_rows += hi - lo
-        return sums.share(tensor.slot.name)
+            along += float(np.vdot(written.astype(np.float64) - base, delta))
+            total += float(np.vdot(delta, delta))
+        n_rows = sum(hi - lo for lo, hi in ranges)
+        return AdapterShare(tensor.slot.name, along / total, n_rows) if total else None
 
 
 def as_written(tensors: Sequence[TensorPlan], header: GGUFHeader) -> tuple[TensorPlan, ...]:

@@ -16,9 +16,9 @@ from pedsup_export.calibration import store
 from pedsup_export.plan.export_plan import ExportPlan, Inputs
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
-from pedsup_export.prove.differs import differs
-from pedsup_export.prove.metadata import PREFIXES, check_entries
+from pedsup_export.prove.finished_file import differs
 from pedsup_export.prove.proof import Proof, as_written, row_reader
+from pedsup_export.prove.reading import PREFIXES, check_entries
 from pedsup_export.rounding.calibrated import METHOD, Calibrated
 from pedsup_export.rounding.matrix import Effort
 from pedsup_export.source.floats import RoundTo

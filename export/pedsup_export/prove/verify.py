@@ -16,7 +16,7 @@ from pedsup.trust.keys import PublicKey
 from pedsup.trust.manifest import DIGEST_KEY, Manifest, manifest_path, read_manifest
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.adapter_file import check_adapter_file
-from pedsup_export.prove.differs import COPY, Wanted, differs
+from pedsup_export.prove.finished_file import COPY, Wanted, differs
 from pedsup_export.prove.projector import (
     ProjectorReport,
     check_projector,

@@ -21,17 +21,19 @@ QLoRA, https://arxiv.org/abs/2305.14314, appendix E.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from math import isfinite, prod
-from typing import Final, cast
+from functools import cached_property
+from math import prod
+from typing import Annotated, Final, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pedsup.errors import BadFileError
+from pedsup.files.checks import Check
+from pedsup.files.records import record
+from pedsup.files.source import Source, parsed_json
 from pedsup_export.source.floats import Float32Array, RoundTo, allocate, round_to
 from pedsup_export.source.safetensors_file import SafetensorsFile
 
@@ -54,22 +56,32 @@ BLOCKSIZES: Final = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 STATE_SUFFIX: Final = ".quant_state.bitsandbytes__"
 COMPANIONS: Final = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _MAX_STATE: Final = 1 << 16
-_JSON: Final = "the JSON of bitsandbytes"
 _REMEDY: Final = "download the 4-bit checkpoint again, or export from the 16-bit base"
 _CHUNK: Final = 1 << 16
 """Elements dequantized at a time: their float32 values stay in the L2 cache."""
+
+
+_Size: TypeAlias = Annotated[int, Check[int](lambda n: 0 < n < 1 << 40, "a size above zero")]
 
 
 @dataclass(frozen=True)
 class QuantState:
     """The checked JSON of `quant_state`; `nested_offset` is float32 in the arithmetic."""
 
-    quant_type: str
-    blocksize: int
+    quant_type: Annotated[str, Check[str](CODES.__contains__, "nf4 or fp4")]
+    blocksize: Annotated[int, Check[int](BLOCKSIZES.__contains__, f"one of {BLOCKSIZES}")]
     dtype: RoundTo
-    shape: tuple[int, ...]
-    nested_blocksize: int | None
-    nested_offset: float
+    shape: Annotated[
+        tuple[_Size, ...],
+        Check[tuple[int, ...]](lambda sizes: 1 <= len(sizes) <= 4, "a list of one to four sizes"),
+    ]
+    nested_blocksize: _Size | None = None
+    nested_dtype: Literal["float32"] | None = None
+    nested_offset: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nested_blocksize and (self.nested_dtype is None or self.nested_offset is None):
+            raise ValueError("a nested state that bitsandbytes does not write")
 
     @property
     def n_blocks(self) -> int:
@@ -82,42 +94,13 @@ def parse_quant_state(raw: bytes, quant_type: str, where: str) -> QuantState:
     Raises:
         BadFileError: not JSON, a field is missing, or a value that bitsandbytes never writes.
     """
-    bad = partial(BadFileError, where=where, remedy=_REMEDY)
-    try:
-        state = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise bad("the quantization state is not JSON", wanted=_JSON) from error
-    if not isinstance(state, dict):
-        raise bad("the quantization state is not a JSON object", wanted=_JSON)
-    if quant_type not in CODES or state.get("quant_type") != quant_type:
-        found = f"quant_type {state.get('quant_type')!r} under a name of '{quant_type}'"
-        raise bad(found, wanted="nf4, fp4")
-    if state.get("blocksize") not in BLOCKSIZES:
-        raise bad(f"blocksize {state.get('blocksize')!r}", wanted=f"one of {BLOCKSIZES}")
-    if state.get("dtype") not in ("bfloat16", "float16", "float32"):
-        raise bad(f"dtype {state.get('dtype')!r}", wanted="bfloat16, float16 or float32")
-    shape = state.get("shape")
-    if not isinstance(shape, list) or not 1 <= len(shape) <= 4 or not all(map(_positive, shape)):
-        raise bad(f"shape {shape!r}", wanted="a list of one to four sizes")
-    nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
-    if nested is not None:
-        if not _positive(nested) or state.get("nested_dtype") != "float32":
-            found = "a nested state that bitsandbytes does not write"
-            raise bad(found, wanted="nested_dtype float32")
-        if not isinstance(offset, float | int) or not isfinite(offset):
-            raise bad(f"nested_offset {offset!r}", wanted="a finite number")
-    return QuantState(
-        quant_type,
-        state["blocksize"],
-        cast(RoundTo, state["dtype"]),
-        tuple(shape),
-        nested,
-        float(offset or 0.0) if nested is not None else 0.0,
-    )
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
+    source = Source("the quantization state", where, remedy=_REMEDY, only_known=False)
+    state = record(QuantState, parsed_json(raw, source), source)
+    if state.quant_type != quant_type:
+        raise source.problem(
+            f"quant_type is {state.quant_type}", wanted=f"{quant_type}, by its name"
+        )
+    return state
 
 
 @dataclass(frozen=True)
@@ -139,10 +122,6 @@ class Bnb4bitSource:
     @property
     def dtype_name(self) -> str:
         return self.state.quant_type.upper()
-
-    @property
-    def n_bytes_on_disk(self) -> int:
-        return sum(f.entry(self._part_name(part)).n_bytes for part, f in self.files.items())
 
     @property
     def stored_names(self) -> tuple[str, ...]:
@@ -186,7 +165,7 @@ class Bnb4bitSource:
         index = np.arange(first, last) // self.state.nested_blocksize
         # Three roundings, in bitsandbytes' order: product, sum, then the element's product.
         scale = code[stored[first:last]] * outer[index]
-        scale += np.float32(self.state.nested_offset)
+        scale += np.float32(self.state.nested_offset or 0.0)
         return cast(Float32Array, scale.astype(np.float32, copy=False))
 
     def _elements(self, start: int, flat: Float32Array) -> None:

@@ -86,12 +86,7 @@ class SafetensorsFile:
         """
         now = file_state(self._direct.stat())
         if now != self._state and (now[:-1] != self._state[:-1] or self.sha256() != sha256):
-            raise MismatchError(
-                "the file was changed while it was read",
-                where=self.path,
-                wanted="inputs that nothing writes to during an export",
-                remedy="let the download or training end, then give the same command again",
-            )
+            raise changed(self.path)
 
     def entry(self, name: str) -> TensorEntry:
         """The entry of `name`.
@@ -182,6 +177,16 @@ State = tuple[int, int, int, int, int]
 def file_state(found: os.stat_result) -> State:
     """What tells one state of a file from another without reading it."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def changed(path: Path) -> MismatchError:
+    """The error for an input that is not what it was when it was opened."""
+    return MismatchError(
+        "the file was changed or replaced while it was read",
+        where=path,
+        wanted="inputs that nothing writes to during an export",
+        remedy="let the download or training end, then give the same command again",
+    )
 
 
 def _open(path: Path) -> DirectFile:

@@ -14,20 +14,11 @@ from pedsup_export.source.safetensors_file import SafetensorsFile
 from pedsup_export.source.safetensors_header import TensorEntry
 
 
-class TensorSource(Protocol):
-    """A tensor that can be read by rows (slices of its first axis; a scalar is one row)."""
+class RowSource(Protocol):
+    """What can be read by rows (slices of its first axis; a scalar is one row)."""
 
-    @property
-    def name(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype_name(self) -> str:
-        """How it is stored: a safetensors dtype, or NF4, FP4."""
-        ...
-
-    @property
-    def n_bytes_on_disk(self) -> int: ...
     def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
         """Rows `lo` to `hi` (exclusive) as float32 [hi - lo, ...] that the caller may change.
 
@@ -37,12 +28,23 @@ class TensorSource(Protocol):
         ...
 
 
-def n_rows(source: TensorSource) -> int:
+class TensorSource(RowSource, Protocol):
+    """A tensor of a checkpoint."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype_name(self) -> str:
+        """How it is stored: a safetensors dtype, or NF4, FP4."""
+        ...
+
+
+def n_rows(source: RowSource) -> int:
     """Length of the first axis; 1 for a scalar."""
     return source.shape[0] if source.shape else 1
 
 
-def whole(source: TensorSource) -> Float32Array:
+def whole(source: RowSource) -> Float32Array:
     """A small tensor at once, in its own shape (a scalar has shape ())."""
     return source.rows(0, n_rows(source)).reshape(source.shape)
 
@@ -66,10 +68,6 @@ class PlainSource:
     def dtype_name(self) -> str:
         return self.entry.dtype
 
-    @property
-    def n_bytes_on_disk(self) -> int:
-        return self.entry.n_bytes
-
     def rows(self, lo: int, hi: int, out: Float32Array | None = None) -> Float32Array:
         """See `TensorSource.rows`; exact for BF16, F16 and F32.
 
@@ -87,34 +85,20 @@ class PlainSource:
 
 
 @dataclass(frozen=True)
-class DerivedSource:
-    """A tensor made of another one, which gives it all but its rows."""
+class ResizedSource:
+    """A table with more rows, which are zeros behind its own, or without its last ones."""
 
     source: TensorSource
+    n: int
+    """Rows of the result."""
 
     @property
     def name(self) -> str:
         return self.source.name
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
     def dtype_name(self) -> str:
         return self.source.dtype_name
-
-    @property
-    def n_bytes_on_disk(self) -> int:
-        return self.source.n_bytes_on_disk
-
-
-@dataclass(frozen=True)
-class ResizedSource(DerivedSource):
-    """A table with more rows, which are zeros behind its own, or without its last ones."""
-
-    n: int
-    """Rows of the result."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -136,7 +120,7 @@ class ResizedSource(DerivedSource):
         return min(row, n_rows(self.source))
 
 
-def equal(a: TensorSource, b: TensorSource) -> bool:
+def equal(a: RowSource, b: RowSource) -> bool:
     """Whether two tensors hold the same numbers; reads until the first difference."""
     if a.shape != b.shape:
         return False

@@ -11,12 +11,60 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypedDict, cast
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.json_file import decode_text, parse_json, read_bounded
 from pedsup_export.tokenizer.chat_template import CONFIG, ChatTemplates, read_templates
-from pedsup_export.tokenizer.document import TokenizerDocument
+
+
+class AddedToken(TypedDict, total=False):
+    """A token beside the vocabulary proper, or marked in it."""
+
+    content: str
+    id: int
+    special: bool
+    normalized: bool
+
+
+class BpeModel(TypedDict, total=False):
+    """Tokens with their numbers, and the merges as 'left right' or as pairs."""
+
+    type: str
+    vocab: dict[str, int]
+    merges: list[str | list[str]] | None
+    byte_fallback: bool
+
+
+class NamedPart(TypedDict, total=False):
+    """What a part of a template names."""
+
+    id: str
+
+
+class TemplatePart(TypedDict, total=False):
+    """A special token, or the place of a text."""
+
+    SpecialToken: NamedPart
+    Sequence: NamedPart
+
+
+class PostProcessor(TypedDict, total=False):
+    """What is put around a text."""
+
+    type: str
+    processors: list[PostProcessor]
+    single: list[TemplatePart]
+    pair: list[TemplatePart]
+
+
+class TokenizerDocument(TypedDict, total=False):
+    """The whole file."""
+
+    model: BpeModel
+    added_tokens: list[AddedToken]
+    post_processor: PostProcessor | None
+
 
 DOCUMENT: Final = "tokenizer.json"
 SENTENCEPIECE: Final = "tokenizer.model"

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pedsup.errors import BadFileError
-from pedsup_export.tokenizer.document import PostProcessor, TemplatePart, TokenizerDocument
-from pedsup_export.tokenizer.files import Tokenizer
+from pedsup_export.tokenizer.files import PostProcessor, TemplatePart, Tokenizer, TokenizerDocument
 
 NAMED: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 

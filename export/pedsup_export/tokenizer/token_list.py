@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.optional import require
-from pedsup_export.tokenizer.document import AddedToken
-from pedsup_export.tokenizer.files import MAX_ID, Tokenizer
+from pedsup_export.tokenizer.files import MAX_ID, AddedToken, Tokenizer
 from pedsup_export.tokenizer.special_tokens import NAMED, text_of
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6

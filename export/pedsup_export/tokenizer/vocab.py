@@ -14,8 +14,7 @@ from typing import Any, Final
 from pedsup.errors import UnsupportedError
 from pedsup.gguf_file import ValueType
 from pedsup_export.gguf.header import KV, array, boolean, string, u32
-from pedsup_export.tokenizer.document import TokenizerDocument
-from pedsup_export.tokenizer.files import SENTENCEPIECE, Tokenizer
+from pedsup_export.tokenizer.files import SENTENCEPIECE, Tokenizer, TokenizerDocument
 from pedsup_export.tokenizer.scores import scored_tokens
 from pedsup_export.tokenizer.special_tokens import read_special_tokens
 from pedsup_export.tokenizer.token_list import USER_DEFINED, TokenList, engine, token_list

@@ -11,7 +11,7 @@ from typing import Final
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file import type_mixture
-from pedsup.gguf_file.file_types import FileType
+from pedsup.gguf_file.file_types import FILE_TYPES, FileType
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.gguf_file.type_mixture import (
     StoredTensor,
@@ -20,6 +20,27 @@ from pedsup.gguf_file.type_mixture import (
     why_not_quantized,
 )
 from pedsup.gguf_file.type_recipes import ModelShape
+
+_ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
+
+def file_type(name: str) -> FileType:
+    """The file type that a user's `--quant` means; case does not matter, llama.cpp's aliases work.
+
+    Raises:
+        UsageError: no such type; the message lists those there are.
+    """
+    upper = name.upper()
+    found = FILE_TYPES.get(_ALIASES.get(upper, upper))
+    if found is None:
+        raise UsageError(
+            f"unknown quantization '{name}'",
+            where="--quant",
+            wanted=", ".join(FILE_TYPES),
+            remedy="Q4_K_M is the usual choice for a phone",
+        )
+    return found
+
 
 REQUIRES_IMATRIX: Final = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M", "IQ3_XXS"})
 OVERRIDE_TYPES: Final = (

@@ -16,7 +16,7 @@ from pedsup.gguf_file.cut_vocabulary import BASE_IDS, BASE_SIZE
 from pedsup_export.adapter.match import MatchReport
 from pedsup_export.arch import ModelTensors, OutputTensor
 from pedsup_export.gguf.header import KV, array, u32
-from pedsup_export.tokenizer.document import TokenizerDocument
+from pedsup_export.tokenizer.files import TokenizerDocument
 from pedsup_export.vocabulary_cut.derivation import split_merge
 from pedsup_export.vocabulary_cut.token_list import TokenList
 

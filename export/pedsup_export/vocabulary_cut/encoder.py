@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pedsup.optional import require
-from pedsup_export.tokenizer.document import TokenizerDocument
+from pedsup_export.tokenizer.files import TokenizerDocument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,7 @@ from importlib import metadata
 from pedsup.questions.texts import read_text
 from pedsup_export.gguf.header import KV
 from pedsup_export.model import Model
-from pedsup_export.tokenizer.document import TokenizerDocument
-from pedsup_export.tokenizer.files import Tokenizer
+from pedsup_export.tokenizer.files import Tokenizer, TokenizerDocument
 from pedsup_export.tokenizer.token_list import engine
 from pedsup_export.vocabulary_cut.choose import Wish, choose, required, short_pieces, usable
 from pedsup_export.vocabulary_cut.cut import Recipe, VocabularyCut

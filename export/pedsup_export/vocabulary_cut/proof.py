@@ -26,7 +26,7 @@ from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.gguf_file.values import ArrayValue
 from pedsup.progress import say
 from pedsup.trust.manifest import Manifest
-from pedsup_export.tokenizer.document import TokenizerDocument
+from pedsup_export.tokenizer.files import TokenizerDocument
 from pedsup_export.vocabulary_cut.cut import VocabularyCut, ids_digest
 from pedsup_export.vocabulary_cut.derivation import Derivations, split_merge
 from pedsup_export.vocabulary_cut.encoder import Encoder

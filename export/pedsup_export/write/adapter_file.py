@@ -7,17 +7,20 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pedsup.errors import OutputError
-from pedsup.files.direct_io import DirectFile
 from pedsup.files.fsio import partial_path, sync_file
 from pedsup.gguf_file.lora import validate_adapter
 from pedsup.trust.manifest import core_digest, manifest_path
 from pedsup_export.plan.adapter_plan import AdapterFilePlan
 from pedsup_export.plan.general import finished_header
 from pedsup_export.prove.adapter_file import file_sha256
-from pedsup_export.prove.finished_file import read_finished
 from pedsup_export.write.core import adapter_core, document_of
-from pedsup_export.write.output import open_partial, publish_both, require_output, write_at
+from pedsup_export.write.output import (
+    compare_back,
+    open_partial,
+    publish_both,
+    require_output,
+    write_at,
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,10 @@ def write_adapter_file(plan: AdapterFilePlan) -> AdapterFile:
         core = adapter_core(plan, fits, digests)
         write_at(file.fileno(), finished_header(plan.metadata, plan.slots, core_digest(core)), 0)
         sync_file(file.fileno())
-        found = read_finished(DirectFile(partial), validate_adapter(partial))
-        if found.tensors != digests:
-            raise OutputError(
-                "the file is not on the disk as it was written",
-                where=partial,
-                remedy="the disk is failing or full: choose another --out",
-            )
+        sha256 = compare_back(partial, validate_adapter(partial), digests)
         size = os.fstat(file.fileno()).st_size
-        publish_both(partial, out, document_of(core, out, size, found.whole))
-    return AdapterFile(out, manifest_path(out), size, found.whole)
+        publish_both(partial, out, document_of(core, out, size, sha256))
+    return AdapterFile(out, manifest_path(out), size, sha256)
 
 
 def _write_tensors(plan: AdapterFilePlan, fd: int) -> dict[str, str]:

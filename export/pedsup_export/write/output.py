@@ -1,13 +1,19 @@
-"""Where an output goes: what is there already, whether there is room, how it gets its name."""
+"""Where an output goes: what is there already, whether there is room, how it gets its name.
+
+Beside it grows the journal, by which a killed export continues.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeAlias
 
 from pedsup.errors import OutputError, PedsupError, ResourceError
 from pedsup.files import fsio
@@ -20,11 +26,67 @@ from pedsup.files.fsio import (
     refuse_existing,
     sync_file,
 )
+from pedsup.files.journal import LineJournal
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.progress import human_bytes
 from pedsup.trust.bundle import read_signature, signature_path
 from pedsup.trust.manifest import DIGEST_KEY, MMPROJ_KEY, manifest_path, read_manifest
 from pedsup_export.prove.finished_file import read_finished
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete tensor: the digest of its bytes, and the mark of the inputs they came from."""
+
+    tensor: str
+    sha256: str
+    inputs: str
+
+
+Journal: TypeAlias = LineJournal[Entry]
+"""One JSON line for each complete tensor, in their order, after a line with the plan's digest."""
+
+
+def open_journal(path: Path, plan_digest: str) -> Journal:
+    """The journal of a plan; it reads nothing of another plan's."""
+    return LineJournal(path, _entry, head={"plan": plan_digest})
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(row["tensor"], row["sha256"], row["inputs"])
+
+
+FLUSH_EVERY = 128 << 20
+"""Bytes after which the disk is given work."""
+
+
+class Flush:
+    """Brings what was written to the disk in the background, every so often."""
+
+    def __init__(self) -> None:
+        self._n_bytes: Counter[int] = Counter()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Flush:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def wrote(self, fd: int, n_bytes: int) -> None:
+        """Note what was written to a file; raises what the disk said of earlier bytes."""
+        self._n_bytes[fd] += n_bytes
+        if self._n_bytes[fd] >= FLUSH_EVERY and (self._last is None or self._last.done()):
+            self.finish()
+            self._n_bytes[fd], self._last = 0, self._pool.submit(os.fdatasync, fd)
+
+    def finish(self) -> None:
+        """Wait for the disk; an error that it reports here it reports no second time."""
+        if self._last is not None:
+            self._last.result()
+            self._last = None
+
 
 SPARE: Final = 64 << 20
 """Bytes left free on the output disk: manifest, journal, file system."""

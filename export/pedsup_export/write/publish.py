@@ -6,32 +6,72 @@ Every step leaves the old output untouched until the new one is complete and on 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pedsup.errors import MismatchError
 from pedsup.files.fsio import partial_path, sync_file
+from pedsup.gguf_file.projector import validate_projector
 from pedsup.gguf_file.validate import validate_model_or_drafter
 from pedsup.progress import byte_bar
-from pedsup.trust.manifest import core_digest, manifest_path
+from pedsup.trust.identity import header_digest
+from pedsup.trust.manifest import core_digest, manifest_path, projector_origin
 from pedsup_export.adapter.folder import WEIGHTS
-from pedsup_export.plan.export_plan import ExportPlan, Inputs
+from pedsup_export.plan.export_plan import ExportPlan, Inputs, ProjectorPlan
 from pedsup_export.plan.general import finished_header
 from pedsup_export.prove.proof import AdapterShare, require_effect, require_present
 from pedsup_export.prove.quality_gate import pass_gate
 from pedsup_export.source.tensor_source import PlainSource
 from pedsup_export.vocabulary_cut.proof import prove_vocabulary
 from pedsup_export.write.core import document_of, export_core
-from pedsup_export.write.journal import Journal, open_journal
 from pedsup_export.write.output import (
+    Journal,
     compare_back,
+    open_journal,
     open_partial,
     publish_both,
     require_output,
     write_at,
 )
-from pedsup_export.write.projector import finish_projector, open_projector
 from pedsup_export.write.stream import Advance, Partials, Streamed, stream
+
+
+@contextmanager
+def open_projector(plan: ExportPlan) -> Iterator[BinaryIO | None]:
+    """The projector's partial file, open and locked; None where none is planned."""
+    if plan.projector is None:
+        yield None
+        return
+    out = plan.projector.path
+    with open_partial(partial_path(out), out) as file:
+        yield file
+
+
+def finish_projector(
+    plan: ProjectorPlan, file: BinaryIO, core: Mapping[str, object], tensors: Mapping[str, str]
+) -> dict[str, object]:
+    """Write into its header what it was made of; its entry in the model's manifest.
+
+    Args:
+        core: of the model's manifest, whose entry so far is completed.
+        tensors: hex SHA-256 by name of what was written.
+
+    Raises:
+        OutputError: what is on the disk is not what was written.
+    """
+    write_at(file.fileno(), plan.header_for(projector_origin(core)), 0)
+    sync_file(file.fileno())
+    written = validate_projector(file.name).header
+    so_far = core["mmproj"]
+    return {
+        **(so_far if isinstance(so_far, dict) else {}),
+        "size": written.file_size,
+        "header": header_digest(written),
+        "sha256": compare_back(Path(file.name), written, tensors),
+    }
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,8 @@ from pedsup_export.prove.proof import (
     make_rows,
     row_reader,
 )
-from pedsup_export.write.flush import Flush
 from pedsup_export.write.input_pass import InputPass, Rows, Schedule, Skim, Work, schedule
-from pedsup_export.write.journal import Entry, Journal
-from pedsup_export.write.output import write_at
+from pedsup_export.write.output import Entry, Flush, Journal, write_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

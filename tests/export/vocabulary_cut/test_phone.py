@@ -12,13 +12,12 @@ from click.testing import CliRunner
 from pedsup_testing.cut_models import N_TOKENS, Pair
 
 from pedsup_export.cli import cli
-from pedsup_export.phone.language_cost import GEMMA4, cost_lines, language_costs
 from pedsup_export.phone.models import model_of_folder, planned_header
-from pedsup_export.phone.vocabulary import cut_model, tokens_of
+from pedsup_export.phone.vocabulary import GEMMA4, cost_lines, cut_model, language_costs, tokens_of
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
-from pedsup_export.types.ftypes import file_type
+from pedsup_export.types.mixture import file_type
 from pedsup_export.vocabulary_cut.languages import parse_languages
 from pedsup_export.vocabulary_cut.request import VocabularyRequest
 

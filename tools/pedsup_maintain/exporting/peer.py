@@ -23,10 +23,10 @@ import click
 from pedsup.cli.border import border
 from pedsup.errors import ResourceError
 from pedsup.progress import human_bytes, say
-from pedsup_export.phone.gemma4_shapes import Shape
 from pedsup_maintain.exporting import report
 from pedsup_maintain.exporting.disk_floor import DROP
 from pedsup_maintain.exporting.runs import Options, compare, holds_checkpoint, machine, peak_by_size
+from pedsup_maintain.synthetic.shapes import Shape
 from pedsup_maintain.synthetic.sizes import SIZES, model_bytes
 
 PEER_FACTOR: Final = 2.9

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pedsup_export.phone.gemma4_shapes import (
+from pedsup_maintain.synthetic.shapes import (
     Shape,
     TensorSpec,
     model_tensors,

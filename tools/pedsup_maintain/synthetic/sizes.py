@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Final
 
-from pedsup_export.phone.gemma4_shapes import Shape, model_tensors
+from pedsup_maintain.synthetic.shapes import Shape, model_tensors
 
 SIZES: Final = {
     "tiny": Shape(
