@@ -92,11 +92,15 @@ class Derivations:
 
 
 def merge_rank(merges: Iterable[str]) -> Rank:
-    """Rank of a pair by its place in a list of merges; of equal ones the first counts."""
-    ranks: dict[Pair, int] = {}
+    """Rank of a pair by its place in a list of merges; of equal ones the first counts.
+
+    The merges themselves are the keys: pairs of their parts would take 200 MB for Gemma 4.
+    """
+    ranks: dict[str, int] = {}
     for number, merge in enumerate(merges):
-        ranks.setdefault(split_merge(merge), number)
-    return lambda left, right: ranks.get((left, right))
+        ranks.setdefault(merge, number)
+    # A space inside the left part would be taken for the one between the parts.
+    return lambda left, right: ranks.get(f"{left} {right}") if " " not in left[1:] else None
 
 
 def score_rank(tokens: TokenList) -> Rank:

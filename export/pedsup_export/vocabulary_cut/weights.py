@@ -7,10 +7,12 @@ vocabulary is cut and are not part of pedsup.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
+
+import numpy as np
 
 from pedsup.optional import require
 from pedsup_export.vocabulary_cut.encoder import Encoder
@@ -68,17 +70,18 @@ def word_weights(language: Language, encoder: Encoder) -> TokenWeights | None:
     words: Mapping[str, float] = require("wordfreq", extra="vocabulary").get_frequency_dict(
         language.words, wordlist="best"
     )
-    counts: Counter[int] = Counter()
-    capitals = {word: words[word] for word in acronyms(words, encoder)}
+    frequent = [word for word, share in words.items() if share * ACRONYM_FORMS[0][0] >= RAREST]
+    capitals = {word: words[word] for word in acronyms(frequent, encoder)}
+    ids, weights = [], []
     for forms, some in ((FORMS, words), (ACRONYM_FORMS, capitals)):
         for weight, form in forms:
-            texts = [word for word, share in some.items() if share * weight >= RAREST]
-            for word, ids in zip(texts, encoder.encode_all([*map(form, texts)]), strict=True):
-                share = some[word] * weight
-                for token in ids:
-                    counts[token] += share  # type: ignore[assignment]
-    total = sum(counts.values())
-    return TokenWeights(language, {token: n / total for token, n in counts.items()})
+            used = {word: s for word, share in some.items() if (s := share * weight) >= RAREST}
+            found, sizes = encoder.encode_words([*map(form, used)])
+            ids.append(found)
+            weights.append(np.repeat(np.fromiter(used.values(), np.float64, len(used)), sizes))
+    counts = np.bincount(np.concatenate(ids), np.concatenate(weights))
+    shares = counts / counts.sum()
+    return TokenWeights(language, {t: float(shares[t]) for t in np.flatnonzero(shares).tolist()})
 
 
 def acronyms(words: Iterable[str], encoder: Encoder) -> list[str]:
@@ -88,16 +91,16 @@ def acronyms(words: Iterable[str], encoder: Encoder) -> list[str]:
     letters none, or a later one.
     """
     short = [word for word in words if 2 <= len(word) <= LONGEST_ACRONYM and word.isalpha()]
-    pairs = zip(
-        encoder.encode_all([f" {word.upper()}" for word in short]),
-        encoder.encode_all([f" {word}" for word in short]),
-        strict=True,
-    )
-    return [
-        word
-        for word, (upper, lower) in zip(short, pairs, strict=True)
-        if len(upper) == 1 and (len(lower) > 1 or upper[0] < lower[0])
-    ]
+    capitals = _single(short, [f" {word.upper()}" for word in short], encoder)
+    small = _single(list(capitals), [f" {word}" for word in capitals], encoder)
+    return [word for word, token in capitals.items() if token < small.get(word, token + 1)]
+
+
+def _single(words: Sequence[str], texts: Sequence[str], encoder: Encoder) -> dict[str, int]:
+    """Word -> token, for those whose text is one token."""
+    ids, sizes = encoder.encode_words(texts)
+    starts = np.cumsum(sizes) - sizes
+    return {words[i]: int(ids[starts[i]]) for i in np.flatnonzero(sizes == 1).tolist()}
 
 
 def text_counts(texts: Iterable[str], encoder: Encoder) -> Counter[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.vocabulary_cut.choose import MULTIPLE, required
-from pedsup_export.vocabulary_cut.derivation import Derivations, last_pair, merge_rank
-from pedsup_export.vocabulary_cut.encoder import Encoder
+from pedsup_export.vocabulary_cut.derivation import (
+    Derivations,
+    last_pair,
+    merge_rank,
+    split_merge,
+)
+from pedsup_export.vocabulary_cut.encoder import LINE, Encoder
 from pedsup_export.vocabulary_cut.languages import LANGUAGES, letters_of, parse_languages
 from pedsup_export.vocabulary_cut.plan import texts_to_keep
 from pedsup_export.vocabulary_cut.request import (
@@ -352,6 +358,48 @@ def test_words_written_in_capitals_are_told_by_the_order_of_training() -> None:
     types = (2, *(1,) * (len(tokens) - 1))
     encoder = encoder_of(TokenList("gemma4", tokens, types, None, tuple(words)))
     assert acronyms(["hf", "dna", "dog", "or", "o", "fog-horn"], encoder) == ["hf", "dna"]
+
+
+WORDS = st.lists(st.text("abc\n d", max_size=6), max_size=9)
+
+
+@given(made_tokens(), WORDS, st.booleans())
+def test_a_list_of_words_gives_what_each_word_gives(
+    tokens: TokenList, words: list[str], newline: bool
+) -> None:
+    """With a newline token or without one, and where a merge goes across the newlines."""
+    more, merges = ("\n", "a\n", "b\n", "b\na"), ("a \n", "b \n", "b\n a")
+    if newline:
+        tokens = replace(
+            tokens, tokens=(*tokens.tokens, *more), types=(*tokens.types, *[1] * len(more)),
+            merges=(*tokens.merges, *merges[: len(words) % 2 * 3]),
+        )  # fmt: skip
+    encoder = encoder_of(tokens)
+    ids, sizes = encoder.encode_words(words)
+    alone = [encoder.encode(word) for word in words]
+    assert sizes.tolist() == [len(word) for word in alone]
+    assert ids.tolist() == [token for word in alone for token in word]
+
+
+@pytest.mark.parametrize("kind", ["gemma4", "llama"])
+def test_long_lists_of_words_take_several_lines(bases: dict[str, Path], kind: str) -> None:
+    encoder = Encoder.from_document(json.loads((bases[kind] / "tokenizer.json").read_text()))
+    words = [form for term in clinical_terms()[:400] for form in (term, f" {term.upper()}")]
+    ids, sizes = encoder.encode_words(words)
+    assert len(words) > 2 * LINE
+    assert sizes.tolist() == [len(encoder.encode(word)) for word in words]
+    assert ids.tolist() == [token for word in words for token in encoder.encode(word)]
+
+
+@given(st.lists(st.sampled_from(["a b", "ab c", " a b", "a  b", "b a", "a b c", "  c"])))
+def test_ranks_are_those_of_the_split_merges(merges: list[str]) -> None:
+    """llama.cpp splits at the first space after the first character; of equals the first counts."""
+    rank = merge_rank(merges)
+    parts = ["a", "b", "c", "ab", " a", " ", " b", "a b", "b c", " c"]
+    split = [split_merge(m) for m in merges]
+    for left, right in product(parts, parts):
+        pair = (left, right)
+        assert rank(left, right) == (split.index(pair) if pair in split else None)
 
 
 def test_clinical_names_are_kept_as_they_are_written(pair: Pair) -> None:
