@@ -108,3 +108,14 @@ def test_a_limit_of_the_settings_is_a_plain_number() -> None:
     done = run("pedsup", "x.gguf", "--ctx", "1")
     assert done.returncode == ExitCode.USAGE
     assert "from 64 to 4194304" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "word", "near"),
+    [("pedsup", "verfy", "verify"), ("pedsup_export", "verfy", "verify"),
+     ("pedsup_bench", "qualty", "quality"), ("pedsup_train", "rn", "run")],
+)  # fmt: skip
+def test_a_misspelt_command_is_told_its_name(program: str, word: str, near: str) -> None:
+    done = run(program, word)
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert re.search(rf"[Dd]id you mean\s+'(pedsup-run\s+)?{near}'\?", done.stderr), done.stderr

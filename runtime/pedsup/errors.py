@@ -6,7 +6,7 @@ A message has four parts: what was found, where, what was wanted, what to do.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 from pedsup.escape import escaped
 from pedsup.exit_codes import ExitCode
@@ -63,6 +63,10 @@ class PedsupError(Exception):
         if self.remedy:
             rows.append(message("  do:     {remedy}", remedy=self.remedy))
         return joined("\n", rows)
+
+    def at(self, where: object) -> Self:
+        """The same error, with the place that it concerns."""
+        return type(self)(self.found, where=where, wanted=self.wanted, remedy=self.remedy)
 
     def document(self) -> dict[str, object]:
         """For another process of ours: each part as `Message.document`."""

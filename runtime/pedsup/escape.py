@@ -12,13 +12,10 @@ def escaped(text: str) -> str:
     """`text` as one printable line."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _typed(c) for c in text)
+    typed = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(typed)
 
 
 def escaped_lines(text: str) -> str:
     """Text of our own, which may have lines, with values that may not: only line ends are left."""
     return text if text.isprintable() else "\n".join(map(escaped, text.split("\n")))
-
-
-def _typed(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")

@@ -107,7 +107,7 @@ def from_document(document: object, depth: int = MAX_DEPTH) -> Message | None:
         values[name] = from_document(value, depth - 1) if isinstance(value, dict) else value
         if not isinstance(values[name], str | int | float):
             return None
-    if values and (_names(msgid) != set(values) or _length(msgid, values) > MAX_SAID):
+    if values and not _is_sound(msgid, values):
         return None
     return Message(msgid, values)
 
@@ -116,19 +116,14 @@ def _value(value: object) -> Value:
     return value if isinstance(value, str | int | float) else str(value)
 
 
-def _length(msgid: str, values: Mapping[str, object]) -> int:
-    """An upper bound of the filled text's length in characters."""
-    used = [name for _, name, _, _ in string.Formatter().parse(msgid) if name is not None]
-    lengths = {name: len(str(value)) for name, value in values.items()}
-    return len(msgid) + sum(lengths[name] for name in used)
-
-
-def _names(msgid: str) -> set[str] | None:
-    """The plain `{names}` in a text; None if it has other fields."""
+def _is_sound(msgid: str, values: Mapping[str, object]) -> bool:
+    """Whether a text has these values as plain `{names}`, and stays within `MAX_SAID` with them."""
     try:
-        fields = list(string.Formatter().parse(msgid))
+        fields = [field for field in string.Formatter().parse(msgid) if field[1] is not None]
     except ValueError:
-        return None
-    names = {name for _, name, _, _ in fields if name is not None}
-    plain = all(not spec and not conversion for _, _, spec, conversion in fields)
-    return names if plain and all(map(str.isidentifier, names)) else None
+        return False
+    names = [str(name) for _, name, _, _ in fields]
+    if set(names) != set(values) or any(spec or conversion for *_, spec, conversion in fields):
+        return False
+    length = len(msgid) + sum(len(str(values[name])) for name in names)
+    return length <= MAX_SAID and all(map(str.isidentifier, names))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pedsup.errors import PedsupError
@@ -21,18 +19,16 @@ CONTINUED: Final = "    "
 """Indent of what follows a break in a line of a result or an error."""
 
 
-@contextmanager
-def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
-    """A bar over `total` bytes with rate and time left; call `.update(n_bytes)` on what it yields.
+def byte_bar(total: int, label: str) -> tqdm:
+    """A bar over `total` bytes with rate and time left, for `with`; call its `.update(n_bytes)`.
 
     The first two seconds show nothing, so that short jobs stay silent.
     """
     from tqdm import tqdm  # not for --version
 
-    bar = tqdm(
+    return tqdm(
         total=total,
         desc=translated(label),
-        initial=initial,
         unit="B",
         unit_scale=True,
         unit_divisor=1024,
@@ -41,10 +37,6 @@ def byte_bar(total: int, label: str, *, initial: int = 0) -> Iterator[tqdm]:
         mininterval=0.5 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,
     )
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 def say(text: str) -> None:

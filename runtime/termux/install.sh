@@ -486,20 +486,34 @@ copy_beside() {
     done
 }
 
+# The projector of the models folder that has these bytes, under whatever name: pedsup-run finds it
+# by what the model's manifest says of its content.
+projector_here() {
+    for file in "$model_dir/$name" "$model_dir"/mmproj-*.gguf; do
+        if [ -f "$file" ] && [ "$(size_of "$file")" -eq "$bytes" ] && [ "$(sha_of "$file")" = "$sha256" ]; then
+            printf '%s\n' "$file"
+            return 0
+        fi
+    done
+    return 1
+}
+
 # The projector, with which a model sees, goes beside it under a name that follows the model's.
 install_projector() {
     [ "$source" = bundle ] && [ -f "$here/models/MMPROJ" ] && [ "$with_model" = yes ] || return 0
     name=$(sed -n 's/^name=//p' "$here/models/MMPROJ")
     sha256=$(sed -n 's/^sha256=//p' "$here/models/MMPROJ")
+    bytes=$(sed -n 's/^size=//p' "$here/models/MMPROJ")
     case $name in '' | */* | .*) fail 3 "models/MMPROJ is damaged" "models/MMPROJ está dañado" ;; esac
+    case $bytes in '' | 0* | *[!0-9]*) fail 3 "models/MMPROJ is damaged" "models/MMPROJ está dañado" ;; esac
     [ -f "$here/models/$name" ] || fail 3 "files of the projector are missing; copy the whole folder again: $name" \
         "faltan archivos del proyector; copie de nuevo la carpeta entera: $name"
     step "The projector, for pictures: $name" "El proyector, para imágenes: $name"
-    if [ -f "$model_dir/$name" ] && [ "$(sha_of "$model_dir/$name")" = "$sha256" ]; then
-        say "  there already" "  ya está"
+    if found=$(projector_here); then
+        say "  there already: $found" "  ya está: $found"
         return 0
     fi
-    need_room "$model_dir" "$(($(size_of "$here/models/$name") + COPY_BLOCK))"
+    need_room "$model_dir" "$((bytes + COPY_BLOCK))"
     if ! cp "$here/models/$name" "$model_dir/.$name.partial"; then
         fail 6 "cannot copy $name" "no se puede copiar $name"
     fi

@@ -164,6 +164,24 @@ def test_file_type_numbers_are_llama_cpp_s() -> None:
         assert LlamaFileType(number).name == names.get(name, f"MOSTLY_{name}")
 
 
+def test_a_dry_run_names_what_is_held_against_which_limit(
+    tiny_ggufs, tiny_quantized, bench, tmp_path
+) -> None:
+    limits = tmp_path / "t.toml"
+    limits.write_text("[default]\nkld_mean = 0.5\n[Q4_K_M]\nsame_top = 0.8\ntask_drop = 0.1\n")
+    run = ("gate", tiny_quantized["llama"], "--reference", tiny_ggufs["llama"], "--dry-run",
+           "--threads", 1, "--thresholds", limits)  # fmt: skip
+    said = bench(*run).stdout
+    assert "file type      Q4_K_M\n" in said and "task_drop" not in said, "no examples are given"
+    document = json.loads(bench(*run, "--json").stdout)
+    assert document["kind"] == "bench-plan"
+    assert document["plan"]["limits"] == ["kld_mean 0.5", "same_top 0.8"]
+    assert not list((tmp_path / "cache").rglob("*.jsonl")), "nothing was measured"
+    limits.write_text("[default]\ntask_drop = 0.1\n")
+    refused = bench(*run, check=False)
+    assert refused.returncode == 3 and "limit nothing" in refused.stderr
+
+
 @pytest.mark.slow
 def test_the_command_passes_and_refuses(tiny_ggufs, tiny_quantized, bench, tmp_path) -> None:
     model, reference = tiny_quantized["llama"], tiny_ggufs["llama"]

@@ -26,6 +26,9 @@ from pedsup.files.fsio import sha256_file
 from pedsup.files.journal import LineJournal
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.header import GGUFHeader
+from pedsup.gguf_file.projector import DEFAULT_TOKENS, validate_projector
+from pedsup.memory.picture import projector_bytes
+from pedsup.progress import human_bytes
 from pedsup.run.plan import plan_launch
 from pedsup.settings.schema import Settings
 from pedsup.trust.identity import header_digest
@@ -36,16 +39,19 @@ from pedsup.trust.manifest import (
     projector_origin,
     read_manifest,
 )
+from pedsup_export.allocation.budget import Budget
 from pedsup_export.cli import cli
 from pedsup_export.patch.make import make_patch
 from pedsup_export.patch.plan import PatchRequest, plan_patch
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
+from pedsup_export.plan.export_plan import Calibration
 from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
 from pedsup_export.write import stream as stream_module
 from pedsup_export.write.publish import execute
+from pedsup_export.write.render import plan_text
 from pedsup_export.write.unchanged import unchanged
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +248,18 @@ def test_the_command_and_its_plan(cases: dict[str, Case], tmp_path: Path) -> Non
     assert (plan["quant"], plan["audio"], plan["name"]) == ("Q8_0", True, "mmproj-m.gguf")
     assert plan["output_bytes"] > sum(t["bytes"] for t in plan["tensors"])
     assert not list(tmp_path.iterdir())
+    # A budget is the model file's: what the projector needs beside it is said.
+    made, _ = make_plan(case.request)
+    beside = made.projector
+    assert beside is not None
+    assert beside.output_bytes == case.projector.stat().st_size
+    written = validate_projector(case.projector)
+    assert beside.memory_bytes == projector_bytes(written, DEFAULT_TOKENS)
+    chosen = replace(made, calibration=Calibration("of a test", tmp_path, 1),
+                     request=replace(made.request, budget=Budget(n_bytes=3 * 10**9)))  # fmt: skip
+    needed = (human_bytes(beside.output_bytes), human_bytes(beside.memory_bytes))
+    assert [size in plan_text(chosen).partition("\nbudget ")[2] for size in needed] == [True, True]
+    assert "\nbudget " not in plan_text(replace(chosen, projector=None))
     assert "mmproj" not in CliRunner().invoke(cli, [*words, "--mmproj", "off"]).output
     refused = CliRunner().invoke(cli, [*words, "--mmproj", "off", "--mmproj-type", "F16"])
     assert isinstance(refused.exception, UsageError)

@@ -17,6 +17,7 @@ import pytest
 from pedsup_testing import versions
 from pedsup_testing.home import environment
 
+from pedsup.cli.commands.patch import command as patch_command
 from pedsup.errors import (
     BadFileError,
     MismatchError,
@@ -33,7 +34,7 @@ from pedsup.patch import in_place as changing
 from pedsup.patch.apply import apply, check
 from pedsup.patch.index import MAGIC, MAX_INDEX, PREFIX, read_index
 from pedsup.patch.plan import ApplyRequest, open_plan
-from pedsup.trust.manifest import core_digest, manifest_path
+from pedsup.trust.manifest import core_digest, manifest_path, mmproj_path
 from pedsup_export.patch import make
 from pedsup_export.patch.make import make_patch
 from pedsup_export.patch.pack import deflated
@@ -136,6 +137,34 @@ def test_the_new_file_takes_the_place_of_the_old_one(made: Made) -> None:
     # The same command again, as a script may give it: nothing is left to do.
     run(old, patch, in_place=True)
     assert is_new(old, new)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_name_and_a_projector_that_are_the_old_version_s_are_named(
+    tmp_path: Path, in_place: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, _new, patch = _make(tmp_path)
+    left = mmproj_path(old)
+    left.touch()
+
+    def said(*, as_json: bool = False) -> str:
+        # Not through click, which keeps an English --help for the tests of the Spanish one.
+        assert patch_command.callback is not None
+        patch_command.callback(
+            old=old, patch=patch, out=None, in_place=in_place, undo=False, dry_run=False,
+            as_json=as_json,
+        )  # fmt: skip
+        return capsys.readouterr().out
+
+    for _ in range(2):  # the second time there is nothing to do
+        lines = said()
+        assert ("the new version was exported as v0.3.gguf\n" in lines) is in_place
+        wanted = f"{left} is the old one's: delete it" if in_place else f"does not use {left}\n"
+        assert wanted in lines
+    document = json.loads(said(as_json=True))
+    assert (document["exported_as"], document["old_projector"]) == ("v0.3.gguf", str(left))
+    left.unlink()
+    assert "no projector" not in said()
 
 
 @pytest.mark.parametrize("more", [{"in_place": True}, {"in_place": True, "undo": True}])

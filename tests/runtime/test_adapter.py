@@ -26,7 +26,6 @@ from pedsup.errors import BadFileError, MismatchError, PedsupError, UnsupportedE
 from pedsup.gguf_file import GGUFHeader, read_header
 from pedsup.gguf_file.finite import require_finite
 from pedsup.gguf_file.lora import (
-    adapter_bytes,
     require_applicable,
     require_fits,
     validate_adapter,
@@ -121,7 +120,7 @@ def test_a_good_adapter_passes(model: Path, tmp_path: Path) -> None:
     header = validate_adapter(path)
     require_fits(header, validate_model(model))
     assert validate_any_gguf(path).path == path
-    assert adapter_bytes(header) == sum(t.n_bytes for t in header.tensors.values())
+    assert header.tensor_bytes == sum(t.n_bytes for t in header.tensors.values())
 
 
 Tensors = dict[str, np.ndarray]
@@ -326,7 +325,7 @@ def test_the_plan_knows_the_pair(model: Path, tmp_path: Path) -> None:
     plan = plan_launch(model, Settings(adapter=str(path)), available=None)
     assert plan.config.adapter == path
     assert plan.config.use_mmap
-    assert plan.fit.need.adapter == adapter_bytes(read_header(path))
+    assert plan.fit.need.adapter == read_header(path).tensor_bytes
     assert plan.fit.need.anonymous == plain.fit.need.anonymous + plan.fit.need.adapter
     assert plan.fit.need.file_backed == plain.fit.need.file_backed
     document = check_document(plan)

@@ -175,8 +175,9 @@ def test_a_torn_or_foreign_mark_is_dropped(tmp_path: Path, raw: bytes) -> None:
 
 
 def test_forged_values_are_not_taken() -> None:
-    facts = read_facts(b'{"schema": 1, "n_ctx": "many", "need": true, "session": 7, "pid": 4}')
-    assert facts == RunFacts(pid=4)
+    assert read_facts(b'{"schema": 1, "pid": 4, "later": [1]}') == RunFacts(pid=4)
+    for forged in (b'"n_ctx": "many"', b'"need": true', b'"session": 7', b'"phase": "asleep"'):
+        assert read_facts(b'{"schema": 1, "pid": 4, ' + forged + b"}") is None
 
 
 # ---- the cause ------------------------------------------------------------------------------

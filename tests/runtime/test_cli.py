@@ -292,6 +292,8 @@ def test_an_unknown_option_on_the_command_line(run: Run, smollm2: Path) -> None:
     [
         (["doctr"], ["no such command or file", "'pedsup-run doctor'"]),
         (["verfy", "--lang", "es"], ["no existe ese comando", "'pedsup-run verify'"]),
+        (["--lang", "es", "doctr"], ["no existe ese comando", "'pedsup-run doctor'"]),
+        (["--lang=es", "doctr"], ["no existe ese comando", "'pedsup-run doctor'"]),
     ],
 )
 def test_a_misspelt_command_is_not_called_a_missing_model(

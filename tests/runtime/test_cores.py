@@ -21,8 +21,8 @@ from pedsup.device.cores import (
 ALL = [pytest.param(name, id=name) for name in PHONES]
 
 
-def plan(root: Path, allowed: frozenset[int], asked: int | None = None):  # type: ignore[no-untyped-def]
-    return plan_threads(read_cores(allowed, root), asked=asked, machine="aarch64")
+def plan(root: Path, allowed: frozenset[int]):  # type: ignore[no-untyped-def]
+    return plan_threads(read_cores(allowed, root), machine="aarch64")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -79,12 +79,6 @@ def test_cores_asleep_in_cpuinfo_fall_back_to_clocks(tmp_path: Path) -> None:
     (root / "proc/cpuinfo").write_text(text[: text.index("processor\t: 6")])
     found = plan(root, frozenset(range(8)))
     assert (found.cpus, found.evidence) == ({6, 7}, "frequency")
-
-
-def test_threads_asked_for_win_and_leave_the_mask(tmp_path: Path) -> None:
-    root = write_tree(tmp_path, PHONES["tensor-g3"])
-    found = plan(root, frozenset(range(9)), asked=8)
-    assert (found.n_threads, found.cpus, found.evidence) == (8, None, "asked for")
 
 
 def test_hardware_threads_of_one_core_count_once() -> None:

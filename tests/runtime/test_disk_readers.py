@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pedsup.engine.llama_server.state_file import MAGIC, unpack_state
 from pedsup.errors import BadFileError, PedsupError, UsageError
-from pedsup.files.json_file import NO_FILE, parse_json, read_json_object
+from pedsup.files.json_file import NO_FILE, parse_json
+from pedsup.files.source import read_json_object
 from pedsup.gguf_file import read_header
 from pedsup.pictures.read import read_picture
 from pedsup.session import prefix_cache

@@ -16,7 +16,7 @@ from pedsup_testing.fake_engine import FakeEngine
 
 from pedsup.device.heat import Heat, HeatSensors
 from pedsup.engine.api import SamplingConfig
-from pedsup.engine.proxy import EngineProxy
+from pedsup.engine.proxy import passed_on
 from pedsup.gguf_file import read_header
 from pedsup.governor.engine import Governor, child_cpu_time, govern
 from pedsup.governor.policy import SUSTAINED, Action, Limits, Sample, State, observe
@@ -282,14 +282,14 @@ def test_cpu_time_of_a_child_is_the_kernels() -> None:
 def test_tokens_pass_unchanged_and_an_early_reader_closes_the_engine() -> None:
     inner = FakeEngine([list("abcdef"), list("xyz")])
     governor = Governor(Limits(4, 2), None, lambda: None)
-    engine = EngineProxy(inner, governor.watch)
+    engine = passed_on(inner, governor.watch)
     tokens = list(engine.generate([1], SamplingConfig(), max_tokens=9))
     assert inner.text([t.id for t in tokens]) == "abcdef"
     stream = engine.generate([1], SamplingConfig(), max_tokens=9)
     next(stream)
     stream.close()
     assert engine.cached == inner.cached
-    assert list(EngineProxy(FakeEngine([]), governor.watch).generate(
+    assert list(passed_on(FakeEngine([]), governor.watch).generate(
         [1], SamplingConfig(), max_tokens=3)) == []  # fmt: skip
 
 
@@ -390,7 +390,7 @@ def test_a_real_engine_is_lowered_when_it_is_slowed_and_says_the_same(  # type: 
             Limits(2, 1), engine.set_threads, cpu_time, window=(1, 0.0), clock=clock
         )
         tokens = []
-        governed = EngineProxy(engine, governor.watch)
+        governed = passed_on(engine, governor.watch)
         for token in governed.generate(prompt, sampling, max_tokens=MOST):
             tokens.append(token.id)
             if len(tokens) == SUSTAINED + 4:

@@ -47,6 +47,14 @@ EMERGENCIES = {
     "Está convulsionando": "convulsions",
     "I have a child with seizures": "convulsions",
     "A child with seizures: what should I do?": "convulsions",
+    "¿Qué signos de alarma debo buscar en un niño con convulsiones?": "convulsions",
+    "¿Cuáles son los signos de peligro en una niña de brazos con cianosis?": "cyanosis",
+    "¿Qué signos de alarma debería vigilar en un lactante con convulsiones?": "convulsions",
+    "What are the danger signs in a child with seizures?": "convulsions",
+    "What danger signs should I look for in a child with seizures?": "convulsions",
+    "Which red flags matter in an infant who has stridor at rest?": (
+        "not breathing or severe distress"
+    ),
 }
 FALSE_ALARMS = [
     "What are the causes of febrile seizures?",
@@ -66,6 +74,14 @@ FALSE_ALARMS = [
     "A newborn of 12 days, no fever, feeds well, is jaundiced",
     "The 5-year-old swallowed a coin of his brother's collection story for homework",
     "What is the SpO2 target of 92% based on?",
+    "¿Qué signos de alarma se enseñan a la madre de un niño con diarrea?",
+    "¿Cuáles son los signos de alarma de las convulsiones febriles?",
+    "¿Qué signos de alarma hay en un niño con fiebre, sin convulsiones?",
+    "¿Debería un niño de 4 años con antecedente de convulsiones recibir la vacuna?",
+    "What are the danger signs of IMCI?",
+    "Should a 4-year-old with seizures in the family have the vaccine?",
+    "What are the danger signs in children with seizures?",
+    "Which danger signs does a child with pneumonia have, if not convulsions?",
 ]
 
 # Found by an audit that wrote questions as people type them: capitals, abbreviations, numbers in

@@ -28,7 +28,7 @@ from pedsup.engine.api import EngineConfig
 from pedsup.engine.build_probe import library_build
 from pedsup.engine.vector_units import usable
 from pedsup.errors import BadFileError, ResourceError, UnsupportedError
-from pedsup.gguf_file import read_header
+from pedsup.gguf_file import ValueType, read_header
 from pedsup.memory import (
     Available,
     Host,
@@ -264,11 +264,13 @@ def test_a_forged_size_is_an_error_and_no_number(
     smollm2: Path, field: str, value: int | str | None
 ) -> None:
     header = read_header(smollm2)
-    metadata = {**header.metadata, field: value}
+    metadata, types = {**header.metadata, field: value}, dict(header.value_types)
     if value is None:
         del metadata[field]
+    if isinstance(value, str):
+        types[field] = ValueType.STRING
     with pytest.raises(BadFileError, match=field.replace(".", r"\.")):
-        model_shape(replace(header, metadata=metadata))
+        model_shape(replace(header, metadata=metadata, value_types=types))
 
 
 # ---- available memory -------------------------------------------------------------------------

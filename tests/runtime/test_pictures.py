@@ -30,9 +30,9 @@ from PIL import ImageChops, ImageOps
 
 from pedsup.errors import BadFileError, PedsupError, UnsupportedError
 from pedsup.pictures import limits
+from pedsup.pictures.orientation import turned_upright
 from pedsup.pictures.picture import Picture
 from pedsup.pictures.read import picture_from_bytes, picture_from_data_url, read_picture
-from pedsup.pictures.turn import turned_upright
 
 
 def taken(data: bytes) -> Picture:

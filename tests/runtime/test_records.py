@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from pedsup.errors import BadFileError, UsageError
 from pedsup.files.checks import Count, Sha256, within
 from pedsup.files.records import json_record, record, toml_record
-from pedsup.files.source import Source
-from pedsup.files.toml_lines import line_of
+from pedsup.files.source import Source, line_of
 
 SOURCE = Source("the note", "note.toml", remedy="mend it")
 

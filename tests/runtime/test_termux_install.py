@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pedsup_testing import native
 from pedsup_testing.termux import ANDROID, TOOLS, Termux
 
@@ -28,6 +29,7 @@ from pedsup.errors import (
     UsageError,
 )
 from pedsup.trust.manifest import manifest_document, manifest_path
+from pedsup_export.cli import cli as export
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.phone.wheels import needed
 
@@ -206,6 +208,18 @@ def test_the_texts_say_how_much_room_is_needed(bundle, model):
         assert "@" not in text
 
 
+def test_a_dry_run_of_the_folder_writes_nothing(model, tmp_path):
+    out = tmp_path / "card" / "pedsup"
+    words = ["phone-bundle", "--model", str(model), "--out", str(out), "--dry-run"]
+    said = CliRunner().invoke(export, words).stdout
+    assert f"{model}, " in said and "must be free" in said
+    document = json.loads(CliRunner().invoke(export, [*words, "--json"]).stdout)
+    assert document["kind"] == "export-phone-bundle-plan"
+    assert document["model"]["files"] == [model.name]
+    assert document["bytes_at_most"] == plan_bundle(BundleRequest(out, ROOT, model)).bytes
+    assert not out.parent.exists()
+
+
 @pytest.mark.slow
 def test_with_the_real_pip(model, termux, tmp_path):
     out = tmp_path / "pedsup phone"
@@ -243,6 +257,13 @@ def test_the_projector_goes_beside_its_model(bundle, model, termux):
     before = there.stat().st_mtime_ns
     assert termux.install(bundle).returncode == 0
     assert there.stat().st_mtime_ns == before
+    # An older version's, with the same towers: the same bytes are not copied under a second name.
+    older, other = there.with_name("mmproj-v0.2.gguf"), there.with_name("mmproj-other.gguf")
+    there.rename(older)
+    other.write_bytes(b"towerz" * 1000)
+    done = termux.install(bundle)
+    assert (done.returncode, there.exists()) == (0, False)
+    assert f"there already: {older}\n" in done.stdout
     on_card.unlink()
     refused(termux.install(bundle), 3, "files of the projector are missing")
 

@@ -14,10 +14,11 @@ from pedsup_testing.home import environment
 
 from pedsup.device.storage import file_system
 from pedsup.errors import UntrustedError
+from pedsup.files import direct_io
 from pedsup.gguf_file import read_header
 from pedsup.trust import blocks, verified
 from pedsup.trust.assess import Policy, assess, verify_weights, watch
-from pedsup.trust.blocks import BLOCK, BlockDigests, Watch, sample
+from pedsup.trust.blocks import BLOCK, Watch, block_digests, sample
 from pedsup.trust.identity import identify
 from pedsup.trust.store import load_store
 from pedsup.trust.verdict import Trust
@@ -176,28 +177,22 @@ def test_the_file_system_of_a_file(path: str, kind: str, monkeypatch: pytest.Mon
     assert file_system(Path(path), "") == ""
 
 
-def test_block_digests_do_not_depend_on_how_a_file_is_read() -> None:
-    raw = os.urandom(2 * BLOCK + 5)
-    found = []
-    for step in (1 << 16, BLOCK, BLOCK + 1, 3 * BLOCK):
-        digests = BlockDigests()
-        for at in range(0, len(raw), step):
-            digests.update(memoryview(raw)[at : at + step])
-        found.append(digests.finish())
-    assert len(found[0]) == 3 and len(set(found)) == 1
+def test_block_digests_of_a_file_are_those_of_its_whole_blocks_in_turn() -> None:
+    raw = memoryview(os.urandom(2 * BLOCK + 5))
+    at_once = block_digests(raw)
+    assert len(at_once) == 3 and direct_io.BLOCK % BLOCK == 0
+    assert at_once == block_digests(raw[: 2 * BLOCK]) + block_digests(raw[2 * BLOCK :])
 
 
 def digests_of(path: Path) -> tuple[bytes, ...]:
-    digests = BlockDigests()
-    digests.update(memoryview(path.read_bytes()))
-    return digests.finish()
+    return tuple(block_digests(memoryview(path.read_bytes())))
 
 
 def test_an_engine_ends_when_its_model_changed() -> None:
     from pedsup_testing.fake_engine import FakeEngine
 
     from pedsup.engine.api import SamplingConfig
-    from pedsup.engine.proxy import EngineProxy, checked
+    from pedsup.engine.proxy import checked, passed_on
 
     changed: list[bool] = []
 
@@ -208,7 +203,7 @@ def test_an_engine_ends_when_its_model_changed() -> None:
     make: Callable[..., FakeEngine] = FakeEngine
     closed: list[bool] = []
     inner = make([["a", "b", "c"]])
-    engine = EngineProxy(inner, checked(check), lambda: closed.append(True))
+    engine = passed_on(inner, checked(check), lambda: closed.append(True))
     tokens = engine.generate([1], SamplingConfig(), max_tokens=3)
     next(tokens)
     changed.append(True)

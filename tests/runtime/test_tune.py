@@ -38,7 +38,9 @@ from pedsup.tuning.budget import Lengths, lengths_for, long_prompts
 from pedsup.tuning.fingerprint import device_digest, engine_digest
 from pedsup.tuning.plan import (
     Candidate,
+    Failure,
     Metric,
+    Speed,
     TunePlan,
     make_plan,
     thread_counts,
@@ -46,7 +48,6 @@ from pedsup.tuning.plan import (
 from pedsup.tuning.report import document, report_lines
 from pedsup.tuning.results import Outcome
 from pedsup.tuning.search import NothingMeasuredError, Search
-from pedsup.tuning.speed import Failure, Speed
 from pedsup.tuning.store import NAMES, Tuned, keep, look_up, read_entries
 from pedsup.tuning.worker import FROM_PARENT, First, config_to_json
 
@@ -395,16 +396,6 @@ def test_a_forged_value_is_refused(tmp_path: Path, change: dict[str, Any]) -> No
     assert read_entries(file) == [entry()]
 
 
-def test_the_drafts_that_older_versions_measured_are_left_out(tmp_path: Path) -> None:
-    file = tmp_path / "tuned.json"
-    keep(entry(), file)
-    data = json.loads(file.read_text())
-    data["entries"][0]["settings"]["draft"] = "lookup"
-    data["entries"][0]["draft_bytes"] = None
-    file.write_text(json.dumps(data))
-    assert read_entries(file) == [entry()]
-
-
 def test_a_configuration_reaches_the_child_whole() -> None:
     config = EngineConfig(Path("/m"), n_ctx=99, cpus=frozenset({1, 3}), extra_buffers=True)
     sent = json.dumps({"config": config_to_json(config), "engine": "auto"})
@@ -480,7 +471,9 @@ def test_a_launch_uses_what_was_measured(
     assert plan.threads.evidence == "tuned"
     plain = plan_launch(smollm2, Settings(tuned=False), available=plenty).config
     assert (plain.n_ubatch, plain.use_mmap) == (512, True)
-    assert plan_launch(smollm2, Settings(threads=2), available=plenty).config.n_threads == 2
+    asked = plan_launch(smollm2, Settings(threads=2), available=plenty)
+    assert asked.config.n_threads == 2
+    assert (asked.threads.cpus, asked.threads.evidence) == (None, "asked for")
 
 
 def test_measured_repack_is_dropped_when_memory_is_short(

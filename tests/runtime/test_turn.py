@@ -302,7 +302,7 @@ def test_seed_and_sampling_reach_the_engine(edge):
     cuts=st.lists(st.integers(0, 30), max_size=6),
 )
 def test_a_stop_text_is_found_wherever_the_pieces_end(text, stop, cuts):
-    from pedsup.chat.stops import StopText
+    from pedsup.chat.turn_output import StopText
 
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     stops = StopText((stop,))

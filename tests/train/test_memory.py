@@ -211,11 +211,11 @@ def test_what_a_card_has_room_for() -> None:
     twelve, eight = find_card("12GiB"), find_card("8 GB")
     assert twelve == Card("a card of 12GiB", 12 << 30)
     assert eight is not None and eight.n_bytes == 8 * 10**9
-    assert memory_document(found, twelve)["fits"] is True
-    assert memory_document(found, eight)["fits"] is False
-    text = "\n".join(memory_lines(found, eight))
+    assert memory_document(found, twelve, 4)["fits"] is True
+    assert memory_document(found, eight, 4)["fits"] is False
+    text = "\n".join(memory_lines(found, eight, 4))
     assert "does NOT fit a card of 8 GB" in text and "a smaller base: loading needs most" in text
-    assert sum(t["bytes"] for t in memory_document(found, None)["terms"]) == found.training
+    assert sum(t["bytes"] for t in memory_document(found, None, 4)["terms"]) == found.training
     for wrong in ("twelve", "12 parsecs", "-1GiB", "0"):
         with pytest.raises(UsageError, match="--gpu-memory"):
             find_card(wrong)

@@ -105,8 +105,8 @@ def test_two_processes_of_which_one_is_killed_end_as_one_process_does(
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(launch(name, recipe, out), stdout=log, stderr=log, env=env)
         deadline = time.monotonic() + 500
-        # When the second is written, the first is complete for both ranks: each writes a part of its
-        # own, and no rank is a step ahead of the other.
+        # When the second is written, the first is complete for both ranks: each writes a part of
+        # its own, and no rank is a step ahead of the other.
         while len(list(work.glob("checkpoint-*/trainer_state.json"))) < 2:
             assert process.poll() is None and time.monotonic() < deadline, (
                 tmp_path / "log"

@@ -176,9 +176,9 @@ def test_collator_by_hand() -> None:
 def test_an_epoch_visits_each_example_once(
     lengths: list[int], batch: int, epoch: int, by_length: bool
 ) -> None:
-    order = epoch_order(lengths, batch_size=batch, seed=1, epoch=epoch, by_length=by_length)
+    order = epoch_order(lengths, step_size=batch, seed=1, epoch=epoch, by_length=by_length)
     assert sorted(order) == list(range(len(lengths)))
-    again = epoch_order(lengths, batch_size=batch, seed=1, epoch=epoch, by_length=by_length)
+    again = epoch_order(lengths, step_size=batch, seed=1, epoch=epoch, by_length=by_length)
     assert order == again
 
 
@@ -192,16 +192,14 @@ def test_batches_of_like_length_pad_less_and_differ_by_epoch() -> None:
         batches = [order[i : i + 4] for i in range(0, len(order), 4)]
         return sum(max(lengths[i] for i in b) * len(b) for b in batches)
 
-    orders = [epoch_order(lengths, batch_size=4, seed=1, epoch=e) for e in (0, 1)]
-    plain = epoch_order(lengths, batch_size=4, seed=1, epoch=0, by_length=False)
+    orders = [epoch_order(lengths, step_size=4, seed=1, epoch=e) for e in (0, 1)]
+    plain = epoch_order(lengths, step_size=4, seed=1, epoch=0, by_length=False)
     assert orders[0] != orders[1]
     assert padded(orders[0]) < 1.05 * sum(lengths) < padded(plain)
 
 
 def test_sampler_follows_its_epoch() -> None:
-    sampler = EpochSampler(
-        [(i * 37) % 101 for i in range(50)], batch_size=2, seed=0, by_length=True
-    )
+    sampler = EpochSampler([(i * 37) % 101 for i in range(50)], step_size=2, seed=0, by_length=True)
     first = list(sampler)
     sampler.epoch = 1
     second = list(sampler)

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.engine.vector_units import VERSION
-from pedsup.files.paths import cache_folder
+from pedsup_bench.speed.native import native_programs, native_root
 from pedsup_tools.llama_cpp import LOCK, build_environment, requirements
 
-ROOT: Final = Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
-BUILD: Final = ROOT / "programs"  # not "build": before, programs had libraries of their own there
-BIN: Final = BUILD / "bin"
+ROOT: Final = native_root()
+BIN: Final = native_programs()
+BUILD: Final = BIN.parent
 PROGRAMS: Final = (
     "llama-server", "llama-bench", "llama-quantize", "llama-imatrix", "llama-perplexity",
 )  # fmt: skip

@@ -104,12 +104,13 @@ def run_command(
     for text in report.plan_lines(plan) if is_main() else ():
         say(text)
     if dry:
-        card, predicted = find_card(gpu_memory), plan_memory(plan)
-        for text in memory_lines(predicted, card) if is_main() else ():
+        card = find_card(gpu_memory)
+        split, predicted = plan_memory(plan, card if gpu_memory else None)
+        for text in memory_lines(predicted, card, split.passes) if is_main() else ():
             say(text)
         document = {
             **data_facts(plan.data),
-            "memory": memory_document(predicted, card),
+            "memory": memory_document(predicted, card, split.passes),
         }
         _print("data", document, as_json, lambda: report.preview(plan.data))
         return

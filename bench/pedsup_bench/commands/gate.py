@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from pedsup_bench.admission import admit_all
+from pedsup_bench.admission import admit, admit_all
 from pedsup_bench.gate.check import require_pass
-from pedsup_bench.gate.run import GatePlan, run_gate
+from pedsup_bench.gate.run import GatePlan, plan_facts, run_gate
 from pedsup_bench.report import options
 
 
@@ -26,6 +26,7 @@ from pedsup_bench.report import options
 @click.option("--logits", "logits_folder", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the reference's log-probabilities.")  # fmt: skip
 @options.ALLOW_TEMPLATE
+@options.DRY_RUN
 @options.THREADS
 @options.OUTPUTS
 def gate(model: Path, **given: Any) -> None:
@@ -44,6 +45,12 @@ def gate(model: Path, **given: Any) -> None:
     if given["full"]:
         plan = replace(plan, n_ctx=512, n_chunks=None)
     options.refuse_existing_outputs(given["out"], force=given["force"])
+    if given["dry_run"]:
+        admit(model, plan.adapter, weights=False)
+        if plan.reference is not None:
+            admit(plan.reference, weights=False, as_before=False)
+        options.show_plan(plan_facts(plan), as_json=given["as_json"])
+        return
     trust = admit_all(model, plan.reference, plan.adapter)
     result = run_gate(plan)
     whole = {**result, "trust": trust}

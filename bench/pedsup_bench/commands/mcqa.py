@@ -21,7 +21,7 @@ from pedsup_bench.mcqa.questions import (
     read_questions,
 )
 from pedsup_bench.mcqa.result import SCHEMA, McqaFacts
-from pedsup_bench.mcqa.score import Scored, by_language, score_all
+from pedsup_bench.mcqa.score import Scored, by_language, characters_read, score_all
 from pedsup_bench.report import document, options, overlap
 from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
 
@@ -107,7 +107,7 @@ def plan_facts(
     """
     languages = Counter(question.language for question in questions)
     prompts = sum(len(question.options) for question in questions)
-    tokens = sum(len(q.words) * (1 + len(q.options)) / 2 for q in questions) / CHARACTERS_PER_TOKEN
+    tokens = sum(map(characters_read, questions)) / CHARACTERS_PER_TOKEN
     plan: dict[str, object] = {}
     seconds = 0.0
     for number, (path, adapter) in enumerate(files.items()):

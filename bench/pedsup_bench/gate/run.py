@@ -18,7 +18,7 @@ from pedsup_bench.gate.thresholds import ASKED_FOR, Thresholds, read_thresholds,
 from pedsup_bench.mcqa.questions import read_questions
 from pedsup_bench.mcqa.score import score_all
 from pedsup_bench.quality.divergence import TokenFigures
-from pedsup_bench.quality.measure import QualityPlan, measure
+from pedsup_bench.quality.measure import QualityPlan, check, measure
 from pedsup_bench.quality.summary import summarize
 from pedsup_bench.report import document, overlap
 from pedsup_bench.report.overlap import Calibrating
@@ -62,12 +62,7 @@ def run_gate(plan: GatePlan) -> GateDocument:
         BadFileError: the thresholds are not valid, or limit none of the figures measured.
         PedsupError: the file or its reference cannot be judged at all.
     """
-    name, limits = thresholds_for(plan.model, read_thresholds(plan.thresholds))
-    _require_a_check(plan, name, limits)
-    examples = read_dialogues(plan.examples) if plan.examples is not None else ()
-    overlap.refuse(
-        plan.calibrated_on or overlap.sketches_of(plan.model), _judged_on(plan, examples)
-    )
+    name, limits, examples = _checked(plan)
     tokens = measure(_quality(plan))
     whole = summarize(TokenFigures.concatenate(list(tokens.values())))
     judged = {
@@ -94,6 +89,41 @@ def run_gate(plan: GatePlan) -> GateDocument:
         "n_ctx": plan.n_ctx,
         "task": asdict(task) if task else None,
     }
+
+
+def plan_facts(plan: GatePlan) -> dict[str, object]:
+    """What would be measured and held against which limits, after the checks of `run_gate` that
+    measure nothing. Raises as it does."""
+    name, limits, examples = _checked(plan)
+    work = _quality(plan)
+    check(work)
+    asked = read_questions(plan.questions).questions if plan.questions is not None else ()
+    left_out = {figure for given, figures in ASKED_FOR.items() for figure in figures
+                if not (asked if given == "questions" else examples)}  # fmt: skip
+    most = f", at most {plan.n_chunks} per text" if plan.n_chunks else ""
+    return {
+        "model": f"{plan.model}{f' with {plan.adapter}' if plan.adapter else ''}",
+        "reference": str(plan.reference or plan.logits_folder),
+        "file type": name,
+        "limits": [f"{figure} {limit:g}" for figure, limit in limits.given.items()
+                   if figure not in left_out],
+        "texts": [f"{text.name} ({len(text.content.split())} words)" for text in work.texts],
+        "windows": f"{plan.n_ctx} tokens, second half scored{most}",
+        "questions": len(asked),
+        "examples": len(examples),
+        "threads": plan.n_threads,
+    }  # fmt: skip
+
+
+def _checked(plan: GatePlan) -> tuple[str, Thresholds, tuple[Dialogue, ...]]:
+    """The file type, its limits and the examples, after every check that measures nothing."""
+    name, limits = thresholds_for(plan.model, read_thresholds(plan.thresholds))
+    _require_a_check(plan, name, limits)
+    examples = read_dialogues(plan.examples) if plan.examples is not None else ()
+    overlap.refuse(
+        plan.calibrated_on or overlap.sketches_of(plan.model), _judged_on(plan, examples)
+    )
+    return name, limits, examples
 
 
 def _quality(plan: GatePlan) -> QualityPlan:

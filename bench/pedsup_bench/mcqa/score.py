@@ -12,8 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
+from pedsup.chat.prompt import dialogue_tokens
 from pedsup.chat.templates.template import Message
 from pedsup.errors import EngineError, UnsupportedError, UsageError
 from pedsup.files.records import record
@@ -23,7 +25,7 @@ from pedsup_bench.mcqa.result import Against, McqaFigures
 from pedsup_bench.quality.divergence import log_softmax
 from pedsup_bench.quality.logits import LogitModel
 from pedsup_bench.report.bars import item_bar
-from pedsup_bench.report.forecast import announce, seconds_per_token
+from pedsup_bench.report.forecast import announce
 from pedsup_bench.report.journal import open_journal, pair_identity
 from pedsup_bench.stats import mcnemar_exact, wilson_interval
 
@@ -78,6 +80,12 @@ INSTRUCTION: Final = {
     "Conteste solo con la letra de la opción correcta.",
 }
 
+PER_OPTION: Final = 4
+"""Characters of a letter, its bracket, a space and the end of the line."""
+PER_PROMPT: Final = 40
+"""Characters that stand for the tokens which the template writes after the options."""
+WARM_UP: Final = 8
+"""Tokens."""
 ROTATED: Final = 16
 """Tokens that another order of the options may take more: a letter may join what follows it."""
 
@@ -129,10 +137,11 @@ class Scorer:
         self._letters: dict[int, list[int]] = {}
         self._template = model.chat_template(allow_unknown=allow_template)
 
-    def render(self, question: Question, order: Sequence[int]) -> str:
-        """The prompt up to where the answer's letter stands."""
+    def tokens(self, question: Question, order: Sequence[int]) -> list[int]:
+        """The prompt up to where the answer's letter stands. Nothing in it is a control token but
+        what the template writes, as for a question that `pedsup-run` is asked."""
         message: Message = {"role": "user", "content": prompt_text(question, order)}
-        return self._template.render([message], think=False)
+        return dialogue_tokens(self._model.vocabulary, self._template, [message], think=False)
 
     @property
     def path(self) -> Path:
@@ -146,7 +155,7 @@ class Scorer:
             UsageError: its longest prompt has more tokens.
         """
         for question in questions:
-            n = len(self._tokens(self.render(question, rotation(len(question.options), 0))))
+            n = len(self.tokens(question, rotation(len(question.options), 0)))
             if n + ROTATED > self._model.n_ctx:
                 raise UsageError(
                     f"question {question.id} takes a prompt of {n} tokens",
@@ -154,17 +163,17 @@ class Scorer:
                     remedy=f"give --ctx {n + ROTATED}, or leave the question out",
                 )
 
-    def seconds(self, question: Question) -> float:
-        """How long one prompt of this question takes, by a part of it."""
-        tokens = self._tokens(self.render(question, rotation(len(question.options), 0)))
-        each = seconds_per_token(self._model.read_only, tokens)
-        return each * len(tokens)
+    def warm_up(self, question: Question) -> None:
+        """Bring the weights into memory: what is timed next is not the disk."""
+        tokens = self.tokens(question, rotation(len(question.options), 0))
+        self._model.read_only(tokens[:WARM_UP])
 
-    def letter_tokens(self, prompt: str, n: int) -> list[int]:
+    def letter_tokens(self, n: int) -> list[int]:
         """The tokens of the first `n` letters right after a prompt.
 
         Found by tokenizing both together: alone, a vocabulary may put a space before a letter.
         """
+        prompt = self._template.render([{"role": "user", "content": "?"}], think=False)
         before, tokens = self._tokens(prompt), []
         for letter in LETTERS[:n]:
             both = self._tokens(prompt + letter)
@@ -178,18 +187,17 @@ class Scorer:
         return tokens
 
     def _tokens(self, text: str) -> list[int]:
-        return self._model.tokenize(text, add_special=False, parse_special=True)
+        return self._model.vocabulary.tokenize(text, parse_special=True)
 
     def score(self, question: Question, on_rotation: Callable[[], object] = lambda: None) -> Scored:
         """Ask all rotations of one question."""
         n = len(question.options)
+        letters = self._letters.get(n) or self.letter_tokens(n)
+        self._letters[n] = letters
         sums, chosen = [0.0] * n, []
         for r in range(n):
             order = rotation(n, r)
-            prompt = self.render(question, order)
-            letters = self._letters.get(n) or self.letter_tokens(prompt, n)
-            self._letters[n] = letters
-            logits = self._model.next_logits(self._tokens(prompt))
+            logits = self._model.next_logits(self.tokens(question, order))
             log_p = log_softmax(logits)[letters]
             if not all(map(math.isfinite, log_p)):
                 raise EngineError(
@@ -232,27 +240,33 @@ def score_all(
         item_bar(sum(orders), path.name, "prompt", initial=sum(orders[: len(scored)])) as bar,
     ):
         scorer = Scorer(model, allow_template=allow_template)
-        scorer.require_room(questions[len(scored) :])
-        _announce(scorer, questions[len(scored) :])
-        for question in questions[len(scored) :]:
+        left = questions[len(scored) :]
+        scorer.require_room(left)
+        for number, question in enumerate(left):
+            if number == 0:
+                scorer.warm_up(question)
+            started = monotonic()
             answer = scorer.score(question, bar.update)
             journal.append({"scores": answer.scores, "by_rotation": answer.by_rotation})
             scored.append(answer)
+            if number == 0:
+                _announce(path, monotonic() - started, left)
     journal.discard()
     return scored
 
 
-def _announce(scorer: Scorer, left: Sequence[Question]) -> None:
-    """How long the questions that are left will take, judged by the first."""
-    if not left:
-        return
-    n_prompts = sum(len(question.options) for question in left)
-    # About half of a prompt is what all orders share, and is read once.
-    prompts = len(left) + 0.5 * (n_prompts - len(left))
-    announce(
-        f"{scorer.path.name}: {len(left)} questions, {n_prompts} prompts",
-        scorer.seconds(left[0]) * prompts,
-    )
+def characters_read(question: Question) -> int:
+    """About how much is read of a question: its text once, since what the orders' prompts share
+    is kept, then in each order the options and what follows them."""
+    options = sum(map(len, question.options)) + PER_OPTION * len(question.options)
+    return len(question.text) + len(question.options) * (options + PER_PROMPT)
+
+
+def _announce(path: Path, seconds: float, questions: Sequence[Question]) -> None:
+    """How long the others take if they are read as fast as the first, in so many seconds."""
+    first, *left = questions
+    share = sum(map(characters_read, left)) / characters_read(first)
+    announce(f"{path.name}: {len(left)} more questions", seconds * share)
 
 
 @dataclass(frozen=True)

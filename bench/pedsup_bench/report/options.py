@@ -48,7 +48,7 @@ PAGE_OUTPUTS = together(OUT, HTML, FORCE, JSON)
 
 def n_threads(asked: int | None) -> int:
     """`--threads`, or one per big core."""
-    return plan_threads(read_cores(allowed_cpus()), asked=asked).n_threads
+    return plan_threads(read_cores(allowed_cpus())).n_threads if asked is None else asked
 
 
 def show(result: Mapping[str, object], text: str, *, as_json: bool) -> None:

@@ -21,12 +21,11 @@ from typing import Final
 
 from pedsup.child.death import ended
 from pedsup.engine.select import engine_kind
-from pedsup.engine.vector_units import VERSION
 from pedsup.errors import EngineError, MissingDependencyError
-from pedsup.files.paths import cache_folder
 from pedsup.gguf_file.validate import validate_model
 from pedsup_bench.report.forecast import Rates, announce
 from pedsup_bench.speed.child import measured_speed
+from pedsup_bench.speed.native import native_programs
 from pedsup_bench.speed.plan import SpeedPlan
 from pedsup_bench.speed.progress import Step, Work, speed_steps, work_bar
 from pedsup_bench.speed.result import Against, Figures, Speed
@@ -39,18 +38,13 @@ REPEATS: Final = 3
 LIBRARY: Final = "LLAMA_CPP_LIB_PATH"
 
 
-def native_root() -> Path:
-    """Where `make native` puts llama.cpp; `PEDSUP_NATIVE` names another place."""
-    return Path(os.environ.get("PEDSUP_NATIVE") or cache_folder() / f"llama-cpp-{VERSION}")
-
-
 def find_program() -> Path:
     """`llama-bench` from the variable, the path, or the one built for the tests.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
-    built = native_root() / "programs/bin/llama-bench"
+    built = native_programs() / "llama-bench"
     for found in (os.environ.get(VARIABLE), shutil.which("llama-bench"), str(built)):
         if found and os.access(found, os.X_OK):
             return Path(found)

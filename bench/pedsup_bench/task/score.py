@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pedsup.chat.dialogue_text import prompt_and_answer
+from pedsup.chat.dialogue_text import answer_tokens, prompt_tokens
 from pedsup.errors import EngineError, UsageError
 from pedsup.files.records import record
 from pedsup.files.source import Source
@@ -114,8 +114,7 @@ class Scorer:
 
     def score(self, number: int, example: Dialogue) -> ExampleScore:
         """Score one example; `number` is its place, for messages."""
-        prompt, answer = prompt_and_answer(example, self._template)
-        before, target = self._tokens(prompt), self._tokens(answer)
+        before, target = self.prompt(example), self.answer(example)
         tokens = [*before, *target]
         if len(tokens) > self._model.n_ctx:
             raise UsageError(
@@ -123,7 +122,7 @@ class Scorer:
                 wanted=f"at most {self._model.n_ctx}",
                 remedy="leave it out, or cut it as training did (data.max_length)",
             )
-        choice = self._choice(example, answer, target)
+        choice = self._choice(example, target)
         nats, right, at = 0.0, 0, 0
         option = None
         for log_p in self._answer_rows(tokens, len(before)):
@@ -147,19 +146,26 @@ class Scorer:
         for rows in self._model.window_logits(tokens[:-1], n_prompt - 1):
             yield log_softmax(rows)
 
-    def _tokens(self, text: str) -> list[int]:
-        return self._model.tokenize(text, add_special=False, parse_special=True)
+    def prompt(self, example: Dialogue) -> list[int]:
+        """The tokens up to where the answer begins. What the example spells is text to the model,
+        as in `pedsup-run`: control tokens are the template's."""
+        return prompt_tokens(example, self._template, self._model.vocabulary)
 
-    def _choice(self, example: Dialogue, answer: str, target: Sequence[int]) -> _Choice | None:
+    def answer(self, example: Dialogue) -> list[int]:
+        """The tokens of the answer, likewise, and of the end of its turn."""
+        return answer_tokens(example, self._template, self._model.vocabulary)
+
+    def _choice(self, example: Dialogue, target: Sequence[int]) -> _Choice | None:
         """The letter in the answer; None without options, or if it is not one token."""
         letters = offered_letters(example)
         found = list(_CHOSEN.finditer(example.answer))
         if not letters or not found or found[-1][1] not in letters:
             return None
-        start = answer.rindex(example.answer) + found[-1].start(1)
+        start, end = found[-1].span(1)
         places, tokens = set[int](), []
         for letter in letters:
-            ids = self._tokens(answer[:start] + letter + answer[start + 1 :])
+            other = f"{example.answer[:start]}{letter}{example.answer[end:]}"
+            ids = self.answer(replace(example, answer=other))
             if len(ids) != len(target):
                 return None
             tokens.append(ids)

@@ -21,9 +21,8 @@ from pedsup.errors import (
 )
 from pedsup.files.checks import Check, Count
 from pedsup.files.fsio import atomic_file
-from pedsup.files.json_file import read_json_object
 from pedsup.files.records import json_record
-from pedsup.files.source import Source
+from pedsup.files.source import Source, read_json_object
 from pedsup.gguf_file.ggml_types import BY_NAME
 from pedsup.progress import say
 from pedsup_export.allocation.budget import Budget

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from pedsup.progress import say
-from pedsup_export.cli.options import EXISTING_FILE, FILE, force_option, json_option, show
+from pedsup_export.cli.options import (
+    EXISTING_FILE,
+    FILE,
+    dry_run_option,
+    force_option,
+    json_option,
+    show,
+)
 from pedsup_export.phone.bundle import BundleRequest, plan_bundle, write_bundle
 from pedsup_export.phone.command import find_phone, models_for, print_plan
 from pedsup_export.vocabulary_cut.request import vocabulary_request
@@ -55,13 +62,17 @@ def plan(
     type=EXISTING_FILE,
     help="Versions of the wheels (a pip constraints file).",
 )
+@dry_run_option
 @json_option
-def phone_bundle(as_json: bool, **options: Any) -> None:
+def phone_bundle(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Write the folder that installs pedsup and a model in Termux from an SD card."""
     project = Path(__file__).resolve().parents[3]
     plan = plan_bundle(BundleRequest(project=project, **options))
     if plan.model is not None and plan.model.manifest_sha256 is None:
         say(f"warning: {plan.model.path.name} has no manifest: the phone cannot tell "
             "whether it is the file that was exported")  # fmt: skip
+    if dry_run:
+        show("phone-bundle-plan", plan.as_dict(), plan.as_text(), as_json)
+        return
     bundle = write_bundle(plan)
     show("phone-bundle", bundle.as_dict(), bundle.as_text(), as_json)

@@ -15,7 +15,8 @@ from math import prod
 from typing import Any
 
 from pedsup.gguf_file import GGMLType, ValueType
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, MAGIC, MAX_NAME
+from pedsup.gguf_file.header import MAGIC
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_NAME
 from pedsup.gguf_file.values import SCALARS
 
 

@@ -108,6 +108,42 @@ class BundlePlan:
         extra = sum(p.stat().st_size for p in (*beside, *self.debs))
         return size + self.beside_bytes + extra + PROGRAM_ROOM
 
+    def as_dict(self) -> dict[str, object]:
+        """The JSON document of `--dry-run`."""
+        model, projector, patch = self.model, self.projector, self.request.patch
+        return {
+            "folder": str(self.request.out),
+            "model": model
+            and {"path": str(model.path), "size": model.size, "files": list(model.parts),
+                 "sha256": model.manifest_sha256},
+            "projector": projector
+            and {"path": str(projector.path), "name": projector.name, "size": projector.size,
+                 "sha256": projector.sha256},
+            "adapter": str(self.adapter[0]) if self.adapter else None,
+            "patch": str(patch) if patch else None,
+            "debs": [path.name for path in self.debs],
+            "bytes_at_most": self.bytes,
+            "phone_free": _free(self),
+        }  # fmt: skip
+
+    def as_text(self) -> str:
+        """What `--dry-run` prints."""
+        model, projector, patch = self.model, self.projector, self.request.patch
+        rows: list[tuple[str, object]] = [("folder", self.request.out)]
+        if model is not None:
+            files = "one file" if len(model.parts) == 1 else f"{len(model.parts)} parts"
+            rows.append(("model", f"{model.path}, {human_bytes(model.size)}, {files}"))
+        if projector is not None:
+            rows.append(("projector", f"{projector.path}, {human_bytes(projector.size)}"))
+        rows += [("adapter", self.adapter[0])] if self.adapter else []
+        rows += [("patch", f"{patch}, {human_bytes(self.patch_bytes)}")] if patch else []
+        rows += [("debs", f"{len(self.debs)} packages of Termux")] if self.debs else []
+        rows += [
+            ("takes", f"at most {human_bytes(self.bytes)}"),
+            ("phone", f"{_free(self)} must be free"),
+        ]
+        return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -259,8 +295,8 @@ def _debs(folder: Path | None) -> tuple[Path, ...]:
 
 
 def _require_room(plan: BundlePlan) -> None:
-    parent = plan.request.out.parent
-    parent.mkdir(parents=True, exist_ok=True)
+    parents = plan.request.out.absolute().parents
+    parent = next(folder for folder in parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if free < plan.bytes:
         raise ResourceError(

@@ -14,12 +14,19 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo
+from pedsup.gguf_file import ArrayValue, GGUFHeader, TensorInfo, ValueType
 from pedsup.gguf_file.file_types import FileType
-from pedsup.gguf_file.header import DEFAULT_ALIGNMENT, ValueType
+from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT
 from pedsup_export import arch
 from pedsup_export.arch import ModelTensors, gemma3
-from pedsup_export.gguf.header import KV, TensorSlot, header_bytes, lay_out, packed_numbers
+from pedsup_export.gguf.header import (
+    KV,
+    TensorSlot,
+    header_bytes,
+    lay_out,
+    packed_numbers,
+    string,
+)
 from pedsup_export.model import open_model
 from pedsup_export.phone import published
 from pedsup_export.plan.stored import mixture_shape, stored_tensor
@@ -164,25 +171,25 @@ def planned_header(model: PhoneModel, kind: FileType) -> GGUFHeader:
         if name in outputs
     )
     start = len(header_bytes(model.hyper, slots)) + model.vocabulary_bytes
-    metadata = {entry.key: entry_value(entry) for entry in model.hyper}
-    metadata["general.architecture"] = model.architecture
-    # Its length is all that is asked of it.
     path = Path(f"{model.name}-{kind.name}.gguf")
-    metadata["tokenizer.ggml.merges"] = ArrayValue(
+    entries = (string("general.architecture", model.architecture), *model.hyper)
+    header = unwritten_header(path, entries, slots, start)
+    # Its length is all that is asked of it.
+    header.metadata["tokenizer.ggml.merges"] = ArrayValue(
         ValueType.STRING, model.n_merges, path, 0, 0, b""
     )
-    return unwritten_header(path, metadata, slots, start)
+    return header
 
 
 def unwritten_header(
-    path: Path, metadata: dict[str, Any], slots: Sequence[TensorSlot], start: int
+    path: Path, entries: Sequence[KV], slots: Sequence[TensorSlot], start: int
 ) -> GGUFHeader:
     """A header as the reader would give it, of a file whose data would begin at `start`."""
     return GGUFHeader(
         path=path,
         version=3,
-        metadata=metadata,
-        value_types={},
+        metadata={entry.key: _value(entry) for entry in entries},
+        value_types={entry.key: entry.type for entry in entries},
         tensors={s.name: TensorInfo(s.name, s.shape, s.type, s.offset) for s in slots},
         alignment=DEFAULT_ALIGNMENT,
         data_offset=start,
@@ -190,7 +197,7 @@ def unwritten_header(
     )
 
 
-def entry_value(entry: KV) -> Any:
+def _value(entry: KV) -> Any:
     """A metadata value as the reader would give it; an array as one in memory."""
     if entry.type is not ValueType.ARRAY:
         return entry.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from pedsup.memory.picture import projector_bytes
 from pedsup.phones.profiles import Phone
 from pedsup.progress import human_bytes
 from pedsup_export.gguf.header import header_bytes, lay_out, string
-from pedsup_export.phone.models import PhoneModel, entry_value, planned_header, unwritten_header
+from pedsup_export.phone.models import PhoneModel, planned_header, unwritten_header
 from pedsup_export.phone.policy import Candidate
 from pedsup_export.types.mixture import file_type
 
@@ -60,9 +60,7 @@ def planned_projector(model: PhoneModel, kind: str) -> Projector | None:
     slots = lay_out((t.name, t.ggml_shape, towers.type_of(t, kind)) for t in towers.tensors)
     entries = (string("general.architecture", "clip"), *towers.entries)
     path = Path(f"mmproj-{model.name}-{kind}.gguf")
-    metadata = {entry.key: entry_value(entry) for entry in entries}
-    header = unwritten_header(path, metadata, slots, len(header_bytes(entries, slots)))
-    return projector_of(replace(header, value_types={e.key: e.type for e in entries}))
+    return projector_of(unwritten_header(path, entries, slots, len(header_bytes(entries, slots))))
 
 
 def sight(

@@ -77,6 +77,8 @@ class ProjectorPlan:
     tensors: tuple[TensorPlan, ...] = field(repr=False)
     vision: bool
     audio: bool
+    memory_bytes: int = 0
+    """That it will take on the phone, with one picture."""
 
     @cached_property
     def header(self) -> bytes:

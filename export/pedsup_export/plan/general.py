@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pedsup
-from pedsup.files.json_file import read_json_object
+from pedsup.files.source import read_json_object
 from pedsup.gguf_file import ValueType
 from pedsup.optional import require
 from pedsup.texts.intended_use import FULL, SHORT

@@ -11,12 +11,16 @@ from pathlib import Path
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.gguf_file.architecture import check_architecture
 from pedsup.gguf_file.header import parse_header
-from pedsup.gguf_file.projector import validate_projector
+from pedsup.gguf_file.projector import DEFAULT_TOKENS, validate_projector
 from pedsup.gguf_file.tokenizer import check_tokenizer
+from pedsup.memory.picture import projector_bytes
 
 
-def check_planned_projector(header: bytes, size: int) -> None:
+def check_planned_projector(header: bytes, size: int) -> int:
     """Check the header of a planned projector as `validate_projector` does.
+
+    Returns:
+        Bytes of memory that it takes with one picture.
 
     Raises:
         BadFileError, UnsupportedError: llama.cpp could not use it.
@@ -26,7 +30,7 @@ def check_planned_projector(header: bytes, size: int) -> None:
             file.write(header)
             file.truncate(size)  # a hole where the tensors will be
             file.flush()
-            validate_projector(file.name)
+            return projector_bytes(validate_projector(file.name), DEFAULT_TOKENS)
     except (BadFileError, UnsupportedError) as error:
         error.where = "the header of the planned projector, made from config.json of the base"
         error.remedy = "correct config.json, or give --mmproj off: nothing has been written"

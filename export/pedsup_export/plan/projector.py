@@ -58,8 +58,8 @@ def plan_projector(
         vision=towers.vision,
         audio=towers.audio,
     )
-    check_planned_projector(plan.header, plan.output_bytes)
-    return plan
+    memory = check_planned_projector(plan.header, plan.output_bytes)
+    return replace(plan, memory_bytes=memory)
 
 
 def _general(request: ExportRequest, n_params: int, *, changed: bool) -> list[KV]:

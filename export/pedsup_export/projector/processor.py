@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
-from pedsup.files.json_file import read_json_object
+from pedsup.files.source import read_json_object
 
 FILES: Final = ("preprocessor_config.json", "processor_config.json")
 """The second wins where both say something, as in llama.cpp's converter."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.files.direct_io import DirectFile, sha256_range
-from pedsup.files.json_file import read_json_object
+from pedsup.files.source import read_json_object
 from pedsup_export.source.nf4 import COMPANIONS, STATE_SUFFIX, open_4bit
 from pedsup_export.source.safetensors_file import SafetensorsFile
 from pedsup_export.source.tensor_source import PlainSource, TensorSource

@@ -129,6 +129,12 @@ def calibration_line(plan: ExportPlan) -> str:
                 f"\n              {human_bytes(stored)} of tables are only looked up: they cost "
                 f"storage, a byte {FLASH_PRICE:g} of one that is read"
             )
+    elif budget is not None and (beside := plan.projector) is not None:
+        line += (
+            f"\nbudget        is the model file's alone: the projector takes "
+            f"{human_bytes(beside.output_bytes)} of storage and,\n              with one picture, "
+            f"{human_bytes(beside.memory_bytes)} of memory beside it (--mmproj off leaves it out)"
+        )
     return line
 
 
@@ -157,6 +163,7 @@ def plan_json(plan: ExportPlan) -> dict[str, object]:
             **plan.projector.facts(),
             "output": str(plan.projector.path),
             "output_bytes": plan.projector.output_bytes,
+            "phone_memory_bytes": plan.projector.memory_bytes,
             "tensors": _tensors_json(plan.projector.tensors),
         },
         "dropped": [{"source": d.source, "reason": d.reason} for d in plan.dropped],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine
+from pedsup.engine.llama_cpp.kv_cache import common_prefix
 from pedsup.pictures.picture import Picture
 
 MAX_RESYNC: Final = 64
@@ -16,10 +17,15 @@ MAX_RESYNC: Final = 64
 
 _MARKER: Final = re.compile(r"<\|[^\s<>|]{1,24}\|?>|<[^\s<>|]{1,24}\|>")
 """`<|turn>`, `<turn|>`, `<|"|>`, `<|im_end|>`: the shapes of control tokens."""
-
-
 _PICTURE: Final = "\ue002"
 """Stands for a picture while the template renders: a character for private use."""
+
+
+class Tokenizer(Protocol):
+    """Of an engine, or of a model that is judged."""
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """See `pedsup.engine.api.Engine.tokenize`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,9 @@ def build_prompt(
 ) -> Prompt:
     """Render and tokenize a dialogue that ends with the user's message."""
     pictures = [p for message in messages for p in message.get("pictures", ())]
-    if any(_must_be_apart(engine, message["content"], bool(pictures)) for message in messages):
+    # Text that could be mistaken for something else.
+    contents = [message["content"] for message in messages]
+    if any(has_control_text(engine, c) or (pictures and _PICTURE in c) for c in contents):
         tokens = _tokenize_apart(engine, template, messages, think=think)
         return Prompt(tokens, len(tokens))
     shown = [_marked(message) for message in messages]
@@ -47,14 +55,26 @@ def build_prompt(
     if not history.startswith(text):
         # The prompt ends with something that the history will not have (an empty thought).
         shared = _tokenize(engine, template, _common_text(text, history), pictures)
-        keep = _common(tokens, shared)
+        keep = common_prefix(tokens, shared)
     adopted = adopt_cached(engine, tokens, engine.cached)
     return Prompt(adopted, keep + len(adopted) - len(tokens))
 
 
-def _must_be_apart(engine: Engine, content: str, pictures: bool) -> bool:
-    """Whether a message's text could be mistaken for something other than text."""
-    return has_control_text(engine, content) or (pictures and _PICTURE in content)
+def dialogue_tokens(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, think: bool
+) -> list[int]:
+    """The prompt of a dialogue without pictures, for a model that keeps no history.
+
+    As in `build_prompt`, control tokens come from the template, never from a message.
+    """
+    if not any(has_control_text(tokenizer, message["content"]) for message in messages):
+        return tokenizer.tokenize(template.render(messages, think=think), parse_special=True)
+    tokens: list[int] = []
+    *before, last = _around(template, messages, think=think)
+    for text, message in zip(before, messages, strict=True):
+        tokens += tokenizer.tokenize(text, parse_special=True)
+        tokens += text_tokens(tokenizer, message["content"].strip())
+    return tokens + tokenizer.tokenize(last, parse_special=True)
 
 
 def _marked(message: Message) -> Message:
@@ -85,17 +105,17 @@ def single_tokens(engine: Engine, *texts: str) -> tuple[int, ...]:
     return tuple(tokens[0] for tokens in found if len(tokens) == 1)
 
 
-def has_control_text(engine: Engine, content: str) -> bool:
+def has_control_text(tokenizer: Tokenizer, content: str) -> bool:
     """Whether a message spells one of the model's control tokens, as a pasted note may."""
     if "<" not in content:
         return False
-    spelled = engine.tokenize(content, parse_special=True)
-    if spelled != engine.tokenize(content, parse_special=False):
+    spelled = tokenizer.tokenize(content, parse_special=True)
+    if spelled != tokenizer.tokenize(content, parse_special=False):
         return True
-    return len(_cut_markers(engine, content)) > 1
+    return len(_cut_markers(tokenizer, content)) > 1
 
 
-def _cut_markers(engine: Engine, content: str) -> list[str]:
+def _cut_markers(tokenizer: Tokenizer, content: str) -> list[str]:
     """The text, cut after the first character of each spelled marker.
 
     Some markers, such as Gemma 4's `<|channel>` and `<|tool_call>`, are "user defined" tokens,
@@ -106,11 +126,17 @@ def _cut_markers(engine: Engine, content: str) -> list[str]:
     for found in _MARKER.finditer(content):
         marker = found[0]
         if marker not in is_token:
-            is_token[marker] = len(engine.tokenize(marker, parse_special=False)) == 1
+            is_token[marker] = len(tokenizer.tokenize(marker, parse_special=False)) == 1
         if is_token[marker]:
             parts.append(content[at : found.start() + 1])
             at = found.start() + 1
     return [*parts, content[at:]]
+
+
+def text_tokens(tokenizer: Tokenizer, content: str) -> list[int]:
+    """The tokens of a text, none of them one of the model's control tokens."""
+    parts = _cut_markers(tokenizer, content)
+    return [token for part in parts for token in tokenizer.tokenize(part, parse_special=False)]
 
 
 def _tokenize_apart(
@@ -120,21 +146,28 @@ def _tokenize_apart(
 
     transformers' own rendering would let a pasted `<|im_end|>` end the user's turn.
     """
+    tokens: list[int] = []
+    *before, last = _around(template, messages, think=think)
+    for text, message in zip(before, messages, strict=True):
+        pictures = message.get("pictures", ())
+        tokens += _tokenize(engine, template, text + _PICTURE * len(pictures), pictures)
+        tokens += text_tokens(engine, message["content"].strip())
+    return tokens + engine.tokenize(last, parse_special=True)
+
+
+def _around(template: ChatTemplate, messages: Sequence[Message], *, think: bool) -> list[str]:
+    """What the template writes before each message, and after the last."""
     marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
     masked: list[Message] = [
         {"role": message["role"], "content": mark}
         for mark, message in zip(marks, messages, strict=True)
     ]
-    tokens: list[int] = []
+    texts = []
     rest = template.render(masked, think=think)
-    for mark, message in zip(marks, messages, strict=True):
+    for mark in marks:
         before, _, rest = rest.partition(mark)
-        pictures = message.get("pictures", ())
-        marked = before + _PICTURE * len(pictures)
-        tokens += _tokenize(engine, template, marked, pictures)
-        for part in _cut_markers(engine, message["content"].strip()):
-            tokens += engine.tokenize(part, parse_special=False)
-    return tokens + engine.tokenize(rest, parse_special=True)
+        texts.append(before)
+    return [*texts, rest]
 
 
 def stable_prefix(
@@ -147,8 +180,8 @@ def stable_prefix(
     shared = _common_text(*texts)
     tokens = [engine.tokenize(text, parse_special=True) for text in texts]
     # Tokens at the seam may join what follows: only those that both prompts have are stable.
-    n = _common(engine.tokenize(shared, parse_special=True), tokens[0])
-    return tokens[0][: min(n, _common(tokens[0], tokens[1]))]
+    n = common_prefix(engine.tokenize(shared, parse_special=True), tokens[0])
+    return tokens[0][: min(n, common_prefix(tokens[0], tokens[1]))]
 
 
 def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> list[int]:
@@ -158,7 +191,7 @@ def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> li
     the cache; the same text split otherwise would be read again from there on.
     """
     out = list(tokens)
-    at = _common(out, cached)
+    at = common_prefix(out, cached)
     while at < len(out) and at < len(cached):
         span = _resync(engine, out[at : at + MAX_RESYNC], cached[at : at + MAX_RESYNC])
         if span is None:
@@ -166,7 +199,7 @@ def adopt_cached(engine: Engine, tokens: list[int], cached: Sequence[int]) -> li
         ours, theirs = span
         out[at : at + ours] = cached[at : at + theirs]
         at += theirs
-        at += _common(out[at:], cached[at:])
+        at += common_prefix(out[at:], cached[at:])
     return out
 
 
@@ -196,13 +229,4 @@ def _resync(engine: Engine, ours: Sequence[int], theirs: Sequence[int]) -> tuple
 
 
 def _common_text(a: str, b: str) -> str:
-    return a[: _common(a, b)]
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
+    return a[: common_prefix(a, b)]

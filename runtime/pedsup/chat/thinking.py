@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from pedsup.chat.stops import open_end
 from pedsup.chat.templates.known import ThoughtMarkers
 
 
@@ -128,3 +127,12 @@ class ChannelParser:
     def _first_marker(self) -> tuple[int, str | None]:
         found = [(at, m) for m in self._markers if (at := self._buffer.find(m)) >= 0]
         return min(found) if found else (-1, None)
+
+
+def open_end(text: str, markers: tuple[str, ...]) -> int:
+    """Length of the longest end of a text that one of the markers may begin with."""
+    longest = max(map(len, markers), default=1) - 1
+    for n in range(min(longest, len(text)), 0, -1):
+        if any(marker.startswith(text[-n:]) for marker in markers):
+            return n
+    return 0

@@ -5,9 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pedsup.chat.events import AnswerText, Notice, ReasoningText, TurnEvent
-from pedsup.chat.stops import StopText
-from pedsup.chat.thinking import Channel, Part
+from pedsup.chat.thinking import Channel, Part, open_end
 from pedsup.texts.notices import NOTICES
+
+
+class StopText:
+    """Feed it the answer as it comes; what may be the start of a stop text is held back."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self.held = ""
+        """Text that may be the start of a stop text."""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """What of the answer can be shown now; nothing after a stop text is."""
+        if not self._stops:
+            return text
+        if self.found:
+            return ""
+        self.held += text
+        starts = [at for stop in self._stops if (at := self.held.find(stop)) >= 0]
+        if starts:
+            self.found = True
+            shown, self.held = self.held[: min(starts)], ""
+            return shown
+        at = len(self.held) - open_end(self.held, self._stops)
+        shown, self.held = self.held[:at], self.held[at:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back, at the end of the answer."""
+        shown, self.held = self.held, ""
+        return shown
 
 
 class TurnOutput:

@@ -39,7 +39,6 @@ from pedsup.run.watch import say_aftermath, watched
 from pedsup.session.consent import accepted_by_environment, require_consent
 from pedsup.session.conversation import Conversation
 from pedsup.session.files import find_session
-from pedsup.session.history import Session
 from pedsup.session.transcript import read_records
 from pedsup.settings.load import load_with_origins
 from pedsup.settings.schema import Settings
@@ -56,11 +55,7 @@ from pedsup.texts.screen import screen_of
 
 
 def execute(request: RunRequest) -> int:
-    """Run the command; returns the exit code.
-
-    Raises:
-        PedsupError: for everything the user can cause or mend.
-    """
+    """Run the command; its exit code. Raises `PedsupError` for what users can cause or mend."""
     if request.port is not None and not request.serve:
         raise UsageError("--port is for --serve only", remedy="add --serve, or leave --port out")
     settings, origins = load_with_origins(request.settings_file, request.overrides)
@@ -102,26 +97,13 @@ def _converse(request: RunRequest, settings: Settings, plan: LaunchPlan, languag
             say(SHORT[language])
             _warn(loaded)
             piped = pipe_renderer(settings.think, language, answers=not request.as_json)
-            asked = _conversation(loaded, session, piped, marker)
+            asked = loaded.conversation(session, piped, marker=marker)
             result = asked.ask(question, turns, pictures)
             return _told(result, asked, loaded, as_json=request.as_json)
-        held = _conversation(loaded, session, terminal_renderer(settings.think, language), marker)
+        view = terminal_renderer(settings.think, language)
+        held = loaded.conversation(session, view, marker=marker)
         earlier = [exchange.user for exchange in session.exchanges]
         return Repl(held, loaded, turns, terminal_reader(earlier)).run()
-
-
-def _conversation(
-    loaded: LoadedModel, session: Session, renderer: Renderer, marker: RunMarker | None
-) -> Conversation[Renderer]:
-    return Conversation(
-        loaded.engine,
-        loaded.template,
-        session,
-        renderer,
-        loaded.prefix,
-        marker=marker,
-        governor=loaded.governor,
-    )
 
 
 def _told(

@@ -99,6 +99,20 @@ class LazyCommands(Commands):
         command: click.Command = getattr(require(module, extra=self._extra), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """click suggests commands that were imported: here, none."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # not at every start
+
+            for near in get_close_matches(args[0], self._where, n=1):
+                more = f"{error.message} Did you mean '{near}'?"
+                raise click.UsageError(more, error.ctx) from None
+            raise
+
     def summaries(self, ctx: click.Context) -> list[tuple[str, str]]:
         """From the docstrings in the source: a list of commands need not wait for numpy."""
         return [(name, _first_sentence(*at.split(":"))) for name, at in self._where.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,9 +63,7 @@ def run(**options: Any) -> RunRequest:
     Research only, not a medical device. Without -p, and with text on standard input, that text
     is the question; on a terminal an interactive session starts.
     """
-    names = ("model", "prompt", "images", "as_json", "check", "resume", "grammar", "json_schema",
-             "settings_file", "accept_intended_use", "serve", "port")  # fmt: skip
-    own = {name: options.pop(name) for name in names}
+    own = {f.name: options.pop(f.name) for f in fields(RunRequest) if f.name in options}
     return RunRequest(**own, overrides=options)
 
 
@@ -78,12 +77,13 @@ def _program() -> int:
     words = sys.argv[1:]
     detect_language(words)
     spanish = current_language() == "es"
-    words = _verb_first(words)
+    language, words = _language_first(words)
     if words and words[0] in VERBS:
         verb = load_verb(words[0])
         if spanish:
             verb = _translated(verb)
-        done = verb.main(words[1:], prog_name=f"pedsup-run {words[0]}", standalone_mode=False)
+        name, own = f"pedsup-run {words[0]}", [*language, *words[1:]]
+        done = verb.main(own, prog_name=name, standalone_mode=False)
         return done if isinstance(done, int) else 0
     _refuse_misspelt(words)
     command = run
@@ -100,12 +100,10 @@ def _program() -> int:
     return execute(parsed)
 
 
-def _verb_first(words: list[str]) -> list[str]:
-    """`--lang es doctor` as `doctor --lang es`: the one option that every verb takes."""
-    n = 2 if words[:1] == ["--lang"] else len(words) and words[0].startswith("--lang=")
-    if words[n : n + 1] and words[n] in VERBS:
-        return [words[n], *words[:n], *words[n + 1 :]]
-    return words
+def _language_first(words: list[str]) -> tuple[list[str], list[str]]:
+    """`--lang es`, the one option that may stand before a verb, and what follows it."""
+    n = 2 if words[:1] == ["--lang"] else int(bool(words) and words[0].startswith("--lang="))
+    return words[:n], words[n:]
 
 
 def _refuse_misspelt(words: list[str]) -> None:

@@ -18,13 +18,16 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Final, Literal
 
 from pedsup.device.available import available_memory
-from pedsup.device.system_files import text_of
+from pedsup.device.system_files import numbers_of, text_of
+from pedsup.errors import BadFileError
 from pedsup.files.fsio import sync_file, try_lock
+from pedsup.files.records import record
+from pedsup.files.source import Source, parsed_json
 from pedsup.files.timestamp import now
 
 Phase = Literal["loading", "ready", "answering"]
@@ -160,19 +163,12 @@ class RunMarker:
 
 def read_facts(raw: bytes) -> RunFacts | None:
     """The facts of a mark; None if it is not ours or was torn by a power cut."""
+    source = Source("the mark", MARKS, only_known=False)
     try:
-        values = json.loads(raw)
-    except ValueError:
+        facts = record(RunFacts, parsed_json(raw, source), source)
+    except BadFileError:
         return None
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        return None
-    known: dict[str, Any] = {}
-    for entry in fields(RunFacts):
-        value = values.get(entry.name)
-        kind = int if entry.default is None else type(entry.default)
-        if type(value) is kind:
-            known[entry.name] = value
-    return RunFacts(**known)
+    return facts if facts.schema == SCHEMA else None
 
 
 def is_abandoned(fd: int) -> bool:
@@ -190,11 +186,7 @@ def boot_id() -> str:
 
 def oom_kills() -> int | None:
     """How many processes the kernel killed for lack of memory since it booted; None if unknown."""
-    for line in text_of(Path("/proc/vmstat")).splitlines():
-        name, _, value = line.partition(" ")
-        if name == "oom_kill" and value.isdigit():
-            return int(value)
-    return None
+    return numbers_of(Path("/proc/vmstat")).get("oom_kill")
 
 
 def _free() -> int | None:

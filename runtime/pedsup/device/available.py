@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.device.system_files import number_of, text_of, whole_number
+from pedsup.device.system_files import number_of, numbers_of, text_of
 from pedsup.messages import message
 
 UNLIMITED: Final = 1 << 60
@@ -49,13 +49,7 @@ def _system(root: Path) -> list[Available]:
 
 def memory_info(root: Path = Path("/")) -> dict[str, int]:
     """/proc/meminfo in bytes, by name; empty if it cannot be read."""
-    values = {}
-    for line in text_of(root / "proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        number = whole_number(rest.partition("kB")[0])
-        if number is not None:
-            values[name] = number * 1024
-    return values
+    return numbers_of(root / "proc/meminfo")
 
 
 def _cgroups(root: Path) -> list[Available]:
@@ -86,16 +80,7 @@ def _left(folder: Path, names: tuple[str, str, str]) -> int | None:
     limit, used = number_of(folder / names[0]), number_of(folder / names[1])
     if limit is None or used is None or limit >= UNLIMITED:
         return None
-    return max(
-        0, limit - used + _stat(folder, f"{names[2]}inactive_file", f"{names[2]}active_file")
-    )
-
-
-def _stat(folder: Path, *names: str) -> int:
-    """Page cache charged to the group, which the kernel drops when memory is needed."""
-    total = 0
-    for line in text_of(folder / "memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        if name in names:
-            total += whole_number(value) or 0
-    return total
+    # Page cache charged to the group, which the kernel drops when memory is needed.
+    charged = numbers_of(folder / "memory.stat")
+    cache = sum(charged.get(f"{names[2]}{kind}_file", 0) for kind in ("inactive", "active"))
+    return max(0, limit - used + cache)

@@ -131,18 +131,13 @@ def read_cores(allowed: frozenset[int], root: Path = Path("/")) -> tuple[Core, .
     return tuple(cores)
 
 
-def plan_threads(
-    cores: tuple[Core, ...], *, asked: int | None = None, machine: str | None = None
-) -> ThreadPlan:
+def plan_threads(cores: tuple[Core, ...], *, machine: str | None = None) -> ThreadPlan:
     """One thread per big core, kept on the big cores where there are little ones too.
 
     Args:
         cores: the allowed cores, from `read_cores`.
-        asked: `--threads`; wins, and the affinity mask is then left as it is.
         machine: `platform.machine()`, to tell a phone from a desktop where nothing is readable.
     """
-    if asked is not None:
-        return ThreadPlan(asked, None, "asked for")
     arm = (machine or platform.machine()).startswith(("aarch64", "arm"))
     evidence, scores = _scores(cores, arm)
     if evidence == "nothing":
@@ -167,7 +162,7 @@ def cpu_features(root: Path = Path("/")) -> frozenset[str]:
     """
     sets = [
         frozenset(value.split())
-        for name, value in _cpuinfo(root)
+        for name, value in cpuinfo(root)
         if name.lower() in ("flags", "features")
     ]
     return frozenset.intersection(*sets) if sets else frozenset()
@@ -196,19 +191,17 @@ def _physical(cores: tuple[Core, ...]) -> set[frozenset[int]]:
     return {core.siblings or frozenset({core.index}) for core in cores}
 
 
-def _cpuinfo(root: Path) -> list[tuple[str, str]]:
-    pairs = []
-    for line in text_of(root / "proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        pairs.append((name.strip(), value.strip()))
-    return pairs
+def cpuinfo(root: Path) -> list[tuple[str, str]]:
+    """Name and value of each line of /proc/cpuinfo."""
+    lines = (line.partition(":") for line in text_of(root / "proc/cpuinfo").splitlines())
+    return [(name.strip(), value.strip()) for name, _, value in lines]
 
 
 def _parts(root: Path) -> dict[int, tuple[int, int]]:
     """Implementer and part per core; /proc/cpuinfo leaves out cores that are asleep."""
     parts: dict[int, tuple[int, int]] = {}
     index, implementer = -1, 0
-    for name, value in _cpuinfo(root):
+    for name, value in cpuinfo(root):
         try:
             if name == "processor":
                 index = int(value)

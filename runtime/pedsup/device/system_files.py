@@ -51,6 +51,17 @@ def signed_number(text: str) -> int | None:
     return -number if number is not None and stripped.startswith("-") else number
 
 
+def numbers_of(path: Path) -> dict[str, int]:
+    """The whole numbers of lines such as 'MemFree: 12 kB' or 'oom_kill 3', by name; kB in bytes."""
+    found = {}
+    for line in text_of(path).splitlines():
+        name, _, value = line.replace(":", " ", 1).partition(" ")
+        number = whole_number(value.partition("kB")[0])
+        if number is not None:
+            found[name] = number * (1024 if "kB" in value else 1)
+    return found
+
+
 def number_of(path: Path) -> int | None:
     """The number in a file; None if there is none or the file cannot be read."""
     return whole_number(text_of(path))

@@ -17,8 +17,6 @@ from pedsup.device.system_files import text_of, whole_number
 
 ANDROID_12: Final = 31
 _PROPERTY: Final = re.compile(r"^\[([^\]]{1,200})\]: \[(.*)\]$", re.MULTILINE)
-
-
 Runner = Callable[[Sequence[str], float], "Ran | None"]
 """Runs a command for at most so many seconds; None if it is absent, denied, slow or endless."""
 

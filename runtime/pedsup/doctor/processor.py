@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from pedsup.device.cores import CORE_MODELS, Core, cpu_features, plan_threads, read_cores
+from pedsup.device.cores import CORE_MODELS, Core, cpu_features, cpuinfo, plan_threads, read_cores
 from pedsup.device.system_files import text_of
 from pedsup.doctor.device import Device
 from pedsup.doctor.finding import Finding
@@ -92,12 +92,9 @@ def page(device: Device) -> list[Finding]:
 
 
 def _cpuinfo_name(device: Device) -> str:
-    for line in device.text("proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        # 'Processor' and 'model name' of ARM name the architecture only.
-        if name.strip() in _CPUINFO_NAMES and value.strip() and "rev" not in value:
-            return value.strip()
-    return ""
+    # 'Processor' and 'model name' of ARM name the architecture only.
+    named = (v for n, v in cpuinfo(device.root) if n in _CPUINFO_NAMES and v and "rev" not in v)
+    return next(named, "")
 
 
 def _clusters(found: tuple[Core, ...]) -> str:
@@ -117,8 +114,7 @@ def _kind_text(part: tuple[int, int] | None, khz: int | None, capacity: int | No
 def _present(device: Device) -> int:
     """Cores that the kernel shows, whether this process may use them or not."""
     folder = device.root / "sys/devices/system/cpu"
-    lines = device.text("proc/cpuinfo").splitlines()
-    listed = sum(line.partition(":")[0].strip() == "processor" for line in lines)
+    listed = sum(name == "processor" for name, _ in cpuinfo(device.root))
     top = max(device.cpus, default=0) + 1
     probed = sum(
         bool(text_of(folder / f"cpu{i}/topology/thread_siblings_list")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from pedsup.child.bounded import run_bounded
-from pedsup.engine.llama_server.process import find_program
+from pedsup.engine.llama_server.process import LOOPBACK, find_program, free_port
 from pedsup.engine.vector_units import Build, judge
 
 LIBRARY_VARIABLE: Final = "LLAMA_CPP_LIB_PATH"
@@ -44,12 +43,9 @@ def library_command() -> list[str]:
 
 def server_command(program: Path) -> list[str]:
     """Starts llama-server with a model that is not there: it prints its features and ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     # llama-server opens its port before it looks for the model.
     return [
-        os.fspath(program), "--model", NO_MODEL, "--host", "127.0.0.1", "--port", str(port),
+        os.fspath(program), "--model", NO_MODEL, "--host", LOOPBACK, "--port", str(free_port()),
         "--verbosity", TRACE, "--offline",
     ]  # fmt: skip
 

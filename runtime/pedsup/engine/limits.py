@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from pedsup.engine.api import EngineConfig
 from pedsup.errors import EngineError, UnsupportedError, UsageError
 from pedsup.messages import message
 
@@ -14,27 +14,19 @@ NO_PROGRAMS: Final = b"/dev/null"
 a picture that its own decoder refuses."""
 
 
-def check_context(config: EngineConfig, n_ctx_train: int) -> None:
-    """Refuse a context longer than the one that the model was trained for, in tokens.
-
-    Raises:
-        UsageError: it is.
-    """
-    if config.n_ctx > n_ctx_train:
+def check_context(n_ctx: int, n_ctx_train: int, model: Path) -> None:
+    """Raise `UsageError` for a context longer than what `model` was trained for, in tokens."""
+    if n_ctx > n_ctx_train:
         raise UsageError(
-            message("a context of {n} tokens was asked for", n=config.n_ctx),
-            where=config.model,
-            wanted=message("at most {n}, the model's own", n=n_ctx_train),
+            message("a context of {n} tokens was asked for", n=n_ctx),
+            where=model,
+            wanted=message("at most {n}, which the model was trained for", n=n_ctx_train),
             remedy=message("give --ctx {n} or less", n=n_ctx_train),
         )
 
 
 def check_prompt(prompt: Sequence[int], n_ctx: int) -> None:
-    """Refuse a prompt that is empty or leaves no room for an answer in `n_ctx` tokens.
-
-    Raises:
-        UsageError: it is, or does not.
-    """
+    """Raise `UsageError` for a prompt that is empty or leaves no room for an answer in `n_ctx`."""
     if not prompt:
         raise UsageError("the prompt is empty", wanted="at least one token")
     if prompt[-1] < 0:

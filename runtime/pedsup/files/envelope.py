@@ -6,7 +6,7 @@ still where it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypedDict
 
 from pedsup import __version__
@@ -30,7 +30,7 @@ class Envelope(TypedDict):
     """Sentences for people, in English."""
 
 
-def envelope(schema: str, program: str, warnings: Sequence[str] = ()) -> Envelope:
+def envelope(schema: str, program: str) -> Envelope:
     """The envelope of a document.
 
     Args:
@@ -43,7 +43,7 @@ def envelope(schema: str, program: str, warnings: Sequence[str] = ()) -> Envelop
         "kind": kind,
         "version": int(version),
         "program": {"name": program, "version": __version__},
-        "warnings": list(warnings),
+        "warnings": [],
     }
 
 

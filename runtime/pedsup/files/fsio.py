@@ -99,11 +99,7 @@ def try_lock(fd: int) -> bool | None:
 
 
 def sync_file(fd: int) -> None:
-    """fsync, if the file system supports it.
-
-    Raises:
-        OSError: the data did not reach the disk.
-    """
+    """fsync where the file system has it. Raises `OSError` if the data did not reach the disk."""
     try:
         os.fsync(fd)
     except OSError as error:

@@ -6,13 +6,14 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pedsup.errors import BadFileError
 from pedsup.messages import as_message, message, reason_of
 
-_REMEDY: Final = message("the file is damaged: copy it again")
+DAMAGED: Final = message("the file is damaged: copy it again")
 NO_FILE: Final = message("give the path of a file, not of a folder, a pipe or a device")
 """What to do where a path leads to something that is not a regular file."""
 _BOM: Final = "\ufeff"
@@ -33,14 +34,17 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8").removeprefix(_BOM)
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, *, constant: Callable[[str], object] | None = None) -> Any:
     """The value of a JSON text whose texts are all encodable. A byte order mark is passed over.
+
+    Args:
+        constant: what to make of NaN and Infinity; None: the numbers.
 
     Raises:
         ValueError: not UTF-8, not JSON, nested too deep, or half of a surrogate pair in a text.
     """
     text = decode_text(data) if isinstance(data, bytes) else data.removeprefix(_BOM)
-    value = loaded(json.loads, text, json.JSONDecodeError)
+    value = loaded(partial(json.loads, parse_constant=constant), text, json.JSONDecodeError)
     if "\\u" in text:
         # Python accepts "\ud800", and every later encode() would fail.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -135,30 +139,6 @@ def read_bounded(path: Path, what: str, limit: int) -> bytes:
             message("{what} is larger than {n} bytes", what=as_message(what), n=limit),
             where=path,
             wanted="a smaller file",
-            remedy=_REMEDY,
+            remedy=DAMAGED,
         )
     return data
-
-
-def read_json_object(
-    path: Path, what: str, limit: int, *, remedy: str = _REMEDY
-) -> dict[str, object]:
-    """A JSON object from a regular file of at most `limit` bytes.
-
-    Raises:
-        BadFileError: missing, too large, not JSON, or not an object; with `remedy`.
-    """
-    data = read_bounded(path, what, limit)
-    try:
-        value = parse_json(data)
-    except ValueError as error:
-        raise BadFileError(
-            message("{what} is not JSON: {reason}", what=as_message(what), reason=reason_of(error)),
-            where=path,
-            remedy=remedy,
-        ) from error
-    if not isinstance(value, dict):
-        raise BadFileError(
-            message("{what} is not a JSON object", what=as_message(what)), where=path, remedy=remedy
-        )
-    return value

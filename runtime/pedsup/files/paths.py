@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from pedsup.errors import OutputError
+from pedsup.files.fsio import atomic_file
 from pedsup.messages import message, reason_of
 
 
@@ -63,6 +66,17 @@ def make_private(folder: Path, *, remedy: str) -> Path:
             remedy=remedy,
         ) from error
     return folder
+
+
+def write_private(path: Path, document: Mapping[str, object], *, remedy: str) -> None:
+    """Write a JSON file, whole or not at all, in a folder as `make_private` makes it.
+
+    Raises:
+        OutputError: the folder cannot be made, or another process writes the file.
+    """
+    make_private(path.parent, remedy=remedy)
+    with atomic_file(path, private=True) as file:
+        file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def _close_to_others(folder: Path) -> None:

@@ -46,19 +46,12 @@ _WANTED: Final[dict[object, Message]] = {
 
 
 def toml_record(cls: type[T], data: bytes | str, source: Source) -> T:
-    """A record from TOML; an error names the line.
-
-    Raises: as `parse_toml` and `record`.
-    """
+    """A record from TOML; an error names the line. Raises as `parse_toml` and `record`."""
     return record(cls, *parse_toml(data, source))
 
 
 def json_record(cls: type[T], path: Path, source: Source, limit: int) -> T:
-    """A record from a JSON file of at most `limit` bytes.
-
-    Raises:
-        PedsupError: as `read_json` and `record`.
-    """
+    """A record from a JSON file of at most `limit` bytes. Raises as `read_json` and `record`."""
     return record(cls, read_json(path, source, limit), source)
 
 

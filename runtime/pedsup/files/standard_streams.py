@@ -70,11 +70,7 @@ def require_stdout() -> None:
 
 
 def finish() -> None:
-    """Write out what is still buffered for standard output.
-
-    Raises:
-        OSError: it cannot be written: a full disk, a reader that went away.
-    """
+    """Write out what is buffered for standard output. Raises `OSError` (a full disk, no reader)."""
     with suppress(ValueError):  # closed by somebody
         sys.stdout.flush()
 

@@ -10,12 +10,22 @@ from pedsup.gguf_file.cursor import AGAIN
 from pedsup.gguf_file.foreign import is_foreign
 from pedsup.gguf_file.ggml_types import NO_WEIGHTS
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import ASSISTANT, SUPPORTED, bad_field, check_rules, per_layer
-from pedsup.gguf_file.sliding import PATTERN, gemma3_sliding, sliding_layers
+from pedsup.gguf_file.rules import (
+    ASSISTANT,
+    PATTERN,
+    SUPPORTED,
+    bad_field,
+    bad_value,
+    check_rules,
+    gemma3_sliding,
+    per_layer,
+    sliding_layers,
+)
 from pedsup.gguf_file.tensor_table import TensorInfo
 from pedsup.messages import as_message, message
 
 EMBEDDING: Final = "token_embd.weight"
+_KV_HEADS: Final = "%s.attention.head_count_kv"
 _WHOLE_HEADS: Final = frozenset({"llama", "qwen2", "qwen3"})
 """Architectures whose graphs assert that the whole head is rotated."""
 _BLOCK: Final = re.compile(r"blk\.(\d{1,9})\.")
@@ -73,7 +83,7 @@ def check_architecture(header: GGUFHeader, *, drafter: bool = False) -> None:
         _check_assistant(header)
     for tensor in header.tensors.values():
         _check_tensor(header, tensor)
-    _check_embedding(header)
+    require_embedding(header)
 
 
 def _check_foreign(header: GGUFHeader) -> None:
@@ -81,10 +91,11 @@ def _check_foreign(header: GGUFHeader) -> None:
     check_rules(header)
     for tensor in header.tensors.values():
         _check_layer_and_type(header, tensor)
-    _check_embedding(header)
+    require_embedding(header)
 
 
-def _check_embedding(header: GGUFHeader) -> None:
+def require_embedding(header: GGUFHeader) -> TensorInfo:
+    """The token embedding. Raises `BadFileError` if it is missing or of another width."""
     embedding = header.tensors.get(EMBEDDING)
     width = header.get("%s.embedding_length")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[0] != width:
@@ -100,17 +111,22 @@ def _check_embedding(header: GGUFHeader) -> None:
             wanted=message("a token embedding matrix with rows of {n}", n=width),
             remedy=AGAIN,
         )
+    return embedding
+
+
+def head_counts(header: GGUFHeader) -> tuple[list[int], list[int]]:
+    """Of each layer the heads, and the heads of keys and values."""
+    heads = per_layer(header, "%s.attention.head_count")
+    return heads, heads if header.get(_KV_HEADS) is None else per_layer(header, _KV_HEADS)
 
 
 def _check_heads(header: GGUFHeader) -> None:
-    heads = per_layer(header, "%s.attention.head_count")
-    kv_key = "%s.attention.head_count_kv"
-    kv_heads = heads if header.get(kv_key) is None else per_layer(header, kv_key)
+    heads, kv_heads = head_counts(header)
     for layer, (n_head, n_kv) in enumerate(zip(heads, kv_heads, strict=True)):
         if n_head % n_kv:
             raise bad_field(
                 header,
-                kv_key,
+                _KV_HEADS,
                 message("is {n} in layer {m}", n=n_kv, m=layer),
                 message("a divisor of {n}, the heads", n=n_head),
             )
@@ -141,22 +157,15 @@ def _check_head(
     rotated: int | None = None,
 ) -> None:
     """Check one head size: keys as long as values, and no more rotated than the whole head."""
-    value_key, rope_key = (
-        f"%s.attention.value_length{suffix}",
-        f"%s.rope.dimension_count{suffix}",
-    )
+    value_key = f"%s.attention.value_length{suffix}"
+    rope_key = f"%s.rope.dimension_count{suffix}"
     value = header.get(value_key, default)
     if value != size:
-        raise bad_field(
-            header,
-            value_key,
-            message("is {value}", value=value),
-            message("{n}, as the key length is", n=size),
-        )
+        raise bad_value(header, value_key, value, message("{n}, as the key length is", n=size))
     turned = header.get(rope_key, size if rotated is None else rotated)
     if turned % 2 or turned > size or (exact and turned != size):
         wanted = f"{size}" if exact else message("an even number up to {n}, the head size", n=size)
-        raise bad_field(header, rope_key, message("is {value}", value=turned), wanted)
+        raise bad_value(header, rope_key, turned, wanted)
 
 
 def _check_experts(header: GGUFHeader) -> None:
@@ -166,12 +175,8 @@ def _check_experts(header: GGUFHeader) -> None:
     used = max(per_layer(header, used_key)) if header.get(used_key) is not None else 0
     groups = header.get(groups_key, 0)
     if used > n_expert or (n_expert and not used):
-        raise bad_field(
-            header,
-            used_key,
-            message("is {value}", value=used),
-            message("1 to {n}, the number of experts", n=n_expert),
-        )
+        wanted = message("1 to {n}, the number of experts", n=n_expert)
+        raise bad_value(header, used_key, used, wanted)
     group_used = header.get("%s.expert_group_used_count", 0)
     divides = groups < 2 or (n_expert % groups == 0 and 0 < group_used < groups)
     if groups and (groups >= n_expert or not divides):
@@ -188,12 +193,7 @@ def _check_assistant(header: GGUFHeader) -> None:
     sliding_layers(header)
     layers_key, n_layer = "%s.nextn_predict_layers", header.get("%s.block_count")
     if header.get(layers_key) != n_layer:
-        raise bad_field(
-            header,
-            layers_key,
-            message("is {value}", value=header.get(layers_key)),
-            message("{n}, all", n=n_layer),
-        )
+        raise bad_value(header, layers_key, header.get(layers_key), message("{n}, all", n=n_layer))
     out_key = "%s.embedding_length_out"
     if header.get(out_key) == header.get("%s.embedding_length"):
         raise bad_field(header, out_key, "is the drafter's own", "the hidden size of its target")

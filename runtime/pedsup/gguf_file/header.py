@@ -25,22 +25,11 @@ from pedsup.errors import BadFileError, MissingFileError
 from pedsup.files.fsio import work_folder
 from pedsup.files.json_file import NO_FILE
 from pedsup.gguf_file.cursor import AGAIN, Cursor
-from pedsup.gguf_file.limits import DEFAULT_ALIGNMENT, MAX_KEYS, MAX_NAME, MAX_TENSORS, VERSIONS
+from pedsup.gguf_file.limits import MAX_KEYS, MAX_TENSORS, VERSIONS
 from pedsup.gguf_file.metadata import MetadataReader, alignment_of
 from pedsup.gguf_file.tensor_table import TensorInfo, check_layout, read_table
-from pedsup.gguf_file.values import ArrayValue, ValueType
+from pedsup.gguf_file.values import ValueType
 from pedsup.messages import Message, message, reason_of
-
-__all__ = [
-    "DEFAULT_ALIGNMENT",
-    "MAGIC",
-    "MAX_NAME",
-    "ArrayValue",
-    "GGUFHeader",
-    "TensorInfo",
-    "ValueType",
-    "read_header",
-]
 
 MAGIC: Final = b"GGUF"
 MIN_SIZE: Final = 24
@@ -73,6 +62,11 @@ class GGUFHeader:
     @property
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors, padding apart."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
 
     def full_key(self, key: str) -> str:
         """The key with `%s` replaced by the architecture's name."""

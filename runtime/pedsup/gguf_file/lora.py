@@ -168,11 +168,6 @@ def require_applicable(path: Path, model: GGUFHeader) -> None:
     require_finite(adapter)
 
 
-def adapter_bytes(header: GGUFHeader) -> int:
-    """Bytes of an adapter's tensors, which llama.cpp copies into memory of its own."""
-    return sum(tensor.n_bytes for tensor in header.tensors.values())
-
-
 def _check_metadata(header: GGUFHeader) -> None:
     kind, alpha = header.get(KIND), header.get(ALPHA)
     if kind != "lora" or header.value_types[KIND] is not ValueType.STRING:

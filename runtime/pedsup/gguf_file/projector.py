@@ -26,7 +26,7 @@ from pedsup.gguf_file.projector_fields import (
     check_types,
 )
 from pedsup.gguf_file.projector_tensors import check_tensors
-from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field, wrong_value
+from pedsup.gguf_file.rules import MAX_LAYERS, MAX_WIDTH, bad_field, bad_value, wrong_value
 from pedsup.gguf_file.values import ValueType
 from pedsup.messages import Message, message
 from pedsup.texts.safe import label
@@ -218,19 +218,14 @@ def _check_fields(p: Projector) -> None:
     # Gemma 4 rotates two halves of a head, each by pairs.
     unit = 4 if p.kind == GEMMA4 else 1
     if p.n_embd % (p.n_head * unit):
-        found = message("is {value}", value=p.n_head)
         wanted = message("a divisor of {n}, the width", n=p.n_embd // unit)
-        raise bad_field(header, "clip.vision.attention.head_count", found, wanted)
+        raise bad_value(header, "clip.vision.attention.head_count", p.n_head, wanted)
     check_numbers(header)
     if p.known:
         check_known(header, p.n_embd, p.n_head)
     if p.kind == GEMMA3 and p.image_size % (p.patch_size * p.merge):
-        raise bad_field(
-            header,
-            "clip.vision.image_size",
-            message("is {value}", value=p.image_size),
-            message("a multiple of {n}", n=p.patch_size * p.merge),
-        )
+        wanted = message("a multiple of {n}", n=p.patch_size * p.merge)
+        raise bad_value(header, "clip.vision.image_size", p.image_size, wanted)
 
 
 def _preserved_ratio(width: int, height: int, unit: int, least: int, most: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from pedsup.gguf_file.header import GGUFHeader
-from pedsup.gguf_file.rules import bad_field, wrong_value
+from pedsup.gguf_file.rules import bad_field, bad_value, wrong_value
 from pedsup.gguf_file.values import ArrayValue, ValueType
 from pedsup.messages import message
 
@@ -44,11 +44,7 @@ _TYPES: Final = (
 
 
 def check_types(header: GGUFHeader) -> None:
-    """Refuse a field of another type than clip.cpp reads.
-
-    Raises:
-        BadFileError: there is one.
-    """
+    """Raise `BadFileError` for a field of another type than clip.cpp reads."""
     for key, kind in header.value_types.items():
         wanted = next((type for type, name in _TYPES if name.fullmatch(key)), kind)
         if kind is not wanted:
@@ -56,33 +52,25 @@ def check_types(header: GGUFHeader) -> None:
 
 
 def check_numbers(header: GGUFHeader) -> None:
-    """Refuse what clip.cpp divides by, and what it takes three of.
-
-    Raises:
-        BadFileError: there is such a number.
-    """
+    """Refuse what clip.cpp would divide by, or takes three of. Raises `BadFileError`."""
     for key, least in (("clip.vision.image_mean", -1e6), ("clip.vision.image_std", 1e-6)):
         value = header.get(key)
         right = isinstance(value, ArrayValue) and value.element is ValueType.FLOAT32
         if not right or len(value) != 3:
             raise bad_field(header, key, message("is not three numbers"), message("three FLOAT32"))
         if not all(least <= number <= 1e6 for number in value.values()):
-            found = message("is {value}", value=f"{value.values()}"[:60])
-            raise bad_field(header, key, found, message("a FLOAT32 above {low}", low=least))
+            wanted = message("a FLOAT32 above {low}", low=least)
+            raise bad_value(header, key, value.values(), wanted)
     key = "clip.vision.attention.layer_norm_epsilon"
     value, wanted = header.get(key), message("a FLOAT32 from {low} to {high}", low=0, high=1)
     if value is None:
         raise bad_field(header, key, "is missing", wanted)
     if not 0 <= value <= 1:
-        raise bad_field(header, key, message("is {value}", value=f"{value!r:.60}"), wanted)
+        raise bad_value(header, key, value, wanted)
 
 
 def check_known(header: GGUFHeader, n_embd: int, n_head: int) -> None:
-    """What only towers that pedsup knows must have, or must not have.
-
-    Raises:
-        BadFileError: other K and V heads, or a tower that they do not have.
-    """
+    """What only towers that pedsup knows must have, or must not have. Raises `BadFileError`."""
     wanted: dict[str, object] = {
         "clip.vision.attention.head_count_kv": n_head,
         "clip.vision.attention.head_dim": n_embd // n_head,
@@ -93,4 +81,4 @@ def check_known(header: GGUFHeader, n_embd: int, n_head: int) -> None:
     for key, right in wanted.items():
         value = header.get(key, right)
         if value != right:
-            raise bad_field(header, key, message("is {value}", value=f"{value!r:.60}"), repr(right))
+            raise bad_value(header, key, value, repr(right))

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENS: Final = 1120
 """Tokens of the largest picture that Gemma 4 was trained on."""
-
-
 Shapes: TypeAlias = "dict[str, Callable[[Projector], tuple[int, ...]]]"
 
 _LAYER: Final = re.compile(r"v\.blk\.(0|[1-9]\d{0,5})\.(.+)")

@@ -22,6 +22,9 @@ MAX_WIDTH: Final = 1 << 24
 """Upper bound of a width, head count or window: a larger one is a forged field."""
 MAX_CTX: Final = (1 << 31) - 1
 MAX_EXPERTS: Final = 1024
+PATTERN: Final = "%s.attention.sliding_window_pattern"
+FULL_EVERY: Final = 6
+"""Of Gemma 3: the last of so many layers sees the whole context, unless the file says otherwise."""
 ROPE_SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 
 
@@ -64,12 +67,14 @@ _COMMON: Final[dict[str, Rule]] = {
     "%s.attention.key_length": Whole(2, 1 << 16),
     "%s.attention.value_length": Whole(2, 1 << 16),
     "%s.attention.layer_norm_rms_epsilon": Real(0.0, 1.0, required=True),
+    "%s.attention.sliding_window": Whole(0),
     "%s.attention.causal": Fixed(ValueType.BOOL, (True,)),
     "%s.rope.dimension_count": Whole(2, 1 << 16),
     "%s.rope.freq_base": Real(0.0, 1e15),
     "%s.rope.scaling.type": Fixed(ValueType.STRING, ROPE_SCALINGS),
     "%s.rope.scaling.factor": Real(0.0, 1e6),
     "%s.rope.scaling.original_context_length": Whole(1, MAX_CTX),
+    "%s.embedding_length_per_layer_input": Whole(0),
     "%s.vocab_size": Whole(1),
     "%s.nextn_predict_layers": Whole(0, 0),
     "%s.pooling_type": Whole(0, 0),
@@ -97,7 +102,6 @@ _GEMMA4: Final[dict[str, Rule]] = {
 }
 _GEMMA3: Final[dict[str, Rule]] = {
     **_COMMON,
-    "%s.attention.sliding_window": Whole(0),
     "%s.rope.freq_base_swa": Real(0.0, 1e15),
     "%s.final_logit_softcapping": Real(0.0, 1e6),
 }
@@ -134,6 +138,10 @@ def bad_field(header: GGUFHeader, key: str, found: str, wanted: str) -> BadFileE
         wanted=wanted,
         remedy=AGAIN,
     )
+
+
+def bad_value(header: GGUFHeader, key: str, value: object, wanted: str) -> BadFileError:
+    return bad_field(header, key, message("is {value}", value=f"{value!r:.60}"), wanted)
 
 
 def wrong_value(header: GGUFHeader, key: str, wanted: str) -> BadFileError:
@@ -183,7 +191,7 @@ def _check_whole(header: GGUFHeader, key: str, rule: Whole, kind: ValueType) -> 
         raise wrong_value(header, key, wanted)
     wrong = [number for number in numbers if not rule.low <= number <= rule.high]
     if wrong:
-        raise bad_field(header, key, message("is {value}", value=wrong[0]), wanted)
+        raise bad_value(header, key, wrong[0], wanted)
 
 
 def per_layer(
@@ -209,7 +217,33 @@ def per_layer(
             )
         return value.values()
     if not isinstance(value, int):
-        raise bad_field(
-            header, key, message("is {value}", value=f"{value!r:.60}"), "a number, or one per layer"
-        )
+        raise bad_value(header, key, value, "a number, or one per layer")
     return [value] * n_layer
+
+
+def gemma3_sliding(header: GGUFHeader) -> list[bool]:
+    """Which layers of a Gemma 3 slide: `load_swa_pattern` and `set_swa_pattern` of llama.cpp.
+
+    Raises:
+        BadFileError: a pattern of another type, length or range.
+    """
+    n_layer, pattern = header.get("%s.block_count"), header.get(PATTERN)
+    if not header.get("%s.attention.sliding_window"):
+        return [False] * n_layer
+    if isinstance(pattern, ArrayValue):
+        kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
+        return [bool(v) for v in per_layer(header, PATTERN, element=kinds)]
+    every = FULL_EVERY if pattern is None else pattern
+    if not isinstance(every, int) or isinstance(every, bool) or not 0 <= every <= MAX_LAYERS:
+        wanted = message("a number from {low} to {high}", low=0, high=MAX_LAYERS)
+        raise bad_value(header, PATTERN, pattern, wanted)
+    return [every == 0 or i % every < every - 1 for i in range(n_layer)]
+
+
+def sliding_layers(header: GGUFHeader) -> list[bool]:
+    """Which layers of a Gemma 4 slide. Raises `BadFileError` where none is said to."""
+    kinds = (ValueType.BOOL, ValueType.UINT32, ValueType.INT32)
+    sliding = [bool(v) for v in per_layer(header, PATTERN, element=kinds)]
+    if not any(sliding) or header.value_types[header.full_key(PATTERN)] is not ValueType.ARRAY:
+        raise bad_field(header, PATTERN, "has no sliding layer", "an array with sliding layers")
+    return sliding

@@ -36,11 +36,7 @@ class TensorInfo:
 
 
 def read_table(cursor: Cursor, count: int) -> dict[str, TensorInfo]:
-    """Read `count` rows.
-
-    Raises:
-        BadFileError: a name twice, or a name, shape or type that cannot be.
-    """
+    """Read `count` rows. Raises `BadFileError` for a name twice, or an impossible row."""
     tensors: dict[str, TensorInfo] = {}
     for number in range(count):
         start = cursor.at

@@ -54,14 +54,8 @@ def validate_any_gguf(path: str | Path) -> GGUFHeader:
 def _validate(path: Path, *, drafter: bool) -> GGUFHeader:
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
-        stamp = (
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )
-        key = (path, stamp, drafter)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        key = (path, (status.st_dev, status.st_ino, status.st_size, *times), drafter)
         if (found := _validated.get(key)) is not None:
             return found
         header = parse_header(file, status.st_size, path)

@@ -67,11 +67,7 @@ class ArrayValue:
         return self.length
 
     def raw(self) -> bytes:
-        """The array's bytes.
-
-        Raises:
-            BadFileError: the file was cut after it was checked.
-        """
+        """The array's bytes. Raises `BadFileError` if the file was cut after it was checked."""
         if self._kept is not None:
             return self._kept
         with self.path.open("rb") as file:

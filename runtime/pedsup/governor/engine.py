@@ -13,7 +13,7 @@ from pedsup.chat.events import Notice
 from pedsup.device.heat import Heat, HeatSensors
 from pedsup.device.system_files import text_of, whole_number
 from pedsup.engine.api import Engine, Token
-from pedsup.engine.proxy import EngineProxy
+from pedsup.engine.proxy import passed_on
 from pedsup.governor.policy import Action, Limits, Sample, State, observe
 from pedsup.texts.notices import NOTICES
 
@@ -140,7 +140,7 @@ def govern(
         cpu_time=lambda: _cpu_time(engine),
         heat=HeatSensors().read,
     )
-    return EngineProxy(engine, governor.watch), governor
+    return passed_on(engine, governor.watch), governor
 
 
 def _cpu_time(engine: Engine) -> float | None:

@@ -80,20 +80,14 @@ def absolute_doses(text: str) -> list[str]:
     """
     found = []
     for match in _AMOUNT.finditer(text):
-        after = text[match.start("per") if match.group("per") else match.end() :][:24]
+        begin = match.start("per") if match["per"] else match.end()
+        after = text[begin : begin + 24]
         if _PER_WEIGHT.match(after) or _NOT_A_DOSE.match(after):
             continue
         line_start = text.rfind("\n", 0, match.start()) + 1
         line_end = text.find("\n", match.end())
-        around = (
-            text[line_start : match.start()]
-            + " "
-            + text[
-                (match.start("per") if match["per"] else match.end()) : line_end
-                if line_end >= 0
-                else len(text)
-            ]
-        )
+        rest = text[begin : line_end if line_end >= 0 else None]
+        around = f"{text[line_start : match.start()]} {rest}"
         if _TAKEN.search(around[-200:] if len(around) > 400 else around):
             found.append(match.group(0).removesuffix(match.group("per") or "").strip())
     return found

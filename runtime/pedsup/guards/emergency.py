@@ -31,9 +31,14 @@ _SOMEONE: Final = re.compile(
     rf"|(?:^|[.!?\n])[\s\u00bf\u00a1]*{_CHILD}\b"
     rf"|\b(?:a|an|un|una)\s+(?:\w+\s+){{0,3}}?{_CHILD}\s+(?:who\s+|que\s+)?"
     r"(?:is|has|had|can|cannot|came|presents|esta|tiene|presenta|no puede|llego|ingreso)\b"
+    r"|\b(?:(?:alarm|danger|warning) signs?|red flags?|signs? of danger|"
+    r"signos? de (?:alarma|peligro|gravedad)|banderas rojas)\b[^.?!\n]{0,60}?"
+    rf"\b(?:a|an|un|una)\s+(?:\w+\s+){{0,3}}?{_CHILD}\s+(?:\w+\s+){{0,3}}?"
+    r"(?:with|who|con|que)\b"
 )
 """The question is about someone, not from a textbook: a definite child, an age, 'now', a verb, a
-sentence that begins with the child, or the asker who has to act."""
+sentence that begins with the child, the asker who has to act, or what would alarm in such a child:
+whoever asks that may have one before them, whose sign is the alarm."""
 
 _TOXIC: Final = (
     r"(?:bleach|pesticide|organophosphate|paraquat|kerosene|battery|batteries|poison|detergent|"

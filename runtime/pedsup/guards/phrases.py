@@ -25,15 +25,15 @@ _DENIED_AFTER: Final = re.compile(
     r"(?:absent|ruled out|negative|denied|ausentes?|descartad[oa]s?|negativ[oa]s?|negad[oa]s?)\b"
 )
 _HYPOTHETICAL: Final = re.compile(
-    r"\b(?:if|whether|in case of|risk of|prevent(?:s|ing|ion of)?|causes?|signs? of|history of|"
-    r"family history|previous|past|should|would|"
-    r"si|en caso de|riesgo de|preven(?:ir|cion de)|causas? de|signos? de|antecedentes? de|"
-    r"previ[oa]s?|deberia)\b"
+    r"\b(?:if|whether|in case of|risk of|prevent(?:s|ing|ion of)?|causes?|"
+    r"signs? of(?! danger)|history of|family history|previous|past|would|"
+    r"should(?! (?:i|we)\b)|deberia(?! (?:buscar|vigilar|observar|evaluar|revisar|hacer)\b)|"
+    r"si|en caso de|riesgo de|preven(?:ir|cion de)|causas? de|"
+    r"signos? de(?! (?:alarma|peligro|gravedad)\b)|antecedentes? de|"
+    r"previ[oa]s?)\b"
 )
 WINDOW: Final = 60
 """How many characters before a phrase a negation counts."""
-
-
 _WRAPPED: Final = re.compile(r"(?<![.:;!?\n])\r?\n(?=[^\W\d_A-Z])")
 """A line break inside a sentence: the next line goes on in lower case."""
 _WORDS: Final = """

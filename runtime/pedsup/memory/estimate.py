@@ -14,7 +14,6 @@ from typing import Final
 from pedsup.engine.api import DraftConfig, EngineConfig
 from pedsup.engine.llama_server.process import full_window
 from pedsup.gguf_file import ArrayValue, GGUFHeader, read_header
-from pedsup.gguf_file.lora import adapter_bytes
 from pedsup.gguf_file.projector import validate_projector
 from pedsup.gguf_file.rules import ASSISTANT
 from pedsup.gguf_file.shape import PER_LAYER_TABLE, ModelShape, model_shape
@@ -107,12 +106,11 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         BadFileError: the header lacks a size or has an impossible one.
     """
     shape = model_shape(header)
-    table = header.tensors.get(PER_LAYER_TABLE)
-    table_bytes = table.n_bytes if table else 0
+    table_bytes = _table_bytes(header)
     draft_weights, draft = draft_bytes(shape, config, host)
     return MemoryEstimate(
         n_ctx=config.n_ctx,
-        weights=sum(t.n_bytes for t in header.tensors.values()) - table_bytes,
+        weights=header.tensor_bytes - table_bytes,
         table=table_bytes,
         kv_cache=kv_cache_bytes(shape, config, host),
         checkpoints=checkpoint_bytes(shape, config, host),
@@ -125,7 +123,7 @@ def estimate(header: GGUFHeader, config: EngineConfig, host: Host = IN_PROCESS) 
         draft_weights=draft_weights,
         draft=draft,
         largest_layer=_largest_layer(header),
-        adapter=_adapter_bytes(config.adapter) if config.adapter else 0,
+        adapter=_header(config.adapter).tensor_bytes if config.adapter else 0,
         projector=_projector_bytes(config.projector, config.picture_tokens)
         if config.projector
         else 0,
@@ -136,23 +134,16 @@ def draft_bytes(shape: ModelShape, config: EngineConfig, host: Host) -> tuple[in
     """Weights of the draft model, and all else that it takes."""
     if config.draft.model is None:
         return 0, 0
-    header = _draft_header(config.draft.model)
+    header = _header(config.draft.model)
     if header.architecture != ASSISTANT:
         own = estimate(header, replace(config, draft=DraftConfig(), adapter=None), host)
         return own.weights + own.table, own.anonymous - own.program - own.repacked
     # No cache of its own; the target keeps the last hidden state of each token of a batch.
-    weights = sum(t.n_bytes for t in header.tensors.values())
     hidden = config.n_batch * shape.n_embd * F32
     merges = header.get("tokenizer.ggml.merges")
     n_merges = len(merges) if isinstance(merges, ArrayValue) else 0
     vocabulary = shape.n_vocab * BYTES_PER_TOKEN + n_merges * BYTES_PER_MERGE
-    return weights, vocabulary + hidden + 2 * shape.n_vocab * F32
-
-
-@functools.lru_cache(maxsize=1)
-def _adapter_bytes(path: Path) -> int:
-    """Read once: an estimate is made for each context that might fit."""
-    return adapter_bytes(read_header(path))
+    return header.tensor_bytes, vocabulary + hidden + 2 * shape.n_vocab * F32
 
 
 @functools.lru_cache(maxsize=1)
@@ -161,8 +152,8 @@ def _projector_bytes(path: Path, picture_tokens: int) -> int:
     return projector_bytes(validate_projector(path), picture_tokens)
 
 
-@functools.lru_cache(maxsize=1)
-def _draft_header(path: Path) -> GGUFHeader:
+@functools.lru_cache(maxsize=2)
+def _header(path: Path) -> GGUFHeader:
     """Read once: an estimate is made for each context that might fit."""
     return read_header(path)
 
@@ -199,8 +190,7 @@ def depth_share(header: GGUFHeader) -> float:
     weights: `DEPTH_COST` times as much.
     """
     shape = model_shape(header)
-    table = header.tensors.get(PER_LAYER_TABLE)
-    weights = sum(t.n_bytes for t in header.tensors.values()) - (table.n_bytes if table else 0)
+    weights = header.tensor_bytes - _table_bytes(header)
     per_token = sum(
         (layer.n_embd_k + layer.n_embd_v) * F16 for layer in shape.layers if not layer.sliding
     )
@@ -239,6 +229,12 @@ def compute_bytes(shape: ModelShape, config: EngineConfig, host: Host = IN_PROCE
         widest = max(3 * n_ff + 3 * shape.n_embd + n_q, 3 * n_q + shape.n_embd)
     masks = sum(cache_cells(shape, config, host)) * F16
     return n_tokens * (widest * F32 + masks)
+
+
+def _table_bytes(header: GGUFHeader) -> int:
+    """Of the per-layer table, which stays in the file."""
+    table = header.tensors.get(PER_LAYER_TABLE)
+    return table.n_bytes if table else 0
 
 
 def _largest_layer(header: GGUFHeader) -> int:

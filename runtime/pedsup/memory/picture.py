@@ -17,7 +17,7 @@ def projector_bytes(projector: Projector, picture_tokens: int) -> int:
     The towers are copied into memory, whatever the model's own weights do. Beside them: a decoded
     photo, the buffer of intermediate results, and the embeddings.
     """
-    weights = sum(tensor.n_bytes for tensor in projector.header.tensors.values())
+    weights = projector.header.tensor_bytes
     tokens = projector.most_tokens(picture_tokens)
     embeddings = tokens * projector.n_embd_text * F32
     return weights + compute_bytes(projector, picture_tokens) + 3 * PIXELS + embeddings

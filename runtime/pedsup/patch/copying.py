@@ -14,8 +14,7 @@ from pedsup.files.direct_io import DirectFile
 from pedsup.files.fsio import open_partial, sync_file
 from pedsup.messages import message
 from pedsup.patch.index import TensorPatch, damaged
-from pedsup.patch.payload import Payload
-from pedsup.patch.steps import Step, steps_of
+from pedsup.patch.payload import Payload, Step
 from pedsup.patch.target import OldModel, Target
 from pedsup.patch.work import Work
 from pedsup.progress import byte_bar, human_bytes
@@ -61,7 +60,7 @@ class Copying:
             write_at(fd, self.target.header_raw, 0)
             with byte_bar(header.file_size, "patch") as bar:
                 for entry in self.payload.index.tensors:
-                    steps = list(steps_of(entry, self.payload, self.old.header, header))
+                    steps = list(self.payload.steps(entry, self.old.header, header))
                     end = steps[-1].new_at + steps[-1].n_bytes
                     if there >= end and _digest(fd, steps) == entry.sha256:
                         bar.update(steps[-1].tensor.n_bytes)
@@ -88,7 +87,7 @@ class Copying:
             if entry.how != "whole" and len(old) != step.n_bytes:
                 raise _changed(self.old, entry)
             before.update(old)
-            new = step.made(self.payload, old)
+            new = self.payload.made(step, old)
             if entry.how != "same":
                 after.update(new)
             write_at(fd, new, step.new_at)

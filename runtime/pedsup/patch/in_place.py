@@ -18,8 +18,7 @@ from typing import Final
 from pedsup.errors import OutputError, UsageError
 from pedsup.files.fsio import fsync_folder, open_partial, sync_file
 from pedsup.patch.copying import write_at
-from pedsup.patch.payload import Payload
-from pedsup.patch.steps import Step, steps_of
+from pedsup.patch.payload import Payload, Step
 from pedsup.patch.target import OldModel, Target
 from pedsup.patch.undo import UndoJournal, open_journal
 from pedsup.patch.work import Work, write_whole
@@ -78,7 +77,7 @@ class InPlace:
         """All steps in the order in which they are done; those that change nothing are left out."""
         index, old, new = self.payload.index, self.old.header, self.target.header
         entries = [e for e in index.tensors if self.shift or e.how == "delta"]
-        found = [step for entry in entries for step in steps_of(entry, self.payload, old, new)]
+        found = [step for entry in entries for step in self.payload.steps(entry, old, new)]
         return found[::-1] if self.shift > 0 else found
 
     def prepare(self) -> None:
@@ -175,7 +174,7 @@ class InPlace:
             source, target = step.old_at, step.new_at
             if back:
                 source, target = target, source
-            made = step.made(self.payload, os.pread(fd, step.n_bytes, source), back=back)
+            made = self.payload.made(step, os.pread(fd, step.n_bytes, source), back=back)
             # Padding goes with the tensor; where the file is shorter there is nothing to keep.
             made += bytes(self._reach(step) - step.n_bytes)
             journal.write(done, target, os.pread(fd, len(made), target))
@@ -186,6 +185,6 @@ class InPlace:
 
     def _reach(self, step: Step) -> int:
         """Bytes that a step writes: the piece, and after a tensor's last one the padding."""
-        if not self.shift or step.piece.begin + step.n_bytes < step.tensor.n_bytes:
+        if not self.shift or step.begin + step.n_bytes < step.tensor.n_bytes:
             return step.n_bytes
         return step.n_bytes + -step.tensor.n_bytes % self.target.header.alignment

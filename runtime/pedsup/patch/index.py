@@ -248,11 +248,7 @@ def _count(value: int, limit: int) -> int:
 
 
 def checked_name(value: str) -> str:
-    """A file's name that names nothing but a model file of its folder.
-
-    Raises:
-        ValueError: it is another name.
-    """
+    """A file's name that names nothing but a model file of its folder; else raises `ValueError`."""
     if not MODEL_NAME.holds(value):
         raise ValueError(message("a file named {name}", name=f"{value!r:.80}"))
     return value

@@ -1,4 +1,4 @@
-"""The payload of a patch: parts that are unpacked as one, and the pieces of changed tensors."""
+"""The payload of a patch: parts that are unpacked as one, and what it does to tensors, by steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from pedsup.gguf_file import TensorInfo
+from pedsup.gguf_file import GGUFHeader, TensorInfo
 from pedsup.messages import message, reason_of
 from pedsup.patch.arithmetic import changed
 from pedsup.patch.index import PIECE, PREFIX, SPARE, Packed, PatchIndex, TensorPatch, damaged
-from pedsup.patch.layouts import Layout, layout_of
+from pedsup.patch.layouts import layout_of
 from pedsup.patch.streams import METHODS, unpacked
 from pedsup.progress import byte_bar
 
@@ -24,14 +24,19 @@ _XZ_MEMORY: Final = 96 << 20
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some whole blocks of a tensor, changed together."""
+class Step:
+    """Some whole blocks of a tensor, changed together: which bytes of both files, in order."""
 
+    entry: TensorPatch
+    tensor: TensorInfo
     begin: int
     """Byte of the tensor."""
     n_bytes: int
     streams_at: int
     """Byte of the patch; 0 where nothing changes."""
+    old_at: int
+    """Byte of the old file; meaningless for a tensor of kind 'whole'."""
+    new_at: int
 
 
 class Payload:
@@ -54,11 +59,7 @@ class Payload:
             raise damaged(self.index.path, "a byte of the patch is not as it was written")
 
     def part(self, part: Packed) -> bytes:
-        """What a part holds.
-
-        Raises:
-            BadFileError: it is damaged, or holds more or less than the index says.
-        """
+        """What a part holds. Raises `BadFileError` for a damaged one, or one of another length."""
         self._file.seek(part.at)
         raw = self._file.read(part.packed)
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
@@ -73,19 +74,19 @@ class Payload:
             raise damaged(self.index.path, "a part of it has another length than its index says")
         return data
 
-    def pieces(self, entry: TensorPatch, tensor: TensorInfo) -> Iterator[Piece]:
-        """The pieces of a tensor; those of a changed one as the patch has them.
-
-        Raises:
-            BadFileError: their lengths do not add up.
-        """
+    def steps(self, entry: TensorPatch, old: GGUFHeader, new: GGUFHeader) -> Iterator[Step]:
+        """The steps of a tensor in order. Raises `BadFileError` if their lengths do not add up."""
+        tensor, source = new.tensors[entry.name], old.tensors.get(entry.name)
+        old_at = 0 if source is None else old.data_offset + source.offset
+        new_at = new.data_offset + tensor.offset
         size = tensor.type.type_size
         step = PIECE // size * size
         n_streams = 1 if entry.how == "whole" else len(layout_of(tensor.type).streams)
         at, end = entry.at, entry.at + entry.packed
         for begin in range(0, tensor.n_bytes, step):
             n_bytes = min(step, tensor.n_bytes - begin)
-            yield Piece(begin, n_bytes, 0 if entry.how == "same" else at)
+            streams_at = 0 if entry.how == "same" else at
+            yield Step(entry, tensor, begin, n_bytes, streams_at, old_at + begin, new_at + begin)
             for _ in range(n_streams if entry.how != "same" else 0):
                 at += _STREAM.size + self._stream_head(at, end)[1]
         if at != end:
@@ -94,26 +95,25 @@ class Payload:
                 message("the pieces of tensor '{name}' do not add up", name=entry.name),
             )
 
-    def made(
-        self, entry: TensorPatch, tensor: TensorInfo, piece: Piece, old: bytes, *, back: bool
-    ) -> bytes:
-        """The new bytes of a piece from its old ones (or the old ones from the new, with `back`).
+    def made(self, step: Step, old: bytes, *, back: bool = False) -> bytes:
+        """The new bytes of a step from its old ones (or the old ones from the new, with `back`).
 
         Raises:
             BadFileError: a stream of it is damaged.
         """
-        if entry.how == "same":
+        if step.entry.how == "same":
             return old
-        layout = layout_of(tensor.type)
-        n_blocks = piece.n_bytes // layout.block_bytes
-        lengths = [n * n_blocks for n in layout.streams]
-        if entry.how == "whole":
-            (data,) = self._streams(entry, piece, [piece.n_bytes])
-            return data or bytes(piece.n_bytes)
-        return _change(old, layout, self._streams(entry, piece, lengths), back=back)
+        if step.entry.how == "whole":
+            (data,) = self._streams(step, [step.n_bytes])
+            return data or bytes(step.n_bytes)
+        layout = layout_of(step.tensor.type)
+        n_blocks = step.n_bytes // layout.block_bytes
+        streams = self._streams(step, [n * n_blocks for n in layout.streams])
+        return changed(old, layout, streams, back=back) if any(streams) else old
 
-    def _streams(self, entry: TensorPatch, piece: Piece, lengths: list[int]) -> list[bytes]:
-        at, end, found = piece.streams_at, entry.at + entry.packed, []
+    def _streams(self, step: Step, lengths: list[int]) -> list[bytes]:
+        entry = step.entry
+        at, end, found = step.streams_at, entry.at + entry.packed, []
         for length in lengths:
             method, packed = self._stream_head(at, end)
             if packed > 2 * length + SPARE:
@@ -145,7 +145,3 @@ class Payload:
                 message("a stream of {size} bytes by method {method}", size=packed, method=method),
             )
         return method, packed
-
-
-def _change(old: bytes, layout: Layout, streams: list[bytes], *, back: bool) -> bytes:
-    return changed(old, layout, streams, back=back) if any(streams) else old

@@ -14,7 +14,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,16 +76,13 @@ class UndoJournal:
 
 @contextmanager
 def open_journal(folder: Path) -> Iterator[UndoJournal]:
-    first = open_partial(folder / "undo.0", os.O_RDWR)
-    try:
-        second = open_partial(folder / "undo.1", os.O_RDWR)
-        try:
-            fsync_folder(folder)
-            yield UndoJournal((first, second))
-        finally:
-            os.close(second)
-    finally:
-        os.close(first)
+    with ExitStack() as opened:
+        fds = []
+        for name in ("undo.0", "undo.1"):
+            fds.append(open_partial(folder / name, os.O_RDWR))
+            opened.callback(os.close, fds[-1])
+        fsync_folder(folder)
+        yield UndoJournal((fds[0], fds[1]))
 
 
 def _read(fd: int) -> Record | None:

@@ -24,7 +24,7 @@ from typing import Final
 
 from pedsup.errors import BadFileError, OutputError
 from pedsup.files.fsio import atomic_file, fsync_folder, lock_or_refuse, open_partial, work_folder
-from pedsup.files.json_file import read_json_object
+from pedsup.files.source import read_json_object
 from pedsup.trust.bundle import signature_path
 from pedsup.trust.manifest import manifest_path
 

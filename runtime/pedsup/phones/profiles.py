@@ -81,15 +81,10 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class Phone:
+class Phone(_Entry):
     """One phone."""
 
     id: str
-    name: str
-    chip: str
-    storage: str
-    cores: tuple[CoreKind, ...]
-    figures: Figures
 
     @property
     def big_cores(self) -> int:
@@ -184,7 +179,4 @@ def _named(phone: Phone, name: str) -> bool:
 def _parse(data: bytes, source: Source) -> dict[str, Phone]:
     table, source = parse_toml(data, source)
     entries = {name: record(_Entry, entry, source, name) for name, entry in table.items()}
-    return {
-        name: Phone(name, e.name, e.chip, e.storage, e.cores, e.figures)
-        for name, e in entries.items()
-    }
+    return {name: Phone(**vars(entry), id=name) for name, entry in entries.items()}

@@ -52,11 +52,7 @@ class Traffic:
 
 
 def traffic(header: GGUFHeader) -> Traffic:
-    """Bytes per token of a model.
-
-    Raises:
-        UnsupportedError, BadFileError: from `model_shape`.
-    """
+    """Bytes per token of a model. Raises as `model_shape`."""
     tied = OUTPUT not in header.tensors
     weights = rows = 0
     for tensor in header.tensors.values():

@@ -1,48 +1,28 @@
-"""Why a picture is not taken, from where it is found to where it is told."""
+"""Why a picture is not taken. `pedsup.pictures.read` adds the place: a file's name, or a field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from pedsup.errors import BadFileError, PedsupError, UnsupportedError
+from pedsup.errors import BadFileError, UnsupportedError
 from pedsup.messages import message
 from pedsup.pictures.limits import MAX_DECODED, MAX_PIXELS, MAX_RATIO, MIN_SIDE
 
 MEGA: Final = 1_000_000
-Fault = Callable[[str], PedsupError]
-"""Makes the error from the place: a file's name, or where it stood in a request."""
 
 
-class RefusedError(Exception):
-    """A picture is not taken. Raised with what makes the error; never leaves this package."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__()
-        self.fault = fault
-
-
-def damaged(found: str) -> RefusedError:
+def damaged(found: str) -> BadFileError:
     """The bytes are not what their format promises."""
-    return RefusedError(
-        lambda where: BadFileError(
-            found,
-            where=where,
-            wanted=message("a whole JPEG or PNG file"),
-            remedy=message(
-                "copy the picture again, or open it in the gallery and take a screenshot of it"
-            ),
-        )
+    return BadFileError(
+        found,
+        wanted="a whole JPEG or PNG file",
+        remedy="copy the picture again, or open it in the gallery and take a screenshot of it",
     )
 
 
-def unsuitable(found: str, remedy: str) -> RefusedError:
+def unsuitable(found: str, remedy: str) -> UnsupportedError:
     """A whole file, but not of a kind that is taken."""
-    return RefusedError(
-        lambda where: UnsupportedError(
-            found, where=where, wanted=message("one still picture, JPEG or PNG"), remedy=remedy
-        )
-    )
+    return UnsupportedError(found, wanted="one still picture, JPEG or PNG", remedy=remedy)
 
 
 SMALLER: Final = message(

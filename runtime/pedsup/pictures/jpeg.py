@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pedsup.messages import message
-from pedsup.pictures.exif import orientation_of
 from pedsup.pictures.faults import damaged, require_decodable, require_size, unsuitable
 from pedsup.pictures.limits import MAX_PARTS, MAX_SCANS
+from pedsup.pictures.orientation import orientation_of
 from pedsup.pictures.picture import UPRIGHT
 
 SOI: Final = b"\xff\xd8"
@@ -82,8 +82,8 @@ def bare_jpeg(data: bytes) -> Bare:
     """Check a JPEG file and leave its metadata out.
 
     Raises:
-        RefusedError: it is damaged, cut off, too large, or of a kind that the decoder does not
-            take.
+        BadFileError: it is damaged or cut off.
+        UnsupportedError: too large, or of a kind that the decoder does not take.
     """
     found = _Found()
     for marker, begin, end in _segments(data):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from pedsup.errors import PedsupError, UnsupportedError
 from pedsup.messages import Message, message
-from pedsup.pictures.faults import RefusedError, damaged, unsuitable
+from pedsup.pictures.faults import damaged, unsuitable
 from pedsup.pictures.jpeg import SOI
 from pedsup.pictures.png import SIGNATURE
 
@@ -58,11 +59,7 @@ _OTHERS: Final[tuple[tuple[re.Pattern[bytes], Message, Message], ...]] = tuple(
 
 
 def media_type_of(data: bytes) -> str:
-    """`JPEG` or `PNG`, by the first bytes.
-
-    Raises:
-        RefusedError: it is something else; with what to do where that is known.
-    """
+    """`JPEG` or `PNG`, by the first bytes. Raises what says that it is another, and what helps."""
     if data.startswith(SIGNATURE):
         return PNG
     if data.startswith(SOI + b"\xff"):
@@ -72,7 +69,7 @@ def media_type_of(data: bytes) -> str:
     )
 
 
-def _other(head: bytes) -> RefusedError | None:
+def _other(head: bytes) -> PedsupError | None:
     if not head:
         return damaged(message("the picture is empty"))
     if head[4:8] == b"ftyp":
@@ -94,5 +91,5 @@ def _iso(head: bytes) -> tuple[Message, Message]:
     return _ISO[kind] if kind else (message("a video"), _STILL)
 
 
-def _not_taken(what: Message, remedy: Message) -> RefusedError:
+def _not_taken(what: Message, remedy: Message) -> UnsupportedError:
     return unsuitable(message("this is {what}; only JPEG and PNG are taken", what=what), remedy)

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pedsup.errors import UnsupportedError
 from pedsup.messages import message
-from pedsup.pictures.exif import orientation_of
 from pedsup.pictures.faults import (
-    RefusedError,
     damaged,
     require_decodable,
     require_size,
@@ -28,6 +27,7 @@ from pedsup.pictures.faults import (
 )
 from pedsup.pictures.jpeg import Bare
 from pedsup.pictures.limits import MAX_PARTS
+from pedsup.pictures.orientation import orientation_of
 from pedsup.pictures.picture import UPRIGHT
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -81,8 +81,8 @@ def bare_png(data: bytes) -> Bare:
     """Check a PNG file and leave its metadata out.
 
     Raises:
-        RefusedError: it is damaged, cut off, too large, animated, transparent, or of a kind that
-            the decoder does not take.
+        BadFileError: it is damaged or cut off.
+        UnsupportedError: too large, animated, transparent, or of a kind that is not decoded.
     """
     found, packed = _Found(), []
     for kind, content in _chunks(data):
@@ -128,7 +128,8 @@ def _take(found: _Found, kind: bytes, content: bytes, *, before_pixels: bool) ->
     if kind == b"IHDR" and found.header is None:
         found.header = _header(content)
     elif found.header is None:
-        _refuse_apple(kind)
+        if kind == b"CgBI":
+            raise unsuitable(message("the PNG is in Apple's own form for apps"), _AS_JPEG)
         raise damaged(_BROKEN)
     elif kind == b"PLTE" and before_pixels and not found.palette:
         found.palette = content
@@ -142,11 +143,6 @@ def _take(found: _Found, kind: bytes, content: bytes, *, before_pixels: bool) ->
         )
     elif not kind[0] & 0x20:  # a critical chunk: without it the picture is not what it is
         raise damaged(_BROKEN)
-
-
-def _refuse_apple(kind: bytes) -> None:
-    if kind == b"CgBI":
-        raise unsuitable(message("the PNG is in Apple's own form for apps"), _AS_JPEG)
 
 
 def _header(content: bytes) -> _Header:
@@ -212,7 +208,7 @@ def _checked(packed: bytes, header: _Header) -> int:
     return rows.end()
 
 
-def _transparent() -> RefusedError:
+def _transparent() -> UnsupportedError:
     return unsuitable(
         message("the PNG has transparent parts: the model would see the colours beneath them"),
         _AS_JPEG,

@@ -9,9 +9,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from pedsup.errors import PedsupError, UnsupportedError
 from pedsup.files.json_file import read_first
 from pedsup.messages import message
-from pedsup.pictures.faults import MEGA, SMALLER, RefusedError, damaged, unsuitable
+from pedsup.pictures.faults import MEGA, SMALLER, damaged, unsuitable
 from pedsup.pictures.jpeg import bare_jpeg
 from pedsup.pictures.kinds import JPEG, media_type_of
 from pedsup.pictures.limits import MAX_BYTES
@@ -35,8 +36,8 @@ def picture_from_bytes(data: bytes, *, where: str) -> Picture:
     """
     try:
         return _checked(data)
-    except RefusedError as refused:
-        raise refused.fault(where) from None
+    except PedsupError as error:
+        raise error.at(where) from None
 
 
 def read_picture(path: Path) -> Picture:
@@ -60,8 +61,8 @@ def picture_from_data_url(url: str, *, where: str) -> Picture:
     """
     try:
         return _checked(_decoded(url))
-    except RefusedError as refused:
-        raise refused.fault(where) from None
+    except PedsupError as error:
+        raise error.at(where) from None
 
 
 def _decoded(url: str) -> bytes:
@@ -88,5 +89,5 @@ def _checked(data: bytes) -> Picture:
     return Picture(bare.data, kind, bare.width, bare.height, digest, bare.orientation)
 
 
-def _too_many_bytes() -> RefusedError:
+def _too_many_bytes() -> UnsupportedError:
     return unsuitable(message("the picture has more than {n} MB", n=MAX_BYTES // MEGA), SMALLER)

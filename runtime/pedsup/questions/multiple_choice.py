@@ -162,11 +162,7 @@ def read_medmcqa(row: Mapping[str, object], first: int) -> Choice:
 
 
 def read_perumedqa(row: Mapping[str, object]) -> Choice:
-    """A PeruMedQA row: `options` as an object of letters, or one column per letter.
-
-    Raises:
-        BadRowError: as `read_medmcqa`.
-    """
+    """A PeruMedQA row, its options an object or columns by letter. Raises as `read_medmcqa`."""
     lowered = {str(key).strip().casefold(): value for key, value in row.items()}
     options = lowered.get("options", lowered.get("opciones"))
     if not isinstance(options, dict):

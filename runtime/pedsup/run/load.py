@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 
 from pedsup.chat.events import TurnSettings
 from pedsup.chat.templates.template import ChatTemplate
+from pedsup.crash.marker import RunMarker
 from pedsup.device.cores import ThreadPlan
 from pedsup.engine.api import Engine, EngineConfig, SamplingConfig
-from pedsup.engine.proxy import EngineProxy, checked
+from pedsup.engine.proxy import checked, passed_on
 from pedsup.engine.select import open_engine
-from pedsup.engine.vector_units import Build
 from pedsup.files.paths import cache_folder
 from pedsup.governor.engine import Governor, govern
 from pedsup.memory.estimate import depth_share
 from pedsup.messages import Message, message
 from pedsup.progress import say
 from pedsup.run.plan import LaunchPlan
+from pedsup.session.conversation import Conversation, View
+from pedsup.session.history import Session
 from pedsup.session.prefix_cache import PrefixCache, StateKey
 from pedsup.settings.load import Origin
 from pedsup.settings.schema import Settings
@@ -46,10 +48,21 @@ class LoadedModel:
     trust: Trust | None = None
     """None for a model that was not loaded by `load`."""
 
-    @property
-    def build(self) -> Build | None:
-        """How the engine's library was built; None if it does not tell."""
-        return self.engine.build
+    def conversation(
+        self,
+        session: Session,
+        view: View,
+        *,
+        traceless: bool = False,
+        marker: RunMarker | None = None,
+        warm_for: tuple[str, bool] | None = None,
+    ) -> Conversation[View]:
+        """A conversation with the model; a traceless one keeps no system prompt on the disk."""
+        prefix = None if traceless else self.prefix
+        return Conversation(
+            self.engine, self.template, session, view, prefix, marker, self.governor,
+            warm_for=warm_for,
+        )  # fmt: skip
 
     def lines(self) -> list[Message]:
         """Which model this is and who vouches for it; said at the start of each session."""
@@ -174,7 +187,7 @@ def _watched(engine: Engine, trust: Trust) -> Engine:
         for one in watches:
             one.close()
 
-    return EngineProxy(engine, checked(check), close)
+    return passed_on(engine, checked(check), close)
 
 
 def _prefix_cache(plan: LaunchPlan, settings: Settings) -> PrefixCache | None:

@@ -20,11 +20,11 @@ from pedsup.device.cores import (
 from pedsup.engine.api import DraftConfig, EngineConfig, SamplingConfig
 from pedsup.engine.build_probe import engine_build, library_sees
 from pedsup.engine.drafts import draft_config
+from pedsup.engine.limits import check_context
 from pedsup.engine.llama_cpp.mtmd import CANNOT_SEE
 from pedsup.engine.sampler import recommended_sampling
-from pedsup.engine.select import engine_kind
+from pedsup.engine.select import EngineKind, engine_kind
 from pedsup.engine.vector_units import usable
-from pedsup.errors import UsageError
 from pedsup.files.paths import from_user
 from pedsup.gguf_file import GGUFHeader
 from pedsup.gguf_file.architecture import require_supported
@@ -32,8 +32,8 @@ from pedsup.gguf_file.foreign import unchecked
 from pedsup.gguf_file.projector import unchecked_projector
 from pedsup.gguf_file.shape import ModelShape, model_shape
 from pedsup.gguf_file.validate import validate_model, validate_model_or_drafter
-from pedsup.memory import Available, Fit, Host, Room
-from pedsup.messages import Message, joined, message
+from pedsup.memory import Available, Host, Room
+from pedsup.messages import Message, joined
 from pedsup.run.memory_use import MemoryUse, choose_memory_use
 from pedsup.run.sight import NO_ROOM, Sight, find_sight
 from pedsup.settings.load import Origin, given_names
@@ -50,18 +50,14 @@ from pedsup.tuning.store import Lookup, Tuned, look_up
 
 
 @dataclass(frozen=True)
-class LaunchPlan:
+class LaunchPlan(MemoryUse):
     """Everything decided before llama.cpp sees the file."""
 
-    room: Room
     trust: Trust
     shape: ModelShape
     identity: ModelIdentity
-    config: EngineConfig
     threads: ThreadPlan
     sampling: SamplingConfig
-    fit: Fit
-    largest_ctx: int | None
     origins: Mapping[str, Origin]
     """Where the settings came from that are not defaults."""
     lookup: Lookup
@@ -158,7 +154,8 @@ def _checked_files(model: Path, settings: Settings, *, seeing: bool) -> _Files:
     checked = assess_pair(header, adapter, policy)
     sight = find_sight(header, checked.model, checked.trust, settings, seeing=seeing)
     shape = model_shape(header)
-    _check_ctx(settings, shape, model)
+    if settings.ctx is not None:
+        check_context(settings.ctx, shape.n_ctx_train, model)
     draft = draft_config(settings.draft, settings.draft_max, header)
     trust = checked.trust
     if draft.model is not None:
@@ -176,11 +173,12 @@ class _Device:
 
 
 def _device(settings: Settings, given: Mapping[str, Origin], identity: ModelIdentity) -> _Device:
-    features, server = cpu_features(), _uses_server(settings)
+    features, kind = cpu_features(), engine_kind(settings.engine, drafts=settings.draft != "off")
+    server = kind == "server"
     cores = read_cores(allowed_cpus())
     lookup = look_up(identity.digest, device_digest(cores, features), engine_digest(server=server))
     applied = apply_tuned(settings, given, lookup)
-    used = _used_features(features, applied.settings, server=server)
+    used = _used_features(features, applied.settings, kind)
     return _Device(Host(used, server=server), applied, _threads(cores, applied))
 
 
@@ -202,15 +200,12 @@ def _base_config(files: _Files, device: _Device) -> EngineConfig:
 def _launch(files: _Files, device: _Device, use: MemoryUse) -> LaunchPlan:
     applied = device.applied
     return LaunchPlan(
-        room=use.room,
+        **vars(use),
         trust=files.trust_of(use.config),
         shape=files.shape,
         identity=files.identity,
-        config=use.config,
         threads=device.threads,
         sampling=_sampling(files.header, applied.settings),
-        fit=use.fit,
-        largest_ctx=use.largest_ctx,
         origins=applied.origins,
         lookup=applied.lookup,
         sight=files.sight,
@@ -224,29 +219,16 @@ def _drafter_trust(drafter: Path, policy: Policy) -> Trust:
     return assess_trust(header, identify(header), load_store(), policy)
 
 
-def _check_ctx(settings: Settings, shape: ModelShape, model: Path) -> None:
-    if settings.ctx is not None and settings.ctx > shape.n_ctx_train:
-        raise UsageError(
-            message("a context of {n} tokens was asked for", n=settings.ctx),
-            where=model,
-            wanted=message("at most {n}, which the model was trained for", n=shape.n_ctx_train),
-            remedy=message("give --ctx {n} or less", n=shape.n_ctx_train),
-        )
-
-
-def _uses_server(settings: Settings) -> bool:
-    """Which engine the model will run in; the file is not loaded to find out."""
-    return engine_kind(settings.engine, drafts=settings.draft != "off") == "server"
-
-
-def _used_features(features: frozenset[str], settings: Settings, *, server: bool) -> frozenset[str]:
+def _used_features(
+    features: frozenset[str], settings: Settings, kind: EngineKind
+) -> frozenset[str]:
     """The processor's flags that llama.cpp was built for.
 
     Only repacked copies depend on them; where they are not asked for, the library is not started.
     """
     if settings.extra_buffers != "on":
         return features
-    return usable(features, engine_build("server" if server else "inprocess"))
+    return usable(features, engine_build(kind))
 
 
 def _threads(cores: tuple[Core, ...], applied: Applied) -> ThreadPlan:

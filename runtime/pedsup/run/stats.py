@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pedsup.chat.events import TurnResult
+from pedsup.device.system_files import numbers_of
 from pedsup.engine.api import DraftStats
 from pedsup.engine.drafts import draft_text
 from pedsup.governor.policy import Reason
@@ -21,16 +22,8 @@ from pedsup.tuning.apply import origin_text
 
 def resident_memory() -> dict[str, int]:
     """RssAnon and RssFile of this process in bytes; empty if they cannot be read."""
-    sizes = {}
-    try:
-        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    except OSError:
-        return {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name in ("RssAnon", "RssFile"):
-            sizes[name] = int(value.split()[0]) * 1024
-    return sizes
+    sizes = numbers_of(Path("/proc/self/status"))
+    return {name: sizes[name] for name in ("RssAnon", "RssFile") if name in sizes}
 
 
 def storage_read(pid: int) -> int | None:
@@ -38,13 +31,7 @@ def storage_read(pid: int) -> int | None:
 
     Much more than the file's size means that the model runs from storage.
     """
-    try:
-        lines = Path(f"/proc/{pid}/io").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    values = dict(line.split(": ", 1) for line in lines if ": " in line)
-    number = values.get("read_bytes", "")
-    return int(number) if number.isdecimal() else None
+    return numbers_of(Path(f"/proc/{pid}/io")).get("read_bytes")
 
 
 def stats_text(loaded: LoadedModel, last: TurnResult | None, session: str) -> Message:
@@ -122,7 +109,7 @@ def _memory_lines(loaded: LoadedModel) -> list[str]:
 
 
 def _build_lines(loaded: LoadedModel) -> list[str]:
-    build = loaded.build
+    build = loaded.engine.build
     if build is None:
         return []
     warning = build.warning()

@@ -14,8 +14,7 @@ from pedsup.serve.chat_request import ChatRequest, parse_chat
 from pedsup.serve.faults import ApiError, Document
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue
 from pedsup.serve.model import ALIAS, RequestSession, Served, model_document
-from pedsup.serve.web import EVENTS, Reply, Request, json_reply
-from pedsup.session.conversation import Conversation
+from pedsup.serve.web import ALIVE, EVENTS, Reply, Request, json_reply
 
 FINISH: Final[dict[StopReason, str]] = {
     "end": "stop",
@@ -26,7 +25,6 @@ FINISH: Final[dict[StopReason, str]] = {
     "loop": "length",
     "interrupted": "stop",
 }
-KEEP_ALIVE_S: Final = 10.0
 
 
 @dataclass
@@ -63,15 +61,8 @@ class Completions:
         served, history = self.served, list(chat.history)
         if served.system and not any(message["role"] == "system" for message in history):
             history.insert(0, {"role": "system", "content": served.system})
-        loaded = served.loaded
-        # No prefix cache: what a program asks leaves nothing on the disk.
-        conversation = Conversation(
-            loaded.engine,
-            loaded.template,
-            RequestSession(history=history),
-            job,
-            governor=loaded.governor,
-        )
+        session = RequestSession(history=history)
+        conversation = served.loaded.conversation(session, job, traceless=True)
         settings = served.with_seed(chat.settings, seeded=chat.seeded)
         return conversation.ask(chat.question, settings, chat.pictures)
 
@@ -99,7 +90,7 @@ class _Answer:
 
     def document(self) -> Reply:
         """The whole answer at once."""
-        for event in self._events():
+        for event in self.job.events(self.request.gone):
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Done):
@@ -121,7 +112,7 @@ class _Answer:
 
     def stream(self) -> Reply:
         """Server-sent events, from the first piece on; an error before it is an ordinary reply."""
-        events = self._events()
+        events = self.job.events(self.request.gone)
         first: JobEvent | None = None
         for first in events:
             if isinstance(first, Failed):
@@ -130,32 +121,16 @@ class _Answer:
                 return Reply(200, EVENTS, self._chunks(first, events))
         raise ApiError(499, "the client went away", "client_gone")
 
-    def _events(self) -> Iterator[JobEvent | None]:
-        """The job's events; the job is cancelled when the client leaves."""
-        try:
-            for event in self.job.events():
-                if self.request.gone():
-                    return
-                yield event
-        finally:
-            self.job.cancel()
-
     def _chunks(self, first: JobEvent, events: Iterator[JobEvent | None]) -> Iterator[bytes]:
         try:
             yield self._chunk({"role": "assistant", "content": ""})
             yield from self._chunk_of(first)
-            said = time.monotonic()
             for event in events:
-                pieces = list(self._chunk_of(event)) if event is not None else []
-                if not pieces and time.monotonic() - said > KEEP_ALIVE_S:
-                    pieces = [b": waiting\n\n"]
-                for piece in pieces:
-                    said = time.monotonic()
-                    yield piece
+                yield from self._chunk_of(event)
         finally:
             self.job.cancel()
 
-    def _chunk_of(self, event: JobEvent) -> Iterator[bytes]:
+    def _chunk_of(self, event: JobEvent | None) -> Iterator[bytes]:
         match event:
             case ReasoningText(text):
                 yield self._chunk({"reasoning_content": text})
@@ -169,6 +144,8 @@ class _Answer:
                     head = self._head("chat.completion.chunk")
                     yield _data({**head, "choices": [], "usage": usage(result)})
                 yield b"data: [DONE]\n\n"
+            case _:
+                yield ALIVE
 
     def _chunk(self, delta: Document, *, finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

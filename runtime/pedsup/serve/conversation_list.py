@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pedsup.serve.conversations import Conversations, Held, read
+from pedsup.serve.conversations import Conversations, Held
 from pedsup.serve.faults import Document, bad_value
 from pedsup.serve.fields import Fields
 from pedsup.serve.web import Reply, Request, json_reply
@@ -63,9 +63,7 @@ class ConversationList:
 
     def delete(self, request: Request, _rest: str) -> Reply:
         """POST /page/delete"""
-        fields = Fields(request.document())
-        name = fields.text("conversation") or ""
-        fields.end()
+        name = Fields(request.document()).only_text("conversation")
         self.conversations.delete(name)
         return json_reply({"conversation": name})
 
@@ -77,7 +75,7 @@ class ConversationList:
         language: Language = "es" if fields.choice("language", "en", "es") == "es" else "en"
         fields.end()
         held = self.conversations.get(name)
-        session = read(held)
+        session = held.session
         text = as_text(session, language, whole=False) if markdown else as_plain(session, language)
         file = f"pedsup-{held.id}.{'md' if markdown else 'txt'}"
         return json_reply({"name": file, "text": clean(text)})

@@ -12,7 +12,7 @@ from typing import Final
 from pedsup.errors import UsageError
 from pedsup.messages import message
 from pedsup.run.forget import execute, plan_session
-from pedsup.serve.faults import ApiError
+from pedsup.serve.faults import ApiError, no_conversation
 from pedsup.serve.jobs import WAITING, Job
 from pedsup.session.files import resume_session
 from pedsup.session.history import Session, replay
@@ -51,10 +51,14 @@ class Held:
         """Its session; an empty one before the first question. A kept one is read, not opened.
 
         Raises:
-            PedsupError: its transcript cannot be read (any more).
+            ApiError: its transcript was erased.
+            PedsupError: it cannot be read.
         """
         if self._session is None and self.path is not None:
-            return replay(read_records(self.path))
+            try:
+                return replay(read_records(self.path))
+            except UsageError as error:
+                raise no_conversation() from error
         return self._session or Session()
 
     @property
@@ -66,11 +70,7 @@ class Held:
         return self._taken is not None
 
     def begin(self, job: object) -> None:
-        """Note the question on its way.
-
-        Raises:
-            ApiError: there is one already.
-        """
+        """Note the question on its way. Raises `ApiError` if there is one already."""
         with self._lock:
             if self._taken is not None:
                 raise ApiError(409, "this conversation is waiting for an answer", "busy")
@@ -84,11 +84,7 @@ class Held:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Nothing is asked meanwhile.
-
-        Raises:
-            ApiError: a question is on its way.
-        """
+        """Nothing is asked meanwhile. Raises `ApiError` if a question is on its way."""
         token = object()
         self.begin(token)
         try:
@@ -165,7 +161,7 @@ class Conversations:
             if held is None:
                 path = kept_path(self.folder, name) if self.folder is not None else None
                 if path is None:
-                    raise ApiError(404, "there is no such conversation here", "no_conversation")
+                    raise no_conversation()
                 self._make_room()
                 held = Held(name, path=path)
             else:
@@ -255,15 +251,3 @@ class Conversations:
                 held.close()
             self._held.clear()
             return [name for name in kept if name]
-
-
-def read(held: Held) -> Session:
-    """What was said in a conversation so far.
-
-    Raises:
-        ApiError: its transcript was erased meanwhile.
-    """
-    try:
-        return held.session
-    except UsageError as error:
-        raise ApiError(404, "there is no such conversation here", "no_conversation") from error

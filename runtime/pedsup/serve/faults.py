@@ -69,6 +69,10 @@ def unsupported(param: str, message: str) -> ApiError:
     return ApiError(400, message, "unsupported_parameter", param=param)
 
 
+def no_conversation() -> ApiError:
+    return ApiError(404, "there is no such conversation here", "no_conversation")
+
+
 def from_pedsup(error: PedsupError) -> ApiError:
     """What a turn raised: the request's fault, or the server's. Paths stay out of it."""
     wanted = error.wanted and message("wanted: {text}", text=error.wanted)

@@ -84,6 +84,12 @@ class Fields:
             return
         raise unsupported(self.name(field), f"'{self.name(field)}' is not supported here")
 
+    def only_text(self, field: str) -> str:
+        """The field when it is the only one."""
+        value = self.text(field) or ""
+        self.end()
+        return value
+
     def end(self) -> None:
         """No field may be left."""
         for field in self._left:

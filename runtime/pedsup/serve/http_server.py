@@ -168,11 +168,7 @@ class LoopbackServer(TcpWSGIServer):
 
 
 def reserve_port(port: int) -> socket.socket:
-    """A socket bound to the loopback address; 0 lets the system choose the port.
-
-    Raises:
-        UsageError: the port is taken, or not for ordinary users.
-    """
+    """A socket on the loopback address; port 0: any. Raises `UsageError` if it is not free."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -24,6 +24,7 @@ WAITING: Final = 16
 """Questions that may wait; the next one is refused with 429."""
 TICK_S: Final = 0.25
 """How often a waiting reader looks whether its client is still there."""
+KEEP_ALIVE_S: Final = 10.0
 FIRST_GUESS_S: Final = 5.0
 """Seconds per answer, as long as none was given."""
 
@@ -75,16 +76,25 @@ class Job:
 
     # ---- for the HTTP thread ------------------------------------------------------------
 
-    def events(self) -> Iterator[JobEvent | None]:
-        """Events as they come, ending with `Done` or `Failed`; None when there was none to tell."""
-        while True:
+    def events(self, gone: Callable[[], bool]) -> Iterator[JobEvent | None]:
+        """Events as they come, ending with `Done` or `Failed`; None after `KEEP_ALIVE_S` without.
+
+        Args:
+            gone: whether the client has left: the job is then cancelled, and nothing more comes.
+        """
+        told = time.monotonic()
+        while not gone():
             with self._changed:
                 if not self._events:
                     self._changed.wait(TICK_S)
                 event = self._events.popleft() if self._events else None
+            if event is None and time.monotonic() - told < KEEP_ALIVE_S:
+                continue
+            told = time.monotonic()
             yield event
             if isinstance(event, Done | Failed):
                 return
+        self.cancel()
 
     def cancel(self) -> None:
         """Leave the queue, or stop the answer at its next piece. Harmless when it is over."""
@@ -165,11 +175,7 @@ class JobQueue:
         self._seconds = FIRST_GUESS_S
 
     def submit(self, job: Job) -> None:
-        """Queue a job.
-
-        Raises:
-            ApiError: 429 when the queue is full, 503 when the server ends.
-        """
+        """Queue a job. Raises `ApiError`: 429 when the queue is full, 503 when the server ends."""
         with self._changed:
             if self._closed:
                 raise shutting_down()

@@ -34,7 +34,8 @@ class Served:
     fixed_seed: bool
     """Whether `--seed` was given."""
     started: int = field(default_factory=lambda: int(time.time()))
-    _acknowledged: bool = field(default_factory=is_recorded)
+    acknowledged: bool = field(default_factory=is_recorded)
+    """Whether the intended use was acknowledged, now or before."""
 
     @property
     def model_id(self) -> str:
@@ -46,19 +47,14 @@ class Served:
     def sees(self) -> bool:
         return self.loaded.engine.can_see
 
-    @property
-    def acknowledged(self) -> bool:
-        """Whether the intended use was acknowledged, now or before."""
-        return self._acknowledged
-
     def acknowledge(self, language: Language) -> None:
         """The reader of the page has confirmed it."""
         record_consent(language, "page")
-        self._acknowledged = True
+        self.acknowledged = True
 
     def require_acknowledged(self) -> None:
         """Refuse to answer before the first acknowledgement."""
-        if not self._acknowledged:
+        if not self.acknowledged:
             raise ApiError(
                 403,
                 "the intended use has not been acknowledged: open the page once and confirm it, "

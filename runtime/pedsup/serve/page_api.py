@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,15 +11,14 @@ from pedsup.chat.events import AnswerText, Done, Notice, ReasoningText, TurnResu
 from pedsup.guards import check_answer, check_picture, check_question, notices
 from pedsup.messages import Message, joined
 from pedsup.pictures.limits import MAX_PICTURES
-from pedsup.serve.completions import KEEP_ALIVE_S
-from pedsup.serve.conversations import Conversations, Held, read
+from pedsup.serve.conversations import Conversations, Held
 from pedsup.serve.faults import ApiError, Document, without_commands
 from pedsup.serve.fields import Fields
 from pedsup.serve.jobs import Failed, Job, JobEvent, JobQueue, Progress, Started
 from pedsup.serve.model import Served
 from pedsup.serve.page_request import PageQuestion, language_of, parse_question
-from pedsup.serve.web import EVENTS, Reply, Request, json_reply
-from pedsup.session.conversation import Conversation, turn_facts
+from pedsup.serve.web import ALIVE, EVENTS, Reply, Request, json_reply
+from pedsup.session.conversation import turn_facts
 from pedsup.session.history import Exchange, Session
 from pedsup.session.listing import title_of
 from pedsup.texts.intended_use import Language
@@ -78,7 +76,7 @@ class PageApi:
     def conversation(self, _request: Request, name: str) -> Reply:
         """GET /page/conversations/{id}"""
         held = self.conversations.get(name)
-        session = read(held)
+        session = held.session
         exchanges, earlier = [], list[str]()
         for past in session.exchanges:
             if past.forgotten:
@@ -114,9 +112,7 @@ class PageApi:
 
     def stop(self, request: Request, _rest: str) -> Reply:
         """POST /page/stop"""
-        fields = Fields(request.document())
-        name = fields.text("conversation") or ""
-        fields.end()
+        name = Fields(request.document()).only_text("conversation")
         self.conversations.get(name).cancel()
         return json_reply({"conversation": name})
 
@@ -152,19 +148,11 @@ class PageApi:
     def _run(self, held: Held, question: PageQuestion, job: Job) -> TurnResult:
         """In the engine's thread: one turn, on the disk before it is shown as done."""
         try:
-            loaded = self.served.loaded
             session = self.conversations.open(held)
             question = self._prepare(session, question)
             job.put(Started(held.id, len(session.exchanges) + 1))
-            conversation = Conversation(
-                loaded.engine,
-                loaded.template,
-                session,
-                job,
-                loaded.prefix,
-                governor=loaded.governor,
-                warm_for=held.warm_for,
-            )
+            loaded = self.served.loaded
+            conversation = loaded.conversation(session, job, warm_for=held.warm_for)
             result = conversation.ask(question.text, question.settings, question.pictures)
             held.warm_for = conversation.warm_for
             return result
@@ -190,14 +178,8 @@ class PageApi:
     ) -> Iterator[bytes]:
         try:
             yield _event("waiting", {"conversation": held.name, "position": job.position})
-            said = time.monotonic()
-            for event in job.events():
-                if request.gone():
-                    return
-                if event is None and time.monotonic() - said < KEEP_ALIVE_S:
-                    continue
-                said = time.monotonic()
-                yield _shown(event, language) if event is not None else b": waiting\n\n"
+            for event in job.events(request.gone):
+                yield _shown(event, language) if event is not None else ALIVE
         finally:
             job.cancel()
             held.end(job)

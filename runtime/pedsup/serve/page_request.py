@@ -51,11 +51,7 @@ class PageQuestion:
 def parse_question(
     document: Document, default: TurnSettings, *, thinks: bool, sees: bool
 ) -> PageQuestion:
-    """A question of the page.
-
-    Raises:
-        ApiError: a field is unknown or has a value that cannot be taken.
-    """
+    """A question of the page. Raises `ApiError` for a field that is unknown or not valid."""
     fields = Fields(document)
     text = (fields.text("text", longest=MAX_QUESTION) or "").strip()
     if not text:

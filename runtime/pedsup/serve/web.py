@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from http.client import responses
+from typing import Final, TypeAlias
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from pedsup.errors import PedsupError
+from pedsup.files.json_file import parse_json
 from pedsup.serve.faults import ApiError, Document, from_pedsup
 from pedsup.serve.jobs import internal_error
 
@@ -26,13 +26,12 @@ MAX_BODY: Final = 1 << 19
 MAX_PICTURE_BODY: Final = 16 << 20
 """Bytes where pictures may come: a photo as the camera wrote it has 3 to 10 MB, and base64 makes
 four bytes of three."""
-MAX_DEPTH: Final = 32
 JSON: Final = "application/json"
 HTML: Final = "text/html; charset=utf-8"
 EVENTS: Final = "text/event-stream"
+ALIVE: Final = b": waiting\n\n"
+"""A comment among events, which keeps the connection open."""
 Header: TypeAlias = tuple[str, str]
-_HALVES: Final = re.compile("[\ud800-\udfff]")
-"""Halves of surrogate pairs."""
 
 SECURITY: Final[tuple[Header, ...]] = (
     ("Cache-Control", "no-store"),
@@ -48,7 +47,6 @@ NO_CONTENT_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 class Request:
     """What came in, already whole."""
 
-    method: str
     path: str
     headers: Mapping[str, str]
     """Names in lower case."""
@@ -57,20 +55,15 @@ class Request:
     """Whether the client has closed the connection."""
 
     def document(self) -> Document:
-        """The body as a JSON object, bounded and free of what cannot be text.
-
-        Raises:
-            ApiError: it is something else.
-        """
+        """The body as a JSON object, bounded. Raises `ApiError` for anything else."""
         if self.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             raise ApiError(415, f"the body must be sent as {JSON}", "unsupported_media_type")
         try:
-            found = json.loads(self.body.decode("utf-8"), parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(self.body, constant=_no_constant)
+        except ValueError as error:
             raise ApiError(400, "the body is not JSON in UTF-8", "invalid_json") from error
         if not isinstance(found, dict):
             raise ApiError(400, "the body is not a JSON object", "invalid_json")
-        _check_tree(found)
         return found
 
 
@@ -132,7 +125,7 @@ class WebApp:
             headers.append(("Content-Security-Policy", NO_CONTENT_POLICY))
         if isinstance(reply.body, bytes):
             headers.append(("Content-Length", str(len(reply.body))))
-        start_response(f"{reply.status} {_reason(reply.status)}", headers)
+        start_response(f"{reply.status} {responses.get(reply.status, 'Error')}", headers)
         return [reply.body] if isinstance(reply.body, bytes) else reply.body
 
     def _reply(self, environ: WSGIEnvironment) -> Reply:
@@ -156,7 +149,6 @@ class WebApp:
                 headers=(("Allow", allow),),
             )  # fmt: skip
         request = Request(
-            method=method,
             path=route.path,
             headers=headers,
             body=environ["wsgi.input"].read(MAX_PICTURE_BODY + 1) if method == "POST" else b"",
@@ -218,30 +210,5 @@ def error_reply(error: ApiError) -> Reply:
     return Reply(reply.status, reply.content_type, reply.body, error.headers)
 
 
-def _reason(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
-
-
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not valid JSON")
-
-
-def _check_tree(document: Document) -> None:
-    """Neither too deep, nor with half of a surrogate pair, which no text has."""
-    level: list[Any] = [document]
-    for _ in range(MAX_DEPTH):
-        if not level:
-            return
-        following: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                following += [*node, *node.values()]
-            elif isinstance(node, list):
-                following += node
-            elif isinstance(node, str) and not node.isascii() and _HALVES.search(node):
-                raise ApiError(400, "a text holds half of a surrogate pair", "invalid_json")
-        level = following
-    raise ApiError(400, f"the body is nested deeper than {MAX_DEPTH} levels", "invalid_json")

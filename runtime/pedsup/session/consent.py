@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Final
 
 from pedsup import __version__
 from pedsup.errors import BadFileError, OutputError, UsageError
-from pedsup.files.fsio import atomic_file
-from pedsup.files.json_file import read_json_object
-from pedsup.files.paths import data_folder, make_private
+from pedsup.files.paths import data_folder, write_private
+from pedsup.files.source import read_json_object
 from pedsup.files.timestamp import now
 from pedsup.messages import message, reason_of
 from pedsup.progress import say
@@ -95,9 +93,7 @@ def record_consent(language: Language, how: str) -> None:
         "version": __version__,
     }
     try:
-        folder = make_private(data_folder(), remedy="set XDG_DATA_HOME")
-        with atomic_file(folder / FILE, private=True) as file:
-            file.write(json.dumps(record, indent=1).encode() + b"\n")
+        write_private(data_folder() / FILE, record, remedy="set XDG_DATA_HOME")
     except (OSError, OutputError) as error:
         say(
             message(

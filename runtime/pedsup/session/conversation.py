@@ -84,11 +84,7 @@ class Conversation(Generic[View]):
             return self._ask(text, settings, pictures)
 
     def restart_engine(self) -> None:
-        """Bring an engine that died back.
-
-        Raises:
-            EngineError: it died again, or cannot be brought back.
-        """
+        """Bring a dead engine back. Raises `EngineError` if that does not help."""
         self.warm_for = None
         self.engine.restart()
 

@@ -24,8 +24,8 @@ from pedsup.chat.templates.template import ChatTemplate, Message
 from pedsup.engine.api import Engine, EngineConfig, PromptProgress, SamplingConfig
 from pedsup.errors import EngineError, PedsupError
 from pedsup.files.fsio import atomic_file, sha256_file
-from pedsup.files.json_file import read_json_object
 from pedsup.files.paths import make_private
+from pedsup.files.source import read_json_object
 from pedsup.gguf_file import GGUFHeader
 from pedsup.messages import reason_of
 from pedsup.texts.notices import NOTICES
@@ -106,7 +106,7 @@ class PrefixCache:
         notice = None
         found = self._load(engine, key, tokens)
         if found == "damaged":
-            notice = _notice("cache_damaged")
+            notice = Notice("cache_damaged", NOTICES["cache_damaged"])
         if found != "disk":
             reading = engine.generate(
                 tokens, SamplingConfig(temperature=0), max_tokens=0, on_prompt=on_prompt
@@ -125,7 +125,8 @@ class PrefixCache:
             return "absent"
         try:
             document = read_json_object(note, "the note of a saved state", MAX_NOTE)
-            good = _fits(document, key, tokens, state) and engine.load_state(state) == tokens
+            fits = document == _note(key, tokens, state)
+            good = fits and engine.load_state(state) == tokens
         except (OSError, ValueError, PedsupError) as error:
             # A dead engine does not mean a damaged file.
             if isinstance(error, EngineError):
@@ -146,15 +147,8 @@ class PrefixCache:
             # llama.cpp would make it readable to all; a file that is there keeps its mode.
             os.close(os.open(state, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             engine.save_state(state)
-            document = {
-                "format": FORMAT,
-                "key": key,
-                "tokens": tokens,
-                "state_bytes": state.stat().st_size,
-                "state_sha256": sha256_file(state),
-            }
             with atomic_file(note, private=True) as file:
-                file.write(json.dumps(document).encode("utf-8"))
+                file.write(json.dumps(_note(key, tokens, state)).encode("utf-8"))
             self._evict(keep=key)
         except (OSError, PedsupError) as error:
             with suppress(OSError):
@@ -204,16 +198,12 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix in (".state", ".json")]
 
 
-def _fits(document: object, key: str, tokens: list[int], state: Path) -> bool:
-    return (
-        isinstance(document, dict)
-        and document.get("format") == FORMAT
-        and document.get("key") == key
-        and document.get("tokens") == tokens
-        and document.get("state_bytes") == state.stat().st_size
-        and document.get("state_sha256") == sha256_file(state)
-    )
-
-
-def _notice(code: str) -> Notice:
-    return Notice(code, NOTICES[code])
+def _note(key: str, tokens: list[int], state: Path) -> dict[str, object]:
+    """What is kept beside a state."""
+    return {
+        "format": FORMAT,
+        "key": key,
+        "tokens": tokens,
+        "state_bytes": state.stat().st_size,
+        "state_sha256": sha256_file(state),
+    }

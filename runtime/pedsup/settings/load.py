@@ -54,11 +54,7 @@ def load_with_origins(
 
 
 def with_values(settings: Settings, values: Mapping[str, object], *, where: Message) -> Settings:
-    """The settings with other values, each checked.
-
-    Raises:
-        UsageError: a value is not one that its setting may have.
-    """
+    """The settings with other values. Raises `UsageError` for one that a setting may not have."""
     return record(Settings, {**vars(settings), **values}, Source(where, where, UsageError))
 
 

@@ -20,7 +20,7 @@ WIDE: Final = 80
 
 @dataclass(frozen=True)
 class Value:
-    """A word that a command takes."""
+    """A word that a command takes, or a command's own."""
 
     name: str
     spanish: str
@@ -31,18 +31,13 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Value):
     """One command; `name` is the one that the program uses."""
 
-    name: str
-    spanish: str
     help: Message
     values: tuple[Value, ...] = ()
     argument: Message | None = None
     aliases: tuple[str, ...] = ()
-
-    def said(self, language: Language) -> str:
-        return self.spanish if language == "es" else self.name
 
     def usage(self, language: Language) -> str:
         words = [value.said(language) for value in self.values]

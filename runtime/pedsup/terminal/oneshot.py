@@ -76,7 +76,7 @@ def one_document(
         "context": loaded.engine.n_ctx,
         "threads": loaded.threads.n_threads,
         "engine": loaded.engine.name,
-        "build": loaded.build.describe() if loaded.build else None,
+        "build": loaded.engine.build.describe() if loaded.engine.build else None,
         "template": loaded.template.name,
         "model": loaded.identity.describe(),
         "trust": loaded.trust.describe() if loaded.trust else None,

@@ -11,11 +11,7 @@ from pedsup.texts.language import current_language
 from pedsup.texts.screen import screen_of
 
 PROMPT: Final = "> "
-
-
 MORE: Final = ". "
-
-
 FENCE: Final = '"""'
 
 

@@ -179,11 +179,7 @@ def watch(
 
 
 def confirm_loaded(trust: Trust) -> None:
-    """After llama.cpp opened the file by its name: it is the file that was checked.
-
-    Raises:
-        UntrustedError: it is not.
-    """
+    """Raise `UntrustedError` if what llama.cpp opened by its name is not what was checked."""
     require_same(trust.path, trust.state)
     for one in trust.companions.values():
         confirm_loaded(one)

@@ -42,39 +42,14 @@ def times_prove(path: Path) -> bool:
     return file_system(path) in PROVING
 
 
-class BlockDigests:
-    """Collects the digest of each block of a file that is read from start to end."""
-
-    def __init__(self) -> None:
-        self._digests: list[bytes] = []
-        self._open, self._room = hashlib.sha256(), BLOCK
-
-    def update(self, data: memoryview) -> None:
-        while data:
-            part = data[: self._room]
-            self._open.update(part)
-            self._room -= len(part)
-            data = data[len(part) :]
-            if not self._room:
-                self._end_block()
-
-    def finish(self) -> tuple[bytes, ...]:
-        """All digests; the last block may be a short one."""
-        if self._room < BLOCK:
-            self._end_block()
-        return tuple(self._digests)
-
-    def _end_block(self) -> None:
-        self._digests.append(self._open.digest()[:DIGEST_BYTES])
-        self._open, self._room = hashlib.sha256(), BLOCK
+def block_digests(data: memoryview) -> list[bytes]:
+    """The digest of each block; `data` begins with a block, only the last may be short."""
+    parts = (data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+    return [hashlib.sha256(part).digest()[:DIGEST_BYTES] for part in parts]
 
 
 def sample(path: Path, digests: tuple[bytes, ...], n: int = SAMPLED) -> None:
-    """Compare the first block, the last one and `n` others, drawn by chance.
-
-    Raises:
-        UntrustedError: one of them is not what was read before.
-    """
+    """Compare both ends and `n` other blocks, drawn by chance. Raises as `require_block`."""
     draw = secrets.SystemRandom()
     ends = {0, len(digests) - 1} if digests else set()
     file = DirectFile(path)

@@ -110,11 +110,7 @@ def pre_authentication(payload: bytes) -> bytes:
 
 
 def read_signature(path: Path) -> Signature:
-    """Read a signature file without verifying it.
-
-    Raises:
-        UntrustedError: it cannot be read, is too large, or no bundle of the kind above.
-    """
+    """Read a signature file, unverified. Raises `UntrustedError` if it is not such a bundle."""
     try:
         raw = read_bounded(path, "the signature", MAX_BYTES)
     except BadFileError as error:

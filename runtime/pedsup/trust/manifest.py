@@ -18,12 +18,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pedsup.errors import BadFileError
 from pedsup.files.checks import Count, Sha256
-from pedsup.files.json_file import read_json_object
-from pedsup.files.records import record
+from pedsup.files.records import json_record, record
 from pedsup.files.source import Source
 from pedsup.messages import message
 
@@ -190,6 +189,7 @@ def manifest_document(
 
 @dataclass(frozen=True)
 class _Document:
+    schema: Literal["pedsup-manifest/1"]
     core: Mapping[str, object]
     core_sha256: Sha256
     file: FileFacts
@@ -210,15 +210,7 @@ def read_manifest(path: Path) -> Manifest:
             remedy="copy it from where the model came from",
         )
     source = Source("the manifest", path, remedy=_AGAIN, only_known=False)
-    raw = read_json_object(path, source.what, MAX_BYTES, remedy=_AGAIN)
-    if raw.get("schema") != SCHEMA:
-        raise BadFileError(
-            message("a manifest of schema {name}", name=f"{raw.get('schema')!r:.60}"),
-            where=path,
-            wanted=SCHEMA,
-            remedy=_AGAIN,
-        )
-    document = record(_Document, raw, source)
+    document = json_record(_Document, path, source, MAX_BYTES)
     if core_digest(document.core) != document.core_sha256:
         raise BadFileError(
             "the manifest was changed after it was written",

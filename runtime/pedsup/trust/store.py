@@ -13,15 +13,13 @@ signature out.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pedsup.errors import BadFileError, PedsupError, UsageError
-from pedsup.files.fsio import atomic_file
-from pedsup.files.paths import config_folder, make_private
+from pedsup.files.paths import config_folder, write_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
 from pedsup.messages import Message, message, reason_of
@@ -66,7 +64,7 @@ class _KeyEntry:
 
 @dataclass(frozen=True)
 class _Document:
-    schema: str
+    schema: Literal["pedsup-trust/1"]
     keys: tuple[_KeyEntry, ...]
     models: tuple[KnownModel, ...]
 
@@ -129,11 +127,7 @@ class TrustStore:
         return self if model in self.models else replace(self, models=(*self.models, model))
 
     def without_model(self, name: str) -> TrustStore:
-        """The store without expectations about models of this name.
-
-        Raises:
-            UsageError: there is none.
-        """
+        """The store without expectations about this name. Raises `UsageError` if it has none."""
         left = tuple(m for m in self.models if m.name != name)
         if len(left) == len(self.models):
             raise _unknown(
@@ -150,10 +144,9 @@ class TrustStore:
             "keys": [{"name": k.name, "added": k.added, "pem": k.key.pem} for k in self.keys],
             "models": [asdict(model) for model in self.models],
         }
-        remedy = message("set XDG_CONFIG_HOME to a folder that can be written")
-        make_private(self.path.parent, remedy=remedy)
-        with atomic_file(self.path, private=True) as file:
-            file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_private(
+            self.path, document, remedy="set XDG_CONFIG_HOME to a folder that can be written"
+        )
 
 
 def load_store(path: Path | None = None) -> TrustStore:
@@ -168,8 +161,6 @@ def load_store(path: Path | None = None) -> TrustStore:
     source = Source("the list of trusted keys", path, only_known=False)
     try:
         document = json_record(_Document, path, source, MAX_BYTES)
-        if document.schema != SCHEMA:
-            raise source.problem(message("the schema is {name}", name=repr(document.schema)))
         keys = tuple(
             TrustedKey(entry.name, parse_public_key(entry.pem, where=path), entry.added)
             for entry in document.keys
@@ -194,11 +185,7 @@ def path_digest(path: Path) -> str:
 
 
 def check_name(name: str) -> str:
-    """A name for a key: short and printable.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """A name for a key. Raises `UsageError` unless it is short and printable."""
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise UsageError(
             message("the name {name} is not valid", name=repr(name)),

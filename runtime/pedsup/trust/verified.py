@@ -12,7 +12,6 @@ Someone who can write into this cache can replace pedsup itself: it needs no sig
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -20,15 +19,14 @@ from typing import Final
 from pedsup.errors import BadFileError, OutputError, UntrustedError
 from pedsup.files.checks import Sha256
 from pedsup.files.direct_io import BLOCK, DirectFile
-from pedsup.files.fsio import atomic_file
-from pedsup.files.paths import cache_folder, make_private
+from pedsup.files.paths import cache_folder, write_private
 from pedsup.files.records import json_record
 from pedsup.files.source import Source
 from pedsup.files.timestamp import now
 from pedsup.messages import message, reason_of
 from pedsup.progress import byte_bar, human_bytes, say
 from pedsup.trust import blocks
-from pedsup.trust.blocks import BlockDigests, times_prove
+from pedsup.trust.blocks import block_digests, times_prove
 from pedsup.trust.store import path_digest
 
 FORMAT: Final = 2
@@ -100,11 +98,7 @@ def recorded_reading(path: Path, state: FileState, header: str) -> Reading | Non
 
 
 def read_in_full(path: Path, state: FileState) -> Reading:
-    """Read the whole file, with a progress bar.
-
-    Raises:
-        UntrustedError: the file changed while it was read.
-    """
+    """Read the whole file, with a bar. Raises `UntrustedError` if it changed meanwhile."""
     if state.size >= SAY_ABOVE:
         size = human_bytes(state.size)
         say(
@@ -114,7 +108,7 @@ def read_in_full(path: Path, state: FileState) -> Reading:
                 size=size,
             )
         )
-    parts = None if times_prove(path) else BlockDigests()
+    parts: list[bytes] | None = None if times_prove(path) else []
     digest, at = hashlib.sha256(), 0
     file = DirectFile(path)
     file.sync()  # a page that a mapping wrote to is clean then: the next write shows in ctime
@@ -122,22 +116,19 @@ def read_in_full(path: Path, state: FileState) -> Reading:
         while block := file.read(at, BLOCK):
             digest.update(block)
             if parts is not None:
-                parts.update(block)
+                parts += block_digests(block)  # it is read in whole blocks
             at += len(block)
             bar.update(len(block))
     require_same(path, state)
-    return Reading(digest.hexdigest(), None if parts is None else parts.finish())
+    return Reading(digest.hexdigest(), None if parts is None else tuple(parts))
 
 
 def record_reading(path: Path, state: FileState, header: str, reading: Reading) -> None:
     """Remember what a full reading found; where that cannot be kept the next start reads again."""
     blocks_hex = None if reading.blocks is None else b"".join(reading.blocks).hex()
     record = _Record(FORMAT, path_digest(path), state, header, reading.sha256, blocks_hex, now())
-    target = _record_path(path)
     try:
-        make_private(target.parent, remedy="set XDG_CACHE_HOME")
-        with atomic_file(target, private=True) as file:
-            file.write(json.dumps(asdict(record)).encode() + b"\n")
+        write_private(_record_path(path), asdict(record), remedy="set XDG_CACHE_HOME")
     except (OSError, OutputError) as error:
         say(
             message(

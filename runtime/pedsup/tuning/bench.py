@@ -18,8 +18,7 @@ from pedsup.memory import Host, available_memory
 from pedsup.memory.estimate import estimate
 from pedsup.messages import Message, joined, message
 from pedsup.tuning.budget import PROBE_PROMPT, SHORTEST, Lengths, lengths_for
-from pedsup.tuning.plan import TUNE_CTX, Candidate, Metric
-from pedsup.tuning.speed import Failure, Speed
+from pedsup.tuning.plan import TUNE_CTX, Candidate, Failure, Metric, Speed
 from pedsup.tuning.worker import FROM_CHILD, Ready, Seconds, Task, config_to_json
 
 FLOOR: Final = 96 << 20
@@ -177,11 +176,7 @@ class ChildBench:
 
 
 def _ask(child: LineChild, request: Mapping[str, object], seconds: float) -> dict[str, Any]:
-    """Send a request and wait for its answer, unless memory runs out before.
-
-    Raises:
-        NoAnswerError: there is none.
-    """
+    """Send a request and wait for its answer. Raises `NoAnswerError`, also if memory runs out."""
     answer = child.ask(request, seconds, watch=_require_memory)
     if (error := error_in(answer)) is not None:
         parts = (error.found, error.where)

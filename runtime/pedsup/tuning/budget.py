@@ -7,8 +7,7 @@ from math import ceil
 from typing import Final
 
 from pedsup.device.noise import MIN_SAMPLES
-from pedsup.tuning.plan import MAX_PROMPT, Metric
-from pedsup.tuning.speed import Speed
+from pedsup.tuning.plan import MAX_PROMPT, Metric, Speed
 
 PER_BUDGET: Final = 170.0
 LONGEST_PART_S: Final = 1.0

@@ -26,6 +26,29 @@ SHARES: Final = {
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Tokens per second of one measurement."""
+
+    prompt: float
+    decode: float
+
+    def by(self, metric: Metric) -> float:
+        """The speed that a stage compares; 'turn' in turns per second."""
+        if metric == "prompt":
+            return self.prompt
+        if metric == "decode":
+            return self.decode
+        return 1 / (TURN_PROMPT / self.prompt + TURN_DECODE / self.decode)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A measurement that did not come about: the child died, or took too long."""
+
+    reason: Message
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One way to run the model."""
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pedsup.device.noise import Series
 from pedsup.messages import Message
 from pedsup.tuning.budget import advised_s
-from pedsup.tuning.plan import Candidate, Metric, Stage
-from pedsup.tuning.speed import Speed
+from pedsup.tuning.plan import Candidate, Metric, Speed, Stage
 
 
 @dataclass

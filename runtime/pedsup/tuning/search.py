@@ -9,9 +9,16 @@ from typing import Final, Protocol
 
 from pedsup.device.noise import MIN_SAMPLES, beats
 from pedsup.tuning.budget import MOST_SURVIVORS, Lengths, decision_s, lengths_for, long_prompts
-from pedsup.tuning.plan import SHARES, Candidate, Change, Metric, Stage, TunePlan
+from pedsup.tuning.plan import (
+    SHARES,
+    Candidate,
+    Failure,
+    Metric,
+    Speed,
+    Stage,
+    TunePlan,
+)
 from pedsup.tuning.results import Outcome, Row, StageResult
-from pedsup.tuning.speed import Failure, Speed
 
 MOST_ROUNDS: Final = 7
 """With the screening."""
@@ -60,11 +67,7 @@ class Search:
     clock: Callable[[], float] = time.monotonic
 
     def run(self) -> Outcome:
-        """All stages that fit into the time.
-
-        Raises:
-            NothingMeasuredError: the start did not run.
-        """
+        """All stages that fit into the time. Raises `NothingMeasuredError` if the start fails."""
         best: Candidate = self.plan.base
         results: list[StageResult] = []
         first = self.bench.measure(best, "turn")
@@ -97,7 +100,8 @@ class Search:
         self, stage: Stage, champion: Candidate, usual: Speed, seconds: float
     ) -> _Prepared:
         """Who is compared, by measurements of which length, and what that needs."""
-        others = [c for change in stage.changes if (c := _changed(champion, change)) != champion]
+        others = [replace(champion, **change) for change in stage.changes]
+        others = [c for c in others if c != champion]
         lengths = lengths_for(usual, self.plan.seconds)
         if stage.metric == "prompt" and others:
             sizes = tuple(c.ubatch for c in others)
@@ -212,10 +216,6 @@ class Search:
         if duel[1].failure is None and beats(turns[1], turns[0]):
             return pair, "better"
         return decode.candidate, _reason(decode, rows)
-
-
-def _changed(candidate: Candidate, change: Change) -> Candidate:
-    return replace(candidate, **change)
 
 
 def _wins(challenger: Row, champion: Row, metric: Metric, n_big: int) -> bool:

@@ -5,16 +5,13 @@ The file is ours, but it is on a disk: every value is checked like a setting of 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from pedsup.errors import BadFileError
-from pedsup.files.fsio import atomic_file
-from pedsup.files.paths import config_folder, make_private
+from pedsup.files.paths import config_folder, write_private
 from pedsup.files.records import json_record, record
 from pedsup.files.source import Source
 from pedsup.messages import message, reason_of
@@ -32,8 +29,6 @@ NAMES: Final = (
     "mmap",
 )
 """The settings that are tuned."""
-FORMER: Final = ("draft",)
-"""Settings that older versions tuned: left out of what they wrote."""
 MAX_BYTES: Final = 1 << 20
 MAX_ENTRIES: Final = 64
 
@@ -75,7 +70,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class _Document:
-    schema: str
+    schema: Literal["pedsup-tuned/1"]
     entries: tuple[Tuned, ...]
 
 
@@ -117,7 +112,6 @@ def keep(entry: Tuned, file: Path | None = None) -> Path:
         OutputError: the folder cannot be made or another process writes the file.
     """
     path = file or tuned_file()
-    make_private(path.parent, remedy="set XDG_CONFIG_HOME to a folder that can be written")
     try:
         old = read_entries(path)
     except BadFileError:
@@ -125,9 +119,7 @@ def keep(entry: Tuned, file: Path | None = None) -> Path:
     same = (entry.model, entry.device, entry.engine)
     kept = [e for e in old if (e.model, e.device, e.engine) != same][-(MAX_ENTRIES - 1) :]
     document = {"schema": SCHEMA, "entries": [asdict(e) for e in (*kept, entry)]}
-    with atomic_file(path) as out:
-        os.fchmod(out.fileno(), 0o600)
-        out.write(json.dumps(document, indent=1).encode())
+    write_private(path, document, remedy="set XDG_CONFIG_HOME to a folder that can be written")
     return path
 
 
@@ -142,8 +134,6 @@ def read_entries(path: Path) -> list[Tuned]:
     source = Source("the file", path, only_known=False)
     try:
         document = json_record(_Document, path, source, MAX_BYTES)
-        if document.schema != SCHEMA:
-            raise source.problem("it has another schema")
         return [_checked(entry, source) for entry in document.entries]
     except BadFileError as error:
         raise BadFileError(
@@ -156,8 +146,7 @@ def read_entries(path: Path) -> list[Tuned]:
 
 def _checked(entry: Tuned, source: Source) -> Tuned:
     """The entry with values that its settings may have."""
-    given = {name: v for name, v in entry.settings.items() if name not in FORMER}
-    if not set(given) <= set(NAMES):
+    if not set(entry.settings) <= set(NAMES):
         raise source.problem("an entry has a setting that is not tuned")
-    checked = vars(record(Settings, given, source))
-    return replace(entry, settings={name: checked[name] for name in given})
+    checked = vars(record(Settings, entry.settings, source))
+    return replace(entry, settings={name: checked[name] for name in entry.settings})

@@ -151,7 +151,7 @@ def test_a_taken_port_is_said() -> None:
         (b"\xff\xfe", "invalid_json"),
         (b'{"text": NaN}', "invalid_json"),
         (b'{"text": 1' + b"0" * 5000 + b"}", "invalid_json"),
-        (b'{"text": ' + b"[" * 40 + b"]" * 40 + b"}", "invalid_json"),
+        (b'{"text": ' + b"[" * 140 + b"]" * 140 + b"}", "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
         (b'{"text": "\\ud800"}', "invalid_json"),
         (b'{"\\udfff": 1}', "invalid_json"),
@@ -169,7 +169,7 @@ def test_a_body_that_is_no_request(server: Served, body: bytes, code: str) -> No
 def test_any_body_is_parsed_or_refused(body: bytes) -> None:
     from pedsup.serve.faults import ApiError
 
-    request = Request("POST", "/", {"content-type": "application/json"}, body, lambda: False)
+    request = Request("/", {"content-type": "application/json"}, body, lambda: False)
     try:
         assert request.document() == json.loads(body)
     except ApiError as error:

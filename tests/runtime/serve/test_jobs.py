@@ -38,7 +38,7 @@ def run_in_thread(queue: JobQueue) -> threading.Thread:
 
 
 def heard(job: Job) -> list[Any]:
-    return [event for event in job.events() if event is not None]
+    return [event for event in job.events(lambda: False) if event is not None]
 
 
 def test_first_come_first_served_and_no_more_than_may_wait() -> None:

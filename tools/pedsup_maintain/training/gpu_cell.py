@@ -22,6 +22,7 @@ from pedsup_train.model.backends import Loaded, Runtime
 from pedsup_train.model.targets import check_adapted
 from pedsup_train.recipe.schema import LoraConfig, ModelConfig, Recipe, read_recipe
 from pedsup_train.run.loop import fit
+from pedsup_train.run.split import choose_split, room_here
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +56,18 @@ class Cell:
     accumulation: int = 4
     max_length: int = 768
     checkpointing: bool = True
+    merge: bool = True
+    """Let the run merge the forward passes of a step, as `pedsup-train run` does."""
     folder: str = ""
     """Where the random model lies (`save_random`); empty: it is made on the device."""
 
     @property
     def label(self) -> str:
         name = Path(self.model).name if "/" in self.model else self.model
-        return f"{name}, {self.precision}, {self.backend}" + (
-            "" if self.checkpointing else ", no checkpointing"
+        return (
+            f"{name}, {self.precision}, {self.backend}"
+            + ("" if self.checkpointing else ", no checkpointing")
+            + ("" if self.merge else ", not merged")
         )
 
 
@@ -85,6 +90,7 @@ def cell_recipe(cell: Cell) -> Recipe:
             accumulation=cell.accumulation,
             max_steps=cell.steps,
             gradient_checkpointing=cell.checkpointing,
+            merge_batches=cell.merge,
             save_every=10**9,
         ),
     )
@@ -196,6 +202,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     runtime = backends.choose_runtime(recipe)
     importing = time.monotonic() - began
     say(f"cell: loading (imports took {importing:.1f} s)")
+    room = room_here(runtime, 1)
     loaded = load_cell(cell, recipe, runtime)
     loading = time.monotonic() - began - importing
     load_peak = torch.cuda.max_memory_allocated() if runtime.device == "cuda" else None
@@ -203,13 +210,16 @@ def measure(cell: Cell) -> dict[str, Any]:
     vocab = int(loaded.model.get_input_embeddings().weight.shape[0])
     n = cell.steps * cell.batch_size * cell.accumulation
     examples = random_examples(n, max_length=cell.max_length, vocab=vocab)
+    split = choose_split(recipe, runtime, loaded.model.config, examples, room)
     with tempfile.TemporaryDirectory(prefix="pedsup-cell-") as name:
-        outcome = fit(recipe, runtime, loaded, (examples, []), Path(name))
+        outcome = fit(split.applied(recipe), runtime, loaded, (examples, []), Path(name))
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
     return {
         **dataclasses.asdict(cell),
         **rates(outcome.history),
+        "split": dataclasses.asdict(split),
         "peak_gpu_bytes": outcome.peak_gpu_bytes,
+        **beyond_the_peak(runtime),
         "load_peak_gpu_bytes": load_peak,
         "weights_bytes": weights,
         "trained_parameters": loaded.n_trainable,
@@ -217,6 +227,19 @@ def measure(cell: Cell) -> dict[str, Any]:
         "import_s": round(importing, 1),
         "load_s": round(loading, 1),
         "torch": torch.__version__,
+    }
+
+
+def beyond_the_peak(runtime: Runtime) -> dict[str, int]:
+    """Bytes that torch's allocator took at most, and those of this card that it did not take."""
+    import torch
+
+    if runtime.device != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "reserved_gpu_bytes": torch.cuda.max_memory_reserved(),
+        "outside_torch_bytes": total - free - torch.cuda.memory_reserved(),
     }
 
 

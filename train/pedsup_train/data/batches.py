@@ -1,4 +1,4 @@
-"""Batches: examples of like length together, in an order that depends on seed and epoch only."""
+"""Steps: examples of similar length together, in an order that depends on seed and epoch only."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ if TYPE_CHECKING:
 
 
 def epoch_order(
-    lengths: Sequence[int], *, batch_size: int, seed: int, epoch: int, by_length: bool = True
+    lengths: Sequence[int], *, step_size: int, seed: int, epoch: int, by_length: bool = True
 ) -> list[int]:
-    """The order of an epoch's examples, to be cut into batches of `batch_size`.
+    """The order of an epoch's examples, to be cut into steps of `step_size`.
 
-    Within pools of 16 shuffled batches the examples are sorted by length, so that little is
-    padded; the batches are then shuffled. A short last batch stays last.
+    Within pools of 16 shuffled steps the examples are sorted by length, so that little is
+    padded; the steps are then shuffled. A short last step stays last. A step has the same examples
+    however many forward passes or processes share them out.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
     if not by_length:
         return order
-    pool = 16 * batch_size
-    batches: list[list[int]] = []
+    pool = 16 * step_size
+    steps: list[list[int]] = []
     for start in range(0, len(order), pool):
         part = sorted(order[start : start + pool], key=lambda i: lengths[i], reverse=True)
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    last = batches.pop() if batches and len(batches[-1]) < batch_size else []
-    rng.shuffle(batches)
-    return [i for batch in [*batches, last] for i in batch]
+        steps += [part[i : i + step_size] for i in range(0, len(part), step_size)]
+    last = steps.pop() if steps and len(steps[-1]) < step_size else []
+    rng.shuffle(steps)
+    return [i for step in [*steps, last] for i in step]
 
 
 class EpochSampler:
@@ -42,9 +43,9 @@ class EpochSampler:
     """
 
     def __init__(
-        self, lengths: Sequence[int], *, batch_size: int, seed: int, by_length: bool
+        self, lengths: Sequence[int], *, step_size: int, seed: int, by_length: bool
     ) -> None:
-        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
+        self.lengths, self.step_size, self.seed = list(lengths), step_size, seed
         self.by_length = by_length
         self.epoch = 0
 
@@ -55,7 +56,7 @@ class EpochSampler:
         return iter(
             epoch_order(
                 self.lengths,
-                batch_size=self.batch_size,
+                step_size=self.step_size,
                 seed=self.seed,
                 epoch=self.epoch,
                 by_length=self.by_length,

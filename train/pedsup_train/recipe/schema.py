@@ -110,6 +110,8 @@ class TrainConfig:
 
     batch_size: Positive = 4
     accumulation: Positive = 4
+    merge_batches: bool = True
+    """On a GPU: fewer and larger forward passes for a step, as its memory allows (run/split.py)."""
     epochs: float = 3.0
     max_steps: Count = 0
     """Stop after so many optimizer steps; 0: after `epochs`."""
@@ -121,7 +123,7 @@ class TrainConfig:
     optimizer: Literal["adamw_8bit", "adamw"] = "adamw_8bit"
     gradient_checkpointing: bool = True
     group_by_length: bool = True
-    """Batches of examples of like length: less padding."""
+    """Steps of examples of similar length: less padding."""
     log_every: Positive = 1
     eval_every: Positive = 50
     """Optimizer steps between evaluations; one is made before the first and after the last step."""

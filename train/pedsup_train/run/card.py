@@ -57,7 +57,11 @@ def _training(recipe: Recipe, facts: Facts) -> list[tuple[str, object]]:
         ("LoRA", f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout}, rslora {lora.rslora}"),
         ("adapted", f"{facts['targets']} projections: {', '.join(lora.targets)}"),
         ("trained parameters", f"{facts['trainable_parameters']:,}"),
-        ("batch", f"{train.batch_size} x accumulation {train.accumulation}"),
+        ("examples of a step", train.batch_size * train.accumulation),
+        (
+            "forward passes of a step",
+            f"{facts['passes_per_step']} of {facts['examples_per_pass']} examples",
+        ),
         ("context", f"{recipe.data.max_length} tokens, packing {recipe.data.packing}"),
         (
             "optimizer",

@@ -95,6 +95,8 @@ def result_facts(result: Result) -> dict[str, object]:
         "gradient_cosine": result.checked.gradient_cosine,
         "epochs": max((row.get("epoch", 0.0) for row in outcome.history), default=0.0),
         "steps": outcome.steps,
+        "examples_per_pass": plan.split.batch_size,
+        "passes_per_step": plan.split.passes,
         "tokens_seen": outcome.tokens_seen,
         "seconds": round(outcome.seconds, 1),
         "peak_gpu_bytes": outcome.peak_gpu_bytes,

@@ -165,7 +165,7 @@ def out_of_memory(error: BaseException, recipe: Recipe) -> PedsupError | None:
         total = train.batch_size * train.accumulation
         advice.append(
             f"--set train.batch_size={half} --set train.accumulation={-(-total // half)}"
-            " (the same effective batch)"
+            " --set train.merge_batches=false (the same effective batch)"
         )
     if not train.gradient_checkpointing:
         advice.append("--set train.gradient_checkpointing=true")

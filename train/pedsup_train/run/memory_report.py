@@ -10,8 +10,9 @@ from pedsup.errors import UsageError
 from pedsup.optional import require
 from pedsup.progress import human_bytes
 from pedsup_train.model import base_source
-from pedsup_train.run.memory import CONTEXT, FRAGMENTS, Batch, Estimate, estimate
+from pedsup_train.run.memory import CONTEXT, FRAGMENTS, Estimate
 from pedsup_train.run.plan import Plan
+from pedsup_train.run.split import Split, choose_split, predict
 
 _UNITS: Final = {"": 1, "MB": 10**6, "MIB": 1 << 20, "GB": 10**9, "GIB": 1 << 30}
 _SIZE: Final = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*")
@@ -45,26 +46,29 @@ def find_card(asked: str | None) -> Card | None:
     return Card(f"a card of {asked.strip()}", n_bytes)
 
 
-def largest_batch(plan: Plan) -> Batch:
-    """The examples that need most: the longest, padded to the longest of them."""
-    by_length = sorted(plan.data.train, key=lambda item: len(item.input_ids), reverse=True)
-    longest = by_length[: plan.recipe.train.batch_size]
-    answers = sum(len(item.input_ids) - item.n_prompt for item in longest)
-    return Batch(len(longest), len(longest[0].input_ids), answers)
+def plan_memory(plan: Plan, asked: Card | None = None) -> tuple[Split, Estimate]:
+    """How a step would be split and what it would need; reads the base's config and no weight.
 
-
-def plan_memory(plan: Plan) -> Estimate:
-    """The prediction for a plan; it reads the base's config and no weight."""
+    Args:
+        asked: a card that is not here.
+    """
     config = base_source.load_config(plan.recipe)
-    return estimate(plan.recipe, plan.runtime, config, largest_batch(plan))
+    run = (plan.runtime, config, plan.data.train)
+    split = choose_split(plan.recipe, *run, asked.n_bytes) if asked else plan.split
+    return split, predict(split.applied(plan.recipe), *run)
 
 
-def memory_lines(found: Estimate, card: Card | None) -> list[str]:
-    """The terms of the prediction, their sum and whether it fits, for stderr."""
+def memory_lines(found: Estimate, card: Card | None, passes: int) -> list[str]:
+    """The terms of the prediction, their sum and whether it fits, for stderr.
+
+    Args:
+        passes: forward passes of a step.
+    """
     batch = found.batch
     lines = [
         "GPU memory, predicted for the largest batch"
-        f" ({batch.size} x {batch.length} tokens, {batch.answers:,} in answers):"
+        f" ({batch.size} x {batch.length} tokens, {batch.answers:,} in answers;"
+        f" {passes} in a step):"
     ]
     lines += [f"  {t.name:20} {human_bytes(t.n_bytes):>10}  {t.formula}" for t in found.terms]
     lines += [
@@ -89,10 +93,11 @@ def _verdict(found: Estimate, card: Card) -> str:
     return f"does NOT fit {card.name}: {human_bytes(-spare)} too much; lower {what}"
 
 
-def memory_document(found: Estimate, card: Card | None) -> dict[str, Any]:
+def memory_document(found: Estimate, card: Card | None, passes: int) -> dict[str, Any]:
     """The same as JSON, in bytes."""
     return {
         "batch": vars(found.batch),
+        "passes": passes,
         "terms": [{"name": t.name, "bytes": t.n_bytes, "formula": t.formula} for t in found.terms],
         "training_bytes": found.training,
         "loading_bytes": found.loading,

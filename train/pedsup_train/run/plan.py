@@ -17,6 +17,7 @@ from pedsup_train.model.backends import Runtime
 from pedsup_train.model.sharding import refuse_unfit
 from pedsup_train.model.versions import refuse_known_bad
 from pedsup_train.recipe.schema import Recipe
+from pedsup_train.run.split import Split, choose_split, room_here
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Plan:
     data: Data
     model_type: str
     steps: int
+    split: Split
+    """Of a step's examples over forward passes, on this machine."""
     out: Path
 
     @property
@@ -105,5 +108,7 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     refuse_unfit(recipe, prequantized=base_source.is_prequantized(config))
     refuse_known_bad(config.model_type, backends.USED_PACKAGES[runtime.backend])
     data = load_data(recipe, base_source.load_tokenizer(recipe))
-    steps = count_steps(recipe, len(data.train), n_processes())
-    return Plan(recipe, runtime, data, config.model_type, steps, out)
+    processes = n_processes()
+    steps = count_steps(recipe, len(data.train), processes)
+    split = choose_split(recipe, runtime, config, data.train, room_here(runtime, processes))
+    return Plan(recipe, runtime, data, config.model_type, steps, split, out)

@@ -17,17 +17,22 @@ SHOWN_BAD_ROWS = 10
 def plan_lines(plan: Plan) -> list[str]:
     """The plan of a run, for stderr."""
     recipe, runtime = plan.recipe, plan.runtime
-    train, lora = recipe.train, recipe.lora
+    train, lora, split = recipe.train, recipe.lora, plan.split
     held = "4 bit (NF4)" if recipe.model.quantization == "nf4" else runtime.dtype
     lines = [
         f"recipe {recipe.name}: {recipe.model.base} ({plan.model_type}) in {held}",
         f"backend {runtime.backend} on {runtime.device}, computing in {runtime.dtype},"
         f" {runtime.optimizer}",
         f"LoRA r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout} on {', '.join(lora.targets)}",
-        f"{plan.steps} steps of {train.batch_size} x {train.accumulation} examples,"
+        f"{plan.steps} steps of {split.batch_size} x {split.passes} examples,"
         f" {train.learning_rate:g} {train.schedule} after {train.warmup_steps} warm-up steps",
         f"adapter goes to {plan.out}, checkpoints to {plan.work}",
     ]
+    if split.passes != train.accumulation:
+        lines.append(
+            f"note: the GPU has room for {split.batch_size} examples at a time instead of"
+            f" {train.batch_size}: the same steps, in less time"
+        )
     lines += [f"note: {note}" for note in runtime.notes]
     return lines + data_lines(plan.data)
 

@@ -53,7 +53,8 @@ def run(plan: Plan, *, resume: bool = False, force: bool = False, keep: bool = F
     transformers.set_seed(plan.recipe.train.seed)
     parts = (plan.data.train, plan.data.evaluation)
     with disk_errors(plan.work):
-        outcome = fit(plan.recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
+        recipe = plan.split.applied(plan.recipe)
+        outcome = fit(recipe, plan.runtime, loaded, parts, plan.work, checkpoint)
     _wait_for_all(plan.runtime)
     if not is_main():
         return Result(plan, outcome, loaded.n_trainable, len(loaded.targets.names), checked, {})

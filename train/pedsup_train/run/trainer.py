@@ -75,7 +75,7 @@ def make_trainer(
     arguments = training_arguments(recipe, runtime, work, evaluate=bool(evaluation))
     sampler = EpochSampler(
         [len(item["input_ids"]) for item in train],
-        batch_size=recipe.train.batch_size,
+        step_size=recipe.train.batch_size * recipe.train.accumulation * arguments.world_size,
         seed=recipe.train.seed,
         by_length=recipe.train.group_by_length,
     )

@@ -55,11 +55,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def compile_template(source: str) -> jinja2.Template:
-    """A template that can be given to `render`.
-
-    Raises:
-        Exception: of any kind; it is not a valid template.
-    """
+    """A template for `render`. Raises an `Exception` of any kind for one that is not valid."""
     environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,

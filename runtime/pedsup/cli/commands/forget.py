@@ -12,13 +12,10 @@ from pedsup.cli.verbs import LANG
 from pedsup.errors import OutputError, UsageError
 from pedsup.messages import Message, joined, message
 from pedsup.progress import human_bytes, say
-from pedsup.run.forget import CACHES, ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
+from pedsup.run.forget import ForgetPlan, Forgotten, Kind, execute, plan_all, plan_session
 from pedsup.session.files import find_session
 from pedsup.settings.load import load_settings
 
-_KINDS: tuple[Kind, ...] = (
-    "session", *dict.fromkeys(CACHES.values()), "left by a killed engine", "mark of a killed run",
-)  # fmt: skip
 _KIND_TEXTS: dict[Kind, Message] = {
     "session": message("sessions"),
     "prefix cache": message("prefix cache"),
@@ -74,7 +71,7 @@ def _one(folder: Path, wanted: str) -> Path:
 
 
 def _counts(plan: ForgetPlan) -> list[Message]:
-    counts = [(kind, *plan.count(kind)) for kind in _KINDS]
+    counts = [(kind, *plan.count(kind)) for kind in _KIND_TEXTS]
     return [
         message("  {kind}: 1 file, {size}", kind=_KIND_TEXTS[kind], size=human_bytes(size))
         if n == 1

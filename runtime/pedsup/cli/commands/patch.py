@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from pedsup.cli.output import show
 from pedsup.cli.verbs import LANG
+from pedsup.errors import BadFileError
 from pedsup.escape import escaped
 from pedsup.messages import Message, message
 from pedsup.patch.apply import apply, check
@@ -16,7 +18,7 @@ from pedsup.patch.plan import ApplyPlan, ApplyRequest, open_plan
 from pedsup.progress import human_bytes
 from pedsup.settings.load import load_settings
 from pedsup.trust.manifest import MmprojFacts, manifest_path, mmproj_path, read_manifest
-from pedsup.trust.projector import named_projector
+from pedsup.trust.projector import named_projector, projector_beside
 from pedsup.trust.verdict import Trust
 
 
@@ -45,11 +47,41 @@ def command(as_json: bool, dry_run: bool, **options: Any) -> int:
     with open_plan(request) as plan:
         if dry_run:
             check(plan)
-            _show(as_json, plan, None, _plan_text(plan))
+            show(as_json, _document(plan, None), _plan_text(plan))
             return 0
+        before = _beside(request.old)
         trust = apply(plan)
-        _show(as_json, plan, trust, _done_text(plan, trust))
+        made = None if trust is None else _made(plan.final, trust, before)
+        show(as_json, _document(plan, made), _done_text(plan, made))
     return 0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The new file, and the projector that its manifest names."""
+
+    trust: Trust
+    named: MmprojFacts | None
+    projector: Path | None
+    """Where the file that is named lies."""
+    left: Path | None
+    """The old version's projector, where the new one names none."""
+
+
+def _made(model: Path, trust: Trust, before: Path | None) -> _Made:
+    named = read_manifest(manifest_path(model)).facts.mmproj
+    if named is None:
+        return _Made(trust, None, None, before)
+    return _Made(trust, named, named_projector(model, named), None)
+
+
+def _beside(model: Path) -> Path | None:
+    """The projector of the version that is here, while its manifest is."""
+    try:
+        manifest = read_manifest(manifest_path(model))
+    except BadFileError:  # not there, or damaged: no reason to refuse a patch
+        manifest = None
+    return projector_beside(model, manifest)
 
 
 def _plan_text(plan: ApplyPlan) -> list[Message]:
@@ -68,12 +100,16 @@ def _plan_text(plan: ApplyPlan) -> list[Message]:
     ]
 
 
-def _done_text(plan: ApplyPlan, trust: Trust | None) -> list[Message]:
-    if trust is None:
+def _done_text(plan: ApplyPlan, made: _Made | None) -> list[Message]:
+    if made is None:
         return [message("the old file is back: {path}", path=escaped(str(plan.final)))]
     ready = message("the new file is ready: {path}", path=escaped(str(plan.final)))
     first = _nothing_to_do(plan) if plan.ready else ready
-    return [first, *_projector_text(plan.final), *trust.lines()]
+    lines = [first, *_projector_text(plan.final, made), *made.trust.lines()]
+    if plan.final.name != plan.index.new.name:
+        exported = escaped(plan.index.new.name)
+        lines.insert(1, message("the new version was exported as {name}", name=exported))
+    return lines
 
 
 def _nothing_to_do(plan: ApplyPlan) -> Message:
@@ -81,18 +117,11 @@ def _nothing_to_do(plan: ApplyPlan) -> Message:
     return message("nothing to do: {path} is the new version already", path=path)
 
 
-def _projector(model: Path) -> tuple[MmprojFacts, Path | None] | None:
-    """The projector that a new file names, and where it lies beside it; None if it names none."""
-    named = read_manifest(manifest_path(model)).facts.mmproj
-    return None if named is None else (named, named_projector(model, named))
-
-
-def _projector_text(model: Path) -> list[Message]:
+def _projector_text(model: Path, made: _Made) -> list[Message]:
     """What is to be done so that the new file sees."""
-    if (known := _projector(model)) is None:
-        return []
-    named, found = known
-    if found is not None:
+    if (named := made.named) is None:
+        return [] if made.left is None else [_left_text(model, made.left)]
+    if (found := made.projector) is not None:
         return [message("its projector is this file, keep it: {path}", path=escaped(str(found)))]
     own = mmproj_path(model)
     if own.exists():
@@ -108,13 +137,28 @@ def _projector_text(model: Path) -> list[Message]:
     )]  # fmt: skip
 
 
-def _show(as_json: bool, plan: ApplyPlan, trust: Trust | None, lines: list[Message]) -> None:
-    known = trust.describe() if trust is not None else None
+def _left_text(model: Path, left: Path) -> Message:
+    if left != mmproj_path(model):
+        return message(
+            "the new version has no projector: it does not use {path}", path=escaped(str(left))
+        )
+    # Under this name it would still be taken for the new version's, with a warning or an error.
+    return message(
+        "the new version has no projector, and {path} is the old one's: delete it, or give "
+        "--mmproj off",
+        path=escaped(str(left)),
+    )
+
+
+def _document(plan: ApplyPlan, made: _Made | None) -> dict[str, Any]:
+    known = made.trust.describe() if made is not None else None
     document = {"schema": "pedsup-patch-run/1", **plan.as_dict(), "trust": known}
-    if trust is not None and (beside := _projector(plan.final)) is not None:
-        named, found = beside
+    document["exported_as"] = plan.index.new.name
+    if made is not None and made.left is not None:
+        document["old_projector"] = str(made.left)
+    if made is not None and (named := made.named) is not None:
         document["projector"] = {
             "name": named.name, "size": named.size, "sha256": named.sha256,
-            "path": None if found is None else str(found),
+            "path": None if made.projector is None else str(made.projector),
         }  # fmt: skip
-    show(as_json, document, lines)
+    return document

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pedsup.cli.output import show
 from pedsup.device.cores import allowed_cpus, cpu_features, plan_threads, read_cores
 from pedsup.device.noise import Series
 from pedsup.errors import EngineError
+from pedsup.files.timestamp import now
 from pedsup.memory import available_memory
 from pedsup.messages import joined, message, reason_of
 from pedsup.progress import print_result, say
@@ -132,7 +132,7 @@ def _entry(launch: LaunchPlan, bench: ChildBench, outcome: Outcome) -> Tuned:
         device=device_digest(read_cores(allowed_cpus()), cpu_features()),
         engine=engine_digest(server=launch.room.host.server),
         engine_name=bench.engine_name,
-        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured=now(),
         settings=outcome.best.settings(),
         decode_tps=round(decode.median, 3),
         prompt_tps=round(prompt.median, 3),

@@ -104,11 +104,7 @@ class Eyes:
         return list(self._places[key])
 
     def read(self, id: int, position: int) -> None:
-        """Put a picture's embeddings into the model's context, from a position on.
-
-        Raises:
-            EngineError: llama.cpp refuses.
-        """
+        """Put a picture's embeddings into the context, from a position on. Raises `EngineError`."""
         part, lib = self._parts[id], self._mtmd
         self._require_one_step(part)
         end = self._native.lib.llama_pos(0)

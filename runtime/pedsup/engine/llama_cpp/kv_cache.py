@@ -28,7 +28,8 @@ class _Checkpoint:
     pinned: bool
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many items two sequences begin with alike."""
     n = min(len(a), len(b))
     if list(a[:n]) == list(b[:n]):
         return n

@@ -144,15 +144,12 @@ def _call(
     Its caller passes the address where the result goes: too small, and the library would write
     over what follows. (Only so above 16 bytes: smaller ones come back in registers.)
     """
-    roomy = type(f"_{kind.__name__}", (ctypes.Structure,), {"_fields_": _with_room(kind)})
+    fields = [("value", kind), ("room", ctypes.c_uint8 * ROOM)]
+    roomy = type(f"_{kind.__name__}", (ctypes.Structure,), {"_fields_": fields})
     call = handle[function]  # a function object of its own: the declared one stays as it is
     call.restype = roomy
     found: ctypes.Structure = call(*arguments).value
     return found
-
-
-def _with_room(kind: type[ctypes.Structure]) -> list[tuple[str, type]]:
-    return [("value", kind), ("room", ctypes.c_uint8 * ROOM)]
 
 
 def _different(

@@ -66,7 +66,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
         stack.callback(lib.llama_model_free, model)
         vocabulary = Vocabulary(lib, model)
         info = read_info(lib, model, vocabulary)
-        check_context(config, info.n_ctx_train)
+        check_context(config.n_ctx, info.n_ctx_train, config.model)
         # Before the context, which makes room for the graph of the model with its adapter. It is
         # freed with the model.
         adapter = load_adapter(lib, model, config.adapter)
@@ -83,7 +83,7 @@ def load(lib: ModuleType, header: GGUFHeader, config: EngineConfig) -> Loaded:
             streamer.attach()
         if pool is not None:
             lib._lib.llama_attach_threadpool(ctx, pool, None)
-        native = Native(lib, model, ctx, pool)
+        native = Native(lib, model, ctx)
         return Loaded(native, vocabulary, info, streamer, projector, resources=stack.pop_all())
 
 

@@ -14,8 +14,8 @@ from pedsup.engine.llama_cpp import bindings
 from pedsup.engine.vector_units import reinstall
 from pedsup.errors import BadFileError, MissingDependencyError
 from pedsup.messages import message
+from pedsup.pictures.orientation import turned_upright
 from pedsup.pictures.picture import UPRIGHT, Picture
-from pedsup.pictures.turn import turned_upright
 
 LIBRARY_VARIABLE: Final = "MTMD_CPP_LIB"
 """Where llama-cpp-python's declarations look for libmtmd."""
@@ -68,11 +68,7 @@ def without_mtmd(folder: Path | None = None) -> MissingDependencyError:
 
 
 def chunks(lib: ModuleType, context: Any, picture: Picture) -> Any:
-    """The picture as mtmd cuts it, to be freed.
-
-    Raises:
-        BadFileError: mtmd cannot decode it.
-    """
+    """The picture as mtmd cuts it, to be freed. Raises `BadFileError` if mtmd cannot decode it."""
     image = _bitmap(lib, context, picture)
     cut = lib.mtmd_input_chunks_init()
     try:

@@ -24,16 +24,10 @@ class Native(NamedTuple):
     lib: ModuleType
     model: int
     ctx: int
-    pool: ctypes.c_void_p | None
-    """Its own thread pool, or None."""
 
 
 def load_model(lib: ModuleType, config: EngineConfig) -> int:
-    """The model, loaded as `config` says.
-
-    Raises:
-        EngineError: llama.cpp refuses it.
-    """
+    """The model, loaded as `config` says. Raises `EngineError` if llama.cpp refuses it."""
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 0
     params.load_mode = LOAD_MODE_MMAP if config.use_mmap else LOAD_MODE_NONE
@@ -62,11 +56,7 @@ def load_adapter(lib: ModuleType, model: int, path: Path | None) -> int | None:
 
 
 def apply_adapter(lib: ModuleType, ctx: int, adapter: int | None) -> None:
-    """Use an adapter of `load_adapter` for every pass of a context, as a whole.
-
-    Raises:
-        EngineError: llama.cpp refuses.
-    """
+    """Use an adapter for every pass of a context. Raises `EngineError` if llama.cpp refuses."""
     if adapter is None:
         return
     handles, scales = (lib.llama_adapter_lora_p_ctypes * 1)(adapter), (ctypes.c_float * 1)(1.0)
@@ -75,11 +65,7 @@ def apply_adapter(lib: ModuleType, ctx: int, adapter: int | None) -> None:
 
 
 def make_context(lib: ModuleType, model: int, params: ctypes.Structure, path: Path) -> int:
-    """A context for a loaded model.
-
-    Raises:
-        EngineError: llama.cpp refuses, most likely for lack of memory.
-    """
+    """A context for a loaded model. Raises `EngineError`, most likely for lack of memory."""
     ctx: int | None = lib.llama_init_from_model(model, params)
     if not ctx:
         raise load_error("llama.cpp cannot create a context for the model", path)
@@ -101,11 +87,7 @@ def context_params(lib: ModuleType, config: EngineConfig) -> ctypes.Structure:
 
 
 def decode(lib: ModuleType, ctx: int, batch: ctypes.Structure) -> None:
-    """Read a batch.
-
-    Raises:
-        EngineError: llama.cpp refuses.
-    """
+    """Read a batch. Raises `EngineError` if llama.cpp refuses."""
     code = lib.llama_decode(ctx, batch)
     if code == 0:
         return

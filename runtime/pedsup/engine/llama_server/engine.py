@@ -66,7 +66,7 @@ class ServerEngine:
         try:
             own = header.get("%s.context_length")
             if isinstance(own, int):
-                check_context(config, own)
+                check_context(config.n_ctx, own, config.model)
             if config.adapter is not None:
                 require_applicable(config.adapter, header)
             if config.draft.model is not None:

@@ -82,7 +82,7 @@ class ServerProcess:
         self.key = secrets.token_urlsafe(24)
         self.marker = f"<__media_{secrets.token_hex(8)}__>"
         """Stands for a picture in a prompt; drawn anew, so that no text holds it."""
-        self.port = _free_port()
+        self.port = free_port()
         self._log: deque[str] = deque(maxlen=30)
         self._child = subprocess.Popen(
             _arguments(program, config, self.port, state_folder),
@@ -191,7 +191,7 @@ def explain_death(code: int, log: str) -> EngineError:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

@@ -70,11 +70,7 @@ class Part:
 
 
 def read_part(path: Path) -> Part:
-    """The head of a part.
-
-    Raises:
-        BadFileError: it is not a part, it was cut, or its head is not possible.
-    """
+    """The head of a part. Raises `BadFileError` for what is not a part, was cut, or cannot be."""
     with path.open("rb") as file:
         raw = file.read(len(MAGIC) + LENGTH.size)
         if len(raw) < len(MAGIC) + LENGTH.size or not raw.startswith(MAGIC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pedsup.errors import BadFileError, MismatchError, ResourceError
-from pedsup.files.fsio import (
-    fsync_folder,
-    lock_or_refuse,
-    open_partial,
-    partial_path,
-    publish,
-    refuse_existing,
-    sync_file,
-)
+from pedsup.files.fsio import atomic_file, refuse_existing
 from pedsup.files.parts.head import AGAIN, Part, blocks, read_part
 from pedsup.messages import message
 
@@ -73,11 +64,7 @@ def plan_join(paths: Sequence[Path], out: Path | None, *, force: bool) -> JoinPl
 
 
 def _in_order(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts of one file, each once.
-
-    Raises:
-        MismatchError: a part is missing, belongs to another file, or is there in two versions.
-    """
+    """The parts in order. Raises `MismatchError`: one is missing, foreign, or in two versions."""
     _require_one_file(parts)
     first = parts[0].head
     found: dict[int, Part] = {}
@@ -149,19 +136,8 @@ def join(plan: JoinPlan, on_bytes: Callable[[int], object] = lambda n: None) -> 
     Raises:
         BadFileError: a part is damaged; it is named.
     """
-    partial = partial_path(plan.out)
-    with os.fdopen(open_partial(partial, os.O_RDWR), "r+b") as out:
-        lock_or_refuse(out, plan.out)
-        out.truncate(0)
-        try:
-            _write_whole(plan, out, on_bytes)
-            out.flush()
-            sync_file(out.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        publish(partial, plan.out)
-    fsync_folder(plan.out.parent)
+    with atomic_file(plan.out) as out:
+        _write_whole(plan, out, on_bytes)
     return plan.out
 
 
