@@ -100,7 +100,7 @@ def test_two_processes_of_which_one_is_killed_end_as_one_process_does(
     out, work = tmp_path / "two", tmp_path / "two.run"
     ids = tmp_path / "ids"
     ids.mkdir()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PROCESS_IDS": str(ids)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PROCESS_IDS": str(ids), "CHUNK_BYTES": "60000"}
     env |= {"AS_GPUS": "1"} if name == "fsdp2.yaml" else {}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(launch(name, recipe, out), stdout=log, stderr=log, env=env)

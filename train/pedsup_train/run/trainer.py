@@ -16,7 +16,7 @@ from pedsup_train.data.batches import Collator, EpochSampler
 from pedsup_train.data.render import IGNORE, Rendered
 from pedsup_train.model.backends import Loaded, Runtime
 from pedsup_train.model.grid_layers import GridLayers
-from pedsup_train.model.sharding import name_units
+from pedsup_train.model.sharding import keep_head_whole, name_units
 from pedsup_train.recipe.schema import Recipe
 
 LIVE_LOG = "log.jsonl"
@@ -161,6 +161,7 @@ def _follower(base: Any, trainer: Any, sampler: EpochSampler, work: Path) -> Any
         bar: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            keep_head_whole(trainer.model)
             trainer.began = time.monotonic()
             trainer.before = max((r.get("elapsed_s", 0.0) for r in state.log_history), default=0.0)
             if state.is_world_process_zero:
