@@ -19,8 +19,12 @@ from pedsup_export.plan.planner import make_plan
 from pedsup_export.plan.request import ExportRequest
 from pedsup_export.prove.verify import verify
 from pedsup_export.source.hub import ModelRef
-from pedsup_export.types.lattice import grid_share, quantize_on_grid
-from pedsup_export.types.quantize import dequantize_rows, quantize_rows
+from pedsup_export.types.quantize import (
+    dequantize_rows,
+    grid_share,
+    quantize_on_grid,
+    quantize_rows,
+)
 from pedsup_export.write.publish import execute
 
 Convert = Callable[[Path, str], Path]

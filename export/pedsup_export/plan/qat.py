@@ -15,7 +15,7 @@ import numpy as np
 from pedsup.gguf_file.file_types import FileType
 from pedsup_export.arch import OutputTensor
 from pedsup_export.source.tensor_source import TensorSource
-from pedsup_export.types.lattice import grid_share
+from pedsup_export.types.quantize import grid_share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

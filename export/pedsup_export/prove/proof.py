@@ -29,8 +29,7 @@ from pedsup.progress import say
 from pedsup_export.gguf.header import TensorSlot
 from pedsup_export.plan.export_plan import ExportPlan, Inputs, TensorPlan
 from pedsup_export.plan.rows import final_rows
-from pedsup_export.types.lattice import quantize_on_grid
-from pedsup_export.types.quantize import dequantize_rows, quantize_rows
+from pedsup_export.types.quantize import dequantize_rows, quantize_on_grid, quantize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,18 +1,22 @@
 """Pack float32 rows into ggml's tensor types and back: the one door to every quantizer.
 
 `quantize_rows` gives the bytes that `llama_model_quantize` would write for the same float32
-rows, and refuses what llama.cpp refuses: NaN or Inf in, and scales that overflow.
+rows, and refuses what llama.cpp refuses: NaN or Inf in, and scales that overflow. Weights that
+already lie on a Q4_0 grid are kept by `quantize_on_grid`, not rounded again.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pedsup.errors import BadFileError, UnsupportedError
-from pedsup.gguf_file.ggml_types import GGMLType
+from pedsup.gguf_file.ggml_types import BY_NAME, GGMLType
 from pedsup_export.kernels import dispatch, ggml
 from pedsup_export.types.mixture import OVERRIDE_TYPES, REQUIRES_IMATRIX
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     Packed = NDArray[np.uint8]
     Backend = Callable[[Rows, GGMLType, Rows | None, Packed], None]
 
+log = logging.getLogger(__name__)
+Q4_0: Final = BY_NAME["Q4_0"]
 SUPPORTED: Final = frozenset(OVERRIDE_TYPES)
 """Everything else makes ggml_quantize_chunk abort the process."""
 MAX_WEIGHTS: Final = 1 << 30
@@ -161,3 +167,40 @@ def _check(
     if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous uint8 {shape}, not {out.dtype} {out.shape}")
     return out
+
+
+@cache
+def _kernels() -> Any:
+    """The kernels, which numba compiles; None where it cannot be imported."""
+    try:
+        return importlib.import_module("pedsup_export.kernels.lattice")
+    except ImportError as error:
+        log.warning("weights on a Q4_0 grid are not recognised, for lack of numba: %s", error)
+        return None
+
+
+def grid_share(rows: NDArray[np.float32], dtype: str) -> float:
+    """The share of blocks that are on a Q4_0 grid, of those that are not zero.
+
+    Args:
+        rows: float32 [n, m], C-contiguous, stored values of `dtype` (BF16, F16, F32; of another
+            type none is).
+    """
+    kernels = _kernels()
+    if kernels is None or dtype not in kernels.MANTISSA_BITS or rows.shape[1] % Q4_0.block_size:
+        return 0.0
+    _, on_grid = kernels.find_scales(rows, dtype)
+    blocks = int(rows.reshape(-1, Q4_0.block_size).any(axis=1).sum())
+    return int(on_grid.sum()) / blocks if blocks else 0.0
+
+
+def quantize_on_grid(rows: NDArray[np.float32], dtype: str, name: str) -> NDArray[np.uint8]:
+    """Pack rows into Q4_0, uint8 [n, row_bytes]: exact where a block is on a grid, else as ggml.
+
+    Raises:
+        NonFiniteError: as `quantize_rows`.
+    """
+    packed = quantize_rows(rows, Q4_0, name=name)
+    d, on_grid = _kernels().find_scales(rows, dtype)
+    _kernels().pack_blocks(rows, d, on_grid, packed)
+    return packed
