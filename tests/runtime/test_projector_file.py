@@ -25,7 +25,7 @@ from pedsup_testing.forged_gguf import (
 from pedsup_testing.forged_projector import WIDTH
 from pedsup_testing.home import environment
 
-from pedsup.cli.commands.patch import _projector_text
+from pedsup.cli.commands.patch import _made, _projector_text
 from pedsup.cli.commands.tune import _prepare
 from pedsup.device.available import Available
 from pedsup.engine.build_probe import LIBRARY_VARIABLE
@@ -250,7 +250,7 @@ def test_the_name_of_a_projector_cannot_look_like_a_line_of_ours(
     assert plan.config.projector is not None
     (tmp_path / "libmtmd.so").touch()
     monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path))  # a llama.cpp that sees
-    shown = [check_text(plan), *_projector_text(model)]
+    shown = [check_text(plan), *_projector_text(model, _made(model, plan.trust, None))]
     lines = "\n".join(translated(text, "en") for text in shown).splitlines()
     assert sum("Who.gguf" in line for line in lines) == 3
     assert not [line for line in lines if line.startswith("Signed by")]

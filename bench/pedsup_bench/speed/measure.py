@@ -28,10 +28,12 @@ from pedsup_bench.speed.progress import (
 )
 from pedsup_bench.speed.result import (
     SCHEMA,
+    BytesPerToken,
     Figure,
     Figures,
     Load,
     PictureEntry,
+    Resources,
     RunDocument,
     SeenPicture,
     Speed,
@@ -130,6 +132,23 @@ def _picture_entry(projector: Path, seen: SeenPicture) -> PictureEntry:
     }
 
 
+def _in_bytes(found: Traffic) -> BytesPerToken:
+    return {
+        "weights": found.weights,
+        "rows": found.rows,
+        "cache_per_1000_tokens": found.cache(1000),
+    }
+
+
+def _resources(after: Resources) -> Resources:
+    return {
+        "rss_anon": after["rss_anon"],
+        "rss_file": after["rss_file"],
+        "read_bytes": after["read_bytes"],
+        "major_faults": after["major_faults"],
+    }
+
+
 def _document(
     plan: SpeedPlan,
     bytes_per_token: Traffic,
@@ -160,19 +179,10 @@ def _document(
             "passes": speed["bandwidth"],
             "by": "memchr",
         },
-        "bytes_per_token": {
-            "weights": bytes_per_token.weights,
-            "rows": bytes_per_token.rows,
-            "cache_per_1000_tokens": bytes_per_token.cache(1000),
-        },
+        "bytes_per_token": _in_bytes(bytes_per_token),
         "busy": busy,
         "figures": figures(plan, loads, speed, bytes_per_token),
-        "memory": {
-            "rss_anon": after["rss_anon"],
-            "rss_file": after["rss_file"],
-            "read_bytes": after["read_bytes"],
-            "major_faults": after["major_faults"],
-        },
+        "memory": _resources(after),
         "sustained": speed["sustained"],
         "celsius": {"before": before["celsius"], "after": after["celsius"]},
         "battery": {"before": before["battery"], "after": after["battery"]},

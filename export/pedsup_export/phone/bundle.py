@@ -33,14 +33,16 @@ from pedsup_export.phone.bundle_parts import (
     ProjectorFile,
     check_patch,
     plan_adapter,
+    plan_debs,
     plan_model,
     plan_projector,
+    read_back,
     write_adapter,
     write_model,
     write_patch,
     write_projector,
 )
-from pedsup_export.phone.card import FAT32_LIMIT, FAT_FORBIDDEN
+from pedsup_export.phone.card import FAT32_LIMIT
 from pedsup_export.phone.wheels import phone_wheels
 
 PART_BYTES: Final = 3 << 30
@@ -198,7 +200,7 @@ def plan_bundle(request: BundleRequest) -> BundlePlan:
     plan = BundlePlan(
         request,
         plan_model(request.model, request.largest_file, request.part_bytes),
-        _debs(request.debs),
+        plan_debs(request.debs),
         plan_adapter(request.adapter, request.model),
         check_patch(request.patch),
         plan_projector(request.model, request.largest_file),
@@ -240,7 +242,7 @@ def write_bundle(plan: BundlePlan, fetch: Fetch = phone_wheels) -> Bundle:
         sums.setdefault(name, sha256_file(path))
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     (partial / SUMS).write_text(text, encoding="ascii", newline="\n")
-    _read_back(partial, sums)
+    read_back(partial, sums)
     _replace(partial, request.out)
     fsync_folder(request.out.parent)
     files = list(_files(request.out))
@@ -279,21 +281,6 @@ def _replace(partial: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _debs(folder: Path | None) -> tuple[Path, ...]:
-    if folder is None:
-        return ()
-    found = tuple(sorted(folder.glob("*.deb")))
-    if not found:
-        raise UsageError(
-            "there are no .deb files in this folder", where=folder, remedy="see docs/phone.md"
-        )
-    bad = next((p for p in found if set(p.name) & FAT_FORBIDDEN), None)
-    if bad is not None:
-        # apt writes the colon of an epoch as %3a; anything else was renamed by hand.
-        raise UsageError(f"an SD card cannot hold the name {bad.name!r}", remedy="rename it")
-    return found
-
-
 def _require_room(plan: BundlePlan) -> None:
     parents = plan.request.out.absolute().parents
     parent = next(folder for folder in parents if folder.is_dir())
@@ -309,14 +296,3 @@ def _require_room(plan: BundlePlan) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _read_back(folder: Path, sums: dict[str, str]) -> None:
-    """Cheap cards lie about what they wrote: read past the cache where that is possible."""
-    for name, digest in sums.items():
-        if sha256_file(folder / name) != digest:
-            raise OutputError(
-                "the disk returned bytes other than those written",
-                where=folder / name,
-                remedy="use another card or disk",
-            )

@@ -1,4 +1,4 @@
-"""What goes into the folder for the phone: model, adapter, projector, patch.
+"""What goes into the folder for the phone: model, adapter, projector, patch, packages.
 
 The model is cut into parts where FAT32 could not hold it. All is checked as a phone will check it.
 """
@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pedsup.errors import BadFileError, ResourceError, UntrustedError
+from pedsup.errors import (
+    BadFileError,
+    OutputError,
+    ResourceError,
+    UntrustedError,
+    UsageError,
+)
 from pedsup.files.fsio import sha256_file, sync_file
 from pedsup.gguf_file import read_header
 from pedsup.gguf_file.finite import require_finite
@@ -26,7 +32,13 @@ from pedsup.trust.assess import Policy
 from pedsup.trust.identity import identify
 from pedsup.trust.manifest import manifest_path, mmproj_path, read_manifest
 from pedsup.trust.pair import assess_pair
-from pedsup_export.phone.card import beside, require_model_name, require_name, write_entry
+from pedsup_export.phone.card import (
+    FAT_FORBIDDEN,
+    beside,
+    require_model_name,
+    require_name,
+    write_entry,
+)
 from pedsup_export.prove.projector import check_projector
 
 BLOCK: Final = 1 << 20
@@ -233,3 +245,34 @@ def write_projector(file: ProjectorFile | None, folder: Path) -> None:
             remedy="let nothing write to it, and make the folder again",
         )
     write_entry(folder / "MMPROJ", name=file.name, size=file.size, sha256=file.sha256)
+
+
+def plan_debs(folder: Path | None) -> tuple[Path, ...]:
+    """Termux's packages in a folder that was named.
+
+    Raises:
+        UsageError: there are none, or an SD card cannot hold a name.
+    """
+    if folder is None:
+        return ()
+    found = tuple(sorted(folder.glob("*.deb")))
+    if not found:
+        raise UsageError(
+            "there are no .deb files in this folder", where=folder, remedy="see docs/phone.md"
+        )
+    bad = next((p for p in found if set(p.name) & FAT_FORBIDDEN), None)
+    if bad is not None:
+        # apt writes the colon of an epoch as %3a; anything else was renamed by hand.
+        raise UsageError(f"an SD card cannot hold the name {bad.name!r}", remedy="rename it")
+    return found
+
+
+def read_back(folder: Path, sums: dict[str, str]) -> None:
+    """Cheap cards lie about what they wrote: read past the cache where that is possible."""
+    for name, digest in sums.items():
+        if sha256_file(folder / name) != digest:
+            raise OutputError(
+                "the disk returned bytes other than those written",
+                where=folder / name,
+                remedy="use another card or disk",
+            )

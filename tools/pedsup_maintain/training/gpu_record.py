@@ -197,8 +197,7 @@ def program(
         save_random(shape, Path(folder))
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    named = [*models]
-    base: Path | None = options["smollm2_base"]
+    named, base = [*models], options["smollm2_base"]
     if options["smollm2_gguf"]:
         from pedsup_train.base.smollm2 import make_base
 

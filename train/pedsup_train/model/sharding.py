@@ -85,9 +85,9 @@ def name_units(model: Any) -> None:
 def keep_head_whole(model: Any) -> None:
     """Let each process keep the whole output head from one step to the next; nothing without FSDP.
 
-    `answer_loss` uses the head once for each piece of the answers. Before torch 2.13 FSDP shares the
-    head's weight out again after the backward pass of the first piece, and the next one fails. The
-    weight is frozen, so the copy stays right. An E4B's takes 1.25 GiB.
+    `answer_loss` uses the head once for each piece of the answers. Before torch 2.13 FSDP shares
+    the head's weight out again after the backward pass of the first piece, and the next one fails.
+    The weight is frozen, so the copy stays right. An E4B's takes 1.25 GiB.
     """
     if is_sharded():
         set_reshard = getattr(model.get_output_embeddings(), "set_reshard_after_backward", None)

@@ -76,7 +76,7 @@ def memory_lines(found: Estimate, card: Card | None, passes: int) -> list[str]:
         f"  {'loading':20} {human_bytes(found.loading):>10}  the whole base, for a moment",
         f"  {'peak':20} {human_bytes(found.peak):>10}  the larger of the two, as torch counts it",
         f"  {'free memory needed':20} {human_bytes(found.needed):>10}  + {FRAGMENTS:.0%} for the"
-        f" allocator and {human_bytes(CONTEXT)} for the CUDA context (not measured)",
+        f" allocator and {human_bytes(CONTEXT)} for the CUDA context",
     ]
     if card is not None:
         lines.append(f"  {_verdict(found, card)}")
