@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pedsup.errors import BadFileError, UsageError
 from pedsup.files.checks import Count, Sha256, within
 from pedsup.files.records import json_record, record, toml_record
-from pedsup.files.source import Source, line_of
+from pedsup.files.source import Source, line_of, parse_toml, parsed_json
+from pedsup.texts.language import translated
 
 SOURCE = Source("the note", "note.toml", remedy="mend it")
 
@@ -129,6 +130,20 @@ def test_what_is_not_toml_or_json_is_one_error(tmp_path: Path) -> None:
 
 HUGE = "0x" + "f" * 5000
 """Python reads it, and refuses to print it."""
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda source: parsed_json(b"{", source),
+        lambda source: parse_toml(b"{", source),
+        lambda source: record(Note, [1], source),
+    ],
+)
+def test_the_file_is_named_in_the_reader_s_language(refused: Callable[[Source], object]) -> None:
+    with pytest.raises(BadFileError, match=r"^the manifest ") as error:
+        refused(Source("the manifest", "x"))
+    assert translated(error.value.found, "es").startswith("el manifiesto ")
 
 
 @pytest.mark.parametrize(

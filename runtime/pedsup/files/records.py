@@ -232,7 +232,7 @@ def _finite(value: object) -> float | None:
 def _wrong(hint: object, value: object, source: Source, key: str) -> PedsupError:
     if key:
         return source.problem(_is(key, value), key=key, wanted=_wanted(hint))
-    found = message("{what} holds {value}", what=source.what, value=shown(value))
+    found = message("{what} holds {value}", what=as_message(source.what), value=shown(value))
     return source.problem(found, wanted=_wanted(hint))
 
 

@@ -77,7 +77,9 @@ def parse_toml(data: bytes | str, source: Source) -> tuple[dict[str, object], So
     except ValueError as error:
         raise source.problem(
             message(
-                "{what} is not valid TOML: {reason}", what=source.what, reason=reason_of(error)
+                "{what} is not valid TOML: {reason}",
+                what=as_message(source.what),
+                reason=reason_of(error),
             ),
             wanted=message("lines like: name = 0.7"),
         ) from error
@@ -123,7 +125,11 @@ def parsed_json(data: bytes, source: Source) -> object:
         return parse_json(data)
     except ValueError as error:
         raise source.problem(
-            message("{what} is not JSON: {reason}", what=source.what, reason=reason_of(error))
+            message(
+                "{what} is not JSON: {reason}",
+                what=as_message(source.what),
+                reason=reason_of(error),
+            )
         ) from error
 
 
