@@ -67,7 +67,10 @@ def loaded(load: Callable[[str], Any], text: str, refused: type[ValueError]) -> 
         raise ValueError("nested too deeply") from error
     except refused:
         raise
-    except ValueError as error:  # thousands of digits: Python's advice is for programmers
+    except ValueError as error:
+        if "digits" not in str(error):  # of a caller's own, as for NaN
+            raise
+        # Thousands of them: Python's advice is for programmers.
         raise ValueError("a whole number that is too large") from error
     require_shallow(value)
     return value

@@ -18,6 +18,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from pedsup.errors import PedsupError
 from pedsup.files.json_file import parse_json
+from pedsup.messages import reason_of
 from pedsup.serve.faults import ApiError, Document, from_pedsup
 from pedsup.serve.jobs import internal_error
 
@@ -61,7 +62,8 @@ class Request:
         try:
             found = parse_json(self.body, constant=_no_constant)
         except ValueError as error:
-            raise ApiError(400, "the body is not JSON in UTF-8", "invalid_json") from error
+            said = f"the body is not JSON in UTF-8: {reason_of(error)}"
+            raise ApiError(400, said, "invalid_json") from error
         if not isinstance(found, dict):
             raise ApiError(400, "the body is not a JSON object", "invalid_json")
         return found

@@ -165,6 +165,17 @@ def test_a_body_that_is_no_request(server: Served, body: bytes, code: str) -> No
     assert (status, error_code(found)) == (400, code)
 
 
+def test_a_body_that_is_refused_is_told_why(server: Served) -> None:
+    for text, reason in (
+        (b"[" * 140 + b"]" * 140, "nested too deeply"),
+        (b'"\\ud800"', "surrogates"),
+        (b"NaN", "NaN is not valid JSON"),
+        (b"1" * 5000, "a whole number that is too large"),
+    ):
+        _, _, found = server.call("POST", "/page/ask", b'{"text": ' + text + b"}")
+        assert reason in found["error"]["message"]
+
+
 @given(st.binary(max_size=64))
 def test_any_body_is_parsed_or_refused(body: bytes) -> None:
     from pedsup.serve.faults import ApiError
