@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -306,11 +307,12 @@ def test_an_older_export_in_the_place_of_a_newer_one_is_said(
         assert not check(exported(time)).warns
     for _ in range(2):  # also when it has run
         trust = check(exported("2026-11-24T23:00:00Z"))
-        assert trust.warns and trust.signed == "signed"
+        assert trust.warns and trust.vouched and trust.signed == "signed"
         line = str(trust.lines()[1])
         assert "older" in line and local("2026-11-24T23:00:00Z") in line
         assert local("2026-11-25T08:00:00Z") in line
     assert "older" in str(trust.brief()) and len(translated(trust.brief(), "es")) <= 40
+    assert replace(trust, newer="").beside("drafter", trust).brief() == trust.brief()
     # Elsewhere both versions may lie side by side, and what has no date is not compared.
     shutil.copytree(signed.parent, tmp_path / "others")
     assert not check(tmp_path / "others" / signed.name).warns

@@ -48,6 +48,7 @@ class PageApi:
                 "model": clean(loaded.identity.name),
                 "lines": {"en": _lines(self.served, "en"), "es": _lines(self.served, "es")},
                 "warning": _warning(loaded.trust),
+                "signed": loaded.trust is not None and loaded.trust.vouched,
                 "language": self.language,
                 "acknowledged": self.served.acknowledged,
                 "thinks": loaded.template.supports_thinking,
@@ -229,7 +230,7 @@ def _lines(served: Served, language: Language) -> list[str]:
 
 
 def _warning(trust: Trust | None) -> dict[Language, str] | None:
-    """That nobody vouches for the model, in both languages; None where somebody does."""
+    """What is wrong with who vouches for the model, in both languages; None where nothing is."""
     if trust is None or not trust.warns:
         return None
     return _both(joined(" ", (line.mapped(clean) for line in trust.lines())))

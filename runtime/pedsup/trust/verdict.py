@@ -108,7 +108,7 @@ class Trust:
             return message("WARNING: signed by an unknown key (/model).")
         if self.signed == "unsigned":
             return message("WARNING: not signed (/model).")
-        if self.newer:
+        if self.newer or (self.vouched and any(one.newer for one in self.companions.values())):
             return message("WARNING: older than before (/model).")
         if self.unbound:
             return message("WARNING: adapter of another model? (/model)")
@@ -119,9 +119,15 @@ class Trust:
         return message("Named in a signed adapter (/model).")
 
     @property
+    def vouched(self) -> bool:
+        """Whether trusted keys vouch for every file, whatever else is to be said of it."""
+        own = self.signed in ("signed", "by-adapter", "by-model")
+        return own and all(one.vouched for one in self.companions.values())
+
+    @property
     def warns(self) -> bool:
-        vouched = self.signed in ("signed", "by-adapter", "by-model") and not self.unbound
-        return not vouched or bool(self.newer) or any(one.warns for one in self.companions.values())
+        own = not self.vouched or self.unbound or bool(self.newer)
+        return own or any(one.warns for one in self.companions.values())
 
 
 _VOUCHES: Final[dict[Signed, Message]] = {

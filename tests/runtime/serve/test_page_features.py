@@ -518,6 +518,12 @@ def test_with_the_keyboard_open_the_conversation_keeps_most_of_the_room(
         browser.switch_to.active_element.send_keys("\ue00c")
         wait(browser, f"!document.getElementById('{dialog}').open")
         assert browser.execute_script("return document.activeElement.id") == opener
+    # What is signed and warned of for another reason is not called unsigned.
+    badge = "return [$('trust').textContent, $('unsigned-hint').hidden]"
+    words = {"en": ("unsigned", "warning"), "es": ("sin firma", "aviso")}[language]
+    assert browser.execute_script(badge) == [words[0], False]
+    browser.execute_script(f"page.state.signed = true; setLanguage('{language}', true)")
+    assert browser.execute_script(badge) == [words[1], True]
     for width in (320, 360, 768, 1280):
         resize(browser, width, 700)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -37,9 +37,12 @@ function setLanguage(lang, keep) {
   if (page.state) { showAbout(); fillSettings(); $("photo-rule").textContent = page.state.picture_rule[lang]; }
 }
 function showTrust() {
-  const warning = page.state?.warning;
+  const warning = page.state?.warning, signed = Boolean(page.state?.signed), badge = $("trust").firstElementChild;
   $("trust").hidden = !warning;
   $("warning").textContent = warning ? warning[page.lang] : "";
+  badge.dataset.text = signed ? "warned" : "unsigned";
+  badge.textContent = say(badge.dataset.text);
+  $("unsigned-hint").hidden = signed;
 }
 function showAbout() {
   $("model").textContent = page.state.model;
