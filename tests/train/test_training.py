@@ -30,6 +30,7 @@ from pedsup_train.model.base_source import is_local
 from pedsup_train.model.targets import first_shared_layer, plan_targets
 from pedsup_train.recipe.schema import Recipe, TrainConfig, read_recipe
 from pedsup_train.recipe.toml import to_toml
+from pedsup_train.run.card import write_card
 from pedsup_train.run.facts import Result, result_facts
 from pedsup_train.run.loop import changed_recompute, clean_history, out_of_memory
 from pedsup_train.run.plan import make_plan
@@ -208,6 +209,16 @@ def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
         "| epochs, steps | 2, 6 |", facts["base_digest"],
     ):  # fmt: skip
         assert fact.lower() in card.lower(), fact
+
+
+def test_the_card_counts_the_examples_of_all_processes(trained: Result, tmp_path: Path) -> None:
+    facts = {**result_facts(trained), "passes_per_step": 2, "examples_per_pass": 8}
+    for processes, wanted in ((1, ("16", "2 of 8 examples")),
+                              (4, ("64", "2 of 8 examples in each of 4 processes"))):  # fmt: skip
+        write_card(tmp_path / "card", trained.plan.recipe, {**facts, "processes": processes})
+        text = (tmp_path / "card").read_text()
+        assert f"| examples of a step | {wanted[0]} |" in text
+        assert f"| forward passes of a step | {wanted[1]} |" in text
 
 
 @pytest.mark.skipif(
