@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_an_argument_is_its_contents(tmp_path: Path) -> None:
         folder = make(tmp_path / f"of {len(list(tmp_path.iterdir()))}", base)
         assert (folder / "weights").read_text() == f"0 {text}"
     assert len(made) == 2
+
+
+def test_what_is_old_is_removed_beside_another_run(root: Path) -> None:
+    root.mkdir()
+    (root / "gone").symlink_to(root / "nowhere")  # as a file that another run has just renamed
+    for name in ("old", "new", "old.lock"):
+        (root / name).touch()
+        if name != "new":
+            os.utime(root / name, (0, 0))
+    kept.forget_old()
+    assert {path.name for path in root.iterdir()} == {"gone", "new", "old.lock"}
 
 
 def test_what_was_not_finished_is_made_again(root: Path) -> None:

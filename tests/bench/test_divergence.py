@@ -94,6 +94,13 @@ def test_encoded_rows_come_back_within_half_a_step(logits) -> None:
     assert np.abs(decoded - near).max() <= 16 / 65535 * 0.51 + 1e-4
 
 
+def test_a_journal_of_another_version_is_not_gone_on_with(tmp_path, monkeypatch) -> None:
+    first = open_windows({"model": "a"}, tmp_path).path
+    assert open_windows({"model": "a"}, tmp_path).path == first
+    monkeypatch.setattr("pedsup_bench.report.journal.__version__", "99")
+    assert open_windows({"model": "a"}, tmp_path).path != first
+
+
 def test_journal_continues_and_drops_a_torn_line(tmp_path) -> None:
     journal = open_windows({"model": "a"}, tmp_path)
     first = figures_of([0.1, 0.2], [1, 0])

@@ -17,7 +17,7 @@ from pedsup_train.model.backends import Runtime
 from pedsup_train.recipe.schema import Recipe, read_recipe
 from pedsup_train.run.plan import make_plan
 from pedsup_train.run.runner import run as train_adapter
-from pedsup_train.run.split import Split, choose_split, predict
+from pedsup_train.run.split import Split, choose_split, predict, room_here
 
 torch = Lazy("torch")
 pytestmark = needs("torch", "pip install 'pedsup[train]'")
@@ -75,6 +75,31 @@ def test_unsloth_is_predicted_for_gemma_4_only() -> None:
     unsloth = replace(GPU, backend="unsloth")
     assert choose_split(v01(), unsloth, llama, FULL, 80 * GIB) == Split(4, 4)
     assert choose_split(v01(), GPU, llama, FULL, 80 * GIB) == Split(16, 1)
+
+
+def test_a_base_with_parts_that_are_not_counted_keeps_the_split_of_the_recipe() -> None:
+    """Two projections in one matrix, and experts: the prediction would be far too low."""
+    from transformers import MixtralConfig, Phi3Config
+
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    for config, parts in (
+        (
+            Phi3Config(vocab_size=512, pad_token_id=0, **small),
+            ("mlp.gate_up_proj", "self_attn.qkv_proj"),
+        ),
+        (MixtralConfig(vocab_size=512, **small), ("mlp.experts.gate_up_proj", "mlp.gate")),
+    ):
+        found = predict(v01(), GPU, config, FULL)
+        assert {*parts} <= {*found.uncounted} and parts[0] in "".join(found.notes)
+        assert choose_split(v01(), GPU, config, FULL, 80 * GIB) == Split(4, 4)
+
+
+def test_hosts_that_do_not_see_each_other_s_cards_keep_the_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a 16 x 1 on one of them and an 8 x 2 on another would leave examples of a step out."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert room_here(GPU, processes=4) is None
 
 
 @pytest.mark.slow

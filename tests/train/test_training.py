@@ -28,13 +28,14 @@ from pedsup.errors import (
 from pedsup_train.model import backends, probe
 from pedsup_train.model.base_source import is_local
 from pedsup_train.model.targets import first_shared_layer, plan_targets
-from pedsup_train.recipe.schema import Recipe, read_recipe
+from pedsup_train.recipe.schema import Recipe, TrainConfig, read_recipe
 from pedsup_train.recipe.toml import to_toml
+from pedsup_train.run.card import write_card
 from pedsup_train.run.facts import Result, result_facts
 from pedsup_train.run.loop import changed_recompute, clean_history, out_of_memory
 from pedsup_train.run.plan import make_plan
 from pedsup_train.run.runner import run as train_adapter
-from pedsup_train.run.work import newest_checkpoint
+from pedsup_train.run.work import newest_checkpoint, open_work
 
 torch = Lazy("torch")
 
@@ -210,6 +211,16 @@ def test_the_folder_holds_recipe_log_curves_and_card(trained: Result) -> None:
         assert fact.lower() in card.lower(), fact
 
 
+def test_the_card_counts_the_examples_of_all_processes(trained: Result, tmp_path: Path) -> None:
+    facts = {**result_facts(trained), "passes_per_step": 2, "examples_per_pass": 8}
+    for processes, wanted in ((1, ("16", "2 of 8 examples")),
+                              (4, ("64", "2 of 8 examples in each of 4 processes"))):  # fmt: skip
+        write_card(tmp_path / "card", trained.plan.recipe, {**facts, "processes": processes})
+        text = (tmp_path / "card").read_text()
+        assert f"| examples of a step | {wanted[0]} |" in text
+        assert f"| forward passes of a step | {wanted[1]} |" in text
+
+
 @pytest.mark.skipif(
     shutil.which("sha256sum") is None, reason="needs sha256sum: apt install coreutils"
 )
@@ -279,6 +290,27 @@ def test_resume_refuses_another_recipe(trained: Result, tmp_path: Path) -> None:
     )
     with pytest.raises(MismatchError, match=r"another recipe \(name = \"demo\"\)"):
         train_adapter(other, resume=True)
+
+
+def test_resume_takes_another_split_of_a_step_and_no_other_step(
+    trained: Result, tmp_path: Path
+) -> None:
+    """What is advised where memory ran out must not cost the steps that were made."""
+    plan = trained.plan
+    shutil.copytree(plan.work, tmp_path / "adapter.run")
+
+    def again(batch_size: int, accumulation: int) -> Path | None:
+        train = dataclasses.replace(
+            plan.recipe.train,
+            batch_size=batch_size, accumulation=accumulation, merge_batches=False,
+        )  # fmt: skip
+        settings = dataclasses.replace(plan.recipe, train=train)
+        other = dataclasses.replace(plan, out=tmp_path / "adapter", recipe=settings)
+        return open_work(other, resume=True, force=False)
+
+    assert again(2, 2) == again(1, 4) == newest_checkpoint(tmp_path / "adapter.run")
+    with pytest.raises(MismatchError, match=r"another step \(examples = 4\)"):
+        again(4, 2)
 
 
 def test_an_existing_adapter_is_not_replaced(trained: Result) -> None:
@@ -477,6 +509,18 @@ def test_out_of_memory_is_advice(
     text = str(error.value)
     assert "train.batch_size=2" in text and "train.accumulation=2" in text
     assert "gradient_checkpointing=true" in text and not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("split", "advised"),
+    [((16, 1), (8, 2)), ((15, 1), (5, 3)), ((5, 3), (1, 15)), ((3, 2), (1, 6))],
+)
+def test_what_is_advised_has_the_examples_of_the_step(
+    split: tuple[int, int], advised: tuple[int, int]
+) -> None:
+    asked = Recipe(name="x", train=TrainConfig(batch_size=split[0], accumulation=split[1]))
+    text = str(out_of_memory(MemoryError(), asked))
+    assert f"train.batch_size={advised[0]} --set train.accumulation={advised[1]} " in text
 
 
 def test_other_errors_are_not_called_memory() -> None:

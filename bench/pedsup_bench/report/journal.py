@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from pedsup import __version__
 from pedsup.files.journal import LineJournal
 from pedsup.files.paths import cache_folder
 from pedsup.gguf_file import read_header
@@ -22,6 +23,8 @@ def open_journal(
 ) -> LineJournal[Item]:
     """The journal of a measurement; its name is the digest of all that decides its content.
 
+    That is also this version: another one may score otherwise, and goes on with none of it.
+
     Args:
         kind: the folder below the cache.
         key: model, texts, settings; anything that JSON can hold.
@@ -29,7 +32,8 @@ def open_journal(
     """
     folder = folder or cache_folder() / kind
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    known = json.dumps([__version__, key], sort_keys=True)
+    digest = hashlib.sha256(known.encode()).hexdigest()
     return LineJournal(folder / f"{digest[:32]}.jsonl", parse)
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,8 +89,9 @@ def digest(path: Path) -> str:
 def forget_old() -> None:
     """Remove what no run has used for two weeks."""
     for place in root().glob("*"):
-        if place.suffix != ".lock" and place.stat().st_mtime < time.time() - DAYS * 86400:
-            remove(place)
+        with suppress(FileNotFoundError):  # another run renames and removes here too
+            if place.suffix != ".lock" and place.stat().st_mtime < time.time() - DAYS * 86400:
+                remove(place)
 
 
 def remove(path: Path) -> None:

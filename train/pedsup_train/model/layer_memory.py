@@ -20,6 +20,11 @@ NF4_BLOCK: Final = 64
 NF4_NESTED: Final = 256
 """bitsandbytes' blocks: 4 bits a weight, one byte a block of 64 (double quantization), one float32
 for 256 of those bytes."""
+COUNTED: Final = frozenset({
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    "per_layer_input_gate", "per_layer_projection",
+})  # fmt: skip
+"""Modules with a matrix that `LayerShape` has a width of."""
 _LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)$")
 
 
@@ -48,6 +53,8 @@ class LayerShape:
     """Norms over the hidden width."""
     head_norms: tuple[str, ...]
     adapted: frozenset[str]
+    uncounted: frozenset[str]
+    """Its matrices that are in no count: of experts, or two projections in one."""
 
     def kept_bytes(self, element: int, dropout: bool) -> int:
         """Bytes a token that the backward pass of this layer needs.
@@ -156,5 +163,11 @@ def _shape(name: str, layer: Any, adapted: set[str]) -> LayerShape:
         head_norms=tuple(c.rpartition(".")[2] for c in norms if "." in c),
         adapted=frozenset(
             target.rpartition(".")[2] for target in adapted if target.startswith(f"{name}.")
+        ),
+        uncounted=frozenset(
+            part
+            for child, weight in layer.named_parameters()
+            if weight.ndim > 1
+            and (part := child.removesuffix(".weight")).rpartition(".")[2] not in COUNTED
         ),
     )

@@ -57,10 +57,14 @@ def _training(recipe: Recipe, facts: Facts) -> list[tuple[str, object]]:
         ("LoRA", f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout}, rslora {lora.rslora}"),
         ("adapted", f"{facts['targets']} projections: {', '.join(lora.targets)}"),
         ("trained parameters", f"{facts['trainable_parameters']:,}"),
-        ("examples of a step", train.batch_size * train.accumulation),
+        (
+            "examples of a step",
+            facts["processes"] * facts["passes_per_step"] * facts["examples_per_pass"],
+        ),
         (
             "forward passes of a step",
-            f"{facts['passes_per_step']} of {facts['examples_per_pass']} examples",
+            f"{facts['passes_per_step']} of {facts['examples_per_pass']} examples"
+            + (f" in each of {facts['processes']} processes" if facts["processes"] > 1 else ""),
         ),
         ("context", f"{recipe.data.max_length} tokens, packing {recipe.data.packing}"),
         (

@@ -11,7 +11,7 @@ from pedsup_train.data.examples import ReadResult
 from pedsup_train.model import base_source
 from pedsup_train.model.versions import recorded
 from pedsup_train.run.loop import Outcome
-from pedsup_train.run.plan import Data, Plan
+from pedsup_train.run.plan import Data, Plan, n_processes
 
 Facts: TypeAlias = Mapping[str, Any]
 """The document of `result_facts`."""
@@ -95,6 +95,7 @@ def result_facts(result: Result) -> dict[str, object]:
         "gradient_cosine": result.checked.gradient_cosine,
         "epochs": max((row.get("epoch", 0.0) for row in outcome.history), default=0.0),
         "steps": outcome.steps,
+        "processes": n_processes(),
         "examples_per_pass": plan.split.batch_size,
         "passes_per_step": plan.split.passes,
         "tokens_seen": outcome.tokens_seen,

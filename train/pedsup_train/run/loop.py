@@ -161,11 +161,12 @@ def out_of_memory(error: BaseException, recipe: Recipe) -> PedsupError | None:
         return None
     train, advice = recipe.train, []
     if train.batch_size > 1:
-        half = train.batch_size // 2
         total = train.batch_size * train.accumulation
+        fewer = max(n for n in range(1, train.batch_size // 2 + 1) if total % n == 0)
         advice.append(
-            f"--set train.batch_size={half} --set train.accumulation={-(-total // half)}"
-            " --set train.merge_batches=false (the same effective batch)"
+            f"--set train.batch_size={fewer} --set train.accumulation={total // fewer}"
+            " --set train.merge_batches=false (the same steps: --resume goes on where there is a"
+            " checkpoint)"
         )
     if not train.gradient_checkpointing:
         advice.append("--set train.gradient_checkpointing=true")

@@ -83,6 +83,8 @@ class Estimate:
     moment: str
     """Which moment of a step is the highest."""
     notes: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = ()
+    """Matrices of the layers whose activations are in no term: the peak is higher."""
 
     @property
     def training(self) -> int:
@@ -125,7 +127,9 @@ def estimate(recipe: Recipe, runtime: Runtime, config: Any, batch: Batch) -> Est
     moment, last = max((("the loss", loss), ("a layer's backward pass", step)),
                        key=lambda pair: pair[1].n_bytes)  # fmt: skip
     loading = base.linear + base.other + base.table
-    return Estimate(batch, (*fixed, kept, last), loading, moment, _notes(recipe, runtime))
+    uncounted = tuple(sorted({name for layer in layers for name in layer.uncounted}))
+    notes = _notes(recipe, runtime, uncounted)
+    return Estimate(batch, (*fixed, kept, last), loading, moment, notes, uncounted)
 
 
 def _skipped(config: Any) -> tuple[str, ...]:
@@ -193,8 +197,10 @@ def _activations(
     )  # fmt: skip
 
 
-def _notes(recipe: Recipe, runtime: Runtime) -> tuple[str, ...]:
+def _notes(recipe: Recipe, runtime: Runtime, uncounted: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
+    if uncounted:
+        notes.append(f"what {', '.join(uncounted)} need is not counted: it will take more")
     if runtime.backend == "unsloth":
         notes.append(
             "unsloth has a loss of its own: close for Gemma 4 in the record, not for others"

@@ -8,6 +8,7 @@ GPU the passes of a step are therefore merged as far as its memory goes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,8 +51,8 @@ def choose_split(
     """The policy: as few passes as `room` holds, by the predicted peak.
 
     The recipe's own split stays where there is nothing to gain or the prediction does not hold:
-    without a GPU, under FSDP, with `train.merge_batches` off, in float32, with eager attention, and
-    with unsloth for any base but a Gemma 4.
+    without a GPU, under FSDP, with `train.merge_batches` off, in float32, with eager attention, for
+    a base with parts that are not counted, and with unsloth for any base but a Gemma 4.
 
     Args:
         config: of the base, as transformers reads it.
@@ -68,7 +69,10 @@ def choose_split(
         return own
     for passes in (n for n in range(1, own.passes) if own.passes % n == 0):
         split = Split(own.batch_size * own.passes // passes, passes)
-        if predict(split.applied(recipe), runtime, config, examples).needed <= room:
+        found = predict(split.applied(recipe), runtime, config, examples)
+        if found.uncounted:
+            return own
+        if found.needed <= room:
             return split
     return own
 
@@ -77,10 +81,11 @@ def room_here(runtime: Runtime, processes: int) -> int | None:
     """Bytes of the GPU for this process; None without one.
 
     Of several processes each takes the smallest card as a whole: all must split a step alike, and
-    what is free changes while the others start.
+    what is free changes while the others start. None for those of several hosts, which do not see
+    each other's cards.
     """
     torch = require("torch", extra="train")
-    if runtime.device != "cuda":
+    if runtime.device != "cuda" or processes > int(os.environ.get("LOCAL_WORLD_SIZE", processes)):
         return None
     if processes > 1:
         count = range(torch.cuda.device_count())

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +28,12 @@ IDENTITY: Final = "run.json"
 
 
 def _identity(plan: Plan) -> dict[str, str]:
+    """How the examples of a step are split does not count: the steps are the same."""
+    train = plan.recipe.train
+    step = replace(train, batch_size=1, accumulation=1, merge_batches=True)
     return {
-        "recipe": to_toml(plan.recipe),
+        "recipe": to_toml(replace(plan.recipe, train=step)),
+        "step": f"examples = {train.batch_size * train.accumulation}",
         "data": plan.data.prepared.digest,
         "backend": plan.runtime.backend,
         "dtype": plan.runtime.dtype,
