@@ -40,28 +40,38 @@ class EpochSampler:
     """A sampler for a `DataLoader` whose order is set by `epoch` (an attribute, set from outside).
 
     It draws nothing from torch's generator: a resumed run sees the order of the unbroken one.
+
+    Args:
+        multiple: the epoch is filled up to a multiple of this with the index after the last, a row
+            without a loss. accelerate would repeat examples for processes that have none left.
     """
 
     def __init__(
-        self, lengths: Sequence[int], *, step_size: int, seed: int, by_length: bool
+        self,
+        lengths: Sequence[int],
+        *,
+        step_size: int,
+        seed: int,
+        by_length: bool,
+        multiple: int = 1,
     ) -> None:
         self.lengths, self.step_size, self.seed = list(lengths), step_size, seed
         self.by_length = by_length
+        self.n_filled = -len(self.lengths) % multiple
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.n_filled
 
     def __iter__(self) -> Iterator[int]:
-        return iter(
-            epoch_order(
-                self.lengths,
-                step_size=self.step_size,
-                seed=self.seed,
-                epoch=self.epoch,
-                by_length=self.by_length,
-            )
+        order = epoch_order(
+            self.lengths,
+            step_size=self.step_size,
+            seed=self.seed,
+            epoch=self.epoch,
+            by_length=self.by_length,
         )
+        return iter(order + [len(self.lengths)] * self.n_filled)
 
 
 class Collator:

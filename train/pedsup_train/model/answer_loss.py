@@ -81,6 +81,10 @@ def answer_loss(
 
     targets = labels[:, 1:]
     answered = targets != IGNORE
+    if not answered.any():
+        # Of a process that has no example left in the last step of an epoch: one token without a
+        # loss, so that the backward pass is that of the other processes.
+        answered[0, 0] = True
     states, targets = hidden[:, :-1][answered], targets[answered]
     size = max(1, CHUNK_BYTES // (4 * head.out_features))
     total = hidden.new_zeros((), dtype=torch.float32)

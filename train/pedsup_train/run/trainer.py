@@ -73,16 +73,18 @@ def make_trainer(
     name_units(loaded.model)
     train, evaluation = ([item.feature() for item in part] for part in parts)
     arguments = training_arguments(recipe, runtime, work, evaluate=bool(evaluation))
+    at_once = recipe.train.batch_size * arguments.world_size
     sampler = EpochSampler(
         [len(item["input_ids"]) for item in train],
-        step_size=recipe.train.batch_size * recipe.train.accumulation * arguments.world_size,
+        step_size=at_once * recipe.train.accumulation,
         seed=recipe.train.seed,
         by_length=recipe.train.group_by_length,
+        multiple=at_once if arguments.world_size > 1 else 1,
     )
     trainer = _ordered_trainer(transformers.Trainer, sampler)(
         model=loaded.model,
         args=arguments,
-        train_dataset=train,
+        train_dataset=[*train, filler(train)],
         eval_dataset=whole_batches(evaluation, recipe.train.batch_size, arguments.world_size),
         data_collator=Collator(loaded.tokenizer.pad_token_id),
         compute_metrics=mean_over_tokens,
@@ -106,8 +108,13 @@ def whole_batches(
     if not features:
         return None
     missing = -len(features) % (batch_size * processes) if processes > 1 else 0
+    return [*features, *[filler(features)] * missing]
+
+
+def filler(features: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """A row without a loss, as short as the shortest, for a process that has no example left."""
     ids = min((feature["input_ids"] for feature in features), key=len)
-    return [*features, *({"input_ids": ids, "labels": [IGNORE] * len(ids)},) * missing]
+    return {"input_ids": ids, "labels": [IGNORE] * len(ids)}
 
 
 def mean_over_tokens(batches: Any) -> dict[str, float]:
