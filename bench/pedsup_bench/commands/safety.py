@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from pedsup.errors import UsageError
 from pedsup.gguf_file import read_header
+from pedsup.settings.schema import Settings
 from pedsup_bench.admission import admit, admit_all
 from pedsup_bench.report import document, options
 from pedsup_bench.report.forecast import CHARACTERS_PER_TOKEN, Rates, human_seconds
@@ -55,17 +57,8 @@ def safety(model: Path, **given: Any) -> None:
     """
     options.refuse_existing_outputs(given["out"], given["html"], force=given["force"])
     suite = load_suite(given["suite_file"])
-    settings = settings_for(
-        think=given["think"],
-        max_tokens=given["max_tokens"],
-        ctx=given["n_ctx"],
-        threads=options.n_threads(given["threads"]),
-        allow_template=given["allow_template"],
-    )
-    if given["adapter"]:
-        settings = replace(settings, adapter=str(given["adapter"]))
     choice = Choice(given["categories"], given["language"], given["limit"])
-    plan = SafetyPlan(model, suite, _chosen(suite, choice), settings)
+    plan = SafetyPlan(model, suite, _chosen(suite, choice), _settings(given))
     if given["dry_run"]:
         admit(model, given["adapter"], weights=False)
         options.show_plan(plan_facts(plan), as_json=given["as_json"])
@@ -116,6 +109,18 @@ class Choice:
     categories: tuple[str, ...] = ()
     language: str | None = None
     limit: int | None = None
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    settings = settings_for(
+        think=given["think"],
+        max_tokens=given["max_tokens"],
+        ctx=given["n_ctx"],
+        threads=options.n_threads(given["threads"]),
+        allow_template=given["allow_template"],
+    )
+    adapter = given["adapter"]
+    return replace(settings, adapter=str(adapter)) if adapter else settings
 
 
 def _chosen(suite: Suite, choice: Choice) -> tuple[Case, ...]:

@@ -79,6 +79,14 @@ class Placer:
     left_out: Callable[[str], str | None]
 
 
+def _twice(source: str, other: str | None) -> BadFileError:
+    return BadFileError(
+        f"'{source}' and '{other}' are the same part of a tower",
+        wanted="each part once",
+        remedy="download the base again",
+    )
+
+
 def place(
     placer: Placer, shapes: Mapping[str, Shape] | None, names: Iterable[str]
 ) -> tuple[tuple[OutputTensor, ...], tuple[Dropped, ...]]:
@@ -111,11 +119,7 @@ def place(
         if (wanted := placer.expected.get(name)) is not None:
             check_shape(source, shapes[source], wanted)
         if name in placed:
-            raise BadFileError(
-                f"'{source}' and '{placed[name].source}' are the same part of a tower",
-                wanted="each part once",
-                remedy="download the base again",
-            )
+            raise _twice(source, placed[name].source)
         placed[name] = placer.make(name, shapes[source], source)
     if unknown:
         shown = ", ".join(unknown[:3]) + (", ..." if unknown[3:] else "")

@@ -83,11 +83,10 @@ def assess(
     state = FileState.of(path)
     vouched = _vouched(path, identity, store, bound)
     _require_policy(policy, vouched, store, identity, path)
-    expected = vouched.sha256
     known = recorded_reading(path, state, identity.digest)
     created = identity.manifest.created if identity.manifest else ""
-    if expected is not None and known is not None and known.sha256 != expected:
-        raise _other_bytes(path, known.sha256, expected)
+    if vouched.sha256 is not None and known is not None and known.sha256 != vouched.sha256:
+        raise _other_bytes(path, known.sha256, vouched.sha256)
     return Trust(
         path=path,
         name=identity.name,
@@ -96,8 +95,8 @@ def assess(
         signed=vouched.signed,
         key=vouched.key,
         hint=vouched.signature.hint if vouched.signature else None,
-        expected_sha256=expected,
-        weights=_weights(expected, known, policy),
+        expected_sha256=vouched.sha256,
+        weights=_weights(vouched.sha256, known, policy),
         store=store,
         blocks=known.blocks if known is not None else None,
         created=created,

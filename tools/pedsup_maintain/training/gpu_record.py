@@ -197,13 +197,8 @@ def program(
         save_random(shape, Path(folder))
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    named, base = [*models], options["smollm2_base"]
-    if options["smollm2_gguf"]:
-        from pedsup_train.base.smollm2 import make_base
-
-        base = make_base(out / "smollm2", source=options["smollm2_gguf"], force=True).folder
-    if base is not None:
-        named.append(str(base.resolve()))
+    base = _smollm2(options["smollm2_base"], options["smollm2_gguf"], out)
+    named = [*models, *([] if base is None else [str(base.resolve())])]
     sizes = {key: options[key] for key in ("batch_size", "accumulation", "max_length")}
     backends = list(options["backends"] or available_backends())
     planned = list(cells(named, list(precisions), backends, steps, **sizes))
@@ -226,6 +221,14 @@ def program(
     for made in ("smollm2", *(f"random-{shape}" for shape in models)):
         shutil.rmtree(out / made, ignore_errors=True)
     return 0 if any("error" not in result for result in results) else 1
+
+
+def _smollm2(base: Path | None, gguf: Path | None, out: Path) -> Path | None:
+    if gguf is None:
+        return base
+    from pedsup_train.base.smollm2 import make_base
+
+    return make_base(out / "smollm2", source=gguf, force=True).folder
 
 
 def _random_folder(shape: str, out: Path) -> str:
