@@ -6,10 +6,9 @@ For the process that forks for `pedsup_export` (programs.py).
 from __future__ import annotations
 
 import numpy as np
-from pedsup_export.types.lattice import grid_share
 
 from pedsup.gguf_file.ggml_types import BY_NAME
-from pedsup_export.types.quantize import quantize_rows
+from pedsup_export.types.quantize import grid_share, quantize_rows
 
 _ROWS = np.ones((1, 256), np.float32)
 for _dtype in ("F32", "BF16"):
