@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import faulthandler
 import json
 import platform
 import shutil
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,9 +129,22 @@ def available_backends() -> list[str]:
     return ["transformers", "unsloth"] if has_unsloth else ["transformers"]
 
 
+def show_stacks() -> None:
+    """What each thread of this process is doing, on stderr.
+
+    faulthandler's own watchdog reads frames while they change, and has crashed a cell by that.
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        print(f"stack of {names.get(ident, ident)}:", file=sys.stderr)
+        traceback.print_stack(frame, file=sys.stderr)
+
+
 def _one(text: str, timeout: float) -> int:
     cell = Cell(**json.loads(text))
-    faulthandler.dump_traceback_later(max(1.0, timeout - 5.0))
+    watch = threading.Timer(max(1.0, timeout - 5.0), show_stacks)
+    watch.daemon = True
+    watch.start()
     try:
         # Libraries print banners; stdout has the result alone.
         with contextlib.redirect_stdout(sys.stderr):
