@@ -93,11 +93,10 @@ def choose_runtime(recipe: Recipe) -> Runtime:
 
 def _choose_backend(recipe: Recipe, *, cuda: bool, sharded: bool) -> Backend:
     """unsloth only by name: ours is as fast in two thirds of its memory (docs/train.md)."""
-    on_grid, asked = recipe.train.quantize != "none", recipe.model.backend
-    has_unsloth = cuda and unsloth_backend.is_installed() and not on_grid and not sharded
-    if asked != "unsloth":
+    if recipe.model.backend != "unsloth":
         return "transformers"
-    if not has_unsloth:
+    on_grid = recipe.train.quantize != "none"
+    if on_grid or sharded or not (cuda and unsloth_backend.is_installed()):
         raise UnsupportedError(
             "unsloth was asked for" + ("" if cuda else ", and there is no CUDA GPU"),
             remedy="pip install 'pedsup[train-gpu]'" if cuda else "--set model.backend=auto",
